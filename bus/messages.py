@@ -1,0 +1,246 @@
+"""What travels over NATS besides the journal: JSON arrays, tag first, so that any language reads them.
+
+Market data (`md.>`) is public and documented in the README; field order is the contract.
+Sides are 1 (bids) and 2 (asks); prices are ticks, quantities lots, times nanoseconds UTC.
+"""
+
+from typing import Final
+
+import msgspec
+
+BID: Final = 1
+ASK: Final = 2
+
+LevelChange = tuple[int, int, int, int]
+"""(side, price, quantity, order count): absolute; quantity 0 removes the level."""
+
+
+class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="delta"):
+    """What one batch changed in one symbol's book. `previous_sequence` links it to the state it applies to."""
+
+    epoch: int
+    sequence: int
+    previous_sequence: int
+    batch_number: int
+    time_ns: int
+    levels: tuple[LevelChange, ...]
+    checksum: int
+
+
+class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="snapshot"):
+    """One symbol's whole book, true at `sequence`."""
+
+    epoch: int
+    sequence: int
+    batch_number: int
+    time_ns: int
+    levels: tuple[LevelChange, ...]
+    checksum: int
+
+
+class Trades(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="trades"):
+    """Trades of one batch in one symbol: (execution id, price, quantity, side of the taker)."""
+
+    epoch: int
+    batch_number: int
+    time_ns: int
+    trades: tuple[tuple[int, int, int, int], ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="heartbeat"):
+    """An engine lives. `sequences` is the last sequence of each symbol changed in the last two seconds.
+
+    `sent_ns` is the sender's monotonic clock: only differences between heartbeats of one epoch mean anything.
+    """
+
+    engine: int
+    epoch: int
+    batch_number: int
+    sent_ns: int
+    sequences: dict[str, int]
+
+
+FeedMessage = BookDelta | BookSnapshot | Trades | Heartbeat
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="snapshot_request"):
+    """Asks an engine to publish snapshots of these symbols, of all it has when empty."""
+
+    symbols: tuple[str, ...] = ()
+
+
+class Leg(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg"):
+    """Take up to `quantity` at `limit` or better on the receiver's book, at once or never."""
+
+    leg_id: int
+    sender: int
+    peer_epoch: int
+    order_id: int
+    symbol: str
+    side: int
+    limit: int
+    quantity: int
+    settled_below: int
+
+
+class LegQuery(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg_query"):
+    """What became of that leg? If it was never seen, refuse it for ever and say so."""
+
+    leg_id: int
+    sender: int
+
+
+class LegAnswer(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg_answer"):
+    """The one, final answer to a leg. `book_sequence`: the taker's view of the book is at least this new.
+
+    `fills` holds (execution id, price, quantity, contra order id, time).
+    """
+
+    leg_id: int
+    refused: bool
+    book_sequence: int
+    fills: tuple[tuple[int, int, int, int, int], ...]
+
+
+class ReportedOrder(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="accepted"):
+    """An order entered the market."""
+
+    client: str
+    order_id: int
+    client_order_id: str
+    symbol: str
+    side: int
+    type: int
+    time_in_force: int
+    price: int
+    quantity: int
+
+
+class ReportedFill(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="fill"):
+    """One party's side of a trade; `sequence` is gap-free per client."""
+
+    client: str
+    sequence: int
+    execution_id: int
+    order_id: int
+    client_order_id: str
+    symbol: str
+    side: int
+    price: int
+    quantity: int
+    liquidity: int
+    cumulative: int
+    leaves: int
+    engine: int
+    time_ns: int
+    contra_order_id: int
+    fee: int = 0
+
+
+class ReportedReplace(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="replaced"):
+    """An order has a new price and total quantity."""
+
+    client: str
+    order_id: int
+    client_order_id: str
+    price: int
+    quantity: int
+
+
+class ReportedCancel(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="cancelled"):
+    """`quantity` lots of an order will never trade; `leaves` are left."""
+
+    client: str
+    order_id: int
+    client_order_id: str
+    symbol: str
+    quantity: int
+    leaves: int
+
+
+class ReportedPrevention(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="prevented"):
+    """A match that self-trade prevention stopped."""
+
+    client: str
+    symbol: str
+    taker_order_id: int
+    maker_order_id: int
+    price: int
+    quantity: int
+    mode: int
+
+
+Report = ReportedOrder | ReportedFill | ReportedReplace | ReportedCancel | ReportedPrevention
+
+
+class Executions(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="executions"):
+    """All execution reports of the batches `first_batch` to `last_batch` of one engine, in order."""
+
+    engine: int
+    epoch: int
+    first_batch: int
+    last_batch: int
+    reports: tuple[Report, ...]
+
+
+class ProvisionRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="provision"):
+    """An engine asks the exchange to make its journal stream."""
+
+    engine: int
+
+
+class ProvisionReply(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="provisioned"):
+    """The stream exists with the right configuration, or `error` says why not."""
+
+    error: str = ""
+
+
+class InstrumentEntry(msgspec.Struct, frozen=True):
+    """Value of the `instruments` bucket. Sizes are decimal strings and never change."""
+
+    symbol: str
+    tick_size: str
+    lot_size: str
+    market_collar_percent: str = ""
+
+
+class ClientEntry(msgspec.Struct, frozen=True):
+    """Value of the `clients` bucket, under `subjects.client_key`."""
+
+    client_id: str
+    salt: str
+    secret_hash: str
+    engine: int
+
+
+class SessionEntry(msgspec.Struct, frozen=True):
+    """Value of the `sessions` bucket, under the SHA-256 of the token in hex: whose token it is."""
+
+    client_id: str
+    engine: int
+
+
+class EngineEntry(msgspec.Struct, frozen=True):
+    """Value of the `engines` bucket, under the engine's number."""
+
+    engine: int
+    epoch: int
+    address: str
+    pid: int
+
+
+_encoder: Final = msgspec.json.Encoder()
+encode: Final = _encoder.encode
+"""The bytes of any message above."""
+
+decode_feed: Final = msgspec.json.Decoder(FeedMessage).decode
+decode_snapshot_request: Final = msgspec.json.Decoder(SnapshotRequest).decode
+decode_route: Final = msgspec.json.Decoder(Leg | LegQuery).decode
+decode_leg_answer: Final = msgspec.json.Decoder(LegAnswer).decode
+decode_executions: Final = msgspec.json.Decoder(Executions).decode
+decode_provision_request: Final = msgspec.json.Decoder(ProvisionRequest).decode
+decode_provision_reply: Final = msgspec.json.Decoder(ProvisionReply).decode
+decode_instrument: Final = msgspec.json.Decoder(InstrumentEntry).decode
+decode_client: Final = msgspec.json.Decoder(ClientEntry).decode
+decode_session: Final = msgspec.json.Decoder(SessionEntry).decode
+decode_engine: Final = msgspec.json.Decoder(EngineEntry).decode

@@ -1,0 +1,103 @@
+"""Every NATS subject, stream and bucket name; nothing else spells one.
+
+A string made by a client never becomes part of a subject: an oversized or malformed one closes a nats-py
+connection for good. Only symbols of the instrument list get here, and `symbol_token` checks them again.
+"""
+
+import hashlib
+import re
+from typing import Final
+
+SYMBOL_PATTERN: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,23}")
+"""What a symbol looks like; match with `fullmatch`."""
+
+MAX_ENGINE: Final = 65_535
+
+EXECUTIONS_STREAM: Final = "EXECUTIONS"
+EXECUTIONS_SUBJECTS: Final = "execution.*"
+HEARTBEATS: Final = "md.*.heartbeat"
+PROVISION_SUBJECTS: Final = "provision.*"
+
+INSTRUMENTS_BUCKET: Final = "instruments"
+CLIENTS_BUCKET: Final = "clients"
+SESSIONS_BUCKET: Final = "sessions"
+ENGINES_BUCKET: Final = "engines"
+
+
+def symbol_token(symbol: str) -> str:
+    """The symbol as one subject token or bucket key. A dot separates tokens, so it is written as `=`."""
+    if SYMBOL_PATTERN.fullmatch(symbol) is None:
+        raise ValueError(f"{symbol!r:.60} is no symbol: it must match {SYMBOL_PATTERN.pattern}")
+    return symbol.replace(".", "=")
+
+
+def symbol_of(token: str) -> str:
+    """The symbol that `symbol_token` wrote as this token."""
+    return token.replace("=", ".")
+
+
+def engine_token(engine: int) -> str:
+    """The engine number as one subject token."""
+    if not 1 <= engine <= MAX_ENGINE:
+        raise ValueError(f"{engine} is no engine number: it must be 1 to {MAX_ENGINE}")
+    return str(engine)
+
+
+def book(engine: int, symbol: str) -> str:
+    """Deltas and snapshots of one engine's book, in one order."""
+    return f"md.{engine_token(engine)}.book.{symbol_token(symbol)}"
+
+
+def trades(engine: int, symbol: str) -> str:
+    """Trades made on one engine."""
+    return f"md.{engine_token(engine)}.trade.{symbol_token(symbol)}"
+
+
+def heartbeat(engine: int) -> str:
+    """An engine's sign of life, every 100 ms."""
+    return f"md.{engine_token(engine)}.heartbeat"
+
+
+def feed(engine: int) -> str:
+    """All market data of one engine. Follow it with ONE subscription: two reorder against each other."""
+    return f"md.{engine_token(engine)}.>"
+
+
+def snapshot_request(engine: int) -> str:
+    """Where an engine is asked to publish snapshots of its books on their own subjects."""
+    return f"snapshot.{engine_token(engine)}"
+
+
+def route(engine: int) -> str:
+    """Where an engine takes legs from its peers."""
+    return f"route.{engine_token(engine)}"
+
+
+def execution(engine: int) -> str:
+    """Where an engine's execution reports are stored."""
+    return f"execution.{engine_token(engine)}"
+
+
+def journal(engine: int) -> str:
+    """The one subject of an engine's journal."""
+    return f"journal.{engine_token(engine)}"
+
+
+def journal_stream(engine: int) -> str:
+    """The stream of an engine's journal."""
+    return f"JOURNAL_{engine_token(engine)}"
+
+
+def provision(engine: int) -> str:
+    """Where an engine asks the exchange to make its journal stream."""
+    return f"provision.{engine_token(engine)}"
+
+
+def engine_of(subject: str) -> int:
+    """The engine number in a subject of the forms above."""
+    return int(subject.split(".", 2)[1])
+
+
+def client_key(client_id: str) -> str:
+    """The bucket key of a client: a digest, because the id is the client's own string."""
+    return hashlib.sha256(client_id.encode()).hexdigest()

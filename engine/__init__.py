@@ -1,0 +1,1 @@
+"""The matching engine: pure, synchronous and deterministic. Only `engine.runtime` waits."""

@@ -1,0 +1,1 @@
+"""Clients, their home engines and their positions. Only `exchange.runtime` waits."""
