@@ -21,7 +21,9 @@ class AwayQuote(msgspec.Struct, frozen=True, array_like=True, gc=False):
     levels: tuple[tuple[int, int], ...]
 
 
-class AddInstrument(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="instrument", gc=False):
+class AddInstrument(
+    msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="instrument", gc=False
+):
     """A symbol starts to trade. Tick and lot size are decimal strings and never change afterwards.
 
     `market_collar_bps` bounds market orders to that many hundredths of a percent from the best opposite

@@ -97,7 +97,9 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", t
     duplicate: bool = False
 
 
-class CancelledAll(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="cancelled_all", gc=False):
+class CancelledAll(
+    msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="cancelled_all", gc=False
+):
     """The answer to CancelAll: how many orders it cancelled."""
 
     client: str

@@ -32,7 +32,7 @@ class Side(IntEnum):
 
 
 class OrderType(IntEnum):
-    """LIMIT rests what it cannot trade; MARKET never rests. Stops are named in the contract, not offered yet."""
+    """LIMIT rests what it cannot trade; MARKET never rests. Stops are named in the contract only."""
 
     LIMIT = 1
     MARKET = 2

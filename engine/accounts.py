@@ -1,0 +1,187 @@
+"""Who owns which order, and what each client has traded: the engine's books in the accountant's sense.
+
+Every change of an order's quantities goes through here and becomes an event, so that quantities and events
+cannot disagree. Client order ids are remembered with their orders (design.md section 4).
+"""
+
+from typing import Final
+
+from engine.commands import LegFill
+from engine.events import Cancelled, Event, Fill, Prevented
+from engine.orders import REMEMBERED_FINISHED_ORDERS, Account, Order
+from engine.terms import Liquidity
+
+_MAKER: Final = int(Liquidity.MAKER)
+_TAKER: Final = int(Liquidity.TAKER)
+
+
+class Accounts:
+    """All accounts of one engine, and the facts of the command being applied.
+
+    `events`, `taken` (fills of the command's own order), `prevented` and `leg_fills` start empty with each
+    command; `time_ns` is the batch's.
+    """
+
+    def __init__(self, engine: int) -> None:
+        self.engine = engine
+        self.by_name: dict[str, Account] = {}
+        self.orders: dict[int, Order] = {}
+        self.next_order_id = (engine << 48) + 1
+        self.next_execution_id = (engine << 48) + 1
+        self.time_ns = 0
+        self.events: list[Event] = []
+        self.taken: list[Fill] = []
+        self.prevented: list[Prevented] = []
+        self.leg_fills: list[LegFill] = []
+
+    def begin(self) -> list[Event]:
+        """Start a command; returns the list its events will stand in."""
+        self.events = []
+        if self.taken:
+            self.taken = []
+        if self.prevented:
+            self.prevented = []
+        if self.leg_fills:
+            self.leg_fills = []
+        return self.events
+
+    def account(self, client: str) -> Account:
+        """The client's account, opened if need be."""
+        account = self.by_name.get(client)
+        if account is None:
+            account = self.by_name[client] = Account(client)
+        return account
+
+    def admit(self, order: Order, account: Account) -> None:
+        """Give an order its id and a place among the open ones."""
+        order.id = self.next_order_id
+        self.next_order_id += 1
+        self.orders[order.id] = order
+        account.open[order.id] = order
+        account.orders[order.request.client_order_id] = order
+
+    def find(self, client: str, order_id: int, client_order_id: str) -> Order | None:
+        """A client's own order by either id. Another client's is not found, as if it did not exist."""
+        account = self.by_name.get(client)
+        if account is None:
+            return None
+        if order_id:
+            order = self.orders.get(order_id)
+            return order if order is not None and order.account is account else None
+        return account.orders.get(client_order_id)
+
+    def trade(self, taker: Order, maker: Order, price: int, quantity: int) -> None:
+        """A trade of `quantity` at `price`. The maker's open quantity was lowered by the book already."""
+        execution_id = self.next_execution_id
+        self.next_execution_id += 1
+        taker.open -= quantity
+        self._fill(maker, taker.id, price, quantity, execution_id, _MAKER, self.engine, self.time_ns)
+        if not maker.open and not maker.reserved:
+            self.finish(maker)
+        if taker.account is None:
+            self.leg_fills.append(LegFill(execution_id, price, quantity, maker.id, self.time_ns))
+        else:
+            self.taken.append(
+                self._fill(taker, maker.id, price, quantity, execution_id, _TAKER, self.engine, self.time_ns)
+            )
+
+    def trade_away(self, order: Order, peer: int, fill: LegFill) -> None:
+        """A trade that one of our legs made at a peer; its quantity has left `reserved` already."""
+        self.taken.append(
+            self._fill(
+                order,
+                fill.contra_order_id,
+                fill.price,
+                fill.quantity,
+                fill.execution_id,
+                _TAKER,
+                peer,
+                fill.time_ns,
+            )
+        )
+
+    def prevent(self, taker: Order, maker: Order, quantity: int) -> None:
+        """Record a match that self-trade prevention stopped."""
+        account = taker.account
+        assert account is not None
+        record = Prevented(
+            account.name,
+            taker.request.symbol,
+            taker.id,
+            maker.id,
+            maker.price,
+            quantity,
+            taker.request.self_trade_prevention,
+        )
+        self.prevented.append(record)
+        self.events.append(record)
+
+    def cancel(self, order: Order, quantity: int) -> None:
+        """`quantity` of what an order has open will never trade. A resting order left the book already."""
+        order.open -= quantity
+        self.report_cancelled(order, quantity)
+
+    def report_cancelled(self, order: Order, quantity: int) -> None:
+        """Tell that `quantity`, no longer open, will never trade; finish the order if that was all."""
+        account = order.account
+        assert account is not None
+        request = order.request
+        self.events.append(
+            Cancelled(account.name, order.id, request.client_order_id, request.symbol, quantity, order.leaves)
+        )
+        if not order.leaves:
+            self.finish(order)
+
+    def finish(self, order: Order) -> None:
+        """Move an order that cannot trade any more to the finished ones, forgetting the oldest of those."""
+        account = order.account
+        assert account is not None
+        if account.open.pop(order.id, None) is not None:
+            self.remember(order, account)
+
+    def remember(self, order: Order, account: Account) -> None:
+        """Keep a finished or refused order's client order id, up to the limit for each client."""
+        account.orders[order.request.client_order_id] = order
+        account.finished.append(order)
+        if len(account.finished) > REMEMBERED_FINISHED_ORDERS:
+            oldest = account.finished.popleft()
+            del account.orders[oldest.request.client_order_id]
+            self.orders.pop(oldest.id, None)
+
+    def _fill(
+        self,
+        order: Order,
+        contra_order_id: int,
+        price: int,
+        quantity: int,
+        execution_id: int,
+        liquidity: int,
+        engine: int,
+        time_ns: int,
+    ) -> Fill:
+        account = order.account
+        assert account is not None
+        order.cumulative += quantity
+        order.value += price * quantity
+        fills = account.fills
+        request = order.request
+        fill = Fill(
+            account.name,
+            len(fills) + 1,
+            execution_id,
+            order.id,
+            request.client_order_id,
+            request.symbol,
+            order.side,
+            price,
+            quantity,
+            liquidity,
+            order.cumulative,
+            order.open + order.reserved,
+            engine,
+            time_ns,
+            contra_order_id,
+        )
+        fills.append(fill)
+        self.events.append(fill)
+        return fill

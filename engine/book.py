@@ -1,0 +1,158 @@
+"""The order book of one symbol: price levels, and in each a queue of orders.
+
+A level is found by its *key*: the price on the bid side, the negated price on the ask side. So on either
+side a larger key is a better price, the best level is the last of the sorted keys, and one code path
+serves both. Orders at a level trade first come, first served (price-time priority).
+
+Lives here: where orders stand. Not here: who may trade with whom (`engine.matching`), or what an order is
+allowed to ask (`engine.risk`).
+"""
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from engine.orders import Order
+from engine.terms import Side
+
+_BUY: Final = int(Side.BUY)
+
+ANY_PRICE: Final = -(2**63)
+"""The `worst` key of an order that takes whatever price there is."""
+
+
+class Level:
+    """Orders at one price, first in the queue first; `quantity` is the sum of what they have open."""
+
+    __slots__ = ("orders", "price", "quantity")
+
+    def __init__(self, price: int) -> None:
+        self.price = price
+        self.quantity = 0
+        # An OrderedDict finds the first of a long queue in constant time whatever was removed before it;
+        # a dict walks over the holes (docs/decisions/0002-book-structure.md).
+        self.orders: OrderedDict[int, Order] = OrderedDict()
+
+
+class BookSide:
+    """All bids or all asks. `keys` is sorted, the best last; `changed` are the keys touched in this batch."""
+
+    __slots__ = ("changed", "keys", "levels", "side", "sign")
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.sign = 1 if side is Side.BUY else -1
+        self.levels: dict[int, Level] = {}
+        self.keys: list[int] = []
+        self.changed: set[int] = set()
+
+    def add(self, order: Order) -> None:
+        """Put an order at the end of the queue at its price."""
+        key = order.price * self.sign
+        level = self.levels.get(key)
+        if level is None:
+            level = self.levels[key] = Level(order.price)
+            insort(self.keys, key)
+        level.orders[order.id] = order
+        level.quantity += order.open
+        self.changed.add(key)
+
+    def readmit(self, order: Order) -> None:
+        """Put an order back where its priority says. Costs the length of the queue; only for held orders."""
+        self.add(order)
+        queue = self.levels[order.price * self.sign].orders
+        for other in [other for other in queue.values() if other.priority > order.priority]:
+            queue.move_to_end(other.id)
+
+    def remove(self, order: Order) -> None:
+        """Take an order out, whatever it has open. It must be in the book."""
+        key = order.price * self.sign
+        level = self.levels[key]
+        del level.orders[order.id]
+        level.quantity -= order.open
+        self.changed.add(key)
+        if not level.orders:
+            self.drop(key)
+
+    def reduce(self, order: Order, quantity: int) -> None:
+        """Lower what a resting order has open, keeping its place. Something must be left open."""
+        key = order.price * self.sign
+        order.open -= quantity
+        self.levels[key].quantity -= quantity
+        self.changed.add(key)
+
+    def drop(self, key: int) -> None:
+        """Forget an empty level."""
+        del self.levels[key]
+        keys = self.keys
+        if keys[-1] == key:  # takers empty the best level, so this is the common case
+            keys.pop()
+        else:
+            del keys[bisect_left(keys, key)]
+
+    def holds(self, order: Order) -> bool:
+        """Whether the order rests here."""
+        level = self.levels.get(order.price * self.sign)
+        return level is not None and order.id in level.orders
+
+    def best_first(self) -> Iterator[Level]:
+        """Levels from the best price to the worst."""
+        levels = self.levels
+        for key in reversed(self.keys):
+            yield levels[key]
+
+
+class Book:
+    """Both sides of one symbol. `sequence` counts the batches that changed it, across failovers."""
+
+    __slots__ = ("asks", "bids", "sequence", "symbol")
+
+    def __init__(self, symbol: str) -> None:
+        self.symbol = symbol
+        self.sequence = 0
+        self.bids = BookSide(Side.BUY)
+        self.asks = BookSide(Side.SELL)
+
+    def side(self, side: int) -> BookSide:
+        """The side on which orders of `side` rest."""
+        return self.bids if side == _BUY else self.asks
+
+    def opposite(self, side: int) -> BookSide:
+        """The side that orders of `side` trade with."""
+        return self.asks if side == _BUY else self.bids
+
+    def levels(self, side: int) -> Iterator[tuple[int, int, int]]:
+        """(price, quantity, order count) from the best price to the worst."""
+        for level in self.side(side).best_first():
+            yield level.price, level.quantity, len(level.orders)
+
+    def orders(self, side: int) -> Iterator[tuple[int, int, int]]:
+        """(price, order id, open quantity) in the order in which they would trade."""
+        for level in self.side(side).best_first():
+            for order in level.orders.values():
+                yield level.price, order.id, order.open
+
+    def best(self, side: int) -> tuple[int, int] | None:
+        """(price, quantity) of the best level, None when the side is empty."""
+        half = self.side(side)
+        if not half.keys:
+            return None
+        level = half.levels[half.keys[-1]]
+        return level.price, level.quantity
+
+    def take_changes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """(side, price, quantity, order count) of the levels touched since the last call; 0 when gone."""
+        changes = []
+        for half in (self.bids, self.asks):
+            if not half.changed:
+                continue
+            side = int(half.side)
+            for key in sorted(half.changed, reverse=True):
+                level = half.levels.get(key)
+                if level is None:
+                    changes.append((side, key * half.sign, 0, 0))
+                else:
+                    changes.append((side, level.price, level.quantity, len(level.orders)))
+            half.changed.clear()
+        return tuple(changes)

@@ -1,0 +1,51 @@
+"""What is always true of the state between two commands. Tests run `check` after random steps.
+
+Numbers in brackets are those of design.md section 8.
+"""
+
+from engine.book import BookSide
+from engine.state import State
+
+
+def check(state: State) -> None:
+    """Raise AssertionError, saying what is wrong, if any invariant is broken. Costs the size of the state."""
+    for book in state.books.values():
+        for side in (book.bids, book.asks):
+            _check_side(side, state)
+        if book.bids.keys and book.asks.keys:
+            assert book.bids.keys[-1] < -book.asks.keys[-1], f"{book.symbol} is crossed (2)"
+    reserved: dict[int, int] = {}
+    for leg_id, leg in state.legs.items():
+        assert leg.quantity > 0, f"leg {leg_id} is empty"
+        reserved[leg.order.id] = reserved.get(leg.order.id, 0) + leg.quantity
+    for order in state.orders.values():
+        assert order.quantity == order.cumulative + order.leaves + order.cancelled, f"order {order.id} (1)"
+        assert min(order.open, order.reserved, order.cumulative, order.cancelled) >= 0, (
+            f"order {order.id} (1)"
+        )
+        assert order.reserved == reserved.get(order.id, 0), f"order {order.id} reserves what no leg has"
+        account = order.account
+        assert account is not None
+        assert (order.id in account.open) == (order.leaves > 0), f"order {order.id} is open and finished"
+        in_book = state.books[order.request.symbol].side(order.side).holds(order)
+        assert in_book == (order.open > 0), f"order {order.id} has {order.open} open but rests: {in_book}"
+    for account in state.accounts.by_name.values():
+        for expected, fill in enumerate(account.fills, start=1):
+            assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected} (4)"
+        assert len(account.orders) == len(account.open) + len(account.finished), f"{account.name}'s orders"
+
+
+def _check_side(side: BookSide, state: State) -> None:
+    assert side.keys == sorted(side.levels), "keys and levels disagree"
+    for key, level in side.levels.items():
+        assert level.orders, f"level {level.price} is empty"
+        assert key == level.price * side.sign
+        assert level.quantity == sum(order.open for order in level.orders.values()), (
+            f"level {level.price} (2)"
+        )
+        priorities = [order.priority for order in level.orders.values()]
+        assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order (2)"
+        for order in level.orders.values():
+            assert order.price == level.price
+            assert order.side == side.side
+            assert state.orders.get(order.id) is order

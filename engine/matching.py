@@ -1,0 +1,97 @@
+"""Who trades with whom in one book: the best price first, at one price the first in the queue first.
+
+Trades happen at the resting price. Where both orders are one client's, the taker's self-trade prevention
+decides (design.md section 4): nothing trades between them unless it says NONE.
+"""
+
+from typing import Final
+
+from engine.accounts import Accounts
+from engine.book import BookSide, Level
+from engine.orders import Account, Order
+from engine.terms import SelfTradePrevention
+
+_NONE: Final = int(SelfTradePrevention.NONE)
+_OLDEST: Final = int(SelfTradePrevention.CANCEL_OLDEST)
+_BOTH: Final = int(SelfTradePrevention.CANCEL_BOTH)
+_DECREMENT: Final = int(SelfTradePrevention.DECREMENT)
+
+
+def take(resting: BookSide, taker: Order, worst: int, quantity: int, accounts: Accounts) -> None:
+    """Let `taker` take up to `quantity` of what it has open at keys of `worst` or better.
+
+    Self-trade prevention may cancel the taker's open quantity; it then has less open than it did not trade.
+    """
+    keys, levels = resting.keys, resting.levels
+    account = taker.account
+    prevention = taker.request.self_trade_prevention
+    while quantity and keys:
+        key = keys[-1]
+        if key < worst:
+            return
+        level = levels[key]
+        queue = level.orders
+        resting.changed.add(key)
+        while quantity and queue:
+            maker = next(iter(queue.values()))
+            if maker.account is account and prevention > _NONE:
+                quantity = _prevent(level, taker, maker, quantity, accounts)
+                continue
+            traded = maker.open if maker.open <= quantity else quantity  # noqa: FURB136 - min() costs a call
+            quantity -= traded
+            level.quantity -= traded
+            maker.open -= traded
+            if not maker.open:
+                del queue[maker.id]
+            accounts.trade(taker, maker, level.price, traded)
+        if not queue:
+            resting.drop(key)
+
+
+def available(resting: BookSide, taker: Order, worst: int) -> int:
+    """How much of `taker`'s quantity `take` would trade, without doing it: what fill-or-kill asks.
+
+    Own orders in the way are passed over if the taker would cancel them; under any other prevention they
+    end what the taker can have.
+    """
+    account: Account | None = taker.account
+    prevention = taker.request.self_trade_prevention
+    needed = taker.open
+    found = 0
+    for key in reversed(resting.keys):
+        if key < worst:
+            break
+        level = resting.levels[key]
+        if prevention <= _NONE:
+            found += level.quantity
+        else:
+            for maker in level.orders.values():
+                if maker.account is not account:
+                    found += maker.open
+                elif prevention != _OLDEST:
+                    return min(found, needed)
+        if found >= needed:
+            break
+    return min(found, needed)
+
+
+def _prevent(level: Level, taker: Order, maker: Order, quantity: int, accounts: Accounts) -> int:
+    """Settle a match of one client's two orders without a trade; returns what the taker may still take."""
+    prevention = taker.request.self_trade_prevention
+    prevented = min(maker.open, quantity)
+    accounts.prevent(taker, maker, prevented)
+    if prevention == _DECREMENT:
+        level.quantity -= prevented
+        if prevented == maker.open:
+            del level.orders[maker.id]
+        accounts.cancel(maker, prevented)
+        accounts.cancel(taker, prevented)
+        return quantity - prevented
+    if prevention in (_OLDEST, _BOTH):
+        level.quantity -= maker.open
+        del level.orders[maker.id]
+        accounts.cancel(maker, maker.open)
+    if prevention == _OLDEST:
+        return quantity
+    accounts.cancel(taker, taker.open)
+    return 0

@@ -1,0 +1,88 @@
+"""One order's life inside the engine, and the account it belongs to.
+
+An order's quantity is always accounted for: quantity = cumulative + leaves + cancelled, where leaves =
+open (in the book, or being matched) + reserved (out on legs, able to trade nowhere else).
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from engine.commands import NewOrder
+from engine.events import Answered, Fill
+from engine.terms import OrderStatus
+
+_NEW: Final = int(OrderStatus.NEW)
+_PARTIALLY_FILLED: Final = int(OrderStatus.PARTIALLY_FILLED)
+_FILLED: Final = int(OrderStatus.FILLED)
+_CANCELLED: Final = int(OrderStatus.CANCELLED)
+_REJECTED: Final = int(OrderStatus.REJECTED)
+_PENDING: Final = int(OrderStatus.PENDING)
+
+REMEMBERED_FINISHED_ORDERS: Final = 100_000
+"""How many finished orders of a client keep their client order id and first answer."""
+
+
+@dataclass(slots=True)
+class Account:
+    """A client's orders and its gap-free history of fills.
+
+    `orders` holds every remembered order by client order id, `open` those that can still trade by order id,
+    `finished` the rest in the order they finished.
+    """
+
+    name: str
+    orders: dict[str, "Order"] = field(default_factory=dict)
+    open: dict[int, "Order"] = field(default_factory=dict)
+    finished: deque["Order"] = field(default_factory=deque)
+    fills: list[Fill] = field(default_factory=list)
+
+
+# gc=False: an order refers to its account and never the account's containers, and is dropped from those
+# when it is forgotten, so the collector has nothing to find and need not walk a million resting orders.
+class Order(msgspec.Struct, gc=False, eq=False):
+    """An order as it stands. `account` is None for the taker of a peer's leg, which lives at its home engine.
+
+    `worst` is the worst key of the opposite side (`engine.book`) that the order may trade at. `value` is
+    the sum of price x quantity over its fills. `priority` orders the queue at a price; 0 before the order
+    first rests. `answer` is the first answer; None stands for the commonest, NEW with nothing filled.
+    """
+
+    id: int
+    account: Account | None
+    request: NewOrder
+    side: int
+    price: int
+    quantity: int
+    open: int
+    worst: int
+    reserved: int = 0
+    cumulative: int = 0
+    value: int = 0
+    priority: int = 0
+    cancelling: bool = False
+    refused: bool = False
+    answer: Answered | None = None
+
+    @property
+    def leaves(self) -> int:
+        """What can still trade."""
+        return self.open + self.reserved
+
+    @property
+    def cancelled(self) -> int:
+        """What will never trade."""
+        return self.quantity - self.cumulative - self.open - self.reserved
+
+    @property
+    def status(self) -> int:
+        """Where the order stands (an `OrderStatus`), derived from its quantities."""
+        if self.reserved:
+            return _PENDING
+        if self.open:
+            return _PARTIALLY_FILLED if self.cumulative else _NEW
+        if self.refused:
+            return _REJECTED
+        return _FILLED if self.cumulative == self.quantity else _CANCELLED

@@ -1,0 +1,267 @@
+"""What an engine tells the world about its books: deltas and trades of each batch, snapshots, heartbeats.
+
+Here: the publishing end of the feed (design: docs/feed.md). Not here: the books themselves. `replicas` holds
+what has been published, and so always the committed state: the commit loop may already be working on the next
+batch.
+
+Publishing never waits for NATS. While it is away, or does not take what it is given, messages are left out;
+every reader sees that as a gap, and snapshots of the books concerned follow as soon as they can.
+
+Invariants: deltas, snapshots and heartbeats leave in the order they became true, on one connection; a book is
+never left out without a snapshot being owed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from msgspec import DecodeError
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import subjects
+from bus.messages import (
+    BookDelta,
+    Heartbeat,
+    LevelChange,
+    Trades,
+    decode_snapshot_request,
+    encode,
+)
+from bus.replica import BookReplica
+from engine.events import BookChanged, Fill
+from engine.terms import Liquidity, Side
+
+HEARTBEAT_NS: Final = 100_000_000
+"""Time between heartbeats, and between two snapshots of one book."""
+
+RECENT_NS: Final = 2_000_000_000
+"""Heartbeats name the sequence of a symbol for this long after its last change."""
+
+ACTIVE_CYCLE_NS: Final = 1_500_000_000
+"""An active symbol's snapshot comes round this often without anybody asking."""
+
+IDLE_CYCLE_BEATS: Final = 300
+"""Each book's snapshot, active or not, comes round once in this many heartbeats."""
+
+MAX_BACKLOG_BYTES: Final = 2_000_000
+"""With more than this not yet taken by the socket, messages are left out; below nats-py's own 2 MiB, at which
+a publish waits."""
+
+MAX_PASS_BYTES: Final = 256_000
+"""Snapshots sent in one go, so that a request for all books does not hold up the engine."""
+
+MAX_TRADES_PER_MESSAGE: Final = 4_000
+MAX_PENDING_REQUESTS: Final = 1_000
+
+_log = logging.getLogger(__name__)
+
+
+class MarketData:
+    """The feed of one engine. `monotonic_ns` is its clock."""
+
+    def __init__(
+        self, nc: Client, engine: int, *, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self.engine = engine
+        self.epoch = 0
+        self.batch_number = 0
+        self.replicas: dict[str, BookReplica] = {}
+        self.messages_left_out = 0
+        self.malformed_requests = 0
+        self._nc = nc
+        self._monotonic_ns = monotonic_ns
+        self._time_ns = 0
+        self._reconnects = 0
+        self._heartbeat_subject = subjects.heartbeat(engine)
+        self._book_subjects: dict[str, str] = {}
+        self._changed_ns: dict[str, int] = {}
+        self._snapshot_ns: dict[str, int] = {}
+        self._owed: dict[str, None] = {}
+        self._idle_cycle: list[str] = []
+
+    async def start(
+        self,
+        epoch: int,
+        books: Mapping[str, tuple[int, Iterable[LevelChange]]],
+        *,
+        batch_number: int = 0,
+        time_ns: int = 0,
+    ) -> None:
+        """A reign begins with these books, {symbol: (sequence, levels)}: a snapshot of each is sent or owed."""
+        self.epoch = epoch
+        self.batch_number = batch_number
+        self._time_ns = time_ns
+        self.replicas.clear()
+        self._changed_ns.clear()
+        self._snapshot_ns.clear()
+        for symbol, (sequence, levels) in books.items():
+            self._replica(symbol).load(epoch, sequence, levels)
+        self._owed = dict.fromkeys(self.replicas)
+        await self._send_owed()
+
+    async def publish(
+        self,
+        epoch: int,
+        batch_number: int,
+        time_ns: int,
+        changes: Sequence[BookChanged],
+        fills: Sequence[Fill] = (),
+    ) -> None:
+        """Show what a committed batch did: a delta per changed book, then the trades made here.
+
+        Waits for nothing but one turn of the event loop, in which nats-py hands the bytes to the socket.
+        """
+        assert epoch == self.epoch, f"batch of epoch {epoch} in the feed of epoch {self.epoch}"
+        self.batch_number = batch_number
+        self._time_ns = time_ns
+        now_ns = self._monotonic_ns()
+        for change in changes:
+            await self._publish_change(change, now_ns)
+        trades: dict[str, list[tuple[int, int, int, int]]] = {}
+        for fill in fills:
+            if fill.liquidity == Liquidity.MAKER and fill.engine == self.engine:
+                taker_side = Side.BUY if fill.side == Side.SELL else Side.SELL
+                trades.setdefault(fill.symbol, []).append(
+                    (fill.execution_id, fill.price, fill.quantity, int(taker_side))
+                )
+        for symbol, made in trades.items():
+            for first in range(0, len(made), MAX_TRADES_PER_MESSAGE):
+                part = tuple(made[first : first + MAX_TRADES_PER_MESSAGE])
+                message = Trades(epoch=epoch, batch_number=batch_number, time_ns=time_ns, trades=part)
+                await self._send(subjects.trades(self.engine, symbol), encode(message))
+        if changes or trades:
+            await asyncio.sleep(0)
+
+    async def add_book(self, symbol: str) -> None:
+        """A symbol starts to trade: its empty book is shown."""
+        if symbol not in self.replicas:
+            self._replica(symbol).load(self.epoch, 0, ())
+            self._owed[symbol] = None
+            await self._send_owed()
+
+    async def run(self) -> None:
+        """Heartbeats and snapshots, until cancelled."""
+        subscription = await self._nc.subscribe(
+            subjects.snapshot_request(self.engine),
+            cb=self._on_request,
+            pending_msgs_limit=MAX_PENDING_REQUESTS,
+        )
+        try:
+            next_ns = self._monotonic_ns()
+            while True:
+                await self._beat()
+                # A late beat is followed by the next one on the old rhythm; beats missed altogether are not
+                # made up for.
+                now_ns = self._monotonic_ns()
+                next_ns += HEARTBEAT_NS * max(1, -(-(now_ns - next_ns) // HEARTBEAT_NS))
+                await asyncio.sleep((next_ns - now_ns) / 1e9)
+        finally:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def _publish_change(self, change: BookChanged, now_ns: int) -> None:
+        symbol = change.symbol
+        replica = self._replica(symbol)
+        previous_sequence = replica.sequence
+        delta = BookDelta(
+            epoch=self.epoch,
+            sequence=change.sequence,
+            previous_sequence=previous_sequence,
+            batch_number=self.batch_number,
+            time_ns=self._time_ns,
+            levels=change.levels,
+            checksum=replica.advance(change.sequence, change.levels),
+        )
+        self._changed_ns.pop(symbol, None)
+        self._changed_ns[symbol] = now_ns
+        if not await self._send(self._book_subjects[symbol], encode(delta)):
+            self._owed[symbol] = None
+
+    async def _beat(self) -> None:
+        now_ns = self._monotonic_ns()
+        self._note_reconnect()
+        self._forget_quiet(now_ns)
+        heartbeat = Heartbeat(
+            engine=self.engine,
+            epoch=self.epoch,
+            batch_number=self.batch_number,
+            sent_ns=now_ns,
+            sequences={symbol: self.replicas[symbol].sequence for symbol in self._changed_ns},
+        )
+        if self.epoch:
+            await self._send(self._heartbeat_subject, encode(heartbeat))
+        for symbol in self._changed_ns:
+            if now_ns - self._snapshot_ns.get(symbol, 0) >= ACTIVE_CYCLE_NS:
+                self._owed[symbol] = None
+        self._turn_idle_cycle()
+        await self._send_owed()
+
+    async def _send_owed(self) -> None:
+        now_ns = self._monotonic_ns()
+        sent_bytes = 0
+        for symbol in list(self._owed):
+            if now_ns - self._snapshot_ns.get(symbol, -HEARTBEAT_NS) < HEARTBEAT_NS:
+                continue
+            snapshot = encode(self.replicas[symbol].snapshot(self.batch_number, self._time_ns))
+            if len(snapshot) > self._nc.max_payload:
+                _log.error("the snapshot of %s is too large for NATS: %d bytes", symbol, len(snapshot))
+            elif not await self._send(self._book_subjects[symbol], snapshot):
+                return
+            self._owed.pop(symbol, None)
+            self._snapshot_ns[symbol] = now_ns
+            sent_bytes += len(snapshot)
+            if sent_bytes >= MAX_PASS_BYTES:
+                return
+
+    async def _send(self, subject: str, payload: bytes) -> bool:
+        """Hand one message to nats-py without waiting; False when it was left out."""
+        nc = self._nc
+        takes_messages = nc.is_connected and not nc.is_draining
+        backlog_bytes = nc.pending_data_size + len(payload)
+        if not takes_messages or backlog_bytes > MAX_BACKLOG_BYTES or len(payload) > nc.max_payload:
+            self.messages_left_out += 1
+            return False
+        await nc.publish(subject, payload)
+        return True
+
+    async def _on_request(self, request: Msg) -> None:
+        try:
+            symbols = decode_snapshot_request(request.data).symbols
+        except (DecodeError, UnicodeDecodeError, RecursionError):
+            self.malformed_requests += 1
+            return
+        for symbol in symbols or self.replicas:
+            if symbol in self.replicas:
+                self._owed[symbol] = None
+        await self._send_owed()
+
+    def _note_reconnect(self) -> None:
+        reconnects = self._nc.stats["reconnects"]
+        if reconnects != self._reconnects:
+            self._reconnects = reconnects
+            self._owed = dict.fromkeys(self.replicas)
+
+    def _forget_quiet(self, now_ns: int) -> None:
+        # In order of their last change, oldest first: see _publish_change.
+        for symbol, changed_ns in list(self._changed_ns.items()):
+            if now_ns - changed_ns <= RECENT_NS:
+                break
+            del self._changed_ns[symbol]
+
+    def _turn_idle_cycle(self) -> None:
+        if not self._idle_cycle:
+            self._idle_cycle = list(self.replicas)
+        share = -(-len(self.replicas) // IDLE_CYCLE_BEATS)
+        for _ in range(min(share, len(self._idle_cycle))):
+            self._owed[self._idle_cycle.pop()] = None
+
+    def _replica(self, symbol: str) -> BookReplica:
+        replica = self.replicas.get(symbol)
+        if replica is None:
+            self._book_subjects[symbol] = subjects.book(self.engine, symbol)
+            replica = self.replicas[symbol] = BookReplica(symbol)
+            replica.load(self.epoch, 0, ())
+        return replica

@@ -1,0 +1,656 @@
+"""The state machine: a sequenced command goes in, events come out.
+
+`apply` never reads a clock, a random number or a socket, so the same commands in the same batches give the
+same events and the same digest anywhere: on the primary, in a replay, on a standby. Every command is
+checked first and refused whole; from the first change on nothing can fail.
+
+A batch is what one journal record holds: `begin_batch`, `apply` for each command, `end_batch`.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, assert_never
+
+import msgspec
+
+from engine.accounts import Accounts
+from engine.book import ANY_PRICE, Book, BookSide
+from engine.commands import (
+    AddInstrument,
+    CancelAll,
+    CancelOrder,
+    Command,
+    EpochStarted,
+    LegResult,
+    NewOrder,
+    QueryLeg,
+    ReplaceOrder,
+    TakeLeg,
+    Uncross,
+)
+from engine.events import (
+    Accepted,
+    Answered,
+    BookChanged,
+    CancelledAll,
+    Event,
+    Fill,
+    LegSent,
+    LegTaken,
+    Prevented,
+    Replaced,
+)
+from engine.matching import available, take
+from engine.orders import Order
+from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
+from engine.routing import AwayLevel, plan, rank
+from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
+
+_MARKET: Final = int(OrderType.MARKET)
+_IOC: Final = int(TimeInForce.IOC)
+_FOK: Final = int(TimeInForce.FOK)
+_NEW: Final = int(OrderStatus.NEW)
+_PENDING: Final = int(OrderStatus.PENDING)
+_REJECTED: Final = int(OrderStatus.REJECTED)
+_BPS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class OutLeg:
+    """A part of an order that is out at a peer: until its result comes it can trade nowhere else."""
+
+    peer: int
+    order: Order
+    quantity: int
+
+
+class PeerLegs:
+    """What one peer's legs did here: answers to legs it may still ask about, none below `settled_below`."""
+
+    __slots__ = ("answers", "settled_below")
+
+    def __init__(self) -> None:
+        self.answers: OrderedDict[int, LegTaken] = OrderedDict()
+        self.settled_below = 0
+
+    def settle(self, below: int) -> None:
+        """Forget answers to legs below `below`; such a leg is refused from now on."""
+        if below <= self.settled_below:
+            return
+        self.settled_below = below
+        answers = self.answers
+        while answers and (first := next(iter(answers))) < below:
+            del answers[first]
+
+
+class State:
+    """Everything one engine knows. Only `apply` and the batch marks change it."""
+
+    def __init__(self, engine: int) -> None:
+        self.engine = engine
+        self.epoch = 0
+        self.batch_number = 0
+        self.instruments: dict[str, AddInstrument] = {}
+        self.books: dict[str, Book] = {}
+        self.accounts = Accounts(engine)
+        self.orders = self.accounts.orders
+        self.legs: dict[int, OutLeg] = {}
+        self.next_leg_id = (engine << 48) + 1
+        self.next_priority = 1
+        self.peer_legs: dict[int, PeerLegs] = {}
+        self._touched: dict[str, Book] = {}
+
+    # -- batches ------------------------------------------------------------------------------------
+
+    def begin_batch(self, batch_number: int, time_ns: int) -> None:
+        """Start a batch; its time stamps every fill in it."""
+        self.batch_number = batch_number
+        self.accounts.time_ns = time_ns
+
+    def end_batch(self) -> list[BookChanged]:
+        """What the batch changed in each book; each changed book's sequence went up by one."""
+        changes = []
+        for book in self._touched.values():
+            levels = book.take_changes()
+            if levels:
+                book.sequence += 1
+                changes.append(BookChanged(book.symbol, book.sequence, levels))
+        self._touched.clear()
+        return changes
+
+    def apply(self, command: Command) -> list[Event]:
+        """Apply one command; returns its events. The answer to a client's command stands last."""
+        events = self.accounts.begin()
+        match command:
+            case NewOrder():
+                self._new(command)
+            case CancelOrder():
+                self._cancel(command)
+            case ReplaceOrder():
+                self._replace(command)
+            case CancelAll():
+                self._cancel_all(command)
+            case TakeLeg():
+                self._take_leg(command)
+            case QueryLeg():
+                self._query_leg(command)
+            case LegResult():
+                self._leg_result(command)
+            case Uncross():
+                self._uncross(command)
+            case AddInstrument():
+                self._add_instrument(command)
+            case EpochStarted():
+                self.epoch = command.epoch
+            case _:
+                assert_never(command)
+        return events
+
+    # -- orders -------------------------------------------------------------------------------------
+
+    def _new(self, command: NewOrder) -> None:
+        known = self.accounts.find(command.client, 0, command.client_order_id)
+        if known is not None:
+            self._repeat(known, command)
+            return
+        refusal = refuse_new(command, self.books)
+        if refusal is not None:
+            self._refuse(command.client, command.client_order_id, refusal)
+            return
+        book = self.books[command.symbol]
+        opposite = book.opposite(command.side)
+        away = rank(command.away, opposite.sign) if command.away else []
+        account = self.accounts.account(command.client)
+        request = msgspec.structs.replace(command, away=()) if away else command
+        quantity = command.quantity
+        worst = self._worst(command, opposite, away)
+        order = Order(0, account, request, command.side, command.price, quantity, quantity, worst)
+        refusal = _refuse_by_market(order, opposite, away)
+        if refusal is not None:
+            order.open, order.refused = 0, True
+            self.accounts.remember(order, account)
+            order.answer = self._refuse(command.client, command.client_order_id, refusal)
+            return
+        self.accounts.admit(order, account)
+        self.accounts.events.append(
+            Accepted(
+                command.client,
+                order.id,
+                command.client_order_id,
+                command.symbol,
+                command.side,
+                command.type,
+                command.time_in_force,
+                command.price,
+                command.quantity,
+            )
+        )
+        if command.time_in_force == _FOK and available(opposite, order, order.worst) < order.quantity:
+            self.accounts.cancel(order, order.open)
+        else:
+            self._enter(order, book, away)
+        answer = self._answer(order)
+        if answer.status != _NEW or answer.leaves != command.quantity:
+            order.answer = answer
+
+    def _repeat(self, known: Order, command: NewOrder) -> None:
+        """A client order id comes again: the first answer for the same order, a refusal for another."""
+        refusal = refuse_changed_repeat(known.request, command)
+        if refusal is not None:
+            self._refuse(command.client, command.client_order_id, refusal)
+            return
+        first = known.answer
+        if first is None:
+            first = Answered(
+                command.client, command.client_order_id, known.id, _NEW, leaves=known.request.quantity
+            )
+        self.accounts.events.append(msgspec.structs.replace(first, duplicate=True))
+
+    def _cancel(self, command: CancelOrder) -> None:
+        order = self.accounts.find(command.client, command.order_id, command.client_order_id)
+        if order is None or not order.leaves:
+            self._refuse_absent(command, order)
+            return
+        self._withdraw(order)
+        self._answer(order)
+
+    def _cancel_all(self, command: CancelAll) -> None:
+        count = 0
+        account = self.accounts.by_name.get(command.client)
+        if account is not None:
+            for order in list(account.open.values()):
+                if command.symbol in ("", order.request.symbol) and command.side in (0, order.side):
+                    self._withdraw(order)
+                    count += 1
+        self.accounts.events.append(CancelledAll(command.client, count))
+
+    def _withdraw(self, order: Order) -> None:
+        """Cancel what an order has open, and what its legs bring back once they are back."""
+        order.cancelling = order.reserved > 0
+        if order.open:
+            book = self._touch(order.request.symbol)
+            book.side(order.side).remove(order)
+            self.accounts.cancel(order, order.open)
+
+    def _replace(self, command: ReplaceOrder) -> None:
+        order = self.accounts.find(command.client, command.order_id, command.client_order_id)
+        if order is None or not order.leaves:
+            self._refuse_absent(command, order)
+            return
+        refusal = refuse_replace(command) or self._refuse_replace_now(order, command)
+        if refusal is not None:
+            self._refuse(command.client, order.request.client_order_id, refusal, order)
+            return
+        book = self._touch(order.request.symbol)
+        own_side = book.side(order.side)
+        leaves = command.quantity - order.cumulative
+        if leaves > 0 and command.price == order.price and leaves <= order.open:
+            order.quantity = command.quantity
+            self._report_replaced(order)
+            own_side.reduce(order, order.open - leaves)
+        elif leaves > 0:
+            own_side.remove(order)
+            opposite = book.opposite(order.side)
+            order.price = command.price
+            order.worst = command.price * opposite.sign
+            order.quantity = command.quantity
+            order.open = leaves
+            order.priority = 0
+            self._report_replaced(order)
+            self._enter(order, book, rank(command.away, opposite.sign))
+        else:
+            own_side.remove(order)
+            order.open = 0
+            order.quantity = order.cumulative
+            self._report_replaced(order)
+            self.accounts.finish(order)
+        self._answer(order)
+
+    def _refuse_replace_now(self, order: Order, command: ReplaceOrder) -> Refusal | None:
+        """Why the order as it stands cannot be replaced."""
+        if order.reserved:
+            return (
+                RejectReason.ORDER_PENDING,
+                f"{order.reserved} of order {order.id} are out on a leg: replace it when they are back",
+            )
+        if (
+            command.price * command.quantity
+            and order.request.post_only
+            and command.quantity > order.cumulative
+        ):
+            opposite = self.books[order.request.symbol].opposite(order.side)
+            worst = command.price * opposite.sign
+            return _refuse_crossing(worst, opposite, rank(command.away, opposite.sign))
+        return None
+
+    def _report_replaced(self, order: Order) -> None:
+        account = order.account
+        assert account is not None
+        self.accounts.events.append(
+            Replaced(account.name, order.id, order.request.client_order_id, order.price, order.quantity)
+        )
+
+    def _enter(self, order: Order, book: Book, away: list[AwayLevel]) -> None:
+        """Trade what can trade now, send legs where the price is better, then rest or cancel the rest."""
+        self._touched[book.symbol] = book
+        opposite = book.opposite(order.side)
+        locking = False
+        if not away:
+            take(opposite, order, order.worst, order.open, self.accounts)
+        elif order.request.do_not_route:
+            # At home only, and neither through a better away quote nor into locking one.
+            best_away = away[0].key
+            locking = best_away >= order.worst
+            take(opposite, order, max(order.worst, best_away), order.open, self.accounts)
+        else:
+            self._route(order, opposite, away)
+        if not order.open:
+            if not order.reserved:
+                self.accounts.finish(order)
+        elif locking or order.request.type == _MARKET or order.request.time_in_force in (_IOC, _FOK):
+            self.accounts.cancel(order, order.open)
+        elif order.priority:
+            book.side(order.side).readmit(order)
+        else:
+            order.priority = self.next_priority
+            self.next_priority += 1
+            book.side(order.side).add(order)
+
+    def _worst(self, command: NewOrder, opposite: BookSide, away: list[AwayLevel]) -> int:
+        """The worst key the order may trade at: its limit, or the collar of a market order."""
+        if command.type != _MARKET:
+            return command.price * opposite.sign
+        collar_bps = self.instruments[command.symbol].market_collar_bps
+        keys = [*opposite.keys[-1:], *(level.key for level in away[:1])]
+        if not collar_bps or not keys:
+            return ANY_PRICE
+        best = max(keys)
+        return best - abs(best) * collar_bps // _BPS
+
+    # -- routing ------------------------------------------------------------------------------------
+
+    def _route(self, order: Order, opposite: BookSide, away: list[AwayLevel]) -> None:
+        """Trade at home and send legs by one plan; again while prevented self-trades leave something open."""
+        legs: dict[int, tuple[AwayLevel, int]] = {}
+        while order.open:
+            home = ((key, opposite.levels[key].quantity) for key in reversed(opposite.keys))
+            steps = plan(order.open, order.worst, home, away)
+            if not steps:
+                break
+            for step in steps:
+                quantity = min(step.quantity, order.open)
+                if step.level is None:
+                    take(opposite, order, step.key, quantity, self.accounts)
+                elif quantity:
+                    step.level.quantity -= quantity
+                    order.open -= quantity
+                    order.reserved += quantity
+                    _, sent = legs.get(step.level.engine, (None, 0))
+                    legs[step.level.engine] = (step.level, sent + quantity)
+        for worst_level, quantity in legs.values():
+            self._send_leg(order, worst_level, worst_level.key * opposite.sign, quantity)
+
+    def _send_leg(self, order: Order, level: AwayLevel, limit: int, quantity: int) -> None:
+        """Tell the shell to send a leg of quantity already reserved."""
+        leg_id = self.next_leg_id
+        self.next_leg_id += 1
+        self.legs[leg_id] = OutLeg(level.engine, order, quantity)
+        self.accounts.events.append(
+            LegSent(
+                leg_id,
+                level.engine,
+                level.epoch,
+                order.id,
+                order.request.symbol,
+                order.side,
+                limit,
+                quantity,
+                next(iter(self.legs)),
+            )
+        )
+
+    def _leg_result(self, command: LegResult) -> None:
+        leg = self.legs.pop(command.leg_id, None)
+        if leg is None:
+            return  # the same answer came twice
+        order = leg.order
+        filled = sum(fill.quantity for fill in command.fills)
+        assert filled <= leg.quantity, f"leg {command.leg_id} of {leg.quantity} was filled {filled}"
+        # Fill by fill, so that each one's leaves still count what is not yet told.
+        for fill in command.fills:
+            order.reserved -= fill.quantity
+            self.accounts.trade_away(order, leg.peer, fill)
+        back = leg.quantity - filled
+        order.reserved -= back
+        if back and order.cancelling:
+            self.accounts.report_cancelled(order, back)
+        elif back:
+            book = self._touch(order.request.symbol)
+            if order.open:
+                book.side(order.side).remove(order)
+            order.open += back
+            self._enter(order, book, rank(command.away, book.opposite(order.side).sign))
+        elif not order.leaves:
+            self.accounts.finish(order)
+        self._settle(order)
+
+    def _settle(self, order: Order) -> None:
+        """A leg came back: complete the first answer if it still waited, and tell whoever waits."""
+        first = order.answer
+        if first is not None and first.status == _PENDING:
+            order.answer = self._answer_with(
+                order,
+                first.fills + tuple(self.accounts.taken),
+                first.prevented + tuple(self.accounts.prevented),
+            )
+            if not order.reserved:
+                self.accounts.events.append(order.answer)
+        elif not order.reserved:
+            self._answer(order)
+
+    def _take_leg(self, command: TakeLeg) -> None:
+        peer = self.peer_legs.get(command.sender)
+        if peer is None:
+            peer = self.peer_legs[command.sender] = PeerLegs()
+        known = peer.answers.get(command.leg_id)
+        if known is not None:
+            self.accounts.events.append(known)
+            return
+        peer.settle(command.settled_below)
+        answer = LegTaken(command.leg_id, command.sender, command.symbol, refused=True)
+        if self._leg_is_due(command, peer):
+            book = self._touch(command.symbol)
+            opposite = book.opposite(command.side)
+            taker = Order(
+                id=command.order_id,
+                account=None,
+                request=NewOrder(
+                    "", "", command.symbol, command.side, 1, _IOC, command.limit, command.quantity
+                ),
+                side=command.side,
+                price=command.limit,
+                quantity=command.quantity,
+                open=command.quantity,
+                worst=command.limit * opposite.sign,
+            )
+            take(opposite, taker, taker.worst, taker.open, self.accounts)
+            fills = tuple(self.accounts.leg_fills)
+            answer = LegTaken(command.leg_id, command.sender, command.symbol, refused=False, fills=fills)
+        if command.leg_id >= peer.settled_below:
+            peer.answers[command.leg_id] = answer
+        self.accounts.events.append(answer)
+
+    def _leg_is_due(self, command: TakeLeg, peer: PeerLegs) -> bool:
+        """Whether a leg may trade: meant for this reign, not settled before, and well-formed."""
+        return (
+            command.peer_epoch == self.epoch
+            and command.leg_id >= peer.settled_below
+            and command.symbol in self.books
+            and command.side in (Side.BUY, Side.SELL)
+            and command.limit > 0
+            and command.quantity > 0
+        )
+
+    def _query_leg(self, command: QueryLeg) -> None:
+        peer = self.peer_legs.get(command.sender)
+        if peer is None:
+            peer = self.peer_legs[command.sender] = PeerLegs()
+        answer = peer.answers.get(command.leg_id)
+        if answer is None:
+            # The tombstone: should the leg still arrive, this is what it finds.
+            answer = LegTaken(command.leg_id, command.sender, "", refused=True)
+            if command.leg_id >= peer.settled_below:
+                peer.answers[command.leg_id] = answer
+        self.accounts.events.append(answer)
+
+    def _uncross(self, command: Uncross) -> None:
+        """Send legs out of resting orders until no away quote locks or crosses the rest.
+
+        What is out keeps its place in the queue. Orders that may not take or not route cannot do that; a
+        message's delay let them rest where they would have been refused, so they are cancelled.
+        """
+        book = self._touch(command.symbol)
+        own_side = book.side(command.side)
+        opposite_sign = -own_side.sign
+        for level in rank(command.away, opposite_sign):
+            while level.quantity and own_side.keys and own_side.keys[-1] >= -level.key:
+                order = next(iter(own_side.levels[own_side.keys[-1]].orders.values()))
+                if order.request.post_only or order.request.do_not_route:
+                    own_side.remove(order)
+                    self.accounts.cancel(order, order.open)
+                    continue
+                quantity = min(order.open, level.quantity)
+                level.quantity -= quantity
+                if quantity == order.open:
+                    own_side.remove(order)
+                    order.open = 0
+                else:
+                    own_side.reduce(order, quantity)
+                order.reserved += quantity
+                self._send_leg(order, level, level.key * opposite_sign, quantity)
+
+    # -- instruments, answers -----------------------------------------------------------------------
+
+    def _add_instrument(self, command: AddInstrument) -> None:
+        known = self.instruments.get(command.symbol)
+        if known is not None:  # sizes never change, only the collar may
+            command = msgspec.structs.replace(known, market_collar_bps=command.market_collar_bps)
+        else:
+            self.books[command.symbol] = Book(command.symbol)
+        self.instruments[command.symbol] = command
+
+    def _touch(self, symbol: str) -> Book:
+        book = self._touched[symbol] = self.books[symbol]
+        return book
+
+    def _answer(self, order: Order) -> Answered:
+        """Answer the command with the order as it stands now and what the command traded."""
+        accounts = self.accounts
+        answer = self._answer_with(order, tuple(accounts.taken), tuple(accounts.prevented))
+        accounts.events.append(answer)
+        return answer
+
+    def _answer_with(
+        self, order: Order, fills: tuple[Fill, ...], prevented: tuple[Prevented, ...]
+    ) -> Answered:
+        account = order.account
+        assert account is not None
+        return Answered(
+            account.name,
+            order.request.client_order_id,
+            order.id,
+            order.status,
+            0,
+            "",
+            order.cumulative,
+            order.open + order.reserved,
+            order.value,
+            fills,
+            prevented,
+        )
+
+    def _refuse(
+        self, client: str, client_order_id: str, refusal: Refusal, order: Order | None = None
+    ) -> Answered:
+        reason, text = refusal
+        answer = Answered(client, client_order_id, order.id if order else 0, _REJECTED, int(reason), text)
+        if order is not None:
+            answer = msgspec.structs.replace(
+                answer, cumulative=order.cumulative, leaves=order.leaves, value=order.value
+            )
+        self.accounts.events.append(answer)
+        return answer
+
+    def _refuse_absent(self, command: CancelOrder | ReplaceOrder, order: Order | None) -> None:
+        """Refuse a command for an order that the client does not have, or that cannot trade any more."""
+        asked = (
+            f"order {command.order_id}"
+            if command.order_id
+            else f"client order {command.client_order_id!r:.48}"
+        )
+        if order is None:
+            self._refuse(
+                command.client,
+                command.client_order_id,
+                (RejectReason.UNKNOWN_ORDER, f"{asked} is no order of this client"),
+            )
+            return
+        text = f"{asked} is {OrderStatus(order.status).name} already"
+        self._refuse(command.client, order.request.client_order_id, (RejectReason.ORDER_CLOSED, text), order)
+
+    # -- digest -------------------------------------------------------------------------------------
+
+    def digest(self) -> bytes:
+        """16 bytes that are equal exactly when everything that can matter later is equal.
+
+        Built from facts in a fixed order, so it does not depend on how the state is stored.
+        """
+        digest = blake2b(digest_size=16)
+        encode = msgspec.msgpack.Encoder().encode
+        accounts = self.accounts
+        digest.update(
+            encode(
+                [
+                    self.engine,
+                    self.epoch,
+                    self.batch_number,
+                    accounts.time_ns,
+                    accounts.next_order_id,
+                    accounts.next_execution_id,
+                    self.next_leg_id,
+                    self.next_priority,
+                    [self.instruments[symbol] for symbol in sorted(self.instruments)],
+                    [
+                        (leg_id, leg.peer, leg.order.id, leg.quantity)
+                        for leg_id, leg in sorted(self.legs.items())
+                    ],
+                    [
+                        (sender, peer.settled_below, sorted(peer.answers.items()))
+                        for sender, peer in sorted(self.peer_legs.items())
+                    ],
+                ]
+            )
+        )
+        for symbol in sorted(self.books):
+            book = self.books[symbol]
+            digest.update(
+                encode([symbol, book.sequence, list(book.orders(Side.BUY)), list(book.orders(Side.SELL))])
+            )
+        for name in sorted(accounts.by_name):
+            account = accounts.by_name[name]
+            digest.update(encode([name, len(account.orders)]))
+            for order in sorted(account.open.values(), key=lambda order: order.id):
+                digest.update(encode(_facts(order)))
+            for order in account.finished:
+                digest.update(encode(_facts(order)))
+            for fill in account.fills:
+                digest.update(encode(fill))
+        return digest.digest()
+
+
+def _facts(order: Order) -> tuple[object, ...]:
+    """An order's facts for the digest."""
+    return (
+        order.id,
+        order.request,
+        order.price,
+        order.quantity,
+        order.open,
+        order.worst,
+        order.reserved,
+        order.cumulative,
+        order.value,
+        order.priority,
+        order.cancelling,
+        order.refused,
+        order.answer,
+    )
+
+
+def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
+    """Why an order that is well-formed cannot be taken in this market."""
+    if order.request.post_only:
+        return _refuse_crossing(order.worst, opposite, away)
+    if order.request.time_in_force == _FOK and away and not order.request.do_not_route:
+        home = ((key, opposite.levels[key].quantity) for key in reversed(opposite.keys))
+        steps = plan(order.quantity, order.worst, home, away)
+        reachable = sum(step.quantity for step in steps)
+        if reachable == order.quantity and any(step.level for step in steps):
+            return (
+                RejectReason.FOK_NEEDS_AWAY_LIQUIDITY,
+                "fill-or-kill across engines is not offered yet: send IOC, or FOK with do_not_route",
+            )
+    return None
+
+
+def _refuse_crossing(worst: int, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
+    """Why a post-only order cannot rest at this price: it would trade, or lock a live quote elsewhere."""
+    keys = [*opposite.keys[-1:], *(level.key for level in away[:1])]
+    if not keys or max(keys) < worst:
+        return None
+    return (
+        RejectReason.POST_ONLY_WOULD_CROSS,
+        f"a post-only order at {worst * opposite.sign} would trade with the best price "
+        f"{max(keys) * opposite.sign}: move it away from there",
+    )
