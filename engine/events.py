@@ -130,6 +130,12 @@ class LegTaken(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", t
     fills: tuple[LegFill, ...] = ()
 
 
+class Listed(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="listed", gc=False):
+    """A symbol started to trade, with an empty book."""
+
+    symbol: str
+
+
 class BookChanged(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="book", gc=False):
     """What one batch changed in one symbol's book: absolute level values, quantity 0 where a level is gone.
 
@@ -151,5 +157,6 @@ Event = (
     | CancelledAll
     | LegSent
     | LegTaken
+    | Listed
     | BookChanged
 )

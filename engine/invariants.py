@@ -16,8 +16,8 @@ def check(state: State) -> None:
             assert book.bids.keys[-1] < -book.asks.keys[-1], f"{book.symbol} is crossed (2)"
     reserved: dict[int, int] = {}
     for leg_id, leg in state.legs.items():
-        assert leg.quantity > 0, f"leg {leg_id} is empty"
-        reserved[leg.order.id] = reserved.get(leg.order.id, 0) + leg.quantity
+        assert leg.sent.quantity > 0, f"leg {leg_id} is empty"
+        reserved[leg.order.id] = reserved.get(leg.order.id, 0) + leg.sent.quantity
     for order in state.orders.values():
         assert order.quantity == order.cumulative + order.leaves + order.cancelled, f"order {order.id} (1)"
         assert min(order.open, order.reserved, order.cumulative, order.cancelled) >= 0, (

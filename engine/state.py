@@ -38,6 +38,7 @@ from engine.events import (
     Fill,
     LegSent,
     LegTaken,
+    Listed,
     Prevented,
     Replaced,
 )
@@ -60,9 +61,8 @@ _BPS: Final = 10_000
 class OutLeg:
     """A part of an order that is out at a peer: until its result comes it can trade nowhere else."""
 
-    peer: int
+    sent: LegSent
     order: Order
-    quantity: int
 
 
 class PeerLegs:
@@ -355,20 +355,19 @@ class State:
         """Tell the shell to send a leg of quantity already reserved."""
         leg_id = self.next_leg_id
         self.next_leg_id += 1
-        self.legs[leg_id] = OutLeg(level.engine, order, quantity)
-        self.accounts.events.append(
-            LegSent(
-                leg_id,
-                level.engine,
-                level.epoch,
-                order.id,
-                order.request.symbol,
-                order.side,
-                limit,
-                quantity,
-                next(iter(self.legs)),
-            )
+        sent = LegSent(
+            leg_id,
+            level.engine,
+            level.epoch,
+            order.id,
+            order.request.symbol,
+            order.side,
+            limit,
+            quantity,
+            next(iter(self.legs), leg_id),
         )
+        self.legs[leg_id] = OutLeg(sent, order)
+        self.accounts.events.append(sent)
 
     def _leg_result(self, command: LegResult) -> None:
         leg = self.legs.pop(command.leg_id, None)
@@ -376,12 +375,13 @@ class State:
             return  # the same answer came twice
         order = leg.order
         filled = sum(fill.quantity for fill in command.fills)
-        assert filled <= leg.quantity, f"leg {command.leg_id} of {leg.quantity} was filled {filled}"
+        sent = leg.sent.quantity
+        assert filled <= sent, f"leg {command.leg_id} of {sent} was filled {filled}"
         # Fill by fill, so that each one's leaves still count what is not yet told.
         for fill in command.fills:
             order.reserved -= fill.quantity
-            self.accounts.trade_away(order, leg.peer, fill)
-        back = leg.quantity - filled
+            self.accounts.trade_away(order, leg.sent.peer, fill)
+        back = sent - filled
         order.reserved -= back
         if back and order.cancelling:
             self.accounts.report_cancelled(order, back)
@@ -498,6 +498,7 @@ class State:
             command = msgspec.structs.replace(known, market_collar_bps=command.market_collar_bps)
         else:
             self.books[command.symbol] = Book(command.symbol)
+            self.accounts.events.append(Listed(command.symbol))
         self.instruments[command.symbol] = command
 
     def _touch(self, symbol: str) -> Book:
@@ -581,10 +582,7 @@ class State:
                     self.next_leg_id,
                     self.next_priority,
                     [self.instruments[symbol] for symbol in sorted(self.instruments)],
-                    [
-                        (leg_id, leg.peer, leg.order.id, leg.quantity)
-                        for leg_id, leg in sorted(self.legs.items())
-                    ],
+                    [leg.sent for _, leg in sorted(self.legs.items())],
                     [
                         (sender, peer.settled_below, sorted(peer.answers.items()))
                         for sender, peer in sorted(self.peer_legs.items())

@@ -90,7 +90,7 @@ class MarketData:
         batch_number: int = 0,
         time_ns: int = 0,
     ) -> None:
-        """A reign begins with these books, {symbol: (sequence, levels)}: a snapshot of each is sent or owed."""
+        """A reign begins with these books, {symbol: (sequence, levels)}: show a snapshot of each."""
         self.epoch = epoch
         self.batch_number = batch_number
         self._time_ns = time_ns

@@ -1,0 +1,90 @@
+"""One NATS connection with the limits this project needs; the defaults take minutes to notice a dead server.
+
+Here: connecting, noticing, giving up. Not here: what is sent. A connection that ends for good (nats-py does
+that on an oversized message or a protocol error, without a word) tells its owner, who then ends the process:
+crash-only.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from nats.aio.client import Client
+
+PING_INTERVAL_S: Final = 1
+MAX_PINGS_OUT: Final = 2
+RECONNECT_WAIT_S: Final = 0.1
+_PENDING_BYTES: Final = 2 * 1024 * 1024
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Connection(Client):
+    """A nats-py client that knows whether its owner closed it."""
+
+    closed_by_owner = False
+
+    async def close(self) -> None:
+        """Close for good; `on_closed` is not called, because the owner knows."""
+        self.closed_by_owner = True
+        await super().close()
+
+    async def drain(self) -> None:
+        """Deliver what is queued, then close for good, as `close` does."""
+        self.closed_by_owner = True
+        await super().drain()
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    on_closed: Callable[[], None],
+    on_reconnected: Callable[[], None] | None = None,
+    on_error: Callable[[Exception], None] | None = None,
+    buffered: bool = True,
+) -> Connection:
+    """Connect, waiting until a server is there; afterwards reconnect for ever.
+
+    A frozen server is noticed in 3 s. `on_closed` is called when the connection is lost for good without its
+    owner having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so
+    whatever is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such
+    as a dropped message (default: a warning in the log). `buffered=False`: a publish while the server is away
+    raises OutboundBufferLimitError instead of leaving late, which the journal needs.
+    """
+    connection = Connection()
+
+    async def closed() -> None:
+        if not connection.closed_by_owner:
+            _log.error("%s: the connection to %s is closed for good", name, url)
+            on_closed()
+
+    async def disconnected() -> None:
+        if not connection.closed_by_owner:
+            _log.warning("%s: lost the connection to %s", name, url)
+
+    async def reconnected() -> None:
+        _log.info("%s: connected to %s again", name, url)
+        if on_reconnected is not None:
+            on_reconnected()
+
+    async def failed(error: Exception) -> None:
+        if on_error is not None:
+            on_error(error)
+        elif connection.is_connected:  # while it is away, every attempt to reconnect fails: said once above
+            _log.warning("%s: %r", name, error)
+
+    await connection.connect(
+        url,
+        name=name,
+        closed_cb=closed,
+        disconnected_cb=disconnected,
+        reconnected_cb=reconnected,
+        error_cb=failed,
+        ping_interval=PING_INTERVAL_S,
+        max_outstanding_pings=MAX_PINGS_OUT,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
+        pending_size=_PENDING_BYTES if buffered else 0,
+    )
+    return connection

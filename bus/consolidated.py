@@ -1,0 +1,70 @@
+"""One symbol's book over several engines: summed levels, the best prices, and whether engines cross.
+
+Here: pure views over `BookReplica`s that the caller has chosen (synced ones of live peers, its own book).
+Nothing is kept, so a view is as true as the replicas it was given at the moment it is read.
+"""
+
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from itertools import groupby, islice
+from typing import NamedTuple
+
+from bus.messages import ASK, BID
+from bus.replica import BookReplica
+
+
+class Share(NamedTuple):
+    """What one engine adds to a consolidated level."""
+
+    engine: int
+    quantity: int
+    order_count: int
+
+
+class ConsolidatedLevel(NamedTuple):
+    """One price over all engines; `shares` by engine number, their sums beside it."""
+
+    price: int
+    quantity: int
+    order_count: int
+    shares: tuple[Share, ...]
+
+
+class Nbbo(NamedTuple):
+    """The best bid and ask over all engines, None where nobody shows one."""
+
+    bid: ConsolidatedLevel | None
+    ask: ConsolidatedLevel | None
+
+
+def levels(
+    replicas: Mapping[int, BookReplica], side: int, depth: int | None = None
+) -> Iterator[ConsolidatedLevel]:
+    """The side's levels summed over the engines, best first, at most `depth` of them."""
+    sign = -1 if side == BID else 1
+    ranked = merge(*(_ranked(engine, replica, side, sign) for engine, replica in replicas.items()))
+    for rank, quotes in islice(groupby(ranked, key=lambda quote: quote[0]), depth):
+        shares = tuple(share for _, share in quotes)
+        yield ConsolidatedLevel(
+            price=sign * rank,
+            quantity=sum(share.quantity for share in shares),
+            order_count=sum(share.order_count for share in shares),
+            shares=shares,
+        )
+
+
+def nbbo(replicas: Mapping[int, BookReplica]) -> Nbbo:
+    """The best consolidated level of each side."""
+    return Nbbo(next(levels(replicas, BID, 1), None), next(levels(replicas, ASK, 1), None))
+
+
+def crossed(replicas: Mapping[int, BookReplica]) -> bool:
+    """Whether one engine bids at least what another asks: locked or crossed. Never so at rest."""
+    bids = {engine: best[0] for engine, replica in replicas.items() if (best := replica.best(BID))}
+    asks = {engine: best[0] for engine, replica in replicas.items() if (best := replica.best(ASK))}
+    return any(bid >= ask for bidder, bid in bids.items() for asker, ask in asks.items() if bidder != asker)
+
+
+def _ranked(engine: int, replica: BookReplica, side: int, sign: int) -> Iterator[tuple[int, Share]]:
+    for price, quantity, order_count in replica.levels(side):
+        yield sign * price, Share(engine, quantity, order_count)

@@ -1,0 +1,149 @@
+"""The execution reports: each report of each engine exactly once, for positions, drop copy and audit.
+
+Here: storing one engine's messages and reading all engines' from the first on. Not here: what a report means,
+and which batches share a message. An engine demands with every message that its own last one is the newest on
+its subject, and looks there when an answer is missing, so that nothing is stored twice and a replaced primary
+stores nothing.
+
+    ExecutionsDamaged   messages that were stored are gone
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+from nats.aio.client import Client
+
+from bus import messages, subjects
+from bus.journal import Replaced
+from bus.stream import (
+    AWAY,
+    EXPECTED_LAST_SUBJECT_SEQUENCE,
+    Publisher,
+    Stored,
+    StreamError,
+    StreamReader,
+    extent,
+    last_message,
+    until_connected,
+)
+
+
+class ExecutionsDamaged(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """Stored execution reports are missing or are none."""
+
+
+class ExecutionsWriter:
+    """Stores one engine's execution reports. Used by one task at a time, after `start`."""
+
+    def __init__(self, client: Client, engine: int) -> None:
+        self._client = client
+        self._subject = subjects.execution(engine)
+        self._publisher = Publisher(client)
+        self._sequence = 0  # in the stream, of our newest message
+        self._in_flight = False
+
+    async def start(self) -> int:
+        """The `last_batch` of the newest message stored, 0 when there is none: go on with the batch after it.
+
+        Waits while NATS is away. Raises ExecutionsDamaged.
+        """
+        stored = await self._newest()
+        if stored is None:
+            return 0
+        self._sequence = stored.sequence
+        return _decode(stored.sequence, stored.payload).last_batch
+
+    async def publish(self, message: messages.Executions) -> None:
+        """Store a message exactly once and return when that is certain, however long NATS is away.
+
+        Raises Replaced when another writer's message stands where ours should, ExecutionsDamaged when our
+        last one is gone; after these, or a cancellation, the writer takes no more.
+        """
+        assert not self._in_flight, "one publish at a time, and none after one that was broken off"
+        self._in_flight = True
+        payload = messages.encode(message)
+        demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
+        self._publisher.next_message()
+        while True:
+            ack = await self._publisher.attempt(self._subject, payload, demand)
+            if ack is not None and ack.error is None:
+                self._sequence = ack.seq
+                break
+            await until_connected(self._client)
+            if await self._find(payload, message.epoch):
+                break
+        self._in_flight = False
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt has no good answer; empty when it has one."""
+        return self._publisher.trouble
+
+    async def _find(self, payload: bytes, epoch: int) -> bool:
+        """Whether the message is stored; False: the newest one is still our last, so send it again."""
+        stored = await self._newest()
+        sequence = stored.sequence if stored is not None else 0
+        if sequence == self._sequence:
+            return False
+        if stored is None or sequence < self._sequence:
+            raise ExecutionsDamaged(f"{self._subject}: message {self._sequence} was stored and is gone")
+        if stored.payload != payload:
+            other = _decode(sequence, stored.payload)
+            raise Replaced(subjects.EXECUTIONS_STREAM, sequence, epoch, other.epoch)
+        self._sequence = sequence
+        return True
+
+    async def _newest(self) -> Stored | None:
+        while True:
+            try:
+                return await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
+            except AWAY:
+                await until_connected(self._client)
+            except StreamError as error:
+                raise ExecutionsDamaged(str(error)) from error
+
+
+class ExecutionsReader:
+    """All execution reports from the first one on, then as they come: `async for message in reader`."""
+
+    def __init__(self, client: Client) -> None:
+        self.caught_up = asyncio.Event()
+        """Set when the consumer has come back for more after the last message that existed at the start."""
+        self._client = client
+
+    async def __aiter__(self) -> AsyncIterator[messages.Executions]:
+        """Follow for ever, over whatever happens to the connection. Raises ExecutionsDamaged."""
+        end = await self._end()
+        reader = StreamReader(self._client, subjects.EXECUTIONS_STREAM)
+        try:
+            while True:
+                if reader.next_sequence > end:
+                    self.caught_up.set()
+                for stored in await reader.read():
+                    yield _decode(stored.sequence, stored.payload)
+        except StreamError as error:
+            raise ExecutionsDamaged(str(error)) from error
+        finally:
+            await reader.close()
+
+    async def _end(self) -> int:
+        while True:
+            try:
+                return (await extent(self._client, subjects.EXECUTIONS_STREAM)).last_seq
+            except AWAY:
+                await until_connected(self._client)
+            except StreamError as error:
+                raise ExecutionsDamaged(str(error)) from error
+
+
+def read(client: Client) -> ExecutionsReader:
+    """A reader of all execution reports, from the first one on."""
+    return ExecutionsReader(client)
+
+
+def _decode(sequence: int, payload: bytes) -> messages.Executions:
+    try:
+        return messages.decode_executions(payload)
+    except msgspec.MsgspecError as error:
+        raise ExecutionsDamaged(f"message {sequence} holds no execution reports: {error}") from error

@@ -1,0 +1,228 @@
+"""Carries the feeds of all engines into their `PeerFeed`s: finds engines, subscribes, asks for snapshots.
+
+Here: subscriptions, clock and randomness. Not here: any decision about a feed (`bus.peer`).
+
+Each engine is followed by ONE subscription with a bounded queue. When the queue overflows, all of it is
+thrown away by subscribing anew: late quotes are worth nothing. The connection's owner passes on two things
+that only the connection hears of: errors (`on_error`) and reconnects (`reconnected`).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from msgspec import DecodeError
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import SlowConsumerError
+
+from bus import subjects
+from bus.messages import FeedMessage, Heartbeat, SnapshotRequest, Trades, decode_feed, encode
+from bus.peer import PeerFeed
+
+TICK_S: Final = 0.02
+"""How often time passes for the feeds: bounds how late silence is noticed and a request leaves."""
+
+MAX_PEERS: Final = 256
+MAX_PENDING_MESSAGES: Final = 20_000
+MAX_PENDING_BYTES: Final = 16_000_000
+
+_BOOK_SUBJECT_TOKENS: Final = 4
+
+OnChange = Callable[[int, str], None]
+OnTrade = Callable[[int, str, Trades], None]
+OnState = Callable[[int, PeerFeed], None]
+
+
+class FeedFollower:
+    """The books of every engine but `own_engine`, kept up to date while `run` runs.
+
+    `on_change(engine, symbol)` is called after each change of one book, or of whether it is synced;
+    `on_trade(engine, symbol, trades)` for each message of trades; `on_state(engine, feed)` when an engine
+    becomes live, suspect or down, or several of its books become unsynced at once. All are called
+    synchronously and must not wait.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        *,
+        own_engine: int | None,
+        on_change: OnChange | None = None,
+        on_trade: OnTrade | None = None,
+        on_state: OnState | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        max_pending_messages: int = MAX_PENDING_MESSAGES,
+    ) -> None:
+        self.peers: dict[int, PeerFeed] = {}
+        self.malformed_discoveries = 0
+        self._nc = nc
+        self._own_engine = own_engine
+        self._listeners = _Listeners(on_change, on_trade, on_state)
+        self._monotonic_ns = monotonic_ns
+        self._max_pending_messages = max_pending_messages
+        self._random = random.Random()  # noqa: S311 - spreads requests over time, guards nothing
+        self._followings: dict[int, _Following] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        discovery = await self._nc.subscribe(
+            subjects.HEARTBEATS, cb=self._discover, pending_msgs_limit=self._max_pending_messages
+        )
+        try:
+            while True:
+                now_ns = self._monotonic_ns()
+                for following in list(self._followings.values()):
+                    await following.tick(now_ns, self._random.random())
+                await asyncio.sleep(TICK_S)
+        finally:
+            await _unsubscribe(discovery, self._nc)
+            for following in self._followings.values():
+                await following.stop()
+            self._followings.clear()
+
+    def reconnected(self) -> None:
+        """The connection was away: whatever was sent meanwhile is missing."""
+        for following in self._followings.values():
+            following.lost()
+
+    def on_error(self, error: Exception) -> bool:
+        """Take an error the connection reports; True when it was an overflow of one of our queues."""
+        if not isinstance(error, SlowConsumerError):
+            return False
+        return any(following.overflowed(error.sub) for following in self._followings.values())
+
+    async def _discover(self, msg: Msg) -> None:
+        try:
+            engine = subjects.engine_of(msg.subject)
+            subjects.engine_token(engine)
+        except ValueError:
+            self.malformed_discoveries += 1
+            return
+        if engine == self._own_engine or engine in self._followings or len(self._followings) >= MAX_PEERS:
+            return
+        feed = self.peers.setdefault(engine, PeerFeed(engine))
+        following = _Following(
+            self._nc, feed, self._listeners, self._monotonic_ns, self._max_pending_messages
+        )
+        self._followings[engine] = following
+        await following.start()
+
+
+class _Listeners(NamedTuple):
+    change: OnChange | None
+    trade: OnTrade | None
+    state: OnState | None
+
+
+class _Following:
+    """The one subscription to one engine's feed."""
+
+    def __init__(
+        self,
+        nc: Client,
+        feed: PeerFeed,
+        listeners: _Listeners,
+        monotonic_ns: Callable[[], int],
+        max_pending_messages: int,
+    ) -> None:
+        self._nc = nc
+        self._feed = feed
+        self._listeners = listeners
+        self._monotonic_ns = monotonic_ns
+        self._max_pending_messages = max_pending_messages
+        self._subscription: Subscription | None = None
+        self._has_overflowed = False
+        self._told_state = feed.state
+
+    async def start(self) -> None:
+        """Subscribe; what was followed before is out of date."""
+        self._has_overflowed = False
+        self._subscription = await self._nc.subscribe(
+            subjects.feed(self._feed.engine),
+            cb=self._receive,
+            pending_msgs_limit=self._max_pending_messages,
+            pending_bytes_limit=MAX_PENDING_BYTES,
+        )
+        self.lost()
+
+    async def stop(self) -> None:
+        """Unsubscribe, throwing away what is queued."""
+        if self._subscription is not None:
+            await _unsubscribe(self._subscription, self._nc)
+            self._subscription = None
+
+    async def tick(self, now_ns: int, jitter: float) -> None:
+        """Let time pass: start again after an overflow, tell a state, ask for what is missing."""
+        if self._has_overflowed:
+            await self.stop()
+            await self.start()
+        self._feed.tick(now_ns)
+        self._tell_state()
+        if not self._nc.is_connected or self._nc.is_draining:
+            return
+        wanted = self._feed.symbols_to_request(now_ns, jitter)
+        if wanted is not None:
+            subject = subjects.snapshot_request(self._feed.engine)
+            await self._nc.publish(subject, encode(SnapshotRequest(wanted)))
+
+    def lost(self) -> None:
+        """Messages may be missing."""
+        self._feed.lost()
+        self._tell_state(always=True)
+
+    def overflowed(self, subscription: Subscription) -> bool:
+        """Whether it was our queue; if so nothing in it counts, and the next tick throws it away."""
+        if subscription is not self._subscription:
+            return False
+        if not self._has_overflowed:
+            self._has_overflowed = True
+            self.lost()
+        return True
+
+    async def _receive(self, msg: Msg) -> None:
+        if self._has_overflowed:
+            return
+        feed = self._feed
+        try:
+            message = decode_feed(msg.data)
+        except (DecodeError, UnicodeDecodeError, RecursionError):
+            self._drop()
+            return
+        symbol = _symbol_named(msg.subject, message)
+        if symbol is None and not isinstance(message, Heartbeat):
+            self._drop()
+            return
+        changed = feed.on_message(message, symbol, self._monotonic_ns())
+        self._tell_state(always=changed and symbol is None)
+        if isinstance(message, Trades) and message.epoch == feed.epoch and self._listeners.trade is not None:
+            self._listeners.trade(feed.engine, str(symbol), message)
+        if changed and symbol is not None and self._listeners.change is not None:
+            self._listeners.change(feed.engine, symbol)
+
+    def _drop(self) -> None:
+        self._feed.on_malformed()
+        self._tell_state(always=True)
+
+    def _tell_state(self, *, always: bool = False) -> None:
+        if self._listeners.state is not None and (always or self._feed.state is not self._told_state):
+            self._told_state = self._feed.state
+            self._listeners.state(self._feed.engine, self._feed)
+
+
+def _symbol_named(subject: str, message: FeedMessage) -> str | None:
+    """The symbol in `md.<n>.<kind>.<token>`, None where the subject is not one of this message's kind."""
+    parts = subject.split(".")
+    kind = "trade" if isinstance(message, Trades) else "book"
+    if isinstance(message, Heartbeat) or len(parts) != _BOOK_SUBJECT_TOKENS or parts[2] != kind:
+        return None
+    symbol = subjects.symbol_of(parts[3])
+    return symbol if subjects.SYMBOL_PATTERN.fullmatch(symbol) is not None else None
+
+
+async def _unsubscribe(subscription: Subscription, nc: Client) -> None:
+    if not nc.is_closed and not nc.is_draining:
+        await subscription.unsubscribe()

@@ -1,0 +1,393 @@
+"""The journal: one engine's batches of commands, in order, each stored before any effect of it leaves.
+
+    JournalError
+    ├── JournalDamaged   records are missing or altered: `sequence` says where, the text what; do not trade
+    ├── Replaced         another primary's record has our place: exit at once
+    └── JournalClosed    the connection is closed for good: exit and recover by replay
+
+Here: records of opaque bytes, their chain, the fence, the doubt after an append without an answer. Not here:
+what a command means, or when a batch is cut.
+
+What must hold. Every append demands that the stream ends where the last record of ours was (the fence), and
+one append is in flight at a time; with more, the demand fences nothing: behind one refused record the next
+would fit again. An append without an answer is neither stored nor lost: the same bytes are sent again with
+the same demand until the stream itself shows which record has the place. Readers trust no sequence number of
+the server, which may drop a damaged tail and hand its numbers out again: they check number, chain, checksum
+and epoch of each record themselves, and ignore records of a replaced epoch.
+"""
+
+import hashlib
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from bus import subjects
+from bus.stream import (
+    AWAY,
+    EXPECTED_LAST_SEQUENCE,
+    Publisher,
+    StreamError,
+    StreamReader,
+    extent,
+    message_at,
+    until_connected,
+)
+
+FORMAT: Final = 1
+"""Version of the record's layout."""
+
+MAX_RECORD_BYTES: Final = 256_000
+"""Largest `commands` of one record, in bytes; the rest of it adds less than 100."""
+
+_DIGEST_BYTES: Final = 16
+_WRITER: Final = "Matchbus-Writer"
+_FIXED_FIELDS: Final = struct.Struct(">HHQQq")
+
+
+class JournalError(Exception):
+    """The journal cannot go on."""
+
+
+class JournalDamaged(JournalError):  # noqa: N818
+    """The stored records are not what was written."""
+
+    def __init__(self, engine: int, sequence: int, what: str) -> None:
+        super().__init__(f"journal of engine {engine} is damaged at stream sequence {sequence}: {what}")
+        self.engine = engine
+        self.sequence = sequence
+        self.what = what
+
+
+class Replaced(JournalError):  # noqa: N818
+    """A record of another writer stands where ours should; ours is not stored and never will be."""
+
+    def __init__(self, stream: str, sequence: int, epoch: int, other_epoch: int) -> None:
+        super().__init__(
+            f"{stream}: sequence {sequence} holds a record of epoch {other_epoch}, not ours of epoch {epoch}"
+        )
+        self.sequence = sequence
+        self.epoch = epoch
+        self.other_epoch = other_epoch
+
+
+class JournalClosed(JournalError):  # noqa: N818
+    """The connection to the journal is closed for good."""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One batch. `time_ns` is UTC, `checksum` the CRC-32 of all other fields."""
+
+    format: int
+    engine: int
+    epoch: int
+    batch_number: int
+    previous_digest: bytes
+    time_ns: int
+    commands: bytes
+    checksum: int = 0
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where a journal stands: its last valid record. Before the first: 0, no digest, epoch 0."""
+
+    batch_number: int = 0
+    digest: bytes = b""
+    epoch: int = 0
+
+
+class Journal(Protocol):
+    """What the engine needs of a journal. Used by one task at a time."""
+
+    @property
+    def position(self) -> Position:
+        """The last valid record that was replayed or appended."""
+        ...
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """Start (`time.monotonic()`) of an append that has had no good answer yet; None when healthy."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why the append has no good answer; empty when healthy."""
+        ...
+
+    def replay(self) -> AsyncIterator[Record]:
+        """The records after `position` up to the journal's end as it is now, every one checked.
+
+        On a new journal that is all of them. Called again it goes on where it ended, which is how a standby
+        tails another's journal. Records of a replaced epoch are left out. Raises JournalDamaged,
+        JournalClosed.
+        """
+        ...
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """Store one batch after the last record; its batch number, once it is stored for certain.
+
+        Waits for as long as NATS is away or the stream full. Raises Replaced, JournalDamaged, JournalClosed;
+        after these, or a cancellation, the journal takes no more. Needs a replay to the end before the first
+        append.
+        """
+        ...
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Record).decode
+
+
+def digest_of(payload: bytes) -> bytes:
+    """The digest that the next record must carry: of the whole record, its `previous_digest` included."""
+    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
+
+
+def encode_record(engine: int, epoch: int, after: Position, time_ns: int, commands: bytes) -> bytes:
+    """The bytes of the record that follows `after`."""
+    record = Record(FORMAT, engine, epoch, after.batch_number + 1, after.digest, time_ns, commands)
+    return _encode(msgspec.structs.replace(record, checksum=_checksum(record)))
+
+
+def _checksum(record: Record) -> int:
+    """The CRC-32 of all fields but the checksum. Raises struct.error when one is out of its range."""
+    fixed = _FIXED_FIELDS.pack(
+        record.format, record.engine, record.epoch, record.batch_number, record.time_ns
+    )
+    return zlib.crc32(record.commands, zlib.crc32(record.previous_digest, zlib.crc32(fixed)))
+
+
+class Chain:
+    """Checks one journal's records in order: format, checksum, engine, epoch, number, link. Pure."""
+
+    def __init__(self, engine: int, position: Position | None = None) -> None:
+        self.engine = engine
+        self.position = position if position is not None else Position()
+        self.replaced_records = 0
+        """Records of replaced epochs that were left out."""
+
+    def accept(self, sequence: int, payload: bytes) -> Record | None:
+        """The record, None when it is of a replaced epoch; JournalDamaged, and no step, when it is wrong."""
+        record = self._intact(sequence, payload)
+        at = self.position
+        if record.epoch < at.epoch:
+            self.replaced_records += 1
+            return None
+        if record.batch_number != at.batch_number + 1:
+            raise JournalDamaged(
+                self.engine,
+                sequence,
+                f"batch {at.batch_number + 1} is missing, {record.batch_number} is there",
+            )
+        if record.previous_digest != at.digest:
+            raise JournalDamaged(
+                self.engine, sequence, f"batch {record.batch_number} does not follow the batch before it"
+            )
+        self.position = Position(record.batch_number, digest_of(payload), record.epoch)
+        return record
+
+    def _intact(self, sequence: int, payload: bytes) -> Record:
+        try:
+            record = _decode(payload)
+        except msgspec.MsgspecError as error:
+            raise JournalDamaged(self.engine, sequence, f"this is no record: {error}") from error
+        if record.format != FORMAT:
+            raise JournalDamaged(
+                self.engine, sequence, f"record format {record.format}, this version reads {FORMAT}"
+            )
+        try:
+            checksum = _checksum(record)
+        except struct.error as error:
+            raise JournalDamaged(self.engine, sequence, f"a field is out of range: {error}") from error
+        if checksum != record.checksum:
+            raise JournalDamaged(
+                self.engine, sequence, f"the checksum of batch {record.batch_number} is wrong"
+            )
+        if record.engine != self.engine:
+            raise JournalDamaged(self.engine, sequence, f"a record of engine {record.engine}")
+        return record
+
+
+class MemoryJournal:
+    """A journal that lives as long as its list of `stored` records; two journals may share one list."""
+
+    unanswered_since: float | None = None
+    trouble = ""
+
+    def __init__(self, engine: int = 1, stored: list[bytes] | None = None) -> None:
+        self.stored = stored if stored is not None else []
+        """The bytes of every record."""
+        self._chain = Chain(engine)
+        self._sequence = 0
+
+    @property
+    def position(self) -> Position:
+        """As Journal says."""
+        return self._chain.position
+
+    async def replay(self) -> AsyncIterator[Record]:
+        """As Journal says."""
+        end = len(self.stored)
+        if end < self._sequence:
+            raise JournalDamaged(
+                self._chain.engine, end + 1, f"the journal ends here, not at {self._sequence}"
+            )
+        while self._sequence < end:
+            record = self._chain.accept(self._sequence + 1, self.stored[self._sequence])
+            self._sequence += 1
+            if record is not None:
+                yield record
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says."""
+        _check_append(self.position, epoch, commands)
+        sequence = self._sequence + 1
+        if len(self.stored) >= sequence:
+            raise _replaced("memory journal", sequence, epoch, self.stored[sequence - 1])
+        payload = encode_record(self._chain.engine, epoch, self.position, time_ns, commands)
+        self.stored.append(payload)
+        self._sequence = sequence
+        self._chain.position = Position(self.position.batch_number + 1, digest_of(payload), epoch)
+        return self.position.batch_number
+
+
+class JetStreamJournal:
+    """The journal of one engine in its JetStream stream. Give it a connection that does not buffer."""
+
+    def __init__(self, client: Client, engine: int) -> None:
+        self.unanswered_since: float | None = None
+        self._client = client
+        self._engine = engine
+        self._stream = subjects.journal_stream(engine)
+        self._subject = subjects.journal(engine)
+        self._publisher = Publisher(client)
+        self._chain = Chain(engine)
+        self._sequence = 0  # in the stream: counts the records of replaced epochs too
+        self._in_flight = False
+        # Two standbys may claim with the very same bytes: the stored record must also say who wrote it.
+        self._writer = secrets.token_hex(8)
+
+    @property
+    def position(self) -> Position:
+        """As Journal says."""
+        return self._chain.position
+
+    @property
+    def trouble(self) -> str:
+        """As Journal says."""
+        return self._publisher.trouble if self.unanswered_since is not None else ""
+
+    async def replay(self) -> AsyncIterator[Record]:
+        """As Journal says. Waits while NATS is away."""
+        assert not self._in_flight, "a replay during an append"
+        end = await self._end()
+        reader = StreamReader(self._client, self._stream, self._sequence + 1)
+        try:
+            while self._sequence < end:
+                for stored in await reader.read():
+                    record = self._chain.accept(stored.sequence, stored.payload)
+                    self._sequence = stored.sequence
+                    if record is not None:
+                        yield record
+        except StreamError as error:
+            raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
+        except nats.errors.ConnectionClosedError as error:
+            raise JournalClosed(f"the connection closed while {self._stream} was replayed") from error
+        finally:
+            await reader.close()
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says. Costs one round trip and one fsync of the server."""
+        assert not self._in_flight, "one append at a time, and none after one that was broken off"
+        _check_append(self.position, epoch, commands)
+        self._in_flight = True
+        payload = encode_record(self._engine, epoch, self.position, time_ns, commands)
+        try:
+            await self._store(payload, epoch)
+        except nats.errors.ConnectionClosedError as error:
+            raise JournalClosed(f"the connection closed during an append to {self._stream}") from error
+        except StreamError as error:
+            raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
+        self._sequence += 1
+        self._chain.position = Position(self.position.batch_number + 1, digest_of(payload), epoch)
+        self._in_flight = False
+        self.unanswered_since = None
+        return self.position.batch_number
+
+    async def _store(self, payload: bytes, epoch: int) -> None:
+        """Send the same bytes with the same demand until they, or another writer's, stand in the stream."""
+        started = time.monotonic()
+        fence = {EXPECTED_LAST_SEQUENCE: str(self._sequence), _WRITER: self._writer}
+        self._publisher.next_message()
+        while True:
+            ack = await self._publisher.attempt(self._subject, payload, fence)
+            if ack is not None and ack.error is None:
+                if ack.seq != self._sequence + 1:
+                    raise JournalDamaged(
+                        self._engine, self._sequence + 1, f"the server stored the record at {ack.seq} instead"
+                    )
+                return
+            self.unanswered_since = started
+            if await self._find(payload, epoch):
+                return
+
+    async def _find(self, payload: bytes, epoch: int) -> bool:
+        """Look who has our place: True we have, False nobody, and the same bytes must be sent again."""
+        place = self._sequence + 1
+        while True:
+            await until_connected(self._client)
+            try:
+                end = (await extent(self._client, self._stream)).last_seq
+                found = await message_at(self._client, self._stream, place) if end >= place else None
+            except AWAY:
+                continue
+            if end == self._sequence:
+                return False
+            if end < self._sequence:
+                raise JournalDamaged(
+                    self._engine, end + 1, f"the stream ends here, though it had stored {self._sequence}"
+                )
+            if found is None:
+                raise JournalDamaged(self._engine, place, "the record is gone, though there are later ones")
+            if found.payload == payload and f"{_WRITER}: {self._writer}\r\n".encode() in found.headers:
+                return True
+            raise _replaced(self._stream, place, epoch, found.payload)
+
+    async def _end(self) -> int:
+        """The stream's last sequence; JournalDamaged when its head, or what we have read, is gone."""
+        while True:
+            try:
+                found = await extent(self._client, self._stream)
+            except AWAY:
+                await until_connected(self._client)
+                continue
+            except StreamError as error:
+                raise JournalDamaged(self._engine, 1, str(error)) from error
+            except nats.errors.ConnectionClosedError as error:
+                raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
+            if found.last_seq and found.first_seq != 1:
+                raise JournalDamaged(self._engine, 1, f"the stream begins at {found.first_seq}")
+            if found.last_seq < self._sequence:
+                raise JournalDamaged(
+                    self._engine, found.last_seq + 1, f"the stream ends here, not at {self._sequence}"
+                )
+            return found.last_seq
+
+
+def _check_append(position: Position, epoch: int, commands: bytes) -> None:
+    assert epoch >= max(position.epoch, 1), f"epoch {epoch} after epoch {position.epoch}"
+    assert len(commands) <= MAX_RECORD_BYTES, f"{len(commands)} bytes of commands in one batch"
+
+
+def _replaced(stream: str, sequence: int, epoch: int, payload: bytes) -> Replaced:
+    """The fault for a record of another writer; its epoch is 0 where it is no record at all."""
+    try:
+        other_epoch = _decode(payload).epoch
+    except msgspec.MsgspecError:
+        other_epoch = 0
+    return Replaced(stream, sequence, epoch, other_epoch)

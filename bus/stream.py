@@ -1,0 +1,381 @@
+"""What journal, execution reports and buckets share: asking, storing one message for certain, reading on.
+
+Here: bytes and sequence numbers of a JetStream stream. Not here: what the bytes mean. nats-py's own publish
+futures hang after an error reply or a reconnect, and its ordered consumer loses messages when its queue
+overflows, so both halves are built on plain requests and a pull consumer instead.
+
+    StreamError
+    ├── StreamMissing     the server has no such stream
+    └── StreamGap         messages that should be there are not
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+ANSWER_TIMEOUT_S: Final = 0.5
+"""How long one question to JetStream waits. A server that fsyncs on a slow disk still answers in a tenth."""
+
+EXPECTED_LAST_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
+EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+WRONG_LAST_SEQUENCE: Final = frozenset((10_071, 10_164))
+"""Error codes of an append whose expectation did not hold."""
+
+AWAY: Final = (
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.ConnectionReconnectingError,
+)
+"""What nats-py raises while the server is away or starting: ask again."""
+
+_STREAM_NOT_FOUND: Final = 10_059
+_NO_MESSAGE_FOUND: Final = 10_037
+_FETCH: Final = 256
+_FETCH_EXPIRES_NS: Final = 10_000_000_000
+_IDLE_HEARTBEAT_NS: Final = 250_000_000
+_SILENCE_S: Final = 1.0
+_CONSUMER_LIFE_S: Final = 15.0
+_RETRY_S: Final = 0.05
+
+
+class StreamError(Exception):
+    """A JetStream stream is not as it must be."""
+
+
+class StreamMissing(StreamError):  # noqa: N818
+    """The server has no such stream."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"the server has no stream {stream}")
+        self.stream = stream
+
+
+class StreamGap(StreamError):  # noqa: N818
+    """Messages `expected` to `found - 1` are gone."""
+
+    def __init__(self, stream: str, expected: int, found: int) -> None:
+        super().__init__(f"stream {stream}: messages {expected} to {found - 1} are missing")
+        self.stream = stream
+        self.expected = expected
+        self.found = found
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One message as the stream holds it."""
+
+    sequence: int
+    subject: str
+    payload: bytes
+    deleted: bool = False
+    """In a bucket: the key was removed here."""
+
+    headers: bytes = b""
+    """As they were sent. Only filled for a single message that was asked for."""
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """The first and last sequence a stream holds; `last` stays when messages are removed."""
+
+    first_seq: int
+    last_seq: int
+
+
+class ApiFault(msgspec.Struct, frozen=True):
+    """JetStream's own words for a refusal."""
+
+    err_code: int = 0
+    description: str = ""
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """The answer to one publish: stored at `seq`, or refused with `error`."""
+
+    seq: int = 0
+    error: ApiFault | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    seq: int
+    subject: str
+    data: str = ""
+    hdrs: str = ""
+
+
+class _MessageAnswer(msgspec.Struct, frozen=True):
+    message: _Message | None = None
+    error: ApiFault | None = None
+
+
+class _ExtentAnswer(msgspec.Struct, frozen=True):
+    state: Extent | None = None
+    error: ApiFault | None = None
+
+
+_decode_ack: Final = msgspec.json.Decoder(Ack).decode
+_decode_message: Final = msgspec.json.Decoder(_MessageAnswer).decode
+_decode_extent: Final = msgspec.json.Decoder(_ExtentAnswer).decode
+
+
+async def extent(client: Client, stream: str) -> Extent:
+    """What the stream holds now. Raises StreamMissing, or one of AWAY."""
+    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
+    decoded = _decode_extent(answer.data)
+    _raise_fault(stream, decoded.error)
+    assert decoded.state is not None
+    return decoded.state
+
+
+async def message_at(client: Client, stream: str, sequence: int) -> Stored | None:
+    """The message with this sequence. Raises StreamMissing, or one of AWAY."""
+    return await _get(client, stream, {"seq": sequence})
+
+
+async def last_message(client: Client, stream: str, subject: str) -> Stored | None:
+    """The newest message of a subject. Raises StreamMissing, or one of AWAY."""
+    return await _get(client, stream, {"last_by_subj": subject})
+
+
+async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
+    answer = await client.request(
+        f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps(question).encode(), timeout=ANSWER_TIMEOUT_S
+    )
+    decoded = _decode_message(answer.data)
+    if decoded.error is not None and decoded.error.err_code == _NO_MESSAGE_FOUND:
+        return None
+    _raise_fault(stream, decoded.error)
+    message = decoded.message
+    assert message is not None
+    headers = base64.b64decode(message.hdrs)
+    return Stored(
+        message.seq, message.subject, base64.b64decode(message.data), b"KV-Operation:" in headers, headers
+    )
+
+
+def _raise_fault(stream: str, fault: ApiFault | None) -> None:
+    if fault is None:
+        return
+    if fault.err_code == _STREAM_NOT_FOUND:
+        raise StreamMissing(stream)
+    if fault.err_code:
+        raise StreamError(f"stream {stream}: {fault.description} ({fault.err_code})")
+
+
+class Publisher:
+    """Publishes messages one by one and hears what became of each, over an inbox of its own."""
+
+    def __init__(self, client: Client) -> None:
+        self.trouble = ""
+        """Why the last attempt has no good answer; empty when it has one."""
+        self._client = client
+        self._inbox = client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._message_number = 0
+        self._answer: asyncio.Future[Msg] | None = None
+
+    def next_message(self) -> None:
+        """Ignore answers to what was sent so far; the attempts of one message share their answers."""
+        self._message_number += 1
+
+    async def attempt(self, subject: str, payload: bytes, headers: dict[str, str]) -> Ack | None:
+        """Send once. None when there is no answer: then the message may be stored, now or later, or never.
+
+        Costs one round trip. Raises nats' ConnectionClosedError when the connection is closed for good.
+        """
+        if self._subscription is None:
+            self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await self._client.publish(
+                subject, payload, reply=f"{self._inbox}.{self._message_number}", headers=headers
+            )
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                answer = await self._answer
+        except (TimeoutError, *AWAY) as error:
+            self.trouble = "no answer" if isinstance(error, TimeoutError) else f"NATS is away: {error}"
+            return None
+        finally:
+            self._answer = None
+        if not answer.data:  # a bare status: nobody listens on the subject at this moment
+            self.trouble = "no stream takes the message at this moment"
+            return None
+        ack = _decode_ack(answer.data)
+        self.trouble = "" if ack.error is None else f"{ack.error.description} ({ack.error.err_code})"
+        return ack
+
+    async def _answered(self, answer: Msg) -> None:
+        if (
+            self._answer is not None
+            and not self._answer.done()
+            and answer.subject == f"{self._inbox}.{self._message_number}"
+        ):
+            self._answer.set_result(answer)
+
+
+async def until_connected(client: Client) -> None:
+    """Wait a moment, and for as long as the server is away; the pause between two attempts."""
+    await asyncio.sleep(_RETRY_S)
+    while not client.is_connected:
+        if client.is_closed:
+            raise nats.errors.ConnectionClosedError
+        await asyncio.sleep(_RETRY_S)
+
+
+class StreamReader:
+    """Reads a stream in order, from one sequence on, over whatever happens to the connection.
+
+    A pull consumer gives back-pressure, so its queue cannot overflow; it is made anew after `next_sequence`
+    when its own numbering breaks or the server falls silent. `contiguous` says that no sequence may ever be
+    missing.
+    """
+
+    def __init__(
+        self, client: Client, stream: str, next_sequence: int = 1, *, contiguous: bool = True
+    ) -> None:
+        self.next_sequence = next_sequence
+        """The sequence after the last one that `read` returned."""
+        self._client = client
+        self._stream = stream
+        self._contiguous = contiguous
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._consumer = ""
+        self._asked = 0  # messages the running request may still bring
+        self._arrived: deque[Msg] = deque()
+        self._wake = asyncio.Event()
+        self._consumer_sequence = 0
+        self._broken = False
+
+    async def close(self) -> None:
+        """Stop reading; the server forgets the consumer by itself."""
+        subscription, self._subscription = self._subscription, None
+        self._consumer = ""
+        self._arrived.clear()
+        if subscription is not None and not self._client.is_closed:
+            with contextlib.suppress(*AWAY, nats.errors.BadSubscriptionError):
+                await subscription.unsubscribe()
+
+    async def read(self, timeout_s: float | None = None) -> list[Stored]:
+        """What comes next, at least one message unless `timeout_s` passes first (None: wait for ever).
+
+        Raises StreamMissing, StreamGap when `contiguous`, or nats' ConnectionClosedError.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    if not self._arrived:
+                        await self._await_arrival()
+                    if messages := self._take():
+                        return messages
+        except TimeoutError:
+            return []
+
+    async def renew(self) -> None:
+        """Begin anew after `next_sequence`, as soon as the server is there."""
+        await self.close()
+        await until_connected(self._client)
+
+    async def _await_arrival(self) -> None:
+        """Have a request running and wait until something comes; begin anew when the server is silent."""
+        if self._broken:
+            await self.renew()
+        try:
+            if not self._consumer:
+                await self._open()
+            if self._asked <= 0:
+                await self._ask()
+        except (*AWAY, nats.js.errors.ServiceUnavailableError):
+            self._broken = True
+            return
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                await self._wake.wait()
+        except TimeoutError:
+            self._broken = True
+
+    async def _open(self) -> None:
+        """Make the consumer."""
+        self._broken = False
+        self._asked = 0
+        self._consumer_sequence = 0
+        self._inbox = self._client.new_inbox()
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._received)
+        try:
+            created = await self._client.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
+                self._stream,
+                ConsumerConfig(
+                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                    opt_start_seq=self.next_sequence,
+                    ack_policy=AckPolicy.NONE,
+                    mem_storage=True,
+                    num_replicas=1,
+                    inactive_threshold=_CONSUMER_LIFE_S,
+                ),
+            )
+        except nats.js.errors.NotFoundError as error:
+            raise StreamMissing(self._stream) from error
+        self._consumer = created.name
+
+    async def _ask(self) -> None:
+        """Ask for the next messages; the request stands until they all came or ten seconds passed."""
+        question = {"batch": _FETCH, "expires": _FETCH_EXPIRES_NS, "idle_heartbeat": _IDLE_HEARTBEAT_NS}
+        await self._client.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
+            json.dumps(question).encode(),
+            reply=self._inbox,
+        )
+        self._asked = _FETCH
+
+    async def _received(self, message: Msg) -> None:
+        self._arrived.append(message)
+        self._wake.set()
+
+    def _take(self) -> list[Stored]:
+        """Everything that has arrived and continues what was read."""
+        taken: list[Stored] = []
+        while self._arrived:
+            message = self._arrived.popleft()
+            if not message.reply.startswith("$JS.ACK."):
+                self._note_status((message.headers or {}).get("Status"))
+                continue
+            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>
+            tokens = message.reply.split(".", 7)
+            sequence, consumer_sequence = int(tokens[5]), int(tokens[6])
+            gap = self._contiguous and sequence != self.next_sequence
+            if consumer_sequence != self._consumer_sequence + 1 or (gap and taken):
+                self._broken = (
+                    True  # what is whole goes out first; a real gap shows again in the new consumer
+                )
+                self._arrived.clear()
+                break
+            if gap:
+                raise StreamGap(self._stream, self.next_sequence, sequence)
+            self._consumer_sequence = consumer_sequence
+            self._asked -= 1
+            self.next_sequence = sequence + 1
+            deleted = message.headers is not None and "KV-Operation" in message.headers
+            taken.append(Stored(sequence, message.subject, message.data, deleted))
+        return taken
+
+    def _note_status(self, status: str | None) -> None:
+        """Heed a word about the request: it lives (100), it ended, or its consumer did (409, 503)."""
+        if status == "100":
+            return
+        self._asked = 0
+        if status in ("409", "503"):
+            self._broken = True

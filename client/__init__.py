@@ -1,0 +1,72 @@
+"""The Matchbus client library for asyncio.
+
+    connection = Client.connect("127.0.0.1:50050", client_id="alice", password="password", secret="mine")
+    async with connection as client:
+        result = await client.submit("AAPL", "buy", quantity="10", price="101.25")
+        print(result.status, result.fills)
+
+Prices and quantities are `Decimal`, `str` or `int`; a `float` is refused. A refused order is returned, not
+raised (`OrderResult.raise_if_refused` raises). What is raised is drawn in `client/errors.py`.
+"""
+
+from client.client import Client
+from client.errors import (
+    AuthenticationFailed,
+    ClientClosed,
+    FillGap,
+    MatchbusError,
+    OrderNotFound,
+    OrderRefused,
+    RequestInvalid,
+    Unavailable,
+    UnknownSymbol,
+)
+from client.results import (
+    Book,
+    BookLevel,
+    EngineQuantity,
+    Fill,
+    OrderResult,
+    OrderState,
+    Position,
+    PreventedMatch,
+)
+from client.terms import (
+    Liquidity,
+    OrderStatus,
+    OrderType,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
+from client.units import Instrument
+
+__all__ = [
+    "AuthenticationFailed",
+    "Book",
+    "BookLevel",
+    "Client",
+    "ClientClosed",
+    "EngineQuantity",
+    "Fill",
+    "FillGap",
+    "Instrument",
+    "Liquidity",
+    "MatchbusError",
+    "OrderNotFound",
+    "OrderRefused",
+    "OrderResult",
+    "OrderState",
+    "OrderStatus",
+    "OrderType",
+    "Position",
+    "PreventedMatch",
+    "RejectReason",
+    "RequestInvalid",
+    "SelfTradePrevention",
+    "Side",
+    "TimeInForce",
+    "Unavailable",
+    "UnknownSymbol",
+]

@@ -1,0 +1,385 @@
+"""The client: one trader's connection to the venue.
+
+What it promises:
+
+- Every order has a client order id before its first attempt, kept over all further ones: it is never
+  entered twice, whatever breaks.
+- Everything is tried again until the deadline; then `Unavailable` says so.
+- Orders given while others are on their way go out together, so many tasks that await `submit` are fast.
+- `fills` is the whole history: every fill once, in order, over any reconnect.
+
+Commands of one client are sent in the order in which they were given, after a reconnect too.
+`cancel_all` and the queries go their own way: await what they should come after.
+"""
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping
+from itertools import count
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
+
+import grpc
+from matchbus.v1 import matchbus_pb2 as pb
+
+from client import results, terms
+from client.errors import FillGap, OrderNotFound
+from client.order_entry import OrderEntry, Pending
+from client.results import Book, Fill, OrderResult, OrderState, Position
+from client.session import Retry, Session
+from client.terms import OrderStatus, RejectReason
+from client.units import Instrument, Number
+
+DEFAULT_DEADLINE_S: Final = 30.0
+MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
+
+_REMEMBERED_ORDERS: Final = 100_000
+_CONNECTED_AFTER_S: Final = 5.0
+"""A fills stream that lived this long had reached the engine: connecting gives up far earlier."""
+
+_LIMIT: Final = terms.ORDER_TYPE_NUMBERS["limit"]
+_MARKET: Final = terms.ORDER_TYPE_NUMBERS["market"]
+
+
+class Client:
+    """Trade on a venue: `async with Client.connect(...) as client`. Made by `connect` only.
+
+    One object serves any number of tasks of one event loop.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._entry: OrderEntry | None = None
+        self._entry_task: asyncio.Task[None] | None = None
+        # Unique over all runs of all programs: 64 random bits, then a counter.
+        self._id_prefix = uuid.uuid4().hex[:16]
+        self._id_counter = count(1)
+        self._order_symbols: OrderedDict[str | int, str] = OrderedDict()
+
+    @classmethod
+    def connect(
+        cls,
+        exchange: str,
+        *,
+        client_id: str,
+        password: str,
+        secret: str,
+        preferred_engine: int = 0,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> Self:
+        """A client that connects when entered with `async with` (or by `open`).
+
+        `exchange` is the exchange's "host:port", `password` the exchange's, `secret` this client's own,
+        bound at its first registration. `preferred_engine` counts at the first registration only, 0 lets
+        the exchange choose. Each call has `deadline_s` seconds for all its attempts. With `credentials`
+        the connections use TLS.
+        """
+        request = pb.RegisterClientRequest(
+            client_id=client_id, password=password, secret=secret, preferred_engine=preferred_engine
+        )
+        return cls(Session(exchange, request, deadline_s=deadline_s, credentials=credentials))
+
+    async def open(self) -> Self:
+        """Register. Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline."""
+        try:
+            await self._session.open()
+        except BaseException:
+            await self._session.close()
+            raise
+        self._entry = OrderEntry(self._session)
+        self._entry_task = asyncio.create_task(self._entry.run())
+        return self
+
+    async def close(self) -> None:
+        """Close all connections. Orders stay in the market; calls that wait raise `ClientClosed`."""
+        if self._entry_task is not None:
+            self._entry_task.cancel()
+            await asyncio.wait((self._entry_task,))
+        await self._session.close()
+        if self._entry_task is not None and not self._entry_task.cancelled():
+            self._entry_task.result()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def instruments(self) -> Mapping[str, Instrument]:
+        """What can be traded, by symbol."""
+        return MappingProxyType(self._session.instruments)
+
+    @property
+    def engine(self) -> int:
+        """The number of our home engine: all our orders rest there."""
+        return self._session.engine
+
+    async def submit(
+        self,
+        symbol: str,
+        side: str,
+        quantity: Number,
+        price: Number | None = None,
+        *,
+        type: str = "limit",  # noqa: A002 - the field's word
+        time_in_force: str = "gtc",
+        post_only: bool = False,
+        self_trade_prevention: str = "none",
+        do_not_route: bool = False,
+        client_order_id: str | None = None,
+    ) -> OrderResult:
+        """Enter an order and return the engine's answer once it has come to rest.
+
+        `price` is a Decimal, str or int, and left out for a market order. `time_in_force`: gtc, ioc, fok.
+        `post_only` is refused rather than trade at once; `do_not_route` trades at the home engine only.
+        `self_trade_prevention`: none, cancel_newest, cancel_oldest, cancel_both, decrement. With a
+        `client_order_id` of your own (1 to 36 printable ASCII characters) a later run can repeat the
+        command safely: the same id and content gives the first answer, marked `duplicate`.
+
+        A refused order is returned, see `OrderResult`. With status PENDING a part is out on another engine
+        and the rest of the story comes by `fills`. Raises `ValueError` for a price or quantity off the
+        tick or lot, `TypeError` for a float, `UnknownSymbol`, and `Unavailable` at the deadline, when the
+        order may be live. Cancelling the task that awaits this does not cancel the order.
+        """
+        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        order_type = terms.number_of(terms.ORDER_TYPE_NUMBERS, type, "type")
+        if order_type == _LIMIT and price is None:
+            raise ValueError("a limit order needs a price")
+        if order_type == _MARKET and price is not None:
+            raise ValueError("a market order has no price: leave it out, or make it a limit order with ioc")
+        if client_order_id is None:
+            client_order_id = f"{self._id_prefix}-{next(self._id_counter)}"
+        else:
+            _check_client_order_id(client_order_id)
+        request = pb.OrderEntryRequest()
+        order = request.commands.add().new
+        order.client_order_id = client_order_id
+        order.symbol = symbol
+        order.side = terms.number_of(terms.SIDE_NUMBERS, side, "side")
+        order.type = order_type
+        order.time_in_force = terms.number_of(terms.TIME_IN_FORCE_NUMBERS, time_in_force, "time_in_force")
+        order.quantity = instrument.lots(quantity)
+        if price is not None:
+            order.price = instrument.ticks(price)
+        if post_only:
+            order.post_only = True
+        if do_not_route:
+            order.do_not_route = True
+        if self_trade_prevention != "none":
+            order.self_trade_prevention = terms.number_of(
+                terms.SELF_TRADE_PREVENTION_NUMBERS, self_trade_prevention, "self_trade_prevention"
+            )
+        reply = await self._send(request, client_order_id).answer
+        if reply.leaves_quantity:
+            self._remember(reply, symbol)
+        return results.order_result(reply, instrument)
+
+    async def cancel(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderResult:
+        """Cancel what is left of an order, named by one of its ids.
+
+        A refusal with ORDER_CLOSED says that the order was finished before. When an answer was lost and
+        the cancel had to be sent again, ORDER_CLOSED may be our own first attempt's doing: then the client
+        asks how the order stands (`state`), and reports a cancelled one as done, marked `duplicate`.
+        """
+        request = pb.OrderEntryRequest()
+        command = request.commands.add().cancel
+        _name_order(command, order_id, client_order_id)
+        pending = self._send(request, client_order_id or "")
+        reply = await pending.answer
+        if _may_be_our_own_doing(reply, pending):
+            state = await self.order(order_id=order_id, client_order_id=client_order_id)
+            done = state.status is OrderStatus.CANCELLED
+            return results.result_of_state(state, done=done, text=reply.reject_text)
+        return await self._result_for(reply, order_id, client_order_id)
+
+    async def replace(
+        self,
+        *,
+        price: Number,
+        quantity: Number,
+        order_id: int | None = None,
+        client_order_id: str | None = None,
+    ) -> OrderResult:
+        """Give a resting order a new price and a new total quantity, what is filled included.
+
+        The same price and no larger quantity keeps the place in the queue; anything else goes to the back
+        and may trade at once. A total at or below what is filled finishes the order. An answer that was
+        lost is dealt with as in `cancel`: an order closed with just this price and quantity was replaced.
+        """
+        request = pb.OrderEntryRequest()
+        command = request.commands.add().replace
+        _name_order(command, order_id, client_order_id)
+        try:
+            instrument = await self._instrument_of(order_id, client_order_id)
+        except OrderNotFound as error:
+            return OrderResult(
+                client_order_id or "",
+                order_id or 0,
+                OrderStatus.REJECTED,
+                RejectReason.UNKNOWN_ORDER,
+                str(error),
+            )
+        command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
+        pending = self._send(request, client_order_id or "")
+        reply = await pending.answer
+        if _may_be_our_own_doing(reply, pending):
+            state = await self.order(order_id=order_id, client_order_id=client_order_id)
+            wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
+            done = (state.price, state.quantity) == wanted
+            return results.result_of_state(state, done=done, text=reply.reject_text)
+        return results.order_result(reply, instrument)
+
+    async def cancel_all(self, symbol: str | None = None, side: str | None = None) -> int:
+        """Cancel our open orders, of one symbol or side if given; return how many.
+
+        After a lost answer the count is of the last attempt only.
+        """
+        request = pb.CancelAllRequest(symbol=symbol or "")
+        if side is not None:
+            request.side = terms.number_of(terms.SIDE_NUMBERS, side, "side")
+        reply: pb.CancelAllReply = await self._session.ask_engine("CancelAll", request)
+        return reply.count
+
+    async def fills(self, since: int = 0, *, follow: bool = True) -> AsyncGenerator[Fill, None]:
+        """Every fill of ours with a sequence above `since`, in order, each once; then new ones as they come.
+
+        Reconnects by itself and goes on after the last fill it gave. `follow=False` ends at the newest.
+        To leave the loop early, close the iterator (`contextlib.aclosing`). Raises `FillGap` if the venue
+        leaves one out, and `Unavailable` when it cannot be reached for the whole deadline.
+        """
+        session = self._session
+        session.check_open()
+        retry = Retry(session, session.deadline_s)
+        loop = asyncio.get_running_loop()
+        last = since
+        while True:
+            generation, started = session.generation, loop.time()
+            error: grpc.aio.AioRpcError | None = None
+            request = pb.GetFillsRequest(since_sequence=last, follow=follow)
+            call = session.home.engine.GetFills(request, metadata=session.metadata)
+            try:
+                async for batch in call:
+                    retry.progressed()
+                    for message in batch.fills:
+                        if message.sequence <= last:
+                            continue
+                        if message.sequence != last + 1:
+                            raise FillGap(last + 1, message.sequence)
+                        symbol = message.symbol
+                        instrument = session.instruments.get(symbol) or await session.learn(symbol)
+                        last = message.sequence
+                        yield results.fill(message, instrument)
+                if not follow:
+                    return
+            except grpc.aio.AioRpcError as broken:
+                error = broken
+            except asyncio.CancelledError:
+                session.raise_if_closed_under_us()
+                raise
+            finally:
+                call.cancel()
+            if loop.time() - started > _CONNECTED_AFTER_S:
+                retry.progressed()
+            await retry.failed(error, generation)
+
+    async def book(self, symbol: str, depth: int = 0, *, consolidated: bool = False) -> Book:
+        """A symbol's book at our home engine, or summed over all live engines; `depth` 0 means all levels."""
+        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        message: pb.OrderBook | pb.ConsolidatedBook
+        if consolidated:
+            message = await self._session.ask_exchange(
+                "GetConsolidatedBook", pb.GetConsolidatedBookRequest(symbol=symbol, depth=depth)
+            )
+        else:
+            message = await self._session.ask_engine(
+                "GetOrderBook", pb.GetOrderBookRequest(symbol=symbol, depth=depth)
+            )
+        return results.book(message, instrument)
+
+    async def order(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderState:
+        """One of our orders, by one of its ids. Raises `OrderNotFound`."""
+        request = pb.GetOrderRequest()
+        _name_order(request, order_id, client_order_id)
+        message: pb.OrderState = await self._session.ask_engine("GetOrder", request)
+        symbol = message.symbol
+        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        return results.order_state(message, instrument)
+
+    async def open_orders(self, symbol: str | None = None) -> list[OrderState]:
+        """Our orders that are in the market, of one symbol if given."""
+        request = pb.ListOpenOrdersRequest(symbol=symbol or "")
+        reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
+        await self._learn_all({message.symbol for message in reply.orders})
+        instruments = self._session.instruments
+        return [results.order_state(message, instruments[message.symbol]) for message in reply.orders]
+
+    async def positions(self) -> dict[str, Position]:
+        """What we hold, by symbol, as the exchange sums it up from the fills (shortly after them)."""
+        reply: pb.GetPositionsReply = await self._session.ask_exchange(
+            "GetPositions", pb.GetPositionsRequest()
+        )
+        await self._learn_all({message.symbol for message in reply.positions})
+        instruments = self._session.instruments
+        return {message.symbol: results.position(message, instruments) for message in reply.positions}
+
+    def _send(self, request: pb.OrderEntryRequest, client_order_id: str) -> Pending:
+        self._session.check_open()
+        assert self._entry is not None
+        return self._entry.send(request.SerializeToString(), client_order_id)
+
+    def _remember(self, reply: pb.OrderReply, symbol: str) -> None:
+        """Keep an open order's symbol: replies and replaces by id do not tell it."""
+        symbols = self._order_symbols
+        symbols[reply.order_id] = symbols[reply.client_order_id] = symbol
+        while len(symbols) > 2 * _REMEMBERED_ORDERS:
+            symbols.popitem(last=False)
+
+    async def _instrument_of(self, order_id: int | None, client_order_id: str | None) -> Instrument:
+        """The instrument of one of our orders; asks the engine where it is not remembered."""
+        symbol = self._order_symbols.get(order_id or client_order_id or "")
+        if symbol is None:
+            symbol = (await self.order(order_id=order_id, client_order_id=client_order_id)).symbol
+        return self._session.instruments[symbol]
+
+    async def _result_for(
+        self, reply: pb.OrderReply, order_id: int | None, client_order_id: str | None
+    ) -> OrderResult:
+        if not (reply.cumulative_quantity or reply.leaves_quantity):
+            return results.order_result(reply, None)
+        return results.order_result(reply, await self._instrument_of(order_id, client_order_id))
+
+    async def _learn_all(self, symbols: set[str]) -> None:
+        for symbol in symbols - self._session.instruments.keys():
+            await self._session.learn(symbol)
+
+
+def _name_order(
+    message: pb.CancelOrderRequest | pb.ReplaceOrderRequest | pb.GetOrderRequest,
+    order_id: int | None,
+    client_order_id: str | None,
+) -> None:
+    if (order_id is None) == (client_order_id is None):
+        raise ValueError("name the order by order_id or by client_order_id")
+    if order_id is not None:
+        message.order_id = order_id
+    elif client_order_id is not None:
+        _check_client_order_id(client_order_id)
+        message.client_order_id = client_order_id
+
+
+def _check_client_order_id(client_order_id: str) -> None:
+    # Here and not at the engine alone: an oversized one would break the stream for all other orders.
+    fits = 1 <= len(client_order_id) <= MAX_CLIENT_ORDER_ID_LENGTH
+    if not (fits and client_order_id.isascii() and client_order_id.isprintable()):
+        raise ValueError(
+            f"client_order_id {client_order_id!r:.60} must be 1 to 36 printable ASCII characters"
+        )
+
+
+def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:
+    return pending.attempts > 1 and reply.reject_reason == pb.REJECT_REASON_ORDER_CLOSED

@@ -1,0 +1,207 @@
+"""One OrderEntry stream that all of a client's orders share: queued during a write, then sent together.
+
+    submit ──▶ queue ──up to 256 commands a message──▶ stream ──▶ engine
+                 ▲                                        │
+                 └── unanswered ones, same order, ── breaks        replies, in order ──▶ futures
+
+Invariants: `_sent` then `_queue` is the order in which the commands were given. The first reply is for the
+first of `_sent`. A command is given up only by its caller, at its deadline, or when the venue refuses the
+stream for good; until then it is sent again, the same bytes, so the engine recognises it by its client
+order id. The queue needs no bound of its own: it holds at most one command per waiting caller.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, Final
+
+import grpc
+from matchbus.v1 import matchbus_pb2 as pb
+
+from client.errors import AuthenticationFailed, ClientClosed, MatchbusError, RequestInvalid, Unavailable
+from client.session import Retry, Session
+
+_log: Final = logging.getLogger(__name__)
+
+MAX_COMMANDS_PER_MESSAGE: Final = 256
+MAX_MESSAGES_IN_FLIGHT: Final = 4
+
+
+class Pending:
+    """A command that waits for its reply. `attempts` counts how often it was written to a stream."""
+
+    __slots__ = ("answer", "attempts", "client_order_id", "command", "deadline", "ends_message")
+
+    def __init__(
+        self, command: bytes, client_order_id: str, answer: asyncio.Future[pb.OrderReply], deadline: float
+    ) -> None:
+        self.command = command
+        self.client_order_id = client_order_id
+        self.answer = answer
+        self.deadline = deadline
+        self.attempts = 0
+        self.ends_message = False
+
+
+class OrderEntry:
+    """Sends commands and matches replies. `run` does the work; `send` only queues."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Pending] = deque()
+        self._sent: deque[Pending] = deque()
+        self._messages_in_flight = 0
+        self._wake = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # The deadline is each command's own (see _expire), so the stream itself never gives up.
+        self._retry = Retry(session, float("inf"))
+        self._ended = False
+
+    def send(self, command: bytes, client_order_id: str) -> Pending:
+        """Queue a command: the bytes of an `OrderEntryRequest` that holds just this one.
+
+        Await `.answer` of what it returns. It raises `Unavailable` at the deadline.
+        """
+        if self._ended:
+            raise ClientClosed("the client is closed")
+        deadline = self._loop.time() + self._session.deadline_s
+        pending = Pending(command, client_order_id, self._loop.create_future(), deadline)
+        self._queue.append(pending)
+        self._wake.set()
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+        return pending
+
+    async def run(self) -> None:
+        """Keep a stream open while there is work, until cancelled."""
+        try:
+            while True:
+                while not self._queue:
+                    self._wake.clear()
+                    await self._wake.wait()
+                generation = self._session.generation
+                error = await self._serve_stream()
+                _log.info("order entry stream ended: %s", "no status" if error is None else error.code())
+                if self._queue:
+                    await self._recover(error, generation)
+        finally:
+            self._ended = True
+            if self._timer is not None:
+                self._timer.cancel()
+            _fail(
+                chain(self._sent, self._queue), ClientClosed("the client was closed before the answer came")
+            )
+
+    async def _recover(self, error: grpc.aio.AioRpcError | None, generation: int) -> None:
+        try:
+            await self._retry.failed(error, generation)
+        except AuthenticationFailed as final:
+            self._give_up(list(self._queue), final)
+        except (RequestInvalid, Unavailable) as final:
+            # The venue does not say which command it means; the ones it never saw are not it.
+            self._give_up([pending for pending in self._queue if pending.attempts], final)
+
+    def _give_up(self, commands: list[Pending], error: MatchbusError) -> None:
+        _fail(commands, error)
+        self._queue = deque(pending for pending in self._queue if not pending.answer.done())
+        self._retry.progressed()
+
+    async def _serve_stream(self) -> grpc.aio.AioRpcError | None:
+        """Use one stream until it ends; what it left unanswered goes back to the queue's front."""
+        call = self._session.home.order_entry(metadata=self._session.metadata)
+        reader = self._reader = asyncio.create_task(self._read(call))
+        writer = asyncio.create_task(self._write(call))
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                # A write fails only on a stream that is over; the reader then ends too and knows why.
+                if not writer.cancelled():
+                    writer.result()
+                await asyncio.wait((reader,))
+        finally:
+            reader.cancel()
+            writer.cancel()
+            call.cancel()
+            await asyncio.wait((reader, writer))
+            self._reader = None
+            self._messages_in_flight = 0
+            for pending in reversed(self._sent):
+                pending.ends_message = False
+                if not pending.answer.done():
+                    self._queue.appendleft(pending)
+            self._sent.clear()
+        if reader.cancelled():
+            return None
+        broken = reader.exception()
+        if broken is None or isinstance(broken, grpc.aio.AioRpcError):
+            return broken
+        raise broken
+
+    async def _write(self, call: Any) -> None:
+        queue, sent = self._queue, self._sent
+        while True:
+            while not queue or self._messages_in_flight >= MAX_MESSAGES_IN_FLIGHT:
+                self._wake.clear()
+                await self._wake.wait()
+            commands: list[bytes] = []
+            while queue and len(commands) < MAX_COMMANDS_PER_MESSAGE:
+                pending = queue.popleft()
+                if not pending.answer.done():
+                    pending.attempts += 1
+                    commands.append(pending.command)
+                    sent.append(pending)
+            if not commands:
+                continue
+            sent[-1].ends_message = True
+            self._messages_in_flight += 1
+            try:
+                # Serialised protobuf messages, one after the other, are the message with all their commands.
+                await call.write(b"".join(commands))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+
+    async def _read(self, call: Any) -> None:
+        sent = self._sent
+        async for response in call:
+            self._retry.progressed()
+            for reply in response.replies:
+                if not sent:
+                    _log.error("the engine sent more replies than there were commands")
+                    return
+                pending = sent.popleft()
+                if pending.ends_message:
+                    pending.ends_message = False
+                    self._messages_in_flight -= 1
+                    self._wake.set()
+                if not pending.answer.done():
+                    pending.answer.set_result(reply)
+
+    def _expire(self) -> None:
+        """Give up on commands whose time is over. A stream that left one unanswered is not to be trusted."""
+        now = self._loop.time()
+        if self._sent and self._sent[0].deadline <= now and self._reader is not None:
+            self._reader.cancel()
+        late = [pending for pending in chain(self._sent, self._queue) if pending.deadline <= now]
+        for pending in late:
+            if not pending.answer.done():
+                pending.answer.set_exception(
+                    Unavailable(
+                        f"no answer within {self._session.deadline_s:g} s",
+                        sent=pending.attempts > 0,
+                        client_order_id=pending.client_order_id,
+                    )
+                )
+        while self._queue and self._queue[0].answer.done():
+            self._queue.popleft()
+        waiting = [pending.deadline for pending in chain(self._sent, self._queue) if pending.deadline > now]
+        self._timer = self._loop.call_at(min(waiting), self._expire) if waiting else None
+
+
+def _fail(commands: Iterable[Pending], error: MatchbusError) -> None:
+    for pending in commands:
+        if not pending.answer.done():
+            pending.answer.set_exception(type(error)(*error.args))

@@ -1,0 +1,292 @@
+"""Who we are to the venue, and how every call survives its failures: registration, channels, retries.
+
+The rules of a retry are in `Retry`, the same for order entry, fills and single calls:
+
+    INVALID_ARGUMENT and such        raise RequestInvalid / OrderNotFound: again would not help
+    DATA_LOSS                        raise Unavailable at once: the venue knows that it cannot tell
+    PERMISSION_DENIED                raise AuthenticationFailed
+    UNAUTHENTICATED                  register again once, and give the engine a second to learn the new token
+    FAILED_PRECONDITION              wrong engine: register again to learn the right one
+    everything else                  back off with jitter and try again; from the second failure in a row on
+                                     register again too: the engine may have a new address
+"""
+
+import asyncio
+import logging
+import random
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import Message
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc
+
+from client.errors import (
+    AuthenticationFailed,
+    ClientClosed,
+    OrderNotFound,
+    RequestInvalid,
+    Unavailable,
+    UnknownSymbol,
+)
+from client.units import Instrument, instrument
+
+_log: Final = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES: Final = 4 * 2**20
+REGISTRATION_TIMEOUT_S: Final = 5.0
+TOKEN_GRACE_S: Final = 1.0
+"""How long an engine may refuse a token that the exchange has just given out."""
+
+_FIRST_BACKOFF_S: Final = 0.05
+_MAX_BACKOFF_S: Final = 1.0
+_FAILURES_BEFORE_REGISTRATION: Final = 2
+
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),  # a venue is reached directly, whatever the browser uses
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+)
+
+_USELESS_TO_REPEAT: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Link:
+    """A channel to one address with the stubs of both services; `order_entry` takes serialised requests."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.address = address
+        self.channel = (
+            grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+        )
+        self.exchange: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)  # type: ignore[no-untyped-call]
+        self.engine: Any = matchbus_pb2_grpc.MatchingEngineStub(self.channel)  # type: ignore[no-untyped-call]
+        service = pb.DESCRIPTOR.services_by_name["MatchingEngine"].full_name
+        self.order_entry: Any = self.channel.stream_stream(
+            f"/{service}/OrderEntry",
+            request_serializer=None,
+            response_deserializer=pb.OrderEntryResponse.FromString,
+        )
+
+
+class Session:
+    """One client's registration: token, home engine, instruments. `generation` counts registrations."""
+
+    def __init__(
+        self,
+        exchange_address: str,
+        request: pb.RegisterClientRequest,
+        *,
+        deadline_s: float,
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
+        self.deadline_s = deadline_s
+        self.instruments: dict[str, Instrument] = {}
+        self.engine = 0
+        self.generation = 0
+        self.metadata: Metadata = ()
+        self.closed = False
+        self._request = request
+        self._credentials = credentials
+        self._exchange_address = exchange_address
+        self._engine_address = ""
+        # Kept until the end: closing a channel would cancel the calls that other tasks still have on it.
+        self._links: dict[str, Link] = {}
+        self._registering = asyncio.Lock()
+
+    @property
+    def home(self) -> Link:
+        """The link to our home engine, as the last registration named it."""
+        return self._link(self._engine_address)
+
+    async def open(self) -> None:
+        """Register for the first time. Raises `AuthenticationFailed`, `RequestInvalid` or `Unavailable`."""
+        retry = Retry(self, self.deadline_s)
+        while not self.generation:
+            try:
+                await self._register()
+            except grpc.aio.AioRpcError as error:
+                if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION}:
+                    raise _final(error) from error
+                await retry.failed(error, self.generation)
+
+    async def close(self) -> None:
+        """Cancel what is under way and close all channels."""
+        self.closed = True
+        for link in self._links.values():
+            await link.channel.close(None)
+
+    async def register_again(self, generation: int) -> None:
+        """Renew token and home engine, unless another task has done so since `generation`.
+
+        An exchange that does not answer changes nothing: the engine may well be there without it.
+        """
+        async with self._registering:
+            if self.generation != generation:
+                return
+            try:
+                await self._register()
+            except grpc.aio.AioRpcError as error:
+                if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+                    raise _final(error) from error
+                _log.warning("registration failed: %s %s", error.code(), error.details())
+
+    async def ask_exchange(self, method: str, request: Message) -> Any:
+        """The exchange's answer to a single call, over failures."""
+        return await self._ask(method, request, at_exchange=True)
+
+    async def ask_engine(self, method: str, request: Message) -> Any:
+        """The home engine's answer to a single call, over failures."""
+        return await self._ask(method, request, at_exchange=False)
+
+    async def learn(self, symbol: str) -> Instrument:
+        """The instrument of a symbol that may be listed since registration. Raises `UnknownSymbol`."""
+        reply = await self.ask_exchange("ListInstruments", pb.ListInstrumentsRequest())
+        self._take_instruments(reply.instruments)
+        if symbol not in self.instruments:
+            raise UnknownSymbol(symbol)
+        return self.instruments[symbol]
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` unless the client is open."""
+        if self.closed or not self.generation:
+            raise ClientClosed("the client is not open")
+
+    async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
+        self.check_open()
+        retry = Retry(self, self.deadline_s)
+        try:
+            while True:
+                generation = self.generation
+                stub = self._link(self._exchange_address).exchange if at_exchange else self.home.engine
+                try:
+                    return await getattr(stub, method)(
+                        request, metadata=self.metadata, timeout=retry.remaining_s
+                    )
+                except grpc.aio.AioRpcError as error:
+                    await retry.failed(error, generation)
+        except asyncio.CancelledError:
+            self.raise_if_closed_under_us()
+            raise
+
+    def raise_if_closed_under_us(self) -> None:
+        """Tell a call that `close` cancelled from a task that its own user cancelled."""
+        task = asyncio.current_task()
+        if self.closed and (task is None or not task.cancelling()):
+            raise ClientClosed("the client was closed while the call waited")
+
+    async def _register(self) -> None:
+        stub = self._link(self._exchange_address).exchange
+        reply = await stub.RegisterClient(self._request, timeout=min(REGISTRATION_TIMEOUT_S, self.deadline_s))
+        if (reply.engine, reply.engine_address) != (self.engine, self._engine_address):
+            _log.info("home is engine %d at %s", reply.engine, reply.engine_address)
+        self.engine = reply.engine
+        self._engine_address = reply.engine_address
+        self.metadata = (("authorization", f"Bearer {reply.token}"),)
+        self._take_instruments(reply.instruments)
+        self.generation += 1
+
+    def _take_instruments(self, messages: list[pb.Instrument]) -> None:
+        self.instruments.update({message.symbol: instrument(message) for message in messages})
+
+    def _link(self, address: str) -> Link:
+        link = self._links.get(address)
+        if link is None:
+            if self.closed:
+                raise ClientClosed("the client is closed")
+            link = self._links[address] = Link(address, self._credentials)
+        return link
+
+
+class Retry:
+    """The attempts of one operation: `failed` returns when the next may be made, or raises why not.
+
+    The deadline counts from the beginning or the last `progressed`.
+    """
+
+    def __init__(self, session: Session, deadline_s: float) -> None:
+        self._session = session
+        self._deadline_s = deadline_s
+        self._failures = 0
+        self._unauthenticated_at: float | None = None
+        self._deadline = asyncio.get_running_loop().time() + deadline_s
+
+    @property
+    def remaining_s(self) -> float:
+        """What is left until the deadline, in seconds."""
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def progressed(self) -> None:
+        """The venue answered: start from the beginning at the next failure."""
+        self._failures = 0
+        self._unauthenticated_at = None
+        self._deadline = asyncio.get_running_loop().time() + self._deadline_s
+
+    async def failed(self, error: grpc.aio.AioRpcError | None, generation: int) -> None:
+        """Wait out a failed attempt that was made with registration `generation`.
+
+        `error` is None for a stream that ended without saying why. Raises `RequestInvalid`,
+        `OrderNotFound`, `AuthenticationFailed`, or `Unavailable` at the deadline.
+        """
+        code = grpc.StatusCode.UNAVAILABLE if error is None else error.code()
+        if error is not None and (final := self._hopeless(error)) is not None:
+            raise final from error
+        self._failures += 1
+        wrong_engine = code is grpc.StatusCode.FAILED_PRECONDITION
+        if self._unauthenticated_at is None and code is grpc.StatusCode.UNAUTHENTICATED:
+            self._unauthenticated_at = asyncio.get_running_loop().time()
+            await self._session.register_again(generation)
+        elif self._session.generation and (wrong_engine or self._failures >= _FAILURES_BEFORE_REGISTRATION):
+            await self._session.register_again(generation)
+        if self._failures == 1 and self._session.generation != generation:
+            return
+        delay_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
+        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
+        if delay_s >= self.remaining_s:
+            text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
+            raise Unavailable(
+                f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True
+            ) from error
+        await asyncio.sleep(delay_s)
+
+    def _hopeless(self, error: grpc.aio.AioRpcError) -> Exception | None:
+        """What to raise for a failure that another attempt cannot mend."""
+        code = error.code()
+        if code in _USELESS_TO_REPEAT:
+            return _final(error)
+        if code is grpc.StatusCode.UNAUTHENTICATED and self._unauthenticated_at is not None:
+            grace_over = asyncio.get_running_loop().time() - self._unauthenticated_at > TOKEN_GRACE_S
+            return _final(error) if grace_over else None
+        return None
+
+
+def _final(error: grpc.aio.AioRpcError) -> Exception:
+    """The exception that says what this failure means to a user."""
+    code, text = error.code(), error.details() or error.code().name
+    if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        return AuthenticationFailed(text)
+    if code is grpc.StatusCode.NOT_FOUND:
+        return OrderNotFound(text)
+    if code is grpc.StatusCode.DATA_LOSS:
+        return Unavailable(text, sent=True)
+    return RequestInvalid(text)

@@ -1,0 +1,88 @@
+"""Decimal prices and quantities on the user's side, integer ticks and lots on the wire's side.
+
+Nothing is rounded: what is not a whole number of ticks or lots is refused.
+"""
+
+from decimal import Context, Decimal, InvalidOperation
+from typing import Final
+
+import msgspec
+from matchbus.v1 import matchbus_pb2 as pb
+
+Number = Decimal | str | int
+"""What a price or quantity may be written as; never a float."""
+
+ZERO: Final = Decimal(0)
+
+# Our own context: a user's changed precision must not change what we send.
+_CONTEXT: Final = Context(prec=40, traps=[InvalidOperation])
+_MAX_WIRE: Final = 2**63 - 1
+
+
+class Instrument(msgspec.Struct, frozen=True):
+    """A symbol with the sizes of one tick of its price and one lot of its quantity."""
+
+    symbol: str
+    tick_size: Decimal
+    lot_size: Decimal
+    market_collar_percent: Decimal | None = None
+
+    def ticks(self, price: Number) -> int:
+        """A price in ticks. Raises `TypeError` for a float, `ValueError` off the tick."""
+        return _units(price, self.tick_size, "price", "tick", self.symbol)
+
+    def lots(self, quantity: Number) -> int:
+        """A quantity in lots. Raises `TypeError` for a float, `ValueError` off the lot."""
+        return _units(quantity, self.lot_size, "quantity", "lot", self.symbol)
+
+    def price(self, ticks: int) -> Decimal:
+        """The price of so many ticks."""
+        return _CONTEXT.multiply(ticks, self.tick_size)
+
+    def quantity(self, lots: int) -> Decimal:
+        """The quantity of so many lots."""
+        return _CONTEXT.multiply(lots, self.lot_size)
+
+    def money(self, ticks_times_lots: int) -> Decimal:
+        """An amount that the venue gives in ticks x lots."""
+        return _CONTEXT.multiply(_CONTEXT.multiply(ticks_times_lots, self.tick_size), self.lot_size)
+
+    def average(self, ticks: float) -> Decimal:
+        """An average price, which the venue gives as a float of ticks: for display."""
+        return _CONTEXT.multiply(Decimal(repr(ticks)), self.tick_size)
+
+
+def instrument(message: pb.Instrument) -> Instrument:
+    """The instrument that the venue lists."""
+    return Instrument(
+        symbol=message.symbol,
+        tick_size=Decimal(message.tick_size),
+        lot_size=Decimal(message.lot_size),
+        market_collar_percent=Decimal(message.market_collar_percent)
+        if message.market_collar_percent
+        else None,
+    )
+
+
+def _units(value: Number, size: Decimal, what: str, unit: str, symbol: str) -> int:
+    try:
+        units, rest = _CONTEXT.divmod(_decimal(value, what), size)
+    except InvalidOperation:
+        raise ValueError(f"{what} {value!r:.60} is no number that {symbol} could trade at") from None
+    if rest:
+        raise ValueError(f"{what} {value} of {symbol} is not on a {unit}: {unit} size is {size}")
+    if abs(units) > _MAX_WIRE:
+        raise ValueError(f"{what} {value!s:.60} of {symbol} is too large")
+    return int(units)
+
+
+def _decimal(value: Number, what: str) -> Decimal:
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return Decimal(value)
+    if isinstance(value, float):
+        raise TypeError(
+            f'{what} is a float, which cannot hold most decimals: write "{value}" or Decimal("{value}")'
+        )
+    raise TypeError(f"{what} is a {type(value).__name__}: write a Decimal, a str or an int")

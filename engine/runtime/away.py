@@ -1,0 +1,210 @@
+"""What peers show, as far as an order here may count on it: the away quotes of this moment.
+
+Only synced quotes of live peers whose legs are answered count (design.md section 7). What our own legs are
+taking, or took so recently that the feed has not shown it yet, counts no more: otherwise every order of a
+batch would chase the same quote.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from bus.messages import LegAnswer
+from bus.peer import PeerFeed
+from bus.replica import BookReplica
+from engine.commands import AwayQuote, Command, LegResult, NewOrder, ReplaceOrder, Uncross
+from engine.events import LegSent
+from engine.orders import Order
+from engine.state import State
+from engine.terms import OrderType, Side
+
+MAX_LEVELS: Final = 20
+"""Levels of one peer that one command carries; an order that needs more plans again with fresh quotes."""
+
+SUSPECT_AFTER_UNANSWERED: Final = 3
+SUSPECT_WINDOW_S: Final = 1.0
+
+_BUY: Final = int(Side.BUY)
+_MARKET: Final = int(OrderType.MARKET)
+
+
+@dataclass(slots=True)
+class _LateFill:
+    """What a leg took that the peer's feed shows only from `book_sequence` on.
+
+    With `exhausted` the leg came back short: down to its limit the peer had nothing left.
+    """
+
+    epoch: int
+    book_sequence: int
+    quantity: int
+    limit: int
+    exhausted: bool
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What our legs take from one side of one peer's book."""
+
+    out: int = 0
+    late: list[_LateFill] = field(default_factory=list)
+
+
+class AwayView:
+    """The quotes of one engine's peers. `peers` is kept up to date by the feed follower."""
+
+    def __init__(
+        self,
+        engine: int,
+        state: State,
+        peers: Mapping[int, PeerFeed],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._peers = peers
+        self._monotonic = monotonic
+        self._taken: dict[tuple[int, str, int], _Taken] = {}
+        self._unanswered: dict[int, deque[float]] = {}
+
+    def attach(self, command: Command) -> Command | None:
+        """The command with the quotes it may meet; None for an Uncross with nothing left to uncross."""
+        if not self._peers:
+            return None if type(command) is Uncross else command
+        match command:
+            case NewOrder():
+                if command.symbol not in self._state.books:
+                    return command
+                limit = None if command.type == _MARKET else command.price
+                return self._with_quotes(command, command.symbol, command.side, limit, command.quantity)
+            case ReplaceOrder():
+                order = self._state.accounts.find(command.client, command.order_id, command.client_order_id)
+                return command if order is None else self._for_order(command, order, command.price)
+            case LegResult():
+                leg = self._state.legs.get(command.leg_id)
+                return command if leg is None else self._for_order(command, leg.order, leg.order.price)
+            case Uncross():
+                return self._for_uncross(command)
+            case _:
+                return command
+
+    def crossing(self, symbol: str) -> list[int]:
+        """The sides whose best price here is locked or crossed by a quote of a peer with a higher number."""
+        book = self._state.books.get(symbol)
+        if book is None:
+            return []
+        sides = []
+        for side in (int(Side.BUY), int(Side.SELL)):
+            best = book.best(side)
+            if best is not None and any(self._quotes(symbol, side, best[0], 1, above=self._engine)):
+                sides.append(side)
+        return sides
+
+    def leg_sent(self, leg: LegSent) -> None:
+        """A leg leaves: what it aims at is spoken for."""
+        self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken()).out += leg.quantity
+
+    def leg_answered(self, leg: LegSent, answer: LegAnswer) -> None:
+        """A leg is back: until the feed shows it, subtract what it took."""
+        self._unanswered.pop(leg.peer, None)
+        taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
+        taken.out -= leg.quantity
+        filled = sum(fill[2] for fill in answer.fills)
+        exhausted = not answer.refused and filled < leg.quantity
+        if filled or exhausted:
+            taken.late.append(
+                _LateFill(leg.peer_epoch, answer.book_sequence, filled, leg.limit, exhausted=exhausted)
+            )
+
+    def leg_unanswered(self, peer: int) -> None:
+        """A leg got no answer in time; a third within a second makes the peer's quotes count no more."""
+        self._unanswered.setdefault(peer, deque(maxlen=SUSPECT_AFTER_UNANSWERED)).append(self._monotonic())
+
+    def is_suspect(self, peer: int) -> bool:
+        """Whether the peer let too many legs wait; it stays so until it answers one."""
+        times = self._unanswered.get(peer)
+        return (
+            times is not None
+            and len(times) == SUSPECT_AFTER_UNANSWERED
+            and times[-1] - times[0] <= SUSPECT_WINDOW_S
+        )
+
+    def _for_order(
+        self, command: ReplaceOrder | LegResult, order: Order, price: int
+    ) -> NewOrder | ReplaceOrder | LegResult:
+        request = order.request
+        limit = None if request.type == _MARKET else price
+        return self._with_quotes(command, request.symbol, order.side, limit, order.quantity)
+
+    def _with_quotes(
+        self,
+        command: NewOrder | ReplaceOrder | LegResult,
+        symbol: str,
+        side: int,
+        limit: int | None,
+        quantity: int,
+    ) -> NewOrder | ReplaceOrder | LegResult:
+        quotes = tuple(self._quotes(symbol, side, limit, quantity))
+        return msgspec.structs.replace(command, away=quotes) if quotes else command
+
+    def _for_uncross(self, command: Uncross) -> Uncross | None:
+        book = self._state.books[command.symbol]
+        best = book.best(command.side)
+        if best is None:
+            return None
+        quotes = tuple(self._quotes(command.symbol, command.side, best[0], 2**63, above=self._engine))
+        return Uncross(command.symbol, command.side, quotes) if quotes else None
+
+    def _quotes(
+        self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int = 0
+    ) -> Iterator[AwayQuote]:
+        """What an order of `side` could take at `limit` or better from peers numbered above `above`."""
+        opposite = 3 - side
+        for number, peer in self._peers.items():
+            replica = peer.protected(symbol)
+            if replica is None or number <= above or side not in (1, 2):
+                continue
+            best = replica.best(opposite)
+            if best is None or not _reaches(side, limit, best[0]) or self.is_suspect(number):
+                continue
+            levels = tuple(self._untaken(replica, (number, symbol, side), limit, quantity))
+            if levels:
+                yield AwayQuote(number, replica.epoch, replica.sequence, levels)
+
+    def _untaken(
+        self, replica: BookReplica, place: tuple[int, str, int], limit: int | None, quantity: int
+    ) -> Iterator[tuple[int, int]]:
+        """The replica's levels less what our legs take of them, until `quantity` is covered."""
+        side = place[2]
+        taken = self._taken.get(place)
+        spoken_for, late = 0, []
+        if taken is not None:
+            taken.late = late = [
+                fill
+                for fill in taken.late
+                if fill.epoch == replica.epoch and fill.book_sequence > replica.sequence
+            ]
+            spoken_for = taken.out + sum(fill.quantity for fill in late)
+        for price, shown, _ in replica.levels(3 - side, MAX_LEVELS):
+            if not _reaches(side, limit, price) or quantity <= 0:
+                return
+            if any(fill.exhausted and _reaches(side, fill.limit, price) for fill in late):
+                spoken_for = max(0, spoken_for - shown)
+                continue
+            left = shown - spoken_for
+            spoken_for = max(0, -left)
+            if left > 0:
+                quantity -= left
+                yield price, left
+
+
+def _reaches(side: int, limit: int | None, price: int) -> bool:
+    """Whether an order of `side` with this limit may trade at `price`."""
+    if limit is None:
+        return True
+    return price <= limit if side == _BUY else price >= limit

@@ -1,0 +1,244 @@
+"""The heart of an engine: sequence, apply, append, and only then let anything leave.
+
+    clients, peers, timers ──submit──▶ queue ──▶ state machine ──▶ journal ──▶ effects, answers
+                                         ▲        (one batch)    (one append)       │
+                                         └──── what arrived meanwhile: next batch ──┘
+
+While an append is in flight the queue fills, so batches grow with the load by themselves (group commit).
+Nothing outside sees a batch before the journal has it; `read` too waits for that.
+
+    CommitError
+    ├── Overloaded           the queue is full; nothing was taken
+    └── JournalUnavailable   the journal does not answer; nothing was taken
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from bus.journal import MAX_RECORD_BYTES, Journal
+from engine.commands import Command, LegResult, NewOrder, ReplaceOrder, Uncross, encode
+from engine.events import Answered, BookChanged, Event
+from engine.state import State
+from engine.terms import OrderStatus
+
+MAX_QUEUED_COMMANDS: Final = 50_000
+JOURNAL_PATIENCE_S: Final = 2.0
+"""With an append unanswered for longer than this, new commands are refused at once."""
+
+_WATCH_PERIOD_S: Final = 0.1
+
+# Upper bounds of what a command takes in a record; the edge bounds its strings (engine/runtime/wire.py).
+_COMMAND_BYTES: Final = 240
+_QUOTE_BYTES: Final = 40
+_LEVEL_BYTES: Final = 20
+
+_PENDING: Final = int(OrderStatus.PENDING)
+_REJECTED: Final = int(OrderStatus.REJECTED)
+
+T = TypeVar("T")
+
+
+class CommitError(Exception):
+    """A command was not taken; it may be sent again as it is."""
+
+
+class Overloaded(CommitError):  # noqa: N818 - named after what happened, as the contract does
+    """More commands are waiting than an engine may owe."""
+
+
+class JournalUnavailable(CommitError):  # noqa: N818
+    """The journal has not answered for a while."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one journal record holds, and what came of it."""
+
+    number: int
+    epoch: int
+    time_ns: int
+    commands: list[Command] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    changes: list[BookChanged] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """Commands that came together, and their answers: of each command the last event.
+
+    `settling` has, by position, the future answer of each order that still has a leg out.
+    """
+
+    commands: Sequence[Command]
+    done: asyncio.Future["Submission"]
+    is_own: bool = False
+    answers: list[Event | None] = field(default_factory=list)
+    settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
+
+
+class CommitLoop:
+    """Owns the state of one engine. `run` is its only task; everything else only queues.
+
+    `attach` gives a command the away quotes of this moment (None: there is nothing left to do);
+    `release` lets a committed batch's effects out and must not wait for anything outside.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        journal: Journal,
+        *,
+        attach: Callable[[Command], Command | None],
+        release: Callable[[Batch], Awaitable[None]],
+        utc_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.state = state
+        self.journal = journal
+        self.queued_commands = 0
+        self._attach = attach
+        self._release = release
+        self._utc_ns = utc_ns
+        self._queue: deque[Submission] = deque()
+        self._arrived = asyncio.Event()
+        self._appending = False
+        self._in_flight: list[Submission] = []
+        self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
+        self._settling: dict[int, asyncio.Future[Answered]] = {}
+
+    def submit(self, commands: Sequence[Command]) -> asyncio.Future[Submission]:
+        """Queue commands; the future resolves when the journal has the last of them.
+
+        Raises CommitError, having taken none. Giving up on the future does not take a command back.
+        """
+        if self._is_silent():
+            raise JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
+        if self.queued_commands + len(commands) > MAX_QUEUED_COMMANDS:
+            raise Overloaded(
+                f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
+            )
+        return self._enqueue(Submission(commands, asyncio.get_running_loop().create_future()))
+
+    def submit_own(self, command: Command) -> asyncio.Future[Submission]:
+        """Queue a command that the engine owes itself, such as the result of a leg: never refused."""
+        return self._enqueue(Submission([command], asyncio.get_running_loop().create_future(), is_own=True))
+
+    def _enqueue(self, submission: Submission) -> asyncio.Future[Submission]:
+        self._queue.append(submission)
+        self.queued_commands += len(submission.commands)
+        self._arrived.set()
+        return submission.done
+
+    async def read(self, query: Callable[[], T]) -> T:
+        """The result of `query` on the state as the journal has it; `query` must copy what it returns."""
+        if not self._appending:
+            return query()
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._reads.append((query, answer))  # type: ignore[arg-type]  # the future gets what the query returns
+        return await answer
+
+    async def run(self) -> None:
+        """Commit for ever. Raises JournalError when this engine must not go on."""
+        while True:
+            await self._arrived.wait()
+            batch, finished = self._sequence()
+            if batch.commands:
+                self._appending = True
+                self._in_flight = finished
+                await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
+                self._in_flight = []
+                self._appending = False
+                await self._release(batch)
+                self._settle(batch)
+            for submission in finished:
+                if not submission.done.done():
+                    submission.done.set_result(submission)
+            while self._reads:
+                query, answer = self._reads.popleft()
+                if not answer.done():
+                    answer.set_result(query())
+
+    async def watch(self) -> None:
+        """Give up waiting, for ever, for a journal that is silent: what waits hears JournalUnavailable.
+
+        What is in flight may be stored all the same, so its commands are told to come again as they are.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            if not self._is_silent():
+                continue
+            fault = JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
+            started = [submission for submission in self._queue if submission.answers]
+            for submission in (*self._in_flight, *self._queue):
+                if not submission.done.done():
+                    submission.done.set_exception(fault)
+            own = [submission for submission in self._queue if submission.is_own]
+            self._queue = deque(dict.fromkeys((*started, *own)))
+            self.queued_commands = sum(len(submission.commands) for submission in self._queue)
+
+    def _is_silent(self) -> bool:
+        since = self.journal.unanswered_since
+        return since is not None and time.monotonic() - since > JOURNAL_PATIENCE_S
+
+    def _sequence(self) -> tuple[Batch, list[Submission]]:
+        """Apply what has arrived, up to the size of a record; the batch and the submissions it finishes."""
+        state, queue = self.state, self._queue
+        time_ns = max(self._utc_ns(), state.accounts.time_ns)
+        batch = Batch(self.journal.position.batch_number + 1, state.epoch, time_ns)
+        state.begin_batch(batch.number, time_ns)
+        finished: list[Submission] = []
+        room = MAX_RECORD_BYTES
+        while queue and room > _COMMAND_BYTES:
+            submission = queue[0]
+            commands, answers = submission.commands, submission.answers
+            while len(answers) < len(commands) and room > _COMMAND_BYTES:
+                command = self._attach(commands[len(answers)])
+                if command is None:
+                    answers.append(None)
+                    continue
+                if command is not commands[len(answers)]:
+                    room -= _quote_bytes(command)
+                room -= _COMMAND_BYTES
+                events = state.apply(command)
+                batch.commands.append(command)
+                batch.events += events
+                answer = events[-1] if events else None
+                answers.append(answer)
+                if type(answer) is Answered and answer.status == _PENDING:
+                    submission.settling[len(answers) - 1] = self._settlement(answer.order_id)
+            if len(answers) < len(commands):
+                break
+            queue.popleft()
+            finished.append(submission)
+            self.queued_commands -= len(commands)
+        if not queue:
+            self._arrived.clear()
+        batch.changes = state.end_batch()
+        return batch, finished
+
+    def _settlement(self, order_id: int) -> asyncio.Future[Answered]:
+        """The answer to come when the order's legs are back; shared by all who wait for it."""
+        future = self._settling.get(order_id)
+        if future is None:
+            future = self._settling[order_id] = asyncio.get_running_loop().create_future()
+        return future
+
+    def _settle(self, batch: Batch) -> None:
+        """Give those who wait for an order's legs its answer, once it is at rest."""
+        if not self._settling:
+            return
+        for event in batch.events:
+            if type(event) is Answered and event.status not in (_PENDING, _REJECTED):
+                future = self._settling.pop(event.order_id, None)
+                if future is not None:
+                    future.set_result(event)
+
+
+def _quote_bytes(command: Command) -> int:
+    """An upper bound of what the away quotes of a command take in a record."""
+    if isinstance(command, NewOrder | ReplaceOrder | LegResult | Uncross):
+        return sum(_QUOTE_BYTES + _LEVEL_BYTES * len(quote.levels) for quote in command.away)
+    return 0

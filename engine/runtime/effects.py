@@ -1,0 +1,142 @@
+"""What leaves an engine once the journal has a batch: market data, execution reports, legs, news of fills.
+
+batch ──▶ legs to peers
+      ──▶ book deltas and trades
+      ──▶ execution reports (queued; stored exactly once by a task of their own)
+      ──▶ the bell of each client with new fills
+      ──▶ then, in the commit loop, the answers
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+from bus.executions import ExecutionsWriter
+from bus.messages import Executions, Report
+from engine.events import Accepted, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
+from engine.runtime.commit_loop import Batch
+from engine.runtime.market_data import MarketData
+
+MAX_REPORTS_PER_MESSAGE: Final = 2_000
+"""At about 200 bytes each this stays well below what NATS takes in one message."""
+
+MAX_QUEUED_REPORTS: Final = 200_000
+"""With more reports than this waiting for NATS, the engine waits too."""
+
+# These go out as they are: `bus.messages` declares the same fields in the same order under the same tags.
+_REPORTED: Final = frozenset({Accepted, Fill, Replaced, Cancelled, Prevented})
+
+
+class FillBell:
+    """Tells the GetFills streams of a client that there is something new."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def listen(self, client: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the client has new fills; the listener clears it."""
+        rung = asyncio.Event()
+        self._listeners.setdefault(client, set()).add(rung)
+        try:
+            yield rung
+        finally:
+            listeners = self._listeners[client]
+            listeners.discard(rung)
+            if not listeners:
+                del self._listeners[client]
+
+    def ring(self, client: str) -> None:
+        """The client has new fills."""
+        for rung in self._listeners.get(client, ()):
+            rung.set()
+
+
+class Reports:
+    """Execution reports on their way to the stream: in order, each once, several batches to a message."""
+
+    def __init__(self, engine: int, writer: ExecutionsWriter, published_batch: int) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._published_batch = published_batch
+        self._queue: deque[tuple[int, int, list[Event]]] = deque()
+        self._queued = 0
+        self._arrived = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    def add(self, epoch: int, batch_number: int, events: list[Event]) -> None:
+        """Queue what a batch has to report; what the stream has already is left out."""
+        if batch_number <= self._published_batch:
+            return
+        reports = [event for event in events if type(event) in _REPORTED]
+        if reports:
+            self._queue.append((epoch, batch_number, reports))
+            self._queued += len(reports)
+            self._arrived.set()
+            if self._queued > MAX_QUEUED_REPORTS:
+                self._has_room.clear()
+
+    async def room(self) -> None:
+        """Wait while too much is queued."""
+        await self._has_room.wait()
+
+    async def run(self) -> None:
+        """Store what is queued, for ever. Raises what `ExecutionsWriter.publish` raises."""
+        while True:
+            await self._arrived.wait()
+            epoch, first, reports = self._queue.popleft()
+            last = first
+            while self._queue and len(reports) + len(self._queue[0][2]) <= MAX_REPORTS_PER_MESSAGE:
+                if self._queue[0][0] != epoch:
+                    break
+                _, last, more = self._queue.popleft()
+                reports += more
+            if not self._queue:
+                self._arrived.clear()
+            await self._writer.publish(
+                Executions(self._engine, epoch, first, last, cast("tuple[Report, ...]", tuple(reports)))
+            )
+            self._queued -= len(reports)
+            if self._queued <= MAX_QUEUED_REPORTS:
+                self._has_room.set()
+
+
+class Effects:
+    """Releases committed batches. `send_leg` must not wait; `uncross` looks at a symbol that changed."""
+
+    def __init__(
+        self,
+        market_data: MarketData,
+        reports: Reports,
+        bell: FillBell,
+        *,
+        send_leg: Callable[[LegSent], None],
+        uncross: Callable[[str], None],
+    ) -> None:
+        self._market_data = market_data
+        self._reports = reports
+        self._bell = bell
+        self._send_leg = send_leg
+        self._uncross = uncross
+
+    async def release(self, batch: Batch) -> None:
+        """Let out what a batch caused, the market data before any answer."""
+        fills = []
+        for event in batch.events:
+            kind = type(event)
+            if kind is Fill:
+                fills.append(cast("Fill", event))
+            elif kind is LegSent:
+                self._send_leg(cast("LegSent", event))
+            elif kind is Listed:
+                await self._market_data.add_book(cast("Listed", event).symbol)
+        await self._market_data.publish(batch.epoch, batch.number, batch.time_ns, batch.changes, fills)
+        self._reports.add(batch.epoch, batch.number, batch.events)
+        for client in {fill.client for fill in fills}:
+            self._bell.ring(client)
+        for change in batch.changes:
+            self._uncross(change.symbol)
+        await self._reports.room()

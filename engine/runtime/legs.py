@@ -1,0 +1,190 @@
+"""Legs between engines, carried over NATS request and reply until each has its one, final answer.
+
+The sender never assumes: a leg without an answer is asked after until the peer, perhaps in its next reign,
+says what it did or that it never will (a tombstone). Until then its quantity stays reserved. The receiver
+journals a leg with its result before it answers, and answers a known leg the same again (design.md
+section 7).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import subjects
+from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
+from bus.replica import BookReplica
+from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
+from engine.events import LegSent, LegTaken
+from engine.runtime.away import AwayView
+from engine.runtime.commit_loop import CommitError, CommitLoop, Submission
+from engine.terms import Side
+
+ANSWER_PATIENCE_S: Final = 0.25
+RETRY_S: Final = 0.1
+MAX_RETRY_S: Final = 1.0
+MAX_PENDING_LEGS: Final = 20_000
+"""Legs of peers waiting to be read; one left out is asked after by its sender."""
+
+_log: Final = logging.getLogger("routing")
+
+
+class Legs:
+    """Both ends of the legs of one engine. `replicas` are this engine's own books as published."""
+
+    def __init__(
+        self,
+        nc: Client,
+        engine: int,
+        loop: CommitLoop,
+        away: AwayView,
+        replicas: "dict[str, BookReplica]",
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._nc = nc
+        self._engine = engine
+        self._loop = loop
+        self._away = away
+        self._replicas = replicas
+        self._group = group
+
+    async def serve(self) -> None:
+        """Start to take legs of peers."""
+        await self._nc.subscribe(
+            subjects.route(self._engine), cb=self._on_request, pending_msgs_limit=MAX_PENDING_LEGS
+        )
+
+    def send(self, leg: LegSent) -> None:
+        """Carry a leg that the journal has."""
+        self._away.leg_sent(leg)
+        message = Leg(
+            leg.leg_id,
+            self._engine,
+            leg.peer_epoch,
+            leg.order_id,
+            leg.symbol,
+            leg.side,
+            leg.limit,
+            leg.quantity,
+            leg.settled_below,
+        )
+        _log.info(
+            "order %d: leg %d to E%d, %s %d %s at %d or better",
+            leg.order_id,
+            leg.leg_id,
+            leg.peer,
+            Side(leg.side).name,
+            leg.quantity,
+            leg.symbol,
+            leg.limit,
+        )
+        self._group.create_task(self._carry(leg, encode(message)))
+
+    def resume(self, leg: LegSent) -> None:
+        """Ask after a leg that an earlier run of this engine sent."""
+        self._away.leg_sent(leg)
+        self._group.create_task(self._carry(leg, encode(LegQuery(leg.leg_id, self._engine))))
+
+    async def _carry(self, leg: LegSent, message: bytes) -> None:
+        """Ask until there is an answer, then let the state machine know."""
+        answer = await self._ask(leg, message)
+        wait_s = RETRY_S
+        while answer is None:
+            self._away.leg_unanswered(leg.peer)
+            _log.warning("leg %d to E%d has no answer: asking after it", leg.leg_id, leg.peer)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, MAX_RETRY_S)
+            answer = await self._ask(leg, encode(LegQuery(leg.leg_id, self._engine)))
+        self._away.leg_answered(leg, answer)
+        fills = tuple(LegFill(*fill[:4], time_ns=fill[4]) for fill in answer.fills)
+        filled = sum(fill.quantity for fill in fills)
+        _log.info("leg %d to E%d filled %d of %d", leg.leg_id, leg.peer, filled, leg.quantity)
+        self._loop.submit_own(LegResult(leg.leg_id, fills))
+
+    async def _ask(self, leg: LegSent, message: bytes) -> LegAnswer | None:
+        """One request; None when there is no answer in time, or none that can be the leg's."""
+        try:
+            reply = await self._nc.request(subjects.route(leg.peer), message, timeout=ANSWER_PATIENCE_S)
+            answer = decode_leg_answer(reply.data)
+        except (TimeoutError, nats.errors.Error):
+            return None
+        except msgspec.MsgspecError as error:
+            _log.error("E%d answered leg %d with what is no answer: %s", leg.peer, leg.leg_id, error)
+            return None
+        if not _fits(leg, answer):
+            _log.error("E%d answered leg %d with what cannot be: %r", leg.peer, leg.leg_id, answer)
+            return None
+        return answer
+
+    async def _on_request(self, request: Msg) -> None:
+        try:
+            message = decode_route(request.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            _log.warning("left out what is no leg: %s", error)
+            return
+        if message.leg_id >> 48 != message.sender or not request.reply:
+            _log.warning("left out leg %d: it is not of its sender E%d", message.leg_id, message.sender)
+            return
+        command: TakeLeg | QueryLeg
+        if isinstance(message, LegQuery):
+            command = QueryLeg(message.leg_id, message.sender)
+        else:
+            command = TakeLeg(*(getattr(message, name) for name in TakeLeg.__struct_fields__))
+        try:
+            done = self._loop.submit([command])
+        except CommitError as fault:
+            _log.warning("left out leg %d of E%d: %s", message.leg_id, message.sender, fault)
+            return
+        self._group.create_task(self._answer(request.reply, done))
+
+    async def _answer(self, reply: str, done: asyncio.Future[Submission]) -> None:
+        """Answer a peer once the journal has the result."""
+        try:
+            taken = (await done).answers[0]
+        except CommitError as fault:
+            _log.warning("a leg waits for the journal: %s", fault)
+            return
+        assert isinstance(taken, LegTaken)
+        replica = self._replicas.get(taken.symbol)
+        fills = tuple(
+            (fill.execution_id, fill.price, fill.quantity, fill.contra_order_id, fill.time_ns)
+            for fill in taken.fills
+        )
+        answer = LegAnswer(taken.leg_id, taken.refused, replica.sequence if replica else 0, fills)
+        try:
+            await self._nc.publish(reply, encode(answer))
+        except nats.errors.Error as error:
+            _log.warning("leg %d is answered later: %r", taken.leg_id, error)
+
+
+class Uncrosser:
+    """Asks for an Uncross where resting orders here are locked or crossed by a peer with a higher number."""
+
+    def __init__(self, loop: CommitLoop, crossing: Callable[[str], list[int]]) -> None:
+        self._loop = loop
+        self._crossing = crossing
+        self._asked: set[tuple[str, int]] = set()
+
+    def look(self, symbol: str) -> None:
+        """A quote of this symbol changed, here or at a peer."""
+        for side in self._crossing(symbol):
+            if (symbol, side) not in self._asked:
+                self._asked.add((symbol, side))
+                done = self._loop.submit_own(Uncross(symbol, side, ()))
+                done.add_done_callback(lambda _, place=(symbol, side): self._asked.discard(place))  # type: ignore[misc]  # mypy infers no lambda default
+
+
+def _fits(leg: LegSent, answer: LegAnswer) -> bool:
+    """Whether this can be the answer to the leg: its id, no more than it asked, none worse than its limit."""
+    worst = leg.limit if leg.side == Side.BUY else -leg.limit
+    sign = 1 if leg.side == Side.BUY else -1
+    return (
+        answer.leg_id == leg.leg_id
+        and sum(fill[2] for fill in answer.fills) <= leg.quantity
+        and all(fill[2] > 0 and fill[1] > 0 and sign * fill[1] <= worst for fill in answer.fills)
+    )

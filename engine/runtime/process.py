@@ -1,0 +1,322 @@
+"""One engine process: what is wired to what, in which order it starts and how it ends.
+
+    gRPC ──▶ MatchingEngineServicer ──submit──▶ CommitLoop ──▶ State
+    route.<n> ──▶ Legs ─────────────submit──▶     │  ▲
+    instruments, peers' quotes ─────submit──▶     │  └── AwayView ◀── FeedFollower ◀── md.>
+                                                  ├──▶ journal
+                                                  └──▶ Effects ──▶ market data, legs, execution reports, bell
+
+A start replays the journal, begins a new reign under the journal's fence, and only then serves. A fault that
+nobody here can act on ends the process; the next start recovers.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+from matchbus.edge import Edge
+from matchbus.v1 import matchbus_pb2_grpc
+from nats.aio.client import Client
+
+from bus import messages, subjects
+from bus.executions import ExecutionsDamaged, ExecutionsWriter
+from bus.follower import FeedFollower
+from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
+from bus.messages import EngineEntry, InstrumentEntry
+from bus.peer import PeerFeed, PeerState
+from bus.provision import ProvisionError, await_journal, await_shared
+from bus.registry import Bucket, BucketUnavailable
+from bus.runner import Link, ProcessFault, log_to, run_until_signal
+from bus.stream import StreamError
+from engine.commands import AddInstrument
+from engine.runtime.away import AwayView
+from engine.runtime.commit_loop import Batch, CommitLoop
+from engine.runtime.effects import Effects, FillBell, Reports
+from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.market_data import MarketData
+from engine.runtime.recovery import begin_reign, replay
+from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
+from engine.runtime.sessions import Sessions
+from engine.state import State
+
+SERVICE: Final = "matchbus.v1.MatchingEngine"
+DEFAULT_PORT: Final = 50050
+"""Engine n listens at this port plus n unless told otherwise."""
+
+PROVISION_PATIENCE_S: Final = 60.0
+"""How long a start waits for an exchange to make what it needs."""
+
+PEERS_PATIENCE_S: Final = 2.0
+"""How long a start waits for the feeds of the engines that are registered; some may be down."""
+
+_STOP_GRACE_S: Final = 0.5
+_CLOSE_DEADLINE_S: Final = 0.5
+_POLL_S: Final = 0.02
+_BPS_PER_PERCENT: Final = 100
+
+_FAULTS: Final = (
+    ProcessFault,
+    JournalError,
+    ProvisionError,
+    BucketUnavailable,
+    ExecutionsDamaged,
+    StreamError,
+    OSError,
+)
+
+_log: Final = logging.getLogger("engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one engine process runs. `listen` is HOST:PORT; port 0 takes a free one."""
+
+    number: int
+    nats_url: str
+    listen: str
+    durable: bool
+    log_dir: Path | None
+
+
+def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """Make settings of the command line; exits with a message when they are wrong."""
+    parser = argparse.ArgumentParser(prog="engine", description="One matching engine of a Matchbus market.")
+    parser.add_argument(
+        "--number", metavar="N", type=int, required=True, help="1 to 65535, unique in the market"
+    )
+    parser.add_argument("--nats", metavar="URL", default="nats://127.0.0.1:4222", help="default %(default)s")
+    parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT} + N")
+    parser.add_argument(
+        "--durability",
+        choices=("journal", "none"),
+        default="journal",
+        help="none: orders live as long as the process (default %(default)s)",
+    )
+    parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
+    options = parser.parse_args(arguments)
+    try:
+        subjects.engine_token(options.number)
+    except ValueError as error:
+        parser.error(str(error))
+    host = os.environ.get("IP_ADDR", "") or "127.0.0.1"
+    return Settings(
+        number=options.number,
+        nats_url=options.nats,
+        listen=options.listen or f"{host}:{DEFAULT_PORT + options.number}",
+        durable=options.durability == "journal",
+        log_dir=options.log_dir,
+    )
+
+
+class Engine:
+    """The parts of one engine and the tasks that keep it going."""
+
+    def __init__(self, settings: Settings, link: Link, nc: Client, journal: Journal) -> None:
+        number = settings.number
+        self._settings = settings
+        self._link = link
+        self._nc = nc
+        self._journal = journal
+        self._state = State(number)
+        self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
+        self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
+        self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
+        self._engines: dict[int, EngineEntry] = {}
+        self._sessions = Sessions(number, self._sessions_bucket, self._engines)
+        self._market_data = MarketData(nc, number)
+        self._follower = FeedFollower(
+            nc, own_engine=number, on_change=self._on_quote, on_state=self._on_peer_state
+        )
+        link.on_reconnected = self._follower.reconnected
+        link.on_error = self._follower.on_error
+        self._away = AwayView(number, self._state, self._follower.peers)
+        self._bell = FillBell()
+        self._listed: set[str] = set()
+
+    async def run(self) -> None:
+        """Recover, reign, serve, until cancelled. Raises a group of the faults that end an engine."""
+        number = self._settings.number
+        writer = ExecutionsWriter(self._nc, number)
+        published = await writer.start()
+        reports = Reports(number, writer, published if self._settings.durable else 0)
+        await replay(self._state, self._journal, reports)
+        gc.collect()
+        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
+        known = await self._engines_bucket.get(str(number))
+        epoch = max(self._state.epoch, known.epoch if known else 0) + 1
+        await begin_reign(self._state, self._journal, epoch, time.time_ns())
+        _log.info("epoch %d of E%d begins", epoch, number)
+        edge = Edge(SERVICE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._reign(group, edge, reports)
+        finally:
+            await edge.stop(_STOP_GRACE_S)
+            _log.info("E%d has stopped", number)
+
+    async def _reign(self, group: asyncio.TaskGroup, edge: Edge, reports: Reports) -> None:
+        """Start every part in the order in which they need each other, and say so when all serve."""
+        state, number = self._state, self._settings.number
+        loop = CommitLoop(
+            state,
+            self._journal,
+            attach=self._away.attach,
+            release=self._release,
+        )
+        self._uncrosser = Uncrosser(loop, self._away.crossing)
+        legs = Legs(self._nc, number, loop, self._away, self._market_data.replicas, group)
+        self._effects = Effects(
+            self._market_data,
+            reports,
+            self._bell,
+            send_leg=legs.send,
+            uncross=self._uncrosser.look,
+        )
+        await self._market_data.start(
+            state.epoch,
+            {
+                symbol: (
+                    book.sequence,
+                    [(side, *level) for side in (messages.BID, messages.ASK) for level in book.levels(side)],
+                )
+                for symbol, book in state.books.items()
+            },
+            batch_number=state.batch_number,
+            time_ns=state.accounts.time_ns,
+        )
+        sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
+        for part in (
+            self._link.end_when_closed(),
+            loop.run(),
+            loop.watch(),
+            self._market_data.run(),
+            reports.run(),
+            self._follower.run(),
+            self._sessions.watch(sessions_known),
+            self._engines_bucket.watch(self._on_engine, filled=engines_known),
+            self._instruments_bucket.watch(
+                lambda _, entry: self._on_instrument(loop, entry), filled=instruments_known
+            ),
+        ):
+            group.create_task(part)
+        for known in (sessions_known, engines_known, instruments_known):
+            await known.wait()
+        await loop.read(lambda: None)
+        for leg in state.legs.values():
+            legs.resume(leg.sent)
+        await legs.serve()
+        servicer = MatchingEngineServicer(
+            loop,
+            self._sessions,
+            self._bell,
+            ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
+        )
+        matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(servicer, edge.server)  # type: ignore[no-untyped-call]
+        address = await edge.start(self._settings.listen)
+        await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
+        await self._await_peers()
+        await edge.set_serving(serving=True)
+        _log.info(
+            "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)
+        )
+
+    async def _release(self, batch: Batch) -> None:
+        await self._effects.release(batch)
+
+    async def _await_peers(self) -> None:
+        """Wait a while until the feeds of the other registered engines are live, or known to be away."""
+        others = [number for number in self._engines if number != self._settings.number]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PEERS_PATIENCE_S):
+                for number in others:
+                    while not self._sees(number):  # noqa: ASYNC110 - the follower's state changes by time too
+                        await asyncio.sleep(_POLL_S)
+
+    def _sees(self, number: int) -> bool:
+        peer = self._follower.peers.get(number)
+        return peer is not None and peer.state is PeerState.LIVE
+
+    def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
+        if entry is None:
+            self._engines.pop(int(key), None)
+        else:
+            self._engines[entry.engine] = entry
+
+    def _on_instrument(self, loop: CommitLoop, entry: InstrumentEntry | None) -> None:
+        """The list has a symbol: trade it. Symbols are never taken off while the market lives."""
+        if entry is None:
+            return
+        collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
+        wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
+        if self._state.instruments.get(entry.symbol) != wanted:
+            loop.submit_own(wanted)
+
+    def _on_quote(self, engine: int, symbol: str) -> None:
+        peer = self._follower.peers[engine]
+        replica = peer.replicas.get(symbol)
+        if replica is not None:
+            _book_log.debug(
+                "E%d %s is at %d, bid %s, ask %s",
+                engine,
+                symbol,
+                replica.sequence,
+                replica.best(1),
+                replica.best(2),
+            )
+        if engine > self._settings.number:
+            self._uncrosser.look(symbol)
+
+    def _on_peer_state(self, engine: int, feed: PeerFeed) -> None:
+        _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
+        if engine > self._settings.number and feed.state is PeerState.LIVE:
+            for symbol in feed.replicas:
+                self._uncrosser.look(symbol)
+
+
+_book_log: Final = logging.getLogger("synchronizer")
+
+
+async def run(settings: Settings) -> None:
+    """Run an engine until cancelled. Raises one of the faults that end it, or a group of them."""
+    name = f"engine-{settings.number}"
+    link = Link(settings.nats_url)
+    nc = await link.open(name)
+    connections = [nc]
+    try:
+        await await_shared(nc, PROVISION_PATIENCE_S)
+        journal: Journal = MemoryJournal(settings.number)
+        if settings.durable:
+            await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
+            journal_nc = await link.open(f"{name}-journal", buffered=False)
+            connections.append(journal_nc)
+            journal = JetStreamJournal(journal_nc, settings.number)
+        await Engine(settings, link, nc, journal).run()
+    finally:
+        for connection in connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_DEADLINE_S):
+                    await connection.close()
+
+
+def main() -> None:
+    """Run the `engine` command."""
+    settings = parse_settings()
+    name = f"engine_{settings.number}.log"
+    directory = settings.log_dir
+    log_to(directory / "engine_logs" / name if directory else None)
+    if directory:
+        log_to(directory / "synchronizer_logs" / name, "synchronizer", "routing")
+    run_until_signal("engine", lambda: run(settings), _FAULTS)
+
+
+if __name__ == "__main__":
+    main()

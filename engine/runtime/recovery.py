@@ -1,0 +1,53 @@
+"""How an engine comes back: replay the whole journal, then begin a new reign.
+
+Replaying applies exactly what was applied before, so state, digest, events and book sequences are the same.
+What the journal has and EXECUTIONS has not yet is reported again from here; nothing else leaves in a replay.
+"""
+
+import logging
+import time
+from typing import Final
+
+from bus.journal import Journal
+from engine.commands import EpochStarted, decode, encode
+from engine.runtime.effects import Reports
+from engine.state import State
+
+_PROGRESS_PERIOD_S: Final = 1.0
+
+_log: Final = logging.getLogger("engine")
+
+
+async def replay(state: State, journal: Journal, reports: Reports) -> None:
+    """Bring an empty state to where the journal ends. Raises JournalError."""
+    commands_replayed = 0
+    started = told = time.monotonic()
+    async for record in journal.replay():
+        state.begin_batch(record.batch_number, record.time_ns)
+        events = []
+        for command in decode(record.commands):
+            events += state.apply(command)
+            commands_replayed += 1
+        state.end_batch()
+        reports.add(record.epoch, record.batch_number, events)
+        if time.monotonic() - told > _PROGRESS_PERIOD_S:
+            told = time.monotonic()
+            _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
+    _log.info(
+        "recovered batch %d of epoch %d: %d commands in %.2f s, digest %s",
+        state.batch_number,
+        state.epoch,
+        commands_replayed,
+        time.monotonic() - started,
+        state.digest().hex(),
+    )
+
+
+async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:
+    """Make `epoch` ours: its first record fences off whoever reigned before. Raises JournalError."""
+    command = EpochStarted(epoch)
+    time_ns = max(time_ns, state.accounts.time_ns)
+    state.begin_batch(journal.position.batch_number + 1, time_ns)
+    state.apply(command)
+    state.end_batch()
+    await journal.append(epoch, time_ns, encode([command]))

@@ -1,0 +1,329 @@
+"""The gRPC edge of an engine: who calls, what is asked, and faults turned into statuses.
+
+A handler only queues commands and waits for their answers; a client that hangs up cancels the handler, never
+the order. What a handler reads it reads through the commit loop, so it never shows what the journal lacks.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import grpc
+from matchbus.edge import Context, abort_bad_request
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc
+
+from bus import consolidated
+from bus.peer import PeerFeed
+from bus.replica import BookReplica
+from engine.book import Book
+from engine.commands import Command, OrderCommand
+from engine.events import Answered, CancelledAll, Fill
+from engine.orders import Order
+from engine.runtime import wire
+from engine.runtime.commit_loop import CommitLoop, JournalUnavailable, Overloaded, Submission
+from engine.runtime.effects import FillBell
+from engine.runtime.sessions import Sessions
+from engine.terms import Side
+
+MAX_COMMANDS_PER_MESSAGE: Final = 10_000
+MAX_UNANSWERED_MESSAGES: Final = 8
+"""OrderEntry messages of one stream that may wait for their answers; then the stream is read no further."""
+
+SETTLE_PATIENCE_S: Final = 0.5
+"""How long an answer waits for an order's legs before it says PENDING."""
+
+MAX_FILLS_PER_BATCH: Final = 500
+MAX_FILL_STREAMS: Final = 8
+"""GetFills streams of one client at once."""
+
+STALLED_READER_S: Final = 5.0
+"""A reader that takes nothing for this long is cut off; it comes back with the sequence it had."""
+
+
+class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
+    """Answers the calls of service MatchingEngine; `away` gives the books that count, of all engines."""
+
+    def __init__(self, loop: CommitLoop, sessions: Sessions, bell: FillBell, away: "ProtectedBooks") -> None:
+        self._loop = loop
+        self._sessions = sessions
+        self._bell = bell
+        self._away = away
+        self._fill_streams: defaultdict[str, int] = defaultdict(int)
+
+    async def SubmitOrder(self, request: pb.NewOrder, context: Context) -> pb.OrderReply:  # noqa: N802 - the contract's name
+        """Take an order; answers when it has come to rest."""
+        client = await self._sessions.client_of(context)
+        return await self._answer_one(wire.new_order(client, request), context)
+
+    async def CancelOrder(self, request: pb.CancelOrderRequest, context: Context) -> pb.OrderReply:  # noqa: N802
+        """Cancel what is left of an order."""
+        client = await self._sessions.client_of(context)
+        return await self._answer_one(wire.cancel_order(client, request), context)
+
+    async def ReplaceOrder(self, request: pb.ReplaceOrderRequest, context: Context) -> pb.OrderReply:  # noqa: N802
+        """Give an order a new price and total quantity."""
+        client = await self._sessions.client_of(context)
+        return await self._answer_one(wire.replace_order(client, request), context)
+
+    async def CancelAll(self, request: pb.CancelAllRequest, context: Context) -> pb.CancelAllReply:  # noqa: N802
+        """Cancel the caller's open orders."""
+        client = await self._sessions.client_of(context)
+        if request.side not in (0, *Side):
+            await abort_bad_request(context, "side", f"{request.side} is no side: leave it 0 for both")
+        if request.symbol and request.symbol not in self._loop.state.books:
+            await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
+        submission = await self._submit([wire.cancel_all(client, request)], context)
+        answer = submission.answers[0]
+        assert isinstance(answer, CancelledAll)
+        return pb.CancelAllReply(count=answer.count)
+
+    async def OrderEntry(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.OrderEntryRequest], context: Context
+    ) -> None:
+        """Take commands by the message and answer each message with one, in order."""
+        client = await self._sessions.client_of(context)
+        waiting: asyncio.Queue[tuple[Sequence[OrderCommand | None], asyncio.Future[Submission]] | None]
+        waiting = asyncio.Queue(MAX_UNANSWERED_MESSAGES)
+        reading = asyncio.create_task(self._read_entries(client, request_iterator, waiting, context))
+        try:
+            while (entry := await waiting.get()) is not None:
+                commands, done = entry
+                submission = await self._committed(done, context)
+                await context.write(pb.OrderEntryResponse(replies=await self._replies(commands, submission)))
+            await reading
+        finally:
+            reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await reading
+
+    async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> None:  # noqa: N802
+        """Send the caller's fills above a sequence, then, if asked, every new one."""
+        client = await self._sessions.client_of(context)
+        if request.since_sequence < 0:
+            await abort_bad_request(context, "since_sequence", f"{request.since_sequence} must be 0 or more")
+        if self._fill_streams[client] >= MAX_FILL_STREAMS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{MAX_FILL_STREAMS} GetFills streams of this client are open: close one",
+            )
+        self._fill_streams[client] += 1
+        try:
+            with self._bell.listen(client) as rung:
+                await self._send_fills(
+                    client, request.since_sequence, rung if request.follow else None, context
+                )
+        finally:
+            self._fill_streams[client] -= 1
+            if not self._fill_streams[client]:
+                del self._fill_streams[client]
+
+    async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.OrderState:  # noqa: N802
+        """Show one of the caller's orders."""
+        client = await self._sessions.client_of(context)
+        accounts = self._loop.state.accounts
+
+        def find() -> pb.OrderState | None:
+            order = accounts.find(client, request.order_id, request.client_order_id)
+            return None if order is None else wire.order_state(order)
+
+        found = await self._loop.read(find)
+        if found is None:
+            asked = request.order_id or f"{request.client_order_id!r:.48}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"order {asked} is no order of this client")
+        return found
+
+    async def ListOpenOrders(  # noqa: N802
+        self, request: pb.ListOpenOrdersRequest, context: Context
+    ) -> pb.ListOpenOrdersReply:
+        """Show the caller's orders that can still trade, oldest first."""
+        client = await self._sessions.client_of(context)
+        if request.symbol and request.symbol not in self._loop.state.books:
+            await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
+        by_name = self._loop.state.accounts.by_name
+
+        def listed() -> list[pb.OrderState]:
+            account = by_name.get(client)
+            orders: list[Order] = list(account.open.values()) if account is not None else []
+            return [
+                wire.order_state(order) for order in orders if request.symbol in ("", order.request.symbol)
+            ]
+
+        return pb.ListOpenOrdersReply(orders=await self._loop.read(listed))
+
+    async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:  # noqa: N802
+        """Show a book: this engine's, by level or order by order, or all live engines' together."""
+        await self._sessions.client_of(context)
+        book = self._loop.state.books.get(request.symbol)
+        if book is None:
+            await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
+        if request.depth < 0:
+            await abort_bad_request(context, "depth", f"{request.depth} must be 0 (all levels) or more")
+        if request.detail not in pb.BookDetail.values():
+            await abort_bad_request(context, "detail", f"{request.detail} must be LEVELS (1) or ORDERS (2)")
+        if request.scope not in pb.BookScope.values():
+            await abort_bad_request(
+                context, "scope", f"{request.scope} must be ENGINE (1) or CONSOLIDATED (2)"
+            )
+        depth = request.depth or None
+        if request.scope == pb.BOOK_SCOPE_CONSOLIDATED:
+            if request.detail == pb.BOOK_DETAIL_ORDERS:
+                await abort_bad_request(context, "detail", "a consolidated book has levels, no orders")
+            return _consolidated(request.symbol, self._away.of(request.symbol), depth)
+        with_orders = request.detail == pb.BOOK_DETAIL_ORDERS
+        return await self._loop.read(lambda: _engine_book(book, depth, with_orders=with_orders))
+
+    # -- one command ----------------------------------------------------------------------------------
+
+    async def _answer_one(self, command: OrderCommand, context: Context) -> pb.OrderReply:
+        submission = await self._submit([command], context)
+        return (await self._replies((command,), submission))[0]
+
+    async def _submit(self, commands: Sequence[Command], context: Context) -> Submission:
+        return await self._committed(await self._queue(commands, context), context)
+
+    async def _queue(self, commands: Sequence[Command], context: Context) -> asyncio.Future[Submission]:
+        """Queue commands, or end the call because they cannot be taken now."""
+        try:
+            return self._loop.submit(commands)
+        except Overloaded as fault:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{fault}; slow down")
+        except JournalUnavailable as fault:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
+
+    async def _committed(self, done: asyncio.Future[Submission], context: Context) -> Submission:
+        try:
+            return await done
+        except JournalUnavailable as fault:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
+
+    async def _replies(
+        self, commands: Sequence[OrderCommand | None], submission: Submission
+    ) -> list[pb.OrderReply]:
+        """The replies to commands, each when its order has come to rest or has kept us waiting too long."""
+        answers: Sequence[object] = submission.answers
+        if submission.settling:
+            answers = await _settled(submission)
+        replies = [wire.order_reply(answer) for answer in answers if type(answer) is Answered]
+        for position, command in enumerate(commands):
+            if command is None:
+                replies.insert(position, wire.empty_command_reply())
+        return replies
+
+    async def _read_entries(
+        self,
+        client: str,
+        messages: AsyncIterator[pb.OrderEntryRequest],
+        waiting: "asyncio.Queue[tuple[Sequence[OrderCommand | None], asyncio.Future[Submission]] | None]",
+        context: Context,
+    ) -> None:
+        """Queue the commands of each message; ends the call at a message that is too long."""
+        try:
+            async for message in messages:
+                if len(message.commands) > MAX_COMMANDS_PER_MESSAGE:
+                    await abort_bad_request(
+                        context,
+                        "commands",
+                        f"{len(message.commands)} in one message, {MAX_COMMANDS_PER_MESSAGE} is the limit",
+                    )
+                commands = [wire.order_command(client, command) for command in message.commands]
+                done = await self._queue([command for command in commands if command is not None], context)
+                await waiting.put((commands, done))
+        finally:
+            await waiting.put(None)
+
+    async def _send_fills(
+        self, client: str, since: int, rung: asyncio.Event | None, context: Context
+    ) -> None:
+        """Write fills above `since`; follow while the bell rings, or end at the newest without one."""
+        by_name = self._loop.state.accounts.by_name
+
+        def newer() -> list[Fill]:
+            account = by_name.get(client)
+            return account.fills[since : since + MAX_FILLS_PER_BATCH] if account is not None else []
+
+        while True:
+            if rung is not None:
+                rung.clear()
+            fills = await self._loop.read(newer)
+            if fills:
+                try:
+                    async with asyncio.timeout(STALLED_READER_S):
+                        await context.write(wire.fill_batch(fills))
+                except TimeoutError:
+                    await context.abort(
+                        grpc.StatusCode.RESOURCE_EXHAUSTED,
+                        f"nothing was read for {STALLED_READER_S:g} s: ask again since your last sequence",
+                    )
+                since += len(fills)
+            elif rung is None:
+                return
+            else:
+                await rung.wait()
+
+
+class ProtectedBooks:
+    """The books that count: this engine's own as published, and the synced ones of live peers."""
+
+    def __init__(self, engine: int, own: Mapping[str, BookReplica], peers: Mapping[int, PeerFeed]) -> None:
+        self._engine = engine
+        self._own = own
+        self._peers = peers
+
+    def of(self, symbol: str) -> dict[int, BookReplica]:
+        """By engine number."""
+        books = {
+            number: replica
+            for number, peer in self._peers.items()
+            if (replica := peer.protected(symbol)) is not None
+        }
+        if symbol in self._own:
+            books[self._engine] = self._own[symbol]
+        return books
+
+
+async def _settled(submission: Submission) -> list[object]:
+    """The answers, with those of orders whose legs came back in time in the place of PENDING ones."""
+    await asyncio.wait(submission.settling.values(), timeout=SETTLE_PATIENCE_S)
+    answers: list[object] = list(submission.answers)
+    for position, future in submission.settling.items():
+        if future.done():
+            answers[position] = future.result()
+    return answers
+
+
+def _engine_book(book: Book, depth: int | None, *, with_orders: bool) -> pb.OrderBook:
+    reply = pb.OrderBook(symbol=book.symbol, sequence=book.sequence)
+    for half, levels in ((book.bids, reply.bids), (book.asks, reply.asks)):
+        for level in half.best_first():
+            if depth is not None and len(levels) == depth:
+                break
+            orders = (
+                [pb.BookOrder(order_id=order.id, quantity=order.open) for order in level.orders.values()]
+                if with_orders
+                else ()
+            )
+            levels.add(
+                price=level.price, quantity=level.quantity, order_count=len(level.orders), orders=orders
+            )
+    return reply
+
+
+def _consolidated(symbol: str, books: Mapping[int, BookReplica], depth: int | None) -> pb.OrderBook:
+    reply = pb.OrderBook(symbol=symbol)
+    for side, levels in ((Side.BUY, reply.bids), (Side.SELL, reply.asks)):
+        for level in consolidated.levels(books, side, depth):
+            levels.add(
+                price=level.price,
+                quantity=level.quantity,
+                order_count=level.order_count,
+                engines=[
+                    pb.EngineQuantity(
+                        engine=share.engine, quantity=share.quantity, order_count=share.order_count
+                    )
+                    for share in level.shares
+                ],
+            )
+    return reply

@@ -1,0 +1,77 @@
+"""Whose token a call carries. Tokens are known by their SHA-256 only (`matchbus.edge.token_key`)."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import grpc
+from matchbus.edge import Context, bearer_token, token_key
+
+from bus.messages import EngineEntry, SessionEntry
+from bus.registry import Bucket, BucketUnavailable
+
+MAX_LOOKUPS: Final = 16
+"""Tokens being looked up at once; more than that are refused, so that junk cannot swamp the bucket."""
+
+
+class Sessions:
+    """The sessions of all clients, followed in their bucket, and the engines' addresses."""
+
+    def __init__(
+        self, engine: int, sessions: Bucket[SessionEntry], engines: Mapping[int, EngineEntry]
+    ) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._engines = engines
+        self._known: dict[str, SessionEntry] = {}
+        self._lookups = 0
+
+    async def watch(self, filled: asyncio.Event) -> None:
+        """Follow the bucket for ever; `filled` is set when all that is there now is known."""
+        await self._sessions.watch(self._on_session, filled=filled)
+
+    async def client_of(self, context: Context) -> str:
+        """The client whose token the call carries; ends the call when that is nobody at home here."""
+        token = bearer_token(context)
+        if not token:
+            await context.abort(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
+            )
+        session = self._known.get(token_key(token)) or await self._look_up(token_key(token), context)
+        if session.engine != self._engine:
+            await self._refuse_guest(session, context)
+        return session.client_id
+
+    async def _look_up(self, key: str, context: Context) -> SessionEntry:
+        """Ask the bucket: a client may come with its new token before the watch tells of it."""
+        if self._lookups >= MAX_LOOKUPS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{MAX_LOOKUPS} unknown tokens are being looked up; try again",
+            )
+        self._lookups += 1
+        try:
+            session = await self._sessions.get(key)
+        except BucketUnavailable:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked just now; try again")
+        finally:
+            self._lookups -= 1
+        if session is None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token; register again")
+        self._known[key] = session
+        return session
+
+    async def _refuse_guest(self, session: SessionEntry, context: Context) -> None:
+        home = self._engines.get(session.engine)
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"client {session.client_id} is at home on engine {session.engine}, "
+            f"address {home.address if home else 'unknown: see ListEngines'}",
+        )
+
+    def _on_session(self, key: str, session: SessionEntry | None) -> None:
+        if session is None:
+            self._known.pop(key, None)
+        else:
+            self._known[key] = session

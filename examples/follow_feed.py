@@ -1,0 +1,39 @@
+"""Follow one engine's book of one symbol with nothing but nats-py: docs/feed.md in code."""
+
+import asyncio
+import json
+import sys
+
+import nats
+
+
+async def main(url: str, symbol: str, engine: str = "1") -> None:
+    """Print the best (price, quantity) a side whenever they change; `unsynced` while nobody can know."""
+    nc, subject, shown = await nats.connect(url), f"md.{engine}.book.{symbol.replace('.', '=')}", ""
+    feed = await nc.subscribe(f"md.{engine}.>")  # ONE subscription: two would reorder against each other
+    book, epoch, sequence = dict[int, dict[int, int]]({1: {}, 2: {}}), 0, -1  # sequence -1: unsynced
+    while True:
+        try:
+            message = await feed.next_msg(timeout=0.3)
+            kind, *fields = json.loads(message.data)
+        except nats.errors.TimeoutError:  # three heartbeats missing: the engine is down
+            kind, fields, sequence = "silence", [epoch], -1
+        if (its_epoch := fields[kind == "heartbeat"]) != epoch:
+            if its_epoch < epoch:
+                continue  # a replaced primary
+            epoch, sequence = its_epoch, -1  # a new one: nothing known counts
+        if kind == "heartbeat" and fields[4].get(symbol, 0) > sequence:
+            sequence = -1  # the last delta was lost
+        if kind in ("snapshot", "delta") and message.subject == subject and fields[1] > sequence:
+            book = {1: {}, 2: {}} if kind == "snapshot" else book
+            sequence = fields[1] if kind == "snapshot" or fields[2] == sequence else -1  # -1: a gap
+            for side, price, quantity, _ in fields[-2]:
+                book[side].update({price: quantity}) if quantity else book[side].pop(price, None)
+        if sequence < 0 and kind in ("heartbeat", "silence"):
+            await nc.publish(f"snapshot.{engine}", json.dumps(["snapshot_request", [symbol]]).encode())
+        best = f"{max(book[1].items(), default=None)} {min(book[2].items(), default=None)}"
+        if (now := "unsynced" if sequence < 0 else best) != shown:
+            print(shown := now, flush=True)
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,39 @@
+"""Rest an order, trade against it, see what is held: python examples/trade.py 127.0.0.1:50050 [password]."""
+
+import asyncio
+import sys
+
+from client import Client
+
+
+async def main(exchange: str, password: str) -> None:
+    """Let a maker quote and a taker take, each from its own engine if there are two."""
+    async with (
+        Client.connect(exchange, client_id="example-maker", password=password, secret="maker") as maker,  # noqa: S106
+        Client.connect(exchange, client_id="example-taker", password=password, secret="taker") as taker,  # noqa: S106
+    ):
+        symbol, instrument = next(iter(maker.instruments.items()))
+        price = 1_000 * instrument.tick_size
+        ten, four = 10 * instrument.lot_size, 4 * instrument.lot_size
+        print(f"{symbol}: maker at home on E{maker.engine}, taker on E{taker.engine}")
+
+        quote = await maker.submit(symbol, "sell", quantity=ten, price=price, post_only=True)
+        print("quote", quote.status, quote.reject_text)
+        quote.raise_if_refused()
+
+        taken = await taker.submit(symbol, "buy", quantity=four, price=price, time_in_force="ioc")
+        print("take ", taken.status, [f"{fill.quantity} @ {fill.price}" for fill in taken.fills])
+
+        book = await maker.book(symbol, depth=3, consolidated=True)
+        for level in book.asks:
+            print("ask  ", level.price, level.quantity, [f"E{share.engine}" for share in level.engines])
+
+        cancelled = await maker.cancel(order_id=quote.order_id)
+        print("quote", cancelled.status, "after", cancelled.cumulative_quantity, "filled")
+        for name, client in (("maker", maker), ("taker", taker)):
+            held = (await client.positions()).get(symbol)
+            print(name, "holds", held.quantity if held else 0, symbol)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "password"))

@@ -1,0 +1,89 @@
+"""Who the clients are: the form of their ids, their secrets, their tokens and how many call each engine home.
+
+Neither a secret nor a token is ever kept: of a secret there is a salted scrypt hash, of a token (256 random
+bits, so no salt is needed) its SHA-256. Salts and tokens come from outside: nothing here is random.
+"""
+
+import hashlib
+import hmac
+import re
+from collections import Counter
+from typing import Final
+
+from bus.messages import ClientEntry
+
+CLIENT_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What a client id looks like; match with `fullmatch`."""
+
+SALT_BYTES: Final = 16
+
+_SCRYPT_COST: Final = 2**14
+_SCRYPT_BLOCK_SIZE: Final = 8
+_SCRYPT_MEMORY: Final = (
+    2 * 128 * _SCRYPT_COST * _SCRYPT_BLOCK_SIZE
+)  # OpenSSL wants some above the 16 MiB used
+_BEARER: Final = "bearer "
+
+
+def client_id_violation(client_id: str) -> str:
+    """Why this is no client id; empty when it is one."""
+    if CLIENT_ID_PATTERN.fullmatch(client_id) is not None:
+        return ""
+    return "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+
+
+def same_text(one: str, other: str) -> bool:
+    """Compare two secrets in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def hash_secret(secret: str, salt: bytes) -> str:
+    """Hash a client's secret (scrypt, in hex). Takes about 50 ms and 16 MiB, on purpose."""
+    return hashlib.scrypt(
+        secret.encode(),
+        salt=salt,
+        n=_SCRYPT_COST,
+        r=_SCRYPT_BLOCK_SIZE,
+        p=1,
+        maxmem=_SCRYPT_MEMORY,
+    ).hex()
+
+
+def secret_matches(secret: str, entry: ClientEntry) -> bool:
+    """Whether this is the secret that the client was bound to. As slow as `hash_secret`."""
+    return hmac.compare_digest(hash_secret(secret, bytes.fromhex(entry.salt)), entry.secret_hash)
+
+
+def token_key(token: str) -> str:
+    """Name a token where it is kept: its SHA-256 in hex."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def bearer_token(authorization: str) -> str:
+    """Take the token out of the metadata `authorization: Bearer <token>`; empty when there is none."""
+    if authorization[: len(_BEARER)].lower() != _BEARER:
+        return ""
+    return authorization[len(_BEARER) :].strip()
+
+
+class Directory:
+    """The clients there are, by bucket key, as last seen."""
+
+    __slots__ = ("_clients",)
+
+    def __init__(self) -> None:
+        self._clients: dict[str, ClientEntry] = {}
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def put(self, key: str, entry: ClientEntry | None) -> None:
+        """Take in what a bucket key holds now; None where the key is gone."""
+        if entry is None:
+            self._clients.pop(key, None)
+        else:
+            self._clients[key] = entry
+
+    def clients_per_engine(self) -> Counter[int]:
+        """How many clients call each engine home; 0 for any engine not in it. Linear in the clients."""
+        return Counter(entry.engine for entry in self._clients.values())

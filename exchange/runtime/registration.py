@@ -1,0 +1,151 @@
+"""Registration: a client's name is bound to its secret and its home engine, and a new token is given out.
+
+The binding is one create in the `clients` bucket, a compare-and-set: of two first registrations of one name
+exactly one binds, and the other is then checked against what was bound.
+"""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import msgspec
+
+from bus import subjects
+from bus.messages import ClientEntry, EngineEntry, SessionEntry
+from bus.registry import Bucket
+from exchange import assignment, directory
+
+T = TypeVar("T")
+
+LIVE_ENGINE_WAIT_S: Final = 2.0
+"""How long a first registration waits for some engine to be live: at a start their heartbeats come late."""
+
+_LIVE_ENGINE_POLL_S: Final = 0.05
+_HASH_THREADS: Final = 2
+_MAX_HASHES: Final = 1_000
+_TOKEN_BYTES: Final = 32
+
+
+class RegistrationRefused(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """The client cannot be registered; the text says why."""
+
+
+class WrongSecret(RegistrationRefused):
+    """The name is bound to another secret."""
+
+
+class TooManyRegistrations(RegistrationRefused):
+    """More registrations wait for their secrets to be hashed than are let in."""
+
+
+class HomeUnknown(RegistrationRefused):
+    """The client's home engine is not registered with the exchange."""
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """What a client gets: its token, and its home engine."""
+
+    token: str
+    home: EngineEntry
+
+
+class Registrar:
+    """Registers clients. `live_engines` tells which engines' feeds are live now."""
+
+    __slots__ = (
+        "_binding",
+        "_clients",
+        "_directory",
+        "_engines",
+        "_hashes",
+        "_hashing",
+        "_live_engines",
+        "_sessions",
+    )
+
+    def __init__(
+        self,
+        clients: Bucket[ClientEntry],
+        sessions: Bucket[SessionEntry],
+        known: directory.Directory,
+        engines: Mapping[int, EngineEntry],
+        live_engines: Callable[[], Collection[int]],
+    ) -> None:
+        self._clients = clients
+        self._sessions = sessions
+        self._directory = known
+        self._engines = engines
+        self._live_engines = live_engines
+        self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="scrypt")
+        self._hashes = 0
+        self._binding: Counter[int] = Counter()
+
+    def close(self) -> None:
+        """Let go of the threads; hashes that have not begun are dropped."""
+        self._hashing.shutdown(wait=False, cancel_futures=True)
+
+    async def register(self, client_id: str, secret: str, preferred_engine: int) -> Registration:
+        """Bind the client at its first registration, check its secret at any other, and give out a token.
+
+        `client_id` has been checked. Raises `RegistrationRefused`, `assignment.NoHome`, or `Bucket`'s faults.
+        """
+        key = subjects.client_key(client_id)
+        entry = await self._clients.get(key)
+        if entry is None:
+            entry = await self._bind(key, client_id, secret, preferred_engine)
+        elif not await self._off_loop(directory.secret_matches, secret, entry):
+            raise WrongSecret(f"client {client_id} was registered with another secret")
+        home = self._engines.get(entry.engine)
+        if home is None:
+            raise HomeUnknown(f"the home engine E{entry.engine} of client {client_id} is not registered")
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        await self._sessions.put(
+            directory.token_key(token), SessionEntry(client_id=client_id, engine=entry.engine)
+        )
+        return Registration(token=token, home=home)
+
+    async def _bind(self, key: str, client_id: str, secret: str, preferred_engine: int) -> ClientEntry:
+        salt = secrets.token_bytes(directory.SALT_BYTES)
+        secret_hash = await self._off_loop(directory.hash_secret, secret, salt)
+        home = await self._choose_home(preferred_engine)
+        entry = ClientEntry(client_id=client_id, salt=salt.hex(), secret_hash=secret_hash, engine=home)
+        # Counted before it is stored, or clients that come together would all go to the same engine.
+        self._binding[home] += 1
+        try:
+            if await self._clients.create(key, entry):
+                self._directory.put(key, entry)
+                return entry
+        finally:
+            self._binding[home] -= 1
+        bound = await self._clients.get(key)
+        if bound is None or not await self._off_loop(directory.secret_matches, secret, bound):
+            raise WrongSecret(f"client {client_id} was registered with another secret at the same time")
+        return bound
+
+    async def _choose_home(self, preferred_engine: int) -> int:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LIVE_ENGINE_WAIT_S
+        while True:
+            try:
+                return assignment.choose_home(
+                    preferred_engine,
+                    self._engines.keys(),
+                    self._live_engines(),
+                    self._directory.clients_per_engine() + self._binding,
+                )
+            except assignment.NoEngineLives:
+                if not self._engines or loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(_LIVE_ENGINE_POLL_S)
+
+    async def _off_loop(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._hashes >= _MAX_HASHES:
+            raise TooManyRegistrations(f"{self._hashes} registrations are waiting; try again soon")
+        self._hashes += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hashing, function, *arguments)
+        finally:
+            self._hashes -= 1

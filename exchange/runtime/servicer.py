@@ -1,0 +1,225 @@
+"""The gRPC edge of the exchange: checks requests, asks the parts, and alone turns their faults into statuses.
+
+RegisterClient wants the exchange's password, GetPositions a client's token; the rest is public, as the
+market data is.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+import grpc
+import msgspec
+import nats.errors
+from google.rpc import (  # type: ignore[import-untyped]  # generated, ships no types
+    code_pb2,
+    error_details_pb2,
+    status_pb2,
+)
+from grpc_status import rpc_status
+from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
+
+from bus.messages import InstrumentEntry, SessionEntry
+from bus.registry import Bucket, BucketUnavailable
+from bus.stream import StreamError
+from exchange import assignment, directory
+from exchange.positions import Holding, Positions, saturate
+from exchange.runtime import registration
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+log = logging.getLogger("exchange")
+
+_AWAY: Final = (BucketUnavailable, StreamError, nats.errors.Error)
+_STORAGE_AWAY: Final = "the exchange cannot reach its storage just now; try again"
+
+
+class EngineView(msgspec.Struct, frozen=True):
+    """One engine as ListEngines shows it; `state` is the contract's number, `lag_ns` nanoseconds."""
+
+    engine: int
+    epoch: int
+    address: str
+    state: int
+    lag_ns: int
+    reason: str
+
+
+class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
+    """Answers the calls of service Exchange.
+
+    `caught_up` tells whether the positions hold everything that was stored when the exchange started.
+    """
+
+    def __init__(
+        self,
+        *,
+        password: str,
+        registrar: registration.Registrar,
+        sessions: Bucket[SessionEntry],
+        instruments: Mapping[str, InstrumentEntry],
+        positions: Positions,
+        caught_up: Callable[[], bool],
+        list_engines: Callable[[], list[EngineView]],
+        consolidated_book: Callable[[str, int], matchbus_pb2.ConsolidatedBook],
+    ) -> None:
+        self._password = password
+        self._registrar = registrar
+        self._sessions = sessions
+        self._instruments = instruments
+        self._positions = positions
+        self._caught_up = caught_up
+        self._list_engines = list_engines
+        self._consolidated_book = consolidated_book
+
+    async def RegisterClient(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.RegisterClientRequest, context: Context
+    ) -> matchbus_pb2.RegisterClientReply:
+        """Bind a client's name to its secret and its home engine, and give out a token."""
+        if not directory.same_text(request.password, self._password):
+            log.warning("refused a registration from %s: wrong password", context.peer())
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
+        violation = directory.client_id_violation(request.client_id)
+        if violation:
+            await _abort_bad_request(context, "client_id", violation)
+        try:
+            registered = await self._registrar.register(
+                request.client_id, request.secret, request.preferred_engine
+            )
+        except (registration.RegistrationRefused, assignment.NoHome) as refusal:
+            log.warning("refused to register client %s: %s", request.client_id, refusal)
+            await context.abort(_status_of(refusal), str(refusal))
+        except _AWAY as fault:
+            log.warning("cannot register client %s: %r", request.client_id, fault)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
+        home = registered.home
+        log.info("registered client %s, home engine E%d at %s", request.client_id, home.engine, home.address)
+        return matchbus_pb2.RegisterClientReply(
+            token=registered.token,
+            engine=home.engine,
+            engine_address=home.address,
+            instruments=self._list_instruments(),
+        )
+
+    async def ListInstruments(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.ListInstrumentsRequest, context: Context
+    ) -> matchbus_pb2.ListInstrumentsReply:
+        """List what trades, in order of the symbols."""
+        del request, context
+        return matchbus_pb2.ListInstrumentsReply(instruments=self._list_instruments())
+
+    async def ListEngines(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.ListEnginesRequest, context: Context
+    ) -> matchbus_pb2.ListEnginesReply:
+        """List the registered engines and how the exchange sees their feeds, in order of their numbers."""
+        del request, context
+        return matchbus_pb2.ListEnginesReply(
+            engines=[
+                matchbus_pb2.Engine(
+                    engine=view.engine,
+                    state=view.state,  # type: ignore[arg-type]  # an enum is an int on the wire
+                    epoch=view.epoch,
+                    address=view.address,
+                    lag_ns=view.lag_ns,
+                    reason=view.reason,
+                )
+                for view in self._list_engines()
+            ]
+        )
+
+    async def GetPositions(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.GetPositionsRequest, context: Context
+    ) -> matchbus_pb2.GetPositionsReply:
+        """List the caller's positions, flat ones included; numbers saturate at the ends of int64."""
+        client = await self._client_of(context)
+        if request.symbol:
+            await self._check_symbol(request.symbol, context)
+        if not self._caught_up():
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "the exchange is still reading execution reports; try again"
+            )
+        gap = self._positions.gap(client)
+        if gap is not None:
+            await context.abort(
+                grpc.StatusCode.DATA_LOSS,
+                f"positions of {client} are unknown: after fill {gap.last_sequence} came {gap.next_sequence}",
+            )
+        return matchbus_pb2.GetPositionsReply(
+            positions=[
+                _position(symbol, holding) for symbol, holding in self._positions.of(client, request.symbol)
+            ]
+        )
+
+    async def GetConsolidatedBook(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.GetConsolidatedBookRequest, context: Context
+    ) -> matchbus_pb2.ConsolidatedBook:
+        """Sum one symbol's book over the live engines; `depth` levels a side, all of them when 0."""
+        await self._check_symbol(request.symbol, context)
+        if request.depth < 0:
+            await _abort_bad_request(context, "depth", "must be 0 (all levels) or more")
+        return self._consolidated_book(request.symbol, request.depth)
+
+    def _list_instruments(self) -> list[matchbus_pb2.Instrument]:
+        return [
+            matchbus_pb2.Instrument(
+                symbol=entry.symbol,
+                tick_size=entry.tick_size,
+                lot_size=entry.lot_size,
+                market_collar_percent=entry.market_collar_percent,
+            )
+            for _, entry in sorted(self._instruments.items())
+        ]
+
+    async def _check_symbol(self, symbol: str, context: Context) -> None:
+        if symbol not in self._instruments:
+            await _abort_bad_request(context, "symbol", f"{symbol!r:.60} is not in the instrument list")
+
+    async def _client_of(self, context: Context) -> str:
+        """Whose token the call carries, or the end of the call."""
+        metadata = dict(context.invocation_metadata() or ())
+        token = directory.bearer_token(str(metadata.get("authorization", "")))
+        if not token:
+            await context.abort(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
+            )
+        try:
+            session = await self._sessions.get(directory.token_key(token))
+        except _AWAY as fault:
+            log.warning("cannot look a token up: %r", fault)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
+        if session is None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token; register again")
+        return session.client_id
+
+
+def _position(symbol: str, holding: Holding) -> matchbus_pb2.Position:
+    return matchbus_pb2.Position(
+        symbol=symbol,
+        position=saturate(holding.lots),
+        average_price=holding.average_price,
+        realized_pnl=saturate(holding.realized),
+        fees=saturate(holding.fees),
+    )
+
+
+def _status_of(refusal: registration.RegistrationRefused | assignment.NoHome) -> grpc.StatusCode:
+    match refusal:
+        case registration.WrongSecret():
+            return grpc.StatusCode.PERMISSION_DENIED
+        case registration.TooManyRegistrations():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case assignment.UnknownEngine():
+            return grpc.StatusCode.FAILED_PRECONDITION
+        case _:
+            return grpc.StatusCode.UNAVAILABLE
+
+
+async def _abort_bad_request(context: Context, field: str, description: str) -> NoReturn:
+    bad_request = error_details_pb2.BadRequest(
+        field_violations=[error_details_pb2.BadRequest.FieldViolation(field=field, description=description)]
+    )
+    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=f"{field}: {description}")
+    status.details.add().Pack(bad_request)
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)

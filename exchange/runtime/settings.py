@@ -1,0 +1,108 @@
+"""What an exchange process is told: from the command line first, then the environment, then defaults.
+
+Invariant: an exchange that others can reach never has the password that everybody knows.
+"""
+
+import argparse
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
+DEFAULT_NATS: Final = "nats://127.0.0.1:4222"
+DEFAULT_PORT: Final = 50050
+
+_INSTRUMENTS_FILE: Final = "instruments.toml"
+_MAX_PORT: Final = 65_535
+
+
+class SettingsRefused(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """The process cannot be started like this; the text says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one exchange process runs. `listen` is HOST:PORT; port 0 takes a free one."""
+
+    nats_url: str
+    listen: str
+    password: str = field(repr=False)
+    instruments: Path
+    log_dir: Path | None
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Make settings of the command line and the environment. Raises `SettingsRefused`."""
+    options = _parser().parse_args(arguments)
+    listen = options.listen or _default_listen(environment.get("IP_ADDR", "") or "127.0.0.1")
+    password = (
+        options.password if options.password is not None else environment.get("PASSWORD", DEFAULT_PASSWORD)
+    )
+    host = _host_of(listen)
+    if not password:
+        raise SettingsRefused("the password is empty: set PASSWORD or give --password")
+    if password == DEFAULT_PASSWORD and not is_loopback(host):
+        raise SettingsRefused(
+            f"the default password is refused on {listen}, which is not a loopback address: "
+            "set PASSWORD or give --password another one, or listen on 127.0.0.1"
+        )
+    return Settings(
+        nats_url=options.nats,
+        listen=listen,
+        password=password,
+        instruments=options.instruments or _default_instruments(),
+        log_dir=options.log_dir,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host; a name other than localhost counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exchange",
+        description="The exchange of a Matchbus market: clients, engines, instruments, positions.",
+        epilog="PASSWORD and IP_ADDR in the environment stand in for --password and the host of --listen.",
+    )
+    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS, help="default %(default)s")
+    parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT}")
+    parser.add_argument(
+        "--password",
+        metavar="P",
+        help="what clients need to register; other users of this machine can read it here: prefer PASSWORD",
+    )
+    parser.add_argument(
+        "--instruments", metavar="FILE", type=Path, help=f"TOML file, default {_INSTRUMENTS_FILE} here"
+    )
+    parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
+    return parser
+
+
+def _default_listen(host: str) -> str:
+    return f"[{host}]:{DEFAULT_PORT}" if ":" in host else f"{host}:{DEFAULT_PORT}"
+
+
+def _host_of(listen: str) -> str:
+    host, colon, port = listen.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
+    if not colon or not host or not is_port:
+        raise SettingsRefused(f"--listen {listen} must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+    return host.removeprefix("[").removesuffix("]")
+
+
+def _default_instruments() -> Path:
+    """The file in the current directory, or else the one that came with Matchbus."""
+    here = Path(__file__).resolve()
+    for candidate in (Path(_INSTRUMENTS_FILE), *(parent / _INSTRUMENTS_FILE for parent in here.parents[1:3])):
+        if candidate.is_file():
+            return candidate
+    raise SettingsRefused(f"there is no {_INSTRUMENTS_FILE} here: give --instruments FILE")

@@ -1,0 +1,136 @@
+"""What the exchange shows of the engines' feeds: states, the consolidated book, best prices in the log.
+
+Here: reading `PeerFeed`s. Not here: following them (`bus.follower`). Only synced books of live engines count.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from matchbus.v1 import matchbus_pb2
+
+from bus import consolidated
+from bus.messages import ASK, BID, EngineEntry
+from bus.peer import PeerFeed, PeerState
+from bus.replica import BookReplica
+from exchange.runtime.servicer import EngineView
+
+log = logging.getLogger("exchange")
+
+_STATES: Final = {
+    PeerState.LIVE: matchbus_pb2.ENGINE_STATE_LIVE,
+    PeerState.SUSPECT: matchbus_pb2.ENGINE_STATE_SUSPECT,
+    PeerState.DOWN: matchbus_pb2.ENGINE_STATE_DOWN,
+}
+_NS_PER_MS: Final = 1_000_000
+
+
+def live_engines(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> list[int]:
+    """Which of these engines have a live feed."""
+    return [engine for engine in engines if engine in peers and peers[engine].state is PeerState.LIVE]
+
+
+def engine_views(
+    engines: Mapping[int, EngineEntry], peers: Mapping[int, PeerFeed], now_ns: int
+) -> list[EngineView]:
+    """Every registered engine as its feed looks at `now_ns` of the follower's clock, in order of numbers."""
+    return [_engine_view(entry, peers.get(engine), now_ns) for engine, entry in sorted(engines.items())]
+
+
+def consolidated_book(
+    symbol: str, depth: int, peers: Mapping[int, PeerFeed]
+) -> matchbus_pb2.ConsolidatedBook:
+    """Sum the symbol's books of the live engines; `depth` levels a side, all of them when 0."""
+    replicas = {engine: book for engine, peer in sorted(peers.items()) if (book := peer.protected(symbol))}
+    best = consolidated.nbbo(replicas)
+    return matchbus_pb2.ConsolidatedBook(
+        symbol=symbol,
+        bids=_levels(replicas, BID, depth),
+        asks=_levels(replicas, ASK, depth),
+        best_bid=_quote(best.bid),
+        best_ask=_quote(best.ask),
+    )
+
+
+class FeedLog:
+    """Logs what becomes of the engines' feeds: their states at once, best prices when `write` is called."""
+
+    __slots__ = ("_changed", "_states", "_written")
+
+    def __init__(self) -> None:
+        self._states: dict[int, PeerState] = {}
+        self._changed: set[tuple[int, str]] = set()
+        self._written: dict[tuple[int, str], str] = {}
+
+    def note(self, engine: int, symbol: str) -> None:
+        """Remember that this book changed. Cheap: it is called for every delta."""
+        self._changed.add((engine, symbol))
+
+    def on_state(self, engine: int, peer: PeerFeed) -> None:
+        """Log a feed's state, where it is another one than before."""
+        if peer.state is not self._states.get(engine, PeerState.DOWN):
+            level = logging.INFO if peer.state is PeerState.LIVE else logging.WARNING
+            log.log(level, "the feed of E%d is %s in epoch %d", engine, peer.state.value, peer.epoch)
+        self._states[engine] = peer.state
+
+    def write(self, peers: Mapping[int, PeerFeed]) -> None:
+        """Log what became of the best prices noted since the last call."""
+        changed, self._changed = self._changed, set()
+        for engine, symbol in sorted(changed):
+            text = _best_prices(peers, engine, symbol)
+            if self._written.get((engine, symbol)) != text:
+                self._written[engine, symbol] = text
+                log.info("book update: %s on E%d %s", symbol, engine, text)
+
+
+def _engine_view(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> EngineView:
+    age_ns = None if peer is None else peer.age_ns(now_ns)
+    state = PeerState.DOWN if peer is None else peer.state
+    return EngineView(
+        engine=entry.engine,
+        epoch=entry.epoch if peer is None else max(entry.epoch, peer.epoch),
+        address=entry.address,
+        state=_STATES[state],
+        lag_ns=max(0, age_ns or 0),
+        reason="" if state is PeerState.LIVE else _reason(age_ns),
+    )
+
+
+def _reason(age_ns: int | None) -> str:
+    if age_ns is None:
+        return "no heartbeat heard"
+    return f"newest heartbeat is {max(0, age_ns) // _NS_PER_MS} ms old"
+
+
+def _levels(replicas: Mapping[int, BookReplica], side: int, depth: int) -> list[matchbus_pb2.Level]:
+    return [
+        matchbus_pb2.Level(
+            price=level.price,
+            quantity=level.quantity,
+            order_count=level.order_count,
+            engines=[
+                matchbus_pb2.EngineQuantity(
+                    engine=share.engine, quantity=share.quantity, order_count=share.order_count
+                )
+                for share in level.shares
+            ],
+        )
+        for level in consolidated.levels(replicas, side, depth or None)
+    ]
+
+
+def _quote(level: consolidated.ConsolidatedLevel | None) -> matchbus_pb2.BestQuote | None:
+    return None if level is None else matchbus_pb2.BestQuote(price=level.price, quantity=level.quantity)
+
+
+def _best_prices(peers: Mapping[int, PeerFeed], engine: int, symbol: str) -> str:
+    peer = peers.get(engine)
+    book = None if peer is None else peer.replicas.get(symbol)
+    if book is None or not book.synced:
+        return "out of sync"
+    bid, ask = book.best(BID), book.best(ASK)
+    return f"bid {_text(bid)} ask {_text(ask)}"
+
+
+def _text(quote: tuple[int, int] | None) -> str:
+    return "none" if quote is None else f"{quote[1]}@{quote[0]}"

@@ -1,0 +1,102 @@
+"""What the gRPC edges of the exchange and of the engines do alike: limits, health, tokens, refusals.
+
+Not here: what any call means. Imports nothing of ours but the contract.
+"""
+
+import hashlib
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.rpc import (  # type: ignore[import-untyped]  # generated, ships no types
+    code_pb2,
+    error_details_pb2,
+    status_pb2,
+)
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_CONCURRENT_RPCS: Final = 2_000
+MAX_CONCURRENT_STREAMS: Final = 1_000
+"""Calls at once on one connection."""
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Room for a batch of 10,000 commands or a whole book; it is also what clients take by default."""
+
+SERVER_OPTIONS: Final = (
+    ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 4 * 1024),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_connection_age_grace_ms", 10_000),
+    # What a stalled reader can make the server hold, besides its own bounded batch.
+    ("grpc.http2.write_buffer_size", 64 * 1024),
+    ("grpc.so_reuseport", 0),  # two servers must not share a port silently
+)
+
+_BEARER: Final = "bearer "
+
+
+class Edge:
+    """One gRPC server with health and reflection: NOT_SERVING until `ready`."""
+
+    def __init__(self, service: str) -> None:
+        self.server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
+        self._services = ("", service)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        reflection.enable_server_reflection(
+            (service, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server
+        )
+
+    async def start(self, listen: str) -> str:
+        """Take the address and answer calls; returns it with the port that was taken. Raises OSError."""
+        try:
+            port = self.server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {listen}: {error}; is it taken by another process?") from error
+        await self.set_serving(serving=False)
+        await self.server.start()
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Say by the health service whether calls are worth making."""
+        states = health_pb2.HealthCheckResponse
+        for service in self._services:
+            await self._health.set(service, states.SERVING if serving else states.NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls and give those under way some time."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(grace_s)
+
+
+def bearer_token(context: Context) -> str:
+    """The token in the metadata `authorization: Bearer <token>`; empty when there is none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            text = str(value)
+            return text[len(_BEARER) :].strip() if text[: len(_BEARER)].lower() == _BEARER else ""
+    return ""
+
+
+def token_key(token: str) -> str:
+    """Under which key a token's session is stored: the token itself is stored nowhere."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def abort_bad_request(context: Context, field: str, description: str) -> NoReturn:
+    """End a call that is no request at all, naming the field (google.rpc.BadRequest)."""
+    bad_request = error_details_pb2.BadRequest(
+        field_violations=[error_details_pb2.BadRequest.FieldViolation(field=field, description=description)]
+    )
+    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=f"{field}: {description}")
+    status.details.add().Pack(bad_request)
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)

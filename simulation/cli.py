@@ -1,0 +1,122 @@
+"""The `simulation` command: `run` (default) trades with simulated clients, `replay` repeats a real market."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import grpc.aio
+from rich.console import Console
+
+from client import MatchbusError
+from simulation import report
+from simulation.bitstamp import CaptureMalformed
+from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError
+from simulation.matchbus import Interrupted, interruptible, positive, run_with_view, seconds
+from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
+from simulation.run import Plan
+
+_COMMANDS: Final = ("run", "replay")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0] not in _COMMANDS and given[0] not in ("-h", "--help")):
+        given.insert(0, "run")
+    options = parser().parse_args(given)
+    console = Console()
+    try:
+        if options.command == "run":
+            return asyncio.run(_run(options, console))
+        return asyncio.run(_replay(options, console))
+    except (ClusterError, MatchbusError, ReplayFailed, CaptureMalformed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except grpc.aio.AioRpcError as error:
+        print(f"the exchange does not answer: {error.details()}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command understands."""
+    top = argparse.ArgumentParser(prog="simulation", description="Simulated and real flow through a market.")
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="start a market, trade on it, check it (default)")
+    engines = int(os.environ.get("NUM_ENGINES", "2"))
+    run.add_argument("--engines", type=positive, default=engines, help="how many (default NUM_ENGINES, 2)")
+    run.add_argument("--clients", type=positive, default=10)
+    run.add_argument("--symbols", type=positive, default=4, help="how many of the instruments")
+    run.add_argument("--frequency", type=seconds, default=20.0, help="orders a second and client")
+    run.add_argument("--duration", type=seconds, default=10.0, help="seconds")
+    run.add_argument("--seed", type=int, default=1)
+    again = commands.add_parser("replay", help="30 minutes of a real market through the venue")
+    again.add_argument("--engines", type=positive, default=1)
+    again.add_argument("--limit", type=positive, default=0, help="only so many commands")
+    again.add_argument("--cache", type=Path, default=cache_dir(), help="where the capture is kept")
+    again.add_argument("--exchange", default="", help="HOST:PORT of a running exchange; without it, its own")
+    again.add_argument("--nats", default="", help="the running market's NATS, to check its journals")
+    again.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
+    again.add_argument(
+        "--window", type=positive, default=1, help="with several engines: commands that may be under way"
+    )
+    return top
+
+
+async def _run(options: argparse.Namespace, console: Console) -> int:
+    logs = Path("logs")
+    password = os.environ.get("PASSWORD", DEFAULT_PASSWORD)
+    cluster = Cluster(engines=options.engines, password=password, log_dir=logs)
+    try:
+        async with interruptible(), cluster:
+            console.print(report.cluster_table(cluster))
+            plan = Plan(
+                exchange=cluster.exchange.address,
+                nats=cluster.nats.url,
+                password=password,
+                clients=options.clients,
+                symbols=options.symbols,
+                frequency=options.frequency,
+                duration_s=options.duration,
+                seed=options.seed,
+                log_dir=logs,
+            )
+            outcome = await run_with_view(plan, console, headless=not console.is_terminal)
+    except Interrupted:
+        console.print("Stopped.")
+        return 0
+    return report.show(console, outcome)
+
+
+async def _replay(options: argparse.Namespace, console: Console) -> int:
+    wheel = await asyncio.to_thread(fetch, options.cache)
+    try:
+        async with interruptible():
+            if options.exchange:
+                return await _replay_on(options, console, wheel, options.exchange, options.nats)
+            async with Cluster(engines=options.engines, password=options.password) as cluster:
+                return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats.url)
+    except Interrupted:
+        console.print("Stopped.")
+        return 1
+
+
+async def _replay_on(
+    options: argparse.Namespace, console: Console, wheel: Path, exchange: str, nats: str
+) -> int:
+    settings = Settings(
+        exchange=exchange,
+        password=options.password,
+        engines=options.engines,
+        nats=nats,
+        limit=options.limit,
+        window=options.window,
+    )
+    return show(await replay(settings, wheel, console), options.engines, console)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,388 @@
+"""A whole market on this machine: nats-server, the exchange and N engines as child processes.
+
+Here: starting, waiting until each is ready, starting again what died, stopping. Not here: what the
+processes do, and who asks for them (`simulation/matchbus.py`, tests). All listen on loopback unless another
+host is given. A process that died comes back on its own port; ports are not kept from one `Cluster` to the
+next on the same directory, so clients register again.
+
+    ClusterError
+    ├── PortTaken            a port that was asked for is in use
+    ├── DurabilityDiffers    the directory was made with another durability
+    └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bus.server import NatsServer, ServerFailed
+
+Durability = Literal["journal", "none"]
+
+DEFAULT_INSTRUMENTS: Final = Path(__file__).resolve().parent.parent / "instruments.toml"
+DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- the documented default, refused off loopback
+READY_DEADLINE_S: Final = 30.0
+STOP_GRACE_S: Final = 1.5
+"""How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
+
+_READY_POLL_S: Final = 0.05
+_BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+_STEADY_S: Final = 10.0
+"""A process that lived this long starts its back-off from the beginning."""
+_LOG_LINES: Final = 15
+
+_log = logging.getLogger(__name__)
+
+
+class ClusterError(Exception):
+    """The market cannot be started or has stopped working."""
+
+
+class PortTaken(ClusterError):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """A port that was asked for is in use by another process."""
+
+
+class DurabilityDiffers(ClusterError):  # noqa: N818
+    """The data directory was made with another durability than the one asked for."""
+
+
+class ProcessFailed(ClusterError):  # noqa: N818
+    """A process ended early or was not ready in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Fixed ports; 0 (and an engine without one) takes a free one."""
+
+    nats: int = 0
+    exchange: int = 0
+    first_engine: int = 0
+
+
+class Member:
+    """The exchange or one engine: a child process with a name, an address and a log."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], address: str, log_file: Path, environment: dict[str, str]
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.restarts = 0
+        self.ready = False
+        self._command = command
+        self._log_file = log_file
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running child."""
+        assert self._process is not None, "the process was never started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the child runs."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Start the child without waiting for it."""
+        self.ready = False
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C is for the launcher, which stops all in order
+            )
+
+    async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
+        """Return when the process says SERVING. Raises `ProcessFailed` when it ends or stays silent."""
+        try:
+            async with asyncio.timeout(deadline_s), grpc.aio.insecure_channel(self.address) as channel:
+                health = health_pb2_grpc.HealthStub(channel)
+                while not await self._serving(health):
+                    if not self.running:
+                        raise ProcessFailed(f"{self.name} ended{self._last_words()}")
+                    await asyncio.sleep(_READY_POLL_S)
+        except TimeoutError:
+            raise ProcessFailed(
+                f"{self.name} was not ready within {deadline_s:g} s{self._last_words()}"
+            ) from None
+        self.ready = True
+
+    async def _serving(self, health: health_pb2_grpc.HealthStub) -> bool:
+        try:
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1.0, wait_for_ready=False)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def wait(self) -> int:
+        """Wait until the child ends; its exit code, negative for a signal."""
+        assert self._process is not None, "the process was never started"
+        return await self._process.wait()
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop the child: SIGTERM, and SIGKILL when it has not ended after the grace."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = self._log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            return "; its log ends with:\n" + "\n".join(lines) if lines else " and wrote nothing"
+        return ""
+
+
+class Cluster:
+    """A running market; `async with Cluster(engines=2) as cluster` starts it and stops it within 5 s.
+
+    Without `data_dir` everything lives in a temporary directory and is gone afterwards. With it, a second
+    `Cluster` on the same directory finds every acknowledged order again, and `durability` (None: as before,
+    "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
+    `on_change` is called after anything got a new process id.
+    """
+
+    def __init__(
+        self,
+        *,
+        engines: int = 2,
+        data_dir: Path | None = None,
+        instruments: Path = DEFAULT_INSTRUMENTS,
+        durability: Durability | None = None,
+        password: str = DEFAULT_PASSWORD,
+        host: str = "127.0.0.1",
+        ports: Ports | None = None,
+        log_dir: Path | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        if engines < 1:
+            raise ValueError("a market needs at least one engine")
+        self.engine_count = engines
+        self.instruments = instruments
+        self.password = password
+        self.host = host
+        self.engines: dict[int, Member] = {}
+        self._wanted_durability = durability
+        self._ports = ports or Ports()
+        self._log_dir = log_dir
+        self._on_change = on_change
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="matchbus-", ignore_cleanup_errors=True)
+            if data_dir is None
+            else None
+        )
+        self.data_dir = (data_dir or Path(self._temporary.name if self._temporary else "")).resolve()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._nats: NatsServer | None = None
+        self._exchange: Member | None = None
+
+    @property
+    def nats(self) -> NatsServer:
+        """The nats-server child."""
+        assert self._nats is not None, "the cluster was never started"
+        return self._nats
+
+    @property
+    def exchange(self) -> Member:
+        """The exchange process."""
+        assert self._exchange is not None, "the cluster was never started"
+        return self._exchange
+
+    @property
+    def members(self) -> list[Member]:
+        """The exchange and the engines."""
+        return ([self._exchange] if self._exchange else []) + list(self.engines.values())
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything and return when each process says it serves. Raises `ClusterError`."""
+        if not self.instruments.is_file():
+            raise ClusterError(f"there is no instruments file {self.instruments}")
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        durability = keep_durability(self.data_dir, self._wanted_durability)
+        ports = claim_ports(self.host, self._ports, self.engine_count)
+        output = self.data_dir / "output"
+        output.mkdir(exist_ok=True)
+        self._nats = NatsServer(
+            self.data_dir / "nats", port=next(ports), host="127.0.0.1", log_file=output / "nats-server.log"
+        )
+        try:
+            await self._nats.start()
+        except ServerFailed as error:
+            raise ProcessFailed(str(error)) from error
+        self._build_members(ports, durability, output)
+        for member in self.members:
+            await member.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for member in self.members:
+                    group.create_task(member.until_ready())
+        except* ProcessFailed as failures:
+            raise failures.exceptions[0] from None
+        self._keepers = [
+            asyncio.create_task(self._keep_nats()),
+            *(asyncio.create_task(self._keep(member)) for member in self.members),
+        ]
+
+    def _build_members(self, ports: Iterator[int], durability: Durability, output: Path) -> None:
+        logs = [] if self._log_dir is None else ["--log-dir", str(self._log_dir)]
+
+        # Not on the command line, where every user of the machine could read it.
+        environment = {**os.environ, "PASSWORD": self.password}
+
+        def member(name: str, module: str, *arguments: str) -> Member:
+            address = f"{self.host}:{next(ports)}"
+            command = [sys.executable, "-m", "simulation.child", str(os.getpid()), module]
+            command += ["--nats", self.nats.url, "--listen", address, *arguments, *logs]
+            return Member(name, command, address, output / f"{name.replace(' ', '_')}.log", environment)
+
+        self._exchange = member(
+            "exchange",
+            "exchange.runtime.process",
+            *("--instruments", str(self.instruments.resolve())),
+        )
+        for number in range(1, self.engine_count + 1):
+            self.engines[number] = member(
+                f"engine {number}",
+                "engine.runtime.process",
+                *("--number", str(number)),
+                *("--durability", durability),
+            )
+
+    async def stop(self) -> None:
+        """Stop everything within 5 s: engines and exchange first, then nats-server."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers = []
+        await asyncio.gather(*(member.stop() for member in self.members))
+        if self._nats is not None:
+            await self._nats.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    async def _keep(self, member: Member) -> None:
+        """Start the process again whenever it ends, on the same port, ever more slowly while it fails."""
+        failures = 0
+        while True:
+            started = time.monotonic()
+            code = await member.wait()
+            member.ready = False
+            failures = 0 if time.monotonic() - started > _STEADY_S else failures + 1
+            pause = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
+            _log.warning("%s ended with code %d; it starts again in %.1f s", member.name, code, pause)
+            await asyncio.sleep(pause)
+            await member.start()
+            member.restarts += 1
+            self._on_change()
+            try:
+                await member.until_ready()
+            except ProcessFailed as error:
+                # Ended: the next turn starts it again. Silent: it is replaced.
+                _log.warning("%s", error)
+                await member.stop()
+            else:
+                _log.warning("%s serves again as process %d", member.name, member.pid)
+
+    async def _keep_nats(self) -> None:
+        failures = 0
+        while True:
+            started = time.monotonic()
+            code = await self.nats.wait()
+            failures = 0 if time.monotonic() - started > _STEADY_S else failures + 1
+            pause = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
+            _log.warning("nats-server ended with code %d; it starts again in %.1f s", code, pause)
+            await asyncio.sleep(pause)
+            try:
+                await self.nats.restart()
+            except ServerFailed as error:
+                _log.warning("%s", error)
+            else:
+                self._on_change()
+
+
+def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
+    """The durability of a data directory, kept in it from its first use on.
+
+    `wanted` None means as before, "journal" at first. Raises `DurabilityDiffers`.
+    """
+    kept_in = data_dir / "durability"
+    if not kept_in.exists():
+        durability: Durability = wanted or "journal"
+        kept_in.write_text(f"{durability}\n")
+        return durability
+    kept = kept_in.read_text().strip()
+    durability = "none" if kept == "none" else "journal"
+    if wanted is not None and wanted != durability:
+        raise DurabilityDiffers(f"{data_dir} was made with --durability {durability}, not {wanted}")
+    return durability
+
+
+def claim_ports(host: str, wanted: Ports, engines: int) -> Iterator[int]:
+    """The ports of nats-server (0: it takes a free one itself), the exchange and the engines, in this order.
+
+    Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
+    """
+    asked = [
+        ("exchange", wanted.exchange),
+        *((f"engine {n + 1}", wanted.first_engine and wanted.first_engine + n) for n in range(engines)),
+    ]
+    if wanted.nats:
+        with contextlib.closing(socket.socket()) as probe:
+            _bind(probe, "127.0.0.1", wanted.nats, "nats-server")
+    with contextlib.ExitStack() as held:
+        sockets = [(held.enter_context(contextlib.closing(socket.socket())), *ask) for ask in asked]
+        for claimed, name, port in sockets:
+            _bind(claimed, host, port, name)
+        return iter([wanted.nats, *(claimed.getsockname()[1] for claimed, _, _ in sockets)])
+
+
+def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:
+    # Connections of a process that just ended may linger on its port; only a listener is in the way.
+    claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        claimed.bind((host, port))
+    except OSError as error:
+        raise PortTaken(
+            f"port {port} on {host}, meant for {name}, cannot be used: {error.strerror}. "
+            "Is another market running?"
+        ) from error

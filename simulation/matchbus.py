@@ -1,0 +1,217 @@
+"""The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from simulation import live, report
+from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
+from simulation.run import Outcome, Plan, Progress, simulate
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818 -- a wish, not an error
+    """Ctrl-C or SIGTERM came before the work was done."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    console = Console()
+    try:
+        return asyncio.run(_up(options, console) if options.command == "up" else _demo(options, console))
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command understands."""
+    top = argparse.ArgumentParser(
+        prog="matchbus", description="A distributed matching engine on this machine."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
+    up.add_argument("--engines", type=positive, default=2, help="how many engines (default 2)")
+    up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
+    up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
+    up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
+    up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
+    up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
+    demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
+    demo.add_argument("--duration", type=seconds, default=30.0, help="seconds (default 30)")
+    demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
+    demo.add_argument("--engines", type=positive, default=2)
+    demo.add_argument("--clients", type=positive, default=10)
+    demo.add_argument("--seed", type=int, default=1)
+    return top
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+@contextlib.asynccontextmanager
+async def stop_signals() -> AsyncIterator[asyncio.Event]:
+    """An event that Ctrl-C and SIGTERM set, instead of ending the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def interruptible() -> AsyncIterator[None]:
+    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Interrupted` once it has cleaned up."""
+    async with stop_signals() as stop:
+        body = asyncio.current_task()
+        assert body is not None
+
+        async def cancel_when_asked() -> None:
+            await stop.wait()
+            body.cancel()
+
+        waiting = asyncio.create_task(cancel_when_asked())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if stop.is_set():
+                body.uncancel()
+                raise Interrupted from None
+            raise
+        finally:
+            waiting.cancel()
+
+
+def ready_document(cluster: Cluster) -> str:
+    """The ready file: where everything listens and which process it is."""
+    return json.dumps(
+        {
+            "nats_url": cluster.nats.url,
+            "nats_pid": cluster.nats.pid,
+            "exchange": {"address": cluster.exchange.address, "pid": cluster.exchange.pid},
+            "engines": {
+                str(number): {"address": member.address, "pid": member.pid}
+                for number, member in cluster.engines.items()
+            },
+        },
+        indent=2,
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once, so that a reader sees all of it or nothing."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def forget(path: Path) -> None:
+    """Remove a ready file of an earlier market: it must not be taken for ours."""
+    path.unlink(missing_ok=True)
+
+
+async def serve(cluster: Cluster, console: Console, ready_file: Path | None = None) -> int:
+    """Run the market until Ctrl-C or SIGTERM; the exit code."""
+    try:
+        async with interruptible(), cluster:
+            if ready_file is not None:
+                write_whole(ready_file, ready_document(cluster))
+            console.print(report.cluster_table(cluster))
+            console.print("Ready. Ctrl-C stops all.")
+            await asyncio.Event().wait()
+    except Interrupted:
+        console.print("Stopped.")
+    return 0
+
+
+async def _up(options: argparse.Namespace, console: Console) -> int:
+    ready_file: Path | None = options.ready_file
+    if ready_file is not None:
+        forget(ready_file)
+
+    def tell() -> None:
+        if ready_file is not None:
+            write_whole(ready_file, ready_document(cluster))
+
+    cluster = Cluster(
+        engines=options.engines,
+        data_dir=options.data,
+        instruments=options.instruments,
+        durability=options.durability,
+        password=options.password,
+        on_change=tell,
+    )
+    return await serve(cluster, console, ready_file)
+
+
+async def _demo(options: argparse.Namespace, console: Console) -> int:
+    cluster = Cluster(engines=options.engines)
+
+    def plan() -> Plan:
+        return Plan(
+            exchange=cluster.exchange.address,
+            nats=cluster.nats.url,
+            clients=options.clients,
+            duration_s=options.duration,
+            seed=options.seed,
+        )
+
+    try:
+        async with interruptible(), cluster:
+            console.print(report.cluster_table(cluster))
+            outcome = await run_with_view(plan(), console, headless=options.headless)
+    except Interrupted:
+        console.print("Stopped.")
+        return 0
+    return report.show(console, outcome)
+
+
+async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outcome:
+    """Simulate while showing how it goes."""
+    viewing: list[asyncio.Task[None]] = []
+
+    def begin(progress: Progress) -> None:
+        viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
+
+    try:
+        return await simulate(plan, begin)
+    finally:
+        for view in viewing:
+            view.cancel()
+        await asyncio.gather(*viewing, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

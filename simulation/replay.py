@@ -1,0 +1,458 @@
+"""Real order flow through the running venue: fetches the capture, carries its commands, compares the trades.
+
+What the capture means is in `bitstamp.py`. The wheel is fetched into the user's cache and only read there,
+never installed: its code and the exchange's numbers stay out of this project.
+"""
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc as rpc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bus.connection import connect
+from bus.journal import JetStreamJournal
+from engine import commands as core
+from engine.terms import Side
+from simulation.audit import Audit
+from simulation.bitstamp import (
+    LOT_SIZE,
+    SYMBOL,
+    TICK_SIZE,
+    Cancel,
+    Comparison,
+    Instruction,
+    Place,
+    Reduce,
+    Trade,
+    Translation,
+    compare,
+    first_part,
+    read_capture,
+    translate,
+)
+
+REQUIREMENT: Final = "ob-analytics==0.1.0"
+WHEEL: Final = "ob_analytics-0.1.0-py3-none-any.whl"
+
+BATCH: Final = 200
+"""Commands a message where one engine takes all."""
+
+IN_FLIGHT: Final = 8
+"""Messages under way where one engine takes all."""
+
+_FETCH_DEADLINE_S: Final = 300
+_CALL_DEADLINE_S: Final = 20.0
+_SETTLE_DEADLINE_S: Final = 15.0
+_SETTLE_POLL_S: Final = 0.1
+_SHOWN_TRADES: Final = 10
+
+
+class ReplayFailed(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """The capture cannot be had, or the venue cannot take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to replay where. `window`: commands that may be under way at once over several engines."""
+
+    exchange: str
+    password: str
+    engines: int
+    nats: str = ""
+    limit: int = 0
+    window: int = 1
+
+
+@dataclass(slots=True)
+class Result:
+    """What the venue made of the capture."""
+
+    comparison: Comparison
+    commands: int
+    elapsed_s: float
+    statuses: Counter[str]
+    refusals: Counter[str]
+    through_legs: int
+    crossed: bool
+    audits: list[Audit]
+
+
+def cache_dir() -> Path:
+    """Where the wheel is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matchbus"
+
+
+def fetch(cache: Path) -> Path:
+    """The wheel in the cache, downloaded with pip when it is not there. Raises `ReplayFailed`."""
+    wheel = cache / WHEEL
+    if wheel.is_file():
+        return wheel
+    cache.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(cache), REQUIREMENT]
+    try:
+        done = subprocess.run(  # noqa: S603 -- our own command line
+            command, capture_output=True, text=True, timeout=_FETCH_DEADLINE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ReplayFailed(f"pip did not download {REQUIREMENT} within {_FETCH_DEADLINE_S} s") from None
+    if done.returncode or not wheel.is_file():
+        raise ReplayFailed(f"pip could not download {REQUIREMENT} into {cache}:\n{done.stderr.strip()}")
+    return wheel
+
+
+def command_of(instruction: Instruction) -> pb.Command:
+    """The instruction as the venue takes it; the capture's order id is the client order id."""
+    match instruction:
+        case Place():
+            market = instruction.price == 0
+            return pb.Command(
+                new=pb.NewOrder(
+                    client_order_id=instruction.order,
+                    symbol=SYMBOL,
+                    side=pb.SIDE_BUY if instruction.side is Side.BUY else pb.SIDE_SELL,
+                    type=pb.ORDER_TYPE_MARKET if market else pb.ORDER_TYPE_LIMIT,
+                    time_in_force=pb.TIME_IN_FORCE_IOC if market else pb.TIME_IN_FORCE_GTC,
+                    price=instruction.price,
+                    quantity=instruction.quantity,
+                    post_only=instruction.post_only,
+                    self_trade_prevention=pb.SELF_TRADE_PREVENTION_NONE,
+                )
+            )
+        case Cancel():
+            return pb.Command(cancel=pb.CancelOrderRequest(client_order_id=instruction.order))
+        case Reduce():
+            return pb.Command(
+                replace=pb.ReplaceOrderRequest(
+                    client_order_id=instruction.order,
+                    price=instruction.price,
+                    quantity=instruction.quantity,
+                )
+            )
+
+
+def trades_of(fills: Sequence[pb.Fill]) -> tuple[list[Trade], int]:
+    """The trades that fills of all owners tell of, and how many executions have one side only."""
+    sides: defaultdict[int, dict[int, pb.Fill]] = defaultdict(dict)
+    for fill in fills:
+        sides[fill.execution_id][fill.side] = fill
+    whole = [pair for pair in sides.values() if len(pair) == 2]  # noqa: PLR2004 -- a buyer and a seller
+    trades = [
+        Trade(
+            buy_order=pair[pb.SIDE_BUY].client_order_id,
+            sell_order=pair[pb.SIDE_SELL].client_order_id,
+            price=pair[pb.SIDE_BUY].price,
+            quantity=pair[pb.SIDE_BUY].quantity,
+        )
+        for pair in whole
+    ]
+    return trades, len(sides) - len(whole)
+
+
+@dataclass(slots=True)
+class Carrier:
+    """One client's OrderEntry stream to its home engine. Replies are counted as they come."""
+
+    engine: int
+    stub: Any
+    metadata: tuple[tuple[str, str], ...]
+    statuses: Counter[int]
+    refusals: Counter[int]
+    on_replies: Callable[[int], None]
+    in_flight: int = IN_FLIGHT
+    _call: Any = field(init=False)
+    _room: asyncio.Semaphore = field(init=False)
+    _unanswered: int = field(default=0, init=False)
+    _drained: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
+        self._call = self.stub.OrderEntry(metadata=self.metadata)
+        self._room = asyncio.Semaphore(self.in_flight)
+        self._drained.set()
+
+    async def send(self, instructions: Sequence[Instruction]) -> None:
+        """Hand over a batch; waits while too many are under way."""
+        await self._room.acquire()
+        self._unanswered += 1
+        self._drained.clear()
+        await self._call.write(pb.OrderEntryRequest(commands=[command_of(step) for step in instructions]))
+
+    async def drained(self) -> None:
+        """Wait until everything sent is answered."""
+        await self._drained.wait()
+
+    async def read(self) -> None:
+        """Take replies until the stream ends. Raises `ReplayFailed` when it breaks."""
+        try:
+            async for response in self._call:
+                for reply in response.replies:
+                    self.statuses[reply.status] += 1
+                    if reply.reject_reason:
+                        self.refusals[reply.reject_reason] += 1
+                self._room.release()
+                self._unanswered -= 1
+                if not self._unanswered:
+                    self._drained.set()
+                self.on_replies(len(response.replies))
+        except grpc.aio.AioRpcError as error:
+            raise ReplayFailed(f"engine {self.engine} ended the stream: {error.details()}") from error
+
+    async def close(self) -> None:
+        """Say that nothing more comes; `read` then ends."""
+        await self._call.done_writing()
+
+    async def fills(self) -> list[pb.Fill]:
+        """Everything this client traded."""
+        call = self.stub.GetFills(pb.GetFillsRequest(), metadata=self.metadata, timeout=_CALL_DEADLINE_S)
+        return [fill async for batch in call for fill in batch.fills]
+
+
+async def replay(settings: Settings, wheel: Path, console: Console) -> Result:
+    """Carry the capture through the venue and compare. Raises `ReplayFailed`."""
+    with console.status("Reading the capture"):
+        events, trades = await asyncio.to_thread(read_capture, wheel)
+        translation = await asyncio.to_thread(translate, events, trades)
+    instructions, expected = first_part(translation, trades, settings.limit)
+    console.print(_translation_line(translation, instructions, len(trades)), highlight=False)
+    statuses: Counter[int] = Counter()
+    refusals: Counter[int] = Counter()
+    async with AsyncExitStack() as stack:
+        bar = stack.enter_context(_progress_bar(console))
+        task = bar.add_task("replay", total=len(instructions), rate="")
+        started = time.monotonic()
+
+        def advance(count: int) -> None:
+            _advance(bar, task, count, started)
+
+        exchange = rpc.ExchangeStub(  # type: ignore[no-untyped-call]
+            await stack.enter_async_context(grpc.aio.insecure_channel(settings.exchange))
+        )
+        carriers = [
+            await _enter(stack, exchange, settings, number, statuses, refusals, advance)
+            for number in range(1, settings.engines + 1)
+        ]
+        async with asyncio.TaskGroup() as group:
+            for carrier in carriers:
+                group.create_task(carrier.read())
+            started = time.monotonic()
+            await _carry(instructions, carriers, settings.window)
+            elapsed = time.monotonic() - started
+            for carrier in carriers:
+                await carrier.close()
+        fills, crossed = await _settle(carriers, exchange)
+        audits = await _audit(settings) if settings.nats and settings.engines > 1 else []
+    return Result(
+        comparison=compare(expected, trades_of(fills)[0]),
+        commands=len(instructions),
+        elapsed_s=elapsed,
+        statuses=_named(statuses, pb.OrderStatus, "ORDER_STATUS_"),
+        refusals=_named(refusals, pb.RejectReason, "REJECT_REASON_"),
+        through_legs=sum(
+            1 for f in fills if f.liquidity == pb.LIQUIDITY_TAKER and f.order_id >> 48 != f.engine_id
+        ),
+        crossed=crossed,
+        audits=audits,
+    )
+
+
+async def _enter(
+    stack: AsyncExitStack,
+    exchange: Any,
+    settings: Settings,
+    number: int,
+    statuses: Counter[int],
+    refusals: Counter[int],
+    advance: Callable[[int], None],
+) -> Carrier:
+    """Register a client at home on this engine. A fresh id each time: order ids are used once per client."""
+    request = pb.RegisterClientRequest(
+        client_id=f"replay-{number}-{secrets.token_hex(6)}",
+        password=settings.password,
+        secret=secrets.token_hex(16),
+        preferred_engine=number,
+    )
+    try:
+        home = await exchange.RegisterClient(request, timeout=_CALL_DEADLINE_S, wait_for_ready=True)
+    except grpc.aio.AioRpcError as error:
+        raise ReplayFailed(f"the exchange does not register us: {error.details()}") from error
+    listed = {i.symbol: (i.tick_size, i.lot_size) for i in home.instruments}
+    if SYMBOL not in listed:
+        raise ReplayFailed(f"the exchange does not list {SYMBOL}")
+    if [float(size) for size in listed[SYMBOL]] != [float(TICK_SIZE), float(LOT_SIZE)]:
+        raise ReplayFailed(f"{SYMBOL} must trade in ticks of {TICK_SIZE} and lots of {LOT_SIZE} there")
+    if home.engine != number:
+        raise ReplayFailed(f"engine {number} is not there to be a home")
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(home.engine_address))
+    return Carrier(
+        engine=number,
+        stub=rpc.MatchingEngineStub(channel),  # type: ignore[no-untyped-call]
+        metadata=(("authorization", f"Bearer {home.token}"),),
+        statuses=statuses,
+        refusals=refusals,
+        on_replies=advance,
+    )
+
+
+async def _carry(instructions: Sequence[Instruction], carriers: Sequence[Carrier], window: int) -> None:
+    """Send everything in file order.
+
+    One engine: its stream keeps the order. Several: orders are dealt round robin, what belongs to an order
+    follows it, and the next window starts when the one before is answered, so that only commands of one
+    window can overtake each other.
+    """
+    if len(carriers) == 1:
+        for batch in _batches(instructions, BATCH):
+            await carriers[0].send(batch)
+        await carriers[0].drained()
+        return
+    homes = deal(instructions, len(carriers))
+    for batch in _batches(instructions, window):
+        parts: defaultdict[int, list[Instruction]] = defaultdict(list)
+        for step in batch:
+            parts[homes[step.order]].append(step)
+        for index, part in parts.items():
+            await carriers[index].send(part)
+        for index in parts:
+            await carriers[index].drained()
+
+
+def deal(instructions: Sequence[Instruction], engines: int) -> dict[str, int]:
+    """Which engine (from 0) each order goes to: round robin in the order of arrival."""
+    placed = (step.order for step in instructions if isinstance(step, Place))
+    return {order: index % engines for index, order in enumerate(placed)}
+
+
+def _batches(instructions: Sequence[Instruction], size: int) -> Iterator[list[Instruction]]:
+    steps = iter(instructions)
+    while batch := list(islice(steps, size)):
+        yield batch
+
+
+async def _settle(carriers: Sequence[Carrier], exchange: Any) -> tuple[list[pb.Fill], bool]:
+    """All fills, once both sides of every trade are there and the books are uncrossed, or the time is up."""
+    deadline = time.monotonic() + _SETTLE_DEADLINE_S
+    while True:
+        fills = [fill for carrier in carriers for fill in await carrier.fills()]
+        request = pb.GetConsolidatedBookRequest(symbol=SYMBOL, depth=1)
+        book = await exchange.GetConsolidatedBook(request, timeout=_CALL_DEADLINE_S)
+        crossed = bool(book.bids and book.asks and book.bids[0].price >= book.asks[0].price)
+        if (trades_of(fills)[1] == 0 and not crossed) or time.monotonic() > deadline:
+            return fills, crossed
+        await asyncio.sleep(_SETTLE_POLL_S)
+
+
+async def _audit(settings: Settings) -> list[Audit]:
+    """Replay every engine's journal and judge its routing decisions."""
+    nc = await connect(settings.nats, name="replay audit", on_closed=lambda: None)
+    try:
+        audits = []
+        for number in range(1, settings.engines + 1):
+            audit = Audit(number)
+            async for record in JetStreamJournal(nc, number).replay():
+                audit.add_batch(record.batch_number, record.time_ns, core.decode(record.commands))
+            audits.append(audit)
+        return audits
+    finally:
+        await nc.close()
+
+
+def _named(counts: Counter[int], words: Any, prefix: str) -> Counter[str]:
+    return Counter(
+        {words.Name(number).removeprefix(prefix).lower(): count for number, count in counts.items()}
+    )
+
+
+def _translation_line(translation: Translation, instructions: Sequence[Instruction], trades: int) -> str:
+    placed = sum(isinstance(step, Place) for step in instructions)
+    return (
+        f"{len(instructions)} commands ({placed} orders) of {len(translation.instructions)},"
+        f" {trades} trades in the capture; left out: {len(translation.ghosts)} ghosts and"
+        f" {len(translation.outside_limits)} orders below one tick or above the largest quantity,"
+        " none of which traded"
+    )
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _advance(bar: Progress, task: TaskID, count: int, started: float) -> None:
+    done = bar.tasks[0].completed + count
+    bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-3):,.0f}/s")
+
+
+def show(result: Result, engines: int, console: Console) -> int:
+    """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed."""
+    comparison = result.comparison
+    wanted = comparison.matched + len(comparison.missed)
+    table = Table(title=f"Replay through {engines} engine(s)", title_justify="left")
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    table.add_row("commands", f"{result.commands:,}")
+    table.add_row("commands a second", f"{result.commands / result.elapsed_s:,.0f}")
+    for status, count in sorted(result.statuses.items()):
+        table.add_row(f"answered {status}", f"{count:,}")
+    for reason, count in sorted(result.refusals.items()):
+        table.add_row(f"refused: {reason}", f"{count:,}")
+    table.add_section()
+    table.add_row("trades matched", f"{comparison.matched} of {wanted}")
+    table.add_row("trades missed", str(len(comparison.missed)))
+    table.add_row("trades extra", str(len(comparison.extra)))
+    table.add_row(
+        f"volume matched ({SYMBOL.partition('-')[0]})",
+        f"{comparison.matched_volume * LOT_SIZE} of {comparison.expected_volume * LOT_SIZE}",
+    )
+    if engines > 1:
+        table.add_row("trades through legs", str(result.through_legs))
+    console.print(table)
+    for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
+        for trade in trades[:_SHOWN_TRADES]:
+            console.print(f"{name}: {trade}", highlight=False)
+    if engines == 1:
+        return 1 if comparison.missed or comparison.extra or result.crossed else 0
+    return _show_audits(result, console)
+
+
+def _show_audits(result: Result, console: Console) -> int:
+    violations = [violation for audit in result.audits for violation in audit.violations]
+    if result.audits:
+        decisions = sum(audit.decisions for audit in result.audits)
+        knowing = sum(audit.with_away_quotes for audit in result.audits)
+        legs = sum(audit.legs for audit in result.audits)
+        console.print(
+            f"Trade-through: {len(violations)}. All journals were replayed through the state machine, and"
+            f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
+            " legs) was checked: no fill and no leg at a price worse than a journaled away quote that was not"
+            " taken whole.",
+            highlight=False,
+        )
+    else:
+        console.print("Trade-through was not checked: that needs the journals (--nats).")
+    for violation in violations[:_SHOWN_TRADES]:
+        console.print(violation, highlight=False)
+    console.print(f"The consolidated book is {'CROSSED' if result.crossed else 'not crossed'}.")
+    return 1 if violations or result.crossed else 0

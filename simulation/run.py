@@ -1,0 +1,238 @@
+"""Runs simulated clients against a running market, then checks what came out.
+
+Deciding is in `agents.py`, carrying in `trader.py`, judging in `checks.py`; here they are put together.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+import grpc.aio
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc as rpc
+from nats.aio.client import Client as NatsClient
+
+from bus import executions
+from bus.connection import connect
+from client import Client, Fill
+from simulation.agents import cast
+from simulation.checks import Check, FillCounts, Ledger, count_fills, uncrossed
+from simulation.market import MarketWatch
+from simulation.trader import Trader
+
+SETTLE_DEADLINE_S: Final = 10.0
+"""How long reports, fills and books have to agree once the clients are quiet."""
+
+LAST_FILLS: Final = 12
+
+_SETTLE_POLL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to simulate. `frequency` is steps a second and client; `symbols` 0 means all there are."""
+
+    exchange: str
+    nats: str = ""
+    """Where the execution reports are; without it only what clients can see is checked."""
+    password: str = "password"  # noqa: S105 -- the documented default
+    clients: int = 6
+    symbols: int = 4
+    frequency: float = 20.0
+    duration_s: float = 10.0
+    seed: int = 1
+    only: str = ""
+    log_dir: Path | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run came to."""
+
+    duration_s: float
+    traders: list[Trader]
+    checks: list[Check]
+    fills: FillCounts
+    positions: dict[tuple[str, str], int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no invariant was violated."""
+        return all(check.holds for check in self.checks)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a running simulation shows to whoever looks on."""
+
+    market: MarketWatch
+    traders: list[Trader]
+    symbols: list[str]
+    started: float
+    plan: Plan
+    last_fills: deque[tuple[str, Fill]] = field(default_factory=lambda: deque(maxlen=LAST_FILLS))
+    per_engine: Counter[int] = field(default_factory=Counter)
+    through_legs: int = 0
+    trades: int = 0
+    volume: int = 0
+
+    def note(self, name: str, fill: Fill) -> None:
+        """Count a fill; every trade is seen once, at its taker."""
+        if fill.liquidity == "taker":
+            self.trades += 1
+            self.volume += self.traders[0].client.instruments[fill.symbol].lots(fill.quantity)
+            self.per_engine[fill.engine] += 1
+            self.through_legs += fill.order_id >> 48 != fill.engine
+            self.last_fills.append((name, fill))
+
+
+async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> Outcome:
+    """Let the clients trade for the planned time, wait until all is quiet, and check.
+
+    `on_start` gets what a live view shows. Raises what the client raises when the market cannot be reached.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        progress = await _enter(plan, stack)
+        ledger = Ledger()
+        followers: list[Coroutine[None, None, None]] = [t.follow() for t in progress.traders]
+        followers.append(progress.market.run(progress.symbols))
+        if plan.nats:
+            nc = await connect(plan.nats, name="simulation", on_closed=lambda: None)
+            stack.push_async_callback(nc.close)
+            followers.append(_collect(nc, ledger))
+        # A follower that fails ends the run: the group cancels this body.
+        async with asyncio.TaskGroup() as group:
+            following = [group.create_task(follower) for follower in followers]
+            on_start(progress)
+            outcome = await _trade_and_check(progress, ledger)
+            for task in following:
+                task.cancel()
+        return outcome
+
+
+async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
+    """Register every client; the stack closes them."""
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(plan.exchange))
+    exchange = rpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+    listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10, wait_for_ready=True)
+    symbols = [instrument.symbol for instrument in listed.instruments][: plan.symbols or None]
+    if not symbols:
+        raise ValueError("the exchange lists no instruments")
+    market = MarketWatch(exchange)
+    progress = Progress(market, [], symbols, asyncio.get_running_loop().time(), plan)
+    for name, agent in cast(plan.clients, plan.seed, only=plan.only).items():
+        log = stack.enter_context(_client_log(name, plan.log_dir))
+        client = await stack.enter_async_context(
+            Client.connect(plan.exchange, client_id=name, password=plan.password, secret=f"simulated {name}")
+        )
+        log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
+        progress.traders.append(Trader(name, agent, client, market, symbols, log, on_fill=progress.note))
+    return progress
+
+
+async def _trade_and_check(progress: Progress, ledger: Ledger) -> Outcome:
+    clock = asyncio.get_running_loop().time
+    plan = progress.plan
+    await progress.market.refresh(progress.symbols)
+    progress.started = clock()
+    async with asyncio.TaskGroup() as group:
+        for trader in progress.traders:
+            group.create_task(trader.trade(plan.frequency, progress.started + plan.duration_s))
+    elapsed = clock() - progress.started
+    checks, positions = await _settle(progress, ledger if plan.nats else None)
+    _log_positions(progress.traders, positions)
+    if plan.nats:
+        fills = count_fills([fill for fills in ledger.fills.values() for fill in fills])
+    else:
+        fills = FillCounts(dict(sorted(progress.per_engine.items())), progress.through_legs, progress.volume)
+    return Outcome(elapsed, progress.traders, checks, fills, positions)
+
+
+async def _collect(nc: NatsClient, ledger: Ledger) -> None:
+    async for message in executions.read(nc):
+        for report in message.reports:
+            ledger.add(report)
+
+
+async def _settle(
+    progress: Progress, ledger: Ledger | None
+) -> tuple[list[Check], dict[tuple[str, str], int]]:
+    """Check until everything holds or the deadline is over: the last fills are on their way."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SETTLE_DEADLINE_S
+    while True:
+        await progress.market.refresh(progress.symbols)
+        positions = await _positions(progress.traders)
+        quotes = {symbol: progress.market.quotes(symbol) for symbol in progress.symbols}
+        checks = [uncrossed(quotes), *_own_checks(progress.traders, positions)]
+        if ledger is not None:
+            received = {
+                t.name: [(fill.sequence, fill.execution_id) for fill in t.fills] for t in progress.traders
+            }
+            checks += [
+                *(ledger.quantity, ledger.limits, ledger.trades(), ledger.zero_sum(), ledger.gap_free()),
+                *(ledger.received(received), ledger.same_positions(positions)),
+            ]
+        if all(check.holds for check in checks) or loop.time() > deadline:
+            return checks, positions
+        await asyncio.sleep(_SETTLE_POLL_S)
+
+
+def _own_checks(traders: list[Trader], positions: dict[tuple[str, str], int]) -> list[Check]:
+    """What the clients can check by themselves."""
+    sequences = Check("fills arrive as 1, 2, 3 and so on")
+    told = Check("final positions equal the fills received")
+    for trader in traders:
+        sequences.checked += len(trader.fills)
+        if [fill.sequence for fill in trader.fills] != list(range(1, len(trader.fills) + 1)):
+            sequences.violations.append(f"{trader.name} has a gap or a repeat")
+        for symbol in trader.symbols:
+            told.checked += 1
+            by_fills, by_exchange = trader.positions().get(symbol, 0), positions.get((trader.name, symbol), 0)
+            if by_fills != by_exchange:
+                told.violations.append(f"{trader.name} {symbol}: {by_exchange} told, {by_fills} by fills")
+    return [sequences, told]
+
+
+async def _positions(traders: list[Trader]) -> dict[tuple[str, str], int]:
+    """What the exchange says every client holds, in lots."""
+    told: dict[tuple[str, str], int] = {}
+    for trader in traders:
+        for position in (await trader.client.positions()).values():
+            lots = trader.client.instruments[position.symbol].lots(position.quantity)
+            told[trader.name, position.symbol] = lots
+    return told
+
+
+def _log_positions(traders: list[Trader], positions: dict[tuple[str, str], int]) -> None:
+    for trader in traders:
+        for (name, symbol), lots in sorted(positions.items()):
+            if name == trader.name:
+                trader.log.info("final position in %s: %d lots", symbol, lots)
+
+
+@contextlib.contextmanager
+def _client_log(name: str, log_dir: Path | None) -> Iterator[logging.Logger]:
+    """The client's own logger, writing `client_logs/<name>.log` where a directory is given."""
+    log = logging.getLogger(f"simulation.client.{name}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if log_dir is None:
+        yield log
+        return
+    folder = log_dir / "client_logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = logging.FileHandler(folder / f"{name}.log")
+    log.addHandler(writer)
+    writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    try:
+        yield log
+    finally:
+        log.removeHandler(writer)
+        writer.close()

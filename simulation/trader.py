@@ -1,0 +1,176 @@
+"""Carries one agent's intents to the market and keeps what came back; `agents.py` decides what to do."""
+
+import asyncio
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from client import Client, Fill, MatchbusError, OrderResult
+from client.terms import OrderStatus, RejectReason
+from engine.terms import OrderType, Side
+from simulation.agents import Agent, Cancel, Intent, OpenOrder, Replace, Submit, View
+from simulation.market import MarketWatch
+
+_OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
+
+
+@dataclass(slots=True)
+class Trader:
+    """One client of the market with the agent that drives it.
+
+    `submitted`, `statuses` and `refusals` count what it sent and what became of it; `fills` is its history
+    as GetFills gave it.
+    """
+
+    name: str
+    agent: Agent
+    client: Client
+    market: MarketWatch
+    symbols: Sequence[str]
+    log: logging.Logger
+    on_fill: Callable[[str, Fill], None] = lambda _name, _fill: None
+    fills: list[Fill] = field(default_factory=list)
+    submitted: int = 0
+    cancels: int = 0
+    replaces: int = 0
+    failures: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    _open: dict[str, OpenOrder] = field(default_factory=dict)
+    _closed: set[str] = field(default_factory=set)
+    _positions: Counter[str] = field(default_factory=Counter)
+    _last_prices: dict[str, int] = field(default_factory=dict)
+
+    async def trade(self, frequency: float, until: float) -> None:
+        """Take `frequency` steps a second until the loop's clock says `until`; late steps are left out."""
+        clock = asyncio.get_running_loop().time
+        pause = 1 / frequency
+        due = clock() + pause * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
+        while (due := max(due, clock())) < until:
+            await asyncio.sleep(due - clock())
+            due += pause
+            for intent in self.agent.decide(self._views()):
+                await self._carry(intent)
+
+    async def follow(self) -> None:
+        """Collect this client's fills until cancelled."""
+        async for fill in self.client.fills():
+            self._take(fill)
+
+    def positions(self) -> dict[str, int]:
+        """Lots held per symbol, by the fills received."""
+        return dict(self._positions)
+
+    def _views(self) -> list[View]:
+        resting: dict[str, list[OpenOrder]] = {}
+        for order in self._open.values():
+            resting.setdefault(order.symbol, []).append(order)
+        views = []
+        for symbol in self.symbols:
+            bid, ask = self.market.quotes(symbol)
+            views.append(
+                View(
+                    symbol=symbol,
+                    best_bid=bid,
+                    best_ask=ask,
+                    last_price=self._last_prices.get(symbol),
+                    position=self._positions[symbol],
+                    open_orders=tuple(resting.get(symbol, ())),
+                )
+            )
+        return views
+
+    async def _carry(self, intent: Intent) -> None:
+        try:
+            match intent:
+                case Submit():
+                    await self._submit(intent)
+                case Cancel():
+                    self.cancels += 1
+                    result = await self.client.cancel(client_order_id=intent.client_order_id)
+                    self._settle(intent.client_order_id, result, "cancel")
+                case Replace():
+                    await self._replace(intent)
+        except MatchbusError as error:
+            # The market is away for a moment; the next step tries anew, the final check sees what was lost.
+            self.failures += 1
+            self.log.warning("%s", error)
+
+    async def _submit(self, intent: Submit) -> None:
+        instrument = self.client.instruments[intent.symbol]
+        self.submitted += 1
+        result = await self.client.submit(
+            intent.symbol,
+            side=intent.side.name.lower(),
+            type=intent.type.name.lower(),
+            time_in_force=intent.time_in_force.name.lower(),
+            price=None if intent.type is OrderType.MARKET else instrument.price(intent.price),
+            quantity=instrument.quantity(intent.quantity),
+            post_only=intent.post_only,
+            self_trade_prevention=intent.self_trade_prevention.name.lower(),
+        )
+        self.log.info(
+            "submitted %s %s %s %d @ %d: order %d %s",
+            *(result.client_order_id, intent.side.name, intent.symbol, intent.quantity, intent.price),
+            *(result.order_id, result.reject_reason or result.status),
+        )
+        self.statuses[result.status] += 1
+        leaves = instrument.lots(result.leaves_quantity)
+        if result.rejected:
+            self.refusals[str(result.reject_reason)] += 1
+        elif result.status in _OPEN and leaves and result.client_order_id not in self._closed:
+            self._open[result.client_order_id] = OpenOrder(
+                result.client_order_id, intent.symbol, intent.side, intent.price, leaves
+            )
+
+    async def _replace(self, intent: Replace) -> None:
+        order = self._open.get(intent.client_order_id)
+        if order is None:
+            return
+        self.replaces += 1
+        instrument = self.client.instruments[order.symbol]
+        # The new quantity is a total, so what traded before counts.
+        traded = sum((f.quantity for f in self.fills if f.client_order_id == order.client_order_id), start=0)
+        result = await self.client.replace(
+            client_order_id=order.client_order_id,
+            price=instrument.price(intent.price),
+            quantity=instrument.quantity(intent.leaves) + traded,
+        )
+        self._settle(intent.client_order_id, result, "replace")
+        if not result.rejected and order.client_order_id in self._open:
+            leaves = instrument.lots(result.leaves_quantity)
+            self._open[order.client_order_id] = replace(order, price=intent.price, leaves=leaves)
+
+    def _settle(self, client_order_id: str, result: OrderResult, what: str) -> None:
+        self.log.info("%s %s: %s", what, client_order_id, result.reject_reason or result.status)
+        if result.rejected:
+            self.refusals[str(result.reject_reason)] += 1
+        if result.reject_reason is not RejectReason.ORDER_PENDING and (
+            result.rejected or result.status not in _OPEN
+        ):
+            self._close(client_order_id)
+
+    def _close(self, client_order_id: str) -> None:
+        self._open.pop(client_order_id, None)
+        self._closed.add(client_order_id)
+
+    def _take(self, fill: Fill) -> None:
+        instrument = self.client.instruments[fill.symbol]
+        self.fills.append(fill)
+        lots = instrument.lots(fill.quantity)
+        self._positions[fill.symbol] += lots if fill.side == Side.BUY.name.lower() else -lots
+        self._last_prices[fill.symbol] = instrument.ticks(fill.price)
+        if not fill.leaves_quantity:
+            self._close(fill.client_order_id)
+        elif order := self._open.get(fill.client_order_id):
+            leaves = instrument.lots(fill.leaves_quantity)
+            self._open[fill.client_order_id] = replace(order, leaves=leaves)
+        self.log.info(
+            "fill %d: %s %s %s @ %s as %s on engine %d, order %d",
+            *(fill.sequence, fill.side, fill.quantity, fill.symbol, fill.price),
+            *(fill.liquidity, fill.engine, fill.order_id),
+        )
+        self.on_fill(self.name, fill)

@@ -1,0 +1,92 @@
+"""The NATS connection."""
+
+import asyncio
+import os
+import signal
+
+import nats.errors
+import pytest
+
+from bus.connection import Connection, connect
+from bus.server import NatsServer
+from tests.waiting import until
+
+
+async def _opened(
+    server: NatsServer, *, buffered: bool = True
+) -> tuple[Connection, list[str], asyncio.Event]:
+    """A connection, what it reported, and an event that is set at each report."""
+    said: list[str] = []
+    reported = asyncio.Event()
+
+    def note(what: str) -> None:
+        said.append(what)
+        reported.set()
+
+    connection = await connect(
+        server.url,
+        name="test",
+        on_closed=lambda: note("closed"),
+        on_reconnected=lambda: note("reconnected"),
+        on_error=lambda _error: None,
+        buffered=buffered,
+    )
+    return connection, said, reported
+
+
+async def test_it_comes_back_after_a_restart(own_server: NatsServer) -> None:
+    """After a kill and a start the owner hears of the reconnect within a second, and requests work again."""
+    connection, said, reported = await _opened(own_server)
+    await own_server.kill()
+    await own_server.start()
+    async with asyncio.timeout(1):
+        await reported.wait()
+    assert said == ["reconnected"]
+    await connection.jetstream().account_info()
+    await connection.close()
+    assert said == ["reconnected"], "the owner's own close is no loss"
+
+
+async def test_a_frozen_server_is_noticed(own_server: NatsServer) -> None:
+    """A server that keeps its socket but answers nothing counts as away after at most 4 s."""
+    connection, said, reported = await _opened(own_server)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    await until(lambda: not connection.is_connected, 4)
+    os.kill(own_server.pid, signal.SIGCONT)
+    async with asyncio.timeout(4):
+        await reported.wait()
+    assert said == ["reconnected"]
+    await connection.close()
+
+
+async def test_a_close_by_the_server_is_told(shared_server: NatsServer) -> None:
+    """When nats-py gives a connection up for good, which a fatal protocol error does, its owner is called."""
+    connection, said, reported = await _opened(shared_server)
+    await connection._send_command(b"BROKEN\r\n")  # noqa: SLF001 -- the way to a protocol error
+    await connection._flush_pending()  # noqa: SLF001
+    async with asyncio.timeout(2):
+        await reported.wait()
+    assert said == ["closed"]
+    assert connection.is_closed
+
+
+async def test_unbuffered_publishes_fail_while_the_server_is_away(own_server: NatsServer) -> None:
+    """Without a buffer nothing that was published during an outage can leave after it."""
+    connection, _, _ = await _opened(own_server, buffered=False)
+    await own_server.kill()
+    await until(lambda: not connection.is_connected, 2)
+    with pytest.raises(nats.errors.OutboundBufferLimitError):
+        await connection.publish("anything", b"")
+    await connection.close()
+
+
+async def test_connecting_waits_for_the_server(own_server: NatsServer) -> None:
+    """A connect that begins before the server is there ends when it is."""
+    await own_server.stop()
+    opening = asyncio.create_task(_opened(own_server))
+    await asyncio.wait([opening], timeout=0.2)
+    assert not opening.done()
+    await own_server.start()
+    async with asyncio.timeout(2):
+        connection, _, _ = await opening
+    await connection.close()

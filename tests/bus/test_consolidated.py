@@ -1,0 +1,68 @@
+"""The consolidated book is the sum of its engines."""
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus.consolidated import Share, crossed, levels, nbbo
+from bus.messages import ASK, BID, LevelChange
+from bus.replica import BookReplica
+
+
+def book(*changes: LevelChange) -> BookReplica:
+    """One engine's book."""
+    replica = BookReplica("AAPL")
+    replica.load(1, 1, changes)
+    return replica
+
+
+def test_levels_are_summed_with_each_engines_share() -> None:
+    """One level per price, best first, shares by engine number."""
+    replicas = {
+        2: book((BID, 100, 5, 1), (BID, 98, 1, 1)),
+        1: book((BID, 100, 3, 2), (BID, 99, 4, 1), (ASK, 105, 1, 1)),
+    }
+    best, second, third = levels(replicas, BID)
+    assert (best.price, best.quantity, best.order_count) == (100, 8, 3)
+    assert best.shares == (Share(1, 3, 2), Share(2, 5, 1))
+    assert (second.price, third.price) == (99, 98)
+    assert [level.price for level in levels(replicas, BID, 2)] == [100, 99]
+
+
+def test_nbbo_takes_the_best_of_all_engines() -> None:
+    """Best bid and ask may come from different engines; an empty side is None."""
+    quote = nbbo({1: book((BID, 100, 5, 1)), 2: book((BID, 99, 1, 1), (ASK, 103, 2, 1))})
+    assert quote.bid is not None
+    assert (quote.bid.price, quote.bid.shares) == (100, (Share(1, 5, 1),))
+    assert quote.ask is not None
+    assert quote.ask.price == 103
+    assert nbbo({}) == (None, None)
+
+
+def test_crossed_needs_two_engines() -> None:
+    """Locked and crossed count, between different engines only."""
+    assert crossed({1: book((BID, 100, 1, 1)), 2: book((ASK, 100, 1, 1))})
+    assert crossed({1: book((ASK, 99, 1, 1)), 2: book((BID, 100, 1, 1))})
+    assert not crossed({1: book((BID, 100, 1, 1), (ASK, 101, 1, 1)), 2: book((BID, 99, 1, 1))})
+    assert not crossed({})
+
+
+@given(
+    st.dictionaries(
+        st.integers(1, 4),
+        st.lists(
+            st.tuples(st.sampled_from((BID, ASK)), st.integers(1, 20), st.integers(1, 9), st.integers(1, 3))
+        ),
+    )
+)
+def test_sums_agree_with_a_plain_count(books: dict[int, list[LevelChange]]) -> None:
+    """Whatever the books, every price has exactly its total, in order."""
+    replicas = {engine: book(*changes) for engine, changes in books.items()}
+    for side in (BID, ASK):
+        expected: dict[int, int] = defaultdict(int)
+        for replica in replicas.values():
+            for price, quantity, _ in replica.levels(side):
+                expected[price] += quantity
+        merged = [(level.price, level.quantity) for level in levels(replicas, side)]
+        assert merged == sorted(expected.items(), reverse=side == BID)

@@ -1,0 +1,177 @@
+"""Execution reports."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bus import provision, subjects
+from bus.connection import Connection
+from bus.executions import ExecutionsDamaged, ExecutionsWriter, read
+from bus.journal import Replaced
+from bus.messages import Executions, ReportedCancel
+from bus.server import NatsServer
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+
+@pytest.fixture
+async def connection(nats_connection: Connection) -> Connection:
+    """A connection to a server that has the stream."""
+    await provision.provision_shared(nats_connection)
+    return nats_connection
+
+
+def _message(engine: int, first: int, last: int, epoch: int = 1) -> Executions:
+    report = ReportedCancel("alice", first, f"order {first}", "AAPL", 1, 0)
+    return Executions(engine, epoch, first, last, (report,))
+
+
+async def _stored(connection: Connection, *engines: int) -> list[Executions]:
+    """All messages of these engines that are stored now."""
+    reader = read(connection)
+    found: list[Executions] = []
+
+    async def collect() -> None:
+        async for message in reader:
+            if message.engine in engines:
+                found.append(message)  # noqa: PERF401 -- it never ends
+
+    collecting = asyncio.create_task(collect())
+    async with asyncio.timeout(5):
+        await reader.caught_up.wait()
+    collecting.cancel()
+    await asyncio.wait([collecting])
+    return found
+
+
+async def test_what_is_published_is_read_in_order(connection: Connection, engine: int) -> None:
+    """A reader gets each message once, in order, equal to what was published, from several engines."""
+    other = engine + 30_000
+    writers = {number: ExecutionsWriter(connection, number) for number in (engine, other)}
+    for writer in writers.values():
+        assert await writer.start() == 0
+    sent = [_message(number, batch, batch + 1) for batch in (1, 3, 5) for number in writers]
+    for message in sent:
+        await writers[message.engine].publish(message)
+    assert await _stored(connection, engine, other) == sent
+
+
+async def test_a_writer_goes_on_after_the_last_one(connection: Connection, engine: int) -> None:
+    """After a restart, start tells the last batch that was published, and the next publish follows it."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    await writer.publish(_message(engine, 1, 7))
+    successor = ExecutionsWriter(connection, engine)
+    assert await successor.start() == 7
+    await successor.publish(_message(engine, 8, 8, epoch=2))
+    assert [message.last_batch for message in await _stored(connection, engine)] == [7, 8]
+
+
+async def test_a_replaced_writer_stores_nothing(connection: Connection, engine: int) -> None:
+    """Once a successor published, the old primary's publish raises Replaced."""
+    zombie = ExecutionsWriter(connection, engine)
+    await zombie.start()
+    successor = ExecutionsWriter(connection, engine)
+    await successor.start()
+    await successor.publish(_message(engine, 1, 1, epoch=2))
+    with pytest.raises(Replaced) as caught:
+        await zombie.publish(_message(engine, 1, 1))
+    assert (caught.value.epoch, caught.value.other_epoch) == (1, 2)
+    assert [message.epoch for message in await _stored(connection, engine)] == [2]
+
+
+async def test_a_lost_answer_stores_nothing_twice(
+    connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a message was stored and only the answer was lost, the publish ends well, and it is there once."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    attempt = writer._publisher.attempt  # noqa: SLF001 -- where an answer can be lost
+
+    async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        await attempt(subject, payload, headers)
+
+    monkeypatch.setattr(writer._publisher, "attempt", losing)  # noqa: SLF001
+    await writer.publish(_message(engine, 1, 1))
+    monkeypatch.undo()
+    await writer.publish(_message(engine, 2, 2))
+    assert [message.last_batch for message in await _stored(connection, engine)] == [1, 2]
+
+
+async def test_kills_lose_and_repeat_nothing(own_server: NatsServer, connections: "Connections") -> None:
+    """Over kills of the server every message is stored once, and a reader that follows gets each once."""
+    connection = await connections.open(own_server.url, buffered=False)
+    await provision.provision_shared(connection)
+    reader = read(await connections.open(own_server.url))
+    seen: list[int] = []
+    published = 0
+
+    async def follow() -> None:
+        async for message in reader:
+            seen.append(message.last_batch)
+            if message.last_batch == 300:
+                return
+
+    async def publish() -> None:
+        nonlocal published
+        writer = ExecutionsWriter(connection, 1)
+        await writer.start()
+        for batch in range(1, 301):
+            await writer.publish(_message(1, batch, batch))
+            published = batch
+
+    async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+        tasks.create_task(follow())
+        tasks.create_task(publish())
+        for reached in (80, 200):
+            await until(lambda: published >= reached)  # noqa: B023 -- awaited at once
+            await own_server.kill()
+            await own_server.start()
+    assert seen == list(range(1, 301))
+
+
+async def test_a_reader_follows_after_catching_up(own_connection: Connection) -> None:
+    """caught_up is set only after all that was there has been taken, and what comes later still arrives."""
+    await provision.provision_shared(own_connection)
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    for batch in range(1, 4):
+        await writer.publish(_message(1, batch, batch))
+    reader = read(own_connection)
+    messages = aiter(reader)
+    for batch in range(1, 4):
+        assert (await anext(messages)).last_batch == batch
+        assert not reader.caught_up.is_set()
+    following = asyncio.ensure_future(anext(messages))
+    async with asyncio.timeout(5):
+        await reader.caught_up.wait()
+        assert not following.done()
+        await writer.publish(_message(1, 4, 4))
+        assert (await following).last_batch == 4
+
+
+async def test_an_empty_stream_is_caught_up_at_once(own_connection: Connection) -> None:
+    """A reader of nothing has caught up, and then waits."""
+    await provision.provision_shared(own_connection)
+    assert await _stored(own_connection, 1) == []
+
+
+async def test_what_is_no_report_is_damage(own_connection: Connection) -> None:
+    """A message that is none raises ExecutionsDamaged, in a reader and in a writer's start."""
+    await provision.provision_shared(own_connection)
+    await own_connection.jetstream().publish(subjects.execution(1), b"garbage")
+    with pytest.raises(ExecutionsDamaged, match="message 1"):
+        await anext(aiter(read(own_connection)))
+    with pytest.raises(ExecutionsDamaged, match="message 1"):
+        await ExecutionsWriter(own_connection, 1).start()
+
+
+async def test_a_missing_stream_is_named(own_connection: Connection) -> None:
+    """Without the stream, reader and writer say so instead of waiting."""
+    with pytest.raises(ExecutionsDamaged, match="no stream EXECUTIONS"):
+        await anext(aiter(read(own_connection)))
+    with pytest.raises(ExecutionsDamaged, match="no stream EXECUTIONS"):
+        await ExecutionsWriter(own_connection, 1).start()

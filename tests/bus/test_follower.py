@@ -1,0 +1,263 @@
+"""Following engines over a real nats-server; the sending end is the engine's own."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from nats.aio.client import Client
+
+from bus.connection import Connection, connect
+from bus.follower import FeedFollower
+from bus.messages import ASK, BID, Heartbeat, LevelChange, Trades, encode
+from bus.peer import PeerState
+from bus.replica import BookReplica, checksum
+from bus.server import NatsServer
+from engine.events import BookChanged, Fill
+from engine.runtime.market_data import MarketData
+from engine.terms import Liquidity, Side
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+ROOT = Path(__file__).parents[2]
+LEVELS: tuple[LevelChange, ...] = ((BID, 100, 5, 1), (ASK, 101, 2, 1))
+
+
+class Venue:
+    """One engine's publishing end and its number."""
+
+    def __init__(self, nc: Client, number: int) -> None:
+        self.number = number
+        self.market_data = MarketData(nc, number)
+        self._epoch = 0
+        self._batch = 0
+
+    async def start(self, *symbols: str) -> None:
+        """A new reign."""
+        self._epoch += 1
+        books = dict.fromkeys(symbols, (7, LEVELS))
+        await self.market_data.start(self._epoch, books)
+
+    async def change(self, symbol: str, *levels: LevelChange, fills: tuple[Fill, ...] = ()) -> None:
+        """One batch."""
+        self._batch += 1
+        sequence = self.market_data.replicas[symbol].sequence + 1
+        change = BookChanged(symbol, sequence, levels)
+        await self.market_data.publish(self._epoch, self._batch, self._batch, [change], fills)
+
+
+@asynccontextmanager
+async def running(*parts: MarketData | FeedFollower) -> AsyncIterator[None]:
+    """`run` of each for the length of a block; a failure fails the test."""
+    tasks = [asyncio.create_task(part.run()) for part in parts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until `holds`, by looking every 5 ms."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110 - a feed's state has no event of its own
+            await asyncio.sleep(0.005)
+
+
+def agrees(follower: FeedFollower, venue: Venue, symbol: str) -> bool:
+    """Whether the follower has the venue's book, protected."""
+    feed = follower.peers.get(venue.number)
+    replica = None if feed is None else feed.protected(symbol)
+    own = venue.market_data.replicas[symbol]
+    return replica is not None and replica.snapshot(0, 0) == own.snapshot(0, 0)
+
+
+@pytest.fixture
+async def venue(nats_connection: Connection, engine: int) -> Venue:
+    """An engine with books of AAPL and BRK.B."""
+    made = Venue(nats_connection, engine)
+    await made.start("AAPL", "BRK.B")
+    return made
+
+
+async def test_a_late_joiner_gets_every_book_and_follows(venue: Venue, nats_connection: Connection) -> None:
+    """Found by its heartbeat, asked for snapshots, followed by deltas; listeners hear of it."""
+    changes: list[tuple[int, str]] = []
+    states: list[PeerState] = []
+    trades: list[Trades] = []
+    follower = FeedFollower(
+        nats_connection,
+        own_engine=None,
+        on_change=lambda engine, symbol: changes.append((engine, symbol)),
+        on_trade=lambda engine, symbol, message: trades.append(message) if engine == venue.number else None,
+        on_state=lambda engine, feed: states.append(feed.state) if engine == venue.number else None,
+    )
+    async with running(venue.market_data, follower):
+        await until(lambda: agrees(follower, venue, "AAPL") and agrees(follower, venue, "BRK.B"))
+        maker = Fill("a", 1, 9, 1, "c", "AAPL", Side.SELL, 101, 2, Liquidity.MAKER, 2, 0, venue.number, 1, 2)
+        await venue.change("AAPL", (ASK, 101, 0, 0), fills=(maker,))
+        await until(lambda: agrees(follower, venue, "AAPL") and bool(trades))
+    assert (venue.number, "AAPL") in changes
+    assert (venue.number, "BRK.B") in changes
+    assert states[-1] is PeerState.LIVE
+    assert trades[0].trades == ((9, 101, 2, Side.BUY),)
+
+
+async def test_own_engine_is_not_followed(venue: Venue, nats_connection: Connection) -> None:
+    """An engine knows its own book better."""
+    other = Venue(nats_connection, venue.number + 10_000)
+    await other.start("AAPL")
+    follower = FeedFollower(nats_connection, own_engine=venue.number)
+    async with running(venue.market_data, other.market_data, follower):
+        await until(lambda: agrees(follower, other, "AAPL"))
+    assert venue.number not in follower.peers
+
+
+async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(
+    venue: Venue, nats_connection: Connection
+) -> None:
+    """A stopped engine is down within half a second; started again in a new epoch it is protected again."""
+    follower = FeedFollower(nats_connection, own_engine=None)
+    async with running(follower):
+        async with running(venue.market_data):
+            await until(lambda: agrees(follower, venue, "AAPL"))
+        feed = follower.peers[venue.number]
+        await until(lambda: feed.state is PeerState.DOWN, seconds=2)
+        assert feed.protected("AAPL") is None
+        await venue.start("AAPL", "BRK.B")
+        async with running(venue.market_data):
+            await until(lambda: agrees(follower, venue, "AAPL"))
+        assert feed.epoch == 2
+
+
+async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
+    venue: Venue, nats_connection: Connection
+) -> None:
+    """Nothing raises out of a callback (the fixture would see it), everything is counted and heals."""
+    follower = FeedFollower(nats_connection, own_engine=None)
+    number = venue.number
+    book = f"md.{number}.book.AAPL"
+    heartbeat = encode(Heartbeat(number, 1, 1, 1, {}))
+    bad = [
+        (book, b""),
+        (book, b"[" * 100_000),
+        (book, b'["delta",1,"\xff"]'),
+        (book, b'["delta",1,9,8,1,1,[[7,1,1,1]],5]'),
+        (f"md.{number}.book.a*b", venue.market_data.replicas["AAPL"].snapshot(1, 1)),
+        (f"md.{number}.trade.AAPL", venue.market_data.replicas["AAPL"].snapshot(1, 1)),
+        (f"md.{number}.book.AAPL.X", venue.market_data.replicas["AAPL"].snapshot(1, 1)),
+        (book, Trades(1, 1, 1, ())),
+    ]
+    async with running(venue.market_data, follower):
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        feed = follower.peers[number]
+        for subject in ("md.x.heartbeat", "md.0.heartbeat", "md.99999999.heartbeat"):
+            await nats_connection.publish(subject, heartbeat)
+        for subject, message in bad:
+            await nats_connection.publish(subject, message if isinstance(message, bytes) else encode(message))
+        await until(lambda: feed.counters.malformed == len(bad))
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        assert set(feed.replicas) == {"AAPL", "BRK.B"}
+        assert follower.malformed_discoveries == 3
+
+
+async def test_an_overflow_throws_the_queue_away_and_resyncs(
+    shared_server: NatsServer, connections: "Connections", venue: Venue
+) -> None:
+    """Late quotes are not worked off one by one; after it the book is right again."""
+    overflows = 0
+
+    def on_error(error: Exception) -> None:
+        nonlocal overflows
+        overflows += follower.on_error(error)
+
+    nc = await connect(shared_server.url, name="small", on_closed=lambda: None, on_error=on_error)
+    follower = FeedFollower(nc, own_engine=None, max_pending_messages=20)
+    async with running(venue.market_data, follower):
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        applied = follower.peers[venue.number].counters.applied
+        for number in range(3_000):
+            await venue.change("AAPL", (BID, 90, number + 1, 1))
+        await until(lambda: overflows > 0)
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        assert follower.peers[venue.number].counters.applied < applied + 3_000
+    await nc.close()
+    assert not follower.on_error(ValueError())
+
+
+async def test_a_reconnect_resyncs_every_book(own_server: NatsServer, connections: "Connections") -> None:
+    """What was missed while NATS was away is not guessed."""
+    venue = Venue(await connections.open(own_server.url), 1)
+    await venue.start("AAPL")
+
+    def reconnected() -> None:
+        follower.reconnected()
+
+    nc = await connect(
+        own_server.url,
+        name="reader",
+        on_closed=lambda: None,
+        on_reconnected=reconnected,
+        on_error=lambda _: None,
+    )
+    follower = FeedFollower(nc, own_engine=None)
+    async with running(venue.market_data, follower):
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        losses = follower.peers[1].counters.losses
+        await own_server.kill()
+        await until(lambda: not nc.is_connected)
+        await venue.change("AAPL", (BID, 99, 1, 1))
+        await own_server.start()
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        assert follower.peers[1].counters.losses > losses
+    await nc.close()
+
+
+async def test_the_example_holds_a_correct_book(shared_server: NatsServer, venue: Venue) -> None:
+    """`examples/follow_feed.py` joins, follows, and starts over with a new epoch and after a lost delta."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples/follow_feed.py"),
+        shared_server.url,
+        "BRK.B",
+        str(venue.number),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+
+    async def line() -> str:
+        async with asyncio.timeout(10):
+            assert process.stdout is not None
+            return (await process.stdout.readline()).decode().strip()
+
+    async with running(venue.market_data):
+        assert await line() == "unsynced"
+        assert await line() == "(100, 5) (101, 2)"
+        await venue.change("BRK.B", (BID, 100, 0, 0))
+        assert await line() == "None (101, 2)"
+        lost = venue.market_data.replicas["BRK.B"]
+        lost.advance(lost.sequence + 1, ((BID, 99, 4, 1),))
+        await venue.change("BRK.B", (BID, 98, 1, 1))
+        assert await line() == "unsynced"
+        assert await line() == "(99, 4) (101, 2)"
+        await venue.start("BRK.B")
+        assert await line() == "(100, 5) (101, 2)"
+    assert await line() == "unsynced"
+    process.terminate()
+    await process.wait()
+
+
+def test_the_checksums_in_the_documentation_are_right() -> None:
+    """docs/feed.md works an example; this is it."""
+    text = (ROOT / "docs/feed.md").read_text()
+    book = BookReplica("X")
+    book.load(1, 1, ((BID, 18950, 300, 2), (BID, 18949, 1200, 4), (ASK, 18952, 50, 1)))
+    assert "18950:300;18949:1200;|18952:50;" in text
+    assert f"checksum  {book.checksum}" in text
+    assert f"An empty book's text is `|`, its checksum {checksum([], [])}." in text

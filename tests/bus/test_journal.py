@@ -1,0 +1,471 @@
+"""The journal: what both kinds must do, and what the one in JetStream must survive."""
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import pytest
+
+from bus import provision, subjects
+from bus.connection import Connection
+from bus.journal import (
+    MAX_RECORD_BYTES,
+    Chain,
+    JetStreamJournal,
+    Journal,
+    JournalClosed,
+    JournalDamaged,
+    MemoryJournal,
+    Position,
+    Record,
+    Replaced,
+    digest_of,
+    encode_record,
+)
+from bus.server import NatsServer
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+
+class Store(Protocol):
+    """Where a journal lives: opens journals on it, and stores bytes without any check."""
+
+    engine: int
+
+    def open(self) -> Journal:
+        """Another journal on the same records."""
+        ...
+
+    async def force(self, payload: bytes) -> None:
+        """Store a record as a writer without manners would."""
+        ...
+
+
+class MemoryStore:
+    """A list."""
+
+    def __init__(self, engine: int) -> None:
+        self.engine = engine
+        self._stored: list[bytes] = []
+
+    def open(self) -> Journal:
+        """Another journal on the list."""
+        return MemoryJournal(self.engine, self._stored)
+
+    async def force(self, payload: bytes) -> None:
+        """Append to the list."""
+        self._stored.append(payload)
+
+
+class JetStreamStore:
+    """A stream."""
+
+    def __init__(self, connection: Connection, engine: int) -> None:
+        self.engine = engine
+        self.connection = connection
+
+    def open(self) -> Journal:
+        """Another journal on the stream."""
+        return JetStreamJournal(self.connection, self.engine)
+
+    async def force(self, payload: bytes) -> None:
+        """Publish without the fence."""
+        await self.connection.jetstream().publish(subjects.journal(self.engine), payload)
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def store(request: pytest.FixtureRequest, nats_connection: Connection, engine: int) -> Store:
+    """An empty journal of either kind."""
+    if request.param == "memory":
+        return MemoryStore(engine)
+    await provision.provision_journal(nats_connection, engine)
+    return JetStreamStore(nats_connection, engine)
+
+
+async def _replayed(journal: Journal) -> list[Record]:
+    return [record async for record in journal.replay()]
+
+
+async def _written(store: Store, count: int, epoch: int = 1) -> Journal:
+    """A journal after `count` batches."""
+    journal = store.open()
+    for number in range(1, count + 1):
+        await journal.append(epoch, number * 10, b"commands %d" % number)
+    return journal
+
+
+async def test_an_empty_journal_replays_nothing(store: Store) -> None:
+    """A new journal stands before its first record."""
+    journal = store.open()
+    assert await _replayed(journal) == []
+    assert journal.position == Position(0, b"", 0)
+    assert journal.unanswered_since is None
+
+
+async def test_replay_gives_back_what_was_appended(store: Store) -> None:
+    """Number, epoch, time and commands come back in order, and both journals stand at the same place."""
+    writer = await _written(store, 3)
+    reader = store.open()
+    records = await _replayed(reader)
+    assert [(record.batch_number, record.epoch, record.time_ns, record.commands) for record in records] == [
+        (1, 1, 10, b"commands 1"),
+        (2, 1, 20, b"commands 2"),
+        (3, 1, 30, b"commands 3"),
+    ]
+    assert reader.position == writer.position
+    assert reader.position.batch_number == 3
+    assert reader.position.epoch == 1
+
+
+async def test_append_goes_on_after_replay(store: Store) -> None:
+    """A primary that replayed all appends under its higher epoch, and the chain holds across the change."""
+    await _written(store, 2)
+    successor = store.open()
+    await _replayed(successor)
+    assert await successor.append(2, 30, b"third") == 3
+    assert [record.epoch for record in await _replayed(store.open())] == [1, 1, 2]
+
+
+async def test_replay_goes_on_where_it_ended(store: Store) -> None:
+    """A standby that replays again gets exactly what came since."""
+    writer = await _written(store, 2)
+    standby = store.open()
+    assert len(await _replayed(standby)) == 2
+    assert await _replayed(standby) == []
+    await writer.append(1, 30, b"more")
+    assert [record.commands for record in await _replayed(standby)] == [b"more"]
+    assert standby.position == writer.position
+
+
+async def test_records_link_to_the_one_before(store: Store) -> None:
+    """Each record carries the digest of the whole record before it."""
+    await _written(store, 2)
+    chain = Chain(store.engine)
+    records = await _replayed(store.open())
+    for sequence, record in enumerate(records, 1):
+        assert record.previous_digest == chain.position.digest
+        payload = msgspec.msgpack.encode(record)
+        chain.accept(sequence, payload)
+        assert chain.position.digest == digest_of(payload)
+
+
+async def test_the_largest_batch_fits(store: Store) -> None:
+    """256,000 bytes of commands are stored; one byte more is a bug of the caller."""
+    journal = store.open()
+    largest = b"x" * MAX_RECORD_BYTES
+    assert await journal.append(1, 1, largest) == 1
+    assert (await _replayed(store.open()))[0].commands == largest
+    with pytest.raises(AssertionError):
+        await journal.append(1, 2, largest + b"x")
+
+
+async def test_an_epoch_never_falls(store: Store) -> None:
+    """An append under a lower epoch than the last record's is a bug of the caller."""
+    journal = await _written(store, 1, epoch=5)
+    with pytest.raises(AssertionError):
+        await journal.append(4, 20, b"")
+
+
+async def test_a_zombie_is_refused(store: Store) -> None:
+    """Once a successor appended, the old primary's append raises Replaced and stores nothing."""
+    zombie = await _written(store, 2)
+    successor = store.open()
+    await _replayed(successor)
+    await successor.append(2, 30, b"epoch started")
+    with pytest.raises(Replaced) as caught:
+        await zombie.append(1, 30, b"late order")
+    assert (caught.value.sequence, caught.value.epoch, caught.value.other_epoch) == (3, 1, 2)
+    await successor.append(2, 40, b"first order")
+    assert [record.commands for record in await _replayed(store.open())][2:] == [
+        b"epoch started",
+        b"first order",
+    ]
+
+
+async def test_of_two_claims_one_wins(store: Store) -> None:
+    """Of two standbys that claim the same epoch with the very same bytes, one appends and one is replaced."""
+    await _written(store, 1)
+    one, two = store.open(), store.open()
+    await _replayed(one)
+    await _replayed(two)
+    outcomes = await asyncio.gather(
+        one.append(2, 20, b"started"), two.append(2, 20, b"started"), return_exceptions=True
+    )
+    assert {type(outcome) for outcome in outcomes} == {int, Replaced}
+    assert len(await _replayed(store.open())) == 2
+
+
+async def test_a_record_of_a_replaced_epoch_is_left_out(store: Store) -> None:
+    """A record that a zombie got in behind its successor changes nothing for any reader or later writer."""
+    zombie = await _written(store, 2)
+    successor = store.open()
+    await _replayed(successor)
+    await successor.append(2, 30, b"started")
+    await store.force(encode_record(store.engine, 1, zombie.position, 40, b"zombie"))
+    reader = store.open()
+    assert [record.commands for record in await _replayed(reader)][2:] == [b"started"]
+    assert reader.position == successor.position
+    assert await reader.append(3, 50, b"next") == 4
+    assert [record.batch_number for record in await _replayed(store.open())] == [1, 2, 3, 4]
+
+
+async def _assert_damaged(store: Store, payload: bytes, what: str, sequence: int = 3) -> None:
+    """With these bytes stored after two batches, a replay gives the two and then says what is wrong."""
+    await store.force(payload)
+    seen: list[int] = []
+    reader = store.open()
+
+    async def read() -> None:
+        async for record in reader.replay():
+            seen.append(record.batch_number)  # noqa: PERF401 -- what came before the fault counts
+
+    with pytest.raises(JournalDamaged, match=what) as caught:
+        await read()
+    assert caught.value.sequence == sequence
+    assert seen == [1, 2]
+    assert reader.position.batch_number == 2
+
+
+async def test_a_missing_batch_is_found(store: Store) -> None:
+    """A jump in the batch numbers raises JournalDamaged that names the missing one."""
+    position = (await _written(store, 2)).position
+    ahead = Position(3, position.digest, 1)
+    await _assert_damaged(
+        store, encode_record(store.engine, 1, ahead, 40, b""), "batch 3 is missing, 4 is there"
+    )
+
+
+async def test_a_repeated_number_is_found(store: Store) -> None:
+    """A sequence number that was handed out again shows as a batch number that was there before."""
+    writer = await _written(store, 2)
+    again = Position(1, writer.position.digest, 1)
+    await _assert_damaged(
+        store, encode_record(store.engine, 1, again, 40, b""), "batch 3 is missing, 2 is there"
+    )
+
+
+async def test_a_broken_chain_is_found(store: Store) -> None:
+    """The right number after another history raises JournalDamaged."""
+    await _written(store, 2)
+    foreign = Position(2, b"0" * 16, 1)
+    await _assert_damaged(store, encode_record(store.engine, 1, foreign, 40, b""), "does not follow")
+
+
+@pytest.mark.parametrize("place", [-1, -8, 3, 20])
+async def test_a_flipped_byte_is_found(store: Store, place: int) -> None:
+    """A record with one bit changed, wherever, is never handed out."""
+    writer = await _written(store, 2)
+    payload = bytearray(encode_record(store.engine, 1, writer.position, 40, b"commands"))
+    payload[place] ^= 0x04
+    await _assert_damaged(
+        store, bytes(payload), "checksum|this is no record|record format|a record of engine"
+    )
+
+
+async def test_garbage_is_found(store: Store) -> None:
+    """Bytes that are no record at all raise JournalDamaged."""
+    await _written(store, 2)
+    await _assert_damaged(store, b"\x00garbage", "this is no record")
+
+
+async def test_a_later_format_is_refused(store: Store) -> None:
+    """A record of a layout this version does not know is named as such."""
+    writer = await _written(store, 2)
+    record = msgspec.msgpack.decode(encode_record(store.engine, 1, writer.position, 40, b""), type=Record)
+    later = msgspec.structs.replace(record, format=2)
+    await _assert_damaged(store, msgspec.msgpack.encode(later), "record format 2, this version reads 1")
+
+
+async def test_a_record_of_another_engine_is_found(store: Store) -> None:
+    """Two journals mixed up are noticed."""
+    writer = await _written(store, 2)
+    foreign = encode_record(store.engine + 1, 1, writer.position, 40, b"")
+    await _assert_damaged(store, foreign, f"a record of engine {store.engine + 1}")
+
+
+# From here on: JetStream alone.
+
+
+async def _jetstream_journal(connection: Connection, engine: int) -> JetStreamJournal:
+    await provision.provision_journal(connection, engine)
+    return JetStreamJournal(connection, engine)
+
+
+async def test_a_kill_in_mid_append_loses_and_repeats_nothing(
+    own_server: NatsServer, connections: "Connections"
+) -> None:
+    """Over kills with SIGKILL in the middle of appends, every append ends, and each batch is stored once."""
+    journal = await _jetstream_journal(await connections.open(own_server.url, buffered=False), 1)
+    appended: list[bytes] = []
+
+    async def write() -> None:
+        for number in range(400):
+            commands = b"%d" % number
+            await journal.append(1, number, commands)
+            appended.append(commands)
+
+    async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(write())
+        for reached in (100, 250):
+            await until(lambda: len(appended) >= reached)  # noqa: B023 -- awaited at once
+            await own_server.kill()
+            await own_server.start()
+        await writing
+    assert journal.unanswered_since is None
+    reader = JetStreamJournal(await connections.open(own_server.url, buffered=False), 1)
+    assert [record.commands for record in await _replayed(reader)] == appended
+
+
+async def test_an_outage_shows_and_passes(own_server: NatsServer, own_connection: Connection) -> None:
+    """While the server is away the append waits and says since when; afterwards it ends by itself."""
+    journal = await _jetstream_journal(own_connection, 1)
+    await journal.append(1, 1, b"before")
+    assert journal.unanswered_since is None
+    await own_server.kill()
+    began = time.monotonic()
+    append = asyncio.create_task(journal.append(1, 2, b"during"))
+    await until(lambda: journal.unanswered_since is not None, 2)
+    assert journal.unanswered_since is not None
+    assert abs(journal.unanswered_since - began) < 0.1
+    assert journal.trouble
+    await own_server.start()
+    async with asyncio.timeout(3):
+        assert await append == 2
+    assert journal.unanswered_since is None
+    assert journal.trouble == ""
+
+
+async def test_a_ghost_append_is_stored_once(own_server: NatsServer, connections: "Connections") -> None:
+    """An append that a frozen server answers only after the writer gave up waiting is stored once."""
+    connection = await connections.open(own_server.url, buffered=False)
+    journal = await _jetstream_journal(connection, 1)
+    await journal.append(1, 1, b"before")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    append = asyncio.create_task(journal.append(1, 2, b"ghost"))
+    await until(lambda: journal.unanswered_since is not None, 2)
+    os.kill(own_server.pid, signal.SIGCONT)
+    async with asyncio.timeout(3):
+        assert await append == 2
+    assert await journal.append(1, 3, b"after") == 3
+    reader = JetStreamJournal(connection, 1)
+    assert [record.commands for record in await _replayed(reader)] == [b"before", b"ghost", b"after"]
+
+
+async def test_a_lost_answer_is_found_in_the_stream(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the record was stored and only the answer was lost, the append ends well, and it is there once."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    attempt = journal._publisher.attempt  # noqa: SLF001 -- where an answer can be lost
+
+    async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        await attempt(subject, payload, headers)
+
+    monkeypatch.setattr(journal._publisher, "attempt", losing)  # noqa: SLF001
+    assert await journal.append(1, 1, b"once") == 1
+    monkeypatch.undo()
+    assert await journal.append(1, 2, b"twice") == 2
+    assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 2
+
+
+async def test_an_outage_and_a_takeover_end_in_replaced(
+    own_server: NatsServer, connections: "Connections"
+) -> None:
+    """A primary frozen in an append learns at once, when it wakes, that a successor has its place."""
+    zombie = await _jetstream_journal(await connections.open(own_server.url, buffered=False), 1)
+    await zombie.append(1, 1, b"before")
+    connection = await connections.open(own_server.url, buffered=False)
+    successor = JetStreamJournal(connection, 1)
+    await _replayed(successor)
+    await successor.append(2, 2, b"epoch started")
+    for number in range(20):
+        await successor.append(2, 3 + number, b"order")
+    with pytest.raises(Replaced):
+        await zombie.append(1, 2, b"late")
+    assert all(record.epoch == 2 for record in (await _replayed(JetStreamJournal(connection, 1)))[1:])
+
+
+async def test_a_full_journal_waits_and_says_why(nats_connection: Connection, engine: int) -> None:
+    """At the byte limit the head stays, the append has no good answer, and the reason is told."""
+    await provision.provision_journal(nats_connection, engine, max_bytes=300_000)
+    journal = JetStreamJournal(nats_connection, engine)
+    await journal.append(1, 1, b"x" * 200_000)
+    append = asyncio.create_task(journal.append(1, 2, b"x" * 200_000))
+    await until(lambda: "maximum bytes exceeded" in journal.trouble, 2)
+    append.cancel()
+    await asyncio.wait([append])
+    assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 1
+    with pytest.raises(AssertionError):
+        await journal.append(1, 3, b"after an append that was broken off")
+
+
+async def test_a_stream_that_vanished_is_damage(nats_connection: Connection, engine: int) -> None:
+    """A journal whose stream is gone, or begins again, raises JournalDamaged on append and on replay."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    await journal.append(1, 1, b"")
+    await nats_connection.jetstream().delete_stream(subjects.journal_stream(engine))
+    reader = JetStreamJournal(nats_connection, engine)
+    with pytest.raises(JournalDamaged, match="no stream"):
+        await _replayed(reader)
+    await provision.provision_journal(nats_connection, engine)
+    with pytest.raises(JournalDamaged, match="ends here"):
+        await journal.append(1, 2, b"")
+
+
+async def test_a_truncated_tail_is_damage_for_the_writer(nats_connection: Connection, engine: int) -> None:
+    """A writer, or a standby, that has seen more records than the stream has left raises JournalDamaged."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    for number in range(3):
+        await journal.append(1, number, b"")
+    standby = JetStreamJournal(nats_connection, engine)
+    await _replayed(standby)
+    records = [
+        (await nats_connection.jetstream().get_msg(subjects.journal_stream(engine), seq=sequence)).data
+        for sequence in (1, 2)
+    ]
+    await nats_connection.jetstream().delete_stream(subjects.journal_stream(engine))
+    await provision.provision_journal(nats_connection, engine)
+    for payload in records:
+        assert payload is not None
+        await nats_connection.jetstream().publish(subjects.journal(engine), payload)
+    with pytest.raises(JournalDamaged, match="ends here") as caught:
+        await _replayed(standby)
+    assert caught.value.sequence == 3
+    with pytest.raises(JournalDamaged, match="ends here"):
+        await journal.append(1, 4, b"")
+
+
+async def test_a_long_journal_replays_over_a_restart(
+    own_server: NatsServer, connections: "Connections"
+) -> None:
+    """A replay goes on by itself when the server is killed and started in its middle."""
+    connection = await connections.open(own_server.url, buffered=False)
+    journal = await _jetstream_journal(connection, 1)
+    for number in range(700):
+        await journal.append(1, number, b"x" * 100)
+    seen = 0
+    reader = JetStreamJournal(connection, 1)
+    async with asyncio.timeout(10):
+        async for record in reader.replay():
+            seen += 1
+            assert record.batch_number == seen
+            if seen == 300:
+                await own_server.kill()
+                await own_server.start()
+    assert seen == 700
+    assert reader.position == journal.position
+
+
+async def test_a_closed_connection_ends_the_append(nats_connection: Connection, engine: int) -> None:
+    """On a connection that is closed for good, append and replay raise JournalClosed and do not wait."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    await nats_connection.close()
+    with pytest.raises(JournalClosed):
+        await journal.append(1, 1, b"")
+    with pytest.raises(JournalClosed):
+        await _replayed(JetStreamJournal(nats_connection, engine))

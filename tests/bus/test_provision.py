@@ -1,0 +1,102 @@
+"""Streams and buckets."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from nats.aio.msg import Msg
+from nats.js.api import DiscardPolicy, StorageType
+
+from bus import messages, provision, subjects
+from bus.connection import Connection
+from bus.provision import ConfigurationMismatch, NotProvisioned
+
+
+async def test_provisioning_may_be_repeated(nats_connection: Connection, engine: int) -> None:
+    """A second start finds everything as it made it."""
+    for _ in range(2):
+        await provision.provision_shared(nats_connection)
+        await provision.provision_journal(nats_connection, engine)
+
+
+async def test_the_journal_keeps_everything(nats_connection: Connection, engine: int) -> None:
+    """A journal is on file, refuses what is new when full, and cannot be deleted from or purged."""
+    await provision.provision_journal(nats_connection, engine)
+    config = (await nats_connection.jetstream().stream_info(subjects.journal_stream(engine))).config
+    assert config.storage == StorageType.FILE
+    assert config.discard == DiscardPolicy.NEW
+    assert config.subjects == [subjects.journal(engine)]
+    assert config.max_bytes == provision.JOURNAL_BYTES
+    assert not config.max_age
+    assert config.deny_delete
+    assert config.deny_purge
+
+
+async def test_buckets_are_what_other_clients_expect(nats_connection: Connection) -> None:
+    """nats-py's own key-value client reads and writes the buckets, one value a key."""
+    await provision.provision_shared(nats_connection)
+    for bucket in provision.BUCKETS:
+        values = await nats_connection.jetstream().key_value(bucket)
+        await values.put("key", b"1")
+        await values.put("key", b"2")
+        assert (await values.get("key")).value == b"2"
+        assert (await values.status()).history == 1
+
+
+async def test_other_settings_are_refused(nats_connection: Connection, engine: int) -> None:
+    """A journal that would drop its head is not used; the error names setting, stored and wanted value."""
+    await nats_connection.jetstream().add_stream(
+        name=subjects.journal_stream(engine), subjects=[subjects.journal(engine)], discard=DiscardPolicy.OLD
+    )
+    for attempt in (
+        provision.provision_journal(nats_connection, engine),
+        provision.await_journal(nats_connection, engine, 1),
+    ):
+        with pytest.raises(ConfigurationMismatch, match="discard is old and must be new"):
+            await attempt
+
+
+async def test_an_engine_asks_the_exchange(nats_connection: Connection, engine: int) -> None:
+    """An engine without a journal asks, and goes on when the exchange has made it."""
+
+    async def answer(request: Msg) -> None:
+        asked = messages.decode_provision_request(request.data)
+        await provision.provision_journal(nats_connection, asked.engine)
+        await request.respond(messages.encode(messages.ProvisionReply()))
+
+    await nats_connection.subscribe(subjects.PROVISION_SUBJECTS, cb=answer)
+    await provision.await_journal(nats_connection, engine, 3)
+    assert await nats_connection.jetstream().stream_info(subjects.journal_stream(engine))
+
+
+async def test_an_engine_waits_for_the_exchange(nats_connection: Connection, engine: int) -> None:
+    """An engine that is started before the exchange goes on when the journal appears."""
+    waiting = asyncio.create_task(provision.await_journal(nats_connection, engine, 5))
+    await asyncio.wait([waiting], timeout=0.2)
+    assert not waiting.done()
+    await provision.provision_journal(nats_connection, engine)
+    await waiting
+
+
+async def test_an_engine_gives_up_at_its_deadline(nats_connection: Connection, engine: int) -> None:
+    """Without an exchange the error says so after the deadline."""
+    with pytest.raises(NotProvisioned, match="no exchange is running"):
+        await provision.await_journal(nats_connection, engine, 0.2)
+
+
+async def test_a_refusal_of_the_exchange_is_passed_on(nats_connection: Connection, engine: int) -> None:
+    """What the exchange says against the journal ends the engine's start at once."""
+
+    async def refuse(request: Msg) -> None:
+        await request.respond(messages.encode(messages.ProvisionReply("another max_bytes")))
+
+    await nats_connection.subscribe(subjects.provision(engine), cb=refuse)
+    with pytest.raises(ConfigurationMismatch, match="another max_bytes"):
+        await provision.await_journal(nats_connection, engine, 3)
+
+
+async def test_many_engines_fit(own_connection: Connection, tmp_path: Path) -> None:
+    """What streams reserve does not depend on the free disk: sixteen engines start on any machine."""
+    await provision.provision_shared(own_connection)
+    for number in range(1, 17):
+        await provision.provision_journal(own_connection, number)

@@ -1,0 +1,243 @@
+"""Buckets."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from bus import messages, provision, registry, subjects
+from bus.connection import Connection
+from bus.messages import EngineEntry
+from bus.registry import Bucket, BucketUnavailable
+from bus.server import NatsServer
+from bus.stream import StreamMissing
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+
+def _bucket(connection: Connection) -> Bucket[EngineEntry]:
+    return Bucket(connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+
+
+@pytest.fixture
+async def bucket(own_connection: Connection) -> Bucket[EngineEntry]:
+    """An empty bucket."""
+    await provision.provision_shared(own_connection)
+    return _bucket(own_connection)
+
+
+def _entry(engine: int, epoch: int = 1) -> EngineEntry:
+    return EngineEntry(engine, epoch, f"127.0.0.1:{50_050 + engine}", 100 + engine)
+
+
+async def test_put_and_get(bucket: Bucket[EngineEntry]) -> None:
+    """A key has no value, then the one that was put, then the newer one."""
+    assert await bucket.get("1") is None
+    await bucket.put("1", _entry(1))
+    assert await bucket.get("1") == _entry(1)
+    await bucket.put("1", _entry(1, epoch=2))
+    assert await bucket.get("1") == _entry(1, epoch=2)
+    assert await bucket.get("2") is None
+
+
+async def test_create_takes_a_key_once(bucket: Bucket[EngineEntry]) -> None:
+    """The second create of a key changes nothing and says so, with equal content too."""
+    assert await bucket.create("1", _entry(1))
+    assert not await bucket.create("1", _entry(1))
+    assert not await bucket.create("1", _entry(1, epoch=2))
+    assert await bucket.get("1") == _entry(1)
+
+
+async def test_of_many_creates_one_wins(own_server: NatsServer, connections: "Connections") -> None:
+    """Of several processes that create one key at once exactly one hears True, and its value is there."""
+    opened = [await connections.open(own_server.url) for _ in range(5)]
+    await provision.provision_shared(opened[0])
+    buckets = [_bucket(connection) for connection in opened]
+    won = await asyncio.gather(
+        *(bucket.create("1", _entry(1, epoch)) for epoch, bucket in enumerate(buckets, 1))
+    )
+    assert won.count(True) == 1
+    assert await buckets[0].get("1") == _entry(1, won.index(True) + 1)
+
+
+async def test_a_removed_key_is_free_again(bucket: Bucket[EngineEntry], own_connection: Connection) -> None:
+    """A key that another client deleted has no value and can be created."""
+    await bucket.put("1", _entry(1))
+    await (await own_connection.jetstream().key_value(subjects.ENGINES_BUCKET)).delete("1")
+    assert await bucket.get("1") is None
+    assert await bucket.create("1", _entry(1, epoch=9))
+    assert await bucket.get("1") == _entry(1, epoch=9)
+
+
+async def test_a_lost_answer_to_create_is_ours(
+    bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the value was stored and the answer lost, create says True."""
+    attempt = bucket._publisher.attempt  # noqa: SLF001 -- where an answer can be lost
+
+    async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        await attempt(subject, payload, headers)
+
+    monkeypatch.setattr(bucket._publisher, "attempt", losing)  # noqa: SLF001
+    async with asyncio.timeout(3):
+        assert await bucket.create("1", _entry(1))
+        await bucket.put("1", _entry(1, epoch=2))
+    assert await bucket.get("1") == _entry(1, epoch=2)
+
+
+async def test_a_key_is_checked(bucket: Bucket[EngineEntry]) -> None:
+    """What could be a wildcard or another subject is no key."""
+    for key in ("", "*", ">", "a.b", "a b", "x" * 5_000 + "*", "a\r\nPUB x"):
+        with pytest.raises(AssertionError):
+            await bucket.get(key)
+
+
+class Watched:
+    """What a watch told, and the table it makes."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, EngineEntry] = {}
+        self.told: list[str] = []
+        self.filled = asyncio.Event()
+
+    def note(self, key: str, value: EngineEntry | None) -> None:
+        """Take one change."""
+        self.told.append(key)
+        if value is None:
+            self.table.pop(key, None)
+        else:
+            self.table[key] = value
+
+    async def until(self, table: dict[str, EngineEntry], timeout_s: float = 5) -> None:
+        """Return when the table is this one."""
+        async with asyncio.timeout(timeout_s):
+            await until(lambda: self.table == table)
+
+
+async def test_a_watch_fills_then_follows(
+    own_server: NatsServer, connections: "Connections", bucket: Bucket[EngineEntry]
+) -> None:
+    """`filled` is set when everything that was there has been told; puts, changes and removals follow."""
+    for engine in range(1, 301):
+        await bucket.put(str(engine), _entry(engine))
+    watched = Watched()
+    other = await connections.open(own_server.url)
+    watching = asyncio.create_task(_bucket(other).watch(watched.note, filled=watched.filled))
+    async with asyncio.timeout(3):
+        await watched.filled.wait()
+    expected = {str(engine): _entry(engine) for engine in range(1, 301)}
+    assert watched.table == expected
+    await bucket.put("7", _entry(7, epoch=2))
+    await bucket.put("400", _entry(400))
+    await (await other.jetstream().key_value(subjects.ENGINES_BUCKET)).delete("8")
+    del expected["8"]
+    await watched.until(expected | {"7": _entry(7, epoch=2), "400": _entry(400)})
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_watch_of_an_empty_bucket_is_filled(bucket: Bucket[EngineEntry]) -> None:
+    """Nothing to tell is told at once."""
+    watched = Watched()
+    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
+    async with asyncio.timeout(1):
+        await watched.filled.wait()
+    assert watched.told == []
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_watch_lives_through_a_restart(
+    own_server: NatsServer, connections: "Connections", bucket: Bucket[EngineEntry]
+) -> None:
+    """What was put while the watcher was cut off, and what comes after, is told without another call."""
+    await bucket.put("1", _entry(1))
+    watched = Watched()
+    other = await connections.open(own_server.url)
+    watching = asyncio.create_task(_bucket(other).watch(watched.note, filled=watched.filled))
+    await watched.until({"1": _entry(1)})
+    await own_server.kill()
+    await own_server.start()
+    await bucket.put("2", _entry(2))
+    await watched.until({"1": _entry(1), "2": _entry(2)})
+    await bucket.put("3", _entry(3))
+    await watched.until({"1": _entry(1), "2": _entry(2), "3": _entry(3)})
+    assert watched.told == ["1", "2", "3"], "nothing twice"
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_lost_consumer_heals(
+    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the server forgets the watch's consumer, updates are told again within seconds."""
+    watched = Watched()
+    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
+    async with asyncio.timeout(1):
+        await watched.filled.wait()
+    await bucket.put("1", _entry(1))
+    await watched.until({"1": _entry(1)})
+    stream = provision.bucket_stream(subjects.ENGINES_BUCKET)
+    for consumer in await own_connection.jetstream().consumers_info(stream):
+        await own_connection.jetstream().delete_consumer(stream, consumer.name)
+    await bucket.put("2", _entry(2))
+    await watched.until({"1": _entry(1), "2": _entry(2)})
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_bucket_made_anew_is_read_anew(
+    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a bucket was thrown away and made again, a watch tells what is gone and what is there now."""
+    monkeypatch.setattr(registry, "RELIST_S", 0.2)
+    for engine in (1, 2, 3):
+        await bucket.put(str(engine), _entry(engine))
+    watched = Watched()
+    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
+    async with asyncio.timeout(1):
+        await watched.filled.wait()
+    await own_connection.jetstream().delete_stream(provision.bucket_stream(subjects.ENGINES_BUCKET))
+    await provision.provision_shared(own_connection)
+    await bucket.put("9", _entry(9))
+    await watched.until({"9": _entry(9)})
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_bad_value_is_left_out(
+    bucket: Bucket[EngineEntry], own_connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value that cannot be decoded is logged; the watch goes on, and get raises msgspec's error."""
+    await own_connection.jetstream().publish(provision.bucket_subject(subjects.ENGINES_BUCKET, "1"), b"{")
+    await bucket.put("2", _entry(2))
+    watched = Watched()
+    with caplog.at_level(logging.ERROR):
+        watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
+        await watched.until({"2": _entry(2)})
+    assert "'1' is left out" in caplog.text
+    with pytest.raises(msgspec.MsgspecError):
+        await bucket.get("1")
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_missing_bucket_is_named(own_connection: Connection) -> None:
+    """Without the bucket a watch ends with the reason instead of waiting for ever."""
+    with pytest.raises(StreamMissing, match="KV_engines"):
+        await _bucket(own_connection).watch(Watched().note)
+
+
+async def test_without_a_server_the_answer_is_an_error(
+    own_server: NatsServer, bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While NATS is away, get, put and create end with BucketUnavailable at their deadline."""
+    monkeypatch.setattr(registry, "DEADLINE_S", 0.3)
+    await own_server.kill()
+    for attempt in (bucket.get("1"), bucket.put("1", _entry(1)), bucket.create("1", _entry(1))):
+        with pytest.raises(BucketUnavailable):
+            await attempt

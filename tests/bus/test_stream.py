@@ -1,0 +1,95 @@
+"""Reading a stream on, whatever gets lost on the way."""
+
+import asyncio
+
+import pytest
+from nats.aio.msg import Msg
+
+from bus import provision, subjects
+from bus.connection import Connection
+from bus.stream import Publisher, Stored, StreamGap, StreamReader
+
+
+async def _fill(connection: Connection, engine: int, count: int) -> str:
+    """A journal's stream with `count` messages that hold their own sequence."""
+    await provision.provision_journal(connection, engine)
+    publisher = Publisher(connection)
+    for number in range(1, count + 1):
+        ack = await publisher.attempt(subjects.journal(engine), b"%d" % number, {})
+        assert ack is not None
+        assert ack.seq == number
+    return subjects.journal_stream(engine)
+
+
+async def _read(reader: StreamReader, last: int) -> list[int]:
+    """The payloads up to the one of sequence `last`."""
+    found: list[Stored] = []
+    async with asyncio.timeout(5):
+        while not found or found[-1].sequence < last:
+            found += await reader.read()
+    assert [stored.sequence for stored in found] == [int(stored.payload) for stored in found]
+    return [stored.sequence for stored in found]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 256])
+async def test_a_message_lost_on_the_way_is_fetched_again(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """A message that the client drops is neither skipped nor taken for a gap in the stream."""
+    reader = StreamReader(nats_connection, await _fill(nats_connection, engine, 260))
+    received = reader._received  # noqa: SLF001 -- where a queue that overflows drops
+    arrived = 0
+
+    async def dropping(message: Msg) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived != lost:
+            await received(message)
+
+    monkeypatch.setattr(reader, "_received", dropping)
+    assert await _read(reader, 260) == list(range(1, 261))
+    await reader.close()
+
+
+async def test_a_forgotten_consumer_is_made_anew(nats_connection: Connection, engine: int) -> None:
+    """When the server forgets the consumer, reading goes on within seconds, from where it was."""
+    stream = await _fill(nats_connection, engine, 3)
+    reader = StreamReader(nats_connection, stream)
+    assert await _read(reader, 3) == [1, 2, 3]
+    waiting = asyncio.create_task(_read(reader, 4))
+    await asyncio.wait([waiting], timeout=0.05)
+    for consumer in await nats_connection.jetstream().consumers_info(stream):
+        await nats_connection.jetstream().delete_consumer(stream, consumer.name)
+    await nats_connection.jetstream().publish(subjects.journal(engine), b"4")
+    async with asyncio.timeout(1):
+        assert await waiting == [4]
+    await reader.close()
+
+
+async def test_a_read_may_time_out(nats_connection: Connection, engine: int) -> None:
+    """A read with a limit returns nothing when nothing comes, and loses nothing."""
+    stream = await _fill(nats_connection, engine, 1)
+    reader = StreamReader(nats_connection, stream, 2)
+    assert await reader.read(0.05) == []
+    await nats_connection.jetstream().publish(subjects.journal(engine), b"2")
+    assert await _read(reader, 2) == [2]
+    await reader.close()
+
+
+async def test_a_gap_in_the_stream_is_told(nats_connection: Connection) -> None:
+    """Messages that are gone from the stream raise StreamGap, after what stands before them."""
+    jetstream = nats_connection.jetstream()
+    await jetstream.add_stream(name="GAPPED", subjects=["gapped"])
+    for number in range(1, 7):
+        await jetstream.publish("gapped", b"%d" % number)
+    for sequence in (3, 4):
+        await jetstream.delete_msg("GAPPED", sequence)
+    reader = StreamReader(nats_connection, "GAPPED")
+    assert await _read(reader, 2) == [1, 2]
+    with pytest.raises(StreamGap) as caught:
+        await reader.read(5)
+    assert (caught.value.expected, caught.value.found) == (3, 5)
+    await reader.close()
+    jumping = StreamReader(nats_connection, "GAPPED", contiguous=False)
+    assert await _read(jumping, 6) == [1, 2, 5, 6]
+    await jumping.close()

@@ -1,0 +1,290 @@
+"""A venue of one process for the client's tests: both services, scripted failures, no matching.
+
+Orders rest unless their price is 100 ticks, which fills them at once. What the engine has taken is remembered
+by client order id, as the contract demands.
+"""
+
+# ruff: noqa: D102, N802 - the contract names the methods and says what they do
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc
+
+from client import Client
+
+PASSWORD = "password"
+FILLING_PRICE = 100
+Context = Any
+
+
+class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
+    """One engine. Set the attributes to make it fail."""
+
+    def __init__(self, venue: "FakeVenue", number: int) -> None:
+        self.venue = venue
+        self.number = number
+        self.address = ""
+        self.server: Any = None
+        self.orders: dict[str, pb.OrderReply] = {}
+        self.symbols: dict[str, str] = {}
+        self.commands: list[pb.Command] = []
+        self.messages: list[int] = []
+        self.fills: list[pb.Fill] = []
+        self.fills_asked: list[int] = []
+        self.new_fill = asyncio.Event()
+        # For each coming OrderEntry message: the status to break the stream with, before or after it is done.
+        self.break_before: deque[grpc.StatusCode | None] = deque()
+        self.break_after: deque[grpc.StatusCode | None] = deque()
+        self.fill_breaks: deque[int] = deque()
+        self.unary_failures: deque[grpc.StatusCode] = deque()
+        self.silent = False
+        self.hold: asyncio.Event | None = None
+
+    async def check(self, context: Context) -> None:
+        token = dict(context.invocation_metadata()).get("authorization", "").removeprefix("Bearer ")
+        if token not in self.venue.tokens:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token")
+        if self.venue.home is not self:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"home is at {self.venue.home.address}")
+
+    async def OrderEntry(
+        self, requests: AsyncIterator[pb.OrderEntryRequest], context: Context
+    ) -> AsyncIterator[pb.OrderEntryResponse]:
+        await self.check(context)
+        async for request in requests:
+            if self.hold is not None:
+                await self.hold.wait()
+            if self.break_before and (code := self.break_before.popleft()) is not None:
+                await context.abort(code, "broken before")
+            self.messages.append(len(request.commands))
+            replies = [self.apply(command) for command in request.commands]
+            if self.break_after and (code := self.break_after.popleft()) is not None:
+                await context.abort(code, "broken after")
+            if not self.silent:
+                yield pb.OrderEntryResponse(replies=replies)
+
+    def apply(self, command: pb.Command) -> pb.OrderReply:
+        self.commands.append(command)
+        if command.HasField("new"):
+            return self.enter(command.new)
+        wanted = command.cancel if command.HasField("cancel") else command.replace
+        order = self.find(wanted)
+        if order is None:
+            return refusal(pb.REJECT_REASON_UNKNOWN_ORDER)
+        if not order.leaves_quantity:
+            return refusal(pb.REJECT_REASON_ORDER_CLOSED)
+        if command.HasField("cancel"):
+            order.status, order.leaves_quantity = pb.ORDER_STATUS_CANCELLED, 0
+        else:
+            order.leaves_quantity = command.replace.quantity
+        return order
+
+    def find(self, wanted: Any) -> pb.OrderReply | None:
+        for order in self.orders.values():
+            if order.order_id == wanted.order_id or order.client_order_id == wanted.client_order_id:
+                return order
+        return None
+
+    def enter(self, new: pb.NewOrder) -> pb.OrderReply:
+        if new.client_order_id in self.orders:
+            known = pb.OrderReply()
+            known.CopyFrom(self.orders[new.client_order_id])
+            known.duplicate = True
+            return known
+        if new.quantity <= 0:
+            return refusal(pb.REJECT_REASON_INVALID_QUANTITY)
+        filled = new.price == FILLING_PRICE
+        order = pb.OrderReply(
+            client_order_id=new.client_order_id,
+            order_id=self.number << 48 | len(self.orders) + 1,
+            status=pb.ORDER_STATUS_FILLED if filled else pb.ORDER_STATUS_NEW,
+            cumulative_quantity=new.quantity if filled else 0,
+            leaves_quantity=0 if filled else new.quantity,
+            average_price=new.price if filled else 0,
+        )
+        if filled:
+            order.fills.append(self.fill(new))
+        self.orders[new.client_order_id] = order
+        self.symbols[new.client_order_id] = new.symbol
+        return order
+
+    def fill(self, new: pb.NewOrder) -> pb.Fill:
+        fill = pb.Fill(
+            sequence=len(self.fills) + 1,
+            symbol=new.symbol,
+            side=new.side,
+            price=new.price,
+            quantity=new.quantity,
+            cumulative_quantity=new.quantity,
+            liquidity=pb.LIQUIDITY_TAKER,
+            engine_id=self.number,
+            client_order_id=new.client_order_id,
+        )
+        self.fills.append(fill)
+        self.new_fill.set()
+        return fill
+
+    def add_fills(self, count: int) -> None:
+        for _ in range(count):
+            self.fill(pb.NewOrder(symbol="AAPL", side=pb.SIDE_BUY, price=10_125, quantity=3))
+
+    async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> AsyncIterator[pb.FillBatch]:
+        await self.check(context)
+        self.fills_asked.append(request.since_sequence)
+        until = self.fill_breaks.popleft() if self.fill_breaks else None
+        position = request.since_sequence
+        while True:
+            self.new_fill.clear()
+            for fill in self.fills[position:]:
+                if until is not None and position >= until:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "broken between fills")
+                position += 1
+                yield pb.FillBatch(fills=[fill])
+            if not request.follow:
+                return
+            await self.new_fill.wait()
+
+    async def unary(self, context: Context) -> None:
+        await self.check(context)
+        if self.unary_failures:
+            await context.abort(self.unary_failures.popleft(), "scripted")
+
+    async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.OrderState:
+        await self.unary(context)
+        order = self.find(request)
+        if order is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such order")
+            raise AssertionError
+        return self.state(order)
+
+    def state(self, order: pb.OrderReply) -> pb.OrderState:
+        return pb.OrderState(
+            order_id=order.order_id,
+            client_order_id=order.client_order_id,
+            symbol=self.symbols[order.client_order_id],
+            side=pb.SIDE_BUY,
+            type=pb.ORDER_TYPE_LIMIT,
+            status=order.status,
+            cumulative_quantity=order.cumulative_quantity,
+            leaves_quantity=order.leaves_quantity,
+        )
+
+    async def ListOpenOrders(
+        self, request: pb.ListOpenOrdersRequest, context: Context
+    ) -> pb.ListOpenOrdersReply:
+        await self.unary(context)
+        return pb.ListOpenOrdersReply(
+            orders=[self.state(order) for order in self.orders.values() if order.leaves_quantity]
+        )
+
+    async def CancelAll(self, request: pb.CancelAllRequest, context: Context) -> pb.CancelAllReply:
+        await self.unary(context)
+        return pb.CancelAllReply(count=7 if request.side == pb.SIDE_SELL else 8)
+
+    async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:
+        await self.unary(context)
+        bids = [pb.Level(price=10_125 - step, quantity=5, order_count=2) for step in range(3)]
+        return pb.OrderBook(symbol=request.symbol, sequence=9, bids=bids[: request.depth or None])
+
+
+class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
+    """An exchange and two engines on free ports; `home` is where the exchange sends clients."""
+
+    def __init__(self) -> None:
+        self.tokens: set[str] = set()
+        self.registrations = 0
+        self.engines = [FakeEngine(self, 1), FakeEngine(self, 2)]
+        self.home = self.engines[0]
+        self.symbols = ["AAPL"]
+        self.accepts = True
+        self.address = ""
+        self.failures: deque[grpc.StatusCode] = deque()
+        self._server: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._server = grpc.aio.server()
+        matchbus_pb2_grpc.add_ExchangeServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        await self._server.start()
+        for engine in self.engines:
+            await self.start(engine)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for engine in self.engines:
+            await engine.server.stop(None)
+        await self._server.stop(None)
+
+    async def start(self, engine: FakeEngine) -> None:
+        """Start an engine, where it was before if it was."""
+        engine.server = grpc.aio.server()
+        matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(engine, engine.server)  # type: ignore[no-untyped-call]
+        port = engine.server.add_insecure_port(engine.address or "127.0.0.1:0")
+        engine.address = f"127.0.0.1:{port}"
+        await engine.server.start()
+
+    def client(self, *, deadline_s: float = 20.0, password: str = PASSWORD) -> Client:
+        return Client.connect(
+            self.address, client_id="alice", password=password, secret="mine", deadline_s=deadline_s
+        )
+
+    async def RegisterClient(
+        self, request: pb.RegisterClientRequest, context: Context
+    ) -> pb.RegisterClientReply:
+        if self.failures:
+            await context.abort(self.failures.popleft(), "scripted")
+        if request.password != PASSWORD:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
+        self.registrations += 1
+        token = f"token-{self.registrations}"
+        if self.accepts:
+            self.tokens.add(token)
+        return pb.RegisterClientReply(
+            token=token,
+            engine=self.home.number,
+            engine_address=self.home.address,
+            instruments=[instrument("AAPL")],
+        )
+
+    async def ListInstruments(
+        self, request: pb.ListInstrumentsRequest, context: Context
+    ) -> pb.ListInstrumentsReply:
+        return pb.ListInstrumentsReply(instruments=[instrument(symbol) for symbol in self.symbols])
+
+    async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:
+        held = pb.Position(symbol="AAPL", position=-5, average_price=10_125.5, realized_pnl=200, fees=1)
+        return pb.GetPositionsReply(positions=[held])
+
+    async def GetConsolidatedBook(
+        self, request: pb.GetConsolidatedBookRequest, context: Context
+    ) -> pb.ConsolidatedBook:
+        share = pb.EngineQuantity(engine=2, quantity=5, order_count=1)
+        level = pb.Level(price=10_125, quantity=5, order_count=1, engines=[share])
+        return pb.ConsolidatedBook(symbol=request.symbol, asks=[level])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, 10 seconds at most."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is inside the code under test
+            await asyncio.sleep(0.001)
+
+
+def instrument(symbol: str) -> pb.Instrument:
+    """The listing of a symbol with ticks of 0.01 and lots of 0.1."""
+    return pb.Instrument(symbol=symbol, tick_size="0.01", lot_size="0.1")
+
+
+def refusal(reason: Any) -> pb.OrderReply:
+    """The reply that refuses a command."""
+    return pb.OrderReply(
+        status=pb.ORDER_STATUS_REJECTED, reject_reason=reason, reject_text=pb.RejectReason.Name(reason)
+    )

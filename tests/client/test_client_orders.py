@@ -1,0 +1,320 @@
+"""Submit, cancel and replace against an engine that breaks the stream at chosen points."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import grpc
+import pytest
+
+from client import (
+    AuthenticationFailed,
+    ClientClosed,
+    OrderRefused,
+    OrderResult,
+    RejectReason,
+    RequestInvalid,
+    Unavailable,
+    UnknownSymbol,
+)
+from tests.client.fake_venue import FakeVenue, until
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+async def test_submit_speaks_decimal_both_ways(venue: FakeVenue) -> None:
+    """An order leaves in ticks and lots with all its instructions, and its answer comes back in decimals."""
+    async with venue.client() as client:
+        result = await client.submit(
+            "AAPL", "sell", quantity="10", price="101.25", post_only=True, do_not_route=True,
+            self_trade_prevention="cancel_newest", time_in_force="gtc",
+        )  # fmt: skip
+        assert client.engine == 1
+        assert client.instruments["AAPL"].tick_size == Decimal("0.01")
+    new = venue.engines[0].commands[0].new
+    assert (new.price, new.quantity, new.side, new.type, new.time_in_force) == (10_125, 100, 2, 1, 1)
+    assert (new.post_only, new.do_not_route, new.self_trade_prevention) == (True, True, 2)
+    assert result.status == "new"
+    assert result.leaves_quantity == Decimal(10)
+    assert result.client_order_id == new.client_order_id
+    assert not result.rejected
+
+
+async def test_fills_of_the_answer(venue: FakeVenue) -> None:
+    """What an order trades at once is in its result."""
+    async with venue.client() as client:
+        result = await client.submit("AAPL", "buy", quantity="0.5", price="1.00", time_in_force="ioc")
+    (fill,) = result.fills
+    assert (fill.price, fill.quantity, fill.liquidity, fill.engine) == (
+        Decimal(1),
+        Decimal("0.5"),
+        "taker",
+        1,
+    )
+    assert (result.status, result.average_price) == ("filled", Decimal(1))
+
+
+async def test_refusal_is_returned_and_raised_on_demand(venue: FakeVenue) -> None:
+    """A refused order comes back with its reason, and raises only when asked to."""
+    async with venue.client() as client:
+        result = await client.submit("AAPL", "buy", quantity=0, price=1)
+    assert (result.rejected, result.reject_reason) == (True, RejectReason.INVALID_QUANTITY)
+    with pytest.raises(OrderRefused, match="INVALID_QUANTITY") as caught:
+        result.raise_if_refused()
+    assert caught.value.result is result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"price": 1.5}, TypeError),
+        ({"price": "1.005"}, ValueError),
+        ({"price": None}, ValueError),
+        ({"type": "market"}, ValueError),
+        ({"side": "bid"}, ValueError),
+        ({"time_in_force": "good"}, ValueError),
+        ({"client_order_id": "x" * 37}, ValueError),
+        ({"client_order_id": "tab\t"}, ValueError),
+        ({"symbol": "NOPE"}, UnknownSymbol),
+    ],
+)
+async def test_what_cannot_be_sent_is_not_sent(
+    venue: FakeVenue, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    """A mistake that the client can see raises before anything leaves."""
+    order: dict[str, Any] = {"symbol": "AAPL", "side": "buy", "quantity": "1", "price": "1", **arguments}
+    async with venue.client() as client:
+        with pytest.raises(error):
+            await client.submit(**order)
+    assert venue.engines[0].commands == []
+
+
+async def test_symbol_listed_after_registration(venue: FakeVenue) -> None:
+    """A symbol that was listed later is learned at its first order."""
+    async with venue.client() as client:
+        venue.symbols.append("NEW")
+        assert (await client.submit("NEW", "buy", "1", "2")).status == "new"
+
+
+async def test_orders_of_many_tasks_share_messages(venue: FakeVenue) -> None:
+    """Orders that wait at the same time go out together, each gets its own answer, in order."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        results = await asyncio.gather(
+            *(client.submit("AAPL", "buy", "1", "2", client_order_id=f"o{number}") for number in range(1_000))
+        )
+    assert [result.client_order_id for result in results] == [f"o{number}" for number in range(1_000)]
+    assert [command.new.client_order_id for command in engine.commands] == [f"o{n}" for n in range(1_000)]
+    assert engine.messages == [256, 256, 256, 232]
+
+
+async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
+    """While the engine answers nothing, at most four messages are out; the rest waits and goes on after."""
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        orders = [asyncio.create_task(client.submit("AAPL", "buy", "1", "2")) for _ in range(5 * 256)]
+        entry = client._entry  # noqa: SLF001
+        assert entry is not None
+        await until(lambda: entry._messages_in_flight == 4)  # noqa: SLF001
+        assert len(entry._queue) == 256  # noqa: SLF001
+        engine.hold.set()
+        assert all([(await order).status == "new" for order in orders])
+
+
+@pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL])
+async def test_lost_answer_gives_the_first_answer(venue: FakeVenue, code: grpc.StatusCode) -> None:
+    """A stream that breaks after the order was taken: the same order goes again, and is not entered twice."""
+    engine = venue.engines[0]
+    engine.break_after.append(code)
+    async with venue.client() as client:
+        result = await client.submit("AAPL", "buy", "1", "2")
+    assert (result.status, result.duplicate) == ("new", True)
+    assert [command.new.client_order_id for command in engine.commands] == [result.client_order_id] * 2
+    assert len(engine.orders) == 1
+
+
+async def test_unanswered_orders_keep_their_order(venue: FakeVenue) -> None:
+    """A stream that breaks between messages: what has no answer goes again in the order it was given."""
+    engine = venue.engines[0]
+    engine.break_before.extend([None, UNAVAILABLE, None, UNAVAILABLE])
+    async with venue.client() as client:
+        results = await asyncio.gather(*(client.submit("AAPL", "buy", "1", "2") for _ in range(1_000)))
+    assert len({result.client_order_id for result in results}) == 1_000
+    first_seen = list(dict.fromkeys(command.new.client_order_id for command in engine.commands))
+    assert first_seen == [result.client_order_id for result in results]
+
+
+async def test_stream_that_ends_without_a_status_is_opened_again(venue: FakeVenue) -> None:
+    """An engine that restarts on its address goes on serving the same client."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        await client.submit("AAPL", "buy", "1", "2")
+        await engine.server.stop(None)
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await venue.start(engine)
+        assert (await order).status == "new"
+
+
+async def test_wrong_engine_leads_home(venue: FakeVenue) -> None:
+    """A client whose home moved learns the new address at the exchange, and its order arrives there."""
+    async with venue.client() as client:
+        venue.home = venue.engines[1]
+        assert (await client.submit("AAPL", "buy", "1", "2")).order_id >> 48 == 2
+        assert client.engine == 2
+    assert venue.engines[0].commands == []
+
+
+async def test_lasting_unavailability_asks_for_the_address_again(venue: FakeVenue) -> None:
+    """An engine that stays away sends the client back to the exchange, which names the new home."""
+    async with venue.client() as client:
+        await venue.engines[0].server.stop(None)
+        venue.home = venue.engines[1]
+        assert (await client.submit("AAPL", "buy", "1", "2")).order_id >> 48 == 2
+
+
+async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:
+    """A token that the engine no longer knows is replaced by registering again."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+    assert venue.registrations == 2
+
+
+async def test_token_that_stays_unknown_fails(venue: FakeVenue) -> None:
+    """When a new token does not help, the orders fail as unauthenticated instead of trying for ever."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        venue.accepts = False
+        with pytest.raises(AuthenticationFailed):
+            await client.submit("AAPL", "buy", "1", "2")
+        venue.accepts = True
+        venue.tokens.clear()
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+
+
+async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
+    """Registration with a wrong password raises, and leaves nothing open."""
+    with pytest.raises(AuthenticationFailed, match="wrong password"):
+        async with venue.client(password="other"):
+            pass
+
+
+async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:
+    """An exchange that is not there yet is tried again."""
+    venue.failures.extend([UNAVAILABLE] * 3)
+    async with venue.client() as client:
+        assert client.engine == 1
+
+
+async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
+    """Without an answer until the deadline the order fails, naming its id and that it was sent."""
+    venue.engines[0].silent = True
+    async with venue.client(deadline_s=0.3) as client:
+        with pytest.raises(Unavailable) as caught:
+            await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        assert (caught.value.sent, caught.value.client_order_id) == (True, "mine")
+        venue.engines[0].silent = False
+        result = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+    assert result.duplicate
+
+
+async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> None:
+    """INVALID_ARGUMENT fails the commands that were sent, and the next ones go on."""
+    venue.engines[0].break_before.append(grpc.StatusCode.INVALID_ARGUMENT)
+    async with venue.client() as client:
+        with pytest.raises(RequestInvalid, match="broken before"):
+            await client.submit("AAPL", "buy", "1", "2")
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+
+
+async def test_closing_answers_who_waits(venue: FakeVenue) -> None:
+    """A client that is closed while an order waits tells the waiting task, and refuses later calls."""
+    venue.engines[0].silent = True
+    client = await venue.client().open()
+    order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+    await until(lambda: venue.engines[0].commands)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await order
+    with pytest.raises(ClientClosed):
+        await client.submit("AAPL", "buy", "1", "2")
+
+
+async def test_cancelled_task_does_not_disturb_the_others(venue: FakeVenue) -> None:
+    """A caller that stops waiting leaves every other answer with its own order."""
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        orders = [
+            asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id=f"o{number}"))
+            for number in range(600)
+        ]
+        entry = client._entry  # noqa: SLF001
+        assert entry is not None
+        await until(lambda: entry._sent)  # noqa: SLF001
+        orders[1].cancel()
+        orders[599].cancel()
+        engine.hold.set()
+        answers = await asyncio.gather(*orders, return_exceptions=True)
+    for number, answer in enumerate(answers):
+        if number in {1, 599}:
+            assert isinstance(answer, asyncio.CancelledError)
+        else:
+            assert isinstance(answer, OrderResult)
+            assert answer.client_order_id == f"o{number}"
+
+
+async def test_cancel_and_replace_by_either_id(venue: FakeVenue) -> None:
+    """An order is replaced and cancelled by the engine's id as by the client's."""
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        replaced = await client.replace(client_order_id=order.client_order_id, price="3", quantity="2")
+        assert replaced.leaves_quantity == Decimal(2)
+        cancelled = await client.cancel(order_id=order.order_id)
+        assert (cancelled.status, cancelled.leaves_quantity) == ("cancelled", Decimal(0))
+        again = await client.cancel(order_id=order.order_id)
+        assert again.reject_reason is RejectReason.ORDER_CLOSED
+        assert again.state is None
+    assert venue.engines[0].commands[1].replace.price == 300
+
+
+async def test_order_of_an_earlier_run(venue: FakeVenue) -> None:
+    """An order that this object did not submit is replaced too: the engine tells its symbol."""
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+    async with venue.client() as client:
+        replaced = await client.replace(order_id=order.order_id, price="3", quantity="2")
+        assert replaced.leaves_quantity == Decimal(2)
+        unknown = await client.replace(order_id=99, price="3", quantity="2")
+        assert unknown.reject_reason is RejectReason.UNKNOWN_ORDER
+
+
+async def test_cancel_whose_answer_was_lost_counts_as_done(venue: FakeVenue) -> None:
+    """A cancel that was done before its answer got lost is reported as done, not as refused."""
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        venue.engines[0].break_after.append(UNAVAILABLE)
+        cancelled = await client.cancel(order_id=order.order_id)
+    assert (cancelled.status, cancelled.duplicate, cancelled.rejected) == ("cancelled", True, False)
+    assert cancelled.state is not None
+
+
+async def test_repeated_cancel_of_a_filled_order_is_refused(venue: FakeVenue) -> None:
+    """A repeated cancel of an order that was filled stays a refusal and shows what was filled."""
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "1")
+        venue.engines[0].break_after.append(UNAVAILABLE)
+        result = await client.cancel(order_id=order.order_id)
+    assert result.reject_reason is RejectReason.ORDER_CLOSED
+    assert result.state is not None
+    assert (result.state.status, result.cumulative_quantity) == ("filled", Decimal(1))
+
+
+async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
+    """A cancel with no id or both ids is a mistake, not a guess."""
+    async with venue.client() as client:
+        with pytest.raises(ValueError, match="order_id or by client_order_id"):
+            await client.cancel()
+        with pytest.raises(ValueError, match="order_id or by client_order_id"):
+            await client.cancel(order_id=1, client_order_id="x")

@@ -1,0 +1,143 @@
+"""Fills, books, orders and positions, over failures."""
+
+import asyncio
+import contextlib
+from decimal import Decimal
+
+import grpc
+import pytest
+
+from client import ClientClosed, FillGap, OrderNotFound, Unavailable
+from tests.client.fake_venue import FakeVenue, until
+
+
+async def test_fills_come_once_over_any_break(venue: FakeVenue) -> None:
+    """Streams that break between fills resume after the last one given: each fill once, in order."""
+    engine = venue.engines[0]
+    engine.add_fills(20)
+    engine.fill_breaks.extend([3, 3, 11])
+    async with venue.client() as client:
+        fills = [fill async for fill in client.fills(follow=False)]
+    assert [fill.sequence for fill in fills] == list(range(1, 21))
+    assert engine.fills_asked == [0, 3, 3, 11]
+    assert (fills[0].price, fills[0].quantity, fills[0].side) == (Decimal("101.25"), Decimal("0.3"), "buy")
+
+
+async def test_fills_start_after_since(venue: FakeVenue) -> None:
+    """`since` is the last sequence the caller has; what follows it is given."""
+    venue.engines[0].add_fills(5)
+    async with venue.client() as client:
+        assert [fill.sequence async for fill in client.fills(since=3, follow=False)] == [4, 5]
+
+
+async def test_fills_follow(venue: FakeVenue) -> None:
+    """A followed history goes on with fills that happen later, on a restarted engine too."""
+    engine = venue.engines[0]
+    engine.add_fills(1)
+    async with (
+        asyncio.timeout(20),
+        venue.client() as client,
+        contextlib.aclosing(client.fills()) as fills,
+    ):
+        assert (await anext(fills)).sequence == 1
+        later = asyncio.ensure_future(anext(fills))
+        await client.submit("AAPL", "buy", "1", "1")
+        assert (await later).sequence == 2
+        await engine.server.stop(None)
+        await venue.start(engine)
+        engine.add_fills(1)
+        assert (await anext(fills)).sequence == 3
+
+
+async def test_missing_fill_is_an_error(venue: FakeVenue) -> None:
+    """A hole in the history is never passed over."""
+    engine = venue.engines[0]
+    engine.add_fills(5)
+    del engine.fills[2]
+    async with venue.client() as client:
+        with pytest.raises(FillGap) as caught:
+            _ = [fill async for fill in client.fills(follow=False)]
+    assert (caught.value.expected, caught.value.received) == (3, 4)
+
+
+async def test_repeated_fill_is_left_out(venue: FakeVenue) -> None:
+    """A venue that repeats a fill does not make the client repeat it."""
+    engine = venue.engines[0]
+    engine.add_fills(3)
+    engine.fills.insert(1, engine.fills[0])
+    async with venue.client() as client:
+        assert [fill.sequence async for fill in client.fills(follow=False)] == [1, 2, 3]
+
+
+async def test_closing_ends_a_followed_history(venue: FakeVenue) -> None:
+    """A task that follows the fills learns that the client was closed."""
+    client = await venue.client().open()
+    following = asyncio.ensure_future(anext(client.fills()))
+    await until(lambda: venue.engines[0].fills_asked)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await following
+
+
+async def test_fills_follow_a_moved_home(venue: FakeVenue) -> None:
+    """A history whose engine moved is read at the new one."""
+    async with venue.client() as client:
+        venue.home = venue.engines[1]
+        venue.home.add_fills(2)
+        assert [fill.engine async for fill in client.fills(follow=False)] == [2, 2]
+
+
+async def test_single_calls_are_repeated(venue: FakeVenue) -> None:
+    """A query survives overload, a lost token and a moved home."""
+    codes = [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE]
+    async with venue.client() as client:
+        venue.engines[0].unary_failures.extend(codes)
+        assert await client.cancel_all() == 8
+        venue.tokens.clear()
+        assert await client.cancel_all(side="sell") == 7
+        venue.home = venue.engines[1]
+        assert await client.cancel_all() == 8
+
+
+async def test_query_gives_up_at_the_deadline(venue: FakeVenue) -> None:
+    """A query whose engine stays away raises within the deadline and says what failed last."""
+    async with venue.client(deadline_s=0.5) as client:
+        await venue.engines[0].server.stop(None)
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match=r"0\.5 s"):
+                await client.book("AAPL")
+
+
+async def test_books(venue: FakeVenue) -> None:
+    """The home book comes with its sequence and depth, the consolidated one with each engine's share."""
+    async with venue.client() as client:
+        home = await client.book("AAPL", depth=2)
+        everywhere = await client.book("AAPL", consolidated=True)
+    assert (home.sequence, len(home.bids), home.best_ask) == (9, 2, None)
+    assert home.best_bid is not None
+    assert (home.best_bid.price, home.best_bid.quantity) == (Decimal("101.25"), Decimal("0.5"))
+    assert [(share.engine, share.quantity) for share in everywhere.asks[0].engines] == [(2, Decimal("0.5"))]
+
+
+async def test_orders(venue: FakeVenue) -> None:
+    """One order is found by its id, open ones are listed, an unknown one is an error of its own."""
+    async with venue.client() as client:
+        resting = await client.submit("AAPL", "buy", "1", "2")
+        await client.submit("AAPL", "buy", "1", "1")
+        state = await client.order(client_order_id=resting.client_order_id)
+        assert (state.order_id, state.leaves_quantity, state.time_in_force) == (
+            resting.order_id,
+            Decimal(1),
+            "gtc",
+        )
+        assert await client.open_orders() == [state]
+        with pytest.raises(OrderNotFound):
+            await client.order(order_id=99)
+
+
+async def test_positions(venue: FakeVenue) -> None:
+    """Positions come in units and money, not in lots and ticks."""
+    async with venue.client() as client:
+        position = (await client.positions())["AAPL"]
+    assert (position.quantity, position.average_price) == (Decimal("-0.5"), Decimal("101.255"))
+    assert (position.realized_pnl, position.fees) == (Decimal("0.2"), Decimal("0.001"))

@@ -1,0 +1,59 @@
+"""What a user may write as price, quantity and choice, and what reaches the wire."""
+
+from decimal import Decimal, localcontext
+
+import pytest
+
+from client import terms
+from client.units import Instrument
+
+AAPL = Instrument(symbol="AAPL", tick_size=Decimal("0.01"), lot_size=Decimal("0.1"))
+
+
+@pytest.mark.parametrize("price", [Decimal("101.25"), "101.25", "101.250", Decimal("1.0125E+2")])
+def test_one_price_however_written(price: Decimal | str) -> None:
+    """A price means the same ticks in every allowed spelling."""
+    assert AAPL.ticks(price) == 10_125
+    assert str(AAPL.price(10_125)) == "101.25"
+
+
+def test_whole_units_may_be_ints() -> None:
+    """An int counts whole units of price and quantity, not ticks and lots."""
+    assert (AAPL.ticks(7), AAPL.lots(7)) == (700, 70)
+
+
+def test_float_is_refused_with_advice() -> None:
+    """A float raises a TypeError that says what to write instead."""
+    with pytest.raises(TypeError, match=r'write "101.25" or Decimal\("101.25"\)'):
+        AAPL.ticks(101.25)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bool"):
+        AAPL.lots(True)
+
+
+def test_off_the_grid_is_refused_not_rounded() -> None:
+    """A price off the tick or a quantity off the lot raises a ValueError that names the size."""
+    with pytest.raises(ValueError, match=r"tick size is 0\.01"):
+        AAPL.ticks("101.255")
+    with pytest.raises(ValueError, match=r"lot size is 0\.1"):
+        AAPL.lots("0.05")
+
+
+@pytest.mark.parametrize("price", ["NaN", "sNaN", "Infinity", "ten", "", "1E+60", "1E+17"])
+def test_what_is_no_price_is_refused(price: str) -> None:
+    """Words, infinities and what does not fit the wire raise a ValueError."""
+    with pytest.raises(ValueError, match="price"):
+        AAPL.ticks(price)
+
+
+def test_conversion_ignores_the_users_decimal_context() -> None:
+    """A user's own decimal precision does not change what is sent."""
+    with localcontext() as context:
+        context.prec = 3
+        assert AAPL.ticks("123456.78") == 12_345_678
+        assert AAPL.price(12_345_678) == Decimal("123456.78")
+
+
+def test_unknown_word_names_the_choices() -> None:
+    """A misspelt choice raises a ValueError that lists the right ones."""
+    with pytest.raises(ValueError, match="one of buy, sell"):
+        terms.number_of(terms.SIDE_NUMBERS, "bid", "side")

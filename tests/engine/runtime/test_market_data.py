@@ -1,0 +1,244 @@
+"""What an engine publishes, over a real nats-server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import subjects
+from bus.connection import Connection
+from bus.messages import (
+    ASK,
+    BID,
+    BookDelta,
+    BookSnapshot,
+    FeedMessage,
+    Heartbeat,
+    LevelChange,
+    SnapshotRequest,
+    Trades,
+    decode_feed,
+    encode,
+)
+from bus.replica import BookReplica, Outcome
+from bus.server import NatsServer
+from engine.events import BookChanged, Fill
+from engine.runtime.market_data import MarketData
+from engine.terms import Liquidity, Side
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+MS = 1_000_000
+AAPL: tuple[LevelChange, ...] = ((BID, 100, 5, 1), (ASK, 101, 2, 1))
+BOOKS: dict[str, tuple[int, tuple[LevelChange, ...]]] = {"AAPL": (7, AAPL), "BRK.B": (0, ())}
+
+
+class Tape:
+    """Everything one engine publishes, as it comes."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, FeedMessage]] = []
+        self._news = asyncio.Event()
+
+    async def take(self, msg: Msg) -> None:
+        """One more message."""
+        self.messages.append((msg.subject, decode_feed(msg.data)))
+        self._news.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for messages until `holds`."""
+        async with asyncio.timeout(10):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+    @property
+    def snapshots(self) -> list[tuple[str, BookSnapshot]]:
+        """(subject, snapshot), in order."""
+        return [(subject, message) for subject, message in self.messages if isinstance(message, BookSnapshot)]
+
+    @property
+    def heartbeats(self) -> list[Heartbeat]:
+        """In order."""
+        return [message for _, message in self.messages if isinstance(message, Heartbeat)]
+
+
+async def tape_of(nc: Client, engine: int) -> Tape:
+    """Follow an engine; the subscription is there when this returns."""
+    tape = Tape()
+    await nc.subscribe(subjects.feed(engine), cb=tape.take)
+    await nc.flush()
+    return tape
+
+
+@asynccontextmanager
+async def running(market_data: MarketData) -> AsyncIterator[None]:
+    """`run` for the length of a block; its failure fails the test."""
+    task = asyncio.create_task(market_data.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def fill(engine: int, liquidity: Liquidity, side: Side = Side.SELL, execution_id: int = 1) -> Fill:
+    """One side of a trade of 3 at 101."""
+    return Fill(
+        "alice", 1, execution_id, 1, "c", "AAPL", side, 101, 3, liquidity, 3, 0, engine, 1, 2
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def tape(nats_connection: Connection, engine: int) -> Tape:
+    """What `engine` publishes."""
+    return await tape_of(nats_connection, engine)
+
+
+@pytest.fixture
+async def market_data(nats_connection: Connection, engine: int, tape: Tape) -> MarketData:
+    """The feed of `engine`, followed by `tape` before it started with BOOKS in epoch 3."""
+    made = MarketData(nats_connection, engine)
+    await made.start(3, BOOKS, batch_number=40, time_ns=9)
+    return made
+
+
+async def test_a_reign_begins_with_a_snapshot_of_every_book(
+    market_data: MarketData, tape: Tape, engine: int
+) -> None:
+    """Empty books too, each on its own subject, with the epoch and sequence it is true at."""
+    await tape.until(lambda: len(tape.snapshots) == 2)
+    (first_subject, first), (second_subject, second) = tape.snapshots
+    assert (first_subject, second_subject) == (f"md.{engine}.book.AAPL", f"md.{engine}.book.BRK=B")
+    assert (first.epoch, first.sequence, first.batch_number, first.levels) == (3, 7, 40, AAPL)
+    assert (second.sequence, second.levels) == (0, ())
+
+
+async def test_a_batch_shows_as_deltas_then_trades(
+    market_data: MarketData, tape: Tape, nats_connection: Connection, engine: int
+) -> None:
+    """Linked to the sequence before, checksummed, and only makers of this engine on the tape."""
+    change = BookChanged("AAPL", 8, ((ASK, 101, 0, 0), (ASK, 102, 1, 1)))
+    fills = [
+        fill(engine, Liquidity.TAKER, Side.BUY),
+        fill(engine, Liquidity.MAKER),
+        fill(engine + 1, Liquidity.MAKER),
+    ]
+    await market_data.publish(3, 41, 10, [change], fills)
+    assert nats_connection.pending_data_size == 0, "peers see the book before the client sees its reply"
+    await tape.until(lambda: len(tape.messages) == 4)
+    (_, delta), (trade_subject, trades) = tape.messages[2:]
+    assert isinstance(delta, BookDelta)
+    assert (delta.sequence, delta.previous_sequence, delta.batch_number, delta.time_ns) == (8, 7, 41, 10)
+    replica = BookReplica("AAPL")
+    replica.apply_snapshot(tape.snapshots[0][1])
+    assert replica.apply_delta(delta) is Outcome.APPLIED
+    assert replica.snapshot(0, 0) == market_data.replicas["AAPL"].snapshot(0, 0)
+    assert trade_subject == f"md.{engine}.trade.AAPL"
+    assert trades == Trades(3, 41, 10, ((1, 101, 3, Side.BUY),))
+
+
+async def test_heartbeats_keep_their_rhythm_and_name_what_changed(
+    market_data: MarketData, tape: Tape
+) -> None:
+    """Every 100 ms on average, whatever each one costs, with the sequence of books that changed lately."""
+    async with running(market_data):
+        await tape.until(lambda: len(tape.heartbeats) == 1)
+        assert tape.heartbeats[0].sequences == {}
+        await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
+        await tape.until(lambda: len(tape.heartbeats) == 11)
+    sent = [heartbeat.sent_ns for heartbeat in tape.heartbeats]
+    assert 990 * MS <= sent[10] - sent[0] <= 1_100 * MS
+    last = tape.heartbeats[-1]
+    assert (last.epoch, last.batch_number, last.sequences) == (3, 41, {"AAPL": 8})
+
+
+async def test_a_quiet_symbol_leaves_the_heartbeats(nats_connection: Connection, engine: int) -> None:
+    """Two seconds after its last change it is named no more."""
+    clock = [10**12]
+    tape = await tape_of(nats_connection, engine)
+    market_data = MarketData(nats_connection, engine, monotonic_ns=lambda: clock[0])
+    await market_data.start(3, BOOKS)
+    await market_data.publish(3, 1, 1, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
+    for beats, step_ns in ((1, 2_000 * MS), (2, MS)):
+        clock[0] += step_ns
+        async with running(market_data):
+            await tape.until(lambda beats=beats: len(tape.heartbeats) == beats)  # type: ignore[misc]
+    assert tape.heartbeats[0].sequences == {"AAPL": 8}
+    assert tape.heartbeats[-1].sequences == {}
+
+
+async def test_requests_are_answered_once_for_all_who_ask(
+    market_data: MarketData, tape: Tape, nats_connection: Connection, engine: int
+) -> None:
+    """Fifty requests within 100 ms cost one snapshot; unknown symbols and nonsense cost nothing."""
+    async with running(market_data):
+        await tape.until(lambda: len(tape.heartbeats) > 1)
+        before = len(tape.snapshots)
+        for payload in (b"", b"[", b'["snapshot_request",["\xff"]]', b"[" * 100_000):
+            await nats_connection.publish(f"snapshot.{engine}", payload)
+        for _ in range(50):
+            await nats_connection.publish(f"snapshot.{engine}", encode(SnapshotRequest(("AAPL", "NONE"))))
+        await tape.until(lambda: len(tape.snapshots) > before)
+        await tape.until(lambda: market_data.malformed_requests == 4)
+    answers = [subject for subject, _ in tape.snapshots[before:]]
+    assert answers.count(f"md.{engine}.book.AAPL") <= 2
+    assert all(subject.endswith((".AAPL", ".BRK=B")) for subject in answers)
+
+
+async def test_an_active_book_is_shown_again_without_being_asked(
+    market_data: MarketData, tape: Tape, engine: int
+) -> None:
+    """A snapshot of what changes comes round within two seconds."""
+    async with running(market_data):
+        await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
+        await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
+    assert len(tape.heartbeats) <= 20
+
+
+async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(
+    own_server: NatsServer, connections: "Connections"
+) -> None:
+    """Publishing never fails nor waits; every book is shown again after the reconnect."""
+    nc = await connections.open(own_server.url)
+    market_data = MarketData(nc, 1)
+    await market_data.start(3, BOOKS)
+    async with running(market_data):
+        await own_server.kill()
+        async with asyncio.timeout(5):
+            while nc.is_connected:  # noqa: ASYNC110 - nats-py tells it to one owner only
+                await asyncio.sleep(0.01)
+        await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
+        assert market_data.messages_left_out >= 1
+        await own_server.start()
+        tape = await tape_of(await connections.open(own_server.url), 1)
+        await tape.until(
+            lambda: {subject for subject, _ in tape.snapshots} >= {"md.1.book.AAPL", "md.1.book.BRK=B"}
+        )
+        await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
+
+
+async def test_a_delta_too_large_for_nats_comes_as_a_snapshot(market_data: MarketData, tape: Tape) -> None:
+    """A batch that removes a hundred thousand levels is not lost: the small book after it is shown."""
+    levels = tuple((BID, price, 0, 0) for price in range(1_000, 150_000))
+    async with running(market_data):
+        await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, levels)])
+        await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
+    assert market_data.messages_left_out == 1
+
+
+async def test_a_new_symbol_starts_with_an_empty_book(
+    market_data: MarketData, tape: Tape, engine: int
+) -> None:
+    """Its followers learn of it at once."""
+    await market_data.add_book("MSFT")
+    await market_data.add_book("MSFT")
+    await tape.until(lambda: len(tape.snapshots) == 3)
+    subject, snapshot = tape.snapshots[2]
+    assert (subject, snapshot.epoch, snapshot.levels) == (f"md.{engine}.book.MSFT", 3, ())

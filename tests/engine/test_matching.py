@@ -1,0 +1,182 @@
+"""Random commands: the engine and the naive model agree in every fact and every book.
+
+RANDOM_COMMANDS sets how many commands are tried (60,000 unless set), RANDOM_SEED the first seed.
+"""
+
+import os
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
+from engine.invariants import check
+from engine.terms import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
+from tests.engine.flow import CLIENTS, SYMBOLS, Flow
+from tests.engine.venue import Venue
+from tests.reference_book import Answer, ReferenceMarket
+
+COMMANDS = int(os.environ.get("RANDOM_COMMANDS", "60000"))
+FIRST_SEED = int(os.environ.get("RANDOM_SEED", "1"))
+STREAM = 10_000
+"""Commands of one seed."""
+
+BATCH_SIZES = (1, 1, 2, 5, 40)
+"""In turn."""
+
+
+def venue_and_model() -> tuple[Venue, ReferenceMarket]:
+    """An engine and a model with the same instruments."""
+    venue, model = Venue(), ReferenceMarket()
+    for symbol, collar_bps in SYMBOLS.items():
+        venue.add_instrument(symbol, collar_bps)
+        model.add_instrument(symbol, collar_bps)
+    return venue, model
+
+
+def by_order_id(command: OrderCommand | CancelAll, venue: Venue) -> OrderCommand | CancelAll:
+    """The same command naming its order by the engine's id, whoever that order belongs to."""
+    if not isinstance(command, CancelOrder | ReplaceOrder):
+        return command
+    names = ((client, command.client_order_id) for client in CLIENTS)
+    order_id = next((venue.order_ids[name] for name in names if name in venue.order_ids), 0)
+    return msgspec.structs.replace(command, order_id=order_id)
+
+
+def assert_same_books(venue: Venue, model: ReferenceMarket, symbols: Iterable[str] = SYMBOLS) -> None:
+    """Both have the same orders in the same queues."""
+    for symbol in symbols:
+        for side in Side:
+            assert venue.queue(symbol, side) == model.queue(symbol, side)
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + max(1, COMMANDS // STREAM)))
+def test_engine_agrees_with_the_naive_model(seed: int) -> None:
+    """Whatever clients send, both say the same about every command, and their books are the same."""
+    venue, model = venue_and_model()
+    flow = Flow(seed)
+    done = turn = 0
+    seen = set()
+    while done < STREAM:
+        size = BATCH_SIZES[turn % len(BATCH_SIZES)]
+        commands = list(flow.commands(size))
+        named = [by_order_id(command, venue) if turn % 2 else command for command in commands]
+        for command, facts in zip(commands, venue.execute_batch(named), strict=True):
+            assert facts == model.execute(command), f"seed {seed}, near command {done}: {command}"
+            if isinstance(facts[-1], Answer):
+                seen.add((facts[-1].status, facts[-1].reason))
+        assert_same_books(venue, model)
+        if turn % 50 == 0:
+            check(venue.state)
+        done += size
+        turn += 1
+    check(venue.state)
+    unmet = {RejectReason.FOK_NEEDS_AWAY_LIQUIDITY, RejectReason.ORDER_PENDING, RejectReason.EMPTY_COMMAND}
+    unmet |= {RejectReason.NOTIONAL_TOO_LARGE}
+    assert {reason for _, reason in seen} == set(RejectReason) - unmet, "the flow meets every rule"
+    assert {status for status, _ in seen} == set(OrderStatus) - {
+        OrderStatus.EXPIRED,
+        OrderStatus.PENDING,
+        OrderStatus.PENDING_TRIGGER,
+    }
+
+
+def test_order_id_wins_over_client_order_id() -> None:
+    """A command that names an order by both ids means the order id."""
+    venue = Venue()
+    venue.add_instrument("ACME")
+    venue.execute(NewOrder("ann", "a", "ACME", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, 100, 5))
+    venue.execute(NewOrder("ann", "b", "ACME", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, 100, 5))
+    answers = venue.apply_batch([CancelOrder("ann", venue.order_ids["ann", "a"], "b")])
+    assert venue.state.orders[venue.order_ids["ann", "a"]].open == 0
+    assert venue.queue("ACME", Side.BUY) == [(100, ("ann", "b"), 5)]
+    assert len(answers[0]) == 2
+
+
+class TwoMarkets(RuleBasedStateMachine):
+    """Hypothesis drives the engine and the model side by side over three prices, and shrinks what differs."""
+
+    @initialize(collar_bps=st.sampled_from((0, 5000, 10_000)))
+    def open_markets(self, collar_bps: int) -> None:
+        """Start both with one instrument."""
+        self.venue, self.model = Venue(), ReferenceMarket()
+        self.venue.add_instrument("ACME", collar_bps)
+        self.model.add_instrument("ACME", collar_bps)
+        self.count = 0
+
+    def execute(self, command: OrderCommand | CancelAll) -> None:
+        """Give both the same command."""
+        assert self.venue.execute(command) == self.model.execute(command)
+
+    @rule(
+        client=st.sampled_from(("ann", "bob")),
+        side=st.sampled_from(Side),
+        order_type=st.sampled_from((OrderType.LIMIT, OrderType.LIMIT, OrderType.MARKET)),
+        time_in_force=st.sampled_from((TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK)),
+        price=st.integers(1, 3),
+        quantity=st.integers(1, 4),
+        post_only=st.booleans(),
+        prevention=st.sampled_from(SelfTradePrevention),
+    )
+    def submit(
+        self,
+        *,
+        client: str,
+        side: Side,
+        order_type: OrderType,
+        time_in_force: TimeInForce,
+        price: int,
+        quantity: int,
+        post_only: bool,
+        prevention: SelfTradePrevention,
+    ) -> None:
+        """A new order."""
+        self.count += 1
+        at_once = order_type == OrderType.MARKET or time_in_force != TimeInForce.GTC
+        self.execute(
+            NewOrder(
+                client,
+                str(self.count),
+                "ACME",
+                side,
+                order_type,
+                time_in_force,
+                0 if order_type == OrderType.MARKET else price,
+                quantity,
+                post_only=post_only and not at_once,
+                self_trade_prevention=prevention,
+            )
+        )
+
+    @rule(client=st.sampled_from(("ann", "bob")), back=st.integers(0, 5))
+    def cancel(self, client: str, back: int) -> None:
+        """Cancel one of the latest orders, the client's own or not."""
+        self.execute(CancelOrder(client, 0, str(self.count - back)))
+
+    @rule(
+        client=st.sampled_from(("ann", "bob")),
+        back=st.integers(0, 5),
+        price=st.integers(1, 3),
+        quantity=st.integers(1, 6),
+    )
+    def replace(self, client: str, back: int, price: int, quantity: int) -> None:
+        """Replace one of the latest orders, the client's own or not."""
+        self.execute(ReplaceOrder(client, 0, str(self.count - back), price, quantity))
+
+    @rule(client=st.sampled_from(("ann", "bob")), side=st.sampled_from((0, 1, 2)))
+    def cancel_all(self, client: str, side: int) -> None:
+        """Cancel what a client has open."""
+        self.execute(CancelAll(client, "", side))
+
+    @invariant()
+    def same(self) -> None:
+        """The books are the same and the state is sound."""
+        assert_same_books(self.venue, self.model, ("ACME",))
+        check(self.venue.state)
+
+
+TwoMarkets.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTwoMarkets = TwoMarkets.TestCase

@@ -1,0 +1,502 @@
+"""Best-price routing: the plan, and several engines that trade with each other through legs.
+
+Clients here have no fixed home; an order lives at the engine it was sent to.
+"""
+
+import random
+from collections import Counter, defaultdict
+
+import pytest
+
+from engine import commands
+from engine.commands import AwayQuote, CancelOrder, LegResult, QueryLeg, TakeLeg
+from engine.events import Answered, Fill, LegSent, LegTaken
+from engine.invariants import check
+from engine.routing import plan, rank
+from engine.state import State
+from engine.terms import Liquidity, OrderStatus, RejectReason, SelfTradePrevention, Side, TimeInForce
+from tests.engine.venue import apply_batch
+from tests.engine.world import SYMBOL, Parcel, World, limit_order, random_order, random_terms
+
+BUY, SELL = Side.BUY, Side.SELL
+
+
+# -- the plan ---------------------------------------------------------------------------------------
+
+
+def planned(
+    quantity: int, limit: int, home: list[tuple[int, int]], *away: AwayQuote
+) -> list[tuple[int, int, int]]:
+    """(engine, price, quantity) of each step of a buy; engine 0 is home."""
+    sign = -1
+    levels = ((price * sign, size) for price, size in home)
+    steps = plan(quantity, limit * sign, levels, rank(away, sign))
+    return [(step.level.engine if step.level else 0, step.key * sign, step.quantity) for step in steps]
+
+
+def test_plan_takes_the_best_price_wherever_it_is() -> None:
+    """Prices go in order over all engines."""
+    away = AwayQuote(2, 1, 1, ((100, 5), (102, 5)))
+    assert planned(20, 103, [(101, 5), (103, 5)], away) == [
+        (2, 100, 5),
+        (0, 101, 5),
+        (2, 102, 5),
+        (0, 103, 5),
+    ]
+
+
+def test_plan_at_one_price_takes_home_first_then_the_larger_quote_then_the_lower_number() -> None:
+    """The order of engines at one price is fixed."""
+    quotes = [AwayQuote(number, 1, 1, ((100, size),)) for number, size in ((5, 3), (4, 3), (3, 9))]
+    assert planned(30, 100, [(100, 2)], *quotes) == [(0, 100, 2), (3, 100, 9), (4, 100, 3), (5, 100, 3)]
+
+
+def test_plan_stops_at_limit_and_quantity() -> None:
+    """No step is beyond the limit, and no more is taken than asked."""
+    away = AwayQuote(2, 1, 1, ((100, 5), (105, 5)))
+    assert planned(7, 104, [(101, 5), (104, 5)], away) == [(2, 100, 5), (0, 101, 2)]
+    assert planned(50, 104, [(101, 5)], away) == [(2, 100, 5), (0, 101, 5)]
+    assert planned(5, 99, [(101, 5)], away) == []
+
+
+# -- single rules -----------------------------------------------------------------------------------
+
+
+def world_with(count: int, *orders: tuple[int, str, Side, int, int]) -> World:
+    """Engines with resting orders: (engine, name, side, quantity, price), none of which trade."""
+    world = World(count)
+    for number, name, side, quantity, price in orders:
+        world.submit(number, limit_order(name, side, quantity, price))
+    assert not world.parcels
+    return world
+
+
+def legs(world: World) -> list[TakeLeg]:
+    """Legs that are on their way."""
+    return [parcel.content for parcel in world.parcels if isinstance(parcel.content, TakeLeg)]
+
+
+def last_answer(world: World, client_order_id: str) -> Answered:
+    """The last answer about an order."""
+    answers = world.last_answers().values()
+    return next(answer for answer in answers if answer.client_order_id == client_order_id)
+
+
+def test_a_better_price_away_attracts_a_leg() -> None:
+    """The better quote is taken at the peer, the rest at home, and the answer waits for both."""
+    world = world_with(2, (1, "a", SELL, 5, 101), (2, "b", SELL, 5, 100))
+    world.submit(1, limit_order("t", BUY, 8, 101))
+    assert [(leg.limit, leg.quantity) for leg in legs(world)] == [(100, 5)]
+    assert last_answer(world, "t").status == OrderStatus.PENDING
+    world.settle()
+    assert world.taken() == {("t", 100): 5, ("t", 101): 3}
+    answer = last_answer(world, "t")
+    assert (answer.status, answer.cumulative, answer.leaves) == (OrderStatus.FILLED, 8, 0)
+    assert sum(fill.quantity for fill in answer.fills) == 8
+    assert {fill.engine for fill in answer.fills} == {1, 2}
+
+
+def test_what_a_leg_brings_back_is_planned_again() -> None:
+    """A quote that is gone sends the quantity on to the next best, and at last to rest."""
+    world = world_with(3, (2, "b", SELL, 5, 100), (3, "c", SELL, 3, 101))
+    world.submit(1, limit_order("t", BUY, 5, 102))
+    world.apply(2, CancelOrder("b", 0, "b"))
+    world.settle()
+    assert world.taken() == {("t", 101): 3}
+    answer = last_answer(world, "t")
+    assert (answer.status, answer.cumulative, answer.leaves) == (OrderStatus.PARTIALLY_FILLED, 3, 2)
+    assert world.combined(BUY) == [(102, 2)]
+
+
+def test_reserved_quantity_trades_nowhere_else() -> None:
+    """While a leg is out, its quantity is in no book and cannot be replaced."""
+    world = world_with(2, (2, "b", SELL, 5, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    assert world.combined(BUY) == []
+    order_id = last_answer(world, "t").order_id
+    refused = world.replace(1, "t", order_id, 101, 5)[-1]
+    assert isinstance(refused, Answered)
+    assert refused.reject_reason == RejectReason.ORDER_PENDING
+
+
+@pytest.mark.parametrize("peer_fills", [True, False])
+def test_a_cancel_waits_for_the_leg(*, peer_fills: bool) -> None:
+    """A cancelled order with a leg out ends when the leg is back: filled, or cancelled and never resting."""
+    world = world_with(2, (2, "b", SELL, 5, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    if not peer_fills:
+        world.apply(2, CancelOrder("b", 0, "b"))
+    answer = world.apply(1, CancelOrder("t", 0, "t"))[-1]
+    assert isinstance(answer, Answered)
+    assert answer.status == OrderStatus.PENDING
+    world.settle()
+    assert last_answer(world, "t").status == (OrderStatus.FILLED if peer_fills else OrderStatus.CANCELLED)
+    assert world.combined(BUY) == []
+
+
+def test_a_lost_answer_is_asked_for() -> None:
+    """A leg that traded but whose answer was lost gives the same answer to a query; it trades once."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    world.deliver(world.parcels.pop())
+    lost = world.parcels.pop()
+    world.query_open_legs()
+    world.deliver(world.parcels.pop())
+    assert world.parcels[-1].content == lost.content
+    world.settle()
+    assert world.taken() == {("t", 100): 5}
+    assert world.combined(SELL) == [(100, 4)]
+
+
+def test_a_leg_that_comes_twice_trades_once() -> None:
+    """A known leg gets the stored answer, and a second answer changes nothing at home."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    leg = world.parcels.pop()
+    world.deliver(leg)
+    world.deliver(leg)
+    assert world.parcels[0] == world.parcels[1]
+    world.settle()
+    world.deliver(leg)
+    world.settle()
+    assert world.taken() == {("t", 100): 5}
+    assert world.combined(SELL) == [(100, 4)]
+
+
+def test_a_query_overtaking_its_leg_leaves_a_tombstone() -> None:
+    """A leg never seen is refused for ever: when it arrives after all, it trades nothing."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100, time_in_force=TimeInForce.IOC))
+    leg = world.parcels.pop()
+    world.apply(2, CancelOrder("b", 0, "b"))
+    world.query_open_legs()
+    world.settle()
+    assert last_answer(world, "t").status == OrderStatus.CANCELLED
+    world.submit(2, limit_order("c", SELL, 9, 100))
+    world.deliver(leg)
+    world.settle()
+    assert world.taken() == {}
+    assert world.combined(SELL) == [(100, 9)]
+
+
+def test_a_leg_for_another_reign_is_refused() -> None:
+    """The peer's new epoch refuses legs aimed at the old one, and fresh quotes are planned with."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    world.restart(2)
+    world.deliver(world.parcels.pop())
+    answer = world.parcels[-1].content
+    assert isinstance(answer, LegTaken)
+    assert answer.refused
+    world.settle()
+    assert world.taken() == {("t", 100): 5}
+
+
+def test_the_answer_to_a_leg_survives_the_peers_new_reign() -> None:
+    """A leg that traded in the old epoch is answered with its trades in the new one."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    leg = world.parcels.pop()
+    world.deliver(leg)
+    answer = world.parcels.pop().content
+    world.restart(2)
+    world.deliver(leg)
+    assert world.parcels.pop().content == answer
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"symbol": "NOPE"}, {"side": 7}, {"limit": 0}, {"limit": -5}, {"quantity": 0}, {"quantity": -1}],
+)
+def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
+    """A leg that is none trades nothing and changes no book."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    fields: dict[str, object] = {
+        "leg_id": 1 << 48,
+        "sender": 1,
+        "peer_epoch": 1,
+        "order_id": 7,
+        "symbol": SYMBOL,
+        "side": 1,
+        "limit": 100,
+        "quantity": 5,
+        "settled_below": 0,
+    }
+    leg = TakeLeg(**(fields | change))  # type: ignore[arg-type]
+    answer = world.apply(2, leg)[-1]
+    assert isinstance(answer, LegTaken)
+    assert answer.refused
+    assert world.combined(SELL) == [(100, 9)]
+
+
+def test_post_only_looks_at_away_quotes() -> None:
+    """A post-only order that would lock or cross a quote of a live peer is refused."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    answer = world.submit(1, limit_order("p", BUY, 5, 100, post_only=True))[-1]
+    assert isinstance(answer, Answered)
+    assert answer.reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
+    world.submit(1, limit_order("q", BUY, 5, 99, post_only=True))
+    assert world.combined(BUY) == [(99, 5)]
+
+
+def test_do_not_route_neither_trades_through_nor_locks() -> None:
+    """Such an order takes at home up to the best away price, sends no leg, and does not rest against it."""
+    world = world_with(2, (1, "a", SELL, 5, 100), (2, "b", SELL, 5, 101))
+    world.submit(1, limit_order("c", SELL, 5, 102))
+    world.submit(1, limit_order("t", BUY, 12, 102, do_not_route=True))
+    assert not world.parcels
+    assert world.taken() == {("t", 100): 5}
+    assert last_answer(world, "t").status == OrderStatus.CANCELLED
+    assert world.combined(BUY) == []
+
+
+def test_fok_that_needs_a_peer_is_refused_by_name() -> None:
+    """Fill-or-kill that home cannot fill alone at the best prices changes nothing."""
+    world = world_with(2, (1, "a", SELL, 5, 101), (2, "b", SELL, 5, 100))
+    answer = world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK))[-1]
+    assert isinstance(answer, Answered)
+    assert answer.reject_reason == RejectReason.FOK_NEEDS_AWAY_LIQUIDITY
+    assert not world.parcels
+    assert world.taken() == {}
+
+
+def test_fok_that_home_can_fill_ignores_equal_and_worse_quotes_away() -> None:
+    """At one price home comes first, so fill-or-kill trades at home."""
+    world = world_with(2, (1, "a", SELL, 8, 100), (2, "b", SELL, 5, 100))
+    world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK))
+    assert not world.parcels
+    assert world.taken() == {("t", 100): 8}
+
+
+def test_fok_with_do_not_route_is_never_partly_filled() -> None:
+    """Fill-or-kill that may not trade through a better away quote is killed whole."""
+    world = world_with(2, (1, "a", SELL, 5, 100), (2, "b", SELL, 5, 101))
+    world.submit(1, limit_order("c", SELL, 5, 102))
+    terms = {"time_in_force": TimeInForce.FOK, "do_not_route": True}
+    world.submit(1, limit_order("t", BUY, 10, 102, **terms))
+    assert world.taken() == {}
+    assert last_answer(world, "t").status == OrderStatus.CANCELLED
+
+
+def test_fok_that_passes_over_own_orders_sends_no_leg() -> None:
+    """Own orders that cancel-oldest takes away do not let a leg out of a fill-or-kill order."""
+    world = world_with(2, (1, "own", SELL, 10, 100), (2, "b", SELL, 10, 101), (1, "c", SELL, 10, 102))
+    world.submit(
+        1,
+        limit_order(
+            "t",
+            BUY,
+            10,
+            102,
+            client="own",
+            time_in_force=TimeInForce.FOK,
+            self_trade_prevention=SelfTradePrevention.CANCEL_OLDEST,
+        ),
+    )
+    assert not world.parcels
+
+
+def test_a_post_only_order_may_shrink_while_a_peer_locks_it() -> None:
+    """Less quantity at the same price takes nothing, so a lock that a message's delay made is no reason."""
+    world = world_with(2, (1, "p", BUY, 5, 100))
+    world.apply(1, CancelOrder("p", 0, "p"))
+    world.submit(1, limit_order("q", BUY, 5, 100, post_only=True))
+    world.apply(2, limit_order("b", SELL, 9, 100))  # it has not seen q
+    order_id = last_answer(world, "q").order_id
+    answer = world.replace(1, "q", order_id, 100, 3)[-1]
+    assert isinstance(answer, Answered)
+    assert answer.reject_reason == RejectReason.NONE
+
+
+def test_uncrossing_takes_from_the_lower_number_and_keeps_the_place() -> None:
+    """Orders crossed within a message's delay trade at the higher number's price; the rest stays in place."""
+    world = World(2)
+    world.submit(1, limit_order("a", BUY, 10, 101))
+    world.apply(2, limit_order("b", SELL, 4, 100))  # it has not seen a
+    world.submit(1, limit_order("c", BUY, 10, 101))
+    world.deliver_all()
+    before = [order_id for _, order_id, _ in world.nodes[1].state.books[SYMBOL].orders(BUY)]
+    world.settle()
+    after = [order_id for _, order_id, _ in world.nodes[1].state.books[SYMBOL].orders(BUY)]
+    assert after == before
+    assert sum(world.taken().values()) == 4
+    assert {price for _, price in world.taken()} == {100}
+    assert world.combined(SELL) == []
+
+
+def test_held_quantity_comes_back_to_its_place() -> None:
+    """A leg of an uncrossing that trades nothing gives the order its place in the queue back."""
+    world = World(2)
+    world.submit(1, limit_order("a", BUY, 5, 101))
+    world.submit(1, limit_order("c", BUY, 5, 101))
+    world.apply(2, limit_order("b", SELL, 5, 101))
+    assert world.uncross()
+    world.apply(2, CancelOrder("b", 0, "b"))
+    assert world.combined(BUY) == [(101, 5)]
+    world.settle()
+    state = world.nodes[1].state
+    names = [
+        state.orders[order_id].request.client_order_id for _, order_id, _ in state.books[SYMBOL].orders(BUY)
+    ]
+    assert names == ["a", "c"]
+
+
+def test_an_own_order_cancelled_by_prevention_does_not_come_back_from_its_leg() -> None:
+    """What a leg of it brings back is cancelled like the rest of it."""
+    world = World(2)
+    world.submit(1, limit_order("a", BUY, 10, 101))
+    world.apply(2, limit_order("b", SELL, 4, 101))
+    assert world.uncross()
+    world.apply(2, CancelOrder("b", 0, "b"))
+    prevention = SelfTradePrevention.CANCEL_OLDEST
+    world.submit(
+        1, limit_order("t", SELL, 6, 101, client="a", self_trade_prevention=prevention, time_in_force=2)
+    )
+    world.settle()
+    assert world.combined(BUY) == []
+
+
+def test_settled_answers_are_forgotten() -> None:
+    """A peer keeps answers only to legs that the sender may still ask about."""
+    world = World(2)
+    for number in range(50):
+        world.submit(2, limit_order(f"s{number}", SELL, 1, 100))
+        world.submit(1, limit_order(f"b{number}", BUY, 1, 100))
+        world.settle()
+    assert len(world.nodes[2].state.peer_legs[1].answers) <= 1
+
+
+def test_an_unknown_leg_result_changes_nothing() -> None:
+    """A result for a leg that is not out is the second of two, and says nothing new."""
+    world = world_with(2, (1, "a", SELL, 5, 101))
+    assert world.apply(1, LegResult(12345, ())) == []
+
+
+# -- whole scenarios --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_three_engines_trade_like_one(seed: int) -> None:
+    """Orders dealt over three engines trade, taker by taker, what one engine trades, and leave its book."""
+    source = random.Random(seed)
+    alone, spread = World(1), World(3)
+    for number in range(200):
+        order = random_order(source, f"o{number}")
+        alone.submit(1, order)
+        spread.submit(number % 3 + 1, order)
+        spread.settle()
+        for side in Side:
+            assert spread.combined(side) == alone.combined(side)
+    assert spread.taken() == alone.taken()
+    assert any(isinstance(event, LegSent) for event in spread.nodes[1].events)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_nothing_is_lost_or_traded_twice_whatever_the_network_does(seed: int) -> None:
+    """Late, lost, repeated and reordered legs, queries, new reigns: all comes to rest, exactly."""
+    source = random.Random(1000 + seed)
+    world = World(3)
+    for number in range(150):
+        home = source.randint(1, 3)
+        world.submit(home, random_terms(source, random_order(source, f"o{number}")))
+        meddle(world, source)
+        for node in world.nodes.values():
+            check(node.state)
+    world.settle()
+    assert_all_at_rest(world)
+    assert_quantities_agree(world)
+    assert_replay_is_the_same(world)
+
+
+def meddle(world: World, source: random.Random) -> None:
+    """Do some of what a network and its machines do."""
+    for _ in range(source.randint(0, 4)):
+        draw = source.random()
+        if draw < 0.55 and world.parcels:
+            world.deliver(world.parcels.pop(source.randrange(len(world.parcels))))
+        elif draw < 0.65 and world.parcels:
+            world.parcels.pop(source.randrange(len(world.parcels)))
+        elif draw < 0.72 and world.parcels:
+            world.deliver(source.choice(world.parcels))
+        elif draw < 0.80:
+            world.query_open_legs()
+        elif draw < 0.85:
+            world.restart(source.randint(1, 3))
+        elif draw < 0.90:
+            world.uncross()
+        else:
+            interfere(world, source)
+
+
+def interfere(world: World, source: random.Random) -> None:
+    """Cancel or replace an order that is open somewhere."""
+    number = source.randint(1, 3)
+    state = world.nodes[number].state
+    still_open = [order for order in state.orders.values() if order.leaves]
+    if not still_open:
+        return
+    order = source.choice(still_open)
+    if source.random() < 0.5:
+        world.apply(number, CancelOrder(order.request.client, order.id))
+    else:
+        price, quantity = source.randint(95, 105), source.randint(1, 20)
+        world.replace(number, order.request.client, order.id, price, quantity)
+
+
+def assert_all_at_rest(world: World) -> None:
+    """Every leg has ended, every pending order was answered for good, and no price is locked or crossed."""
+    for node in world.nodes.values():
+        check(node.state)
+        assert not node.state.legs
+    for order_id, answer in world.last_answers().items():
+        order = world.nodes[order_id >> 48].state.orders[order_id]
+        assert answer.status != OrderStatus.PENDING, f"order {order_id} was left without an answer"
+        assert order.status != OrderStatus.PENDING
+    bids, asks = world.combined(BUY), world.combined(SELL)
+    assert not bids or not asks or bids[0][0] < asks[0][0]
+
+
+def assert_quantities_agree(world: World) -> None:
+    """Each execution has exactly one maker and one taker, who agree; fills add up to what orders say."""
+    executions: dict[int, list[Fill]] = defaultdict(list)
+    filled: Counter[int] = Counter()
+    value: Counter[int] = Counter()
+    for fill in world.fills():
+        executions[fill.execution_id].append(fill)
+        filled[fill.order_id] += fill.quantity
+        value[fill.order_id] += fill.quantity * fill.price
+    for execution_id, parties in executions.items():
+        assert {party.liquidity for party in parties} == set(Liquidity), "one maker and one taker"
+        first, second = parties
+        assert first.side + second.side == 3
+        assert (first.price, first.quantity, first.engine) == (second.price, second.quantity, second.engine)
+        assert first.contra_order_id == second.order_id
+        assert second.contra_order_id == first.order_id
+        assert first.engine == execution_id >> 48
+    for node in world.nodes.values():
+        for order in node.state.orders.values():
+            assert (order.cumulative, order.value) == (filled[order.id], value[order.id])
+            if order.request.time_in_force == TimeInForce.FOK:
+                assert order.cumulative in (0, order.quantity), "fill-or-kill trades whole or not at all"
+
+
+def assert_replay_is_the_same(world: World) -> None:
+    """Each engine's journal gives the same state and events again."""
+    for number, node in world.nodes.items():
+        state = State(number)
+        events = []
+        for batch_number, batch in enumerate(node.batches, start=1):
+            replayed = commands.decode(commands.encode(batch))
+            applied, changes = apply_batch(state, batch_number, replayed)
+            events += [*applied[0], *changes]
+        assert events == node.events
+        assert state.digest() == node.state.digest()
+
+
+def test_a_query_for_nothing_is_answered() -> None:
+    """A peer that was never heard of is answered as well: refused."""
+    world = World(2)
+    world.deliver(Parcel(1, 2, QueryLeg((1 << 48) + 99, 1)))
+    answer = world.parcels.pop().content
+    assert isinstance(answer, LegTaken)
+    assert answer.refused

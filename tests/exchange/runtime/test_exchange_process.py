@@ -1,0 +1,447 @@
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import messages, provision, subjects
+from bus.connection import Connection
+from bus.executions import ExecutionsWriter
+from bus.messages import ASK, BID, BookSnapshot, EngineEntry, Executions, Heartbeat, ReportedFill
+from bus.provision import await_journal
+from bus.registry import Bucket
+from bus.replica import checksum
+from bus.server import NatsServer
+from exchange.runtime.instruments import InstrumentsRefused
+from exchange.runtime.process import run
+from exchange.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+INSTRUMENTS = '[[instrument]]\nsymbol = "AAPL"\ntick_size = "0.01"\nlot_size = "1"\n'
+PASSWORD = "open sesame"
+DEADLINE_S = 10.0
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the condition holds; fail at the deadline."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await condition():  # noqa: ASYNC110  # what is waited for is in another process
+            await asyncio.sleep(0.02)
+
+
+class Caller:
+    """A gRPC caller of one exchange."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address)
+        stub: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)  # type: ignore[no-untyped-call]
+        self.stub = stub
+        self._health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    async def register(
+        self, client_id: str, secret: str = "s", *, password: str = PASSWORD, preferred_engine: int = 0
+    ) -> matchbus_pb2.RegisterClientReply:
+        """Call RegisterClient."""
+        reply: matchbus_pb2.RegisterClientReply = await self.stub.RegisterClient(
+            matchbus_pb2.RegisterClientRequest(
+                client_id=client_id, password=password, secret=secret, preferred_engine=preferred_engine
+            )
+        )
+        return reply
+
+    async def positions(self, token: str, symbol: str = "") -> list[tuple[str, int, float, int, int]]:
+        """Call GetPositions with a token."""
+        reply = await self.stub.GetPositions(
+            matchbus_pb2.GetPositionsRequest(symbol=symbol), metadata=(("authorization", f"Bearer {token}"),)
+        )
+        return [(p.symbol, p.position, p.average_price, p.realized_pnl, p.fees) for p in reply.positions]
+
+    async def sees_two_live_engines(self) -> bool:
+        """Whether ListEngines shows two live engines."""
+        reply = await self.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
+        return [engine.state for engine in reply.engines] == [matchbus_pb2.ENGINE_STATE_LIVE] * 2
+
+    async def is_serving(self) -> bool:
+        """Whether the exchange says that it is ready."""
+        reply = await self._health.Check(health_pb2.HealthCheckRequest(service="matchbus.v1.Exchange"))
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+@asynccontextmanager
+async def exchange(
+    server: NatsServer, directory: Path, instruments: str = INSTRUMENTS
+) -> AsyncIterator[Caller]:
+    """An exchange on a free port, ready; stopped at the end."""
+    file = directory / "instruments.toml"
+    file.write_text(instruments)
+    settings = Settings(server.url, "127.0.0.1:0", PASSWORD, file, None)
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(run(settings, listening.set_result))
+    await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
+    if running.done():
+        running.result()
+    caller = Caller(listening.result())
+    try:
+        await eventually(caller.is_serving)
+        yield caller
+    finally:
+        await caller.channel.close(None)
+        running.cancel()
+        stopped_by = time.monotonic() + 2.0
+        with suppress(asyncio.CancelledError):
+            await running
+        assert time.monotonic() < stopped_by
+
+
+class FakeEngine:
+    """An engine's entry and its feed with one bid and one ask, without an engine behind them."""
+
+    def __init__(self, nc: Client, number: int, *, bid: int = 99, ask: int = 101, epoch: int = 3) -> None:
+        self._nc = nc
+        self._number = number
+        self._epoch = epoch
+        self._levels = ((BID, bid, 5, 1), (ASK, ask, 7, 2))
+        self._beating: asyncio.Task[None] | None = None
+
+    async def enter(self) -> None:
+        """Write the entry that the exchange finds."""
+        bucket = Bucket(self._nc, subjects.ENGINES_BUCKET, messages.decode_engine)
+        await bucket.put(str(self._number), EngineEntry(self._number, self._epoch, f"host:{self._number}", 1))
+
+    async def start(self) -> None:
+        """Send heartbeats, and snapshots when asked."""
+        await self._nc.subscribe(subjects.snapshot_request(self._number), cb=self._send_snapshot)
+        self._beating = asyncio.create_task(self._beat())
+
+    async def stop(self) -> None:
+        """Fall silent."""
+        assert self._beating is not None
+        self._beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._beating
+
+    async def _beat(self) -> None:
+        while True:
+            heartbeat = Heartbeat(self._number, self._epoch, 1, time.monotonic_ns(), {"AAPL": 1})
+            await self._nc.publish(subjects.heartbeat(self._number), messages.encode(heartbeat))
+            await asyncio.sleep(0.03)
+
+    async def _send_snapshot(self, request: Msg) -> None:
+        sides = ([level[1:] for level in self._levels if level[0] == side] for side in (BID, ASK))
+        snapshot = BookSnapshot(self._epoch, 1, 1, 0, self._levels, checksum(*sides))
+        await self._nc.publish(subjects.book(self._number, "AAPL"), messages.encode(snapshot))
+
+
+def fill(client: str, sequence: int, side: int, quantity: int, price: int) -> ReportedFill:
+    """One side of a trade."""
+    return ReportedFill(
+        client, sequence, sequence, 1, "a", "AAPL", side, price, quantity, 1, quantity, 0, 1, 0, 2, 1
+    )
+
+
+async def refused(call: Awaitable[object], code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    """Expect this status."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is code, caught.value.details()
+    return caught.value
+
+
+async def violated_field(error: grpc.aio.AioRpcError) -> str:
+    """The field that the BadRequest details of an error name."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an AioRpcError has what it reads
+    assert status is not None
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad_request)
+    return str(bad_request.field_violations[0].field)
+
+
+@pytest.fixture
+async def two_engines(own_server: NatsServer, connections: "Connections") -> AsyncIterator[list[FakeEngine]]:
+    """Engines 1 and 2, live, with entries; E1 shows 5@99 7@101, E2 shows 5@98 7@101."""
+    nc = await connections.open(own_server.url)
+    await provision.provision_shared(nc)
+    engines = [FakeEngine(nc, 1), FakeEngine(nc, 2, bid=98)]
+    for engine in engines:
+        await engine.enter()
+        await engine.start()
+    yield engines
+    for engine in engines:
+        await engine.stop()
+
+
+async def test_registration(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """A client gets a token, a home, its address and the instruments; refusals have the right status."""
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(caller.sees_two_live_engines)
+        first = await caller.register("ann")
+        assert (first.engine, first.engine_address) == (1, "host:1")
+        assert [i.symbol for i in first.instruments] == ["AAPL"]
+        assert (await caller.register("bob", "")).engine == 2
+        assert (await caller.register("cid", preferred_engine=2)).engine == 2
+        again = await caller.register("ann", preferred_engine=2)
+        assert again.engine == 1
+        assert again.token != first.token
+
+        sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
+        session = await sessions.get(hashlib.sha256(first.token.encode()).hexdigest())
+        assert session == messages.SessionEntry("ann", 1)
+
+        await refused(caller.register("ann", password="x"), grpc.StatusCode.UNAUTHENTICATED)
+        await refused(caller.register("ann", "other"), grpc.StatusCode.PERMISSION_DENIED)
+        await refused(caller.register("bob", "other"), grpc.StatusCode.PERMISSION_DENIED)
+        error = await refused(caller.register("a b"), grpc.StatusCode.INVALID_ARGUMENT)
+        assert await violated_field(error) == "client_id"
+        error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
+        assert "E1, E2" in str(error.details())
+        error = await refused(caller.register("x" * 20_000), grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+async def test_concurrent_registrations(
+    own_server: NatsServer, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """Of first registrations of one name exactly one secret binds; clients that come together are spread."""
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(caller.sees_two_live_engines)
+        outcomes = await asyncio.gather(
+            *(caller.register("ann", f"secret {n}") for n in range(4)), return_exceptions=True
+        )
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+        assert [refusal.code() for refusal in refusals] == [grpc.StatusCode.PERMISSION_DENIED] * 3
+        homes = [
+            reply.engine for reply in await asyncio.gather(*(caller.register(f"c{n}") for n in range(5)))
+        ]
+        ann = next(outcome for outcome in outcomes if isinstance(outcome, matchbus_pb2.RegisterClientReply))
+        assert sorted([ann.engine, *homes]) == [1, 1, 1, 2, 2, 2]
+
+
+async def test_no_engine(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
+    """Without engines nobody can be registered; a silent one becomes a home only by name."""
+    async with exchange(own_server, tmp_path) as caller:
+        error = await refused(caller.register("ann"), grpc.StatusCode.UNAVAILABLE)
+        assert "no engine has registered" in str(error.details())
+        await FakeEngine(own_connection, 7).enter()
+
+        async def known() -> bool:
+            return [
+                e.engine for e in (await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
+            ] == [7]
+
+        await eventually(known)
+        error = await refused(caller.register("ann"), grpc.StatusCode.UNAVAILABLE)
+        assert "E7" in str(error.details())
+        assert (await caller.register("ann", preferred_engine=7)).engine == 7
+
+
+async def test_restart_keeps_homes_and_positions(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """After a restart clients have their homes, tokens and positions, and fills go on counting once."""
+    writer = ExecutionsWriter(own_connection, 1)
+    async with exchange(own_server, tmp_path) as caller:
+        token = (await caller.register("ann", preferred_engine=2)).token
+        await writer.start()
+        await writer.publish(
+            Executions(1, 1, 1, 1, (fill("ann", 1, BID, 10, 100), fill("bob", 1, ASK, 10, 100)))
+        )
+        await writer.publish(
+            Executions(1, 1, 2, 2, (fill("ann", 2, ASK, 4, 110), fill("bob", 2, BID, 4, 110)))
+        )
+
+        async def arrived() -> bool:
+            return await caller.positions(token) == [("AAPL", 6, 100.0, 40, 2)]
+
+        await eventually(arrived)
+
+    async with exchange(own_server, tmp_path) as caller:
+        assert await caller.positions(token) == [("AAPL", 6, 100.0, 40, 2)]
+        assert await caller.positions(token, "AAPL") == [("AAPL", 6, 100.0, 40, 2)]
+        assert (await caller.register("ann")).engine == 2
+        await refused(caller.register("ann", "other"), grpc.StatusCode.PERMISSION_DENIED)
+        bob = (await caller.register("bob")).token
+        assert await caller.positions(bob) == [("AAPL", -6, 100.0, -40, 2)]
+        cid = (await caller.register("cid")).token
+        assert await caller.positions(cid) == []
+
+
+async def test_positions_need_a_token(
+    own_server: NatsServer, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """Nobody sees positions without a token of this exchange."""
+    async with exchange(own_server, tmp_path) as caller:
+        token = (await caller.register("ann")).token
+        await refused(
+            caller.stub.GetPositions(matchbus_pb2.GetPositionsRequest()), grpc.StatusCode.UNAUTHENTICATED
+        )
+        await refused(caller.positions("nonsense"), grpc.StatusCode.UNAUTHENTICATED)
+        error = await refused(caller.positions(token, "NONE"), grpc.StatusCode.INVALID_ARGUMENT)
+        assert await violated_field(error) == "symbol"
+
+
+async def test_market_views(
+    own_server: NatsServer,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Consolidated book, engine states and log follow the feeds; bad requests name the field."""
+    caplog.set_level(logging.INFO, logger="exchange")
+    async with exchange(own_server, tmp_path) as caller:
+
+        async def states() -> list[int]:
+            reply = await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
+            assert [(e.engine, e.epoch, e.address) for e in reply.engines] == [
+                (1, 3, "host:1"),
+                (2, 3, "host:2"),
+            ]
+            return [e.state for e in reply.engines]
+
+        async def both_live() -> bool:
+            return await states() == [matchbus_pb2.ENGINE_STATE_LIVE] * 2
+
+        async def second_down() -> bool:
+            return await states() == [matchbus_pb2.ENGINE_STATE_LIVE, matchbus_pb2.ENGINE_STATE_DOWN]
+
+        async def book(depth: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], tuple[int, int]]:
+            reply = await caller.stub.GetConsolidatedBook(
+                matchbus_pb2.GetConsolidatedBookRequest(symbol="AAPL", depth=depth)
+            )
+            bids, asks = (
+                [(level.price, level.quantity) for level in side] for side in (reply.bids, reply.asks)
+            )
+            return bids, asks, (reply.best_bid.price, reply.best_ask.quantity)
+
+        await eventually(both_live)
+        assert await book(0) == ([(99, 5), (98, 5)], [(101, 14)], (99, 14))
+        assert await book(1) == ([(99, 5)], [(101, 14)], (99, 14))
+        await two_engines[1].stop()
+        await eventually(second_down)
+        assert await book(0) == ([(99, 5)], [(101, 7)], (99, 7))
+        assert "book update: AAPL on E1 bid 5@99 ask 7@101" in caplog.messages
+        assert "the feed of E2 is down in epoch 3" in caplog.messages
+
+        instruments = await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())
+        assert [(i.symbol, i.tick_size, i.lot_size) for i in instruments.instruments] == [
+            ("AAPL", "0.01", "1")
+        ]
+        for request, field in (
+            (matchbus_pb2.GetConsolidatedBookRequest(symbol="AAPL", depth=-1), "depth"),
+            (matchbus_pb2.GetConsolidatedBookRequest(symbol="md.>"), "symbol"),
+            (matchbus_pb2.GetConsolidatedBookRequest(), "symbol"),
+        ):
+            error = await refused(caller.stub.GetConsolidatedBook(request), grpc.StatusCode.INVALID_ARGUMENT)
+            assert await violated_field(error) == field
+
+
+async def test_journals_are_made_on_request(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """An engine that asks has its journal; nonsense is answered and ends nothing."""
+    async with exchange(own_server, tmp_path) as caller:
+        await await_journal(own_connection, 4, DEADLINE_S)
+        for payload in (b"", b"\xff", b'["provision",5]'):
+            answer = await own_connection.request(subjects.provision(4), payload, timeout=DEADLINE_S)
+            assert messages.decode_provision_reply(answer.data).error
+        assert await caller.is_serving()
+
+
+async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> None:
+    """A file with another tick size is refused and changes nothing; collars and new symbols are taken."""
+    async with exchange(own_server, tmp_path):
+        pass
+    with pytest.raises(InstrumentsRefused, match=r"AAPL has tick_size 0\.01 and the file says 0\.02"):
+        async with exchange(own_server, tmp_path, INSTRUMENTS.replace("0.01", "0.02")):
+            pass
+    more = INSTRUMENTS + 'market_collar_percent = "5"\n' + INSTRUMENTS.replace("AAPL", "B.C")
+    async with exchange(own_server, tmp_path, more) as caller:
+        listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
+        assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", "5"), ("B.C", "")]
+    async with exchange(own_server, tmp_path, INSTRUMENTS) as caller:
+        listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
+        assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", ""), ("B.C", "")]
+
+
+async def test_a_server_that_is_killed(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """While nats-server is away calls that need it wait or say so; when it is back they work again."""
+    async with exchange(own_server, tmp_path) as caller:
+        token = (await caller.register("ann")).token
+        os.kill(own_server.pid, signal.SIGKILL)
+        await own_server.wait()
+        await own_server.restart()
+
+        async def works() -> bool:
+            try:
+                return await caller.positions(token) == [] and (await caller.register("bob")).engine > 0
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+
+        await eventually(works)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """The command says in one line why it does not start."""
+    command = [sys.executable, "-m", "exchange.runtime.process", "--nats", "nats://127.0.0.1:1"]
+    for arguments, text in (
+        (["--listen", "0.0.0.0:0"], "set PASSWORD or give --password another one"),
+        (["--listen", "127.0.0.1:0", "--instruments", "nowhere.toml"], "nowhere.toml cannot be read"),
+    ):
+        ended = subprocess.run(
+            [*command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=clean_environment(),
+        )
+        assert (ended.returncode, text in ended.stderr, "Traceback" in ended.stderr) == (1, True, False), (
+            ended.stderr
+        )
+
+
+async def test_the_process_stops_in_time(own_server: NatsServer, tmp_path: Path) -> None:
+    """A process writes its log, and ends within 2 s of SIGTERM with status 0."""
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exchange.runtime.process", "--nats", own_server.url),
+        *("--listen", "127.0.0.1:0", "--log-dir", str(tmp_path / "logs")),
+        env=clean_environment(),
+    )
+    log_file = tmp_path / "logs" / "exchange_logs" / "exchange.log"
+
+    async def ready() -> bool:
+        assert running.returncode is None
+        return log_file.exists() and "exchange is ready" in log_file.read_text()
+
+    await eventually(ready)
+    running.terminate()
+    async with asyncio.timeout(2.0):
+        assert await running.wait() == 0
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without the settings of an exchange."""
+    return {name: value for name, value in os.environ.items() if name not in ("PASSWORD", "IP_ADDR")}

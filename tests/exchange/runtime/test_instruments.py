@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from bus.messages import InstrumentEntry
+from exchange.runtime.instruments import InstrumentsRefused, parse_instruments, read_instruments
+
+GOOD = '[[instrument]]\nsymbol = "AAPL"\ntick_size = "0.01"\nlot_size = "1"\n'
+
+
+def test_the_files_tables() -> None:
+    """Each table becomes one instrument, in order, with its collar or none."""
+    text = (
+        GOOD
+        + '[[instrument]]\nsymbol = "B-C"\ntick_size = "0.1"\nlot_size = "1"\nmarket_collar_percent = "2.5"'
+    )
+    assert parse_instruments(text) == [
+        InstrumentEntry("AAPL", "0.01", "1"),
+        InstrumentEntry("B-C", "0.1", "1", "2.5"),
+    ]
+
+
+def test_the_file_of_the_repository() -> None:
+    """The instruments that come with Matchbus can be read."""
+    entries = read_instruments(Path(__file__).parents[3] / "instruments.toml")
+    assert "BTC-USD" in {entry.symbol for entry in entries}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no .*instrument"),
+        ("instrument = 5", "no .*instrument"),
+        ("instrument = [5]", "list of tables"),
+        ("[[instrument", "not TOML"),
+        ("x = 1\n" + GOOD, "beside"),
+        (GOOD + GOOD, "AAPL is in it 2 times"),
+        (GOOD.replace("AAPL", "aapl"), "no symbol"),
+        (GOOD.replace("AAPL", "A.>"), "no symbol"),
+        (GOOD.replace('"AAPL"', "5"), "symbol must be there"),
+        (GOOD.replace('"0.01"', "0.01"), "in quotes"),
+        (GOOD.replace('"0.01"', '"0.00"'), "above 0"),
+        (GOOD.replace('"0.01"', '"-1"'), "above 0"),
+        (GOOD.replace('"0.01"', '"NaN"'), "above 0"),
+        (GOOD.replace('"0.01"', '"1e-2"'), "above 0"),
+        (GOOD.replace("lot_size", "lot"), "there are only"),
+        (GOOD + 'market_collar_percent = "0.001"', "2 decimals"),
+        (GOOD + 'market_collar_percent = "0"', "no collar"),
+        (GOOD + "market_collar_percent = 5", "in quotes"),
+    ],
+)
+def test_other_files(text: str, why: str) -> None:
+    """Anything else is refused, and the text says what is wrong."""
+    with pytest.raises(InstrumentsRefused, match=why):
+        parse_instruments(text)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """A file that cannot be read is named."""
+    with pytest.raises(InstrumentsRefused, match=r"nothing\.toml"):
+        read_instruments(tmp_path / "nothing.toml")

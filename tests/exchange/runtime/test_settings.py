@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from exchange.runtime.settings import SettingsRefused, is_loopback, parse_settings
+
+
+def test_defaults() -> None:
+    """Without a word it listens on loopback with the default password and the instruments that came along."""
+    settings = parse_settings([], {})
+    assert (settings.nats_url, settings.listen, settings.password) == (
+        "nats://127.0.0.1:4222",
+        "127.0.0.1:50050",
+        "password",
+    )
+    assert settings.instruments.is_file()
+    assert settings.log_dir is None
+
+
+def test_environment_and_command_line() -> None:
+    """The environment stands in for what the command line does not say."""
+    environment = {"PASSWORD": "p1", "IP_ADDR": "0.0.0.0"}
+    assert parse_settings([], environment).listen == "0.0.0.0:50050"
+    assert parse_settings([], environment).password == "p1"
+    settings = parse_settings(
+        ["--listen", "[::1]:0", "--password", "p2", "--instruments", "x.toml", "--log-dir", "logs"],
+        environment,
+    )
+    assert (settings.listen, settings.password) == ("[::1]:0", "p2")
+    assert (settings.instruments, settings.log_dir) == (Path("x.toml"), Path("logs"))
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "192.0.2.1", "[::]", "example.org", "[2001:db8::1]", "localhost.evil"]
+)
+def test_the_default_password_off_loopback(host: str) -> None:
+    """Where others can reach it the default password is refused, and the text says what to do."""
+    with pytest.raises(SettingsRefused, match="set PASSWORD or give --password another"):
+        parse_settings(["--listen", f"{host}:50050"], {})
+    with pytest.raises(SettingsRefused):
+        parse_settings(["--listen", f"{host}:50050", "--password", "password"], {"PASSWORD": "other"})
+    assert parse_settings(["--listen", f"{host}:50050"], {"PASSWORD": "other"}).password == "other"
+
+
+def test_an_ipv6_address_from_the_environment() -> None:
+    """IP_ADDR may be an IPv6 address; it is put in brackets."""
+    assert parse_settings([], {"IP_ADDR": "::1"}).listen == "[::1]:50050"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", ":50050", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000"])
+def test_a_malformed_address(listen: str) -> None:
+    """An address that is no HOST:PORT is refused with an example."""
+    with pytest.raises(SettingsRefused, match="HOST:PORT"):
+        parse_settings(["--listen", listen], {})
+
+
+def test_an_empty_password() -> None:
+    """An empty password is none."""
+    with pytest.raises(SettingsRefused, match="empty"):
+        parse_settings([], {"PASSWORD": ""})
+
+
+def test_the_password_is_not_shown() -> None:
+    """Settings that are printed or logged keep the password to themselves."""
+    assert "s3cret" not in repr(parse_settings(["--password", "s3cret"], {}))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    """Addresses that only this machine reaches are told from all others."""
+    assert is_loopback(host) is loopback

@@ -1,0 +1,187 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulation.cluster import (
+    Cluster,
+    ClusterError,
+    Durability,
+    DurabilityDiffers,
+    Member,
+    Ports,
+    PortTaken,
+    ProcessFailed,
+    claim_ports,
+    keep_durability,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+START_DEADLINE_S = 40.0
+
+
+def test_durability_is_kept_with_the_directory(tmp_path: Path) -> None:
+    """The first use decides; later ones may leave it out and may not change it."""
+    assert keep_durability(tmp_path, "none") == "none"
+    assert keep_durability(tmp_path, None) == "none"
+    with pytest.raises(DurabilityDiffers, match="--durability none"):
+        keep_durability(tmp_path, "journal")
+
+
+def test_durability_is_journal_unless_said_otherwise(tmp_path: Path) -> None:
+    """Nobody loses orders by leaving an option out."""
+    wanted: Durability | None = None
+    assert keep_durability(tmp_path, wanted) == "journal"
+    assert keep_durability(tmp_path, "journal") == "journal"
+
+
+def test_port_in_use_is_named() -> None:
+    """A port that another process listens on is refused with its number and purpose."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {port} on 127.0.0.1, meant for exchange"):
+            claim_ports("127.0.0.1", Ports(exchange=port), 1)
+
+
+def test_free_ports_differ() -> None:
+    """nats-server chooses by itself; the exchange and every engine get a port of their own."""
+    nats, *others = claim_ports("127.0.0.1", Ports(), 3)
+    assert nats == 0
+    assert len(set(others)) == 4
+
+
+async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:
+    """A process that ends before it is ready fails the start at once, with the end of its log."""
+    member = Member(
+        "engine 9",
+        [sys.executable, "-c", "print('no such thing'); raise SystemExit(3)"],
+        "127.0.0.1:1",
+        tmp_path / "log",
+        dict(os.environ),
+    )
+    await member.start()
+    with pytest.raises(ProcessFailed, match="engine 9 ended; its log ends with:\nno such thing"):
+        await member.until_ready(deadline_s=20)
+
+
+async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
+    """A process that does not end on SIGTERM is killed after the grace."""
+    log = tmp_path / "log"
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
+    member = Member(
+        "stubborn",
+        [sys.executable, "-c", f"{code}; time.sleep(60)"],
+        "127.0.0.1:1",
+        log,
+        dict(os.environ),
+    )
+    await member.start()
+    await eventually(lambda: bool(log.read_text()))
+    await member.stop(grace_s=0.2)
+    assert not member.running
+
+
+async def test_missing_instruments_stop_the_start(tmp_path: Path) -> None:
+    """A market without an instruments file does not start, and says which file it wanted."""
+    with pytest.raises(ClusterError, match=r"no instruments file .*nothing\.toml"):
+        async with Cluster(data_dir=tmp_path, instruments=tmp_path / "nothing.toml"):
+            pass
+
+
+@pytest.fixture
+async def up(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
+    """`matchbus up --engines 2` as a process, and its ready file."""
+    ready = tmp_path / "ready.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulation.matchbus", "up", "--engines", "2"),
+        *("--data", str(tmp_path / "data"), "--ready-file", str(ready)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    yield process, ready
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+async def eventually(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+    """Wait until the condition holds. Raises `TimeoutError`."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 -- what is awaited happens in other processes
+            await asyncio.sleep(0.05)
+
+
+def read(ready: Path) -> dict[str, Any]:
+    """What the ready file says."""
+    document: dict[str, Any] = json.loads(ready.read_text())
+    return document
+
+
+async def first_document(ready: Path) -> dict[str, Any]:
+    """What the ready file says, once it is there."""
+    await eventually(ready.exists, START_DEADLINE_S)
+    return read(ready)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def all_end(pids: list[int]) -> None:
+    """Wait until none of the processes runs."""
+    await eventually(lambda: not any(map(alive, pids)))
+
+
+def pids_of(document: dict[str, Any]) -> list[int]:
+    """All process ids in a ready file."""
+    engines = [engine["pid"] for engine in document["engines"].values()]
+    return [document["nats_pid"], document["exchange"]["pid"], *engines]
+
+
+async def test_up_says_where_everything_is_restarts_and_stops(
+    up: tuple[asyncio.subprocess.Process, Path],
+) -> None:
+    """The ready file names all; a killed engine comes back under its address; SIGTERM ends all within 5 s."""
+    process, ready = up
+    first = await first_document(ready)
+    assert set(first) == {"nats_url", "nats_pid", "exchange", "engines"}
+    assert set(first["engines"]) == {"1", "2"}
+    assert all(alive(pid) for pid in pids_of(first))
+
+    os.kill(first["engines"]["2"]["pid"], signal.SIGKILL)
+    await eventually(lambda: read(ready) != first, START_DEADLINE_S)
+    second = read(ready)
+    assert second["engines"]["2"]["address"] == first["engines"]["2"]["address"]
+    assert second["engines"]["2"]["pid"] != first["engines"]["2"]["pid"]
+    assert second["engines"]["1"] == first["engines"]["1"]
+
+    started = time.monotonic()
+    process.terminate()
+    async with asyncio.timeout(10):
+        assert await process.wait() == 0
+    assert time.monotonic() - started < 5
+    await all_end(pids_of(second))
+
+
+async def test_children_die_with_the_launcher(up: tuple[asyncio.subprocess.Process, Path]) -> None:
+    """After a SIGKILL of `matchbus up` nothing of the market is left."""
+    process, ready = up
+    document = await first_document(ready)
+    process.kill()
+    await process.wait()
+    await all_end(pids_of(document))

@@ -1,0 +1,57 @@
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulation.cluster import Cluster
+from simulation.run import Plan, simulate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+async def test_simulated_market_keeps_its_invariants(tmp_path: Path) -> None:
+    """All kinds of clients trade on two engines, some through legs; every check holds; logs are written."""
+    async with Cluster(engines=2, data_dir=tmp_path / "data") as cluster:
+        plan = Plan(
+            exchange=cluster.exchange.address,
+            nats=cluster.nats.url,
+            clients=6,
+            symbols=2,
+            duration_s=4.0,
+            frequency=30.0,
+            log_dir=tmp_path / "logs",
+        )
+        outcome = await simulate(plan)
+    assert [check.violations for check in outcome.checks if check.violations] == []
+    assert set(outcome.fills.per_engine) == {1, 2}
+    assert outcome.fills.through_legs > 0
+    log = (tmp_path / "logs" / "client_logs" / "random-1.log").read_text()
+    for word in ("registered", "submitted", "fill 1:", "final position"):
+        assert word in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["simulation/simulation.py", "--duration", "2", "--clients", "4"], "All checks hold."),
+        (["-m", "simulation.matchbus", "demo", "--duration", "2", "--headless"], "All checks hold."),
+        (["-m", "simulation.cli", "--duration", "2", "--engines", "1"], "All checks hold."),
+    ],
+)
+async def test_commands_end_by_themselves(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    """Each command as written starts a market, trades, prints the summary and ends with 0."""
+    script, *rest = arguments
+    command = [str(ROOT / script) if script.endswith(".py") else script, *rest]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert expected in output.decode()

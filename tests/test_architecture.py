@@ -1,0 +1,188 @@
+"""Imports point one way, and what decides never waits, reads a clock or draws a random number.
+
+The rules are those of docs/architecture.md; this reads the code's syntax, so a breach fails before it runs.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PURE_BUS = ("bus.replica", "bus.consolidated", "bus.peer", "bus.messages", "bus.subjects")
+MAY_IMPORT = {
+    "engine": ("engine",),
+    "engine.runtime": ("engine", "bus", "matchbus"),
+    "bus": ("bus",),
+    "exchange": ("exchange", "bus", "matchbus"),
+    "exchange.runtime": ("exchange", "bus", "matchbus"),
+    "client": ("client", "matchbus", *PURE_BUS),
+    "simulation": ("simulation", "engine", "bus", "exchange", "client", "matchbus"),
+}
+"""What the modules of a package may import of ours."""
+
+OURS = {"engine", "bus", "exchange", "client", "simulation", "matchbus", "tests", "benchmarks", "examples"}
+PURE_FOLDERS = ("engine", "exchange")
+IMPURE = {
+    "asyncio",
+    "datetime",
+    "grpc",
+    "nats",
+    "os",
+    "random",
+    "secrets",
+    "selectors",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+    "uuid",
+    "uvloop",
+}
+"""Modules through which the world gets in."""
+
+ASKING = {"open", "input", "print", "id", "hash"}
+"""Functions that ask the world, or answer differently in every process."""
+
+
+def sources() -> Iterator[Path]:
+    """Every module of ours that the rules are about."""
+    for package in ("engine", "bus", "exchange", "client", "simulation"):
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(module: str) -> str:
+    """The entry of `MAY_IMPORT` that a module falls under."""
+    return max((name for name in MAY_IMPORT if f"{module}.".startswith(f"{name}.")), key=len)
+
+
+def is_pure(path: Path) -> bool:
+    """Whether a module only decides."""
+    return (path.parent.name in PURE_FOLDERS and path.parent.parent == ROOT) or module_name(path) in PURE_BUS
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module that the code imports, wherever the import stands; `from a import b` gives a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the packages or lies in one."""
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def wrong_imports(module: str, tree: ast.AST) -> list[str]:
+    """Imports of ours that the module's package may not have."""
+    allowed = MAY_IMPORT[package_of(module)]
+    ours = [name for name in imported(tree) if name.split(".")[0] in OURS]
+    wrong = [name for name in ours if not within(name, allowed)]
+    if module in PURE_BUS:
+        wrong += [name for name in ours if within(name, ("bus",)) and not within(name, PURE_BUS)]
+    if package_of(module) in PURE_FOLDERS:
+        wrong += [name for name in ours if within(name, ("engine.runtime", "exchange.runtime"))]
+    return wrong
+
+
+def impurities(tree: ast.AST) -> list[str]:
+    """What a pure module may not have: waiting, the clock, chance, files, sockets."""
+    found = [f"import {name}" for name in imported(tree) if name.split(".")[0] in IMPURE]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AsyncFunctionDef | ast.AsyncFor | ast.AsyncWith | ast.Await):
+            found.append(f"async in line {node.lineno}")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ASKING:
+            found.append(f"{node.func.id}() in line {node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=module_name)
+def test_imports_point_one_way(path: Path) -> None:
+    """No module imports what its package may not know."""
+    assert wrong_imports(module_name(path), ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if is_pure(path)], ids=module_name)
+def test_pure_modules_only_decide(path: Path) -> None:
+    """No pure module waits or asks the world; the same commands then give the same events anywhere."""
+    assert impurities(ast.parse(path.read_text())) == []
+
+
+def test_the_rules_are_about_something() -> None:
+    """The modules that must be pure are found where they are expected."""
+    pure = {module_name(path) for path in sources() if is_pure(path)}
+    assert {"engine.state", "engine.matching", "engine.routing", *PURE_BUS} <= pure
+    assert "engine.runtime.commit_loop" not in pure
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("engine.state", "from bus import messages"),
+        ("engine.state", "from engine.runtime import commit_loop"),
+        ("engine.state", "def f():\n    import exchange.directory"),
+        ("engine.runtime.legs", "import client"),
+        ("engine.runtime.legs", "import simulation.agents"),
+        ("bus.journal", "from engine.commands import Command"),
+        ("bus.journal", "from matchbus.v1 import matchbus_pb2"),
+        ("bus.replica", "from bus.connection import connect"),
+        ("exchange.directory", "from exchange.runtime import servicer"),
+        ("exchange.runtime.servicer", "import engine.terms"),
+        ("client.client", "from bus.connection import connect"),
+        ("client.client", "from engine.terms import Side"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
+    """The reader of imports sees each kind of breach."""
+    assert wrong_imports(module, ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time",
+        "from time import monotonic",
+        "import os.path",
+        "from random import Random",
+        "async def f(): pass",
+        "x = open('file')",
+        "def f():\n    import asyncio",
+        "import socket as s",
+        "import uuid",
+    ],
+)
+def test_an_impurity_is_found(source: str) -> None:
+    """The reader of pure modules sees each kind of breach."""
+    assert impurities(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("engine.state", "from engine.book import Book\nimport msgspec"),
+        ("engine.runtime.legs", "from engine.state import State\nfrom bus import messages"),
+        ("client.client", "from matchbus.v1 import matchbus_pb2\nfrom bus import consolidated, replica"),
+        ("simulation.run", "import client.client, exchange.directory, engine.state"),
+    ],
+)
+def test_a_right_import_is_let_through(module: str, source: str) -> None:
+    """The reader of imports does not see breaches where there are none."""
+    assert wrong_imports(module, ast.parse(source)) == []
+
+
+def test_no_module_of_ours_hides_a_standard_one() -> None:
+    """No top-level package has the name of a standard module."""
+    assert not OURS & sys.stdlib_module_names
