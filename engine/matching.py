@@ -88,10 +88,12 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, accounts: 
         accounts.cancel(taker, prevented)
         return quantity - prevented
     if prevention in (_OLDEST, _BOTH):
+        maker.cancelling = maker.reserved > 0  # nor does what is out on a leg come back
         level.quantity -= maker.open
         del level.orders[maker.id]
         accounts.cancel(maker, maker.open)
     if prevention == _OLDEST:
         return quantity
+    taker.cancelling = taker.reserved > 0
     accounts.cancel(taker, taker.open)
     return 0

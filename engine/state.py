@@ -186,7 +186,7 @@ class State:
                 command.quantity,
             )
         )
-        if command.time_in_force == _FOK and available(opposite, order, order.worst) < order.quantity:
+        if command.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
             self.accounts.cancel(order, order.open)
         else:
             self._enter(order, book, away)
@@ -274,11 +274,9 @@ class State:
                 RejectReason.ORDER_PENDING,
                 f"{order.reserved} of order {order.id} are out on a leg: replace it when they are back",
             )
-        if (
-            command.price * command.quantity
-            and order.request.post_only
-            and command.quantity > order.cumulative
-        ):
+        leaves = command.quantity - order.cumulative
+        keeps_place = command.price == order.price and leaves <= order.open
+        if order.request.post_only and leaves > 0 and not keeps_place:
             opposite = self.books[order.request.symbol].opposite(order.side)
             worst = command.price * opposite.sign
             return _refuse_crossing(worst, opposite, rank(command.away, opposite.sign))
@@ -298,11 +296,9 @@ class State:
         locking = False
         if not away:
             take(opposite, order, order.worst, order.open, self.accounts)
-        elif order.request.do_not_route:
-            # At home only, and neither through a better away quote nor into locking one.
-            best_away = away[0].key
-            locking = best_away >= order.worst
-            take(opposite, order, max(order.worst, best_away), order.open, self.accounts)
+        elif order.request.do_not_route or order.request.time_in_force == _FOK:
+            locking = away[0].key >= order.worst
+            take(opposite, order, _worst_at_home(order, away), order.open, self.accounts)
         else:
             self._route(order, opposite, away)
         if not order.open:
@@ -626,15 +622,25 @@ def _facts(order: Order) -> tuple[object, ...]:
     )
 
 
+def _worst_at_home(order: Order, away: list[AwayLevel]) -> int:
+    """The worst key at which an order that sends no legs may trade: not through a better away quote."""
+    return max(order.worst, away[0].key) if away else order.worst
+
+
+def _fillable_at_home(order: Order, opposite: BookSide, away: list[AwayLevel]) -> bool:
+    """Whether a fill-or-kill order can trade whole, here and now."""
+    return available(opposite, order, _worst_at_home(order, away)) == order.quantity
+
+
 def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
     """Why an order that is well-formed cannot be taken in this market."""
     if order.request.post_only:
         return _refuse_crossing(order.worst, opposite, away)
-    if order.request.time_in_force == _FOK and away and not order.request.do_not_route:
-        home = ((key, opposite.levels[key].quantity) for key in reversed(opposite.keys))
-        steps = plan(order.quantity, order.worst, home, away)
-        reachable = sum(step.quantity for step in steps)
-        if reachable == order.quantity and any(step.level for step in steps):
+    request = order.request
+    if request.time_in_force == _FOK and away and not request.do_not_route:
+        elsewhere = sum(level.quantity for level in away if level.key >= order.worst)
+        reachable = elsewhere + available(opposite, order, order.worst)
+        if elsewhere and reachable >= order.quantity and not _fillable_at_home(order, opposite, away):
             return (
                 RejectReason.FOK_NEEDS_AWAY_LIQUIDITY,
                 "fill-or-kill across engines is not offered yet: send IOC, or FOK with do_not_route",

@@ -20,7 +20,7 @@ import gzip
 import io
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -276,6 +276,59 @@ def first_part(
     placed = {step.order for step in part if isinstance(step, Place)}
     expected = [t.trade for t in trades if t.trade.buy_order in placed and t.trade.sell_order in placed]
     return part, expected
+
+
+def windows(instructions: Sequence[Instruction], largest: int) -> Iterator[list[Instruction]]:
+    """Cut the instructions, in order, where it matters which of two engines hears its part first.
+
+    Inside a window nothing depends on anything that another engine is told: a post-only order looks only at
+    the other side, at its price or better, so it may share a window with whatever does not touch that. An
+    order that may take stands alone.
+    """
+    prices: dict[str, tuple[Side, int]] = {}
+    window: list[Instruction] = []
+    touched = _Touched()
+    for step in instructions:
+        if isinstance(step, Place):
+            prices[step.order] = (step.side, step.price)
+        side, price = prices[step.order]
+        looks = isinstance(step, Place)
+        alone = isinstance(step, Place) and not step.post_only
+        if window and (alone or len(window) >= largest or touched.conflicts(side, price, looks=looks)):
+            yield window
+            window, touched = [], _Touched()
+        window.append(step)
+        touched.add(side, price, looks=looks)
+        if alone:
+            yield window
+            window, touched = [], _Touched()
+    if window:
+        yield window
+
+
+class _Touched:
+    """The best prices that a window's instructions changed or looked from, so far, as higher-is-better."""
+
+    def __init__(self) -> None:
+        self._changed = {Side.BUY: -MAX_PRICE, Side.SELL: -MAX_PRICE}
+        self._looked = {Side.BUY: -MAX_PRICE, Side.SELL: -MAX_PRICE}
+
+    def conflicts(self, side: Side, price: int, *, looks: bool) -> bool:
+        """Whether the other side's part of the window and this instruction touch each other."""
+        met = self._changed if looks else self._looked
+        # A bid at p and an ask at q meet where p >= q, that is where p + (-q) >= 0.
+        return _rank(side, price) + met[side.opposite] >= 0
+
+    def add(self, side: Side, price: int, *, looks: bool) -> None:
+        """Take an instruction into the window."""
+        rank = _rank(side, price)
+        self._changed[side] = max(self._changed[side], rank)
+        if looks:
+            self._looked[side] = max(self._looked[side], rank)
+
+
+def _rank(side: Side, price: int) -> int:
+    return price if side is Side.BUY else -price
 
 
 def compare(expected: Iterable[Trade], made: Iterable[Trade]) -> Comparison:

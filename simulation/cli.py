@@ -60,9 +60,6 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--exchange", default="", help="HOST:PORT of a running exchange; without it, its own")
     again.add_argument("--nats", default="", help="the running market's NATS, to check its journals")
     again.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
-    again.add_argument(
-        "--window", type=positive, default=1, help="with several engines: commands that may be under way"
-    )
     return top
 
 
@@ -113,7 +110,6 @@ async def _replay_on(
         engines=options.engines,
         nats=nats,
         limit=options.limit,
-        window=options.window,
     )
     return show(await replay(settings, wheel, console), options.engines, console)
 

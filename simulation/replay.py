@@ -46,13 +46,14 @@ from simulation.bitstamp import (
     first_part,
     read_capture,
     translate,
+    windows,
 )
 
 REQUIREMENT: Final = "ob-analytics==0.1.0"
 WHEEL: Final = "ob_analytics-0.1.0-py3-none-any.whl"
 
 BATCH: Final = 200
-"""Commands a message where one engine takes all."""
+"""Commands a message, at most."""
 
 IN_FLIGHT: Final = 8
 """Messages under way where one engine takes all."""
@@ -70,14 +71,13 @@ class ReplayFailed(Exception):  # noqa: N818 -- the fault is named, as everywher
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to replay where. `window`: commands that may be under way at once over several engines."""
+    """What to replay where; `limit` 0 means all, without `nats` the journals are not checked."""
 
     exchange: str
     password: str
     engines: int
     nats: str = ""
     limit: int = 0
-    window: int = 1
 
 
 @dataclass(slots=True)
@@ -252,7 +252,7 @@ async def replay(settings: Settings, wheel: Path, console: Console) -> Result:
             for carrier in carriers:
                 group.create_task(carrier.read())
             started = time.monotonic()
-            await _carry(instructions, carriers, settings.window)
+            await _carry(instructions, carriers)
             elapsed = time.monotonic() - started
             for carrier in carriers:
                 await carrier.close()
@@ -310,12 +310,12 @@ async def _enter(
     )
 
 
-async def _carry(instructions: Sequence[Instruction], carriers: Sequence[Carrier], window: int) -> None:
+async def _carry(instructions: Sequence[Instruction], carriers: Sequence[Carrier]) -> None:
     """Send everything in file order.
 
     One engine: its stream keeps the order. Several: orders are dealt round robin, what belongs to an order
-    follows it, and the next window starts when the one before is answered, so that only commands of one
-    window can overtake each other.
+    follows it, and the next window starts when the one before is answered, so that only commands which do
+    not touch each other are under way together.
     """
     if len(carriers) == 1:
         for batch in _batches(instructions, BATCH):
@@ -323,9 +323,9 @@ async def _carry(instructions: Sequence[Instruction], carriers: Sequence[Carrier
         await carriers[0].drained()
         return
     homes = deal(instructions, len(carriers))
-    for batch in _batches(instructions, window):
+    for window in windows(instructions, BATCH):
         parts: defaultdict[int, list[Instruction]] = defaultdict(list)
-        for step in batch:
+        for step in window:
             parts[homes[step.order]].append(step)
         for index, part in parts.items():
             await carriers[index].send(part)

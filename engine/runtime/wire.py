@@ -91,7 +91,7 @@ def order_reply(answer: Answered, *, duplicate: bool = False) -> pb.OrderReply:
                 maker_order_id=match.maker_order_id,
                 price=match.price,
                 quantity=match.quantity,
-                mode=match.mode,  # type: ignore[arg-type]  # likewise
+                mode=match.mode,
             )
     if duplicate or answer.duplicate:
         reply.duplicate = True

@@ -100,3 +100,12 @@ async def test_many_engines_fit(own_connection: Connection, tmp_path: Path) -> N
     await provision.provision_shared(own_connection)
     for number in range(1, 17):
         await provision.provision_journal(own_connection, number)
+
+
+async def test_an_engine_waits_for_what_all_share(own_connection: Connection) -> None:
+    """An engine goes on when the exchange has made all buckets; at its deadline it says what is missing."""
+    with pytest.raises(NotProvisioned, match="no stream EXECUTIONS"):
+        await provision.await_shared(own_connection, 0.1)
+    waiting = asyncio.create_task(provision.await_shared(own_connection, 5))
+    await provision.provision_shared(own_connection)
+    await waiting

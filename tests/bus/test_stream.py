@@ -31,24 +31,31 @@ async def _read(reader: StreamReader, last: int) -> list[int]:
     return [stored.sequence for stored in found]
 
 
-@pytest.mark.parametrize("lost", [1, 2, 256])
 async def test_a_message_lost_on_the_way_is_fetched_again(
-    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch, lost: int
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that the client drops is neither skipped nor taken for a gap in the stream."""
-    reader = StreamReader(nats_connection, await _fill(nats_connection, engine, 260))
-    received = reader._received  # noqa: SLF001 -- where a queue that overflows drops
-    arrived = 0
+    stream = await _fill(nats_connection, engine, 260)
+    for lost in (1, 2, 256):
+        reader = StreamReader(nats_connection, stream)
+        monkeypatch.setattr(reader, "_received", _Dropping(reader, lost).received)
+        assert await _read(reader, 260) == list(range(1, 261))
+        await reader.close()
 
-    async def dropping(message: Msg) -> None:
-        nonlocal arrived
-        arrived += 1
-        if arrived != lost:
-            await received(message)
 
-    monkeypatch.setattr(reader, "_received", dropping)
-    assert await _read(reader, 260) == list(range(1, 261))
-    await reader.close()
+class _Dropping:
+    """Loses the message that arrives as number `lost`, as a queue that overflows does."""
+
+    def __init__(self, reader: StreamReader, lost: int) -> None:
+        self._deliver = reader._received  # noqa: SLF001 -- the end of the way
+        self._lost = lost
+        self._arrived = 0
+
+    async def received(self, message: Msg) -> None:
+        """Deliver or lose."""
+        self._arrived += 1
+        if self._arrived != self._lost:
+            await self._deliver(message)
 
 
 async def test_a_forgotten_consumer_is_made_anew(nats_connection: Connection, engine: int) -> None:

@@ -24,6 +24,7 @@ from simulation.bitstamp import (
     read_capture,
     translate,
     whole,
+    windows,
 )
 
 OPEN, CLOSE = 1_000, 9_000
@@ -185,3 +186,29 @@ def test_wheel_is_read_as_an_archive(tmp_path: Path) -> None:
     events, made = read_capture(wheel)
     assert events == [OrderEvent("7", 11, Side.SELL, "created", 783_180, 50_000_000)]
     assert made == [TimedTrade(Trade("8", "7", 783_180, 1), 21)]
+
+
+def test_windows_keep_apart_what_touches() -> None:
+    """What the answer to a post-only order depends on, and an order that may take, is in another window."""
+
+    def post(order: str, side: Side, price: int) -> Place:
+        return Place(order, side, price, 1, post_only=True)
+
+    low_bid, high_bid = post("low bid", Side.BUY, 90), post("high bid", Side.BUY, 105)
+    ask, taker = post("ask", Side.SELL, 100), Place("taker", Side.BUY, 100, 1, post_only=False)
+    steps: list[Instruction] = [low_bid, ask, Cancel("low bid"), high_bid, taker, Cancel("ask"), high_bid]
+    assert list(windows(steps, 10)) == [
+        [low_bid, ask, Cancel("low bid")],
+        [high_bid],
+        [taker],
+        [Cancel("ask")],
+        [high_bid],
+    ]
+
+
+def test_windows_have_a_largest_size() -> None:
+    """A window ends at the size given, and windows together are the instructions in order."""
+    steps: list[Instruction] = [Place(str(n), Side.BUY, 90, 1, post_only=True) for n in range(7)]
+    parts = list(windows(steps, 3))
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert [step for part in parts for step in part] == steps

@@ -68,7 +68,7 @@ async def test_one_of_two_first_registrations_binds() -> None:
 
 
 async def test_a_failed_registration_does_not_count() -> None:
-    """When the bucket gives no answer no client is counted, and the next one gets the home it would have had."""
+    """When the bucket gives no answer no client is counted: the next one is the first."""
     clients, directory = MemoryBucket(), Directory()
     clients.fault = BucketUnavailable("away")
     registering = registrar(clients, directory)

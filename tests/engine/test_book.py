@@ -1,0 +1,106 @@
+"""Where orders stand in a book: levels, queues, places kept and lost."""
+
+import random
+
+import pytest
+
+from engine.book import Book, BookSide
+from engine.commands import NewOrder
+from engine.orders import Order
+from engine.terms import Side
+
+
+def resting(number: int, side: Side, price: int, quantity: int, priority: int = 0) -> Order:
+    """An order that could rest."""
+    request = NewOrder("ann", str(number), "ACME", side, 1, 1, price, quantity)
+    return Order(number, None, request, side, price, quantity, quantity, 0, priority=priority or number)
+
+
+def side_with(side: Side, *orders: tuple[int, int, int]) -> tuple[BookSide, dict[int, Order]]:
+    """A side with orders (number, price, quantity), and the orders by number."""
+    half = BookSide(side)
+    made = {number: resting(number, side, price, quantity) for number, price, quantity in orders}
+    for order in made.values():
+        half.add(order)
+    return half, made
+
+
+@pytest.mark.parametrize(("side", "prices"), [(Side.BUY, [102, 101, 99]), (Side.SELL, [99, 101, 102])])
+def test_levels_come_best_first(side: Side, prices: list[int]) -> None:
+    """The highest bid and the lowest ask are the best."""
+    half, _ = side_with(side, (1, 101, 5), (2, 99, 5), (3, 102, 5))
+    assert [level.price for level in half.best_first()] == prices
+
+
+def test_a_level_is_the_sum_of_its_orders() -> None:
+    """Quantity and order count of a level follow every change, and an empty level is gone."""
+    book = Book("ACME")
+    first, second = resting(1, Side.BUY, 100, 5), resting(2, Side.BUY, 100, 7)
+    book.bids.add(first)
+    book.bids.add(second)
+    assert list(book.levels(Side.BUY)) == [(100, 12, 2)]
+    book.bids.reduce(first, 2)
+    assert list(book.levels(Side.BUY)) == [(100, 10, 2)]
+    assert list(book.orders(Side.BUY)) == [(100, 1, 3), (100, 2, 7)]
+    book.bids.remove(first)
+    assert book.best(Side.BUY) == (100, 7)
+    book.bids.remove(second)
+    assert book.best(Side.BUY) is None
+    assert list(book.levels(Side.BUY)) == []
+
+
+@pytest.mark.parametrize("side", Side)
+def test_sides_know_their_opposite(side: Side) -> None:
+    """Orders rest on their own side and trade with the other."""
+    book = Book("ACME")
+    assert book.side(side).side is side
+    assert book.opposite(side) is book.side(side.opposite)
+
+
+def test_a_readmitted_order_gets_its_place_back() -> None:
+    """An order that was held stands again before those that came after it, and behind those before."""
+    half, orders = side_with(Side.SELL, (1, 100, 5), (2, 100, 5), (3, 100, 5))
+    half.remove(orders[2])
+    half.readmit(orders[2])
+    assert list(half.levels[-100].orders) == [1, 2, 3]
+    half.remove(orders[1])
+    half.readmit(orders[1])
+    assert list(half.levels[-100].orders) == [1, 2, 3]
+    assert half.levels[-100].quantity == 15
+
+
+def test_holds_only_what_rests() -> None:
+    """An order removed, or resting at another price, is not held."""
+    half, orders = side_with(Side.BUY, (1, 100, 5), (2, 100, 5))
+    half.remove(orders[1])
+    assert not half.holds(orders[1])
+    assert half.holds(orders[2])
+
+
+def test_changes_are_absolute_and_told_once() -> None:
+    """Each touched level is told with its values now, 0 where it is gone, bids first; then no more."""
+    book = Book("ACME")
+    gone = resting(1, Side.BUY, 99, 5)
+    book.bids.add(gone)
+    book.bids.add(resting(2, Side.BUY, 100, 5))
+    book.asks.add(resting(3, Side.SELL, 101, 4))
+    book.asks.add(resting(4, Side.SELL, 101, 4))
+    book.bids.remove(gone)
+    assert book.take_changes() == ((1, 100, 5, 1), (1, 99, 0, 0), (2, 101, 8, 2))
+    assert book.take_changes() == ()
+
+
+@pytest.mark.parametrize("side", Side)
+def test_keys_stay_sorted(side: Side) -> None:
+    """Whatever is added and removed, levels are found and stand in order."""
+    source = random.Random(5)
+    half = BookSide(side)
+    orders: list[Order] = []
+    for number in range(1, 2000):
+        if orders and source.random() < 0.48:
+            half.remove(orders.pop(source.randrange(len(orders))))
+        else:
+            orders.append(resting(number, side, source.randint(1, 60), source.randint(1, 9)))
+            half.add(orders[-1])
+        assert half.keys == sorted({order.price * half.sign for order in orders})
+    assert sum(level.quantity for level in half.best_first()) == sum(order.open for order in orders)
