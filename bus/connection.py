@@ -7,6 +7,7 @@ crash-only.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from nats.aio.client import Client
@@ -25,8 +26,18 @@ class Connection(Client):
     closed_by_owner = False
 
     async def close(self) -> None:
-        """Close for good; `on_closed` is not called, because the owner knows."""
+        """Close for good; `on_closed` is not called, because the owner knows.
+
+        What is pending goes out first; while the server is away it is dropped, as nobody could take it.
+        """
         self.closed_by_owner = True
+        # nats-py would write what is pending even into a dead socket, at which uvloop raises RuntimeError, and
+        # the close would end half way.
+        if self.is_connected:
+            with suppress(RuntimeError):  # the socket died just now
+                self._transport.writelines(self._pending)
+        self._pending = []
+        self._pending_data_size = 0
         await super().close()
 
     async def drain(self) -> None:
@@ -41,7 +52,7 @@ async def connect(
     name: str,
     on_closed: Callable[[], None],
     on_reconnected: Callable[[], None] | None = None,
-    on_error: Callable[[Exception], None] | None = None,
+    on_error: Callable[[Exception], object] | None = None,
     buffered: bool = True,
 ) -> Connection:
     """Connect, waiting until a server is there; afterwards reconnect for ever.
@@ -49,7 +60,7 @@ async def connect(
     A frozen server is noticed in 3 s. `on_closed` is called when the connection is lost for good without its
     owner having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so
     whatever is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such
-    as a dropped message (default: a warning in the log). `buffered=False`: a publish while the server is away
+    as a dropped message; unless it answers True, that is also a warning in the log. `buffered=False`: a publish while the server is away
     raises OutboundBufferLimitError instead of leaving late, which the journal needs.
     """
     connection = Connection()
@@ -69,9 +80,9 @@ async def connect(
             on_reconnected()
 
     async def failed(error: Exception) -> None:
-        if on_error is not None:
-            on_error(error)
-        elif connection.is_connected:  # while it is away, every attempt to reconnect fails: said once above
+        if on_error is not None and on_error(error) is True:
+            return
+        if connection.is_connected:  # while it is away, every attempt to reconnect fails: said once above
             _log.warning("%s: %r", name, error)
 
     await connection.connect(

@@ -9,15 +9,22 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import nats.errors
 import uvloop
 
 from bus.connection import Connection, connect
 
+DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
+
 START_DEADLINE_S: Final = 10.0
 """How long a start waits for a NATS server."""
+
+CLOSE_DEADLINE_S: Final = 0.5
+"""How long an end waits for the connections to close."""
 
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -27,47 +34,64 @@ class ProcessFault(Exception):  # noqa: N818 -- the fault is named, as everywher
 
 
 class Link:
-    """One process's connection to NATS: `closed` is set when it ended for good."""
+    """One process's connections to NATS: `closed` is set when one of them ended for good.
+
+    `on_reconnected` and `on_error` may be set at any time, and mean what they mean to `connect`.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.closed = asyncio.Event()
         self.on_reconnected: Callable[[], None] = lambda: None
         self.on_error: Callable[[Exception], object] = lambda _: False
+        self._last_error = "no word from it"
+        self._connections: list[Connection] = []
 
     async def open(self, name: str, *, buffered: bool = True) -> Connection:
         """Connect, or say within START_DEADLINE_S that no server is there. Raises ProcessFault."""
         try:
             async with asyncio.timeout(START_DEADLINE_S):
-                return await connect(
+                connection = await connect(
                     self.url,
                     name=name,
                     on_closed=self.closed.set,
-                    on_reconnected=self._on_reconnected,
-                    on_error=self._on_error,
+                    on_reconnected=lambda: self.on_reconnected(),
+                    on_error=self._note_error,
                     buffered=buffered,
                 )
         except TimeoutError as error:
             raise ProcessFault(
-                f"no NATS server answers at {self.url}: start one (nats-server -c nats.conf) or name another "
-                "by --nats"
+                f"no NATS server answers at {self.url} ({self._last_error}): start one "
+                "(nats-server -c nats.conf) or name another by --nats"
             ) from error
+        except nats.errors.Error as error:
+            raise ProcessFault(f"cannot connect to {self.url!r}: {error}; name another by --nats") from error
+        self._connections.append(connection)
+        return connection
+
+    async def close(self) -> None:
+        """Close every connection; what does not close within CLOSE_DEADLINE_S is let go."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await asyncio.gather(*(connection.close() for connection in self._connections))
 
     async def end_when_closed(self) -> None:
         """Raise ProcessFault when the connection is lost for good."""
         await self.closed.wait()
         raise ProcessFault(f"the connection to {self.url} is closed for good; nothing is lost, start again")
 
-    def _on_reconnected(self) -> None:
-        self.on_reconnected()
+    def _note_error(self, error: Exception) -> object:
+        self._last_error = str(error) or repr(error)
+        return self.on_error(error)
 
-    def _on_error(self, error: Exception) -> None:
-        if not self.on_error(error):
-            logging.getLogger("nats").warning("%r", error)
+
+def host_and_port(host: str, port: int) -> str:
+    """HOST:PORT, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def log_to(path: Path | None, *loggers: str) -> None:
-    """Log to the terminal, or to the file at `path` with only warnings to the terminal. Raises OSError.
+    """Log to the terminal, or to the file at `path` with only warnings to the terminal. Raises ProcessFault.
 
     With `loggers`, only these go to the file; without, everything.
     """
@@ -79,29 +103,37 @@ def log_to(path: Path | None, *loggers: str) -> None:
         root.addHandler(terminal)
     if path is None:
         return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise ProcessFault(f"cannot write the log {path}: {error.strerror}") from error
     root.handlers[0].setLevel(logging.WARNING)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter(_LOG_FORMAT))
     for name in loggers or ("",):
         logging.getLogger(name).addHandler(file)
 
 
 def run_until_signal(
-    name: str, make: Callable[[], Coroutine[Any, Any, None]], faults: tuple[type[Exception], ...]
+    name: str, start: Callable[[], Coroutine[Any, Any, None]], faults: tuple[type[Exception], ...]
 ) -> None:
-    """Run a process's main coroutine until SIGTERM or SIGINT; one of `faults` ends it with exit code 1."""
+    """Run a process until SIGTERM or SIGINT, which end it with exit code 0; one of `faults` ends it with 1.
+
+    `start` reads the settings, sets up the log and returns the process's main coroutine.
+    """
+    failed = False
     try:
-        uvloop.run(_until_signal(make))
+        uvloop.run(_until_signal(start()))
     except* faults as group:
-        for text in _texts(group):
+        failed = True  # sys.exit here would become one more exception of the group
+        for text in dict.fromkeys(_texts(group)):
             logging.getLogger(name).critical("%s ends: %s", name, text)
-            print(f"{name}: {text}", file=sys.stderr)  # noqa: T201  # the log may go to a file
+    if failed:
         sys.exit(1)
 
 
-async def _until_signal(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    running = asyncio.ensure_future(make())
+async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
+    running = asyncio.create_task(main)
     stopping = asyncio.Event()
 
     def stop() -> None:

@@ -45,11 +45,9 @@ class Accounts:
             self.leg_fills = []
         return self.events
 
-    def account(self, client: str) -> Account:
-        """The client's account, opened if need be."""
-        account = self.by_name.get(client)
-        if account is None:
-            account = self.by_name[client] = Account(client)
+    def open_account(self, client: str) -> Account:
+        """A client's first order came."""
+        account = self.by_name[client] = Account(client)
         return account
 
     def admit(self, order: Order, account: Account) -> None:

@@ -48,6 +48,7 @@ from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_repla
 from engine.routing import AwayLevel, plan, rank
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
 
+_BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 _IOC: Final = int(TimeInForce.IOC)
 _FOK: Final = int(TimeInForce.FOK)
@@ -150,7 +151,9 @@ class State:
     # -- orders -------------------------------------------------------------------------------------
 
     def _new(self, command: NewOrder) -> None:
-        known = self.accounts.find(command.client, 0, command.client_order_id)
+        accounts = self.accounts
+        account = accounts.by_name.get(command.client)
+        known = account.orders.get(command.client_order_id) if account is not None else None
         if known is not None:
             self._repeat(known, command)
             return
@@ -158,40 +161,42 @@ class State:
         if refusal is not None:
             self._refuse(command.client, command.client_order_id, refusal)
             return
+        if account is None:
+            account = accounts.open_account(command.client)
         book = self.books[command.symbol]
-        opposite = book.opposite(command.side)
+        side, price, quantity = command.side, command.price, command.quantity
+        opposite = book.asks if side == _BUY else book.bids
         away = rank(command.away, opposite.sign) if command.away else []
-        account = self.accounts.account(command.client)
         request = msgspec.structs.replace(command, away=()) if away else command
-        quantity = command.quantity
-        worst = self._worst(command, opposite, away)
-        order = Order(0, account, request, command.side, command.price, quantity, quantity, worst)
-        refusal = _refuse_by_market(order, opposite, away)
-        if refusal is not None:
-            order.open, order.refused = 0, True
-            self.accounts.remember(order, account)
-            order.answer = self._refuse(command.client, command.client_order_id, refusal)
-            return
-        self.accounts.admit(order, account)
-        self.accounts.events.append(
+        worst = price * opposite.sign if command.type != _MARKET else self._collar(command, opposite, away)
+        order = Order(0, account, request, side, price, quantity, quantity, worst)
+        if command.post_only or command.time_in_force == _FOK:
+            refusal = _refuse_by_market(order, opposite, away)
+            if refusal is not None:
+                order.open, order.refused = 0, True
+                accounts.remember(order, account)
+                order.answer = self._refuse(command.client, command.client_order_id, refusal)
+                return
+        accounts.admit(order, account)
+        accounts.events.append(
             Accepted(
                 command.client,
                 order.id,
                 command.client_order_id,
                 command.symbol,
-                command.side,
+                side,
                 command.type,
                 command.time_in_force,
-                command.price,
-                command.quantity,
+                price,
+                quantity,
             )
         )
         if command.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
-            self.accounts.cancel(order, order.open)
+            accounts.cancel(order, quantity)
         else:
             self._enter(order, book, away)
         answer = self._answer(order)
-        if answer.status != _NEW or answer.leaves != command.quantity:
+        if answer.status != _NEW or answer.leaves != quantity:
             order.answer = answer
 
     def _repeat(self, known: Order, command: NewOrder) -> None:
@@ -295,7 +300,8 @@ class State:
         opposite = book.opposite(order.side)
         locking = False
         if not away:
-            take(opposite, order, order.worst, order.open, self.accounts)
+            if opposite.keys and opposite.keys[-1] >= order.worst:
+                take(opposite, order, order.worst, order.open, self.accounts)
         elif order.request.do_not_route or order.request.time_in_force == _FOK:
             locking = away[0].key >= order.worst
             take(opposite, order, _worst_at_home(order, away), order.open, self.accounts)
@@ -306,17 +312,17 @@ class State:
                 self.accounts.finish(order)
         elif locking or order.request.type == _MARKET or order.request.time_in_force in (_IOC, _FOK):
             self.accounts.cancel(order, order.open)
-        elif order.priority:
-            book.side(order.side).readmit(order)
         else:
-            order.priority = self.next_priority
-            self.next_priority += 1
-            book.side(order.side).add(order)
+            own_side = book.asks if opposite is book.bids else book.bids
+            if order.priority:
+                own_side.readmit(order)
+            else:
+                order.priority = self.next_priority
+                self.next_priority += 1
+                own_side.add(order)
 
-    def _worst(self, command: NewOrder, opposite: BookSide, away: list[AwayLevel]) -> int:
-        """The worst key the order may trade at: its limit, or the collar of a market order."""
-        if command.type != _MARKET:
-            return command.price * opposite.sign
+    def _collar(self, command: NewOrder, opposite: BookSide, away: list[AwayLevel]) -> int:
+        """The worst key a market order may trade at."""
         collar_bps = self.instruments[command.symbol].market_collar_bps
         keys = [*opposite.keys[-1:], *(level.key for level in away[:1])]
         if not collar_bps or not keys:

@@ -1,7 +1,7 @@
-"""Who the clients are: the form of their ids, their secrets, their tokens and how many call each engine home.
+"""Who the clients are: the form of their ids, their secrets and how many call each engine home.
 
-Neither a secret nor a token is ever kept: of a secret there is a salted scrypt hash, of a token (256 random
-bits, so no salt is needed) its SHA-256. Salts and tokens come from outside: nothing here is random.
+A secret is never kept: of it there is a salted scrypt hash. Salts come from outside: nothing here is random.
+Not here: tokens (`matchbus.edge`).
 """
 
 import hashlib
@@ -22,7 +22,6 @@ _SCRYPT_BLOCK_SIZE: Final = 8
 _SCRYPT_MEMORY: Final = (
     2 * 128 * _SCRYPT_COST * _SCRYPT_BLOCK_SIZE
 )  # OpenSSL wants some above the 16 MiB used
-_BEARER: Final = "bearer "
 
 
 def client_id_violation(client_id: str) -> str:
@@ -52,18 +51,6 @@ def hash_secret(secret: str, salt: bytes) -> str:
 def secret_matches(secret: str, entry: ClientEntry) -> bool:
     """Whether this is the secret that the client was bound to. As slow as `hash_secret`."""
     return hmac.compare_digest(hash_secret(secret, bytes.fromhex(entry.salt)), entry.secret_hash)
-
-
-def token_key(token: str) -> str:
-    """Name a token where it is kept: its SHA-256 in hex."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def bearer_token(authorization: str) -> str:
-    """Take the token out of the metadata `authorization: Bearer <token>`; empty when there is none."""
-    if authorization[: len(_BEARER)].lower() != _BEARER:
-        return ""
-    return authorization[len(_BEARER) :].strip()
 
 
 class Directory:

@@ -121,6 +121,8 @@ class Comparison:
     missed: tuple[Trade, ...]
     extra: tuple[Trade, ...]
     matched_volume: int
+    volume_at_price: int
+    """Volume traded at the same prices as in the capture, whoever traded it."""
     expected_volume: int
 
 
@@ -335,10 +337,20 @@ def compare(expected: Iterable[Trade], made: Iterable[Trade]) -> Comparison:
     """Which trades of the capture the venue made, which it did not, and which it made besides."""
     wanted, got = Counter(expected), Counter(made)
     both = wanted & got
+    at_price = _volumes(wanted) & _volumes(got)
     return Comparison(
         matched=both.total(),
         missed=tuple(sorted((wanted - got).elements())),
         extra=tuple(sorted((got - wanted).elements())),
         matched_volume=sum(trade.quantity * count for trade, count in both.items()),
+        volume_at_price=at_price.total(),
         expected_volume=sum(trade.quantity * count for trade, count in wanted.items()),
     )
+
+
+def _volumes(trades: Counter[Trade]) -> Counter[int]:
+    """Lots traded at each price."""
+    volumes: Counter[int] = Counter()
+    for trade, count in trades.items():
+        volumes[trade.price] += trade.quantity * count
+    return volumes

@@ -29,11 +29,12 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bus.server import NatsServer, ServerFailed
+from bus.server import NatsServer, ServerError
+from exchange.runtime.settings import shipped_instruments
 
 Durability = Literal["journal", "none"]
 
-DEFAULT_INSTRUMENTS: Final = Path(__file__).resolve().parent.parent / "instruments.toml"
+DEFAULT_INSTRUMENTS: Final = shipped_instruments()
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- the documented default, refused off loopback
 READY_DEADLINE_S: Final = 30.0
 STOP_GRACE_S: Final = 1.5
@@ -247,7 +248,7 @@ class Cluster:
         )
         try:
             await self._nats.start()
-        except ServerFailed as error:
+        except ServerError as error:
             raise ProcessFailed(str(error)) from error
         self._build_members(ports, durability, output)
         for member in self.members:
@@ -334,7 +335,7 @@ class Cluster:
             await asyncio.sleep(pause)
             try:
                 await self.nats.restart()
-            except ServerFailed as error:
+            except ServerError as error:
                 _log.warning("%s", error)
             else:
                 self._on_change()

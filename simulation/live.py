@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from client.units import Instrument
 from simulation.run import Progress
 
 SHOWN_SYMBOLS: Final = 2
@@ -23,21 +24,23 @@ _STATES: Final = {
 }
 
 
-def book_table(book: pb.ConsolidatedBook) -> Table:
+def book_table(book: pb.ConsolidatedBook, instrument: Instrument) -> Table:
     """One symbol's consolidated book, asks above bids, with each engine's share of a level."""
-    table = Table(title=f"{book.symbol}  (ticks, lots)", title_justify="left")
+    table = Table(title=book.symbol, title_justify="left")
     for column in ("ask", "price", "bid", "engines"):
         table.add_column(column, justify="left" if column == "engines" else "right")
     for level in reversed(book.asks[:SHOWN_LEVELS]):
-        table.add_row(str(level.quantity), f"[red]{level.price}[/]", "", _shares(level))
+        price, quantity = f"{instrument.price(level.price):f}", f"{instrument.quantity(level.quantity):f}"
+        table.add_row(quantity, f"[red]{price}[/]", "", _shares(level, instrument))
     table.add_section()
     for level in book.bids[:SHOWN_LEVELS]:
-        table.add_row("", f"[green]{level.price}[/]", str(level.quantity), _shares(level))
+        price, quantity = f"{instrument.price(level.price):f}", f"{instrument.quantity(level.quantity):f}"
+        table.add_row("", f"[green]{price}[/]", quantity, _shares(level, instrument))
     return table
 
 
-def _shares(level: pb.Level) -> str:
-    return " ".join(f"E{share.engine}:{share.quantity}" for share in level.engines)
+def _shares(level: pb.Level, instrument: Instrument) -> str:
+    return " ".join(f"E{share.engine}:{instrument.quantity(share.quantity):f}" for share in level.engines)
 
 
 def fills_table(progress: Progress) -> Table:
@@ -48,7 +51,7 @@ def fills_table(progress: Progress) -> Table:
     for name, fill in reversed(progress.last_fills):
         home = fill.order_id >> 48
         route = f"E{fill.engine}" if home == fill.engine else f"E{home} → E{fill.engine}"
-        table.add_row(name, fill.side, str(fill.quantity), fill.symbol, str(fill.price), route)
+        table.add_row(name, fill.side, f"{fill.quantity:f}", fill.symbol, f"{fill.price:f}", route)
     return table
 
 
@@ -67,7 +70,7 @@ def engines_table(engines: Sequence[pb.Engine]) -> Table:
 def screen(progress: Progress) -> RenderableType:
     """Everything at once."""
     books = [
-        book_table(progress.market.books[symbol])
+        book_table(progress.market.books[symbol], progress.traders[0].client.instruments[symbol])
         for symbol in progress.symbols[:SHOWN_SYMBOLS]
         if symbol in progress.market.books
     ]

@@ -21,6 +21,9 @@ from simulation.run import Outcome, Plan, Progress, simulate
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
+_log: Final = logging.getLogger(__name__)
+
+
 class Interrupted(Exception):  # noqa: N818 -- a wish, not an error
     """Ctrl-C or SIGTERM came before the work was done."""
 
@@ -210,7 +213,9 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outc
     finally:
         for view in viewing:
             view.cancel()
-        await asyncio.gather(*viewing, return_exceptions=True)
+        for ended in await asyncio.gather(*viewing, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _log.error("the view failed, the run went on", exc_info=ended)
 
 
 if __name__ == "__main__":

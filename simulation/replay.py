@@ -424,9 +424,10 @@ def show(result: Result, engines: int, console: Console) -> int:
     table.add_row("trades extra", str(len(comparison.extra)))
     table.add_row(
         f"volume matched ({SYMBOL.partition('-')[0]})",
-        f"{comparison.matched_volume * LOT_SIZE} of {comparison.expected_volume * LOT_SIZE}",
+        f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}",
     )
     if engines > 1:
+        table.add_row("volume at the same prices", f"{comparison.volume_at_price * LOT_SIZE:f}")
         table.add_row("trades through legs", str(result.through_legs))
     console.print(table)
     for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):

@@ -133,7 +133,7 @@ class Trader:
         self.replaces += 1
         instrument = self.client.instruments[order.symbol]
         # The new quantity is a total, so what traded before counts.
-        traded = sum((f.quantity for f in self.fills if f.client_order_id == order.client_order_id), start=0)
+        traded = sum(fill.quantity for fill in self.fills if fill.client_order_id == order.client_order_id)
         result = await self.client.replace(
             client_order_id=order.client_order_id,
             price=instrument.price(intent.price),

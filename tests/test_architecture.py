@@ -1,6 +1,6 @@
 """Imports point one way, and what decides never waits, reads a clock or draws a random number.
 
-The rules are those of docs/architecture.md; this reads the code's syntax, so a breach fails before it runs.
+This reads the syntax of the code, so a breach is found wherever it stands and before it runs.
 """
 
 import ast

@@ -22,6 +22,6 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_committed_module_is_what_the_contract_generates(module: str, generated: Path) -> None:
-    """Nobody edits a generated module, or the contract without generating again (`make proto`)."""
+    """Nobody edits a generated module, or the contract without generating again."""
     committed = (PROTO / "matchbus" / "v1" / module).read_text()
     assert committed == (generated / module).read_text()

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import msgspec
+from matchbus.edge import token_key
 
 from bus import subjects
 from bus.messages import ClientEntry, EngineEntry, SessionEntry
@@ -103,7 +104,7 @@ class Registrar:
             raise HomeUnknown(f"the home engine E{entry.engine} of client {client_id} is not registered")
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._sessions.put(
-            directory.token_key(token), SessionEntry(client_id=client_id, engine=entry.engine)
+            token_key(token), SessionEntry(client_id=client_id, engine=entry.engine)
         )
         return Registration(token=token, home=home)
 

@@ -6,17 +6,12 @@ market data is.
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import grpc
 import msgspec
 import nats.errors
-from google.rpc import (  # type: ignore[import-untyped]  # generated, ships no types
-    code_pb2,
-    error_details_pb2,
-    status_pb2,
-)
-from grpc_status import rpc_status
+from matchbus.edge import Context, abort_bad_request, bearer_token, token_key
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus.messages import InstrumentEntry, SessionEntry
@@ -25,8 +20,6 @@ from bus.stream import StreamError
 from exchange import assignment, directory
 from exchange.positions import Holding, Positions, saturate
 from exchange.runtime import registration
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 log = logging.getLogger("exchange")
 
@@ -81,7 +74,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         violation = directory.client_id_violation(request.client_id)
         if violation:
-            await _abort_bad_request(context, "client_id", violation)
+            await abort_bad_request(context, "client_id", violation)
         try:
             registered = await self._registrar.register(
                 request.client_id, request.secret, request.preferred_engine
@@ -156,7 +149,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         """Sum one symbol's book over the live engines; `depth` levels a side, all of them when 0."""
         await self._check_symbol(request.symbol, context)
         if request.depth < 0:
-            await _abort_bad_request(context, "depth", "must be 0 (all levels) or more")
+            await abort_bad_request(context, "depth", "must be 0 (all levels) or more")
         return self._consolidated_book(request.symbol, request.depth)
 
     def _list_instruments(self) -> list[matchbus_pb2.Instrument]:
@@ -172,19 +165,18 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
 
     async def _check_symbol(self, symbol: str, context: Context) -> None:
         if symbol not in self._instruments:
-            await _abort_bad_request(context, "symbol", f"{symbol!r:.60} is not in the instrument list")
+            await abort_bad_request(context, "symbol", f"{symbol!r:.60} is not in the instrument list")
 
     async def _client_of(self, context: Context) -> str:
         """Whose token the call carries, or the end of the call."""
-        metadata = dict(context.invocation_metadata() or ())
-        token = directory.bearer_token(str(metadata.get("authorization", "")))
+        token = bearer_token(context)
         if not token:
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED,
                 "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
             )
         try:
-            session = await self._sessions.get(directory.token_key(token))
+            session = await self._sessions.get(token_key(token))
         except _AWAY as fault:
             log.warning("cannot look a token up: %r", fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
@@ -213,13 +205,3 @@ def _status_of(refusal: registration.RegistrationRefused | assignment.NoHome) ->
             return grpc.StatusCode.FAILED_PRECONDITION
         case _:
             return grpc.StatusCode.UNAVAILABLE
-
-
-async def _abort_bad_request(context: Context, field: str, description: str) -> NoReturn:
-    bad_request = error_details_pb2.BadRequest(
-        field_violations=[error_details_pb2.BadRequest.FieldViolation(field=field, description=description)]
-    )
-    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=f"{field}: {description}")
-    status.details.add().Pack(bad_request)
-    rich = rpc_status.to_status(status)
-    await context.abort(rich.code, rich.details, rich.trailing_metadata)

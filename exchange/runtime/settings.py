@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bus.runner import DEFAULT_NATS_URL, host_and_port
+
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
-DEFAULT_NATS: Final = "nats://127.0.0.1:4222"
 DEFAULT_PORT: Final = 50050
 
 _INSTRUMENTS_FILE: Final = "instruments.toml"
@@ -36,7 +37,7 @@ class Settings:
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
     options = _parser().parse_args(arguments)
-    listen = options.listen or _default_listen(environment.get("IP_ADDR", "") or "127.0.0.1")
+    listen = options.listen or host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", DEFAULT_PORT)
     password = (
         options.password if options.password is not None else environment.get("PASSWORD", DEFAULT_PASSWORD)
     )
@@ -57,6 +58,13 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     )
 
 
+def shipped_instruments() -> Path:
+    """The instruments file that came with Matchbus: in this package of a wheel, at the root of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    in_wheel = package / _INSTRUMENTS_FILE
+    return in_wheel if in_wheel.is_file() else package.parent / _INSTRUMENTS_FILE
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the host; a name other than localhost counts as reachable."""
     if host == "localhost":
@@ -73,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The exchange of a Matchbus market: clients, engines, instruments, positions.",
         epilog="PASSWORD and IP_ADDR in the environment stand in for --password and the host of --listen.",
     )
-    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS, help="default %(default)s")
+    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT}")
     parser.add_argument(
         "--password",
@@ -87,10 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _default_listen(host: str) -> str:
-    return f"[{host}]:{DEFAULT_PORT}" if ":" in host else f"{host}:{DEFAULT_PORT}"
-
-
 def _host_of(listen: str) -> str:
     host, colon, port = listen.rpartition(":")
     is_port = port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
@@ -101,8 +105,5 @@ def _host_of(listen: str) -> str:
 
 def _default_instruments() -> Path:
     """The file in the current directory, or else the one that came with Matchbus."""
-    here = Path(__file__).resolve()
-    for candidate in (Path(_INSTRUMENTS_FILE), *(parent / _INSTRUMENTS_FILE for parent in here.parents[1:3])):
-        if candidate.is_file():
-            return candidate
-    raise SettingsRefused(f"there is no {_INSTRUMENTS_FILE} here: give --instruments FILE")
+    here = Path(_INSTRUMENTS_FILE)
+    return here if here.is_file() else shipped_instruments()

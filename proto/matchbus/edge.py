@@ -25,16 +25,18 @@ MAX_CONCURRENT_STREAMS: Final = 1_000
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Room for a batch of 10,000 commands or a whole book; it is also what clients take by default."""
 
+STOP_GRACE_S: Final = 0.5
+"""How long calls under way may go on when a process ends."""
+
 SERVER_OPTIONS: Final = (
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 4 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 2),
-    ("grpc.max_connection_age_grace_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),  # a connection without calls; clients come back by themselves
     # What a stalled reader can make the server hold, besides its own bounded batch.
     ("grpc.http2.write_buffer_size", 64 * 1024),
     ("grpc.so_reuseport", 0),  # two servers must not share a port silently
@@ -43,11 +45,21 @@ SERVER_OPTIONS: Final = (
 _BEARER: Final = "bearer "
 
 
-class Edge:
-    """One gRPC server with health and reflection: NOT_SERVING until `ready`."""
+class CannotListen(OSError):  # noqa: N818 -- the fault is named, as everywhere in this project
+    """The address cannot be listened on; the text says which and why."""
 
-    def __init__(self, service: str) -> None:
-        self.server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
+
+class Edge:
+    """One gRPC server with health and reflection: NOT_SERVING until `set_serving` says otherwise.
+
+    `max_request_bytes`: a larger request is refused before it is read.
+    """
+
+    def __init__(self, service: str, *, max_request_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.server = grpc.aio.server(
+            options=(*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes)),
+            maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
+        )
         self._services = ("", service)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
@@ -56,11 +68,13 @@ class Edge:
         )
 
     async def start(self, listen: str) -> str:
-        """Take the address and answer calls; returns it with the port that was taken. Raises OSError."""
+        """Take the address and answer calls; returns it with the port that was taken. Raises CannotListen."""
         try:
             port = self.server.add_insecure_port(listen)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {listen}: {error}; is it taken by another process?") from error
+            raise CannotListen(
+                f"cannot listen on {listen}: it is in use by another process, or no address of this machine"
+            ) from error
         await self.set_serving(serving=False)
         await self.server.start()
         return f"{listen.rpartition(':')[0]}:{port}"
@@ -71,7 +85,7 @@ class Edge:
         for service in self._services:
             await self._health.set(service, states.SERVING if serving else states.NOT_SERVING)
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls and give those under way some time."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(grace_s)

@@ -168,7 +168,9 @@ def test_comparison_counts_repeats() -> None:
     """The same trade made once too often is extra, once too seldom is missed."""
     once = Trade("a", "b", 100, 1)
     other = Trade("c", "d", 101, 2)
-    assert compare([once, other], [once, once]) == bitstamp.Comparison(1, (other,), (once,), 1, 3)
+    assert compare([once, other], [once, once]) == bitstamp.Comparison(
+        1, (other,), (once,), matched_volume=1, volume_at_price=1, expected_volume=3
+    )
 
 
 def test_wheel_is_read_as_an_archive(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from simulation.cluster import Cluster
-from simulation.run import Plan, simulate
+from simulation.run import Plan, Progress, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,3 +56,20 @@ async def test_commands_end_by_themselves(arguments: list[str], expected: str, t
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     assert expected in output.decode()
+
+
+async def test_market_survives_the_death_of_an_engine(tmp_path: Path) -> None:
+    """With an engine killed while clients trade, every check still holds: nothing is lost or made twice."""
+    async with Cluster(engines=2, data_dir=tmp_path) as cluster:
+
+        def kill_soon(_: Progress) -> None:
+            pid = cluster.engines[1].pid
+            asyncio.get_running_loop().call_later(1.5, os.kill, pid, signal.SIGKILL)
+
+        plan = Plan(
+            exchange=cluster.exchange.address, nats=cluster.nats.url, clients=6, symbols=2, duration_s=5.0
+        )
+        outcome = await simulate(plan, kill_soon)
+        assert cluster.engines[1].restarts == 1
+    assert [check.violations for check in outcome.checks if check.violations] == []
+    assert set(outcome.fills.per_engine) == {1, 2}

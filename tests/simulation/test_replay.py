@@ -1,0 +1,112 @@
+import csv
+import gzip
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from matchbus.v1 import matchbus_pb2 as pb
+from rich.console import Console
+
+from engine.terms import Side
+from simulation import bitstamp
+from simulation.bitstamp import Cancel, Place, Reduce, Trade
+from simulation.cluster import DEFAULT_PASSWORD, Cluster
+from simulation.replay import WHEEL, ReplayFailed, Settings, command_of, deal, fetch, replay, show, trades_of
+
+ORDERS = """\
+id,timestamp,exchange_timestamp,price,volume,action,direction
+ghost,1,1,101.0,1.0,created,bid
+deep,1,1,90.0,2.0,created,bid
+ask1,2,2,100.0,0.5,created,ask
+ask2,3,3,100.1,0.5,created,ask
+quote,4,4,99.0,1.0,created,bid
+taker,5,5,100.1,0.7,created,bid
+ask1,6,5,100.0,0.0,deleted,ask
+ask2,7,5,100.1,0.3,changed,ask
+taker,8,5,100.1,0.0,deleted,bid
+crosser,9,9,99.0,1.0,created,ask
+crosser,10,10,99.0,1.0,deleted,ask
+cash,11,11,999999999.0,0.0,created,bid
+ask2,12,11,100.1,0.2,changed,ask
+cash,13,11,100.1,0.0,deleted,bid
+quote,14,14,99.0,1.0,deleted,bid
+ghost,20,20,101.0,1.0,deleted,bid
+deep,20,20,90.0,2.0,deleted,bid
+ask2,20,20,100.1,0.2,deleted,ask
+"""
+TRADES = """\
+trade_id,timestamp,exchange_timestamp,price,amount,buy_order_id,sell_order_id,side
+1,5,5,100.0,0.5,taker,ask1,buy
+2,5,5,100.1,0.2,taker,ask2,buy
+3,11,11,100.1,0.1,cash,ask2,buy
+"""
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A small capture in the shape of the real one: a ghost, a refused post-only order, a cash order."""
+    path = tmp_path / WHEEL
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(bitstamp.ORDERS_MEMBER, gzip.compress(ORDERS.encode()))
+        archive.writestr(bitstamp.TRADES_MEMBER, TRADES)
+    assert len(list(csv.reader(io.StringIO(TRADES)))) == 4
+    return path
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Path) -> None:
+    """Through one engine and through three exactly the capture's trades come out, none traded through."""
+    console = Console(file=io.StringIO(), width=200)
+    async with Cluster(engines=engines, data_dir=tmp_path / "data") as cluster:
+        settings = Settings(
+            exchange=cluster.exchange.address,
+            password=DEFAULT_PASSWORD,
+            engines=engines,
+            nats=cluster.nats.url,
+        )
+        result = await replay(settings, wheel, console)
+    assert (result.comparison.matched, result.comparison.missed, result.comparison.extra) == (3, (), ())
+    assert result.refusals["post_only_would_cross"] == 1
+    assert len(result.audits) == (engines if engines > 1 else 0)
+    assert show(result, engines, console) == 0
+
+
+def test_instructions_become_commands() -> None:
+    """The capture's order id is the client order id; price 0 is a market order, at once or never."""
+    market = command_of(Place("7", Side.SELL, 0, 5, post_only=False)).new
+    limit = command_of(Place("8", Side.BUY, 100, 5, post_only=True)).new
+    assert (market.type, market.time_in_force) == (pb.ORDER_TYPE_MARKET, pb.TIME_IN_FORCE_IOC)
+    assert (limit.client_order_id, limit.price, limit.quantity, limit.post_only) == ("8", 100, 5, True)
+    assert command_of(Cancel("7")).cancel.client_order_id == "7"
+    assert command_of(Reduce("7", 100, 3)).replace.quantity == 3
+
+
+def test_trades_are_joined_from_both_sides() -> None:
+    """Two fills of one execution are one trade; a fill without its other side is counted apart."""
+    fills = [
+        pb.Fill(execution_id=1, client_order_id="b", side=pb.SIDE_BUY, price=100, quantity=2),
+        pb.Fill(execution_id=1, client_order_id="s", side=pb.SIDE_SELL, price=100, quantity=2),
+        pb.Fill(execution_id=2, client_order_id="b", side=pb.SIDE_BUY, price=100, quantity=1),
+    ]
+    assert trades_of(fills) == ([Trade("b", "s", 100, 2)], 1)
+
+
+def test_orders_are_dealt_round_robin() -> None:
+    """The first order goes to the first engine, the next to the next, whatever is between them."""
+    steps = [Place(name, Side.BUY, 1, 1, post_only=True) for name in "abcd"]
+    assert deal([steps[0], Cancel("a"), *steps[1:]], 3) == {"a": 0, "b": 1, "c": 2, "d": 0}
+
+
+def test_wheel_in_the_cache_is_not_fetched_again(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the wheel in the cache nothing is run."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert fetch(wheel.parent) == wheel
+
+
+def test_failed_download_says_what_pip_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheel and without a package index the replay ends with pip's own words."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ReplayFailed, match="could not download"):
+        fetch(tmp_path / "cache")

@@ -1,0 +1,44 @@
+"""Venues for the system tests; each module shares one, and tests that kill things start their own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.venue import Venue
+
+
+@pytest.fixture(scope="module")
+def one_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
+    """A venue with one engine and many symbols."""
+    symbols = [f"S{number}" for number in range(400)]
+    venue = Venue(tmp_path_factory.mktemp("one"), engines=1, symbols=symbols)
+    try:
+        yield venue.start()
+    finally:
+        venue.stop()
+
+
+@pytest.fixture(scope="module")
+def three_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
+    """A venue with three engines and many symbols."""
+    symbols = [f"S{number}" for number in range(400)]
+    venue = Venue(tmp_path_factory.mktemp("three"), engines=3, symbols=symbols)
+    try:
+        yield venue.start()
+    finally:
+        venue.stop()
+
+
+@pytest.fixture
+def own_venue(tmp_path: Path) -> Iterator[Callable[..., Venue]]:
+    """Makes venues that the test may kill."""
+    made: list[Venue] = []
+
+    def make(*, engines: int, symbols: tuple[str, ...] = ("AAA", "BBB", "CCC")) -> Venue:
+        made.append(Venue(tmp_path, engines=engines, symbols=symbols).start())
+        return made[-1]
+
+    yield make
+    for venue in made:
+        venue.stop()

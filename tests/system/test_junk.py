@@ -1,0 +1,352 @@
+"""Whatever a client sends: a named refusal or the documented gRPC status, nothing changed, the engine alive."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
+from grpc_status import rpc_status
+from matchbus.v1 import matchbus_pb2 as pb
+
+from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, floor, fresh, levels, limit
+
+MEGABYTE = "A" * 1_000_000
+INT64_MAX = 2**63 - 1
+INT64_MIN = -(2**63)
+STRANGE = ("*", ">", "S0.>", "S0.*", "S 0", " S0", "S0\n", "S0\x00", "\x00", "$KV.sessions.>", "s0", "S0/../S1", "é", "")
+
+
+async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    """The status a call ended with; it must not succeed."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
+
+
+class Unchanged:
+    """Two resting orders whose book, sequence and engine process must stay what they are."""
+
+    def __init__(self, venue: Venue, trader: Trader, symbol: str) -> None:
+        self.venue, self.trader, self.symbol = venue, trader, symbol
+
+    async def __aenter__(self) -> None:
+        await self.trader.limit(self.symbol, 1, 90, 5)
+        await self.trader.limit(self.symbol, 2, 110, 5)
+        self._book = await self.trader.book(self.symbol)
+        self._open = await self.trader.open_orders()
+        self._pid = self.venue.engine_pid(self.trader.engine)
+        assert levels(self._book) == ([(90, 5, 1)], [(110, 5, 1)])
+
+    async def __aexit__(self, *_: object) -> None:
+        assert await self.trader.book(self.symbol) == self._book
+        assert await self.trader.open_orders() == self._open
+        assert self.venue.engine_pid(self.trader.engine) == self._pid
+        assert (await self.trader.limit(self.symbol, 1, 90, 1)).status == pb.ORDER_STATUS_NEW
+
+
+BROKEN: list[tuple[str, dict[str, Any]]] = [
+    *(("INVALID_SIDE", {"side": value}) for value in (0, 3, -1, 2**31 - 1)),
+    *(("INVALID_ORDER_TYPE", {"type": value}) for value in (0, 5, -1, 2**31 - 1)),
+    *(("INVALID_TIME_IN_FORCE", {"time_in_force": value}) for value in (6, -1, -(2**31))),
+    *(("INVALID_SELF_TRADE_PREVENTION", {"self_trade_prevention": value}) for value in (6, -1)),
+    *(("INVALID_PRICE", {"price": value}) for value in (0, -1, INT64_MIN, INT64_MAX)),
+    *(("INVALID_QUANTITY", {"quantity": value}) for value in (0, -1, INT64_MIN, INT64_MAX)),
+    *(("UNKNOWN_SYMBOL", {"symbol": value}) for value in (*STRANGE, MEGABYTE, "ZZZZ", "S0" * 13)),
+    *(
+        ("INVALID_CLIENT_ORDER_ID", {"client_order_id": value})
+        for value in ("", "x" * 37, MEGABYTE, "a\nb", "a\x00b", "é")
+    ),
+    ("UNSUPPORTED", {"type": 3, "stop_price": 100}),
+    ("UNSUPPORTED", {"type": 4, "stop_price": 100}),
+    ("UNSUPPORTED", {"time_in_force": 4}),
+    ("UNSUPPORTED", {"time_in_force": 5, "expire_time_ns": INT64_MAX}),
+    ("UNSUPPORTED", {"stop_price": -1}),
+    ("UNSUPPORTED", {"display_quantity": INT64_MIN}),
+    ("UNSUPPORTED", {"expire_time_ns": INT64_MIN}),
+    ("INVALID_PRICE", {"type": 2, "price": 100}),
+    ("INVALID_PRICE", {"type": 2, "price": -1}),
+    ("CONFLICTING_INSTRUCTIONS", {"post_only": True, "time_in_force": 2}),
+    ("CONFLICTING_INSTRUCTIONS", {"post_only": True, "time_in_force": 3}),
+    ("CONFLICTING_INSTRUCTIONS", {"post_only": True, "type": 2, "price": 0}),
+    ("NOTIONAL_TOO_LARGE", {"price": 10**12, "quantity": 10**12}),
+]
+
+
+def broken(symbol: str, changes: dict[str, Any]) -> pb.NewOrder:
+    """A good order with something wrong."""
+    good = {"symbol": symbol, "side": 1, "price": 100, "quantity": 5, "type": 1, "client_order_id": fresh("junk")}
+    return pb.NewOrder(**{**good, **changes})
+
+
+def refused(reply: pb.OrderReply, reason: str) -> bool:
+    """A named refusal with a text that is short, whatever was sent."""
+    return (
+        reply.status == pb.ORDER_STATUS_REJECTED
+        and pb.RejectReason.Name(reply.reject_reason) == f"REJECT_REASON_{reason}"
+        and 0 < len(reply.reject_text) < 300
+        and len(reply.client_order_id) < 100
+    )
+
+
+async def test_broken_orders_are_refused_by_name_and_change_nothing(one_engine: Venue) -> None:
+    """Each wrong field has its own reason, as a call and in OrderEntry, where replies keep their order."""
+    symbol = "S399"
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        async with Unchanged(one_engine, trader, symbol):
+            for reason, changes in BROKEN:
+                reply = await trader.submit(broken(symbol, changes))
+                assert refused(reply, reason), (reason, changes.keys(), str(reply)[:500])
+            small = [(reason, changes) for reason, changes in BROKEN if MEGABYTE not in changes.values()]
+            commands: list[pb.Command] = []
+            for _, changes in small:
+                commands += [pb.Command(new=broken(symbol, changes)), pb.Command()]
+            replies = await trader.enter([commands, [], commands])
+            assert len(replies) == 2 * len(commands)
+            for position, reply in enumerate(replies):
+                reason = "EMPTY_COMMAND" if position % 2 else small[position // 2 % len(small)][0]
+                assert refused(reply, reason), (position, reason, reply)
+
+
+async def test_broken_cancels_and_replaces_are_refused_by_name(one_engine: Venue) -> None:
+    """Unknown ids, megabytes and extreme numbers change nothing."""
+    symbol = "S398"
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        async with Unchanged(one_engine, trader, symbol):
+            mine = (await trader.open_orders(symbol))[0]
+            for identity in ({}, {"client_order_id": MEGABYTE}, {"order_id": 2**64 - 1}, {"client_order_id": "*"}):
+                assert refused(await trader.cancel(**identity), "UNKNOWN_ORDER")
+                assert refused(await trader.replace(100, 5, **identity), "UNKNOWN_ORDER")
+                code, _ = await status_of(trader.order(**identity))
+                assert code == grpc.StatusCode.NOT_FOUND
+            for price, quantity, reason in (
+                (0, 5, "INVALID_PRICE"),
+                (INT64_MIN, 5, "INVALID_PRICE"),
+                (INT64_MAX, 5, "INVALID_PRICE"),
+                (90, 0, "INVALID_QUANTITY"),
+                (90, INT64_MIN, "INVALID_QUANTITY"),
+                (90, INT64_MAX, "INVALID_QUANTITY"),
+                (10**12, 10**12, "NOTIONAL_TOO_LARGE"),
+            ):
+                reply = await trader.replace(price, quantity, order_id=mine.order_id)
+                assert refused(reply, reason), reply
+
+
+async def test_requests_that_are_no_order_get_invalid_argument(one_engine: Venue) -> None:
+    """Queries with wrong fields end with INVALID_ARGUMENT and name the field in BadRequest details."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        async with Unchanged(one_engine, trader, "S397"):
+            calls = [
+                *((trader.book(symbol), "symbol") for symbol in (*STRANGE, MEGABYTE)),
+                (trader.book("S0", depth=-1), "depth"),
+                (trader.book("S0", detail=9), "detail"),
+                (trader.book("S0", scope=9), "scope"),
+                (trader.fills(-1), "since_sequence"),
+                (trader.fills(INT64_MIN), "since_sequence"),
+                *((trader.open_orders(symbol), "symbol") for symbol in (*STRANGE[:-1], MEGABYTE)),
+                *((cancel_all(trader, symbol=symbol), "symbol") for symbol in (*STRANGE[:-1], MEGABYTE)),
+                (cancel_all(trader, side=7), "side"),
+            ]
+            for call, field in calls:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, (field, caught.value)
+                assert len(caught.value.details() or "") < 300
+                assert violated_field(caught.value) == field
+            assert await trader.fills(INT64_MAX) == []
+            assert len((await trader.book("S397", depth=2**31 - 1)).bids) == 1
+
+
+def violated_field(error: grpc.aio.AioRpcError) -> str:
+    """The field that the BadRequest details of a status name."""
+    status = rpc_status.from_call(error)
+    assert status is not None
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad_request)
+    return str(bad_request.field_violations[0].field)
+
+
+async def cancel_all(trader: Trader, **fields: Any) -> pb.CancelAllReply:
+    """CancelAll."""
+    reply: pb.CancelAllReply = await trader.stub.CancelAll(
+        pb.CancelAllRequest(**fields), metadata=trader.metadata, timeout=CALL_TIMEOUT_S
+    )
+    return reply
+
+
+METHODS = ("SubmitOrder", "CancelOrder", "ReplaceOrder", "CancelAll", "GetOrder", "ListOpenOrders", "GetOrderBook")
+GARBAGE = (b"\xff" * 100, b"\x08", bytes(range(256)) * 50, b"\x0a\xff\xff\xff\xff\x0f", b"\x00" * 1000)
+
+
+async def test_garbage_bytes_do_not_hurt(one_engine: Venue) -> None:
+    """Bytes that are no protobuf, unknown methods and oversized messages end the call, not the engine."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        async with Unchanged(one_engine, trader, "S396"):
+            for method in METHODS:
+                raw = trader.channel.unary_unary(f"/matchbus.v1.MatchingEngine/{method}")
+                for garbage in GARBAGE:
+                    code, _ = await status_of(raw(garbage, metadata=trader.metadata, timeout=CALL_TIMEOUT_S))
+                    assert code != grpc.StatusCode.DEADLINE_EXCEEDED
+            code, _ = await status_of(trader.channel.unary_unary("/matchbus.v1.MatchingEngine/Nope")(b""))
+            assert code == grpc.StatusCode.UNIMPLEMENTED
+            code, _ = await status_of(trader.submit(broken("S396", {"client_order_id": "x" * 5_000_000})))
+            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+            async def junk() -> AsyncIterator[bytes]:
+                yield pb.OrderEntryRequest(commands=[pb.Command()]).SerializeToString()
+                yield b"\xff" * 50
+
+            entry = trader.channel.stream_stream("/matchbus.v1.MatchingEngine/OrderEntry")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                [_ async for _ in entry(junk(), metadata=trader.metadata, timeout=CALL_TIMEOUT_S)]
+            assert caught.value.code() != grpc.StatusCode.DEADLINE_EXCEEDED
+
+            async def empty() -> AsyncIterator[pb.OrderEntryRequest]:
+                for _ in range(50):
+                    yield pb.OrderEntryRequest()
+
+            call = trader.stub.OrderEntry(empty(), metadata=trader.metadata, timeout=CALL_TIMEOUT_S)
+            answers = [answer async for answer in call]
+            assert answers == [pb.OrderEntryResponse()] * 50
+
+
+async def test_callers_without_a_good_token_are_turned_away(one_engine: Venue) -> None:
+    """No token, junk tokens and half tokens end every call with UNAUTHENTICATED."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        async with Unchanged(one_engine, trader, "S395"):
+            credentials: list[tuple[tuple[str, str], ...]] = [
+                (),
+                (("authorization", ""),),
+                (("authorization", "Bearer "),),
+                (("authorization", "Bearer nope"),),
+                (("authorization", f"Basic {trader.token}"),),
+                (("authorization", trader.token),),
+                (("authorization", f"Bearer {trader.token[:-1]}"),),
+                (("authorization", f"Bearer {trader.token}x"),),
+                (("authorization", "Bearer *"),),
+                (("authorization", "Bearer >.>"),),
+            ]
+            order = limit("S395", 1, 95, 1)
+            requests = {
+                "SubmitOrder": order,
+                "CancelOrder": pb.CancelOrderRequest(),
+                "ReplaceOrder": pb.ReplaceOrderRequest(),
+                "CancelAll": pb.CancelAllRequest(),
+                "GetOrder": pb.GetOrderRequest(),
+                "ListOpenOrders": pb.ListOpenOrdersRequest(),
+                "GetOrderBook": pb.GetOrderBookRequest(symbol="S395"),
+            }
+            for metadata in credentials:
+                for method, request in requests.items():
+                    call = getattr(trader.stub, method)(request, metadata=metadata, timeout=CALL_TIMEOUT_S)
+                    assert (await status_of(call))[0] == grpc.StatusCode.UNAUTHENTICATED, (method, metadata)
+                for stream in (
+                    trader.stub.GetFills(pb.GetFillsRequest(follow=True), metadata=metadata, timeout=CALL_TIMEOUT_S),
+                    trader.stub.OrderEntry(iter(()), metadata=metadata, timeout=CALL_TIMEOUT_S),
+                ):
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        [_ async for _ in stream]
+                    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+                exchange = await trading.exchange()
+                call = exchange.GetPositions(pb.GetPositionsRequest(), metadata=metadata, timeout=CALL_TIMEOUT_S)
+                assert (await status_of(call))[0] == grpc.StatusCode.UNAUTHENTICATED
+            huge = trader.stub.SubmitOrder(
+                order, metadata=(("authorization", "Bearer " + "x" * 100_000),), timeout=CALL_TIMEOUT_S
+            )
+            assert (await status_of(huge))[0] in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED)
+
+
+async def test_another_engine_names_the_home_address(three_engines: Venue) -> None:
+    """A client that calls an engine that is not its home hears where its home is."""
+    async with floor(three_engines) as trading:
+        trader = await trading.trader(2)
+        for wrong in (1, 3):
+            trader.stub = type(trader)("", "", await trading.register(trader.name), await trading.channel(
+                three_engines.address(wrong)
+            )).stub
+            for call in (
+                trader.limit("S0", 1, 90, 5),
+                trader.cancel("x"),
+                trader.fills(),
+                trader.open_orders(),
+                trader.book("S0"),
+                trader.enter([[pb.Command()]]),
+            ):
+                code, details = await status_of(call)
+                assert code == grpc.StatusCode.FAILED_PRECONDITION
+                assert three_engines.address(2) in details
+
+
+async def test_registration_keeps_name_secret_and_home(three_engines: Venue) -> None:
+    """The password opens the exchange, the secret the name; the home stays, wherever one asks to go."""
+    async with floor(three_engines) as trading:
+        name = fresh("registered")
+        code, _ = await status_of(trading.register(name, password="wrong"))
+        assert code == grpc.StatusCode.UNAUTHENTICATED
+        first = await trading.register(name, engine=3)
+        assert (first.engine, first.engine_address) == (3, three_engines.address(3))
+        assert [instrument.symbol for instrument in first.instruments] == sorted(three_engines.symbols)
+        code, _ = await status_of(trading.register(name, secret="other", engine=3))
+        assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+        again = await trading.register(name)
+        assert again.engine == 3
+        assert again.token
+        homes = [(await trading.register(fresh("spread"))).engine for _ in range(9)]
+        assert set(homes) == {1, 2, 3}
+        code, _ = await status_of(trading.register(fresh("far"), engine=9))
+        assert code in (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            grpc.StatusCode.UNAVAILABLE,
+        )
+        for junk in ("", MEGABYTE, "a\x00b", "*\n", "x" * 1000):
+            code, details = await status_of(trading.register(junk))
+            assert code == grpc.StatusCode.INVALID_ARGUMENT, junk[:20]
+            assert len(details) < 300
+        for junk in ("", MEGABYTE):
+            code, details = await status_of(trading.register(fresh("secretless"), secret=junk))
+            assert code == grpc.StatusCode.INVALID_ARGUMENT, junk[:20]
+            assert len(details) < 300
+        for engine in (-1, 65_536, -(2**31)):
+            code, _ = await status_of(trading.register(fresh("nowhere"), engine=engine))
+            assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+        code, _ = await status_of(trading.register(fresh("p"), password=MEGABYTE))
+        assert code == grpc.StatusCode.UNAUTHENTICATED
+        exchange = await trading.exchange()
+        for symbol in (*STRANGE, MEGABYTE):
+            call = exchange.GetConsolidatedBook(pb.GetConsolidatedBookRequest(symbol=symbol), timeout=CALL_TIMEOUT_S)
+            assert (await status_of(call))[0] == grpc.StatusCode.INVALID_ARGUMENT
+        trader = await trading.trader()
+        for symbol in (*STRANGE[:-1], MEGABYTE):
+            call = exchange.GetPositions(
+                pb.GetPositionsRequest(symbol=symbol), metadata=trader.metadata, timeout=CALL_TIMEOUT_S
+            )
+            assert (await status_of(call))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_many_junk_tokens_do_not_slow_a_good_client(one_engine: Venue) -> None:
+    """A flood of unknown tokens is turned away while a good client trades on."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+
+        async def flood(number: int) -> None:
+            call = trader.stub.SubmitOrder(
+                limit("S394", 1, 90, 1), metadata=(("authorization", f"Bearer {number}"),), timeout=CALL_TIMEOUT_S
+            )
+            code, _ = await status_of(call)
+            assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(300):
+                group.create_task(flood(number))
+            began = time.perf_counter()
+            assert (await trader.limit("S394", 1, 90, 1)).status == pb.ORDER_STATUS_NEW
+        assert time.perf_counter() - began < 5

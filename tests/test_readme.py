@@ -1,0 +1,115 @@
+"""What the README shows is what happens: its Python runs, and its links lead somewhere."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from client import Client
+from simulation.cluster import Cluster
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS: list[str] = re.findall(r"```python\n(.*?)```\n", README, re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DEADLINE_S = 20.0
+
+
+def block(marker: str) -> str:
+    """The one Python block that contains the marker."""
+    (found,) = [text for text in BLOCKS if marker in text]
+    return found
+
+
+CLIENT_EXAMPLE = block("from client import")
+FEED_SUBSCRIBER = block("import nats")
+
+
+@pytest.fixture
+async def venue() -> AsyncIterator[Cluster]:
+    """A running market of two engines."""
+    async with Cluster(engines=2) as cluster:
+        yield cluster
+
+
+async def test_client_example(venue: Cluster) -> None:
+    """The client example prints what the README says, on a market that was just started."""
+    assert "127.0.0.1:50050" in CLIENT_EXAMPLE
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CLIENT_EXAMPLE.replace("127.0.0.1:50050", venue.exchange.address)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    shown = README[README.index(CLIENT_EXAMPLE) + len(CLIENT_EXAMPLE) :].split("\n\n")[1]
+    assert output.decode().splitlines() == [line.strip() for line in shown.splitlines()]
+
+
+async def test_feed_subscriber(venue: Cluster) -> None:
+    """The subscriber's book equals the engine's at a sequence: joined late, followed, after a restart."""
+    subscriber = ModuleType("subscriber")
+    exec(compile(FEED_SUBSCRIBER, "README.md", "exec"), subscriber.__dict__)
+    async with Client.connect(
+        venue.exchange.address, client_id="ann", password=venue.password, secret="s", preferred_engine=1
+    ) as client:
+        await trade(client, 0)
+        async with aclosing(subscriber.follow(venue.nats.url, "AAPL")) as books:
+            await until_equal(books, client)
+            await trade(client, 1)
+            await until_equal(books, client)
+            await venue.engines[1].stop()
+            async with asyncio.timeout(DEADLINE_S):
+                while (await anext(books))[0] != -1:
+                    pass
+            await trade(client, 2)  # waits until the engine serves again
+            await until_equal(books, client)
+
+
+async def trade(client: Client, step: int) -> None:
+    """Change the book on both sides: new levels, longer queues, cancels and trades."""
+    rested = [
+        await client.submit("AAPL", side, quantity=1 + number, price=price)
+        for number in range(13)
+        for side, price in (("buy", Decimal(100 + step) - number), ("sell", Decimal(110 + step) + number))
+    ]
+    for result in rested[::5]:
+        await client.cancel(order_id=result.order_id)
+    await client.submit("AAPL", "buy", quantity=4, price="112.00")
+
+
+async def until_equal(books: AsyncIterator[tuple[int, dict[int, dict[int, int]]]], client: Client) -> None:
+    """Follow until the subscriber has reached the engine's book, which must then be the same."""
+    engine = await client.book("AAPL")
+    instrument = client.instruments["AAPL"]
+    async with asyncio.timeout(DEADLINE_S):
+        sequence, book = await anext(books)
+        while sequence < engine.sequence:
+            sequence, book = await anext(books)
+    assert sequence == engine.sequence
+    for side, levels in ((1, engine.bids), (2, engine.asks)):
+        assert book[side] == {
+            instrument.ticks(level.price): instrument.lots(level.quantity) for level in levels
+        }
+
+
+def test_examples_stay_short() -> None:
+    """The client example is about a dozen lines, the subscriber's own part at most thirty."""
+    assert len(CLIENT_EXAMPLE.splitlines()) <= 16
+    subscriber = FEED_SUBSCRIBER.partition("async def main")[0]
+    assert len([line for line in subscriber.splitlines() if line]) <= 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page names a file that is there."""
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
