@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import nats.errors
 from nats.aio.client import Client
 
 PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
 RECONNECT_WAIT_S: Final = 0.1
 _PENDING_BYTES: Final = 2 * 1024 * 1024
+_LOSSES: Final = (ConnectionError, nats.errors.UnexpectedEOF)
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,9 +33,9 @@ class Connection(Client):
         What is pending goes out first; while the server is away it is dropped, as nobody could take it.
         """
         self.closed_by_owner = True
-        # nats-py would write what is pending even into a dead socket, at which uvloop raises RuntimeError, and
-        # the close would end half way.
-        if self.is_connected:
+        # nats-py would write it even into a dead socket, at which uvloop raises RuntimeError in the middle of
+        # the close.
+        if self.is_connected and self._transport is not None:
             with suppress(RuntimeError):  # the socket died just now
                 self._transport.writelines(self._pending)
         self._pending = []
@@ -60,8 +62,8 @@ async def connect(
     A frozen server is noticed in 3 s. `on_closed` is called when the connection is lost for good without its
     owner having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so
     whatever is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such
-    as a dropped message; unless it answers True, that is also a warning in the log. `buffered=False`: a publish while the server is away
-    raises OutboundBufferLimitError instead of leaving late, which the journal needs.
+    as a dropped message; unless it answers True, the log gets it as a warning. `buffered=False`: a publish
+    while the server is away raises OutboundBufferLimitError instead of leaving late, which the journal needs.
     """
     connection = Connection()
 
@@ -82,7 +84,8 @@ async def connect(
     async def failed(error: Exception) -> None:
         if on_error is not None and on_error(error) is True:
             return
-        if connection.is_connected:  # while it is away, every attempt to reconnect fails: said once above
+        # A loss is said above, once; while the server is away every attempt to reconnect fails.
+        if connection.is_connected and not isinstance(error, _LOSSES):
             _log.warning("%s: %r", name, error)
 
     await connection.connect(

@@ -55,7 +55,7 @@ class Link:
                     self.url,
                     name=name,
                     on_closed=self.closed.set,
-                    on_reconnected=lambda: self.on_reconnected(),
+                    on_reconnected=self._note_reconnect,
                     on_error=self._note_error,
                     buffered=buffered,
                 )
@@ -79,6 +79,9 @@ class Link:
         """Raise ProcessFault when the connection is lost for good."""
         await self.closed.wait()
         raise ProcessFault(f"the connection to {self.url} is closed for good; nothing is lost, start again")
+
+    def _note_reconnect(self) -> None:
+        self.on_reconnected()  # looked up late: it may be set after the connection was opened
 
     def _note_error(self, error: Exception) -> object:
         self._last_error = str(error) or repr(error)

@@ -28,7 +28,8 @@ def check(state: State) -> None:
         assert account is not None
         assert (order.id in account.open) == (order.leaves > 0), f"order {order.id} is open and finished"
         in_book = state.books[order.request.symbol].side(order.side).holds(order)
-        assert in_book == (order.open > 0), f"order {order.id} has {order.open} open but rests: {in_book}"
+        assert in_book == order.is_resting, f"order {order.id} has {order.open} open but rests: {in_book}"
+        assert order.is_resting or not order.open or order.reserved, f"order {order.id} waits for no leg"
     for account in state.accounts.by_name.values():
         for expected, fill in enumerate(account.fills, start=1):
             assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected} (4)"

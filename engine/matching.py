@@ -31,7 +31,7 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, accounts: A
             return
         level = levels[key]
         queue = level.orders
-        resting.changed.add(key)
+        before = level.quantity
         while quantity and queue:
             maker = next(iter(queue.values()))
             if maker.account is account and prevention > _NONE:
@@ -44,6 +44,8 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, accounts: A
             if not maker.open:
                 del queue[maker.id]
             accounts.trade(taker, maker, level.price, traded)
+        if level.quantity != before:
+            resting.changed.add(key)
         if not queue:
             resting.drop(key)
 

@@ -47,7 +47,8 @@ class Order(msgspec.Struct, gc=False, eq=False):
 
     `worst` is the worst key of the opposite side (`engine.book`) that the order may trade at. `value` is
     the sum of price x quantity over its fills. `priority` orders the queue at a price; 0 before the order
-    first rests. `answer` is the first answer; None stands for the commonest, NEW with nothing filled.
+    first rests. `mark` is how many fills its account had when its last command began to trade. `answer` is
+    the first answer; None stands for the commonest, NEW with nothing filled.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Order(msgspec.Struct, gc=False, eq=False):
     quantity: int
     open: int
     worst: int
+    mark: int = 0
     reserved: int = 0
     cumulative: int = 0
     value: int = 0
@@ -70,6 +72,11 @@ class Order(msgspec.Struct, gc=False, eq=False):
     def leaves(self) -> int:
         """What can still trade."""
         return self.open + self.reserved
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it stands in the book. Before it first rests, what is open waits for legs to come back."""
+        return self.open > 0 and self.priority > 0
 
     @property
     def cancelled(self) -> int:

@@ -46,12 +46,13 @@ from engine.matching import available, take
 from engine.orders import Order
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, plan, rank
-from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from engine.terms import Liquidity, OrderStatus, OrderType, RejectReason, Side, TimeInForce
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 _IOC: Final = int(TimeInForce.IOC)
 _FOK: Final = int(TimeInForce.FOK)
+_TAKER: Final = int(Liquidity.TAKER)
 _NEW: Final = int(OrderStatus.NEW)
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
@@ -169,7 +170,7 @@ class State:
         away = rank(command.away, opposite.sign) if command.away else []
         request = msgspec.structs.replace(command, away=()) if away else command
         worst = price * opposite.sign if command.type != _MARKET else self._collar(command, opposite, away)
-        order = Order(0, account, request, side, price, quantity, quantity, worst)
+        order = Order(0, account, request, side, price, quantity, quantity, worst, len(account.fills))
         if command.post_only or command.time_in_force == _FOK:
             refusal = _refuse_by_market(order, opposite, away)
             if refusal is not None:
@@ -233,9 +234,9 @@ class State:
     def _withdraw(self, order: Order) -> None:
         """Cancel what an order has open, and what its legs bring back once they are back."""
         order.cancelling = order.reserved > 0
+        if order.is_resting:
+            self._touch(order.request.symbol).side(order.side).remove(order)
         if order.open:
-            book = self._touch(order.request.symbol)
-            book.side(order.side).remove(order)
             self.accounts.cancel(order, order.open)
 
     def _replace(self, command: ReplaceOrder) -> None:
@@ -262,6 +263,7 @@ class State:
             order.quantity = command.quantity
             order.open = leaves
             order.priority = 0
+            _mark(order)
             self._report_replaced(order)
             self._enter(order, book, rank(command.away, opposite.sign))
         else:
@@ -312,11 +314,11 @@ class State:
                 self.accounts.finish(order)
         elif locking or order.request.type == _MARKET or order.request.time_in_force in (_IOC, _FOK):
             self.accounts.cancel(order, order.open)
-        else:
+        elif order.priority or not order.reserved:
             own_side = book.asks if opposite is book.bids else book.bids
             if order.priority:
                 own_side.readmit(order)
-            else:
+            else:  # what has legs out waits for them: shown now, it would cross the very quote they aim at
                 order.priority = self.next_priority
                 self.next_priority += 1
                 own_side.add(order)
@@ -387,9 +389,9 @@ class State:
         order.reserved -= back
         if back and order.cancelling:
             self.accounts.report_cancelled(order, back)
-        elif back:
+        elif back or (order.open and not order.priority and not order.reserved):
             book = self._touch(order.request.symbol)
-            if order.open:
+            if order.is_resting:
                 book.side(order.side).remove(order)
             order.open += back
             self._enter(order, book, rank(command.away, book.opposite(order.side).sign))
@@ -401,15 +403,13 @@ class State:
         """A leg came back: complete the first answer if it still waited, and tell whoever waits."""
         first = order.answer
         if first is not None and first.status == _PENDING:
-            order.answer = self._answer_with(
-                order,
-                first.fills + tuple(self.accounts.taken),
-                first.prevented + tuple(self.accounts.prevented),
-            )
+            prevented = first.prevented + tuple(self.accounts.prevented)
+            order.answer = self._answer_with(order, _taken_since(order), prevented)
             if not order.reserved:
                 self.accounts.events.append(order.answer)
         elif not order.reserved:
-            self._answer(order)
+            answer = self._answer_with(order, _taken_since(order), tuple(self.accounts.prevented))
+            self.accounts.events.append(answer)
 
     def _take_leg(self, command: TakeLeg) -> None:
         peer = self.peer_legs.get(command.sender)
@@ -484,6 +484,8 @@ class State:
                     continue
                 quantity = min(order.open, level.quantity)
                 level.quantity -= quantity
+                if not order.reserved:
+                    _mark(order)
                 if quantity == order.open:
                     own_side.remove(order)
                     order.open = 0
@@ -609,6 +611,21 @@ class State:
         return digest.digest()
 
 
+def _mark(order: Order) -> None:
+    """A command starts to trade for the order: its answer tells of fills from here on."""
+    account = order.account
+    assert account is not None
+    order.mark = len(account.fills)
+
+
+def _taken_since(order: Order) -> tuple[Fill, ...]:
+    """What the order took since its mark, here and by its legs."""
+    account = order.account
+    assert account is not None
+    fills = account.fills[order.mark :]
+    return tuple(fill for fill in fills if fill.order_id == order.id and fill.liquidity == _TAKER)
+
+
 def _facts(order: Order) -> tuple[object, ...]:
     """An order's facts for the digest."""
     return (
@@ -622,6 +639,7 @@ def _facts(order: Order) -> tuple[object, ...]:
         order.cumulative,
         order.value,
         order.priority,
+        order.mark,
         order.cancelling,
         order.refused,
         order.answer,

@@ -16,12 +16,12 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matchbus.edge import Edge
 from matchbus.v1 import matchbus_pb2_grpc
@@ -35,7 +35,7 @@ from bus.messages import EngineEntry, InstrumentEntry
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
-from bus.runner import Link, ProcessFault, log_to, run_until_signal
+from bus.runner import DEFAULT_NATS_URL, Link, ProcessFault, host_and_port, log_to, run_until_signal
 from bus.stream import StreamError
 from engine.commands import AddInstrument
 from engine.runtime.away import AwayView
@@ -58,8 +58,6 @@ PROVISION_PATIENCE_S: Final = 60.0
 PEERS_PATIENCE_S: Final = 2.0
 """How long a start waits for the feeds of the engines that are registered; some may be down."""
 
-_STOP_GRACE_S: Final = 0.5
-_CLOSE_DEADLINE_S: Final = 0.5
 _POLL_S: Final = 0.02
 _BPS_PER_PERCENT: Final = 100
 
@@ -93,7 +91,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument(
         "--number", metavar="N", type=int, required=True, help="1 to 65535, unique in the market"
     )
-    parser.add_argument("--nats", metavar="URL", default="nats://127.0.0.1:4222", help="default %(default)s")
+    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT} + N")
     parser.add_argument(
         "--durability",
@@ -111,7 +109,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     return Settings(
         number=options.number,
         nats_url=options.nats,
-        listen=options.listen or f"{host}:{DEFAULT_PORT + options.number}",
+        listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
         durable=options.durability == "journal",
         log_dir=options.log_dir,
     )
@@ -160,7 +158,7 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 await self._reign(group, edge, reports)
         finally:
-            await edge.stop(_STOP_GRACE_S)
+            await edge.stop()
             _log.info("E%d has stopped", number)
 
     async def _reign(self, group: asyncio.TaskGroup, edge: Edge, reports: Reports) -> None:
@@ -289,33 +287,32 @@ async def run(settings: Settings) -> None:
     """Run an engine until cancelled. Raises one of the faults that end it, or a group of them."""
     name = f"engine-{settings.number}"
     link = Link(settings.nats_url)
-    nc = await link.open(name)
-    connections = [nc]
     try:
+        nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
         journal: Journal = MemoryJournal(settings.number)
         if settings.durable:
             await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
             journal_nc = await link.open(f"{name}-journal", buffered=False)
-            connections.append(journal_nc)
             journal = JetStreamJournal(journal_nc, settings.number)
         await Engine(settings, link, nc, journal).run()
     finally:
-        for connection in connections:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_DEADLINE_S):
-                    await connection.close()
+        await link.close()
 
 
 def main() -> None:
     """Run the `engine` command."""
+    run_until_signal("engine", _start, _FAULTS)
+
+
+def _start() -> Coroutine[Any, Any, None]:
     settings = parse_settings()
     name = f"engine_{settings.number}.log"
     directory = settings.log_dir
     log_to(directory / "engine_logs" / name if directory else None)
     if directory:
         log_to(directory / "synchronizer_logs" / name, "synchronizer", "routing")
-    run_until_signal("engine", lambda: run(settings), _FAULTS)
+    return run(settings)
 
 
 if __name__ == "__main__":

@@ -103,9 +103,7 @@ class Registrar:
         if home is None:
             raise HomeUnknown(f"the home engine E{entry.engine} of client {client_id} is not registered")
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        await self._sessions.put(
-            token_key(token), SessionEntry(client_id=client_id, engine=entry.engine)
-        )
+        await self._sessions.put(token_key(token), SessionEntry(client_id=client_id, engine=entry.engine))
         return Registration(token=token, home=home)
 
     async def _bind(self, key: str, client_id: str, secret: str, preferred_engine: int) -> ClientEntry:

@@ -3,7 +3,9 @@
 Not here: what any call means. Imports nothing of ours but the contract.
 """
 
+import errno
 import hashlib
+import socket
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -69,12 +71,11 @@ class Edge:
 
     async def start(self, listen: str) -> str:
         """Take the address and answer calls; returns it with the port that was taken. Raises CannotListen."""
+        _refuse_unusable(listen)
         try:
             port = self.server.add_insecure_port(listen)
         except RuntimeError as error:
-            raise CannotListen(
-                f"cannot listen on {listen}: it is in use by another process, or no address of this machine"
-            ) from error
+            raise CannotListen(f"cannot listen on {listen}: {error}") from error
         await self.set_serving(serving=False)
         await self.server.start()
         return f"{listen.rpartition(':')[0]}:{port}"
@@ -89,6 +90,22 @@ class Edge:
         """Refuse new calls and give those under way some time."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(grace_s)
+
+
+def _refuse_unusable(listen: str) -> None:
+    """Try the address out, because gRPC tells the reason only in lines of its own on the terminal."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # Connections of a process that just ended may linger on its port; only a listener is in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.removeprefix("[").removesuffix("]"), int(port)))
+    except OSError as error:
+        why = "another process uses it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise CannotListen(f"cannot listen on {listen}: {why}") from error
+    except (ValueError, OverflowError) as error:
+        raise CannotListen(f"cannot listen on {listen}: it must be HOST:PORT") from error
 
 
 def bearer_token(context: Context) -> str:

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import nats.errors
 import pytest
+import uvloop
 
 from bus.connection import Connection, connect
 from bus.server import NatsServer
@@ -78,6 +80,54 @@ async def test_unbuffered_publishes_fail_while_the_server_is_away(own_server: Na
     with pytest.raises(nats.errors.OutboundBufferLimitError):
         await connection.publish("anything", b"")
     await connection.close()
+
+
+def test_closing_while_the_server_is_away(tmp_path: Path) -> None:
+    """Under uvloop, too, a close with bytes pending ends the connection and its tasks, and raises nothing."""
+
+    async def close_in_an_outage() -> None:
+        async with NatsServer(tmp_path) as server:
+            connection, said, _ = await _opened(server)
+            await connection.subscribe("anything")
+            await server.kill()
+            await until(lambda: not connection.is_connected, 2)
+            await connection.publish("anything", b"")
+            await connection.close()
+            assert connection.is_closed
+            assert said == []
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+    uvloop.run(close_in_an_outage())
+
+
+def test_closing_in_the_moment_of_the_loss(tmp_path: Path) -> None:
+    """A close right after the socket died, before anybody noticed, raises nothing either."""
+
+    async def close_at_once() -> None:
+        async with NatsServer(tmp_path) as server:
+            connection, _, _ = await _opened(server)
+            await connection.publish("anything", b"")
+            assert connection._transport is not None  # noqa: SLF001 -- the way to a socket that died just now
+            connection._transport.close()  # type: ignore[no-untyped-call]  # noqa: SLF001
+            assert connection.is_connected
+            await connection.close()
+            assert connection.is_closed
+
+    uvloop.run(close_at_once())
+
+
+async def test_closing_sends_what_is_pending(own_server: NatsServer) -> None:
+    """What was published just before the close arrives."""
+    connection, _, _ = await _opened(own_server)
+    other, _, _ = await _opened(own_server)
+    subscription = await other.subscribe("anything")
+    await other.flush()
+    for number in range(100):
+        await connection.publish("anything", b"%d" % number)
+    await connection.close()
+    received = [int((await subscription.next_msg(2)).data) for _ in range(100)]
+    assert received == list(range(100))
+    await other.close()
 
 
 async def test_connecting_waits_for_the_server(own_server: NatsServer) -> None:

@@ -5,12 +5,10 @@ from hypothesis import strategies as st
 from bus.messages import ClientEntry
 from exchange.directory import (
     Directory,
-    bearer_token,
     client_id_violation,
     hash_secret,
     same_text,
     secret_matches,
-    token_key,
 )
 
 
@@ -50,21 +48,6 @@ def test_the_salt_counts() -> None:
 def test_same_text(one: str, other: str) -> None:
     """The comparison in constant time is equality."""
     assert same_text(one, other) == (one == other)
-
-
-def test_tokens() -> None:
-    """A token is kept as its SHA-256, and comes from bearer metadata only."""
-    assert token_key("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert [
-        bearer_token(text) for text in ("Bearer abc", "bearer abc", "Basic abc", "Bearer", "", "abc")
-    ] == [
-        "abc",
-        "abc",
-        "",
-        "",
-        "",
-        "",
-    ]
 
 
 def test_clients_per_engine() -> None:

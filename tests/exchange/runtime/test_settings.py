@@ -1,8 +1,12 @@
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from exchange.runtime.settings import SettingsRefused, is_loopback, parse_settings
+import bus.server as server_module
+import exchange.runtime.settings as settings_module
+from bus.server import find_nats_conf
+from exchange.runtime.settings import SettingsRefused, is_loopback, parse_settings, shipped_instruments
 
 
 def test_defaults() -> None:
@@ -28,6 +32,27 @@ def test_environment_and_command_line() -> None:
     )
     assert (settings.listen, settings.password) == ("[::1]:0", "p2")
     assert (settings.instruments, settings.log_dir) == (Path("x.toml"), Path("logs"))
+
+
+def test_instruments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in the current directory comes first, then the one that came with Matchbus."""
+    monkeypatch.chdir(tmp_path)
+    assert parse_settings([], {}).instruments == shipped_instruments()
+    (tmp_path / "instruments.toml").touch()
+    assert parse_settings([], {}).instruments.resolve() == tmp_path / "instruments.toml"
+
+
+def test_what_a_wheel_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel has the settings files where its modules look for them first."""
+    root = Path(__file__).resolve().parents[3]
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, place in wheel["force-include"].items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes((root / source).read_bytes())
+    monkeypatch.setattr(settings_module, "__file__", str(tmp_path / "exchange" / "runtime" / "settings.py"))
+    monkeypatch.setattr(server_module, "__file__", str(tmp_path / "bus" / "server.py"))
+    assert shipped_instruments() == tmp_path / "exchange" / "instruments.toml"
+    assert find_nats_conf() == tmp_path / "bus" / "nats.conf"
 
 
 @pytest.mark.parametrize(
