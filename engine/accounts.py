@@ -36,14 +36,10 @@ class Accounts:
 
     def begin(self) -> list[Event]:
         """Start a command; returns the list its events will stand in."""
-        self.events = []
-        if self.taken:
-            self.taken = []
-        if self.prevented:
-            self.prevented = []
-        if self.leg_fills:
-            self.leg_fills = []
-        return self.events
+        if self.taken or self.prevented or self.leg_fills:
+            self.taken, self.prevented, self.leg_fills = [], [], []
+        self.events = events = []
+        return events
 
     def open_account(self, client: str) -> Account:
         """A client's first order came."""
@@ -124,10 +120,11 @@ class Accounts:
         account = order.account
         assert account is not None
         request = order.request
+        leaves = order.open + order.reserved
         self.events.append(
-            Cancelled(account.name, order.id, request.client_order_id, request.symbol, quantity, order.leaves)
+            Cancelled(account.name, order.id, request.client_order_id, request.symbol, quantity, leaves)
         )
-        if not order.leaves:
+        if not leaves:
             self.finish(order)
 
     def finish(self, order: Order) -> None:

@@ -77,8 +77,8 @@ def refuse_new(order: NewOrder, symbols: Container[str]) -> Refusal | None:
             )
     elif not 0 < order.price <= MAX_PRICE:
         return RejectReason.INVALID_PRICE, f"price {order.price} must be 1 to {MAX_PRICE} ticks"
-    if (refusal := _refuse_size(order.price, order.quantity)) is not None:
-        return refusal
+    if not 0 < order.quantity <= MAX_QUANTITY or order.price * order.quantity > MAX_NOTIONAL:
+        return _refuse_size(order.price, order.quantity)
     if order.post_only and (order.type == _MARKET or order.time_in_force > _GTC):
         return (
             RejectReason.CONFLICTING_INSTRUCTIONS,

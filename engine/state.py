@@ -51,6 +51,7 @@ from engine.terms import Liquidity, OrderStatus, OrderType, RejectReason, Side, 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 _IOC: Final = int(TimeInForce.IOC)
+_GTC: Final = int(TimeInForce.GTC)
 _FOK: Final = int(TimeInForce.FOK)
 _TAKER: Final = int(Liquidity.TAKER)
 _NEW: Final = int(OrderStatus.NEW)
@@ -122,7 +123,11 @@ class State:
         return changes
 
     def apply(self, command: Command) -> list[Event]:
-        """Apply one command; returns its events. The answer to a client's command stands last."""
+        """Apply one command; returns its events.
+
+        The answer to a client's command stands last: an `Answered`, a `CancelledAll`, or the `Accepted` of an
+        order that rests whole.
+        """
         events = self.accounts.begin()
         match command:
             case NewOrder():
@@ -192,13 +197,17 @@ class State:
                 quantity,
             )
         )
+        keys = opposite.keys
+        if not (keys and keys[-1] >= worst) and not away and command.type != _MARKET:
+            if command.time_in_force <= _GTC:  # the commonest case by far: it rests, and that is the answer
+                self._touched[book.symbol] = book
+                self._rest(order, book.bids if side == _BUY else book.asks)
+                return
         if command.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
             accounts.cancel(order, quantity)
         else:
             self._enter(order, book, away)
-        answer = self._answer(order)
-        if answer.status != _NEW or answer.leaves != quantity:
-            order.answer = answer
+        order.answer = self._answer(order)
 
     def _repeat(self, known: Order, command: NewOrder) -> None:
         """A client order id comes again: the first answer for the same order, a refusal for another."""
@@ -208,14 +217,12 @@ class State:
             return
         first = known.answer
         if first is None:
-            first = Answered(
-                command.client, command.client_order_id, known.id, _NEW, leaves=known.request.quantity
-            )
+            first = rested(command.client, command.client_order_id, known.id, known.request.quantity)
         self.accounts.events.append(msgspec.structs.replace(first, duplicate=True))
 
     def _cancel(self, command: CancelOrder) -> None:
         order = self.accounts.find(command.client, command.order_id, command.client_order_id)
-        if order is None or not order.leaves:
+        if order is None or not order.open + order.reserved:
             self._refuse_absent(command, order)
             return
         self._withdraw(order)
@@ -234,9 +241,10 @@ class State:
     def _withdraw(self, order: Order) -> None:
         """Cancel what an order has open, and what its legs bring back once they are back."""
         order.cancelling = order.reserved > 0
-        if order.is_resting:
-            self._touch(order.request.symbol).side(order.side).remove(order)
         if order.open:
+            if order.priority:  # it rests
+                book = self._touch(order.request.symbol)
+                (book.bids if order.side == _BUY else book.asks).remove(order)
             self.accounts.cancel(order, order.open)
 
     def _replace(self, command: ReplaceOrder) -> None:
@@ -319,9 +327,13 @@ class State:
             if order.priority:
                 own_side.readmit(order)
             else:  # what has legs out waits for them: shown now, it would cross the very quote they aim at
-                order.priority = self.next_priority
-                self.next_priority += 1
-                own_side.add(order)
+                self._rest(order, own_side)
+
+    def _rest(self, order: Order, own_side: BookSide) -> None:
+        """Put an order at the back of the queue at its price."""
+        order.priority = self.next_priority
+        self.next_priority += 1
+        own_side.add(order)
 
     def _collar(self, command: NewOrder, opposite: BookSide, away: list[AwayLevel]) -> int:
         """The worst key a market order may trade at."""
@@ -609,6 +621,11 @@ class State:
             for fill in account.fills:
                 digest.update(encode(fill))
         return digest.digest()
+
+
+def rested(client: str, client_order_id: str, order_id: int, quantity: int) -> Answered:
+    """The answer that an `Accepted` standing last stands for: the order rests whole."""
+    return Answered(client, client_order_id, order_id, _NEW, leaves=quantity)
 
 
 def _mark(order: Order) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its Python runs, and its links lead somewhere."""
+"""What the pages say is what happens: their Python runs, links lead somewhere, no refusal is left out."""
 
 import asyncio
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import Client
 from simulation.cluster import Cluster
@@ -113,3 +114,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_every_refusal_is_explained() -> None:
+    """docs/trading.md has a row for each RejectReason, in the order of the contract."""
+    rows = re.findall(r"^\| ([A-Z_]+) \|", (ROOT / "docs" / "trading.md").read_text(), re.MULTILINE)
+    reasons = [name.removeprefix("REJECT_REASON_") for name in pb.RejectReason.keys()[1:]]
+    assert [row for row in rows if row in reasons] == reasons

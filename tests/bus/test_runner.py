@@ -1,0 +1,276 @@
+"""How a process starts, logs and ends."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bus import runner
+from bus.runner import Link, ProcessFault, host_and_port
+from bus.server import NatsServer, find_nats_conf
+from tests.waiting import until
+
+PROGRAM = """
+import asyncio, logging, sys
+from pathlib import Path
+from bus.runner import Link, ProcessFault, log_to, run_until_signal
+
+LOGS = Path(sys.argv[1])
+
+async def wait():
+    try:
+        print("up", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        print("cleaned up", flush=True)
+
+async def fail(error):
+    raise error
+
+async def fail_twice():
+    async with asyncio.TaskGroup() as outer:
+        outer.create_task(fail(ExceptionGroup("inner", [ProcessFault("no luck"), ValueError("bad luck")])))
+        outer.create_task(fail(ProcessFault("no luck")))
+
+async def follow(url):
+    link = Link(url)
+    try:
+        nc = await link.open("test")
+        await nc.subscribe("anything")
+        print("up", flush=True)
+        await link.end_when_closed()
+    finally:
+        await link.close()
+
+async def note():
+    logging.getLogger("routing").info("a leg")
+    logging.getLogger("other").info("a note")
+    logging.getLogger("other").warning("a worry")
+"""
+
+
+def command(start: str, *arguments: str) -> list[str]:
+    """A process whose `start` is this expression."""
+    run = f"run_until_signal('test', lambda: {start}, (ProcessFault, ValueError))\n"
+    return [sys.executable, "-c", PROGRAM + run, *arguments]
+
+
+def ended(start: str, logs: Path) -> subprocess.CompletedProcess[str]:
+    """Run such a process until it ends."""
+    return subprocess.run(
+        command(start, str(logs)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=find_nats_conf().parent,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and Ctrl-C let the process clean up; it ends with code 0 within 2 s and without a word."""
+    with subprocess.Popen(
+        command("wait()", str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=find_nats_conf().parent,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=2)
+    assert (process.returncode, output, errors) == (0, "cleaned up\n", "")
+
+
+async def test_a_signal_ends_it_though_nats_is_frozen(own_server: NatsServer, tmp_path: Path) -> None:
+    """A server that takes nothing and says nothing does not keep a process from ending within 2 s."""
+    process = await asyncio.create_subprocess_exec(
+        *command(f"follow({own_server.url!r})", str(tmp_path)),
+        stdout=subprocess.PIPE,
+        cwd=find_nats_conf().parent,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        process.terminate()
+        async with asyncio.timeout(2):
+            assert await process.wait() == 0
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+
+
+def test_a_fault_ends_the_process_with_one_line(tmp_path: Path) -> None:
+    """A fault ends it with code 1 and its text, once, without a traceback."""
+    process = ended("fail(ProcessFault('no luck; try again'))", tmp_path)
+    assert process.returncode == 1
+    assert process.stderr.splitlines() == ["test ends: no luck; try again"]
+
+
+def test_faults_of_several_tasks(tmp_path: Path) -> None:
+    """Each text is shown once, however many tasks ended by it and however deep in groups it is."""
+    process = ended("(log_to(None), fail_twice())[1]", tmp_path)
+    assert process.returncode == 1
+    lines = [line.partition("CRITICAL ")[2] for line in process.stderr.splitlines()]
+    assert sorted(lines) == ["test: test ends: bad luck", "test: test ends: no luck"]
+
+
+def test_a_bug_shows_where_it_happened(tmp_path: Path) -> None:
+    """An exception that is no fault ends the process with its traceback."""
+    process = ended("fail(KeyError('oops'))", tmp_path)
+    assert process.returncode == 1
+    assert "Traceback" in process.stderr
+    assert "KeyError: 'oops'" in process.stderr
+
+
+def test_without_a_file_the_log_goes_to_the_terminal(tmp_path: Path) -> None:
+    """Everything from INFO on is on the terminal, each line once."""
+    process = ended("(log_to(None), note())[1]", tmp_path)
+    assert [line.partition(" INFO ")[2] for line in process.stderr.splitlines()[:2]] == [
+        "routing: a leg",
+        "other: a note",
+    ]
+    assert process.stderr.count("a worry") == 1
+    assert process.returncode == 0
+
+
+def test_log_files(tmp_path: Path) -> None:
+    """A file has everything, a file for some loggers only theirs, and the terminal the warnings, once."""
+    everything, routing = tmp_path / "a" / "all.log", tmp_path / "b" / "routing.log"
+    process = ended(
+        "(log_to(LOGS / 'a' / 'all.log'), log_to(LOGS / 'b' / 'routing.log', 'routing'), note())[2]", tmp_path
+    )
+    assert [line.partition(": ")[2] for line in everything.read_text().splitlines()] == [
+        "a leg",
+        "a note",
+        "a worry",
+    ]
+    assert [line.partition(": ")[2] for line in routing.read_text().splitlines()] == ["a leg"]
+    assert [line.partition(": ")[2] for line in process.stderr.splitlines()] == ["a worry"]
+
+
+def test_a_fault_is_in_the_log_and_on_the_terminal(tmp_path: Path) -> None:
+    """With a log file the line of a fault is in it, and still once on the terminal."""
+    process = ended("(log_to(LOGS / 'all.log'), fail(ProcessFault('no luck')))[1]", tmp_path)
+    assert process.stderr.count("no luck") == 1
+    assert (tmp_path / "all.log").read_text().count("test ends: no luck") == 1
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    """A log folder that cannot be made ends the process with one line that names it."""
+    (tmp_path / "file").touch()
+    process = ended("log_to(LOGS / 'file' / 'all.log')", tmp_path)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert f"cannot write the log {tmp_path / 'file' / 'all.log'}" in line
+
+
+async def test_no_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where no server answers the fault names it, the last error and what to do; nothing is logged."""
+    monkeypatch.setattr(runner, "START_DEADLINE_S", 0.5)
+    with pytest.raises(
+        ProcessFault, match=r"answers at nats://127\.0\.0\.1:1 \(.*onnect.*\): start one"
+    ) as caught:
+        await Link("nats://127.0.0.1:1").open("test")
+    assert "--nats" in str(caught.value)
+    assert caplog.messages == []
+
+
+async def test_no_address() -> None:
+    """An address that nats-py does not understand is a fault, too."""
+    with pytest.raises(ProcessFault, match="cannot connect to 'nats://host:port'"):
+        await Link("nats://host:port").open("test")
+
+
+async def test_an_outage_is_told_once(own_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+    """While the server is away there is one line, not one for each attempt; the owner hears of the return."""
+    caplog.set_level(logging.INFO)
+    link = Link(own_server.url)
+    connection = await link.open("test")
+    returned = asyncio.Event()
+    tried: list[Exception] = []
+    link.on_reconnected = returned.set
+    link.on_error = tried.append
+    await own_server.kill()
+    await until(lambda: len(tried) > 3)
+    assert caplog.messages == [f"test: lost the connection to {own_server.url}"]
+    await own_server.start()
+    async with asyncio.timeout(2):
+        await returned.wait()
+    assert caplog.messages[1:] == [f"test: connected to {own_server.url} again"]
+    await link.close()
+    assert connection.is_closed
+    assert not link.closed.is_set()
+
+
+async def test_what_the_owner_deals_with_is_not_logged(
+    own_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that `on_error` answers True to is its own business; any other is a warning."""
+    link = Link(own_server.url)
+    connection = await link.open("test")
+    subscription = await connection.subscribe("full", pending_msgs_limit=1)
+    reports: list[bool] = []
+
+    async def overflow(*, dealt_with: bool) -> None:
+        def report(_: Exception) -> bool:
+            reports.append(dealt_with)
+            return dealt_with
+
+        link.on_error = report
+        for _ in range(3):
+            await connection.publish("full", b"")
+        await connection.flush()
+        await subscription.next_msg()
+
+    await overflow(dealt_with=True)
+    assert set(reports) == {True}
+    assert caplog.messages == []
+    await overflow(dealt_with=False)
+    assert set(reports) == {True, False}
+    assert "SlowConsumer" in caplog.messages[0]
+    await link.close()
+
+
+async def test_a_close_for_good_ends_the_process(own_server: NatsServer) -> None:
+    """A connection that is lost for good is a fault that says so."""
+    link = Link(own_server.url)
+    connection = await link.open("test")
+    await connection._send_command(b"BROKEN\r\n")  # noqa: SLF001 -- the way to a protocol error
+    await connection._flush_pending()  # noqa: SLF001
+    async with asyncio.timeout(2):
+        with pytest.raises(ProcessFault, match="closed for good; nothing is lost, start again"):
+            await link.end_when_closed()
+
+
+async def test_closing_has_a_deadline(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose close hangs is let go."""
+    link = Link(own_server.url)
+    connection = await link.open("test")
+    closing = connection.close
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connection, "close", hang)
+    began = time.monotonic()
+    await link.close()
+    assert time.monotonic() - began < 1
+    await closing()
+
+
+def test_addresses() -> None:
+    """An IPv6 address is put in brackets."""
+    assert [host_and_port(host, 1) for host in ("127.0.0.1", "::1", "name")] == [
+        "127.0.0.1:1",
+        "[::1]:1",
+        "name:1",
+    ]

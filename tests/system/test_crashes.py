@@ -1,0 +1,220 @@
+"""Any process may be killed at any time: what was acknowledged is there, and trading goes on."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from matchbus.v1 import matchbus_pb2 as pb
+
+from tests.system.test_three_engines import check_pairs, net
+from tests.system.venue import STOP_DEADLINE_S, Floor, Trader, Venue, eventually, floor, fresh, limit, scaled
+
+SYMBOLS = ("AAA", "BBB", "CCC")
+LOAD_BETWEEN_KILLS = scaled(150, 1000)
+"""Acknowledged orders from one kill to the next."""
+
+KILLS = ("engine", "exchange", "both", "nats", "engine") * scaled(1, 5)
+
+
+class Load:
+    """Clients that submit and cancel without a break, trying again under the same id until they are answered."""
+
+    def __init__(self, traders: list[Trader]) -> None:
+        self.traders = traders
+        self.sent: dict[str, tuple[Trader, pb.NewOrder]] = {}
+        self.answers: dict[str, pb.OrderReply] = {}
+        self.cancelled: dict[str, pb.OrderReply] = {}
+        self.retries = 0
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Trade until told to stop; what was begun is finished."""
+        async with asyncio.TaskGroup() as group:
+            for trader in self.traders:
+                for lane in range(3):
+                    group.create_task(self._trade(trader, random.Random(f"{trader.name} {lane}")))
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+        self._stop.set()
+
+    async def _trade(self, trader: Trader, draw: random.Random) -> None:
+        while not self._stop.is_set():
+            order = limit(
+                draw.choice(SYMBOLS), draw.choice((1, 2)), draw.randint(97, 103), draw.choice((1, 2, 5, 9))
+            )
+            identity = order.client_order_id
+            self.sent[identity] = trader, order
+            self.answers[identity] = await self._insist(lambda order=order: trader.submit(order))
+            if draw.random() < 0.3:
+                reply = await self._insist(lambda identity=identity: trader.cancel(identity))
+                if not reply.reject_reason:
+                    self.cancelled[identity] = reply
+
+    async def _insist(self, call: Callable[[], Any]) -> pb.OrderReply:
+        while True:
+            try:
+                reply: pb.OrderReply = await call()
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                self.retries += 1
+                await asyncio.sleep(0.05)
+            else:
+                return reply
+
+    async def acknowledged(self, count: int, timeout_s: float = 40.0) -> None:
+        """Wait until this many more orders are acknowledged."""
+        goal = len(self.answers) + count
+
+        async def reached() -> bool:
+            return len(self.answers) >= goal
+
+        await eventually(reached, timeout_s, f"{count} more orders acknowledged after {len(self.answers)}")
+
+
+async def history(trader: Trader) -> list[pb.Fill]:
+    """All fills, however often the engine has to be asked."""
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                return await trader.fills()
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                await asyncio.sleep(0.05)
+
+
+def victims(venue: Venue, what: str) -> list[int]:
+    """The process ids to kill."""
+    return {
+        "engine": [venue.engine_pid(1)],
+        "exchange": [venue.exchange_pid],
+        "both": [venue.engine_pid(1), venue.exchange_pid],
+        "nats": [venue.nats_pid],
+    }[what]
+
+
+@pytest.mark.timeout(600)
+async def test_nothing_acknowledged_is_lost_by_kills_under_load_nor_by_a_restart(
+    own_venue: Callable[..., Venue],
+) -> None:
+    """After each kill -9 histories only grow; at the end, and after SIGTERM and a new start, all is there."""
+    venue = own_venue(engines=2)
+    async with floor(venue) as trading:
+        traders = [await trading.trader(engine) for engine in (1, 1, 2, 2)]
+        load = Load(traders)
+        known: dict[str, list[pb.Fill]] = {trader.name: [] for trader in traders}
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(load.run())
+            for what in KILLS:
+                await load.acknowledged(LOAD_BETWEEN_KILLS)
+                pids = victims(venue, what)
+                for pid in pids:
+                    venue.kill(pid)
+
+                async def replaced(what: str = what, pids: list[int] = pids) -> bool:
+                    return not set(victims(venue, what)) & set(pids)
+
+                await eventually(replaced, 30, f"{what} started again")
+                for trader in traders:
+                    now = await history(trader)
+                    assert now[: len(known[trader.name])] == known[trader.name]
+                    known[trader.name] = now
+            await load.acknowledged(LOAD_BETWEEN_KILLS)
+            load.stop()
+        assert running.done()
+        print(f"\n{len(load.answers)} orders acknowledged, {load.retries} retries, {len(KILLS)} kills")
+        before = await everything(trading, load, traders)
+    code, seconds = venue.stop()
+    assert code == 0
+    assert seconds < STOP_DEADLINE_S
+    venue.start()
+    async with floor(venue) as trading:
+        again = [await trading.trader(name=trader.name) for trader in traders]
+        assert [trader.engine for trader in again] == [trader.engine for trader in traders]
+        load.sent = {
+            identity: (again[traders.index(trader)], order) for identity, (trader, order) in load.sent.items()
+        }
+        assert await everything(trading, load, again) == before
+        for identity in list(load.answers)[:50]:
+            trader, order = load.sent[identity]
+            reply = await trader.submit(order)
+            assert reply.duplicate
+            assert (reply.order_id, reply.reject_reason) == (load.answers[identity].order_id, 0)
+
+
+async def everything(trading: Floor, load: Load, traders: list[Trader]) -> list[object]:
+    """Check that all that was acknowledged is there and adds up; returns what can be seen."""
+
+    async def quiet() -> bool:
+        return not any(
+            [
+                order.status == pb.ORDER_STATUS_PENDING
+                for trader in traders
+                for order in await trader.open_orders()
+            ]
+        )
+
+    await eventually(quiet, 10, "no order is pending")
+    seen: list[object] = []
+    fills = {trader.name: await trader.fills() for trader in traders}
+    by_order: dict[int, list[pb.Fill]] = defaultdict(list)
+    for trader in traders:
+        assert [fill.sequence for fill in fills[trader.name]] == list(range(1, len(fills[trader.name]) + 1))
+        for fill in fills[trader.name]:
+            by_order[fill.order_id].append(fill)
+    check_pairs([fill for told in fills.values() for fill in told])
+    open_ids = {trader.name: {order.order_id for order in await trader.open_orders()} for trader in traders}
+    for identity, reply in load.answers.items():
+        trader, order = load.sent[identity]
+        state = await trader.order(identity)
+        seen.append(state)
+        assert (state.order_id, state.quantity, state.price) == (reply.order_id, order.quantity, order.price)
+        traded = by_order[state.order_id]
+        assert all(fill in traded for fill in reply.fills)
+        assert state.cumulative_quantity == sum(fill.quantity for fill in traded) >= reply.cumulative_quantity
+        assert order.quantity == state.cumulative_quantity + state.leaves_quantity + state.cancelled_quantity
+        assert (state.order_id in open_ids[trader.name]) == (state.leaves_quantity > 0)
+        if identity in load.cancelled:
+            assert not state.leaves_quantity
+    assert sum(map(len, open_ids.values())) <= len(load.answers)
+
+    async def positions_agree() -> bool:
+        return all([await trading.positions(trader) == net(fills[trader.name]) for trader in traders])
+
+    await eventually(positions_agree, 10, "positions follow the fills")
+    return [*seen, fills, open_ids]
+
+
+async def test_a_silent_journal_refuses_and_trading_resumes(own_venue: Callable[..., Venue]) -> None:
+    """Around a kill -9 of nats-server every order is answered or UNAVAILABLE, and the same id then settles it."""
+    venue = own_venue(engines=1)
+    async with floor(venue) as trading:
+        trader = await trading.trader()
+        orders = [limit("AAA", 1, 90, 1, client_order_id=fresh("n")) for _ in range(200)]
+        acknowledged: dict[str, int] = {}
+
+        async def insist(order: pb.NewOrder) -> None:
+            while order.client_order_id not in acknowledged:
+                try:
+                    reply = await trader.submit(order)
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    await asyncio.sleep(0.05)
+                else:
+                    assert reply.status == pb.ORDER_STATUS_NEW
+                    acknowledged[order.client_order_id] = reply.order_id
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            for number, order in enumerate(orders):
+                group.create_task(insist(order))
+                if number == 100:
+                    await asyncio.sleep(0)
+                    venue.kill(venue.nats_pid)
+        mine = {order.client_order_id: order.order_id for order in await trader.open_orders()}
+        assert mine == acknowledged
+        book = await trader.book("AAA")
+        assert [(level.price, level.quantity, level.order_count) for level in book.bids] == [(90, 200, 200)]

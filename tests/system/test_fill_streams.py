@@ -1,0 +1,201 @@
+"""GetFills: complete on every resume, several at once, and a reader that never reads harms nobody."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from matchbus.v1 import matchbus_pb2 as pb
+
+from tests.system.venue import Trader, Venue, floor, fresh, limit, scaled
+
+MEGABYTE = 1024 * 1024
+STALLED_FILLS = scaled(10_000, 100_000)
+STALLED_READERS = 6
+
+
+async def trade(maker: Trader, taker: Trader, symbol: str, count: int) -> None:
+    """`count` trades of one lot, through OrderEntry in batches of 100."""
+
+    def batches(side: int) -> list[list[pb.Command]]:
+        orders = [limit(symbol, side, 100, 1) for _ in range(count)]
+        return [
+            [pb.Command(new=order) for order in orders[start : start + 100]] for start in range(0, count, 100)
+        ]
+
+    assert len(await maker.enter(batches(2))) == count
+    replies = await taker.enter(batches(1))
+    assert sum(reply.status == pb.ORDER_STATUS_FILLED for reply in replies) == count
+
+
+async def test_every_resume_continues_where_the_last_one_ended(one_engine: Venue) -> None:
+    """Since, follow and two streams at once give the same gap-free history, cut wherever it is cut."""
+    async with floor(one_engine) as trading:
+        maker, taker = await trading.trader(), await trading.trader()
+        followed: dict[str, list[pb.Fill]] = {"one": [], "other": []}
+
+        async def follow(name: str, resume_every: int) -> None:
+            seen = followed[name]
+            while len(seen) < 1200:
+                call = taker.follow(since=seen[-1].sequence if seen else 0)
+                fresh_here = 0
+                async for batch in call:
+                    seen.extend(batch.fills)
+                    fresh_here += len(batch.fills)
+                    if len(seen) >= 1200 or fresh_here >= resume_every:
+                        break
+                call.cancel()
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(follow("one", 10**9))
+            group.create_task(follow("other", 150))
+            for _ in range(4):
+                await trade(maker, taker, "S390", 300)
+        history = await taker.fills()
+        assert [fill.sequence for fill in history] == list(range(1, 1201))
+        assert followed == {"one": history, "other": history}
+        for since in (0, 1, 599, 1199, 1200, 5000):
+            assert await taker.fills(since) == history[since:]
+        opposite = await maker.fills()
+        assert [fill.execution_id for fill in opposite] == [fill.execution_id for fill in history]
+        assert [fill.timestamp_ns for fill in history] == sorted(fill.timestamp_ns for fill in history)
+
+
+async def test_a_follower_survives_the_kill_of_its_engine(own_venue: Callable[..., Venue]) -> None:
+    """A follower that comes back with its last sequence misses nothing and sees nothing twice."""
+    venue = own_venue(engines=1)
+    async with floor(venue) as trading:
+        maker, taker = await trading.trader(), await trading.trader()
+        seen: list[pb.Fill] = []
+
+        async def follow() -> None:
+            while len(seen) < 200:
+                call = taker.follow(since=len(seen))
+                try:
+                    async for batch in call:
+                        seen.extend(batch.fills)
+                        if len(seen) >= 200:
+                            break
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error
+                    await asyncio.sleep(0.05)
+                call.cancel()
+
+        async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+            group.create_task(follow())
+            await trade(maker, taker, "AAA", 100)
+            venue.kill(venue.engine_pid(1))
+            while True:
+                try:
+                    await maker.open_orders()
+                    break
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    await asyncio.sleep(0.05)
+            await trade(maker, taker, "AAA", 100)
+        assert [fill.sequence for fill in seen] == list(range(1, 201))
+        assert seen == await taker.fills()
+
+
+def rss_bytes(pid: int) -> int:
+    """Memory a process holds."""
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * 4096
+
+
+async def test_readers_that_never_read_are_bounded(one_engine: Venue) -> None:
+    """Followers that stop reading cost the engine a few MB at most, and other clients trade as before."""
+    async with floor(one_engine) as trading:
+        maker, taker, bystander = [await trading.trader() for _ in range(3)]
+        pid = one_engine.engine_pid(1)
+
+        async def growth() -> tuple[int, float]:
+            """Bytes the engine grew over many fills, and the seconds of the slowest order of somebody else."""
+            before = rss_bytes(pid)
+            slowest = 0.0
+            done = asyncio.Event()
+
+            async def beside() -> None:
+                nonlocal slowest
+                while not done.is_set():
+                    began = time.perf_counter()
+                    await bystander.limit("S388", 1, 50, 1)
+                    slowest = max(slowest, time.perf_counter() - began)
+
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                group.create_task(beside())
+                for _ in range(STALLED_FILLS // 1000):
+                    await trade(maker, taker, "S389", 1000)
+                done.set()
+            return rss_bytes(pid) - before, slowest
+
+        alone, slowest_alone = await growth()
+        # Channels of their own, and nothing ever reads from the calls.
+        channels = [
+            grpc.aio.insecure_channel(one_engine.address(1), options=(("grpc.use_local_subchannel_pool", 1),))
+            for _ in range(STALLED_READERS)
+        ]
+        calls = [
+            Trader(taker.name, "", await trading.register(taker.name), channel).follow() for channel in channels
+        ]
+        for call in calls:
+            await call.wait_for_connection()
+        stalled, slowest = await growth()
+        print(
+            f"\n{STALLED_FILLS} fills: the engine grew {alone / MEGABYTE:.1f} MB without stalled readers, "
+            f"{stalled / MEGABYTE:.1f} MB with {STALLED_READERS}; slowest other order {slowest_alone:.3f} "
+            f"and {slowest:.3f} s"
+        )
+        assert stalled < alone + 10 * MEGABYTE
+        assert slowest < slowest_alone + 0.5
+        assert len(await taker.fills(STALLED_FILLS)) == STALLED_FILLS
+        assert one_engine.engine_pid(1) == pid
+        for call in calls:
+            call.cancel()
+        for channel in channels:
+            await channel.close()
+
+
+async def test_too_many_streams_are_refused_and_closed_ones_make_room(one_engine: Venue) -> None:
+    """A client cannot hold streams without end, and what it closes or abandons is free again."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        for _ in range(3):
+            calls = [trader.follow() for _ in range(40)]
+            await asyncio.sleep(0)
+            refused = 0
+            for call in calls:
+                try:
+                    async with asyncio.timeout(0.05):
+                        await call.code()
+                    refused += 1
+                except TimeoutError:
+                    continue
+            assert 0 < refused < 40
+            for call in calls:
+                call.cancel()
+            async with asyncio.timeout(5):
+                while True:
+                    try:
+                        assert await trader.fills() == []
+                        break
+                    except grpc.aio.AioRpcError as error:
+                        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+                        await asyncio.sleep(0.02)
+
+
+async def test_half_open_connections_do_not_hurt(one_engine: Venue) -> None:
+    """Raw connections that say nothing, or something that is no HTTP/2, leave the engine as it was."""
+    host, port = one_engine.address(1).rsplit(":", 1)
+    pid = one_engine.engine_pid(1)
+    held = [socket.create_connection((host, int(port)), timeout=5) for _ in range(50)]
+    for number, connection in enumerate(held):
+        connection.sendall((b"", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 4096, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")[number % 4])
+    async with floor(one_engine) as trading:
+        trader = await trading.trader(name=fresh("beside"))
+        assert (await trader.limit("S387", 1, 50, 1)).status == pb.ORDER_STATUS_NEW
+    for connection in held:
+        connection.close()
+    assert one_engine.engine_pid(1) == pid

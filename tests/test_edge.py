@@ -1,0 +1,154 @@
+"""What the gRPC edges of exchange and engines do alike."""
+
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from matchbus.edge import CannotListen, Context, Edge, abort_bad_request, bearer_token, token_key
+from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
+
+SERVICE = "matchbus.v1.Exchange"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Echo(matchbus_pb2_grpc.ExchangeServicer):
+    """Tells what the edge makes of a call."""
+
+    async def RegisterClient(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.RegisterClientRequest, context: Context
+    ) -> matchbus_pb2.RegisterClientReply:
+        """The token that the call carries; a bad request for the client id `bad`."""
+        if request.client_id == "bad":
+            await abort_bad_request(context, "client_id", "must be good")
+        return matchbus_pb2.RegisterClientReply(token=bearer_token(context))
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    """An edge with one service, not started."""
+    edge = Edge(SERVICE, max_request_bytes=1_000)
+    matchbus_pb2_grpc.add_ExchangeServicer_to_server(Echo(), edge.server)  # type: ignore[no-untyped-call]
+    yield edge
+    await edge.stop(0)
+
+
+@pytest.fixture
+async def channel(edge: Edge) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the started edge."""
+    async with grpc.aio.insecure_channel(await edge.start("127.0.0.1:0")) as channel:
+        yield channel
+
+
+async def registered(
+    channel: grpc.aio.Channel, client_id: str = "ann", metadata: tuple[tuple[str, str], ...] = ()
+) -> str:
+    """Call RegisterClient; the token in the reply."""
+    stub: Any = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+    reply = await stub.RegisterClient(
+        matchbus_pb2.RegisterClientRequest(client_id=client_id), metadata=metadata, timeout=5
+    )
+    return str(reply.token)
+
+
+async def test_health_follows_what_the_process_says(edge: Edge, channel: grpc.aio.Channel) -> None:
+    """A started edge is NOT_SERVING, as a whole and by service, until it is said to serve."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+
+    async def states() -> list[int]:
+        requests = (health_pb2.HealthCheckRequest(service=name) for name in ("", SERVICE))
+        return [(await stub.Check(request, timeout=5)).status for request in requests]
+
+    assert await states() == [NOT_SERVING] * 2
+    await edge.set_serving(serving=True)
+    assert await states() == [SERVING] * 2
+    await edge.set_serving(serving=False)
+    assert await states() == [NOT_SERVING] * 2
+
+
+async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
+    """A caller without the contract can find out what there is to call."""
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    answers = [answer async for answer in call]
+    listed = {service.name for service in answers[0].list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= listed
+
+
+@pytest.mark.parametrize(
+    ("authorization", "token"),
+    [
+        ("Bearer abc", "abc"),
+        ("bearer  abc ", "abc"),
+        ("Basic abc", ""),
+        ("Bearer", ""),
+        ("Bearer ", ""),
+        ("", ""),
+        ("abc", ""),
+    ],
+)
+async def test_bearer_tokens(channel: grpc.aio.Channel, authorization: str, token: str) -> None:
+    """A token comes from bearer metadata only."""
+    assert await registered(channel, metadata=(("authorization", authorization),)) == token
+
+
+async def test_no_metadata(channel: grpc.aio.Channel) -> None:
+    """A call without authorization carries no token, whatever else it carries."""
+    assert await registered(channel) == ""
+    assert await registered(channel, metadata=(("x", "Bearer abc"),)) == ""
+
+
+def test_token_keys() -> None:
+    """A token is stored under its SHA-256."""
+    assert token_key("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+async def test_bad_requests_name_the_field(channel: grpc.aio.Channel) -> None:
+    """A bad request ends with INVALID_ARGUMENT, whose text and details name the field and the reason."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await registered(channel, "bad")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "client_id: must be good"
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]  # an AioRpcError has what it reads
+    assert status is not None
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad_request)
+    violations = [(one.field, one.description) for one in bad_request.field_violations]
+    assert violations == [("client_id", "must be good")]
+
+
+async def test_large_requests_are_refused(channel: grpc.aio.Channel) -> None:
+    """A request above the limit is refused unread, and the next call is answered."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await registered(channel, "x" * 1_000)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await registered(channel)
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [
+        ("192.0.2.1:0", "Cannot assign requested address"),
+        ("127.0.0.1", "must be HOST:PORT"),
+        ("127.0.0.1:70000", "must be HOST:PORT"),
+    ],
+)
+async def test_an_address_that_cannot_be_had(edge: Edge, listen: str, why: str) -> None:
+    """The fault names the address and says what is wrong with it."""
+    with pytest.raises(CannotListen, match=f"cannot listen on {listen}: .*{why}"):
+        await edge.start(listen)
+
+
+async def test_a_taken_port(edge: Edge, capfd: pytest.CaptureFixture[str]) -> None:
+    """A port that another process listens on is named in the fault and nowhere else."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(CannotListen, match=f"{address}: another process uses it"):
+            await edge.start(address)
+    assert capfd.readouterr().err == ""
