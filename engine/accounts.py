@@ -38,7 +38,8 @@ class Accounts:
         """Start a command; returns the list its events will stand in."""
         if self.taken or self.prevented or self.leg_fills:
             self.taken, self.prevented, self.leg_fills = [], [], []
-        self.events = events = []
+        events: list[Event] = []
+        self.events = events
         return events
 
     def open_account(self, client: str) -> Account:

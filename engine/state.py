@@ -198,11 +198,12 @@ class State:
             )
         )
         keys = opposite.keys
-        if not (keys and keys[-1] >= worst) and not away and command.type != _MARKET:
-            if command.time_in_force <= _GTC:  # the commonest case by far: it rests, and that is the answer
-                self._touched[book.symbol] = book
-                self._rest(order, book.bids if side == _BUY else book.asks)
-                return
+        meets = keys and keys[-1] >= worst
+        if not (meets or away) and command.type != _MARKET and command.time_in_force <= _GTC:
+            # The commonest case by far: it rests whole, and `Accepted` says all there is to answer.
+            self._touched[book.symbol] = book
+            self._rest(order, book.bids if side == _BUY else book.asks)
+            return
         if command.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
             accounts.cancel(order, quantity)
         else:
@@ -217,7 +218,8 @@ class State:
             return
         first = known.answer
         if first is None:
-            first = rested(command.client, command.client_order_id, known.id, known.request.quantity)
+            quantity = known.request.quantity
+            first = Answered(command.client, command.client_order_id, known.id, _NEW, leaves=quantity)
         self.accounts.events.append(msgspec.structs.replace(first, duplicate=True))
 
     def _cancel(self, command: CancelOrder) -> None:
@@ -621,11 +623,6 @@ class State:
             for fill in account.fills:
                 digest.update(encode(fill))
         return digest.digest()
-
-
-def rested(client: str, client_order_id: str, order_id: int, quantity: int) -> Answered:
-    """The answer that an `Accepted` standing last stands for: the order rests whole."""
-    return Answered(client, client_order_id, order_id, _NEW, leaves=quantity)
 
 
 def _mark(order: Order) -> None:

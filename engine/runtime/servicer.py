@@ -8,9 +8,10 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 import grpc
+import msgspec
 from matchbus.edge import Context, abort_bad_request
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
@@ -20,7 +21,7 @@ from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.book import Book
 from engine.commands import Command, OrderCommand
-from engine.events import Answered, CancelledAll, Fill
+from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Order
 from engine.runtime import wire
 from engine.runtime.commit_loop import CommitLoop, JournalUnavailable, Overloaded, Submission
@@ -92,7 +93,15 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             while (entry := await waiting.get()) is not None:
                 commands, done = entry
                 submission = await self._committed(done, context)
-                await context.write(pb.OrderEntryResponse(replies=await self._replies(commands, submission)))
+                response = pb.OrderEntryResponse()
+                answers = iter(await _answers(submission))
+                for command in commands:
+                    reply = response.replies.add()
+                    if command is None:
+                        wire.refuse_empty(reply)
+                    else:
+                        wire.order_reply(reply, next(answers))
+                await context.write(response)
             await reading
         finally:
             reading.cancel()
@@ -179,7 +188,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
 
     async def _answer_one(self, command: OrderCommand, context: Context) -> pb.OrderReply:
         submission = await self._submit([command], context)
-        return (await self._replies((command,), submission))[0]
+        return wire.order_reply(pb.OrderReply(), (await _answers(submission))[0])
 
     async def _submit(self, commands: Sequence[Command], context: Context) -> Submission:
         return await self._committed(await self._queue(commands, context), context)
@@ -198,19 +207,6 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             return await done
         except JournalUnavailable as fault:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
-
-    async def _replies(
-        self, commands: Sequence[OrderCommand | None], submission: Submission
-    ) -> list[pb.OrderReply]:
-        """The replies to commands, each when its order has come to rest or has kept us waiting too long."""
-        answers: Sequence[object] = submission.answers
-        if submission.settling:
-            answers = await _settled(submission)
-        replies = [wire.order_reply(answer) for answer in answers if type(answer) is Answered]
-        for position, command in enumerate(commands):
-            if command is None:
-                replies.insert(position, wire.empty_command_reply())
-        return replies
 
     async def _read_entries(
         self,
@@ -284,13 +280,16 @@ class ProtectedBooks:
         return books
 
 
-async def _settled(submission: Submission) -> list[object]:
-    """The answers, with those of orders whose legs came back in time in the place of PENDING ones."""
-    await asyncio.wait(submission.settling.values(), timeout=SETTLE_PATIENCE_S)
-    answers: list[object] = list(submission.answers)
-    for position, future in submission.settling.items():
-        if future.done():
-            answers[position] = future.result()
+async def _answers(submission: Submission) -> list[Answered | Accepted]:
+    """The answers, each when its order has come to rest or has kept us waiting too long."""
+    answers = cast("list[Answered | Accepted]", submission.answers)  # to order commands there are no others
+    if submission.settling:
+        await asyncio.wait(submission.settling.values(), timeout=SETTLE_PATIENCE_S)
+        for position, future in submission.settling.items():
+            pending = answers[position]
+            if future.done():
+                duplicate = type(pending) is Answered and pending.duplicate
+                answers[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
     return answers
 
 

@@ -10,10 +10,11 @@ from typing import Final
 from matchbus.v1 import matchbus_pb2 as pb
 
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
-from engine.events import Answered, Fill
+from engine.events import Accepted, Answered, Fill
 from engine.orders import Order
 from engine.terms import MAX_CLIENT_ORDER_ID_LENGTH, MAX_SYMBOL_LENGTH, OrderStatus, RejectReason
 
+_NEW: Final = pb.ORDER_STATUS_NEW
 _MAX_ID: Final = MAX_CLIENT_ORDER_ID_LENGTH + 1
 _MAX_SYMBOL: Final = MAX_SYMBOL_LENGTH + 1
 
@@ -57,29 +58,34 @@ def cancel_all(client: str, request: pb.CancelAllRequest) -> CancelAll:
 
 def order_command(client: str, command: pb.Command) -> OrderCommand | None:
     """The command of one entry of an OrderEntry message, None when it is empty."""
-    match command.WhichOneof("command"):
-        case "new":
-            return new_order(client, command.new)
-        case "cancel":
-            return cancel_order(client, command.cancel)
-        case "replace":
-            return replace_order(client, command.replace)
-        case _:
-            return None
+    if command.HasField("new"):
+        return new_order(client, command.new)
+    if command.HasField("cancel"):
+        return cancel_order(client, command.cancel)
+    if command.HasField("replace"):
+        return replace_order(client, command.replace)
+    return None
 
 
-def order_reply(answer: Answered, *, duplicate: bool = False) -> pb.OrderReply:
-    """The reply to a command about one order."""
-    reply = pb.OrderReply(
-        client_order_id=answer.client_order_id,
-        order_id=answer.order_id,
-        status=answer.status,  # type: ignore[arg-type]  # an enum is an int on the wire
-        leaves_quantity=answer.leaves,
-    )
+def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderReply:
+    """Fill in the reply to a command about one order; an `Accepted` says that it rests whole.
+
+    The reply is given because one made inside its message need not be copied there.
+    """
+    reply.client_order_id = answer.client_order_id
+    reply.order_id = answer.order_id
+    if type(answer) is Accepted:
+        reply.status = _NEW
+        reply.leaves_quantity = answer.quantity
+        return reply
+    assert type(answer) is Answered
+    reply.status = answer.status  # type: ignore[assignment]  # an enum is an int on the wire
+    reply.leaves_quantity = answer.leaves
     if answer.cumulative:
         reply.cumulative_quantity = answer.cumulative
         reply.average_price = answer.value / answer.cumulative
-        reply.fills.extend(map(fill, answer.fills))
+        for event in answer.fills:
+            fill(reply.fills.add(), event)
     if answer.reject_reason:
         reply.reject_reason = answer.reject_reason  # type: ignore[assignment]  # likewise
         reply.reject_text = answer.reject_text
@@ -93,44 +99,44 @@ def order_reply(answer: Answered, *, duplicate: bool = False) -> pb.OrderReply:
                 quantity=match.quantity,
                 mode=match.mode,
             )
-    if duplicate or answer.duplicate:
+    if answer.duplicate:
         reply.duplicate = True
     return reply
 
 
-def empty_command_reply() -> pb.OrderReply:
-    """The refusal of an OrderEntry command that holds nothing."""
-    return pb.OrderReply(
-        status=int(OrderStatus.REJECTED),  # type: ignore[arg-type]  # an enum is an int on the wire
-        reject_reason=int(RejectReason.EMPTY_COMMAND),  # type: ignore[arg-type]  # likewise
-        reject_text="the command is empty: set one of new, cancel, replace",
-    )
+def refuse_empty(reply: pb.OrderReply) -> None:
+    """Fill in the refusal of an OrderEntry command that holds nothing."""
+    reply.status = int(OrderStatus.REJECTED)  # type: ignore[assignment]  # an enum is an int on the wire
+    reply.reject_reason = int(RejectReason.EMPTY_COMMAND)  # type: ignore[assignment]  # likewise
+    reply.reject_text = "the command is empty: set one of new, cancel, replace"
 
 
-def fill(event: Fill) -> pb.Fill:
-    """One fill as its client sees it."""
-    return pb.Fill(
-        sequence=event.sequence,
-        execution_id=event.execution_id,
-        order_id=event.order_id,
-        client_order_id=event.client_order_id,
-        symbol=event.symbol,
-        side=event.side,  # type: ignore[arg-type]  # an enum is an int on the wire
-        price=event.price,
-        quantity=event.quantity,
-        liquidity=event.liquidity,  # type: ignore[arg-type]  # likewise
-        cumulative_quantity=event.cumulative,
-        leaves_quantity=event.leaves,
-        engine_id=event.engine,
-        timestamp_ns=event.time_ns,
-        fee=event.fee,
-        contra_order_id=event.contra_order_id,
-    )
+def fill(made: pb.Fill, event: Fill) -> None:
+    """Fill in one fill as its client sees it."""
+    made.sequence = event.sequence
+    made.execution_id = event.execution_id
+    made.order_id = event.order_id
+    made.client_order_id = event.client_order_id
+    made.symbol = event.symbol
+    made.side = event.side  # type: ignore[assignment]  # an enum is an int on the wire
+    made.price = event.price
+    made.quantity = event.quantity
+    made.liquidity = event.liquidity  # type: ignore[assignment]  # likewise
+    made.cumulative_quantity = event.cumulative
+    made.leaves_quantity = event.leaves
+    made.engine_id = event.engine
+    made.timestamp_ns = event.time_ns
+    made.contra_order_id = event.contra_order_id
+    if event.fee:
+        made.fee = event.fee
 
 
 def fill_batch(fills: Iterable[Fill]) -> pb.FillBatch:
     """Fills for a GetFills stream."""
-    return pb.FillBatch(fills=map(fill, fills))
+    batch = pb.FillBatch()
+    for event in fills:
+        fill(batch.fills.add(), event)
+    return batch
 
 
 def order_state(order: Order) -> pb.OrderState:

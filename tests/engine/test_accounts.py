@@ -7,7 +7,7 @@ from engine.commands import CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from engine.events import Answered, Fill
 from engine.invariants import check
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
-from tests.engine.venue import Venue
+from tests.engine.venue import Venue, answer_of
 
 
 def order(client: str, name: str, side: Side, quantity: int = 5, price: int = 100) -> NewOrder:
@@ -24,7 +24,7 @@ def venue() -> Venue:
 
 def answer(market: Venue, command: OrderCommand) -> Answered:
     """The answer to one command."""
-    last = market.apply_batch([command])[0][-1]
+    last = answer_of(market.apply_batch([command])[0][-1])
     assert isinstance(last, Answered)
     return last
 

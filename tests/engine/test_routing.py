@@ -15,7 +15,7 @@ from engine.invariants import check
 from engine.routing import plan, rank
 from engine.state import State
 from engine.terms import Liquidity, OrderStatus, RejectReason, SelfTradePrevention, Side, TimeInForce
-from tests.engine.venue import apply_batch
+from tests.engine.venue import answer_of, apply_batch
 from tests.engine.world import SYMBOL, Parcel, World, limit_order, random_order, random_terms
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -114,7 +114,7 @@ def test_reserved_quantity_trades_nowhere_else() -> None:
     world.submit(1, limit_order("t", BUY, 5, 100))
     assert world.combined(BUY) == []
     order_id = last_answer(world, "t").order_id
-    refused = world.replace(1, "t", order_id, 101, 5)[-1]
+    refused = answer_of(world.replace(1, "t", order_id, 101, 5)[-1])
     assert isinstance(refused, Answered)
     assert refused.reject_reason == RejectReason.ORDER_PENDING
 
@@ -126,7 +126,7 @@ def test_a_cancel_waits_for_the_leg(*, peer_fills: bool) -> None:
     world.submit(1, limit_order("t", BUY, 5, 100))
     if not peer_fills:
         world.apply(2, CancelOrder("b", 0, "b"))
-    answer = world.apply(1, CancelOrder("t", 0, "t"))[-1]
+    answer = answer_of(world.apply(1, CancelOrder("t", 0, "t"))[-1])
     assert isinstance(answer, Answered)
     assert answer.status == OrderStatus.PENDING
     world.settle()
@@ -223,7 +223,7 @@ def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
         "settled_below": 0,
     }
     leg = TakeLeg(**(fields | change))  # type: ignore[arg-type]
-    answer = world.apply(2, leg)[-1]
+    answer = answer_of(world.apply(2, leg)[-1])
     assert isinstance(answer, LegTaken)
     assert answer.refused
     assert world.combined(SELL) == [(100, 9)]
@@ -232,7 +232,7 @@ def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
 def test_post_only_looks_at_away_quotes() -> None:
     """A post-only order that would lock or cross a quote of a live peer is refused."""
     world = world_with(2, (2, "b", SELL, 9, 100))
-    answer = world.submit(1, limit_order("p", BUY, 5, 100, post_only=True))[-1]
+    answer = answer_of(world.submit(1, limit_order("p", BUY, 5, 100, post_only=True))[-1])
     assert isinstance(answer, Answered)
     assert answer.reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
     world.submit(1, limit_order("q", BUY, 5, 99, post_only=True))
@@ -253,7 +253,7 @@ def test_do_not_route_neither_trades_through_nor_locks() -> None:
 def test_fok_that_needs_a_peer_is_refused_by_name() -> None:
     """Fill-or-kill that home cannot fill alone at the best prices changes nothing."""
     world = world_with(2, (1, "a", SELL, 5, 101), (2, "b", SELL, 5, 100))
-    answer = world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK))[-1]
+    answer = answer_of(world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK))[-1])
     assert isinstance(answer, Answered)
     assert answer.reject_reason == RejectReason.FOK_NEEDS_AWAY_LIQUIDITY
     assert not world.parcels
@@ -303,7 +303,7 @@ def test_a_post_only_order_may_shrink_while_a_peer_locks_it() -> None:
     world.submit(1, limit_order("q", BUY, 5, 100, post_only=True))
     world.apply(2, limit_order("b", SELL, 9, 100))  # it has not seen q
     order_id = last_answer(world, "q").order_id
-    answer = world.replace(1, "q", order_id, 100, 3)[-1]
+    answer = answer_of(world.replace(1, "q", order_id, 100, 3)[-1])
     assert isinstance(answer, Answered)
     assert answer.reject_reason == RejectReason.NONE
 

@@ -104,6 +104,10 @@ class Venue:
                 case _:
                     raise AssertionError(f"no engine is near, so nobody expects {event}")
         assert not waiting, "a trade has two sides"
+        if isinstance(events[-1], Accepted):
+            rests = answer_of(events[-1])
+            assert isinstance(rests, Answered)
+            facts.append(self._answer(command, rests, taken, prevented))
         return facts
 
     def _learn(self, order_id: int, name: Name) -> None:
@@ -165,6 +169,15 @@ class Venue:
             answered.value,
             answered.duplicate,
         )
+
+
+def answer_of(event: Event) -> Event:
+    """The answer that a command's last event stands for: `Accepted` says that the order rests whole."""
+    if not isinstance(event, Accepted):
+        return event
+    return Answered(
+        event.client, event.client_order_id, event.order_id, int(OrderStatus.NEW), leaves=event.quantity
+    )
 
 
 def apply_batch(

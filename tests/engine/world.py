@@ -22,7 +22,7 @@ from engine.commands import (
 from engine.events import Answered, Event, Fill, LegSent, LegTaken
 from engine.state import State
 from engine.terms import Liquidity, OrderType, Side
-from tests.engine.venue import apply_batch
+from tests.engine.venue import answer_of, apply_batch
 
 SYMBOL = "ACME"
 ANY_BUY = 10**15
@@ -178,7 +178,11 @@ class World:
     def last_answers(self) -> dict[int, Answered]:
         """The last answer of each order."""
         events = itertools.chain.from_iterable(node.events for node in self.nodes.values())
-        answers = (event for event in events if isinstance(event, Answered) and not event.reject_reason)
+        answers = (
+            event
+            for event in map(answer_of, events)
+            if isinstance(event, Answered) and not event.reject_reason
+        )
         return {answer.order_id: answer for answer in answers if not answer.duplicate}
 
 
