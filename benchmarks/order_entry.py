@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 BATCHES = (1, 16, 100, 500)
-IN_FLIGHT = 4
+IN_FLIGHT = 8
 """Messages sent ahead of their answers."""
 
 

@@ -1,6 +1,6 @@
 """What travels over NATS besides the journal: JSON arrays, tag first, so that any language reads them.
 
-Market data (`md.>`) is public and documented in the README; field order is the contract.
+Market data (`md.>`) is public and documented in docs/feed.md; field order is the contract.
 Sides are 1 (bids) and 2 (asks); prices are ticks, quantities lots, times nanoseconds UTC.
 """
 
@@ -16,7 +16,7 @@ LevelChange = tuple[int, int, int, int]
 
 
 class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="delta"):
-    """What one batch changed in one symbol's book. `previous_sequence` links it to the state it applies to."""
+    """What one batch changed in one symbol's book; it applies to the state at `previous_sequence`."""
 
     epoch: int
     sequence: int

@@ -25,11 +25,12 @@ Refusal = tuple[RejectReason, str]
 # Plain numbers: looking a member up in its enum costs more than the check it is for.
 _SIDES: Final = frozenset(map(int, Side))
 _TYPES: Final = frozenset(map(int, OrderType))
+_OFFERED_TYPES: Final = frozenset({int(OrderType.LIMIT), int(OrderType.MARKET)})
 _TIMES_IN_FORCE: Final = frozenset(map(int, TimeInForce))
+_OFFERED_TIMES: Final = frozenset(map(int, TimeInForce)) - {int(TimeInForce.DAY), int(TimeInForce.GTD)}
 _PREVENTIONS: Final = frozenset(map(int, SelfTradePrevention))
 _MARKET: Final = int(OrderType.MARKET)
 _GTC: Final = int(TimeInForce.GTC)
-_FOK: Final = int(TimeInForce.FOK)
 
 
 def refuse_new(order: NewOrder, symbols: Container[str]) -> Refusal | None:
@@ -50,20 +51,13 @@ def refuse_new(order: NewOrder, symbols: Container[str]) -> Refusal | None:
         )
     if order.side not in _SIDES:
         return RejectReason.INVALID_SIDE, f"side {order.side} must be SIDE_BUY (1) or SIDE_SELL (2)"
-    if order.type not in _TYPES:
-        return RejectReason.INVALID_ORDER_TYPE, f"type {order.type} must be LIMIT (1) or MARKET (2)"
-    if order.time_in_force not in _TIMES_IN_FORCE:
-        return (
-            RejectReason.INVALID_TIME_IN_FORCE,
-            f"time_in_force {order.time_in_force} must be GTC (1), IOC (2) or FOK (3)",
-        )
+    if order.type not in _OFFERED_TYPES or order.time_in_force not in _OFFERED_TIMES:
+        return _refuse_terms(order)
     if order.self_trade_prevention not in _PREVENTIONS:
         return (
             RejectReason.INVALID_SELF_TRADE_PREVENTION,
             f"self_trade_prevention {order.self_trade_prevention} must be 0 to {max(_PREVENTIONS)}",
         )
-    if order.type > _MARKET or order.time_in_force > _FOK:
-        return RejectReason.UNSUPPORTED, "only LIMIT and MARKET orders with GTC, IOC or FOK are offered yet"
     if order.stop_price or order.display_quantity or order.expire_time_ns:
         return (
             RejectReason.UNSUPPORTED,
@@ -107,6 +101,18 @@ def refuse_changed_repeat(first: NewOrder, repeat: NewOrder) -> Refusal | None:
                 f"{_shown(now)}: choose a new one",
             )
     return None
+
+
+def _refuse_terms(order: NewOrder) -> Refusal:
+    """Why this type or time in force cannot be had."""
+    if order.type not in _TYPES:
+        return RejectReason.INVALID_ORDER_TYPE, f"type {order.type} must be LIMIT (1) or MARKET (2)"
+    if order.time_in_force not in _TIMES_IN_FORCE:
+        return (
+            RejectReason.INVALID_TIME_IN_FORCE,
+            f"time_in_force {order.time_in_force} must be GTC (1), IOC (2) or FOK (3)",
+        )
+    return RejectReason.UNSUPPORTED, "only LIMIT and MARKET orders with GTC, IOC or FOK are offered yet"
 
 
 def _refuse_size(price: int, quantity: int) -> Refusal | None:

@@ -42,7 +42,9 @@ async def edge() -> AsyncIterator[Edge]:
 @pytest.fixture
 async def channel(edge: Edge) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the started edge."""
-    async with grpc.aio.insecure_channel(await edge.start("127.0.0.1:0")) as channel:
+    address = edge.bind("127.0.0.1:0")
+    await edge.start()
+    async with grpc.aio.insecure_channel(address) as channel:
         yield channel
 
 
@@ -142,7 +144,7 @@ async def test_large_requests_are_refused(channel: grpc.aio.Channel) -> None:
 async def test_an_address_that_cannot_be_had(edge: Edge, listen: str, why: str) -> None:
     """The fault names the address and says what is wrong with it."""
     with pytest.raises(CannotListen, match=f"cannot listen on {listen}: .*{why}"):
-        await edge.start(listen)
+        edge.bind(listen)
 
 
 async def test_a_taken_port(edge: Edge, capfd: pytest.CaptureFixture[str]) -> None:
@@ -150,5 +152,5 @@ async def test_a_taken_port(edge: Edge, capfd: pytest.CaptureFixture[str]) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(CannotListen, match=f"{address}: another process uses it"):
-            await edge.start(address)
+            edge.bind(address)
     assert capfd.readouterr().err == ""

@@ -47,8 +47,13 @@ async def test_client_example(venue: Cluster) -> None:
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(DEADLINE_S):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0
     shown = README[README.index(CLIENT_EXAMPLE) + len(CLIENT_EXAMPLE) :].split("\n\n")[1]
     assert output.decode().splitlines() == [line.strip() for line in shown.splitlines()]

@@ -70,12 +70,14 @@ class Batch:
 class Submission:
     """Commands that came together, and their answers: of each command the last event.
 
-    `settling` has, by position, the future answer of each order that still has a leg out.
+    With `takes` they may take what peers show. `settling` has, by position, the future answer of each order
+    that still has a leg out.
     """
 
     commands: Sequence[Command]
     done: asyncio.Future["Submission"]
     is_own: bool = False
+    takes: bool = True
     answers: list[Event | None] = field(default_factory=list)
     settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
 
@@ -83,8 +85,9 @@ class Submission:
 class CommitLoop:
     """Owns the state of one engine. `run` is its only task; everything else only queues.
 
-    `attach` gives a command the away quotes of this moment (None: there is nothing left to do);
-    `release` lets a committed batch's effects out and must not wait for anything outside.
+    `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
+    the away quotes of this moment (None: there is nothing left to do). `release` lets a committed batch's
+    effects out and must not wait for anything outside; what it returns says when all can see them.
     """
 
     def __init__(
@@ -92,13 +95,15 @@ class CommitLoop:
         state: State,
         journal: Journal,
         *,
+        catch_up: Callable[[], Awaitable[None]],
         attach: Callable[[Command], Command | None],
-        release: Callable[[Batch], Awaitable[None]],
+        release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.state = state
         self.journal = journal
         self.queued_commands = 0
+        self._catch_up = catch_up
         self._attach = attach
         self._release = release
         self._utc_ns = utc_ns
@@ -109,22 +114,25 @@ class CommitLoop:
         self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._settling: dict[int, asyncio.Future[Answered]] = {}
 
-    def submit(self, commands: Sequence[Command]) -> asyncio.Future[Submission]:
+    def submit(self, commands: Sequence[Command], *, takes: bool = True) -> asyncio.Future[Submission]:
         """Queue commands; the future resolves when the journal has the last of them.
 
-        Raises CommitError, having taken none. Giving up on the future does not take a command back.
+        `takes`: among them may be orders, which must not miss a quote of a peer. Giving up on the future does
+        not take a command back. Raises CommitError, having taken none.
         """
-        if self._is_silent():
+        if self.is_silent():
             raise JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
         if self.queued_commands + len(commands) > MAX_QUEUED_COMMANDS:
             raise Overloaded(
                 f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
             )
-        return self._enqueue(Submission(commands, asyncio.get_running_loop().create_future()))
+        return self._enqueue(Submission(commands, asyncio.get_running_loop().create_future(), takes=takes))
 
     def submit_own(self, command: Command) -> asyncio.Future[Submission]:
         """Queue a command that the engine owes itself, such as the result of a leg: never refused."""
-        return self._enqueue(Submission([command], asyncio.get_running_loop().create_future(), is_own=True))
+        return self._enqueue(
+            Submission([command], asyncio.get_running_loop().create_future(), is_own=True, takes=False)
+        )
 
     def _enqueue(self, submission: Submission) -> asyncio.Future[Submission]:
         self._queue.append(submission)
@@ -142,24 +150,41 @@ class CommitLoop:
 
     async def run(self) -> None:
         """Commit for ever. Raises JournalError when this engine must not go on."""
-        while True:
-            await self._arrived.wait()
-            batch, finished = self._sequence()
-            if batch.commands:
-                self._appending = True
-                self._in_flight = finished
-                await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
-                self._in_flight = []
-                self._appending = False
-                await self._release(batch)
-                self._settle(batch)
-            for submission in finished:
-                if not submission.done.done():
-                    submission.done.set_result(submission)
-            while self._reads:
-                query, answer = self._reads.popleft()
-                if not answer.done():
-                    answer.set_result(query())
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._arrived.wait()
+                waiting = len(self._queue)
+                if any(submission.takes for submission in self._queue):
+                    await self._catch_up()
+                batch, finished = self._sequence(waiting)
+                shown = None
+                if batch.commands:
+                    self._appending = True
+                    self._in_flight = finished
+                    await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
+                    self._in_flight = []
+                    self._appending = False
+                    shown = await self._release(batch)
+                if shown is None:
+                    self._answer(batch, finished)
+                else:  # the next batch need not wait until the last one is seen, only its answers
+                    group.create_task(self._answer_when(shown, batch, finished))
+                while self._reads:
+                    query, answer = self._reads.popleft()
+                    if not answer.done():
+                        answer.set_result(query())
+
+    async def _answer_when(self, shown: Awaitable[None], batch: Batch, finished: list[Submission]) -> None:
+        await shown
+        self._answer(batch, finished)
+
+    def _answer(self, batch: Batch, finished: list[Submission]) -> None:
+        """Let those know who wait: for their commands, or for an order's legs to be back."""
+        for submission in finished:
+            if not submission.done.done():
+                submission.done.set_result(submission)
+        if self._settling:
+            self._settle(batch)
 
     async def watch(self) -> None:
         """Give up waiting, for ever, for a journal that is silent: what waits hears JournalUnavailable.
@@ -168,7 +193,7 @@ class CommitLoop:
         """
         while True:
             await asyncio.sleep(_WATCH_PERIOD_S)
-            if not self._is_silent():
+            if not self.is_silent():
                 continue
             fault = JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
             started = [submission for submission in self._queue if submission.answers]
@@ -179,19 +204,23 @@ class CommitLoop:
             self._queue = deque(dict.fromkeys((*started, *own)))
             self.queued_commands = sum(len(submission.commands) for submission in self._queue)
 
-    def _is_silent(self) -> bool:
+    def is_silent(self) -> bool:
+        """Whether the journal has not answered for so long that nothing more is taken."""
         since = self.journal.unanswered_since
         return since is not None and time.monotonic() - since > JOURNAL_PATIENCE_S
 
-    def _sequence(self) -> tuple[Batch, list[Submission]]:
-        """Apply what has arrived, up to the size of a record; the batch and the submissions it finishes."""
+    def _sequence(self, waiting: int) -> tuple[Batch, list[Submission]]:
+        """Apply the first `waiting` submissions, up to the size of a record.
+
+        Returns the batch and the submissions it finishes.
+        """
         state, queue = self.state, self._queue
         time_ns = max(self._utc_ns(), state.accounts.time_ns)
         batch = Batch(self.journal.position.batch_number + 1, state.epoch, time_ns)
         state.begin_batch(batch.number, time_ns)
         finished: list[Submission] = []
         room = MAX_RECORD_BYTES
-        while queue and room > _COMMAND_BYTES:
+        while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission = queue[0]
             commands, answers = submission.commands, submission.answers
             while len(answers) < len(commands) and room > _COMMAND_BYTES:
@@ -228,8 +257,6 @@ class CommitLoop:
 
     def _settle(self, batch: Batch) -> None:
         """Give those who wait for an order's legs its answer, once it is at rest."""
-        if not self._settling:
-            return
         for event in batch.events:
             if type(event) is Answered and event.status not in (_PENDING, _REJECTED):
                 future = self._settling.pop(event.order_id, None)

@@ -9,7 +9,7 @@ batch ──▶ legs to peers
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, cast
 
@@ -21,6 +21,9 @@ from engine.runtime.market_data import MarketData
 
 MAX_REPORTS_PER_MESSAGE: Final = 2_000
 """At about 200 bytes each this stays well below what NATS takes in one message."""
+
+PACE_S: Final = 0.01
+"""At most one message of reports in this time: each costs the server an fsync, whatever it holds."""
 
 MAX_QUEUED_REPORTS: Final = 200_000
 """With more reports than this waiting for NATS, the engine waits too."""
@@ -96,16 +99,22 @@ class Reports:
                 reports += more
             if not self._queue:
                 self._arrived.clear()
+            pace = asyncio.create_task(asyncio.sleep(PACE_S))
             await self._writer.publish(
                 Executions(self._engine, epoch, first, last, cast("tuple[Report, ...]", tuple(reports)))
             )
             self._queued -= len(reports)
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
+            await pace
 
 
 class Effects:
-    """Releases committed batches. `send_leg` must not wait; `uncross` looks at a symbol that changed."""
+    """Releases committed batches.
+
+    `send_leg` must not wait; `uncross` looks at a symbol that changed; `shown` says when peers can see all
+    that was published (None: nobody follows).
+    """
 
     def __init__(
         self,
@@ -115,15 +124,20 @@ class Effects:
         *,
         send_leg: Callable[[LegSent], None],
         uncross: Callable[[str], None],
+        shown: Callable[[], Awaitable[None] | None],
     ) -> None:
         self._market_data = market_data
         self._reports = reports
         self._bell = bell
         self._send_leg = send_leg
         self._uncross = uncross
+        self._shown = shown
 
-    async def release(self, batch: Batch) -> None:
-        """Let out what a batch caused, the market data before any answer."""
+    async def release(self, batch: Batch) -> Awaitable[None] | None:
+        """Let out what a batch caused, the market data before any answer.
+
+        Returns what must be awaited before a client may hear of it (None: nothing).
+        """
         fills = []
         for event in batch.events:
             kind = type(event)
@@ -140,3 +154,4 @@ class Effects:
         for change in batch.changes:
             self._uncross(change.symbol)
         await self._reports.room()
+        return self._shown() if batch.changes else None

@@ -136,7 +136,7 @@ class Legs:
         else:
             command = TakeLeg(*(getattr(message, name) for name in TakeLeg.__struct_fields__))
         try:
-            done = self._loop.submit([command])
+            done = self._loop.submit([command], takes=False)
         except CommitError as fault:
             _log.warning("left out leg %d of E%d: %s", message.leg_id, message.sender, fault)
             return

@@ -16,7 +16,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -35,6 +35,7 @@ from bus.messages import EngineEntry, InstrumentEntry
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
+from bus.round_trip import RoundTrip
 from bus.runner import DEFAULT_NATS_URL, Link, ProcessFault, host_and_port, log_to, run_until_signal
 from bus.stream import StreamError
 from engine.commands import AddInstrument
@@ -59,6 +60,9 @@ PEERS_PATIENCE_S: Final = 2.0
 """How long a start waits for the feeds of the engines that are registered; some may be down."""
 
 _POLL_S: Final = 0.02
+_HEALTH_PERIOD_S: Final = 0.1
+_GC_THRESHOLDS: Final = (50_000, 20, 50)
+"""Nothing on the hot path makes cycles, so collections are rare and find little."""
 _BPS_PER_PERCENT: Final = 100
 
 _FAULTS: Final = (
@@ -72,6 +76,7 @@ _FAULTS: Final = (
 )
 
 _log: Final = logging.getLogger("engine")
+_book_log: Final = logging.getLogger("synchronizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +143,10 @@ class Engine:
         link.on_error = self._follower.on_error
         self._away = AwayView(number, self._state, self._follower.peers)
         self._bell = FillBell()
-        self._listed: set[str] = set()
+        self._round_trip = RoundTrip(nc)
+        self._told_states: dict[int, tuple[PeerState, int]] = {}
 
-    async def run(self) -> None:
+    async def run(self, edge: Edge, address: str) -> None:
         """Recover, reign, serve, until cancelled. Raises a group of the faults that end an engine."""
         number = self._settings.number
         writer = ExecutionsWriter(self._nc, number)
@@ -149,24 +155,25 @@ class Engine:
         await replay(self._state, self._journal, reports)
         gc.collect()
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
+        gc.set_threshold(*_GC_THRESHOLDS)
         known = await self._engines_bucket.get(str(number))
         epoch = max(self._state.epoch, known.epoch if known else 0) + 1
         await begin_reign(self._state, self._journal, epoch, time.time_ns())
         _log.info("epoch %d of E%d begins", epoch, number)
-        edge = Edge(SERVICE)
         try:
             async with asyncio.TaskGroup() as group:
-                await self._reign(group, edge, reports)
+                await self._reign(group, edge, address, reports)
         finally:
-            await edge.stop()
             _log.info("E%d has stopped", number)
 
-    async def _reign(self, group: asyncio.TaskGroup, edge: Edge, reports: Reports) -> None:
+    async def _reign(self, group: asyncio.TaskGroup, edge: Edge, address: str, reports: Reports) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
+        await self._round_trip.start()
         loop = CommitLoop(
             state,
             self._journal,
+            catch_up=self._catch_up,
             attach=self._away.attach,
             release=self._release,
         )
@@ -178,6 +185,7 @@ class Engine:
             self._bell,
             send_leg=legs.send,
             uncross=self._uncrosser.look,
+            shown=lambda: self._round_trip.make() if self._follower.peers else None,
         )
         await self._market_data.start(
             state.epoch,
@@ -219,16 +227,31 @@ class Engine:
             ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
         )
         matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(servicer, edge.server)  # type: ignore[no-untyped-call]
-        address = await edge.start(self._settings.listen)
+        await edge.start()
         await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
         await self._await_peers()
         await edge.set_serving(serving=True)
+        group.create_task(self._tell_health(edge, loop))
         _log.info(
             "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)
         )
 
-    async def _release(self, batch: Batch) -> None:
-        await self._effects.release(batch)
+    async def _catch_up(self) -> None:
+        if self._follower.peers:
+            await self._round_trip.make()
+
+    async def _release(self, batch: Batch) -> Awaitable[None] | None:
+        return await self._effects.release(batch)
+
+    async def _tell_health(self, edge: Edge, loop: CommitLoop) -> None:
+        """Serving as long as the journal answers."""
+        serving = True
+        while True:
+            await asyncio.sleep(_HEALTH_PERIOD_S)
+            if loop.is_silent() == serving:
+                serving = not serving
+                _log.warning("the journal %s", "answers again" if serving else "does not answer: not serving")
+                await edge.set_serving(serving=serving)
 
     async def _await_peers(self) -> None:
         """Wait a while until the feeds of the other registered engines are live, or known to be away."""
@@ -259,33 +282,24 @@ class Engine:
             loop.submit_own(wanted)
 
     def _on_quote(self, engine: int, symbol: str) -> None:
-        peer = self._follower.peers[engine]
-        replica = peer.replicas.get(symbol)
-        if replica is not None:
-            _book_log.debug(
-                "E%d %s is at %d, bid %s, ask %s",
-                engine,
-                symbol,
-                replica.sequence,
-                replica.best(1),
-                replica.best(2),
-            )
         if engine > self._settings.number:
             self._uncrosser.look(symbol)
 
     def _on_peer_state(self, engine: int, feed: PeerFeed) -> None:
-        _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
+        told = feed.state, feed.epoch
+        if self._told_states.get(engine) != told:
+            self._told_states[engine] = told
+            _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
         if engine > self._settings.number and feed.state is PeerState.LIVE:
             for symbol in feed.replicas:
                 self._uncrosser.look(symbol)
 
 
-_book_log: Final = logging.getLogger("synchronizer")
-
-
 async def run(settings: Settings) -> None:
     """Run an engine until cancelled. Raises one of the faults that end it, or a group of them."""
     name = f"engine-{settings.number}"
+    edge = Edge(SERVICE)
+    address = edge.bind(settings.listen)  # before anything else: a second process must not depose the first
     link = Link(settings.nats_url)
     try:
         nc = await link.open(name)
@@ -295,8 +309,9 @@ async def run(settings: Settings) -> None:
             await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
             journal_nc = await link.open(f"{name}-journal", buffered=False)
             journal = JetStreamJournal(journal_nc, settings.number)
-        await Engine(settings, link, nc, journal).run()
+        await Engine(settings, link, nc, journal).run(edge, address)
     finally:
+        await edge.stop()
         await link.close()
 
 

@@ -8,7 +8,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, cast
+from dataclasses import dataclass
+from typing import Final, NoReturn, cast
 
 import grpc
 import msgspec
@@ -24,7 +25,7 @@ from engine.commands import Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Order
 from engine.runtime import wire
-from engine.runtime.commit_loop import CommitLoop, JournalUnavailable, Overloaded, Submission
+from engine.runtime.commit_loop import CommitError, CommitLoop, Overloaded, Submission
 from engine.runtime.effects import FillBell
 from engine.runtime.sessions import Sessions
 from engine.terms import Side
@@ -42,6 +43,21 @@ MAX_FILL_STREAMS: Final = 8
 
 STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back with the sequence it had."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One OrderEntry message on its way: its commands, None for an empty one."""
+
+    commands: Sequence[OrderCommand | None]
+    done: asyncio.Future[Submission]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of an OrderEntry stream: why it is read no further, None when its client ended it."""
+
+    fault: CommitError | ValueError | None = None
 
 
 class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
@@ -86,22 +102,26 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     ) -> None:
         """Take commands by the message and answer each message with one, in order."""
         client = await self._sessions.client_of(context)
-        waiting: asyncio.Queue[tuple[Sequence[OrderCommand | None], asyncio.Future[Submission]] | None]
-        waiting = asyncio.Queue(MAX_UNANSWERED_MESSAGES)
-        reading = asyncio.create_task(self._read_entries(client, request_iterator, waiting, context))
+        waiting: asyncio.Queue[_Entry | _End] = asyncio.Queue()
+        room = asyncio.Semaphore(MAX_UNANSWERED_MESSAGES)
+        reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
         try:
-            while (entry := await waiting.get()) is not None:
-                commands, done = entry
-                submission = await self._committed(done, context)
-                response = pb.OrderEntryResponse()
+            while isinstance(entry := await waiting.get(), _Entry):
+                submission = await self._committed(entry.done, context)
                 answers = iter(await _answers(submission))
-                for command in commands:
+                response = pb.OrderEntryResponse()
+                for command in entry.commands:
                     reply = response.replies.add()
                     if command is None:
                         wire.refuse_empty(reply)
                     else:
                         wire.order_reply(reply, next(answers))
                 await context.write(response)
+                room.release()
+            if isinstance(entry.fault, CommitError):
+                await _abort_untaken(context, entry.fault)
+            if entry.fault is not None:
+                await abort_bad_request(context, "commands", str(entry.fault))
             await reading
         finally:
             reading.cancel()
@@ -191,44 +211,44 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         return wire.order_reply(pb.OrderReply(), (await _answers(submission))[0])
 
     async def _submit(self, commands: Sequence[Command], context: Context) -> Submission:
-        return await self._committed(await self._queue(commands, context), context)
-
-    async def _queue(self, commands: Sequence[Command], context: Context) -> asyncio.Future[Submission]:
-        """Queue commands, or end the call because they cannot be taken now."""
         try:
-            return self._loop.submit(commands)
-        except Overloaded as fault:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{fault}; slow down")
-        except JournalUnavailable as fault:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
+            done = self._loop.submit(commands)
+        except CommitError as fault:
+            await _abort_untaken(context, fault)
+        return await self._committed(done, context)
 
     async def _committed(self, done: asyncio.Future[Submission], context: Context) -> Submission:
         try:
             return await done
-        except JournalUnavailable as fault:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
+        except CommitError as fault:
+            await _abort_untaken(context, fault)
 
     async def _read_entries(
         self,
         client: str,
         messages: AsyncIterator[pb.OrderEntryRequest],
-        waiting: "asyncio.Queue[tuple[Sequence[OrderCommand | None], asyncio.Future[Submission]] | None]",
-        context: Context,
+        room: asyncio.Semaphore,
+        waiting: "asyncio.Queue[_Entry | _End]",
     ) -> None:
-        """Queue the commands of each message; ends the call at a message that is too long."""
+        """Queue the commands of each message, while there is room, up to one that cannot be taken."""
+        end = _End()
         try:
             async for message in messages:
                 if len(message.commands) > MAX_COMMANDS_PER_MESSAGE:
-                    await abort_bad_request(
-                        context,
-                        "commands",
-                        f"{len(message.commands)} in one message, {MAX_COMMANDS_PER_MESSAGE} is the limit",
+                    end = _End(
+                        ValueError(
+                            f"{len(message.commands)} in one message, {MAX_COMMANDS_PER_MESSAGE} is the limit"
+                        )
                     )
+                    return
                 commands = [wire.order_command(client, command) for command in message.commands]
-                done = await self._queue([command for command in commands if command is not None], context)
-                await waiting.put((commands, done))
+                done = self._loop.submit([command for command in commands if command is not None])
+                await room.acquire()
+                waiting.put_nowait(_Entry(commands, done))
+        except CommitError as fault:
+            end = _End(fault)
         finally:
-            await waiting.put(None)
+            waiting.put_nowait(end)
 
     async def _send_fills(
         self, client: str, since: int, rung: asyncio.Event | None, context: Context
@@ -278,6 +298,13 @@ class ProtectedBooks:
         if symbol in self._own:
             books[self._engine] = self._own[symbol]
         return books
+
+
+async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
+    """End a call whose commands were not taken, or not for certain."""
+    if isinstance(fault, Overloaded):
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{fault}; slow down")
+    await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
 
 
 async def _answers(submission: Submission) -> list[Answered | Accepted]:

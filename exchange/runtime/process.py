@@ -115,7 +115,8 @@ class Exchange:
                 group.create_task(self._link.end_when_closed())
                 for bucket in filled:
                     await bucket.wait()
-                address = await edge.start(self._settings.listen)
+                address = edge.bind(self._settings.listen)
+                await edge.start()
                 log.info("exchange listens at %s", address)
                 listening(address)
                 await self._executions.caught_up.wait()

@@ -69,16 +69,19 @@ class Edge:
             (service, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server
         )
 
-    async def start(self, listen: str) -> str:
-        """Take the address and answer calls; returns it with the port that was taken. Raises CannotListen."""
+    def bind(self, listen: str) -> str:
+        """Take the address; returns it with the port that was taken. Raises CannotListen."""
         _refuse_unusable(listen)
         try:
             port = self.server.add_insecure_port(listen)
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {listen}: {error}") from error
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def start(self) -> None:
+        """Answer calls at the address taken."""
         await self.set_serving(serving=False)
         await self.server.start()
-        return f"{listen.rpartition(':')[0]}:{port}"
 
     async def set_serving(self, *, serving: bool) -> None:
         """Say by the health service whether calls are worth making."""

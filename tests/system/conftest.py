@@ -1,4 +1,4 @@
-"""Venues for the system tests; each module shares one, and tests that kill things start their own."""
+"""Venues for the system tests; all share two, and tests that kill things start their own."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.system.venue import Venue
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
     """A venue with one engine and many symbols."""
     symbols = [f"S{number}" for number in range(400)]
@@ -19,7 +19,7 @@ def one_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
         venue.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def three_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
     """A venue with three engines and many symbols."""
     symbols = [f"S{number}" for number in range(400)]

@@ -1,4 +1,4 @@
-"""Seeded order flow, and the comparison of a venue's answers with the naive model of tests/reference_book.py."""
+"""Seeded order flow, and the comparison of a venue's answers with tests/reference_book.py."""
 
 import random
 from collections import defaultdict
@@ -134,7 +134,9 @@ class Comparison:
             assert reply.reject_text, told
             assert not reply.fills, told
         else:
-            assert (reply.cumulative_quantity, reply.leaves_quantity) == (answer.cumulative, answer.leaves), told
+            assert (reply.cumulative_quantity, reply.leaves_quantity) == (answer.cumulative, answer.leaves), (
+                told
+            )
             average = answer.value / answer.cumulative if answer.cumulative else 0.0
             assert reply.average_price == average, told
         if isinstance(command, NewOrder) and reply.order_id:
@@ -146,7 +148,12 @@ class Comparison:
                 self._replied.setdefault(answer.order, expected)
             assert self._fills(reply) == expected, told
             prevented = [
-                (self.names[match.taker_order_id], self.names[match.maker_order_id], match.price, match.quantity)
+                (
+                    self.names[match.taker_order_id],
+                    self.names[match.maker_order_id],
+                    match.price,
+                    match.quantity,
+                )
                 for match in reply.prevented
             ]
             assert prevented == [tuple(fact) for fact in facts if isinstance(fact, Prevention)], told

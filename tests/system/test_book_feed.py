@@ -9,7 +9,7 @@ from typing import Any
 import nats
 from matchbus.v1 import matchbus_pb2 as pb
 
-from tests.system.venue import Floor, Trader, Venue, eventually, floor, fresh, limit, scaled
+from tests.system.venue import Floor, Trader, Venue, eventually, floor, fresh, limit, scaled, show
 
 ORDERS = scaled(2_000, 20_000)
 
@@ -101,7 +101,8 @@ class Subscriber:
 def seen(book: pb.OrderBook) -> list[list[tuple[int, int, int]]]:
     """(price, quantity, order count) of bids and asks, best first."""
     return [
-        [(level.price, level.quantity, level.order_count) for level in side] for side in (book.bids, book.asks)
+        [(level.price, level.quantity, level.order_count) for level in side]
+        for side in (book.bids, book.asks)
     ]
 
 
@@ -155,7 +156,7 @@ async def test_a_subscriber_holds_the_book_and_loses_nothing(one_engine: Venue) 
     """After thousands of random orders the book is the engine's at its sequence, by deltas alone."""
     async with floor(one_engine) as trading:
         subscriber = await hold(trading, "S386", drop_every=0)
-        print(f"\n{subscriber.deltas} deltas, {subscriber.snapshots} snapshots, {subscriber.resets} gaps")
+        show(f"{subscriber.deltas} deltas, {subscriber.snapshots} snapshots, {subscriber.resets} gaps")
         assert subscriber.deltas > ORDERS // 40
         assert subscriber.resets == 0
 
@@ -164,17 +165,26 @@ async def test_a_subscription_that_is_lost_and_made_again_finds_the_book(one_eng
     """However often it joins in the middle of trading, it has the engine's book soon."""
     async with floor(one_engine) as trading:
         subscriber = await hold(trading, "S385", drop_every=7)
-        print(f"\n{subscriber.joins} joins, {subscriber.deltas} deltas, {subscriber.snapshots} snapshots")
+        show(f"{subscriber.joins} joins, {subscriber.deltas} deltas, {subscriber.snapshots} snapshots")
         assert subscriber.joins > ORDERS // 20 // 7
 
 
 async def test_junk_on_the_feed_and_snapshot_subjects_is_ignored(three_engines: Venue) -> None:
-    """Anyone may publish anything on the bus's request subjects: no engine stops, books and quotes stay right."""
+    """Junk on the bus's subjects stops no engine; books and quotes stay right."""
     async with floor(three_engines) as trading:
         one, two = await trading.trader(1), await trading.trader(2)
         pids = [three_engines.engine_pid(engine) for engine in (1, 2, 3)]
         connection = await nats.connect(three_engines.nats_url)
-        junk = (b"", b"\xff" * 100, b"[]", b"{}", b"null", b"[1]", b'["snapshot_request",[""]]', b"[" * 10_000)
+        junk = (
+            b"",
+            b"\xff" * 100,
+            b"[]",
+            b"{}",
+            b"null",
+            b"[1]",
+            b'["snapshot_request",[""]]',
+            b"[" * 10_000,
+        )
         deeper = (
             b'["snapshot_request",["*",">","NOPE",""]]',
             b'["snapshot_request",5]',

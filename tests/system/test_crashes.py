@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,7 +12,19 @@ import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from tests.system.test_three_engines import check_pairs, net
-from tests.system.venue import STOP_DEADLINE_S, Floor, Trader, Venue, eventually, floor, fresh, limit, scaled
+from tests.system.venue import (
+    STOP_DEADLINE_S,
+    Floor,
+    Trader,
+    Venue,
+    eventually,
+    expect_status,
+    floor,
+    fresh,
+    limit,
+    scaled,
+    show,
+)
 
 SYMBOLS = ("AAA", "BBB", "CCC")
 LOAD_BETWEEN_KILLS = scaled(150, 1000)
@@ -21,7 +34,7 @@ KILLS = ("engine", "exchange", "both", "nats", "engine") * scaled(1, 5)
 
 
 class Load:
-    """Clients that submit and cancel without a break, trying again under the same id until they are answered."""
+    """Clients that submit and cancel without a break, each command until it is answered."""
 
     def __init__(self, traders: list[Trader]) -> None:
         self.traders = traders
@@ -49,9 +62,9 @@ class Load:
             )
             identity = order.client_order_id
             self.sent[identity] = trader, order
-            self.answers[identity] = await self._insist(lambda order=order: trader.submit(order))
+            self.answers[identity] = await self._insist(partial(trader.submit, order))
             if draw.random() < 0.3:
-                reply = await self._insist(lambda identity=identity: trader.cancel(identity))
+                reply = await self._insist(partial(trader.cancel, identity))
                 if not reply.reject_reason:
                     self.cancelled[identity] = reply
 
@@ -60,7 +73,7 @@ class Load:
             try:
                 reply: pb.OrderReply = await call()
             except grpc.aio.AioRpcError as error:
-                assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                expect_status(error, grpc.StatusCode.UNAVAILABLE)
                 self.retries += 1
                 await asyncio.sleep(0.05)
             else:
@@ -83,7 +96,7 @@ async def history(trader: Trader) -> list[pb.Fill]:
             try:
                 return await trader.fills()
             except grpc.aio.AioRpcError as error:
-                assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                expect_status(error, grpc.StatusCode.UNAVAILABLE)
                 await asyncio.sleep(0.05)
 
 
@@ -126,7 +139,7 @@ async def test_nothing_acknowledged_is_lost_by_kills_under_load_nor_by_a_restart
             await load.acknowledged(LOAD_BETWEEN_KILLS)
             load.stop()
         assert running.done()
-        print(f"\n{len(load.answers)} orders acknowledged, {load.retries} retries, {len(KILLS)} kills")
+        show(f"{len(load.answers)} orders acknowledged, {load.retries} retries, {len(KILLS)} kills")
         before = await everything(trading, load, traders)
     code, seconds = venue.stop()
     assert code == 0
@@ -150,13 +163,8 @@ async def everything(trading: Floor, load: Load, traders: list[Trader]) -> list[
     """Check that all that was acknowledged is there and adds up; returns what can be seen."""
 
     async def quiet() -> bool:
-        return not any(
-            [
-                order.status == pb.ORDER_STATUS_PENDING
-                for trader in traders
-                for order in await trader.open_orders()
-            ]
-        )
+        open_orders = [order for trader in traders for order in await trader.open_orders()]
+        return all(order.status != pb.ORDER_STATUS_PENDING for order in open_orders)
 
     await eventually(quiet, 10, "no order is pending")
     seen: list[object] = []
@@ -183,14 +191,15 @@ async def everything(trading: Floor, load: Load, traders: list[Trader]) -> list[
     assert sum(map(len, open_ids.values())) <= len(load.answers)
 
     async def positions_agree() -> bool:
-        return all([await trading.positions(trader) == net(fills[trader.name]) for trader in traders])
+        told = {trader.name: await trading.positions(trader) for trader in traders}
+        return told == {name: net(own) for name, own in fills.items()}
 
     await eventually(positions_agree, 10, "positions follow the fills")
     return [*seen, fills, open_ids]
 
 
 async def test_a_silent_journal_refuses_and_trading_resumes(own_venue: Callable[..., Venue]) -> None:
-    """Around a kill -9 of nats-server every order is answered or UNAVAILABLE, and the same id then settles it."""
+    """Around a kill -9 of nats-server an order is answered or UNAVAILABLE; its id then settles it."""
     venue = own_venue(engines=1)
     async with floor(venue) as trading:
         trader = await trading.trader()
@@ -202,7 +211,7 @@ async def test_a_silent_journal_refuses_and_trading_resumes(own_venue: Callable[
                 try:
                     reply = await trader.submit(order)
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    expect_status(error, grpc.StatusCode.UNAVAILABLE)
                     await asyncio.sleep(0.05)
                 else:
                     assert reply.status == pb.ORDER_STATUS_NEW

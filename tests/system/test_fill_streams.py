@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from matchbus.v1 import matchbus_pb2 as pb
 
-from tests.system.venue import Trader, Venue, floor, fresh, limit, scaled
+from tests.system.venue import Trader, Venue, expect_status, floor, fresh, limit, scaled, show
 
 MEGABYTE = 1024 * 1024
 STALLED_FILLS = scaled(10_000, 100_000)
@@ -79,7 +79,7 @@ async def test_a_follower_survives_the_kill_of_its_engine(own_venue: Callable[..
                         if len(seen) >= 200:
                             break
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error
+                    expect_status(error, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
                     await asyncio.sleep(0.05)
                 call.cancel()
 
@@ -92,7 +92,7 @@ async def test_a_follower_survives_the_kill_of_its_engine(own_venue: Callable[..
                     await maker.open_orders()
                     break
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    expect_status(error, grpc.StatusCode.UNAVAILABLE)
                     await asyncio.sleep(0.05)
             await trade(maker, taker, "AAA", 100)
         assert [fill.sequence for fill in seen] == list(range(1, 201))
@@ -106,13 +106,13 @@ def rss_bytes(pid: int) -> int:
 
 
 async def test_readers_that_never_read_are_bounded(one_engine: Venue) -> None:
-    """Followers that stop reading cost the engine a few MB at most, and other clients trade as before."""
+    """Followers that stop reading cost the engine a few MB at most; others trade as before."""
     async with floor(one_engine) as trading:
         maker, taker, bystander = [await trading.trader() for _ in range(3)]
         pid = one_engine.engine_pid(1)
 
         async def growth() -> tuple[int, float]:
-            """Bytes the engine grew over many fills, and the seconds of the slowest order of somebody else."""
+            """Bytes the engine grew over many fills, and seconds of somebody else's slowest order."""
             before = rss_bytes(pid)
             slowest = 0.0
             done = asyncio.Event()
@@ -138,13 +138,14 @@ async def test_readers_that_never_read_are_bounded(one_engine: Venue) -> None:
             for _ in range(STALLED_READERS)
         ]
         calls = [
-            Trader(taker.name, "", await trading.register(taker.name), channel).follow() for channel in channels
+            Trader(taker.name, "", await trading.register(taker.name), channel).follow()
+            for channel in channels
         ]
         for call in calls:
             await call.wait_for_connection()
         stalled, slowest = await growth()
-        print(
-            f"\n{STALLED_FILLS} fills: the engine grew {alone / MEGABYTE:.1f} MB without stalled readers, "
+        show(
+            f"{STALLED_FILLS} fills: the engine grew {alone / MEGABYTE:.1f} MB without stalled readers, "
             f"{stalled / MEGABYTE:.1f} MB with {STALLED_READERS}; slowest other order {slowest_alone:.3f} "
             f"and {slowest:.3f} s"
         )
@@ -155,7 +156,7 @@ async def test_readers_that_never_read_are_bounded(one_engine: Venue) -> None:
         for call in calls:
             call.cancel()
         for channel in channels:
-            await channel.close()
+            await channel.close(None)
 
 
 async def test_too_many_streams_are_refused_and_closed_ones_make_room(one_engine: Venue) -> None:
@@ -182,7 +183,7 @@ async def test_too_many_streams_are_refused_and_closed_ones_make_room(one_engine
                         assert await trader.fills() == []
                         break
                     except grpc.aio.AioRpcError as error:
-                        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+                        expect_status(error, grpc.StatusCode.RESOURCE_EXHAUSTED)
                         await asyncio.sleep(0.02)
 
 
@@ -192,7 +193,9 @@ async def test_half_open_connections_do_not_hurt(one_engine: Venue) -> None:
     pid = one_engine.engine_pid(1)
     held = [socket.create_connection((host, int(port)), timeout=5) for _ in range(50)]
     for number, connection in enumerate(held):
-        connection.sendall((b"", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 4096, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")[number % 4])
+        connection.sendall(
+            (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 4096, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")[number % 4]
+        )
     async with floor(one_engine) as trading:
         trader = await trading.trader(name=fresh("beside"))
         assert (await trader.limit("S387", 1, 50, 1)).status == pb.ORDER_STATUS_NEW

@@ -1,4 +1,4 @@
-"""Whatever a client sends: a named refusal or the documented gRPC status, nothing changed, the engine alive."""
+"""Whatever a client sends: a named refusal or the documented status, nothing changed, the engine alive."""
 
 import asyncio
 import time
@@ -16,7 +16,22 @@ from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, floor, fresh, leve
 MEGABYTE = "A" * 1_000_000
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
-STRANGE = ("*", ">", "S0.>", "S0.*", "S 0", " S0", "S0\n", "S0\x00", "\x00", "$KV.sessions.>", "s0", "S0/../S1", "é", "")
+STRANGE = (
+    "*",
+    ">",
+    "S0.>",
+    "S0.*",
+    "S 0",
+    " S0",
+    "S0\n",
+    "S0\x00",
+    "\x00",
+    "$KV.sessions.>",
+    "s0",
+    "S0/../S1",
+    "é",
+    "",
+)
 REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
 """What the exchange says to junk: a megabyte may be more than a message there can hold."""
 
@@ -79,7 +94,14 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
 
 def broken(symbol: str, changes: dict[str, Any]) -> pb.NewOrder:
     """A good order with something wrong."""
-    good = {"symbol": symbol, "side": 1, "price": 100, "quantity": 5, "type": 1, "client_order_id": fresh("junk")}
+    good = {
+        "symbol": symbol,
+        "side": 1,
+        "price": 100,
+        "quantity": 5,
+        "type": 1,
+        "client_order_id": fresh("junk"),
+    }
     return pb.NewOrder(**{**good, **changes})
 
 
@@ -120,7 +142,12 @@ async def test_broken_cancels_and_replaces_are_refused_by_name(one_engine: Venue
         trader = await trading.trader()
         async with Unchanged(one_engine, trader, symbol):
             mine = (await trader.open_orders(symbol))[0]
-            for identity in ({}, {"client_order_id": MEGABYTE}, {"order_id": 2**64 - 1}, {"client_order_id": "*"}):
+            for identity in (
+                {},
+                {"client_order_id": MEGABYTE},
+                {"order_id": 2**64 - 1},
+                {"client_order_id": "*"},
+            ):
                 assert refused(await trader.cancel(**identity), "UNKNOWN_ORDER")
                 assert refused(await trader.replace(100, 5, **identity), "UNKNOWN_ORDER")
                 code, _ = await status_of(trader.order(**identity))
@@ -166,7 +193,7 @@ async def test_requests_that_are_no_order_get_invalid_argument(one_engine: Venue
 
 def violated_field(error: grpc.aio.AioRpcError) -> str:
     """The field that the BadRequest details of a status name."""
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has what is asked of a Call
     assert status is not None
     bad_request = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad_request)
@@ -181,7 +208,15 @@ async def cancel_all(trader: Trader, **fields: Any) -> pb.CancelAllReply:
     return reply
 
 
-METHODS = ("SubmitOrder", "CancelOrder", "ReplaceOrder", "CancelAll", "GetOrder", "ListOpenOrders", "GetOrderBook")
+METHODS = (
+    "SubmitOrder",
+    "CancelOrder",
+    "ReplaceOrder",
+    "CancelAll",
+    "GetOrder",
+    "ListOpenOrders",
+    "GetOrderBook",
+)
 GARBAGE = (b"\xff" * 100, b"\x08", bytes(range(256)) * 50, b"\x0a\xff\xff\xff\xff\x0f", b"\x00" * 1000)
 
 
@@ -256,12 +291,17 @@ async def test_callers_without_a_good_token_are_turned_away(one_engine: Venue) -
                 ):
                     assert (await status_of(stream.read()))[0] == grpc.StatusCode.UNAUTHENTICATED
                 exchange = await trading.exchange()
-                call = exchange.GetPositions(pb.GetPositionsRequest(), metadata=metadata, timeout=CALL_TIMEOUT_S)
+                call = exchange.GetPositions(
+                    pb.GetPositionsRequest(), metadata=metadata, timeout=CALL_TIMEOUT_S
+                )
                 assert (await status_of(call))[0] == grpc.StatusCode.UNAUTHENTICATED
             huge = trader.stub.SubmitOrder(
                 order, metadata=(("authorization", "Bearer " + "x" * 100_000),), timeout=CALL_TIMEOUT_S
             )
-            assert (await status_of(huge))[0] in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED)
+            assert (await status_of(huge))[0] in (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                grpc.StatusCode.UNAUTHENTICATED,
+            )
 
 
 async def test_another_engine_names_the_home_address(three_engines: Venue) -> None:
@@ -298,8 +338,10 @@ async def test_registration_keeps_name_secret_and_home(three_engines: Venue) -> 
         again = await trading.register(name)
         assert again.engine == 3
         assert again.token
-        homes = [(await trading.register(fresh("spread"))).engine for _ in range(9)]
-        assert set(homes) == {1, 2, 3}
+        homes = set[int]()
+        async with asyncio.timeout(20):
+            while homes != {1, 2, 3}:  # the least loaded first, so in the end all
+                homes.add((await trading.register(fresh("spread"))).engine)
         code, _ = await status_of(trading.register(fresh("far"), engine=9))
         assert code in (
             grpc.StatusCode.INVALID_ARGUMENT,
@@ -320,7 +362,9 @@ async def test_registration_keeps_name_secret_and_home(three_engines: Venue) -> 
         assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED)
         exchange = await trading.exchange()
         for symbol in (*STRANGE, MEGABYTE):
-            call = exchange.GetConsolidatedBook(pb.GetConsolidatedBookRequest(symbol=symbol), timeout=CALL_TIMEOUT_S)
+            call = exchange.GetConsolidatedBook(
+                pb.GetConsolidatedBookRequest(symbol=symbol), timeout=CALL_TIMEOUT_S
+            )
             assert (await status_of(call))[0] in REFUSED
         trader = await trading.trader()
         for symbol in (*STRANGE[:-1], MEGABYTE):
@@ -337,7 +381,9 @@ async def test_many_junk_tokens_do_not_slow_a_good_client(one_engine: Venue) -> 
 
         async def flood(number: int) -> None:
             call = trader.stub.SubmitOrder(
-                limit("S394", 1, 90, 1), metadata=(("authorization", f"Bearer {number}"),), timeout=CALL_TIMEOUT_S
+                limit("S394", 1, 90, 1),
+                metadata=(("authorization", f"Bearer {number}"),),
+                timeout=CALL_TIMEOUT_S,
             )
             code, _ = await status_of(call)
             assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -9,10 +9,10 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 from engine.commands import OrderCommand
 from tests.system.reference import Comparison, Flow, send, wire
-from tests.system.venue import Floor, Trader, Venue, floor, scaled
+from tests.system.venue import Floor, Trader, Venue, floor, scaled, show
 
 SCENARIOS = 300
-COMMANDS = scaled(24, 120)
+COMMANDS = scaled(20, 120)
 FEED_MESSAGES = 35_000
 AT_ONCE = 6
 
@@ -92,7 +92,7 @@ async def test_a_long_feed_agrees_with_the_model(one_engine: Venue) -> None:
         began = time.perf_counter()
         replies = await trader.enter(messages)
         seconds = time.perf_counter() - began
-        print(f"\n{FEED_MESSAGES} messages in {len(messages)} batches: {FEED_MESSAGES / seconds:,.0f} a second")
+        show(f"{FEED_MESSAGES} messages in {len(messages)} batches: {FEED_MESSAGES / seconds:,.0f} a second")
         comparison = Comparison(symbols)
         for command, reply in zip(commands, replies, strict=True):
             comparison.check(command, reply)

@@ -6,18 +6,21 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from engine.commands import NewOrder
 from tests.reference_book import Answer, ReferenceMarket, Trade
 from tests.system.reference import new_order
-from tests.system.venue import Floor, Trader, Venue, eventually, floor, limit, scaled
+from tests.system.venue import Floor, Trader, Venue, eventually, floor, limit, scaled, show
 
-SCENARIOS = scaled(40, 300)
+SCENARIOS = scaled(40, 150)
 ORDERS = 20
 STORM_SYMBOLS = 6
 STORM_ORDERS = scaled(150, 1500)
 QUIET_DEADLINE_S = 3.0
+MISSED_AT_MOST = 0.1
+"""Share of the orders that may miss a quote which is still on its way, on a busy machine."""
 
 PriceLevels = tuple[dict[int, int], dict[int, int]]
 """Quantity by price, of bids and of asks."""
@@ -72,10 +75,12 @@ async def consolidated_book(trading: Floor, symbol: str) -> PriceLevels:
     return combined([book])
 
 
-async def test_orders_dealt_over_three_engines_trade_as_on_one(three_engines: Venue) -> None:
+@pytest.mark.parametrize("paced", [True, False], ids=["once seen", "at once"])
+async def test_orders_dealt_over_three_engines_trade_as_on_one(three_engines: Venue, *, paced: bool) -> None:
     """Every taker trades the same quantity at each price as on one engine, and the combined book is the same.
 
-    One order at a time, each right after the reply to the one before it.
+    One order at a time: once its engine sees what the ones before it did, or right after their replies;
+    then a quote may still be on its way when the next order comes, which must stay rare.
     """
     async with floor(three_engines) as trading:
         clients = {f"dealt{engine}{place}": engine for place in "ab" for engine in (1, 2, 3)}
@@ -85,10 +90,12 @@ async def test_orders_dealt_over_three_engines_trade_as_on_one(three_engines: Ve
         missed = crossing = pending = 0
         took: list[float] = []
         for number in range(SCENARIOS):
-            symbol = three_engines.symbols[number]
+            symbol = three_engines.symbols[number + SCENARIOS * paced]
             model = ReferenceMarket()
             model.add_instrument(symbol)
             for order in dealt(number, symbol, list(clients)):
+                if paced:
+                    await sees_all(traders[order.client], viewers, symbol)
                 began = time.perf_counter()
                 reply = await traders[order.client].submit(new_order(order))
                 took.append(time.perf_counter() - began)
@@ -126,13 +133,24 @@ async def test_orders_dealt_over_three_engines_trade_as_on_one(three_engines: Ve
 
             await eventually(shown, QUIET_DEADLINE_S, f"the exchange shows {symbol} as it is")
         took.sort()
-        print(
-            f"\n{len(took)} orders, {crossing} should trade, {missed} missed, {pending} pending, "
+        show(
+            f"{len(took)} orders, {crossing} should trade, {missed} missed, {pending} pending, "
             f"p50 {took[len(took) // 2] * 1e3:.1f} ms, p99 {took[len(took) * 99 // 100] * 1e3:.1f} ms"
         )
-        assert not wrong, f"{len(wrong)} differences, {missed} of {crossing} crossings missed; " + "\n".join(
-            wrong[:5]
+        allowed = 0 if paced else MISSED_AT_MOST * crossing
+        assert len(wrong) <= allowed, (
+            f"{len(wrong)} differences, {missed} of {crossing} crossings missed; " + "\n".join(wrong[:5])
         )
+
+
+async def sees_all(trader: Trader, viewers: Sequence[Trader], symbol: str) -> None:
+    """Wait until the trader's engine shows as consolidated book what the engines' books add up to."""
+
+    async def same() -> bool:
+        seen = combined([await trader.book(symbol, scope=pb.BOOK_SCOPE_CONSOLIDATED)])
+        return seen == await combined_book(viewers, symbol)
+
+    await eventually(same, QUIET_DEADLINE_S, f"engine {trader.engine} sees all of {symbol}")
 
 
 async def test_concurrent_crossing_orders_end_uncrossed_and_conserved(three_engines: Venue) -> None:
@@ -191,7 +209,7 @@ async def test_concurrent_crossing_orders_end_uncrossed_and_conserved(three_engi
 
         await eventually(positions_agree, QUIET_DEADLINE_S, "positions follow the fills and sum to zero")
         away = sum(fill.order_id >> 48 != fill.engine_id for history in fills.values() for fill in history)
-        print(f"\n{sum(map(len, fills.values()))} fills, {away} through legs")
+        show(f"{sum(map(len, fills.values()))} fills, {away} through legs")
         assert away
 
 

@@ -50,7 +50,6 @@ class Venue:
         self.directory = directory
         self.engines = engines
         self.symbols = list(symbols)
-        self.last_words = ""
         self._options = options
         self._ready_file = directory / "ready.json"
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,6 +96,12 @@ class Venue:
             self._process.kill()
             code = self._process.wait()
         return code, time.monotonic() - began
+
+    def kill_launcher(self) -> None:
+        """Kill -9 `up` itself."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def log(self) -> str:
         """The end of what `up` printed."""
@@ -152,20 +157,25 @@ class Trader:
         self.token = reply.token
         self.channel = channel
         self.metadata = (("authorization", f"Bearer {reply.token}"),)
-        self.stub = matchbus_pb2_grpc.MatchingEngineStub(channel)
+        self.stub: Any = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
 
     async def submit(self, order: pb.NewOrder, *, timeout_s: float = CALL_TIMEOUT_S) -> pb.OrderReply:
         """SubmitOrder."""
-        return await self.stub.SubmitOrder(order, metadata=self.metadata, timeout=timeout_s)
+        reply: pb.OrderReply = await self.stub.SubmitOrder(order, metadata=self.metadata, timeout=timeout_s)
+        return reply
 
     async def limit(self, symbol: str, side: int, price: int, quantity: int, **more: Any) -> pb.OrderReply:
         """A limit order under a fresh id."""
-        return await self.submit(limit(symbol, side, price, quantity, **more))
+        reply: pb.OrderReply = await self.submit(limit(symbol, side, price, quantity, **more))
+        return reply
 
     async def cancel(self, client_order_id: str = "", order_id: int = 0) -> pb.OrderReply:
         """CancelOrder."""
         request = pb.CancelOrderRequest(order_id=order_id, client_order_id=client_order_id)
-        return await self.stub.CancelOrder(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+        reply: pb.OrderReply = await self.stub.CancelOrder(
+            request, metadata=self.metadata, timeout=CALL_TIMEOUT_S
+        )
+        return reply
 
     async def replace(
         self, price: int, quantity: int, client_order_id: str = "", order_id: int = 0
@@ -174,12 +184,18 @@ class Trader:
         request = pb.ReplaceOrderRequest(
             order_id=order_id, client_order_id=client_order_id, price=price, quantity=quantity
         )
-        return await self.stub.ReplaceOrder(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+        reply: pb.OrderReply = await self.stub.ReplaceOrder(
+            request, metadata=self.metadata, timeout=CALL_TIMEOUT_S
+        )
+        return reply
 
     async def order(self, client_order_id: str = "", order_id: int = 0) -> pb.OrderState:
         """GetOrder."""
         request = pb.GetOrderRequest(order_id=order_id, client_order_id=client_order_id)
-        return await self.stub.GetOrder(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+        reply: pb.OrderState = await self.stub.GetOrder(
+            request, metadata=self.metadata, timeout=CALL_TIMEOUT_S
+        )
+        return reply
 
     async def open_orders(self, symbol: str = "") -> list[pb.OrderState]:
         """ListOpenOrders."""
@@ -202,7 +218,10 @@ class Trader:
     async def book(self, symbol: str, *, detail: int = 1, scope: int = 1, depth: int = 0) -> pb.OrderBook:
         """GetOrderBook."""
         request = pb.GetOrderBookRequest(symbol=symbol, depth=depth, detail=detail, scope=scope)  # type: ignore[arg-type]  # enums are ints
-        return await self.stub.GetOrderBook(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+        reply: pb.OrderBook = await self.stub.GetOrderBook(
+            request, metadata=self.metadata, timeout=CALL_TIMEOUT_S
+        )
+        return reply
 
     async def enter(self, messages: Iterable[Sequence[pb.Command]]) -> list[pb.OrderReply]:
         """Everything through one OrderEntry stream; the replies in order."""
@@ -234,7 +253,7 @@ class Floor:
 
     async def exchange(self) -> Any:
         """The exchange's stub."""
-        return matchbus_pb2_grpc.ExchangeStub(await self.channel(self.venue.exchange))
+        return exchange_stub(await self.channel(self.venue.exchange))
 
     async def register(
         self, name: str, secret: str = "s3cret", engine: int = 0, password: str = PASSWORD
@@ -243,7 +262,10 @@ class Floor:
         request = pb.RegisterClientRequest(
             client_id=name, password=password, secret=secret, preferred_engine=engine
         )
-        return await (await self.exchange()).RegisterClient(request, timeout=CALL_TIMEOUT_S)
+        reply: pb.RegisterClientReply = await (await self.exchange()).RegisterClient(
+            request, timeout=CALL_TIMEOUT_S
+        )
+        return reply
 
     async def trader(self, engine: int = 0, name: str = "") -> Trader:
         """A client at home on this engine."""
@@ -264,6 +286,21 @@ async def floor(venue: Venue) -> AsyncIterator[Floor]:
     """The trading floor of a venue."""
     async with AsyncExitStack() as stack:
         yield Floor(venue, stack)
+
+
+def exchange_stub(channel: Any) -> Any:
+    """The stub of the Exchange service."""
+    return matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+
+
+def expect_status(error: grpc.aio.AioRpcError, *expected: grpc.StatusCode) -> None:
+    """Fail with the whole error when a call ended with another status than one of these."""
+    assert error.code() in expected, error
+
+
+def show(text: str) -> None:
+    """A measurement for whoever runs pytest with -s."""
+    sys.stdout.write(f"\n{text}\n")
 
 
 def limit(symbol: str, side: int, price: int, quantity: int, **more: Any) -> pb.NewOrder:

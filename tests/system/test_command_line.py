@@ -1,0 +1,284 @@
+"""The processes started by hand, each with its own command, as the terminals of the README do it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from matchbus.v1 import matchbus_pb2 as pb
+
+from tests.system.venue import (
+    COMMAND,
+    REPOSITORY,
+    Trader,
+    Venue,
+    eventually,
+    exchange_stub,
+    expect_status,
+    limit,
+)
+
+SCRIPTS = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Terminals:
+    """Processes started by hand; all that are left are ended with the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def run(self, *command: str, cwd: Path = REPOSITORY) -> subprocess.Popen[bytes]:
+        """Start one; its output goes to a file."""
+        with (self.directory / f"{len(self.started)}.log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.started.append(process)
+        return process
+
+    def output(self, process: subprocess.Popen[bytes]) -> str:
+        """What it printed so far."""
+        return (self.directory / f"{self.started.index(process)}.log").read_text(errors="replace")
+
+    def end(self) -> None:
+        """Terminate all."""
+        for process in reversed(self.started):
+            if process.poll() is None:
+                process.terminate()
+        for process in self.started:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def terminals(tmp_path: Path) -> Iterator[Terminals]:
+    """Where processes are started by hand."""
+    opened = Terminals(tmp_path)
+    yield opened
+    opened.end()
+
+
+async def serving(address: str, service: str = "") -> bool:
+    """Whether the health service says SERVING."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            request = health_pb2.HealthCheckRequest(service=service)
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def services(address: str) -> set[str]:
+    """What reflection lists."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5
+        )
+        async for answer in call:
+            return {service.name for service in answer.list_services_response.service}
+    return set()
+
+
+def nats_server_by_hand(terminals: Terminals, port: int) -> subprocess.Popen[bytes]:
+    """`nats-server -c nats.conf` with other ports."""
+    configuration = (REPOSITORY / "nats.conf").read_text()
+    configuration = configuration.replace("127.0.0.1:4222", f"127.0.0.1:{port}")
+    configuration = configuration.replace("127.0.0.1:8222", f"127.0.0.1:{free_port()}")
+    (terminals.directory / "by_hand.conf").write_text(configuration)
+    server = os.environ.get("NATS_SERVER") or str(SCRIPTS / "nats-server")
+    return terminals.run(server, "-c", "by_hand.conf", cwd=terminals.directory)
+
+
+async def test_processes_by_hand_make_a_market_in_any_order(terminals: Terminals) -> None:
+    """Engines wait for the exchange; all serve, list their services, trade, and end with 0 on SIGTERM."""
+    port = free_port()
+    url = f"nats://127.0.0.1:{port}"
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    nats_server_by_hand(terminals, port)
+    made = [
+        terminals.run(
+            str(SCRIPTS / "engine"), "--number", str(number), "--nats", url, "--listen", addresses[number]
+        )
+        for number in (1, 2)
+    ]
+    made.append(terminals.run(str(SCRIPTS / "exchange"), "--nats", url, "--listen", addresses[0]))
+    for address in addresses:
+        await eventually(partial(serving, address), 30, f"{address} serves")
+    assert await serving(addresses[0], "matchbus.v1.Exchange")
+    assert await serving(addresses[1], "matchbus.v1.MatchingEngine")
+    assert "matchbus.v1.Exchange" in await services(addresses[0])
+    assert {"matchbus.v1.MatchingEngine", "grpc.health.v1.Health"} <= await services(addresses[2])
+    async with grpc.aio.insecure_channel(addresses[0]) as exchange_channel:
+        exchange = exchange_stub(exchange_channel)
+
+        async def all_live() -> bool:
+            reply = await exchange.ListEngines(pb.ListEnginesRequest(), timeout=5)
+            return {
+                engine.engine: engine.address
+                for engine in reply.engines
+                if engine.state == pb.ENGINE_STATE_LIVE
+            } == {1: addresses[1], 2: addresses[2]}
+
+        await eventually(all_live, 10, "both engines are live")
+        for engine in (1, 2):
+            name = f"hand{engine}"
+            reply = await exchange.RegisterClient(
+                pb.RegisterClientRequest(
+                    client_id=name, password="password", secret="s", preferred_engine=engine
+                ),
+                timeout=5,
+            )
+            async with grpc.aio.insecure_channel(reply.engine_address) as channel:
+                trader = Trader(name, "s", reply, channel)
+                answer = await trader.limit("BTC-USD", engine, 100, 3)
+                assert answer.status == (pb.ORDER_STATUS_NEW if engine == 1 else pb.ORDER_STATUS_FILLED)
+    for process in made:
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0, terminals.output(process)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["engine"],
+        ["engine", "--number", "0"],
+        ["engine", "--number", "65536"],
+        ["engine", "--number", "x"],
+        ["engine", "--number", "1", "--durability", "maybe"],
+        ["exchange", "--listen", "127.0.0.1:port"],
+        ["exchange", "--instruments", "no-such-file.toml"],
+        ["matchbus", "up", "--engines", "0"],
+        ["matchbus", "up", "--instruments", "no-such-file.toml"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_end_with_a_message(command: list[str], terminals: Terminals) -> None:
+    """A wrong option ends the command with a code that is not 0 and a message, no traceback."""
+    program = list(COMMAND) if command[0] == "matchbus" else [str(SCRIPTS / command[0])]
+    if command[0] != "matchbus":
+        program += ["--nats", f"nats://127.0.0.1:{free_port()}"]
+    process = terminals.run(*program, *command[1:])
+    assert process.wait(15) != 0
+    output = terminals.output(process)
+    assert output.strip()
+    assert "Traceback" not in output
+
+
+async def test_two_engines_of_one_number_do_not_both_reign(terminals: Terminals, tmp_path: Path) -> None:
+    """A second process with the number of a living engine replaces it or ends; acknowledged orders stay."""
+    venue = Venue(tmp_path, engines=1, symbols=["AAA"]).start()
+    try:
+        async with grpc.aio.insecure_channel(venue.exchange) as channel:
+            exchange = exchange_stub(channel)
+            request = pb.RegisterClientRequest(client_id="c", password="password", secret="s")
+            reply = await exchange.RegisterClient(request, timeout=5)
+        acknowledged: list[str] = []
+        address = f"127.0.0.1:{free_port()}"
+        terminals.run(str(SCRIPTS / "engine"), "--number", "1", "--nats", venue.nats_url, "--listen", address)
+        deadline = time.monotonic() + 3
+        async with (
+            grpc.aio.insecure_channel(venue.address(1)) as first,
+            grpc.aio.insecure_channel(address) as second,
+        ):
+            traders = [Trader("c", "s", reply, channel) for channel in (first, second)]
+            while time.monotonic() < deadline:
+                for trader in traders:
+                    order = limit("AAA", 1, 50, 1)
+                    try:
+                        if not (await trader.submit(order, timeout_s=2)).reject_reason:
+                            acknowledged.append(order.client_order_id)
+                    except grpc.aio.AioRpcError as error:
+                        expect_status(
+                            error,
+                            grpc.StatusCode.UNAVAILABLE,
+                            grpc.StatusCode.DEADLINE_EXCEEDED,
+                            grpc.StatusCode.FAILED_PRECONDITION,
+                        )
+                await asyncio.sleep(0.02)
+        assert acknowledged
+        terminals.end()
+
+        async def all_there() -> bool:
+            async with grpc.aio.insecure_channel(venue.address(1)) as channel:
+                try:
+                    mine = {
+                        order.client_order_id
+                        for order in await Trader("c", "s", reply, channel).open_orders()
+                    }
+                except grpc.aio.AioRpcError as error:
+                    expect_status(error, grpc.StatusCode.UNAVAILABLE)
+                    return False
+            assert mine >= set(acknowledged)
+            return True
+
+        await eventually(all_there, 30, "the engine of `up` serves again")
+    finally:
+        venue.stop()
+
+
+def test_the_ready_file_is_whole_and_names_living_processes(tmp_path: Path) -> None:
+    """The ready file has exactly the promised form, and its processes end with `up`."""
+    venue = Venue(tmp_path, engines=2, symbols=["AAA"]).start()
+    try:
+        ready = venue.ready
+        assert set(ready) == {"nats_url", "nats_pid", "exchange", "engines"}
+        assert set(ready["exchange"]) == {"address", "pid"}
+        assert set(ready["engines"]) == {"1", "2"}
+        assert all(set(engine) == {"address", "pid"} for engine in ready["engines"].values())
+        pids = [ready["nats_pid"], ready["exchange"]["pid"], *(e["pid"] for e in ready["engines"].values())]
+        assert len(set(pids)) == 4
+        for pid in pids:
+            os.kill(pid, 0)
+    finally:
+        code, seconds = venue.stop()
+    assert (code, seconds < 5) == (0, True)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_killed_up_takes_its_children_along(tmp_path: Path) -> None:
+    """After kill -9 of `up` itself nothing goes on, and a new `up` on the same directory works."""
+    venue = Venue(tmp_path, engines=1, symbols=["AAA"]).start()
+    try:
+        ready = venue.ready
+        pids = [ready["nats_pid"], ready["exchange"]["pid"], ready["engines"]["1"]["pid"]]
+        venue.kill_launcher()
+        deadline = time.monotonic() + 10
+        while any(alive(pid) for pid in pids):
+            assert time.monotonic() < deadline, [pid for pid in pids if alive(pid)]
+            time.sleep(0.05)
+        venue.start()
+    finally:
+        venue.stop()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
