@@ -62,7 +62,7 @@ class ExecutionsWriter:
         """
         assert not self._in_flight, "one publish at a time, and none after one that was broken off"
         self._in_flight = True
-        payload = messages.encode(message)
+        payload = messages.encode_executions(message)
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
         self._publisher.next_message()
         while True:

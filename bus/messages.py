@@ -1,4 +1,6 @@
-"""What travels over NATS besides the journal: JSON arrays, tag first, so that any language reads them.
+"""What travels over NATS besides the journal: arrays, tag first, as JSON so that any language reads them.
+
+Execution reports alone are MessagePack: they are many, they are stored, and few read them.
 
 Market data (`md.>`) is public and documented in docs/feed.md; field order is the contract.
 Sides are 1 (bids) and 2 (asks); prices are ticks, quantities lots, times nanoseconds UTC.
@@ -231,13 +233,14 @@ class EngineEntry(msgspec.Struct, frozen=True):
 
 _encoder: Final = msgspec.json.Encoder()
 encode: Final = _encoder.encode
-"""The bytes of any message above."""
+"""The bytes of any message above but Executions."""
 
 decode_feed: Final = msgspec.json.Decoder(FeedMessage).decode
 decode_snapshot_request: Final = msgspec.json.Decoder(SnapshotRequest).decode
 decode_route: Final = msgspec.json.Decoder(Leg | LegQuery).decode
 decode_leg_answer: Final = msgspec.json.Decoder(LegAnswer).decode
-decode_executions: Final = msgspec.json.Decoder(Executions).decode
+encode_executions: Final = msgspec.msgpack.Encoder().encode
+decode_executions: Final = msgspec.msgpack.Decoder(Executions).decode
 decode_provision_request: Final = msgspec.json.Decoder(ProvisionRequest).decode
 decode_provision_reply: Final = msgspec.json.Decoder(ProvisionReply).decode
 decode_instrument: Final = msgspec.json.Decoder(InstrumentEntry).decode

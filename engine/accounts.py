@@ -7,7 +7,7 @@ cannot disagree. Client order ids are remembered with their orders (design.md se
 from typing import Final
 
 from engine.commands import LegFill
-from engine.events import Cancelled, Event, Fill, Prevented
+from engine.events import Accepted, Cancelled, Event, Fill, Prevented
 from engine.orders import REMEMBERED_FINISHED_ORDERS, Account, Order
 from engine.terms import Liquidity
 
@@ -48,12 +48,27 @@ class Accounts:
         return account
 
     def admit(self, order: Order, account: Account) -> None:
-        """Give an order its id and a place among the open ones."""
-        order.id = self.next_order_id
-        self.next_order_id += 1
-        self.orders[order.id] = order
-        account.open[order.id] = order
-        account.orders[order.request.client_order_id] = order
+        """Let an order into the market: its id, its place among the open ones, the news of it."""
+        order.id = order_id = self.next_order_id
+        self.next_order_id = order_id + 1
+        request = order.request
+        client_order_id = request.client_order_id
+        self.orders[order_id] = order
+        account.open[order_id] = order
+        account.orders[client_order_id] = order
+        self.events.append(
+            Accepted(
+                account.name,
+                order_id,
+                client_order_id,
+                request.symbol,
+                order.side,
+                request.type,
+                request.time_in_force,
+                order.price,
+                order.quantity,
+            )
+        )
 
     def find(self, client: str, order_id: int, client_order_id: str) -> Order | None:
         """A client's own order by either id. Another client's is not found, as if it did not exist."""

@@ -30,7 +30,6 @@ from engine.commands import (
     Uncross,
 )
 from engine.events import (
-    Accepted,
     Answered,
     BookChanged,
     CancelledAll,
@@ -169,12 +168,16 @@ class State:
             return
         if account is None:
             account = accounts.open_account(command.client)
-        book = self.books[command.symbol]
-        side, price, quantity = command.side, command.price, command.quantity
-        opposite = book.asks if side == _BUY else book.bids
+        symbol, side, price, quantity = command.symbol, command.side, command.price, command.quantity
+        book = self.books[symbol]
+        if side == _BUY:
+            own_side, opposite, worst = book.bids, book.asks, -price
+        else:
+            own_side, opposite, worst = book.asks, book.bids, price
         away = rank(command.away, opposite.sign) if command.away else []
         request = msgspec.structs.replace(command, away=()) if away else command
-        worst = price * opposite.sign if command.type != _MARKET else self._collar(command, opposite, away)
+        if command.type == _MARKET:
+            worst = self._collar(command, opposite, away)
         order = Order(0, account, request, side, price, quantity, quantity, worst, len(account.fills))
         if command.post_only or command.time_in_force == _FOK:
             refusal = _refuse_by_market(order, opposite, away)
@@ -184,25 +187,12 @@ class State:
                 order.answer = self._refuse(command.client, command.client_order_id, refusal)
                 return
         accounts.admit(order, account)
-        accounts.events.append(
-            Accepted(
-                command.client,
-                order.id,
-                command.client_order_id,
-                command.symbol,
-                side,
-                command.type,
-                command.time_in_force,
-                price,
-                quantity,
-            )
-        )
+        self._touched[symbol] = book
         keys = opposite.keys
         meets = keys and keys[-1] >= worst
         if not (meets or away) and command.type != _MARKET and command.time_in_force <= _GTC:
             # The commonest case by far: it rests whole, and `Accepted` says all there is to answer.
-            self._touched[book.symbol] = book
-            self._rest(order, book.bids if side == _BUY else book.asks)
+            self._rest(order, own_side)
             return
         if command.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
             accounts.cancel(order, quantity)
@@ -308,7 +298,6 @@ class State:
 
     def _enter(self, order: Order, book: Book, away: list[AwayLevel]) -> None:
         """Trade what can trade now, send legs where the price is better, then rest or cancel the rest."""
-        self._touched[book.symbol] = book
         opposite = book.opposite(order.side)
         locking = False
         if not away:

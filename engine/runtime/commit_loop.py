@@ -220,20 +220,24 @@ class CommitLoop:
         state.begin_batch(batch.number, time_ns)
         finished: list[Submission] = []
         room = MAX_RECORD_BYTES
+        attach, apply = self._attach, state.apply
+        applied, batch_events = batch.commands, batch.events
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission = queue[0]
             commands, answers = submission.commands, submission.answers
-            while len(answers) < len(commands) and room > _COMMAND_BYTES:
-                command = self._attach(commands[len(answers)])
+            for asked in commands[len(answers) :] if answers else commands:
+                if room <= _COMMAND_BYTES:
+                    break
+                command = attach(asked)
                 if command is None:
                     answers.append(None)
                     continue
-                if command is not commands[len(answers)]:
+                if command is not asked:
                     room -= _quote_bytes(command)
                 room -= _COMMAND_BYTES
-                events = state.apply(command)
-                batch.commands.append(command)
-                batch.events += events
+                events = apply(command)
+                applied.append(command)
+                batch_events += events
                 answer = events[-1] if events else None
                 answers.append(answer)
                 if type(answer) is Answered and answer.status == _PENDING:

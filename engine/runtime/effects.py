@@ -29,7 +29,7 @@ MAX_QUEUED_REPORTS: Final = 200_000
 """With more reports than this waiting for NATS, the engine waits too."""
 
 # These go out as they are: `bus.messages` declares the same fields in the same order under the same tags.
-_REPORTED: Final = frozenset({Accepted, Fill, Replaced, Cancelled, Prevented})
+REPORTED: Final = frozenset({Accepted, Fill, Replaced, Cancelled, Prevented})
 
 
 class FillBell:
@@ -70,12 +70,9 @@ class Reports:
         self._has_room = asyncio.Event()
         self._has_room.set()
 
-    def add(self, epoch: int, batch_number: int, events: list[Event]) -> None:
+    def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
         """Queue what a batch has to report; what the stream has already is left out."""
-        if batch_number <= self._published_batch:
-            return
-        reports = [event for event in events if type(event) in _REPORTED]
-        if reports:
+        if reports and batch_number > self._published_batch:
             self._queue.append((epoch, batch_number, reports))
             self._queued += len(reports)
             self._arrived.set()
@@ -138,17 +135,20 @@ class Effects:
 
         Returns what must be awaited before a client may hear of it (None: nothing).
         """
-        fills = []
+        fills: list[Fill] = []
+        reported: list[Event] = []
         for event in batch.events:
             kind = type(event)
-            if kind is Fill:
-                fills.append(cast("Fill", event))
+            if kind in REPORTED:
+                reported.append(event)
+                if kind is Fill:
+                    fills.append(cast("Fill", event))
             elif kind is LegSent:
                 self._send_leg(cast("LegSent", event))
             elif kind is Listed:
                 await self._market_data.add_book(cast("Listed", event).symbol)
         await self._market_data.publish(batch.epoch, batch.number, batch.time_ns, batch.changes, fills)
-        self._reports.add(batch.epoch, batch.number, batch.events)
+        self._reports.add(batch.epoch, batch.number, reported)
         for client in {fill.client for fill in fills}:
             self._bell.ring(client)
         for change in batch.changes:

@@ -10,7 +10,7 @@ from typing import Final
 
 from bus.journal import Journal
 from engine.commands import EpochStarted, decode, encode
-from engine.runtime.effects import Reports
+from engine.runtime.effects import REPORTED, Reports
 from engine.state import State
 
 _PROGRESS_PERIOD_S: Final = 1.0
@@ -29,7 +29,8 @@ async def replay(state: State, journal: Journal, reports: Reports) -> None:
             events += state.apply(command)
             commands_replayed += 1
         state.end_batch()
-        reports.add(record.epoch, record.batch_number, events)
+        reported = [event for event in events if type(event) in REPORTED]
+        reports.add(record.epoch, record.batch_number, reported)
         if time.monotonic() - told > _PROGRESS_PERIOD_S:
             told = time.monotonic()
             _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
