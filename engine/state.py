@@ -670,7 +670,7 @@ def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -
         if elsewhere and reachable >= order.quantity and not _fillable_at_home(order, opposite, away):
             return (
                 RejectReason.FOK_NEEDS_AWAY_LIQUIDITY,
-                "fill-or-kill across engines is not offered yet: send IOC, or FOK with do_not_route",
+                "fill-or-kill across engines is not offered yet: send IOC, or fewer",
             )
     return None
 
