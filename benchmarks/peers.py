@@ -95,8 +95,8 @@ async def peers() -> AsyncIterator[tuple[Peer, Peer]]:
                 engine = await _register(exchange.address)
                 bare = Peer("echo", await asyncio.to_thread(ours.recv), ())
                 yield engine, bare
-                await engine.channel.close()
-                await bare.channel.close()
+                await engine.channel.close(None)
+                await bare.channel.close(None)
     finally:
         echo.terminate()
         echo.join()
@@ -106,7 +106,7 @@ async def _register(exchange: str) -> Peer:
     async with grpc.aio.insecure_channel(exchange) as channel:
         stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
         reply = await stub.RegisterClient(
-            pb.RegisterClientRequest(client_id="bench", password="password", secret=uuid.uuid4().hex)  # noqa: S106
+            pb.RegisterClientRequest(client_id="bench", password="password", secret=uuid.uuid4().hex)
         )
     return Peer("engine", reply.engine_address, (("authorization", f"Bearer {reply.token}"),))
 

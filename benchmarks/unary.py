@@ -11,9 +11,10 @@ from typing import Any
 
 import uvloop
 from matchbus.v1 import matchbus_pb2 as pb
-from peers import Peer, median, orders, peers, write_json
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.peers import Peer, median, orders, peers, write_json
 
 CONCURRENT = 64
 

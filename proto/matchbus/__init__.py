@@ -1,0 +1,1 @@
+"""The gRPC contract of Matchbus and what every server of it does alike."""
