@@ -1,30 +1,43 @@
 """How many operations a second the pure core does, with every event made.
 
 The flow is seeded: 65 % limit orders of which a fifth trade on arrival, 5 % market orders, 30 % cancels of
-live orders, about 4,000 orders live. Commands are made beforehand; the clock sees `State.apply` and the
-batch marks alone.
+live orders, about 4,000 orders live. Commands are made beforehand. Two layers are measured in turns on the
+same commands, after their final books were compared:
+
+    least    the least that matches in price-time order with one event per fact: plain dicts and lists
+    book     our books and matching alone, likewise one event per fact
+    engine   the whole state machine: checks, client order ids, accounts, fill histories, answers, batches
 
     python benchmarks/core.py [--operations N] [--runs N] [--seed N] [--json FILE]
 """
 
 import argparse
+import contextlib
 import gc
-import json
-import platform
+import operator
 import random
 import statistics
 import time
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers import write_json
+from engine.book import ANY_PRICE, Book
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder
-from engine.events import Accepted, Answered, Cancelled, Event, Fill
+from engine.events import Accepted, Cancelled, Event, Fill
+from engine.matching import take
+from engine.orders import Account, Order
 from engine.state import State
 from engine.terms import OrderType, Side, TimeInForce
 
+BUY = int(Side.BUY)
+MARKET = int(OrderType.MARKET)
 LIVE_ORDERS = 4_000
 BATCH = 100
 CLIENTS = 50
@@ -38,12 +51,12 @@ DEPTH = 200
 class Result:
     """What one flow gave: medians over the runs."""
 
+    layer: str
     symbols: int
     operations: int
     operations_per_second: int
+    of_least: float
     runs: list[int]
-    events: int
-    trades: int
     live_orders: int
 
 
@@ -123,10 +136,8 @@ class Flow:
         """Keep the list of live orders."""
         if isinstance(event, Accepted):
             self.clients[event.order_id] = event.client
-        elif isinstance(event, Answered) and event.leaves:
-            if event.order_id not in self.place:
-                self.place[event.order_id] = len(self.live)
-                self.live.append(event.order_id)
+            self.place[event.order_id] = len(self.live)
+            self.live.append(event.order_id)
         elif isinstance(event, Fill | Cancelled) and not event.leaves and event.order_id in self.place:
             at, last = self.place.pop(event.order_id), self.live.pop()
             if last != event.order_id:
@@ -134,82 +145,264 @@ class Flow:
                 self.place[last] = at
 
 
-def run(opening: list[Command], batches: list[list[Command]]) -> float:
+class Entered(msgspec.Struct, frozen=True, gc=False):
+    """An order came to a book."""
+
+    order_id: int
+    side: int
+    price: int
+    quantity: int
+
+
+class Traded(msgspec.Struct, frozen=True, gc=False):
+    """Two orders traded."""
+
+    execution_id: int
+    taker_id: int
+    maker_id: int
+    price: int
+    quantity: int
+
+
+class Left(msgspec.Struct, frozen=True, gc=False):
+    """An order left its book, or never rested, with this quantity untraded."""
+
+    order_id: int
+    quantity: int
+
+
+class BookLayer:
+    """Books and matching with nothing around them; stands where the engine has its accounts."""
+
+    def __init__(self) -> None:
+        self.books: dict[str, Book] = {}
+        self.orders: dict[int, Order] = {}
+        self.events: list[Entered | Traded | Left] = []
+        self.last_id = 1 << 48
+        self.last_execution_id = 0
+        self.nobody = Account("")
+
+    def apply(self, command: Command) -> None:
+        """Apply one command of the flow."""
+        if type(command) is NewOrder:
+            self.enter(command)
+        elif type(command) is CancelOrder:
+            order = self.orders.pop(command.order_id)
+            self.books[order.request.symbol].side(order.side).remove(order)
+            self.events.append(Left(order.id, order.open))
+        elif type(command) is AddInstrument:
+            self.books[command.symbol] = Book(command.symbol)
+
+    def enter(self, command: NewOrder) -> None:
+        """Match an order and let the rest of it rest."""
+        self.last_id = order_id = self.last_id + 1
+        book = self.books[command.symbol]
+        side, price, quantity = command.side, command.price, command.quantity
+        if side == BUY:
+            own_side, opposite, worst = book.bids, book.asks, -price
+        else:
+            own_side, opposite, worst = book.asks, book.bids, price
+        if command.type == MARKET:
+            worst = ANY_PRICE
+        order = Order(order_id, self.nobody, command, side, price, quantity, quantity, worst)
+        self.events.append(Entered(order_id, side, price, quantity))
+        keys = opposite.keys
+        if keys and keys[-1] >= worst:
+            take(opposite, order, worst, quantity, self)
+        if order.open:
+            if command.type == MARKET:
+                self.events.append(Left(order_id, order.open))
+            else:
+                own_side.add(order)
+                self.orders[order_id] = order
+
+    def prevent(self, taker: Order, maker: Order, quantity: int) -> None:
+        """Nobody asks for self-trade prevention in this flow."""
+        raise AssertionError(taker, maker, quantity)
+
+    def cancel(self, order: Order, quantity: int) -> None:
+        """Likewise."""
+        raise AssertionError(order, quantity)
+
+    def trade(self, taker: Order, maker: Order, price: int, quantity: int) -> None:
+        """What `take` reports for each trade."""
+        taker.open -= quantity
+        self.last_execution_id += 1
+        self.events.append(Traded(self.last_execution_id, taker.id, maker.id, price, quantity))
+        if not maker.open:
+            del self.orders[maker.id]
+
+
+class LeastLayer:
+    """A book as small as it can be: the limit that the other layers are read against.
+
+    A side is (price key -> order id -> quantity, sorted keys); a dict's order is time order.
+    """
+
+    def __init__(self) -> None:
+        self.sides: dict[tuple[str, int], tuple[dict[int, dict[int, int]], list[int]]] = {}
+        self.places: dict[int, tuple[dict[int, dict[int, int]], list[int], int]] = {}
+        self.events: list[Entered | Traded | Left] = []
+        self.last_id = 1 << 48
+
+    def apply(self, command: Command) -> None:
+        """Apply one command of the flow."""
+        if type(command) is NewOrder:
+            self.enter(command)
+        elif type(command) is CancelOrder:
+            levels, keys, key = self.places.pop(command.order_id)
+            queue = levels[key]
+            self.events.append(Left(command.order_id, queue.pop(command.order_id)))
+            if not queue:
+                del levels[key], keys[bisect_left(keys, key)]
+        elif type(command) is AddInstrument:
+            for side in Side:
+                self.sides[command.symbol, int(side)] = {}, []
+
+    def enter(self, command: NewOrder) -> None:
+        """Match an order and let the rest of it rest."""
+        self.last_id = order_id = self.last_id + 1
+        side, price, quantity = command.side, command.price, command.quantity
+        key = price if side == BUY else -price
+        worst = ANY_PRICE if command.type == MARKET else -key
+        self.events.append(Entered(order_id, side, price, quantity))
+        levels, keys = self.sides[command.symbol, 3 - side]
+        while quantity and keys and keys[-1] >= worst:
+            best = keys[-1]
+            queue = levels[best]
+            while quantity and queue:
+                maker_id = next(iter(queue))
+                open_quantity = queue[maker_id]
+                if open_quantity <= quantity:
+                    traded = open_quantity
+                    del queue[maker_id], self.places[maker_id]
+                else:
+                    traded = quantity
+                    queue[maker_id] = open_quantity - quantity
+                quantity -= traded
+                self.events.append(Traded(0, order_id, maker_id, abs(best), traded))
+            if not queue:
+                del levels[best]
+                keys.pop()
+        if quantity and command.type == MARKET:
+            self.events.append(Left(order_id, quantity))
+        elif quantity:
+            levels, keys = self.sides[command.symbol, side]
+            if key not in levels:
+                levels[key] = {}
+                insort(keys, key)
+            levels[key][order_id] = quantity
+            self.places[order_id] = levels, keys, key
+
+
+def run_engine(opening: list[Command], batches: list[list[Command]]) -> tuple[float, State]:
     """Seconds that a fresh engine takes for the batches after the opening."""
     state = State(1)
     state.begin_batch(1, 1)
     for command in opening:
         state.apply(command)
     state.end_batch()
+    with collected():
+        started = time.perf_counter()
+        for number, batch in enumerate(batches, start=2):
+            state.begin_batch(number, number)
+            for command in batch:
+                state.apply(command)
+            state.end_batch()
+        return time.perf_counter() - started, state
+
+
+def run_layer(layer: BookLayer | LeastLayer, opening: list[Command], batches: list[list[Command]]) -> float:
+    """Seconds that a fresh layer takes for the batches after the opening."""
+    for command in opening:
+        layer.apply(command)
+    with collected():
+        started = time.perf_counter()
+        for batch in batches:
+            layer.events = []
+            for command in batch:
+                layer.apply(command)
+        return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[None]:
+    """With nothing for the garbage collector to walk, as in an engine that has recovered."""
     gc.collect()
-    gc.freeze()  # as the engine does once it has recovered
-    started = time.perf_counter()
-    for number, batch in enumerate(batches, start=2):
-        state.begin_batch(number, number)
-        for command in batch:
-            state.apply(command)
-        state.end_batch()
-    elapsed = time.perf_counter() - started
+    gc.freeze()
+    yield
     gc.unfreeze()
-    return elapsed
 
 
-def measure(seed: int, symbols: int, operations: int, runs: int) -> Result:
-    """The medians over `runs` fresh engines with the same commands."""
+def measure(seed: int, symbols: int, operations: int, runs: int) -> list[Result]:
+    """The medians over `runs` turns with the same commands."""
     flow = Flow(seed, symbols)
     commands = flow.commands(operations)
     batches = [commands[start : start + BATCH] for start in range(0, operations, BATCH)]
     opening, live_orders = flow.opening, len(flow.live)
     del flow
-    rates = [round(operations / run(opening, batches)) for _ in range(runs)]
-    events, trades = count_events(opening, batches)
-    return Result(symbols, operations, round(statistics.median(rates)), rates, events, trades, live_orders)
+    rates: dict[str, list[int]] = {"least": [], "book": [], "engine": []}
+    for _ in range(runs):
+        least, books = LeastLayer(), BookLayer()
+        least_seconds, book_seconds = (run_layer(layer, opening, batches) for layer in (least, books))
+        engine_seconds, state = run_engine(opening, batches)
+        for layer, seconds in zip(rates, (least_seconds, book_seconds, engine_seconds), strict=True):
+            rates[layer].append(round(operations / seconds))
+        check_equal(least, books, state)
+    return [
+        Result(
+            layer,
+            symbols,
+            operations,
+            round(statistics.median(made)),
+            round(statistics.median(map(operator.truediv, made, rates["least"])), 2),
+            made,
+            live_orders,
+        )
+        for layer, made in rates.items()
+    ]
 
 
-def count_events(opening: list[Command], batches: list[list[Command]]) -> tuple[int, int]:
-    """Events and trades of the measured commands, counted apart so that counting costs the clock nothing."""
-    state = State(1)
-    events: list[Event] = []
-    for number, batch in enumerate([opening, *batches], start=1):
-        state.begin_batch(number, number)
-        made = [event for command in batch for event in state.apply(command)]
-        made += state.end_batch()
-        if number > 1:
-            events += made
-    return len(events), sum(isinstance(event, Fill) for event in events) // 2
+def check_equal(least: LeastLayer, books: BookLayer, state: State) -> None:
+    """The three layers must have come to the same orders."""
+    for symbol, book in state.books.items():
+        for side in Side:
+            orders = list(book.orders(side))
+            assert orders == list(books.books[symbol].orders(side)), "book and engine disagree"
+            queues = least.sides[symbol, int(side)][0].values()
+            resting = {order_id: quantity for queue in queues for order_id, quantity in queue.items()}
+            assert resting == {order_id: quantity for _, order_id, quantity in orders}, "least and engine"
 
 
 def main() -> None:
     """Measure with 1 and with 100 symbols and print a table."""
-    parser = argparse.ArgumentParser(description="Operations a second of the pure core.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--operations", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     arguments = parser.parse_args()
-    results = [measure(arguments.seed, symbols, arguments.operations, arguments.runs) for symbols in (1, 100)]
+    results = [
+        result
+        for symbols in (1, 100)
+        for result in measure(arguments.seed, symbols, arguments.operations, arguments.runs)
+    ]
     table = Table(title=f"Core, {arguments.runs} runs of {arguments.operations:,} operations, events made")
-    for column in ("symbols", "operations/s", "slowest", "fastest", "events", "trades", "live orders"):
+    for column in ("layer", "symbols", "operations/s", "of the least", "slowest", "fastest"):
         table.add_column(column, justify="right")
     for result in results:
-        counts = (
-            result.operations_per_second,
-            min(result.runs),
-            max(result.runs),
-            result.events,
-            result.trades,
-            result.live_orders,
+        table.add_row(
+            result.layer,
+            str(result.symbols),
+            f"{result.operations_per_second:,}",
+            f"{result.of_least:.2f}",
+            f"{min(result.runs):,}",
+            f"{max(result.runs):,}",
         )
-        table.add_row(str(result.symbols), *(f"{count:,}" for count in counts))
     Console().print(table)
-    if arguments.json:
-        report = {
-            "benchmark": "core",
-            "python": platform.python_version(),
-            "seed": arguments.seed,
-            "results": [asdict(result) for result in results],
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(arguments.json, [asdict(result) for result in results])
 
 
 if __name__ == "__main__":

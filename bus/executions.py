@@ -43,16 +43,17 @@ class ExecutionsWriter:
         self._sequence = 0  # in the stream, of our newest message
         self._in_flight = False
 
-    async def start(self) -> int:
-        """The `last_batch` of the newest message stored, 0 when there is none: go on with the batch after it.
+    async def start(self) -> tuple[int, int]:
+        """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
-        Waits while NATS is away. Raises ExecutionsDamaged.
+        Go on with the report after those. Waits while NATS is away. Raises ExecutionsDamaged.
         """
         stored = await self._newest()
         if stored is None:
-            return 0
+            return 0, 0
         self._sequence = stored.sequence
-        return _decode(stored.sequence, stored.payload).last_batch
+        newest = _decode(stored.sequence, stored.payload)
+        return newest.last_batch, newest.last_reports
 
     async def publish(self, message: messages.Executions) -> None:
         """Store a message exactly once and return when that is certain, however long NATS is away.

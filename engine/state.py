@@ -41,11 +41,11 @@ from engine.events import (
     Prevented,
     Replaced,
 )
-from engine.matching import available, take
+from engine.matching import available, take, within
 from engine.orders import Order
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, plan, rank
-from engine.terms import Liquidity, OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from engine.terms import MAX_LEG_FILLS, Liquidity, OrderStatus, OrderType, RejectReason, Side, TimeInForce
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
@@ -439,7 +439,8 @@ class State:
                 open=command.quantity,
                 worst=command.limit * opposite.sign,
             )
-            take(opposite, taker, taker.worst, taker.open, self.accounts)
+            reachable = within(opposite, taker.worst, MAX_LEG_FILLS)
+            take(opposite, taker, taker.worst, min(taker.open, reachable), self.accounts)
             fills = tuple(self.accounts.leg_fills)
             answer = LegTaken(command.leg_id, command.sender, command.symbol, refused=False, fills=fills)
         if command.leg_id >= peer.settled_below:

@@ -3,8 +3,16 @@
 import asyncio
 import json
 import sys
+import zlib
 
 import nats
+
+
+def checksum(book: dict[int, dict[int, int]]) -> int:
+    """CRC-32 of the ten best levels a side, best first."""
+    best = sorted(book[1].items(), reverse=True)[:10], sorted(book[2].items())[:10]
+    text = "|".join("".join(f"{price}:{quantity};" for price, quantity in side) for side in best)
+    return zlib.crc32(text.encode())
 
 
 async def main(url: str, symbol: str, engine: str = "1") -> None:
@@ -18,17 +26,23 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
             kind, *fields = json.loads(message.data)
         except nats.errors.TimeoutError:  # three heartbeats missing: the engine is down
             kind, fields, sequence = "silence", [epoch], -1
-        if (its_epoch := fields[kind == "heartbeat"]) != epoch:
-            if its_epoch < epoch:
-                continue  # a replaced primary
+        its_epoch = fields[1] if kind == "heartbeat" else fields[0]
+        if its_epoch < epoch:
+            continue  # a replaced primary
+        if its_epoch > epoch:
             epoch, sequence = its_epoch, -1  # a new one: nothing known counts
         if kind == "heartbeat" and fields[4].get(symbol, 0) > sequence:
             sequence = -1  # the last delta was lost
         if kind in ("snapshot", "delta") and message.subject == subject and fields[1] > sequence:
-            book = {1: {}, 2: {}} if kind == "snapshot" else book
-            sequence = fields[1] if kind == "snapshot" or fields[2] == sequence else -1  # -1: a gap
-            for side, price, quantity, _ in fields[-2]:
+            if kind == "snapshot":
+                _, new_sequence, _, _, levels, check = fields[:6]  # later versions may add fields
+                book = {1: {}, 2: {}}
+            else:
+                _, new_sequence, previous, _, _, levels, check = fields[:7]
+                new_sequence = new_sequence if previous == sequence else -1  # -1: a gap
+            for side, price, quantity, *_ in levels:
                 book[side].update({price: quantity}) if quantity else book[side].pop(price, None)
+            sequence = new_sequence if checksum(book) == check else -1
         if sequence < 0 and kind in ("heartbeat", "silence"):
             await nc.publish(f"snapshot.{engine}", json.dumps(["snapshot_request", [symbol]]).encode())
         best = f"{max(book[1].items(), default=None)} {min(book[2].items(), default=None)}"

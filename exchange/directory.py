@@ -15,6 +15,9 @@ from bus.messages import ClientEntry
 CLIENT_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a client id looks like; match with `fullmatch`."""
 
+MAX_SECRET_LENGTH: Final = 1_024
+"""In characters: of a client's secret, and of the exchange's password."""
+
 SALT_BYTES: Final = 16
 
 _SCRYPT_COST: Final = 2**14
@@ -29,6 +32,13 @@ def client_id_violation(client_id: str) -> str:
     if CLIENT_ID_PATTERN.fullmatch(client_id) is not None:
         return ""
     return "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+
+
+def secret_violation(secret: str) -> str:
+    """Why this is no secret or password; empty when it is one."""
+    if len(secret) <= MAX_SECRET_LENGTH:
+        return ""
+    return f"must be at most {MAX_SECRET_LENGTH} characters long"
 
 
 def same_text(one: str, other: str) -> bool:

@@ -10,7 +10,15 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # gene
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from matchbus.edge import CannotListen, Context, Edge, abort_bad_request, bearer_token, token_key
+from matchbus.edge import (
+    MAX_MESSAGE_BYTES,
+    CannotListen,
+    Context,
+    Edge,
+    abort_bad_request,
+    bearer_token,
+    token_key,
+)
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 SERVICE = "matchbus.v1.Exchange"
@@ -33,7 +41,7 @@ class Echo(matchbus_pb2_grpc.ExchangeServicer):
 @pytest.fixture
 async def edge() -> AsyncIterator[Edge]:
     """An edge with one service, not started."""
-    edge = Edge(SERVICE, max_request_bytes=1_000)
+    edge = Edge(SERVICE)
     matchbus_pb2_grpc.add_ExchangeServicer_to_server(Echo(), edge.server)  # type: ignore[no-untyped-call]
     yield edge
     await edge.stop(0)
@@ -128,7 +136,7 @@ async def test_bad_requests_name_the_field(channel: grpc.aio.Channel) -> None:
 async def test_large_requests_are_refused(channel: grpc.aio.Channel) -> None:
     """A request above the limit is refused unread, and the next call is answered."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await registered(channel, "x" * 1_000)
+        await registered(channel, "x" * MAX_MESSAGE_BYTES)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await registered(channel)
 

@@ -20,7 +20,10 @@ from engine.commands import AwayQuote, Command, LegResult, NewOrder, ReplaceOrde
 from engine.events import LegSent
 from engine.orders import Order
 from engine.state import State
-from engine.terms import OrderType, Side
+from engine.terms import MAX_LEG_FILLS, OrderType, Side
+
+MAX_QUOTES: Final = 64
+"""Peers quoted to one command, the best priced ones."""
 
 MAX_LEVELS: Final = 20
 """Levels of one peer that one command carries; an order that needs more plans again with fresh quotes."""
@@ -115,7 +118,7 @@ class AwayView:
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
         taken.out -= leg.quantity
         filled = sum(fill[2] for fill in answer.fills)
-        exhausted = not answer.refused and filled < leg.quantity
+        exhausted = not answer.refused and filled < leg.quantity and len(answer.fills) < MAX_LEG_FILLS
         if filled or exhausted:
             taken.late.append(
                 _LateFill(leg.peer_epoch, answer.book_sequence, filled, leg.limit, exhausted=exhausted)
@@ -149,7 +152,7 @@ class AwayView:
         limit: int | None,
         quantity: int,
     ) -> NewOrder | ReplaceOrder | LegResult:
-        quotes = tuple(self._quotes(symbol, side, limit, quantity))
+        quotes = self._best_quotes(symbol, side, limit, quantity)
         return msgspec.structs.replace(command, away=quotes) if quotes else command
 
     def _for_uncross(self, command: Uncross) -> Uncross | None:
@@ -157,8 +160,19 @@ class AwayView:
         best = book.best(command.side)
         if best is None:
             return None
-        quotes = tuple(self._quotes(command.symbol, command.side, best[0], 2**63, above=self._engine))
+        quotes = self._best_quotes(command.symbol, command.side, best[0], 2**63, above=self._engine)
         return Uncross(command.symbol, command.side, quotes) if quotes else None
+
+    def _best_quotes(
+        self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int = 0
+    ) -> tuple[AwayQuote, ...]:
+        """As `_quotes`, but never more than a record has room for."""
+        quotes = list(self._quotes(symbol, side, limit, quantity, above=above))
+        if len(quotes) > MAX_QUOTES:
+            sign = 1 if side == _BUY else -1
+            quotes.sort(key=lambda quote: sign * quote.levels[0][0])
+            del quotes[MAX_QUOTES:]
+        return tuple(quotes)
 
     def _quotes(
         self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int = 0

@@ -31,10 +31,12 @@ JOURNAL_PATIENCE_S: Final = 2.0
 
 _WATCH_PERIOD_S: Final = 0.1
 
-# Upper bounds of what a command takes in a record; the edge bounds its strings (engine/runtime/wire.py).
+# Upper bounds of what a command takes in a record; the edge bounds its strings (engine/runtime/wire.py), the
+# away view its quotes, the state machine a leg's fills.
 _COMMAND_BYTES: Final = 240
 _QUOTE_BYTES: Final = 40
 _LEVEL_BYTES: Final = 20
+_FILL_BYTES: Final = 50
 
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
@@ -232,8 +234,11 @@ class CommitLoop:
                 if command is None:
                     answers.append(None)
                     continue
-                if command is not asked:
-                    room -= _quote_bytes(command)
+                if command is not asked or type(command) is LegResult:
+                    room -= _extra_bytes(command)
+                    if room <= _COMMAND_BYTES and applied:
+                        room = 0  # it begins the next record
+                        break
                 room -= _COMMAND_BYTES
                 events = apply(command)
                 applied.append(command)
@@ -268,8 +273,11 @@ class CommitLoop:
                     future.set_result(event)
 
 
-def _quote_bytes(command: Command) -> int:
-    """An upper bound of what the away quotes of a command take in a record."""
+def _extra_bytes(command: Command) -> int:
+    """An upper bound of what a command's quotes and fills take in a record."""
+    extra = 0
     if isinstance(command, NewOrder | ReplaceOrder | LegResult | Uncross):
-        return sum(_QUOTE_BYTES + _LEVEL_BYTES * len(quote.levels) for quote in command.away)
-    return 0
+        extra += sum(_QUOTE_BYTES + _LEVEL_BYTES * len(quote.levels) for quote in command.away)
+    if isinstance(command, LegResult):
+        extra += _FILL_BYTES * len(command.fills)
+    return extra

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, cast
 
 from bus.executions import ExecutionsWriter
@@ -57,14 +58,27 @@ class FillBell:
             rung.set()
 
 
-class Reports:
-    """Execution reports on their way to the stream: in order, each once, several batches to a message."""
+@dataclass(slots=True)
+class _Owed:
+    """The reports of one batch, the first `stored` of which the stream has."""
 
-    def __init__(self, engine: int, writer: ExecutionsWriter, published_batch: int) -> None:
+    epoch: int
+    batch_number: int
+    reports: list[Event]
+    stored: int
+
+
+class Reports:
+    """Execution reports on their way to the stream: in order, each once, as many to a message as it takes.
+
+    `published` is what the stream has: a batch number, and how many of that batch's reports.
+    """
+
+    def __init__(self, engine: int, writer: ExecutionsWriter, published: tuple[int, int]) -> None:
         self._engine = engine
         self._writer = writer
-        self._published_batch = published_batch
-        self._queue: deque[tuple[int, int, list[Event]]] = deque()
+        self._published = published
+        self._owed: deque[_Owed] = deque()
         self._queued = 0
         self._arrived = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -72,12 +86,15 @@ class Reports:
 
     def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
         """Queue what a batch has to report; what the stream has already is left out."""
-        if reports and batch_number > self._published_batch:
-            self._queue.append((epoch, batch_number, reports))
-            self._queued += len(reports)
-            self._arrived.set()
-            if self._queued > MAX_QUEUED_REPORTS:
-                self._has_room.clear()
+        last_batch, last_reports = self._published
+        stored = last_reports if batch_number == last_batch else 0
+        if batch_number < last_batch or stored >= len(reports):
+            return
+        self._owed.append(_Owed(epoch, batch_number, reports, stored))
+        self._queued += len(reports) - stored
+        self._arrived.set()
+        if self._queued > MAX_QUEUED_REPORTS:
+            self._has_room.clear()
 
     async def room(self) -> None:
         """Wait while too much is queued."""
@@ -87,23 +104,31 @@ class Reports:
         """Store what is queued, for ever. Raises what `ExecutionsWriter.publish` raises."""
         while True:
             await self._arrived.wait()
-            epoch, first, reports = self._queue.popleft()
-            last = first
-            while self._queue and len(reports) + len(self._queue[0][2]) <= MAX_REPORTS_PER_MESSAGE:
-                if self._queue[0][0] != epoch:
-                    break
-                _, last, more = self._queue.popleft()
-                reports += more
-            if not self._queue:
-                self._arrived.clear()
             pace = asyncio.create_task(asyncio.sleep(PACE_S))
-            await self._writer.publish(
-                Executions(self._engine, epoch, first, last, cast("tuple[Report, ...]", tuple(reports)))
-            )
-            self._queued -= len(reports)
+            message = self._next_message()
+            await self._writer.publish(message)
+            self._queued -= len(message.reports)
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
             await pace
+
+    def _next_message(self) -> Executions:
+        """Take what fits into one message off the queue, which is not empty."""
+        epoch, first_batch = self._owed[0].epoch, self._owed[0].batch_number
+        last_batch = last_reports = 0
+        reports: list[Event] = []
+        while self._owed and self._owed[0].epoch == epoch and len(reports) < MAX_REPORTS_PER_MESSAGE:
+            owed = self._owed[0]
+            part = owed.reports[owed.stored : owed.stored + MAX_REPORTS_PER_MESSAGE - len(reports)]
+            reports += part
+            owed.stored += len(part)
+            last_batch, last_reports = owed.batch_number, owed.stored
+            if owed.stored == len(owed.reports):
+                self._owed.popleft()
+        if not self._owed:
+            self._arrived.clear()
+        made = cast("tuple[Report, ...]", tuple(reports))
+        return Executions(self._engine, epoch, first_batch, last_batch, last_reports, made)
 
 
 class Effects:

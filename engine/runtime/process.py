@@ -151,7 +151,7 @@ class Engine:
         number = self._settings.number
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
-        reports = Reports(number, writer, published if self._settings.durable else 0)
+        reports = Reports(number, writer, published if self._settings.durable else (0, 0))
         await replay(self._state, self._journal, reports)
         gc.collect()
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them

@@ -17,14 +17,21 @@ from engine.terms import MAX_CLIENT_ORDER_ID_LENGTH, MAX_SYMBOL_LENGTH, OrderSta
 _NEW: Final = pb.ORDER_STATUS_NEW
 _MAX_ID: Final = MAX_CLIENT_ORDER_ID_LENGTH + 1
 _MAX_SYMBOL: Final = MAX_SYMBOL_LENGTH + 1
+_CUT: Final = "\ufffd"
+"""Ends a string that was cut because it is not ASCII: what is left could be a valid one."""
+
+
+def bounded(text: str, longest: int) -> str:
+    """The text in at most `longest` bytes, and invalid if it was."""
+    return text[:longest] if text.isascii() else text[: longest // 4 - 1] + _CUT
 
 
 def new_order(client: str, order: pb.NewOrder) -> NewOrder:
     """The command of a SubmitOrder."""
     return NewOrder(
         client,
-        order.client_order_id[:_MAX_ID],
-        order.symbol[:_MAX_SYMBOL],
+        bounded(order.client_order_id, _MAX_ID),
+        bounded(order.symbol, _MAX_SYMBOL),
         order.side,
         order.type,
         order.time_in_force,
@@ -41,19 +48,19 @@ def new_order(client: str, order: pb.NewOrder) -> NewOrder:
 
 def cancel_order(client: str, request: pb.CancelOrderRequest) -> CancelOrder:
     """The command of a CancelOrder."""
-    return CancelOrder(client, request.order_id, request.client_order_id[:_MAX_ID])
+    return CancelOrder(client, request.order_id, bounded(request.client_order_id, _MAX_ID))
 
 
 def replace_order(client: str, request: pb.ReplaceOrderRequest) -> ReplaceOrder:
     """The command of a ReplaceOrder."""
     return ReplaceOrder(
-        client, request.order_id, request.client_order_id[:_MAX_ID], request.price, request.quantity
+        client, request.order_id, bounded(request.client_order_id, _MAX_ID), request.price, request.quantity
     )
 
 
 def cancel_all(client: str, request: pb.CancelAllRequest) -> CancelAll:
     """The command of a CancelAll."""
-    return CancelAll(client, request.symbol[:_MAX_SYMBOL], request.side)
+    return CancelAll(client, bounded(request.symbol, _MAX_SYMBOL), request.side)
 
 
 def order_command(client: str, command: pb.Command) -> OrderCommand | None:

@@ -50,8 +50,6 @@ SERVICE: Final = "matchbus.v1.Exchange"
 
 _RETRY_S: Final = 0.1
 _BEST_PRICES_PERIOD_S: Final = 0.1
-_MAX_REQUEST_BYTES: Final = 16 * 1024
-"""Anyone may call RegisterClient, and no request of an exchange is long."""
 
 _FAULTS: Final = (
     ProcessFault,
@@ -103,7 +101,7 @@ class Exchange:
         Raises a group of the faults that end an exchange.
         """
         await publish_instruments(self._instruments_bucket, entries)
-        edge = Edge(SERVICE, max_request_bytes=_MAX_REQUEST_BYTES)
+        edge = Edge(SERVICE)
         matchbus_pb2_grpc.add_ExchangeServicer_to_server(self._make_servicer(), edge.server)  # type: ignore[no-untyped-call]
         try:
             async with asyncio.TaskGroup() as group:

@@ -69,12 +69,16 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         self, request: matchbus_pb2.RegisterClientRequest, context: Context
     ) -> matchbus_pb2.RegisterClientReply:
         """Bind a client's name to its secret and its home engine, and give out a token."""
+        for field, violation in (
+            ("client_id", directory.client_id_violation(request.client_id)),
+            ("password", directory.secret_violation(request.password)),
+            ("secret", directory.secret_violation(request.secret)),
+        ):
+            if violation:
+                await abort_bad_request(context, field, violation)
         if not directory.same_text(request.password, self._password):
             log.warning("refused a registration from %s: wrong password", context.peer())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
-        violation = directory.client_id_violation(request.client_id)
-        if violation:
-            await abort_bad_request(context, "client_id", violation)
         try:
             registered = await self._registrar.register(
                 request.client_id, request.secret, request.preferred_engine

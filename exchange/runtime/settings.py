@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.runner import DEFAULT_NATS_URL, host_and_port
+from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
 DEFAULT_PORT: Final = 50050
@@ -44,6 +45,9 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     host = _host_of(listen)
     if not password:
         raise SettingsRefused("the password is empty: set PASSWORD or give --password")
+    violation = secret_violation(password)
+    if violation:
+        raise SettingsRefused(f"the password {violation}: no client could send it")
     if password == DEFAULT_PASSWORD and not is_loopback(host):
         raise SettingsRefused(
             f"the default password is refused on {listen}, which is not a loopback address: "

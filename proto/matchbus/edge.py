@@ -32,6 +32,7 @@ STOP_GRACE_S: Final = 0.5
 
 SERVER_OPTIONS: Final = (
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 4 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
@@ -52,16 +53,10 @@ class CannotListen(OSError):  # noqa: N818 -- the fault is named, as everywhere 
 
 
 class Edge:
-    """One gRPC server with health and reflection: NOT_SERVING until `set_serving` says otherwise.
+    """One gRPC server with health and reflection: NOT_SERVING until `set_serving` says otherwise."""
 
-    `max_request_bytes`: a larger request is refused before it is read.
-    """
-
-    def __init__(self, service: str, *, max_request_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self.server = grpc.aio.server(
-            options=(*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes)),
-            maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
-        )
+    def __init__(self, service: str) -> None:
+        self.server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
         self._services = ("", service)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)

@@ -26,7 +26,7 @@ async def connection(nats_connection: Connection) -> Connection:
 
 def _message(engine: int, first: int, last: int, epoch: int = 1) -> Executions:
     report = ReportedCancel("alice", first, f"order {first}", "AAPL", 1, 0)
-    return Executions(engine, epoch, first, last, (report,))
+    return Executions(engine, epoch, first, last, 1, (report,))
 
 
 async def _stored(connection: Connection, *engines: int) -> list[Executions]:
@@ -52,7 +52,7 @@ async def test_what_is_published_is_read_in_order(connection: Connection, engine
     other = engine + 30_000
     writers = {number: ExecutionsWriter(connection, number) for number in (engine, other)}
     for writer in writers.values():
-        assert await writer.start() == 0
+        assert await writer.start() == (0, 0)
     sent = [_message(number, batch, batch + 1) for batch in (1, 3, 5) for number in writers]
     for message in sent:
         await writers[message.engine].publish(message)
@@ -65,7 +65,7 @@ async def test_a_writer_goes_on_after_the_last_one(connection: Connection, engin
     await writer.start()
     await writer.publish(_message(engine, 1, 7))
     successor = ExecutionsWriter(connection, engine)
-    assert await successor.start() == 7
+    assert await successor.start() == (7, 1)
     await successor.publish(_message(engine, 8, 8, epoch=2))
     assert [message.last_batch for message in await _stored(connection, engine)] == [7, 8]
 

@@ -1,13 +1,17 @@
 """The examples run as their first lines say."""
 
 import asyncio
+import json
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from bus.replica import checksum
+from bus.server import NatsServer
 from tests.client.fake_venue import FakeVenue
+from tests.conftest import Connections
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -44,7 +48,36 @@ async def test_follow_fills(venue: FakeVenue) -> None:
     assert [line.split()[0] for line in lines] == [b"1", b"2", b"3"]
 
 
-@pytest.mark.parametrize("example", ["trade.py", "follow_fills.py"])
+async def test_follow_feed(shared_server: NatsServer, connections: Connections) -> None:
+    """The feed example ignores fields it does not know, and does not trust a book with another checksum."""
+    nc = await connections.open(shared_server.url)
+    joins = await nc.subscribe("snapshot.4711")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "follow_feed.py", shared_server.url, "B.C", "4711"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+
+    async def send(*message: object) -> None:
+        await nc.publish("md.4711.book.B=C", json.dumps([*message, "later"]).encode())
+
+    async with asyncio.timeout(30):
+        await joins.next_msg(timeout=20)
+        lines = [await process.stdout.readline()]
+        ask, bids_and_ask = [(11, 2, 1)], [[1, 9, 5, 1, "later"], [1, 8, 3, 1], [2, 11, 2, 1]]
+        await send("snapshot", 1, 7, 1, 0, bids_and_ask, checksum([(9, 5, 1), (8, 3, 1)], ask))
+        lines.append(await process.stdout.readline())
+        unknown_level = [2, 10, 0, 0]
+        await send("delta", 1, 8, 7, 2, 0, [[1, 9, 0, 0], unknown_level], checksum([(8, 3, 1)], ask))
+        lines.append(await process.stdout.readline())
+        await send("delta", 1, 9, 8, 3, 0, [[1, 8, 4, 1]], checksum([(8, 999, 1)], ask))
+        lines.append(await process.stdout.readline())
+    process.terminate()
+    await process.wait()
+    assert lines == [b"unsynced\n", b"(9, 5) (11, 2)\n", b"(8, 3) (11, 2)\n", b"unsynced\n"]
+
+
+@pytest.mark.parametrize("example", ["trade.py", "follow_fills.py", "follow_feed.py"])
 def test_examples_stay_short(example: str) -> None:
     """An example is read in one look."""
     assert len((EXAMPLES / example).read_text().splitlines()) < 60

@@ -134,6 +134,17 @@ async def test_lost_answer_gives_the_first_answer(venue: FakeVenue, code: grpc.S
     assert len(engine.orders) == 1
 
 
+@pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.INTERNAL])
+async def test_stream_refused_before_its_first_write(venue: FakeVenue, code: grpc.StatusCode) -> None:
+    """A stream that ends before it took an order, be it INTERNAL, behind which gRPC may hide a refusal."""
+    engine = venue.engines[0]
+    engine.break_before.extend([code, code])
+    async with venue.client() as client:
+        result = await client.submit("AAPL", "buy", "1", "2")
+    assert (result.status, result.duplicate) == ("new", False)
+    assert len(engine.commands) == 1
+
+
 async def test_unanswered_orders_keep_their_order(venue: FakeVenue) -> None:
     """A stream that breaks between messages: what has no answer goes again in the order it was given."""
     engine = venue.engines[0]

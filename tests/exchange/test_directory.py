@@ -9,6 +9,7 @@ from exchange.directory import (
     hash_secret,
     same_text,
     secret_matches,
+    secret_violation,
 )
 
 
@@ -28,6 +29,12 @@ def test_client_ids(client_id: str) -> None:
 def test_other_client_ids(client_id: str) -> None:
     """Anything else is refused, the newline at the end included."""
     assert client_id_violation(client_id)
+
+
+def test_the_length_of_secrets() -> None:
+    """A secret may have up to 1,024 characters of any kind, also none."""
+    assert secret_violation("") == secret_violation("é" * 1_024) == ""
+    assert "at most 1024 characters" in secret_violation("x" * 1_025)
 
 
 @pytest.mark.parametrize("secret", ["", "s3cret", "pässword\0"])

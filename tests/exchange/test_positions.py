@@ -67,7 +67,7 @@ def fill(client: str, sequence: int, side: int, quantity: int, price: int, *, fe
 
 def executions(*fills: ReportedFill | ReportedCancel) -> Executions:
     """One message with these reports."""
-    return Executions(engine=1, epoch=1, first_batch=1, last_batch=1, reports=fills)
+    return Executions(engine=1, epoch=1, first_batch=1, last_batch=1, last_reports=len(fills), reports=fills)
 
 
 def positions_of(dealt: list[tuple[str, str, int, int]]) -> Positions:

@@ -215,7 +215,38 @@ async def test_registration(
         assert await violated_field(error) == "client_id"
         error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
         assert "E1, E2" in str(error.details())
-        error = await refused(caller.register("x" * 20_000), grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+async def test_long_strings_are_refused_by_name(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """A megabyte where a name, password or secret belongs is a named violation, and leaves nothing behind."""
+    megabyte = "A" * 1_000_000
+    async with exchange(own_server, tmp_path) as caller:
+        for field, registering in (
+            ("client_id", caller.register(megabyte)),
+            ("password", caller.register("ann", password=megabyte)),
+            ("password", caller.register("ann", password="A" * 1_025)),
+            ("secret", caller.register("ann", megabyte, preferred_engine=1)),
+            ("secret", caller.register("ann", "A" * 1_025)),
+        ):
+            error = await refused(registering, grpc.StatusCode.INVALID_ARGUMENT)
+            assert await violated_field(error) == field
+            assert len(error.details() or "") < 100
+        clients = Bucket(own_connection, subjects.CLIENTS_BUCKET, messages.decode_client)
+        assert await clients.get(subjects.client_key("ann")) is None
+        await refused(caller.register("ann", password="A" * 1_024), grpc.StatusCode.UNAUTHENTICATED)
+        await FakeEngine(own_connection, 7).enter()
+
+        async def registered() -> bool:
+            try:
+                return (await caller.register("ann", "é" * 1_024, preferred_engine=7)).engine == 7
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION):
+                    raise
+                return False
+
+        await eventually(registered)
 
 
 async def test_concurrent_registrations(
@@ -263,10 +294,10 @@ async def test_restart_keeps_homes_and_positions(
         token = (await caller.register("ann", preferred_engine=2)).token
         await writer.start()
         await writer.publish(
-            Executions(1, 1, 1, 1, (fill("ann", 1, BID, 10, 100), fill("bob", 1, ASK, 10, 100)))
+            Executions(1, 1, 1, 1, 2, (fill("ann", 1, BID, 10, 100), fill("bob", 1, ASK, 10, 100)))
         )
         await writer.publish(
-            Executions(1, 1, 2, 2, (fill("ann", 2, ASK, 4, 110), fill("bob", 2, BID, 4, 110)))
+            Executions(1, 1, 2, 2, 2, (fill("ann", 2, ASK, 4, 110), fill("bob", 2, BID, 4, 110)))
         )
 
         async def arrived() -> bool:

@@ -104,3 +104,10 @@ def test_the_password_is_not_shown() -> None:
 def test_loopback(host: str, loopback: bool) -> None:
     """Addresses that only this machine reaches are told from all others."""
     assert is_loopback(host) is loopback
+
+
+def test_a_password_that_no_client_could_send() -> None:
+    """A password longer than a registration may carry is refused at the start."""
+    assert parse_settings([], {"PASSWORD": "x" * 1_024}).password
+    with pytest.raises(SettingsRefused, match="at most 1024 characters"):
+        parse_settings([], {"PASSWORD": "x" * 1_025})

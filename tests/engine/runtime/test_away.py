@@ -1,0 +1,333 @@
+"""Which away quotes a command may meet, with feeds that the test fills by hand."""
+
+import msgspec
+import pytest
+
+from bus.messages import ASK, BID, BookSnapshot, Heartbeat, LegAnswer
+from bus.peer import PeerFeed, PeerState
+from bus.replica import checksum
+from engine.commands import (
+    AddInstrument,
+    AwayQuote,
+    CancelAll,
+    CancelOrder,
+    Command,
+    EpochStarted,
+    LegResult,
+    NewOrder,
+    ReplaceOrder,
+    Uncross,
+)
+from engine.events import LegSent
+from engine.runtime.away import MAX_LEVELS, SUSPECT_WINDOW_S, AwayView
+from engine.state import State
+from engine.terms import OrderType, Side
+
+OWN = 5
+MS = 1_000_000
+Levels = tuple[tuple[int, int], ...]
+
+
+def show(feed: PeerFeed, sequence: int, bids: Levels = (), asks: Levels = (), *, epoch: int = 1) -> None:
+    """The feed's book of AAPL is now this one."""
+    bid_levels = [(price, quantity, 1) for price, quantity in bids]
+    ask_levels = [(price, quantity, 1) for price, quantity in asks]
+    levels = (*((BID, *level) for level in bid_levels), *((ASK, *level) for level in ask_levels))
+    snapshot = BookSnapshot(epoch, sequence, 1, 1, levels, checksum(bid_levels, ask_levels))
+    feed.on_message(snapshot, "AAPL", 100 * MS)
+
+
+def live_peer(number: int, bids: Levels = (), asks: Levels = (), *, epoch: int = 1) -> PeerFeed:
+    """A peer whose book, at sequence 10, counts."""
+    feed = PeerFeed(number)
+    show(feed, 10, bids, asks, epoch=epoch)
+    for beat in range(2):
+        feed.on_message(Heartbeat(number, epoch, 1, beat * 100 * MS, {}), None, beat * 100 * MS)
+    assert feed.state is PeerState.LIVE
+    return feed
+
+
+class Setting:
+    """Engine 5 with an open book and its peers."""
+
+    def __init__(self, *peers: PeerFeed) -> None:
+        self.state = State(OWN)
+        self.peers = {peer.engine: peer for peer in peers}
+        self.now_s = 100.0
+        self.view = AwayView(OWN, self.state, self.peers, monotonic=lambda: self.now_s)
+        self.state.apply(EpochStarted(1))
+        self.state.apply(AddInstrument("AAPL", "0.01", "1"))
+
+    def seen(self, command: Command) -> tuple[AwayQuote, ...]:
+        """The quotes that the command gets, and nothing else of it changed."""
+        attached = self.view.attach(command)
+        assert isinstance(attached, NewOrder | ReplaceOrder | LegResult | Uncross)
+        assert msgspec.structs.replace(attached, away=()) == command
+        return attached.away
+
+    def levels(self, command: Command) -> dict[int, Levels]:
+        """By peer, the levels that the command gets."""
+        return {quote.engine: quote.levels for quote in self.seen(command)}
+
+
+def order(side: Side, quantity: int, price: int, client: str = "alice") -> NewOrder:
+    """A GTC limit order; a market order at price 0."""
+    kind = OrderType.LIMIT if price else OrderType.MARKET
+    return NewOrder(client, f"{side}{quantity}@{price}", "AAPL", side, kind, 1, price, quantity)
+
+
+def buy(quantity: int, price: int) -> NewOrder:
+    """A bid."""
+    return order(Side.BUY, quantity, price)
+
+
+def leg(quantity: int, limit: int, *, peer: int = 2, leg_id: int = 1, epoch: int = 1) -> LegSent:
+    """A leg that buys AAPL at a peer."""
+    return LegSent(leg_id, peer, epoch, 7, "AAPL", int(Side.BUY), limit, quantity, 0)
+
+
+def answer(sequence: int, *fills: tuple[int, int], refused: bool = False) -> LegAnswer:
+    """A peer's answer that filled (price, quantity)."""
+    return LegAnswer(1, refused, sequence, tuple((9, price, quantity, 8, 1) for price, quantity in fills))
+
+
+ASKS: Levels = ((100, 3), (101, 4), (103, 5))
+BIDS: Levels = ((99, 3), (98, 4), (96, 5))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (order(Side.BUY, 99, 99), ()),
+        (order(Side.BUY, 99, 100), ASKS[:1]),
+        (order(Side.BUY, 99, 102), ASKS[:2]),
+        (order(Side.BUY, 99, 103), ASKS),
+        (order(Side.BUY, 99, 0), ASKS),
+        (order(Side.SELL, 99, 100), ()),
+        (order(Side.SELL, 99, 99), BIDS[:1]),
+        (order(Side.SELL, 99, 97), BIDS[:2]),
+        (order(Side.SELL, 99, 0), BIDS),
+        (order(Side.BUY, 2, 103), ASKS[:1]),
+        (order(Side.BUY, 3, 103), ASKS[:1]),
+        (order(Side.BUY, 4, 103), ASKS[:2]),
+        (order(Side.SELL, 8, 1), BIDS),
+    ],
+    ids=str,
+)
+def test_quotes_reach_the_limit_and_cover_the_quantity(command: NewOrder, expected: Levels) -> None:
+    """Only as good as the limit, the best first, and none once the quantity is covered."""
+    setting = Setting(live_peer(2, BIDS, ASKS, epoch=7))
+    quotes = setting.seen(command)
+    assert quotes == ((AwayQuote(2, 7, 10, expected),) if expected else ())
+
+
+def test_every_peer_is_asked_for_the_whole_quantity() -> None:
+    """Which of them it goes to is for the state machine to plan."""
+    setting = Setting(live_peer(2, asks=ASKS), live_peer(9, asks=((100, 50),)))
+    assert setting.levels(buy(5, 101)) == {2: ((100, 3), (101, 4)), 9: ((100, 50),)}
+
+
+def test_a_command_carries_a_bounded_number_of_levels() -> None:
+    """The best ones."""
+    asks = tuple((100 + step, 1) for step in range(MAX_LEVELS + 5))
+    setting = Setting(live_peer(2, asks=asks))
+    assert setting.levels(buy(10_000, 10_000)) == {2: asks[:MAX_LEVELS]}
+
+
+def test_only_synced_books_of_live_peers_count() -> None:
+    """Not one that lost a message, nor one whose heartbeats stay away, until it is whole again."""
+    unsynced, late, down = (live_peer(number, asks=ASKS) for number in (2, 3, 4))
+    setting = Setting(unsynced, late, down)
+    assert set(setting.levels(buy(1, 100))) == {2, 3, 4}
+    unsynced.lost()
+    assert late.tick(300 * MS) is PeerState.SUSPECT
+    assert down.tick(900 * MS) is PeerState.DOWN
+    assert setting.seen(buy(1, 100)) == ()
+    show(unsynced, 11, asks=ASKS)
+    assert late.tick(200 * MS) is PeerState.LIVE
+    assert set(setting.levels(buy(1, 100))) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        msgspec.structs.replace(order(Side.BUY, 1, 200), symbol="NONE"),
+        msgspec.structs.replace(order(Side.BUY, 1, 200), side=0),
+        msgspec.structs.replace(order(Side.BUY, 1, 200), side=-7),
+        msgspec.structs.replace(order(Side.BUY, 1, 200), quantity=-1),
+        ReplaceOrder("alice", 77, "", 200, 5),
+        LegResult(77, ()),
+        CancelOrder("alice", 77),
+        CancelAll("alice"),
+    ],
+    ids=str,
+)
+def test_what_takes_nothing_is_left_as_it_is(command: Command) -> None:
+    """What the state machine will refuse, and what never trades, passes untouched."""
+    assert Setting(live_peer(2, BIDS, ASKS)).view.attach(command) is command
+
+
+def test_a_replaced_order_meets_quotes_at_its_new_price() -> None:
+    """On its own side, and only for the client whose order it is."""
+    setting = Setting()
+    setting.state.apply(buy(5, 90))
+    setting.peers[2] = live_peer(2, BIDS, ASKS)
+    order_id = next(iter(setting.state.orders))
+    assert setting.levels(ReplaceOrder("alice", order_id, "", 101, 9)) == {2: ASKS[:2]}
+    assert setting.seen(ReplaceOrder("alice", order_id, "", 99, 9)) == ()
+    assert setting.seen(ReplaceOrder("mallory", order_id, "", 101, 9)) == ()
+
+
+@pytest.mark.parametrize(("price", "expected"), [(101, ASKS[:2]), (0, ASKS)])
+def test_the_result_of_a_leg_is_planned_again_with_fresh_quotes(price: int, expected: Levels) -> None:
+    """At the order's own limit; at any price for a market order."""
+    setting = Setting(live_peer(2, BIDS, ASKS))
+    command = setting.view.attach(order(Side.BUY, 9, price))
+    assert command is not None
+    (sent,) = (event for event in setting.state.apply(command) if isinstance(event, LegSent))
+    assert setting.levels(LegResult(sent.leg_id, ())) == {2: expected}
+
+
+def test_what_a_leg_takes_is_spoken_for() -> None:
+    """From the moment it leaves until it is back, best levels first; on no other side, peer or symbol."""
+    setting = Setting(live_peer(2, BIDS, ASKS), live_peer(3, asks=ASKS))
+    setting.view.leg_sent(leg(4, 101))
+    assert setting.levels(buy(99, 103)) == {2: ((101, 3), (103, 5)), 3: ASKS}
+    assert setting.levels(order(Side.SELL, 99, 96)) == {2: BIDS}
+    setting.view.leg_sent(leg(20, 101))
+    assert set(setting.levels(buy(99, 103))) == {3}
+    setting.view.leg_answered(leg(4, 101), answer(10, refused=True))
+    setting.view.leg_answered(leg(20, 101), answer(10, refused=True))
+    assert setting.levels(buy(99, 103))[2] == ASKS, "a refused leg took nothing and never will"
+
+
+def test_what_a_leg_took_is_subtracted_until_the_feed_shows_it() -> None:
+    """The feed shows it from the answer's book sequence on."""
+    peer = live_peer(2, asks=ASKS)
+    setting = Setting(peer)
+    setting.view.leg_sent(leg(4, 101))
+    setting.view.leg_answered(leg(4, 101), answer(12, (100, 3), (101, 1)))
+    taken = ((101, 3), (103, 5))
+    assert setting.levels(buy(99, 103)) == {2: taken}
+    show(peer, 11, asks=((100, 3), (101, 4), (103, 5)))
+    assert setting.levels(buy(99, 103)) == {2: taken}
+    show(peer, 12, asks=taken)
+    assert setting.levels(buy(99, 103)) == {2: taken}
+    show(peer, 13, asks=ASKS)
+    assert setting.levels(buy(99, 103)) == {2: ASKS}
+
+
+def test_several_late_fills_add_up_and_go_one_by_one() -> None:
+    """Each with its own book sequence."""
+    peer = live_peer(2, asks=((100, 10),))
+    setting = Setting(peer)
+    for number, sequence in ((1, 11), (2, 12)):
+        setting.view.leg_sent(leg(3, 100, leg_id=number))
+        setting.view.leg_answered(leg(3, 100, leg_id=number), answer(sequence, (100, 3)))
+    assert setting.levels(buy(99, 100)) == {2: ((100, 4),)}
+    show(peer, 11, asks=((100, 7),))
+    assert setting.levels(buy(99, 100)) == {2: ((100, 4),)}
+    show(peer, 12, asks=((100, 4),))
+    assert setting.levels(buy(99, 100)) == {2: ((100, 4),)}
+
+
+def test_a_new_epoch_shows_everything() -> None:
+    """Its book was made from the peer's journal, so what an earlier reign's leg took is gone from it."""
+    peer = live_peer(2, asks=ASKS)
+    setting = Setting(peer)
+    setting.view.leg_sent(leg(3, 100))
+    setting.view.leg_answered(leg(3, 100), answer(10_000, (100, 3)))
+    assert setting.levels(buy(99, 100)) == {}
+    setting.peers[2] = live_peer(2, asks=ASKS, epoch=2)
+    assert setting.levels(buy(99, 100)) == {2: ASKS[:1]}
+
+
+def test_a_leg_that_came_back_short_hides_what_it_could_not_get() -> None:
+    """Down to its limit the peer had nothing left, whatever an older book shows; beyond it, all counts."""
+    peer = live_peer(2, asks=ASKS)
+    setting = Setting(peer)
+    setting.view.leg_sent(leg(7, 101))
+    setting.view.leg_answered(leg(7, 101), answer(12, (100, 1)))
+    assert setting.levels(buy(99, 103)) == {2: ((103, 5),)}
+    show(peer, 12, asks=((101, 2), (103, 5)))
+    assert setting.levels(buy(99, 103)) == {2: ((101, 2), (103, 5))}
+
+
+def test_a_leg_that_found_nothing_hides_its_level_too() -> None:
+    """Otherwise its order would chase the same quote for ever."""
+    setting = Setting(live_peer(2, asks=ASKS))
+    setting.view.leg_sent(leg(3, 100))
+    setting.view.leg_answered(leg(3, 100), answer(11))
+    assert setting.levels(buy(99, 101)) == {2: ((101, 4),)}
+
+
+def test_a_peer_that_lets_three_legs_wait_attracts_no_more() -> None:
+    """Three within a second, not fewer and not slower; an answer clears it."""
+    setting = Setting(live_peer(2, asks=ASKS), live_peer(3, asks=ASKS))
+    for _ in range(2):
+        setting.view.leg_unanswered(2)
+    assert set(setting.levels(buy(1, 100))) == {2, 3}
+    setting.now_s += SUSPECT_WINDOW_S
+    setting.view.leg_unanswered(2)
+    assert setting.view.is_suspect(2)
+    assert set(setting.levels(buy(1, 100))) == {3}
+    setting.now_s += 3600
+    assert setting.view.is_suspect(2), "time alone is no sign of life"
+    setting.view.leg_sent(leg(1, 100))
+    setting.view.leg_answered(leg(1, 100), answer(10, refused=True))
+    assert set(setting.levels(buy(1, 100))) == {2, 3}
+
+
+def test_three_unanswered_legs_over_a_long_time_are_no_sign() -> None:
+    """Any three in a row within a second are."""
+    setting = Setting(live_peer(2, asks=ASKS))
+    for step_s in (0.0, 0.6, 0.6):
+        setting.now_s += step_s
+        setting.view.leg_unanswered(2)
+    assert not setting.view.is_suspect(2)
+    setting.now_s += 0.2
+    setting.view.leg_unanswered(2)
+    assert setting.view.is_suspect(2)
+
+
+@pytest.mark.parametrize(
+    ("own", "own_price", "crossed"),
+    [(Side.BUY, 99, False), (Side.BUY, 100, True), (Side.BUY, 101, True), (Side.SELL, 99, True)],
+)
+def test_only_higher_numbers_are_uncrossed(own: Side, own_price: int, crossed: bool) -> None:
+    """Of two engines the one with the lower number acts, on a lock as on a cross; the other waits."""
+    lower, higher = live_peer(2, BIDS, ASKS), live_peer(9, BIDS, ASKS)
+    setting = Setting()
+    setting.state.apply(order(own, 50, own_price))
+    setting.peers[2] = lower
+    assert setting.view.crossing("AAPL") == []
+    assert setting.view.attach(Uncross("AAPL", own, ())) is None
+    setting.peers[9] = higher
+    assert setting.view.crossing("AAPL") == ([own] if crossed else [])
+    attached = setting.view.attach(Uncross("AAPL", own, ()))
+    assert (attached is not None) == crossed
+    if attached is not None:
+        reached = {(Side.BUY, 100): ASKS[:1], (Side.BUY, 101): ASKS[:2], (Side.SELL, 99): BIDS[:1]}
+        assert attached == Uncross("AAPL", own, (AwayQuote(9, 1, 10, reached[own, own_price]),))
+
+
+def test_nothing_crosses_an_empty_or_unknown_book() -> None:
+    """Nor is anything left to uncross there, or without peers."""
+    setting = Setting(live_peer(9, BIDS, ASKS))
+    assert setting.view.crossing("AAPL") == []
+    assert setting.view.crossing("NONE") == []
+    assert setting.view.attach(Uncross("AAPL", 1, ())) is None
+    setting.peers.clear()
+    setting.state.apply(buy(1, 500))
+    assert setting.view.attach(Uncross("AAPL", 1, ())) is None
+    assert setting.view.attach(buy(1, 500)) == buy(1, 500)
+
+
+def test_what_legs_take_already_does_not_cross() -> None:
+    """The quote is spoken for: no second leg runs after it."""
+    setting = Setting()
+    setting.state.apply(buy(3, 100))
+    setting.peers[9] = live_peer(9, asks=ASKS)
+    assert setting.view.crossing("AAPL") == [Side.BUY]
+    setting.view.leg_sent(leg(3, 100, peer=9))
+    assert setting.view.crossing("AAPL") == []

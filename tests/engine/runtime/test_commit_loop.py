@@ -1,0 +1,592 @@
+"""The commit loop, with a journal whose appends the test lets go by hand."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import pytest
+
+from bus.journal import MAX_RECORD_BYTES, MemoryJournal, Record, Replaced
+from engine.commands import (
+    AddInstrument,
+    AwayQuote,
+    CancelOrder,
+    Command,
+    LegFill,
+    LegResult,
+    NewOrder,
+    QueryLeg,
+    ReplaceOrder,
+    Uncross,
+    decode,
+)
+from engine.events import Accepted, Answered, LegSent
+from engine.runtime import commit_loop, wire
+from engine.runtime.commit_loop import (
+    Batch,
+    CommitLoop,
+    JournalUnavailable,
+    Overloaded,
+    Submission,
+)
+from engine.runtime.recovery import begin_reign
+from engine.state import State
+from engine.terms import OrderStatus, RejectReason, Side
+from matchbus.v1 import matchbus_pb2 as pb
+from tests.waiting import until
+
+LARGEST_INT64 = 2**63 - 1
+LARGEST_INT32 = 2**31 - 1
+LONGEST_CLIENT = "c" * 64
+
+
+class HeldJournal(MemoryJournal):
+    """A memory journal whose appends wait until the test lets them go, when `held`."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.held = False
+        self.asked: list[tuple[Command, ...]] = []
+        self.fault: Exception | None = None
+        self._permits = asyncio.Semaphore(0)
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says, after `let_go`."""
+        self.asked.append(decode(commands))
+        if self.held:
+            await self._permits.acquire()
+        if self.fault is not None:
+            raise self.fault
+        return await super().append(epoch, time_ns, commands)
+
+    def let_go(self) -> None:
+        """Store one append."""
+        self._permits.release()
+
+    async def records(self) -> list[Record]:
+        """All that is stored."""
+        return [record async for record in MemoryJournal(1, self.stored).replay()]
+
+    async def commands(self) -> list[Command]:
+        """All commands stored, in order."""
+        return [command for record in await self.records() for command in decode(record.commands)]
+
+    def fall_silent(self) -> None:
+        """The append in flight has had no answer for a long time."""
+        self.unanswered_since = time.monotonic() - 3600
+        self.trouble = "the disk is full"
+
+    def recover(self) -> None:
+        """The append in flight is stored, and every one after it at once."""
+        self.unanswered_since = None
+        self.held = False
+        self.let_go()
+
+
+class Rig:
+    """One engine's commit loop with everything around it in the test's hands."""
+
+    def __init__(self) -> None:
+        self.state = State(1)
+        self.journal = HeldJournal()
+        self.happened: list[str] = []
+        self.batches: list[Batch] = []
+        self.clock_ns = 1_000
+        self.attach: Callable[[Command], Command | None] = lambda command: command
+        self.caught_up = asyncio.Event()
+        self.caught_up.set()
+        self.catch_ups = 0
+        self.shown: list[asyncio.Future[None]] = []
+        self.shows = False
+        self.loop = CommitLoop(
+            self.state,
+            self.journal,
+            catch_up=self._catch_up,
+            attach=lambda command: self.attach(command),
+            release=self._release,
+            utc_ns=lambda: self.clock_ns,
+        )
+
+    async def start(self) -> None:
+        """Begin a reign and list one symbol."""
+        await begin_reign(self.state, self.journal, 1, 1)
+        async with self.running():
+            await self.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
+        self.journal.asked.clear()
+        self.batches.clear()
+        self.happened.clear()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        """`run` and `watch` for the length of a block; a fault of theirs fails the test."""
+        tasks = [asyncio.create_task(self.loop.run()), asyncio.create_task(self.loop.watch())]
+        try:
+            yield tasks[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    def submit(self, *commands: Command, takes: bool = True) -> asyncio.Future[Submission]:
+        """Queue commands."""
+        return self.loop.submit(commands, takes=takes)
+
+    async def asked(self, appends: int) -> None:
+        """Wait until the journal was asked for so many appends, and all that can happen then has."""
+        await until(lambda: len(self.journal.asked) >= appends)
+        await quiet()
+
+    async def _catch_up(self) -> None:
+        self.catch_ups += 1
+        await self.caught_up.wait()
+
+    async def _release(self, batch: Batch) -> Awaitable[None] | None:
+        self.batches.append(batch)
+        self.happened.append(f"release {batch.number}")
+        if not self.shows:
+            return None
+        self.shown.append(asyncio.get_running_loop().create_future())
+        return self.shown[-1]
+
+
+async def quiet() -> None:
+    """Let everything run that can run without the test."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def order(name: str, price: int = 100, side: Side = Side.BUY, quantity: int = 1) -> NewOrder:
+    """A GTC limit order of alice."""
+    return NewOrder("alice", name, "AAPL", side, 1, 1, price, quantity)
+
+
+def names(commands: tuple[Command, ...] | list[Command]) -> list[str]:
+    """The client order ids of new orders."""
+    return [command.client_order_id for command in commands if isinstance(command, NewOrder)]
+
+
+def largest_orders(count: int, character: str = "x") -> list[Command]:
+    """Orders as large as the edge lets through, each string made of one character."""
+    request = pb.NewOrder(
+        client_order_id=character * 1_000,
+        symbol=character * 1_000,
+        side=LARGEST_INT32,  # type: ignore[arg-type]  # any enum value comes over the wire
+        type=LARGEST_INT32,  # type: ignore[arg-type]  # likewise
+        time_in_force=LARGEST_INT32,  # type: ignore[arg-type]  # likewise
+        price=LARGEST_INT64,
+        quantity=LARGEST_INT64,
+        stop_price=LARGEST_INT64,
+        display_quantity=LARGEST_INT64,
+        post_only=True,
+        self_trade_prevention=LARGEST_INT32,  # type: ignore[arg-type]  # likewise
+        expire_time_ns=LARGEST_INT64,
+        do_not_route=True,
+    )
+    return [wire.new_order(LONGEST_CLIENT, request)] * count
+
+
+def quotes(peers: int, levels: int) -> tuple[AwayQuote, ...]:
+    """Quotes with numbers as long as they get."""
+    return tuple(
+        AwayQuote(
+            60_000 + peer, 2**40, 2**40, tuple((10**12 - step, LARGEST_INT64) for step in range(levels))
+        )
+        for peer in range(peers)
+    )
+
+
+def with_quotes(away: tuple[AwayQuote, ...]) -> Callable[[Command], Command]:
+    """What `attach` does when the peers show `away`."""
+    return lambda command: (
+        msgspec.structs.replace(command, away=away) if isinstance(command, NewOrder | LegResult) else command
+    )
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    """An engine in its first reign that trades AAPL."""
+    made = Rig()
+    await made.start()
+    return made
+
+
+@pytest.fixture
+def small_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that hold four commands."""
+    monkeypatch.setattr(commit_loop, "MAX_RECORD_BYTES", 5 * commit_loop._COMMAND_BYTES)  # noqa: SLF001
+
+
+async def test_nothing_leaves_before_the_journal_has_it(rig: Rig) -> None:
+    """No answer, no effect and no read before the append is acknowledged; then effects before answers."""
+    rig.journal.held = True
+    async with rig.running():
+        done = rig.submit(order("a"))
+        done.add_done_callback(lambda _: rig.happened.append("answer"))
+        await rig.asked(1)
+        read = asyncio.create_task(rig.loop.read(lambda: list(rig.state.orders)))
+        read.add_done_callback(lambda _: rig.happened.append("read"))
+        await quiet()
+        assert rig.happened == []
+        rig.journal.let_go()
+        answers = (await done).answers
+        orders = await read
+    assert rig.happened[:2] == ["release 3", "answer"]
+    assert [type(answer) for answer in answers] == [Accepted]
+    assert len(orders) == 1
+
+
+async def test_a_read_between_batches_does_not_wait(rig: Rig) -> None:
+    """With nothing in flight the state is what the journal has."""
+    assert await asyncio.wait_for(rig.loop.read(lambda: rig.state.epoch), 1) == 1
+
+
+async def test_a_reader_that_gave_up_harms_nobody(rig: Rig) -> None:
+    """Its answer is dropped, the other readers get theirs."""
+    rig.journal.held = True
+    async with rig.running():
+        done = rig.submit(order("a"))
+        await rig.asked(1)
+        impatient, patient = (asyncio.create_task(rig.loop.read(lambda: 7)) for _ in range(2))
+        await quiet()
+        impatient.cancel()
+        rig.journal.let_go()
+        await done
+        assert await patient == 7
+
+
+async def test_what_arrives_during_an_append_is_the_next_batch(rig: Rig) -> None:
+    """One append in flight at a time, and one record for all that came meanwhile, in the order it came."""
+    rig.journal.held = True
+    async with rig.running():
+        first = rig.submit(order("a"))
+        await rig.asked(1)
+        later = [rig.submit(order(name)) for name in "bcd"]
+        await quiet()
+        assert len(rig.journal.asked) == 1
+        rig.journal.let_go()
+        await first
+        await rig.asked(2)
+        assert not any(done.done() for done in later)
+        rig.journal.let_go()
+        await asyncio.gather(*later)
+    assert [names(asked) for asked in rig.journal.asked] == [["a"], ["b", "c", "d"]]
+    assert [batch.number for batch in rig.batches] == [3, 4]
+
+
+async def test_each_command_is_answered_by_its_last_event(rig: Rig) -> None:
+    """Answers stand in the order of the commands, whatever each came to."""
+    async with rig.running():
+        submission = await rig.submit(
+            order("a"), order("", 5), order("b", 100, Side.SELL), CancelOrder("alice", 0, "nobody")
+        )
+    rests, refused, trades, unknown = submission.answers
+    assert isinstance(rests, Accepted)
+    assert isinstance(refused, Answered)
+    assert refused.reject_reason == RejectReason.INVALID_CLIENT_ORDER_ID
+    assert isinstance(trades, Answered)
+    assert (trades.client_order_id, trades.status) == ("b", OrderStatus.FILLED)
+    assert isinstance(unknown, Answered)
+    assert unknown.reject_reason == RejectReason.UNKNOWN_ORDER
+
+
+@pytest.mark.parametrize("character", ["x", "é", "語", "\U0001f600"])
+async def test_records_of_the_largest_commands_fit(rig: Rig, character: str) -> None:
+    """However long a client's strings are in bytes, no record is larger than the journal takes."""
+    async with rig.running() as run:
+        done = rig.submit(*largest_orders(2_500, character))
+        await asyncio.wait([run, done], return_when=asyncio.FIRST_COMPLETED)
+        assert not run.done(), run.exception()
+    records = await rig.journal.records()
+    assert len(records) > 3
+    assert all(len(record.commands) <= MAX_RECORD_BYTES for record in records)
+
+
+@pytest.mark.parametrize(("peers", "levels"), [(1, 1), (3, 20), (30, 20), (100, 20)])
+async def test_records_with_away_quotes_fit(rig: Rig, peers: int, levels: int) -> None:
+    """What peers show goes into the record too, and is counted; no command is lost, doubled or moved."""
+    rig.attach = with_quotes(quotes(peers, levels))
+    commands = [order(f"{number}", 1) for number in range(300)]
+    async with rig.running() as run:
+        done = rig.submit(*commands)
+        await asyncio.wait([run, done], return_when=asyncio.FIRST_COMPLETED)
+        assert not run.done(), run.exception()
+    records = await rig.journal.records()
+    assert all(len(record.commands) <= MAX_RECORD_BYTES for record in records)
+    assert names(await rig.journal.commands()) == names(list(commands))
+
+
+async def test_records_with_results_of_legs_fit(rig: Rig) -> None:
+    """A leg may bring back hundreds of fills: they are counted as well."""
+    fills = tuple(
+        LegFill((2 << 48) + number, 10**12, 10**12, (2 << 48) + number, 2**60) for number in range(500)
+    )
+    async with rig.running() as run:
+        results = [rig.loop.submit_own(LegResult(leg, fills)) for leg in range(40)]
+        await asyncio.wait([run, results[-1]], return_when=asyncio.FIRST_COMPLETED)
+        assert not run.done(), run.exception()
+    assert all(len(record.commands) <= MAX_RECORD_BYTES for record in await rig.journal.records())
+
+
+@pytest.mark.usefixtures("small_records")
+async def test_a_submission_larger_than_a_record_is_answered_once(rig: Rig) -> None:
+    """It spans batches, and its one future waits for the last part."""
+    rig.journal.held = True
+    expected = [f"o{number}" for number in range(10)]
+    async with rig.running():
+        done = rig.submit(*(order(name) for name in expected))
+        behind = rig.submit(order("behind"))
+        for part in (1, 2, 3):
+            await rig.asked(part)
+            assert not done.done()
+            rig.journal.let_go()
+        submission = await done
+        await behind
+    assert [names(asked) for asked in rig.journal.asked] == [
+        expected[:4],
+        expected[4:8],
+        [*expected[8:], "behind"],
+    ]
+    assert [answer.client_order_id for answer in submission.answers if type(answer) is Accepted] == expected
+    assert rig.loop.queued_commands == 0
+
+
+async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused whole; what the engine owes itself is taken all the same; later there is room again."""
+    monkeypatch.setattr(commit_loop, "MAX_QUEUED_COMMANDS", 3)
+    first = rig.submit(order("a"), order("b"))
+    with pytest.raises(Overloaded, match="2 commands are waiting, 3 is the limit"):
+        rig.submit(order("c"), order("d"))
+    assert rig.loop.queued_commands == 2
+    own = rig.loop.submit_own(QueryLeg(2 << 48, 2))
+    last = rig.loop.submit_own(QueryLeg(2 << 48, 2))
+    async with rig.running():
+        await asyncio.gather(first, own, last)
+        await rig.submit(order("e"), order("f"), order("g"))
+    assert names(await rig.journal.commands()) == ["a", "b", "e", "f", "g"]
+
+
+async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
+    """In flight, queued or new: JournalUnavailable, with the reason. What the engine owes itself is kept."""
+    rig.journal.held = True
+    async with rig.running():
+        in_flight = rig.submit(order("in flight"))
+        await rig.asked(1)
+        queued = rig.submit(order("queued"))
+        own = rig.loop.submit_own(QueryLeg(2 << 48, 2))
+        rig.journal.fall_silent()
+        for done in (in_flight, queued, own):
+            with pytest.raises(JournalUnavailable, match="the disk is full"):
+                await asyncio.wait_for(done, 2)
+        with pytest.raises(JournalUnavailable, match="the disk is full"):
+            rig.submit(order("new"))
+        assert rig.loop.queued_commands == 1
+        assert rig.batches == []
+        rig.journal.recover()
+        again = await rig.submit(order("in flight"), order("queued"))
+    first, second = again.answers
+    assert isinstance(first, Answered)
+    assert first.duplicate, "it was stored after all"
+    assert isinstance(second, Accepted)
+    assert QueryLeg(2 << 48, 2) in await rig.journal.commands()
+
+
+async def test_a_journal_that_is_slow_is_waited_for(rig: Rig) -> None:
+    """Within its patience nobody hears of it."""
+    rig.journal.held = True
+    async with rig.running():
+        done = rig.submit(order("a"))
+        await rig.asked(1)
+        rig.journal.unanswered_since = time.monotonic()
+        await asyncio.sleep(0.25)
+        assert not done.done()
+        second = rig.submit(order("b"))
+        rig.journal.recover()
+        await asyncio.gather(done, second)
+
+
+@pytest.mark.usefixtures("small_records")
+async def test_a_submission_that_was_begun_is_finished(rig: Rig) -> None:
+    """Its waiter has given up on the silent journal, but a part may be stored: so all of it will be."""
+    rig.journal.held = True
+    async with rig.running():
+        begun = rig.submit(*(order(f"o{number}") for number in range(6)))
+        await rig.asked(1)
+        untouched = rig.submit(order("untouched"))
+        rig.journal.fall_silent()
+        for done in (begun, untouched):
+            with pytest.raises(JournalUnavailable):
+                await asyncio.wait_for(done, 2)
+        rig.journal.recover()
+        await until(lambda: len(rig.batches) == 2)
+    assert names(await rig.journal.commands()) == [f"o{number}" for number in range(6)]
+    assert rig.loop.queued_commands == 0
+
+
+async def test_giving_up_takes_no_command_back(rig: Rig) -> None:
+    """A waiter that is cancelled, queued or in flight, changes nothing for its commands nor for others."""
+    rig.journal.held = True
+    async with rig.running():
+        in_flight = rig.submit(order("a"))
+        await rig.asked(1)
+        queued, other = rig.submit(order("b")), rig.submit(order("c"))
+        in_flight.cancel()
+        queued.cancel()
+        rig.journal.recover()
+        await other
+    assert names(await rig.journal.commands()) == ["a", "b", "c"]
+
+
+async def test_answers_wait_until_the_batch_is_shown(rig: Rig) -> None:
+    """The next batch does not: its append begins, and is stored, while the first answers still wait."""
+    rig.shows = True
+    async with rig.running():
+        first = rig.submit(order("a"))
+        await rig.asked(1)
+        second = rig.submit(order("b"))
+        await rig.asked(2)
+        assert [batch.number for batch in rig.batches] == [3, 4]
+        assert (first.done(), second.done()) == (False, False)
+        rig.shown[0].set_result(None)
+        await asyncio.wait_for(first, 1)
+        assert not second.done()
+        rig.shown[1].set_result(None)
+        await asyncio.wait_for(second, 1)
+
+
+async def test_orders_are_sequenced_after_catching_up(rig: Rig) -> None:
+    """They may take what peers show, so every quote that was shown before must be here."""
+    rig.caught_up.clear()
+    async with rig.running():
+        done = rig.submit(order("a"))
+        await until(lambda: rig.catch_ups == 1)
+        await quiet()
+        assert rig.journal.asked == []
+        assert rig.state.orders == {}
+        rig.caught_up.set()
+        await done
+
+
+async def test_legs_and_results_do_not_wait_for_quotes(rig: Rig) -> None:
+    """They take nothing from peers, and a peer waits for them."""
+    rig.caught_up.clear()
+    async with rig.running():
+        await asyncio.wait_for(rig.submit(QueryLeg(2 << 48, 2), takes=False), 1)
+        await asyncio.wait_for(rig.loop.submit_own(LegResult(1, ())), 1)
+    assert rig.catch_ups == 0
+
+
+async def test_who_comes_during_the_catch_up_needs_another(rig: Rig) -> None:
+    """Its quotes may be newer than those that were waited for: the batch takes only who was there before."""
+    rig.caught_up.clear()
+    async with rig.running():
+        before = rig.submit(order("before"), order("too"))
+        await until(lambda: rig.catch_ups == 1)
+        after = rig.submit(order("after"))
+        rig.caught_up.set()
+        await asyncio.gather(before, after)
+    assert rig.catch_ups == 2
+    assert [names(asked) for asked in rig.journal.asked] == [["before", "too"], ["after"]]
+
+
+async def test_a_command_with_nothing_left_to_do_is_no_record(rig: Rig) -> None:
+    """An Uncross that finds nothing crossed is answered with None and stored nowhere."""
+    rig.attach = lambda command: None if isinstance(command, Uncross) else command
+    async with rig.running():
+        submission = await asyncio.wait_for(rig.loop.submit_own(Uncross("AAPL", 1, ())), 1)
+        assert submission.answers == [None]
+        assert rig.journal.asked == []
+        await rig.submit(order("a"))
+        assert rig.batches[0].number == 3
+    assert rig.loop.queued_commands == 0
+
+
+async def send_leg(rig: Rig) -> tuple[Submission, LegSent]:
+    """Alice buys 5 at 100, all of which only peer 2 shows."""
+    rig.attach = with_quotes((AwayQuote(2, 1, 9, ((100, 5),)),))
+    submission = await rig.submit(order("a", quantity=5))
+    rig.attach = lambda command: command
+    (leg,) = (event for batch in rig.batches for event in batch.events if isinstance(event, LegSent))
+    return submission, leg
+
+
+def status_of(submission: Submission) -> int:
+    """Of the first answer."""
+    answer = submission.answers[0]
+    assert isinstance(answer, Answered)
+    return answer.status
+
+
+async def test_an_order_with_a_leg_out_is_answered_again(rig: Rig) -> None:
+    """PENDING at once; FILLED for the first asker and for every repeat, once the journal has the result."""
+    async with rig.running():
+        first, leg = await send_leg(rig)
+        repeat = await rig.submit(order("a", quantity=5))
+        refused = await rig.submit(ReplaceOrder("alice", leg.order_id, "", 101, 5))
+        assert [status_of(submission) for submission in (first, repeat, refused)] == [
+            OrderStatus.PENDING,
+            OrderStatus.PENDING,
+            OrderStatus.REJECTED,
+        ]
+        waiting = [first.settling[0], repeat.settling[0]]
+        assert refused.settling == {}
+        await quiet()
+        assert not any(future.done() for future in waiting)
+        rig.journal.held = True
+        rig.loop.submit_own(LegResult(leg.leg_id, (LegFill(2 << 48, 99, 5, 7, 1),)))
+        await rig.asked(len(rig.journal.asked) + 1)
+        assert not any(future.done() for future in waiting)
+        rig.journal.recover()
+        settled = await asyncio.wait_for(asyncio.gather(*waiting), 1)
+        after = await rig.submit(order("a", quantity=5))
+    for answer in settled:
+        assert (answer.status, answer.cumulative, answer.value) == (OrderStatus.FILLED, 5, 495)
+    assert status_of(after) == OrderStatus.FILLED
+    assert after.settling == {}
+
+
+async def test_each_pending_order_of_a_submission_settles_by_itself(rig: Rig) -> None:
+    """By its position among the commands."""
+    rig.attach = with_quotes((AwayQuote(2, 1, 9, ((100, 5),)),))
+    async with rig.running():
+        submission = await rig.submit(order("low", 50), order("a"), order("b"))
+        legs = [event for batch in rig.batches for event in batch.events if isinstance(event, LegSent)]
+        assert [leg.order_id for leg in legs] == [(1 << 48) + 2, (1 << 48) + 3]
+        assert sorted(submission.settling) == [1, 2]
+        rig.attach = lambda command: command
+        await rig.loop.submit_own(LegResult(legs[1].leg_id, (LegFill(2 << 48, 100, 1, 7, 1),)))
+        answer = await asyncio.wait_for(submission.settling[2], 1)
+        assert (answer.client_order_id, answer.status) == ("b", OrderStatus.FILLED)
+        assert not submission.settling[1].done()
+
+
+async def test_an_order_whose_leg_comes_back_empty_settles_too(rig: Rig) -> None:
+    """It rests, and says so."""
+    async with rig.running():
+        first, leg = await send_leg(rig)
+        await rig.loop.submit_own(LegResult(leg.leg_id, ()))
+        answer = await asyncio.wait_for(first.settling[0], 1)
+    assert (answer.status, answer.leaves, answer.cumulative) == (OrderStatus.NEW, 5, 0)
+
+
+async def test_time_never_goes_back(rig: Rig) -> None:
+    """Where the clock steps back, batches keep the newest time there was."""
+    async with rig.running():
+        for clock_ns in (5_000, 4_000, 6_000):
+            rig.clock_ns = clock_ns
+            await rig.submit(order(str(clock_ns)))
+    assert [record.time_ns for record in await rig.journal.records()][-3:] == [5_000, 5_000, 6_000]
+
+
+async def test_a_replaced_engine_says_nothing_more(rig: Rig) -> None:
+    """The fault ends the loop; what was not stored is neither answered nor released."""
+    rig.journal.fault = Replaced("JOURNAL_1", 3, 1, 2)
+    done = rig.submit(order("a"))
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(rig.loop.run(), 1)
+    assert raised.group_contains(Replaced)
+    assert not done.done()
+    assert rig.batches == []
