@@ -83,7 +83,7 @@ class Accounts:
     def trade(self, taker: Order, maker: Order, price: int, quantity: int) -> None:
         """A trade of `quantity` at `price`. The maker's open quantity was lowered by the book already."""
         execution_id = self.next_execution_id
-        self.next_execution_id += 1
+        self.next_execution_id = execution_id + 1
         taker.open -= quantity
         self._fill(maker, taker.id, price, quantity, execution_id, _MAKER, self.engine, self.time_ns)
         if not maker.open and not maker.reserved:
@@ -144,20 +144,26 @@ class Accounts:
             self.finish(order)
 
     def finish(self, order: Order) -> None:
-        """Move an order that cannot trade any more to the finished ones, forgetting the oldest of those."""
+        """Move an order that cannot trade any more to the finished ones."""
         account = order.account
         assert account is not None
         if account.open.pop(order.id, None) is not None:
-            self.remember(order, account)
+            account.finished.append(order)
+            if len(account.finished) > REMEMBERED_FINISHED_ORDERS:
+                self._forget(account)
 
-    def remember(self, order: Order, account: Account) -> None:
-        """Keep a finished or refused order's client order id, up to the limit for each client."""
+    def remember_refused(self, order: Order, account: Account) -> None:
+        """Keep the client order id of an order that never entered the market."""
         account.orders[order.request.client_order_id] = order
         account.finished.append(order)
         if len(account.finished) > REMEMBERED_FINISHED_ORDERS:
-            oldest = account.finished.popleft()
-            del account.orders[oldest.request.client_order_id]
-            self.orders.pop(oldest.id, None)
+            self._forget(account)
+
+    def _forget(self, account: Account) -> None:
+        """Drop the order that finished the longest ago."""
+        oldest = account.finished.popleft()
+        del account.orders[oldest.request.client_order_id]
+        self.orders.pop(oldest.id, None)
 
     def _fill(
         self,

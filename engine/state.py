@@ -183,7 +183,7 @@ class State:
             refusal = _refuse_by_market(order, opposite, away)
             if refusal is not None:
                 order.open, order.refused = 0, True
-                accounts.remember(order, account)
+                accounts.remember_refused(order, account)
                 order.answer = self._refuse(command.client, command.client_order_id, refusal)
                 return
         accounts.admit(order, account)

@@ -1,0 +1,358 @@
+"""What leaves an engine, with everything it leaves to in the test's hands."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+import pytest
+
+from bus import messages
+from bus.messages import Executions, Report
+from engine.events import (
+    Accepted,
+    Answered,
+    BookChanged,
+    Cancelled,
+    CancelledAll,
+    Event,
+    Fill,
+    LegSent,
+    LegTaken,
+    Listed,
+    Prevented,
+    Replaced,
+)
+from engine.runtime import effects
+from engine.runtime.commit_loop import Batch
+from engine.runtime.effects import REPORTED, Effects, FillBell, Reports
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from bus.executions import ExecutionsWriter
+    from engine.runtime.market_data import MarketData
+
+EVENTS: dict[type, Event] = {
+    Accepted: Accepted("alice", 1, "c1", "AAPL", 2, 3, 4, 5, 6),
+    Fill: Fill("alice", 1, 2, 3, "c1", "AAPL", 4, 5, 6, 7, 8, 9, 10, 11, 12, 13),
+    Replaced: Replaced("alice", 1, "c1", 2, 3),
+    Cancelled: Cancelled("alice", 1, "c1", "AAPL", 2, 3),
+    Prevented: Prevented("alice", "AAPL", 1, 2, 3, 4, 5),
+}
+KINDS: dict[type, type] = {
+    Accepted: messages.ReportedOrder,
+    Fill: messages.ReportedFill,
+    Replaced: messages.ReportedReplace,
+    Cancelled: messages.ReportedCancel,
+    Prevented: messages.ReportedPrevention,
+}
+
+
+class Stream:
+    """Takes the place of the execution reports' stream; keeps what any reader of it would decode."""
+
+    def __init__(self) -> None:
+        self.stored: list[Executions] = []
+        self.largest = 0
+        self.times: list[float] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def publish(self, message: Executions) -> None:
+        """Store a message, once the test lets it."""
+        await self.open.wait()
+        payload = messages.encode_executions(message)
+        self.largest = max(self.largest, len(payload))
+        self.stored.append(messages.decode_executions(payload))
+        self.times.append(time.monotonic())
+
+    def batches(self) -> list[tuple[int, int, int]]:
+        """(first batch, last batch, reports) of each message."""
+        return [(message.first_batch, message.last_batch, len(message.reports)) for message in self.stored]
+
+    def order_ids(self) -> list[int]:
+        """Of all reports, in order; every one must be a cancel."""
+        return [cast("messages.ReportedCancel", report).order_id for report in self.reports()]
+
+    def reports(self) -> list[Report]:
+        """All reports, in order."""
+        return [report for message in self.stored for report in message.reports]
+
+
+def reports_to(stream: Stream, published: tuple[int, int] = (0, 0)) -> Reports:
+    """The reports of engine 7."""
+    return Reports(7, cast("ExecutionsWriter", stream), published)
+
+
+def cancels(*order_ids: int) -> list[Event]:
+    """One report for each."""
+    return [Cancelled("alice", order_id, "c", "AAPL", 1, 0) for order_id in order_ids]
+
+
+@asynccontextmanager
+async def running(reports: Reports) -> AsyncIterator[None]:
+    """`run` for the length of a block; its failure fails the test."""
+    task = asyncio.create_task(reports.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+def stream() -> Stream:
+    """An empty stream."""
+    return Stream()
+
+
+def test_all_kinds_of_report_are_tried_here() -> None:
+    """A new kind must be added to these tests, and to what readers decode."""
+    assert EVENTS.keys() == KINDS.keys() == REPORTED
+    assert set(KINDS.values()) == set(Report.__args__)
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+async def test_an_event_goes_out_as_the_report_it_is(kind: type, stream: Stream) -> None:
+    """The bytes of the engine's own struct decode to the bus's, field by field under the same names."""
+    event = EVENTS[kind]
+    reports = reports_to(stream)
+    reports.add(1, 1, [event])
+    async with running(reports):
+        await until(lambda: bool(stream.stored))
+    (report,) = stream.reports()
+    assert type(report) is KINDS[kind]
+    assert msgspec.structs.asdict(report) == msgspec.structs.asdict(cast("msgspec.Struct", event))
+    assert 0 not in msgspec.structs.astuple(report), "a field that is not set would prove nothing"
+
+
+async def test_several_batches_share_a_message(stream: Stream) -> None:
+    """All that is queued when the stream is free goes at once, in order, with the epoch it is of."""
+    reports = reports_to(stream)
+    reports.add(3, 5, cancels(1, 2))
+    reports.add(3, 6, [])
+    reports.add(3, 8, cancels(3))
+    async with running(reports):
+        await until(lambda: bool(stream.stored))
+    (message,) = stream.stored
+    assert (message.engine, message.epoch, message.first_batch, message.last_batch) == (7, 3, 5, 8)
+    assert message.last_reports == 1
+    assert stream.order_ids() == [1, 2, 3]
+
+
+async def test_every_report_goes_out_once_and_in_order(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever arrives while a message is stored, and however the batches are cut."""
+    monkeypatch.setattr(effects, "PACE_S", 0.0)
+    monkeypatch.setattr(effects, "MAX_REPORTS_PER_MESSAGE", 4)
+    reports = reports_to(stream)
+    sizes = [1, 3, 4, 5, 9, 0, 2, 2, 1] * 10
+    expected = list(range(sum(sizes)))
+    left = iter(expected)
+    async with running(reports):
+        for batch_number, size in enumerate(sizes, start=1):
+            reports.add(1, batch_number, cancels(*(next(left) for _ in range(size))))
+            if batch_number % 7 == 0:
+                await asyncio.sleep(0)
+        await until(lambda: len(stream.order_ids()) >= len(expected))
+    assert stream.order_ids() == expected
+    assert all(len(message.reports) <= 4 for message in stream.stored)
+
+
+async def test_a_batch_larger_than_a_message_is_divided(stream: Stream) -> None:
+    """Twelve thousand fills of one batch fit into no message that NATS takes."""
+    reports = reports_to(stream)
+    fill = Fill(
+        "a" * 64, 2**40, 2**64 - 1, 2**64 - 2, "c" * 36, "S" * 24, 1, 10**12, 10**12, 1, 10**12, 10**12,
+        65_535, 2**62, 2**64 - 3, 10**12,
+    )  # fmt: skip
+    reports.add(1, 5, [fill] * 12_000)
+    reports.add(1, 6, cancels(1))
+    async with running(reports):
+        await until(lambda: len(stream.reports()) == 12_001)
+    assert stream.largest < 900_000
+    assert {message.first_batch for message in stream.stored} == {5}
+    assert (stream.stored[-1].last_batch, stream.stored[-1].last_reports) == (6, 1)
+    assert [message.last_reports for message in stream.stored[:2]] == [2_000, 4_000]
+
+
+@pytest.mark.parametrize("published", [(6, 2), (6, 1), (6, 0), (5, 1), (7, 3), (0, 0), (9, 1)])
+async def test_what_the_stream_has_is_not_reported_again(stream: Stream, published: tuple[int, int]) -> None:
+    """After a restart the replay tells everything: exactly the reports behind the last one stored go out."""
+    batches = {5: [50], 6: [60, 61], 7: [70, 71, 72], 8: [80]}
+    reports = reports_to(stream, published)
+    for batch_number, order_ids in batches.items():
+        reports.add(1, batch_number, cancels(*order_ids))
+    owed = [
+        order_id
+        for batch_number, order_ids in batches.items()
+        for place, order_id in enumerate(order_ids, start=1)
+        if (batch_number, place) > published
+    ]
+    async with running(reports):
+        await until(lambda: len(stream.order_ids()) >= len(owed))
+        reports.add(1, 10, cancels(100))
+        await until(lambda: 100 in stream.order_ids())
+    assert stream.order_ids() == [*owed, 100]
+
+
+async def test_two_epochs_never_share_a_message(stream: Stream) -> None:
+    """A message says whose reign its reports are of."""
+    reports = reports_to(stream)
+    for epoch, batch_number in ((1, 1), (1, 2), (2, 3), (2, 4)):
+        reports.add(epoch, batch_number, cancels(batch_number))
+    async with running(reports):
+        await until(lambda: len(stream.stored) == 2)
+    assert [(message.epoch, message.first_batch, message.last_batch) for message in stream.stored] == [
+        (1, 1, 2),
+        (2, 3, 4),
+    ]
+
+
+async def test_messages_keep_their_distance(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs the server an fsync, so what comes within the pace goes together."""
+    monkeypatch.setattr(effects, "PACE_S", 0.1)
+    reports = reports_to(stream)
+    async with running(reports):
+        for batch_number in range(1, 30):
+            reports.add(1, batch_number, cancels(batch_number))
+            await asyncio.sleep(0.01)
+        await until(lambda: len(stream.order_ids()) == 29)
+    gaps = [later - sooner for sooner, later in zip(stream.times, stream.times[1:], strict=False)]
+    assert gaps
+    assert min(gaps) >= 0.09
+    assert len(stream.stored) <= 6
+
+
+async def test_an_engine_waits_when_too_much_is_queued(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until enough of it is stored."""
+    monkeypatch.setattr(effects, "MAX_QUEUED_REPORTS", 3)
+    monkeypatch.setattr(effects, "MAX_REPORTS_PER_MESSAGE", 2)
+    reports = reports_to(stream)
+    stream.open.clear()
+    async with running(reports):
+        reports.add(1, 1, cancels(1, 2, 3))
+        await asyncio.wait_for(reports.room(), 1)
+        reports.add(1, 2, cancels(4, 5))
+        waiting = asyncio.create_task(reports.room())
+        await asyncio.wait([waiting], timeout=0.05)
+        assert not waiting.done()
+        stream.open.set()
+        await asyncio.wait_for(waiting, 1)
+        await until(lambda: len(stream.order_ids()) == 5)
+
+
+def test_the_bell_rings_for_those_who_listen() -> None:
+    """Every stream of that client, no other client's, and none that ended."""
+    bell = FillBell()
+    bell.ring("alice")
+    with bell.listen("bob") as bobs:
+        with bell.listen("alice") as first, bell.listen("alice") as second:
+            assert not first.is_set()
+            bell.ring("alice")
+            assert (first.is_set(), second.is_set(), bobs.is_set()) == (True, True, False)
+            first.clear()
+        with bell.listen("alice") as third:
+            bell.ring("alice")
+            assert (first.is_set(), third.is_set()) == (False, True)
+        bell.ring("bob")
+        assert bobs.is_set()
+
+
+class Outside:
+    """Everything that effects reach, in the order in which they did."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+        self.fills: list[Fill] = []
+        self.reported: list[Event] = []
+        self.shown = asyncio.get_running_loop().create_future()
+        self.bell = FillBell()
+        self.room = asyncio.Event()
+        self.room.set()
+        self._reports = cast("Reports", _Noting(self))
+        self.effects = Effects(
+            cast("MarketData", self),
+            self._reports,
+            self.bell,
+            send_leg=lambda leg: self.happened.append(f"leg {leg.leg_id}"),
+            uncross=lambda symbol: self.happened.append(f"uncross {symbol}"),
+            shown=lambda: self.shown,
+        )
+
+    async def publish(
+        self, epoch: int, number: int, time_ns: int, changes: Sequence[BookChanged], fills: Sequence[Fill]
+    ) -> None:
+        """As MarketData says."""
+        self.happened.append(f"publish {epoch} {number} {time_ns} {len(changes)}")
+        self.fills += fills
+
+    async def add_book(self, symbol: str) -> None:
+        """As MarketData says."""
+        self.happened.append(f"list {symbol}")
+
+
+class _Noting:
+    """Takes the place of the reports."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._outside = outside
+
+    def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
+        self._outside.happened.append(f"report {epoch} {batch_number}")
+        self._outside.reported += reports
+
+    async def room(self) -> None:
+        await self._outside.room.wait()
+
+
+async def test_a_batch_is_released_in_order() -> None:
+    """New books and legs, then the feed, then the rest; only reports are reported, only fills are trades."""
+    outside = Outside()
+    leg = LegSent(4, 2, 1, 1, "AAPL", 1, 100, 5, 0)
+    events: list[Event] = [
+        Listed("MSFT"),
+        *EVENTS.values(),
+        Answered("alice", "c", 1, 1),
+        CancelledAll("alice", 3),
+        LegTaken(5, 2, "AAPL", refused=True),
+        leg,
+    ]
+    changes = [BookChanged("AAPL", 2, ()), BookChanged("MSFT", 1, ())]
+    with outside.bell.listen("alice") as alices, outside.bell.listen("bob") as bobs:
+        shown = await outside.effects.release(Batch(12, 3, 99, events=events, changes=changes))
+        assert (alices.is_set(), bobs.is_set()) == (True, False)
+    assert shown is outside.shown
+    assert outside.happened == [
+        "list MSFT",
+        "leg 4",
+        "publish 3 12 99 2",
+        "report 3 12",
+        "uncross AAPL",
+        "uncross MSFT",
+    ]
+    assert outside.reported == list(EVENTS.values())
+    assert outside.fills == [EVENTS[Fill]]
+
+
+async def test_answers_do_not_wait_for_a_book_that_did_not_change() -> None:
+    """Peers have nothing to see of it."""
+    outside = Outside()
+    assert await outside.effects.release(Batch(12, 3, 99, events=cancels(1))) is None
+
+
+async def test_a_release_waits_for_room_for_reports() -> None:
+    """So the engine is never further ahead of its reports than the queue is long."""
+    outside = Outside()
+    outside.room.clear()
+    release = asyncio.create_task(outside.effects.release(Batch(12, 3, 99, events=cancels(1))))
+    await asyncio.wait([release], timeout=0.05)
+    assert not release.done()
+    outside.room.set()
+    await asyncio.wait_for(release, 1)

@@ -1,0 +1,276 @@
+"""Replay and the start of a new reign, on what a real commit loop wrote into a memory journal."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+import pytest
+
+from bus import messages
+from bus.journal import JournalDamaged, MemoryJournal, Replaced
+from bus.messages import Executions
+from engine.commands import (
+    AddInstrument,
+    AwayQuote,
+    CancelAll,
+    CancelOrder,
+    Command,
+    EpochStarted,
+    LegFill,
+    LegResult,
+    NewOrder,
+    QueryLeg,
+    ReplaceOrder,
+    TakeLeg,
+    decode,
+    encode,
+)
+from engine.events import LegSent
+from engine.invariants import check
+from engine.runtime.commit_loop import Batch, CommitLoop
+from engine.runtime.effects import REPORTED, Reports
+from engine.runtime.recovery import begin_reign, replay
+from engine.state import State
+from engine.terms import Side
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from bus.executions import ExecutionsWriter
+
+SYMBOLS = ("AAPL", "BRK.B")
+
+
+class Stream:
+    """Takes the place of the execution reports' stream."""
+
+    def __init__(self) -> None:
+        self.stored: list[Executions] = []
+
+    async def publish(self, message: Executions) -> None:
+        """Store a message, as a reader would decode it."""
+        self.stored.append(messages.decode_executions(messages.encode_executions(message)))
+
+    def reports(self) -> list[tuple[object, ...]]:
+        """The fields of all reports, in order."""
+        return [msgspec.structs.astuple(report) for message in self.stored for report in message.reports]
+
+
+class Reign:
+    """A commit loop over a memory journal, whose legs the test answers."""
+
+    def __init__(self, state: State, journal: MemoryJournal, source: random.Random) -> None:
+        self.state = state
+        self.journal = journal
+        self.batches: list[Batch] = []
+        self.legs: list[LegSent] = []
+        self._source = source
+        self.loop = CommitLoop(
+            state,
+            journal,
+            catch_up=self._catch_up,
+            attach=self._attach,
+            release=self._release,
+            utc_ns=lambda: source.randrange(10**9),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """`run` for the length of a block; its failure fails the test."""
+        task = asyncio.create_task(self.loop.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def trade(self, rounds: int) -> None:
+        """Submit bursts of everything that clients and peers may send, so that batches differ in size."""
+        source = self._source
+        async with self.running():
+            for number in range(rounds):
+                burst = source.randrange(1, 12)
+                waiting = [
+                    self.loop.submit([self._command(f"{self.state.epoch}-{number}-{place}")])
+                    for place in range(burst)
+                ]
+                while self.legs and source.random() < 0.7:
+                    waiting.append(self.loop.submit_own(self._result(self.legs.pop(0))))
+                await asyncio.gather(*waiting)
+
+    def reports(self) -> list[tuple[object, ...]]:
+        """The fields of every event to report, in order."""
+        return [
+            msgspec.structs.astuple(cast("msgspec.Struct", event))
+            for batch in self.batches
+            for event in batch.events
+            if type(event) in REPORTED
+        ]
+
+    def _command(self, name: str) -> Command:
+        source = self._source
+        client = source.choice(("alice", "bob"))
+        symbol = source.choice(SYMBOLS)
+        order_id = (1 << 48) + source.randrange(1, 400)
+        side = source.choice((1, 2))
+        price, quantity = source.randrange(95, 106), source.randrange(1, 20)
+        draw = source.random()
+        if draw < 0.6:
+            stp = source.randrange(6)
+            tif = source.choice((1, 1, 1, 2, 3))
+            return NewOrder(client, name, symbol, side, 1, tif, price, quantity, self_trade_prevention=stp)
+        if draw < 0.75:
+            return CancelOrder(client, order_id)
+        if draw < 0.85:
+            return ReplaceOrder(client, order_id, "", price, quantity)
+        if draw < 0.87:
+            return CancelAll(client, symbol)
+        leg_id = (2 << 48) + source.randrange(1, 300)
+        if draw < 0.9:
+            return QueryLeg(leg_id, 2)
+        return TakeLeg(leg_id, 2, self.state.epoch, 2 << 48, symbol, side, price, quantity, 2 << 48)
+
+    def _result(self, leg: LegSent) -> LegResult:
+        quantity = self._source.randrange(leg.quantity + 1)
+        fill = LegFill((2 << 48) + leg.leg_id % 10_000, leg.limit, quantity, 2 << 48, 5)
+        return LegResult(leg.leg_id, (fill,) if quantity else ())
+
+    def _attach(self, command: Command) -> Command:
+        if isinstance(command, NewOrder) and self._source.random() < 0.2:
+            level = (command.price, self._source.randrange(1, 10))
+            return msgspec.structs.replace(command, away=(AwayQuote(2, 1, 9, (level,)),))
+        return command
+
+    async def _catch_up(self) -> None:
+        return
+
+    async def _release(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.legs += [event for event in batch.events if isinstance(event, LegSent)]
+
+
+def reports_to(stream: Stream, published: tuple[int, int] = (0, 0)) -> Reports:
+    """The reports of engine 1."""
+    return Reports(1, cast("ExecutionsWriter", stream), published)
+
+
+async def publish(reports: Reports, stream: Stream, expected: int) -> None:
+    """Let out what is queued, until so many reports are stored, and whatever comes within a while after."""
+    task = asyncio.create_task(reports.run())
+    try:
+        await until(lambda: len(stream.reports()) >= expected)
+        await asyncio.sleep(0.03)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def first_reign(seed: int, rounds: int = 60) -> Reign:
+    """An engine that has traded for a while."""
+    reign = Reign(State(1), MemoryJournal(1), random.Random(seed))  # noqa: S311
+    await begin_reign(reign.state, reign.journal, 1, 5)
+    async with reign.running():
+        for symbol in SYMBOLS:
+            await reign.loop.submit_own(AddInstrument(symbol, "0.01", "1"))
+    await reign.trade(rounds)
+    return reign
+
+
+async def replayed(stored: list[bytes], reports: Reports) -> tuple[State, MemoryJournal]:
+    """What a start makes of a journal."""
+    state, journal = State(1), MemoryJournal(1, stored)
+    await replay(state, journal, reports)
+    check(state)
+    return state, journal
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_replay_leads_to_the_same_state(seed: int) -> None:
+    """Digest, levels, order by order, book sequences, and the legs that are still out."""
+    reign = await first_reign(seed)
+    state, journal = await replayed(reign.journal.stored, reports_to(Stream()))
+    assert state.digest() == reign.state.digest()
+    assert journal.position == reign.journal.position
+    assert (state.epoch, state.batch_number) == (1, reign.batches[-1].number)
+    assert sorted(state.legs) == sorted(reign.state.legs)
+    for symbol in SYMBOLS:
+        was, book = reign.state.books[symbol], state.books[symbol]
+        assert book.sequence == was.sequence > 10
+        for side in Side:
+            assert list(book.orders(side)) == list(was.orders(side))
+            assert list(book.levels(side)) == list(was.levels(side))
+    assert len(reign.batches) < sum(len(batch.commands) for batch in reign.batches), "batches hold several"
+    assert reign.legs or state.legs or any(isinstance(c, LegResult) for b in reign.batches for c in b.commands)
+
+
+async def test_an_engine_goes_on_where_it_ended() -> None:
+    """Over three reigns the same as one that replays them all: numbers, sequences and digest go on."""
+    reign = await first_reign(7, rounds=20)
+    for epoch in (2, 3):
+        state, journal = await replayed(reign.journal.stored, reports_to(Stream()))
+        await begin_reign(state, journal, epoch, 6)
+        successor = Reign(state, journal, random.Random(epoch))  # noqa: S311
+        await successor.trade(20)
+        assert successor.batches[0].number > reign.batches[-1].number + 1
+        assert {batch.epoch for batch in successor.batches} == {epoch}
+        reign = successor
+    state, _ = await replayed(reign.journal.stored, reports_to(Stream()))
+    assert state.digest() == reign.state.digest()
+    assert state.epoch == 3
+
+
+async def test_a_reign_begins_with_a_record_of_its_epoch() -> None:
+    """After the last one, not before its time even if the clock stepped back, and the rival is fenced off."""
+    reign = await first_reign(1, rounds=5)
+    end = reign.journal.position
+    state, journal = await replayed(reign.journal.stored, reports_to(Stream()))
+    newest_ns = state.accounts.time_ns
+    await begin_reign(state, journal, 2, 1)
+    records = [record async for record in MemoryJournal(1, journal.stored).replay()]
+    assert (records[-1].epoch, records[-1].batch_number) == (2, end.batch_number + 1)
+    assert records[-1].time_ns == newest_ns > 1
+    assert decode(records[-1].commands) == (EpochStarted(2),)
+    assert (state.epoch, state.batch_number) == (2, end.batch_number + 1)
+    with pytest.raises(Replaced):
+        await reign.journal.append(1, newest_ns, encode([]))
+    later, _ = await replayed(journal.stored, reports_to(Stream()))
+    assert later.digest() == state.digest()
+
+
+async def test_a_reign_begins_at_its_time() -> None:
+    """Where the clock went on."""
+    state, journal = State(1), MemoryJournal(1)
+    await begin_reign(state, journal, 4, 77)
+    (record,) = [record async for record in MemoryJournal(1, journal.stored).replay()]
+    assert (record.epoch, record.batch_number, record.time_ns) == (4, 1, 77)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3, 40, None])
+async def test_what_was_not_published_goes_out_exactly_once(lost: int | None) -> None:
+    """The engine died with the last `lost` reports not in the stream (None: with none of them there)."""
+    reign = await first_reign(3, rounds=30)
+    expected = reign.reports()
+    assert len(expected) > 100
+    places = [
+        (batch.number, place)
+        for batch in reign.batches
+        for place in range(1, 1 + sum(type(event) in REPORTED for event in batch.events))
+    ]
+    published = len(expected) - lost if lost is not None else 0
+    stream = Stream()
+    reports = reports_to(stream, places[published - 1] if published else (0, 0))
+    await replayed(reign.journal.stored, reports)
+    await publish(reports, stream, len(expected) - published)
+    assert stream.reports() == expected[published:]
+
+
+async def test_a_damaged_journal_is_not_traded_on() -> None:
+    """A record that is gone from the middle stops the start."""
+    reign = await first_reign(1, rounds=10)
+    del reign.journal.stored[5]
+    with pytest.raises(JournalDamaged):
+        await replayed(reign.journal.stored, reports_to(Stream()))
