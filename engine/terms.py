@@ -13,7 +13,7 @@ MAX_QUANTITY: Final = 10**12
 """Largest order quantity in lots."""
 
 MAX_NOTIONAL: Final = 2**62
-"""Largest price x quantity of one order; keeps the sums that clients make inside an int64 for a while."""
+"""Largest price x quantity of one order: keeps the sums that clients make in an int64 for a while."""
 
 MAX_LEG_FILLS: Final = 500
 """Most trades one leg makes: its answer and its journal record stay small; the sender plans the rest again."""

@@ -28,6 +28,7 @@ from typing import Final, Literal, Self
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus.server import NatsServer, ServerError
 from exchange.runtime.settings import shipped_instruments
@@ -259,10 +260,30 @@ class Cluster:
                     group.create_task(member.until_ready())
         except* ProcessFailed as failures:
             raise failures.exceptions[0] from None
+        await self._until_live()
         self._keepers = [
             asyncio.create_task(self._keep_nats()),
             *(asyncio.create_task(self._keep(member)) for member in self.members),
         ]
+
+    async def _until_live(self) -> None:
+        """Return when the exchange sees the feed of every engine, as the engines do of each other by then."""
+        try:
+            async with (
+                asyncio.timeout(READY_DEADLINE_S),
+                grpc.aio.insecure_channel(self.exchange.address) as channel,
+            ):
+                stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+                while True:
+                    engines = (await stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
+                    live = sum(engine.state == matchbus_pb2.ENGINE_STATE_LIVE for engine in engines)
+                    if live >= self.engine_count:
+                        return
+                    await asyncio.sleep(_READY_POLL_S)
+        except (TimeoutError, grpc.aio.AioRpcError) as error:
+            raise ProcessFailed(
+                f"not every engine's feed came to life: {error or 'no answer in time'}"
+            ) from error
 
     def _build_members(self, ports: Iterator[int], durability: Durability, output: Path) -> None:
         logs = [] if self._log_dir is None else ["--log-dir", str(self._log_dir)]

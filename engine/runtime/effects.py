@@ -174,9 +174,20 @@ class Effects:
                 await self._market_data.add_book(cast("Listed", event).symbol)
         await self._market_data.publish(batch.epoch, batch.number, batch.time_ns, batch.changes, fills)
         self._reports.add(batch.epoch, batch.number, reported)
-        for client in {fill.client for fill in fills}:
-            self._bell.ring(client)
         for change in batch.changes:
             self._uncross(change.symbol)
         await self._reports.room()
-        return self._shown() if batch.changes else None
+        shown = self._shown() if batch.changes else None
+        clients = {fill.client for fill in fills}
+        if shown is not None:
+            return self._ring_when(shown, clients)
+        self._ring(clients)
+        return None
+
+    async def _ring_when(self, shown: Awaitable[None], clients: set[str]) -> None:
+        await shown
+        self._ring(clients)
+
+    def _ring(self, clients: set[str]) -> None:
+        for client in clients:
+            self._bell.ring(client)

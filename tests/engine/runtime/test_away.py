@@ -19,9 +19,9 @@ from engine.commands import (
     Uncross,
 )
 from engine.events import LegSent
-from engine.runtime.away import MAX_LEVELS, SUSPECT_WINDOW_S, AwayView
+from engine.runtime.away import MAX_LEVELS, MAX_QUOTES, SUSPECT_WINDOW_S, AwayView
 from engine.state import State
-from engine.terms import OrderType, Side
+from engine.terms import MAX_LEG_FILLS, OrderType, Side
 
 OWN = 5
 MS = 1_000_000
@@ -132,6 +132,17 @@ def test_a_command_carries_a_bounded_number_of_levels() -> None:
     asks = tuple((100 + step, 1) for step in range(MAX_LEVELS + 5))
     setting = Setting(live_peer(2, asks=asks))
     assert setting.levels(buy(10_000, 10_000)) == {2: asks[:MAX_LEVELS]}
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_command_carries_a_bounded_number_of_quotes(side: Side) -> None:
+    """Of very many peers the best priced ones, for a buyer as for a seller."""
+    prices = [1_000 + step * 37 % 101 for step in range(MAX_QUOTES + 30)]
+    peers = [live_peer(10 + place, ((price, 1),), ((price + 500, 1),)) for place, price in enumerate(prices)]
+    setting = Setting(*peers)
+    offset, best_first = (500, sorted(prices)) if side is Side.BUY else (0, sorted(prices, reverse=True))
+    quotes = setting.seen(order(side, 10_000, 0))
+    assert sorted(quote.levels[0][0] - offset for quote in quotes) == sorted(best_first[:MAX_QUOTES])
 
 
 def test_only_synced_books_of_live_peers_count() -> None:
@@ -251,6 +262,14 @@ def test_a_leg_that_came_back_short_hides_what_it_could_not_get() -> None:
     assert setting.levels(buy(99, 103)) == {2: ((103, 5),)}
     show(peer, 12, asks=((101, 2), (103, 5)))
     assert setting.levels(buy(99, 103)) == {2: ((101, 2), (103, 5))}
+
+
+def test_a_leg_that_met_too_many_orders_hides_nothing() -> None:
+    """It came back short because an answer has room for so many fills, not because nothing was left."""
+    setting = Setting(live_peer(2, asks=((100, 2_000),)))
+    setting.view.leg_sent(leg(2_000, 100))
+    setting.view.leg_answered(leg(2_000, 100), answer(12, *[(100, 1)] * MAX_LEG_FILLS))
+    assert setting.levels(buy(5_000, 100)) == {2: ((100, 2_000 - MAX_LEG_FILLS),)}
 
 
 def test_a_leg_that_found_nothing_hides_its_level_too() -> None:

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import msgspec
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from bus.journal import MAX_RECORD_BYTES, MemoryJournal, Record, Replaced
 from engine.commands import (
@@ -34,7 +36,6 @@ from engine.runtime.commit_loop import (
 from engine.runtime.recovery import begin_reign
 from engine.state import State
 from engine.terms import OrderStatus, RejectReason, Side
-from matchbus.v1 import matchbus_pb2 as pb
 from tests.waiting import until
 
 LARGEST_INT64 = 2**63 - 1
@@ -104,7 +105,7 @@ class Rig:
             self.state,
             self.journal,
             catch_up=self._catch_up,
-            attach=lambda command: self.attach(command),
+            attach=self._attach,
             release=self._release,
             utc_ns=lambda: self.clock_ns,
         )
@@ -140,6 +141,9 @@ class Rig:
         await until(lambda: len(self.journal.asked) >= appends)
         await quiet()
 
+    def _attach(self, command: Command) -> Command | None:
+        return self.attach(command)
+
     async def _catch_up(self) -> None:
         self.catch_ups += 1
         await self.caught_up.wait()
@@ -157,6 +161,13 @@ async def quiet() -> None:
     """Let everything run that can run without the test."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def stored(done: asyncio.Future[Submission], run: asyncio.Task[None]) -> None:
+    """Wait for the journal to have all of a submission; the loop must not have ended."""
+    waiting: set[asyncio.Future[Any]] = {done, run}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert not run.done(), run.exception()
 
 
 def order(name: str, price: int = 100, side: Side = Side.BUY, quantity: int = 1) -> NewOrder:
@@ -298,8 +309,7 @@ async def test_records_of_the_largest_commands_fit(rig: Rig, character: str) -> 
     """However long a client's strings are in bytes, no record is larger than the journal takes."""
     async with rig.running() as run:
         done = rig.submit(*largest_orders(2_500, character))
-        await asyncio.wait([run, done], return_when=asyncio.FIRST_COMPLETED)
-        assert not run.done(), run.exception()
+        await stored(done, run)
     records = await rig.journal.records()
     assert len(records) > 3
     assert all(len(record.commands) <= MAX_RECORD_BYTES for record in records)
@@ -312,8 +322,7 @@ async def test_records_with_away_quotes_fit(rig: Rig, peers: int, levels: int) -
     commands = [order(f"{number}", 1) for number in range(300)]
     async with rig.running() as run:
         done = rig.submit(*commands)
-        await asyncio.wait([run, done], return_when=asyncio.FIRST_COMPLETED)
-        assert not run.done(), run.exception()
+        await stored(done, run)
     records = await rig.journal.records()
     assert all(len(record.commands) <= MAX_RECORD_BYTES for record in records)
     assert names(await rig.journal.commands()) == names(list(commands))
@@ -326,8 +335,7 @@ async def test_records_with_results_of_legs_fit(rig: Rig) -> None:
     )
     async with rig.running() as run:
         results = [rig.loop.submit_own(LegResult(leg, fills)) for leg in range(40)]
-        await asyncio.wait([run, results[-1]], return_when=asyncio.FIRST_COMPLETED)
-        assert not run.done(), run.exception()
+        await stored(results[-1], run)
     assert all(len(record.commands) <= MAX_RECORD_BYTES for record in await rig.journal.records())
 
 

@@ -164,16 +164,16 @@ async def test_every_report_goes_out_once_and_in_order(
 
 
 async def test_a_batch_larger_than_a_message_is_divided(stream: Stream) -> None:
-    """Twelve thousand fills of one batch fit into no message that NATS takes."""
+    """Eleven thousand fills of one batch fit into no message that NATS takes."""
     reports = reports_to(stream)
     fill = Fill(
         "a" * 64, 2**40, 2**64 - 1, 2**64 - 2, "c" * 36, "S" * 24, 1, 10**12, 10**12, 1, 10**12, 10**12,
         65_535, 2**62, 2**64 - 3, 10**12,
     )  # fmt: skip
-    reports.add(1, 5, [fill] * 12_000)
+    reports.add(1, 5, [fill] * 11_000)
     reports.add(1, 6, cancels(1))
     async with running(reports):
-        await until(lambda: len(stream.reports()) == 12_001)
+        await until(lambda: len(stream.reports()) == 11_001)
     assert stream.largest < 900_000
     assert {message.first_batch for message in stream.stored} == {5}
     assert (stream.stored[-1].last_batch, stream.stored[-1].last_reports) == (6, 1)

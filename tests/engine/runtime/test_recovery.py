@@ -171,7 +171,7 @@ async def publish(reports: Reports, stream: Stream, expected: int) -> None:
 
 async def first_reign(seed: int, rounds: int = 60) -> Reign:
     """An engine that has traded for a while."""
-    reign = Reign(State(1), MemoryJournal(1), random.Random(seed))  # noqa: S311
+    reign = Reign(State(1), MemoryJournal(1), random.Random(seed))
     await begin_reign(reign.state, reign.journal, 1, 5)
     async with reign.running():
         for symbol in SYMBOLS:
@@ -204,7 +204,9 @@ async def test_a_replay_leads_to_the_same_state(seed: int) -> None:
             assert list(book.orders(side)) == list(was.orders(side))
             assert list(book.levels(side)) == list(was.levels(side))
     assert len(reign.batches) < sum(len(batch.commands) for batch in reign.batches), "batches hold several"
-    assert reign.legs or state.legs or any(isinstance(c, LegResult) for b in reign.batches for c in b.commands)
+    assert (
+        reign.legs or state.legs or any(isinstance(c, LegResult) for b in reign.batches for c in b.commands)
+    )
 
 
 async def test_an_engine_goes_on_where_it_ended() -> None:
@@ -213,7 +215,7 @@ async def test_an_engine_goes_on_where_it_ended() -> None:
     for epoch in (2, 3):
         state, journal = await replayed(reign.journal.stored, reports_to(Stream()))
         await begin_reign(state, journal, epoch, 6)
-        successor = Reign(state, journal, random.Random(epoch))  # noqa: S311
+        successor = Reign(state, journal, random.Random(epoch))
         await successor.trade(20)
         assert successor.batches[0].number > reign.batches[-1].number + 1
         assert {batch.epoch for batch in successor.batches} == {epoch}

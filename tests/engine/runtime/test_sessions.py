@@ -6,11 +6,11 @@ from typing import NoReturn, cast
 
 import grpc
 import pytest
+from matchbus.edge import Context, token_key
 
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
 from engine.runtime.sessions import MAX_LOOKUPS, Sessions
-from matchbus.edge import Context, token_key
 
 HERE, ELSEWHERE = 1, 2
 
@@ -120,7 +120,7 @@ async def test_a_known_token_needs_no_lookup(door: Door) -> None:
 )
 async def test_without_a_token_nobody_enters(door: Door, metadata: tuple[tuple[str, str], ...]) -> None:
     """And nothing is looked up for it."""
-    with pytest.raises(Ended, match="UNAUTHENTICATED: .*authorization: Bearer <token>"):
+    with pytest.raises(Ended, match=r"UNAUTHENTICATED: .*authorization: Bearer <token>"):
         await door.sessions.client_of(cast("Context", Call(*metadata)))
     assert door.table.gets == []
 
@@ -134,7 +134,7 @@ async def test_an_unknown_token_is_refused(door: Door) -> None:
 
 async def test_a_guest_is_sent_home(door: Door) -> None:
     """With the address of its engine, or where to ask for it."""
-    with pytest.raises(Ended, match="FAILED_PRECONDITION: client bob is at home on engine 2.*ListEngines"):
+    with pytest.raises(Ended, match=r"FAILED_PRECONDITION: client bob is at home on engine 2.*ListEngines"):
         await door.enter("bobs")
     door.engines[ELSEWHERE] = EngineEntry(ELSEWHERE, 1, "127.0.0.1:50052", 1)
     with pytest.raises(Ended, match=r"FAILED_PRECONDITION: .*address 127\.0\.0\.1:50052"):
@@ -167,7 +167,7 @@ async def test_news_of_a_session_count_at_once(door: Door) -> None:
 async def test_a_bucket_that_is_away_is_no_refusal(door: Door) -> None:
     """The client may try again; those who are known still enter."""
     door.table.away = True
-    with pytest.raises(Ended, match="UNAVAILABLE: .*try again"):
+    with pytest.raises(Ended, match=r"UNAVAILABLE: .*try again"):
         await door.enter("carols")
     assert await door.enter("alices") == "alice"
 

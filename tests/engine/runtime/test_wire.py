@@ -2,6 +2,7 @@
 
 import pytest
 from google.protobuf.message import Message
+from matchbus.v1 import matchbus_pb2 as pb
 
 from engine.commands import AddInstrument, CancelOrder, NewOrder
 from engine.events import Accepted, Answered, Fill, Prevented
@@ -12,13 +13,11 @@ from engine.terms import (
     MAX_SYMBOL_LENGTH,
     Liquidity,
     OrderStatus,
-    OrderType,
     RejectReason,
     SelfTradePrevention,
     Side,
     TimeInForce,
 )
-from matchbus.v1 import matchbus_pb2 as pb
 
 NEW = pb.NewOrder(
     client_order_id="c1",
@@ -122,7 +121,10 @@ def test_the_longest_strings_pass_and_longer_ones_are_cut() -> None:
     identity, symbol = "i" * MAX_CLIENT_ORDER_ID_LENGTH, "S" * MAX_SYMBOL_LENGTH
     order = wire.new_order("alice", pb.NewOrder(client_order_id=identity, symbol=symbol))
     assert (order.client_order_id, order.symbol) == (identity, symbol)
-    assert wire.cancel_order("alice", pb.CancelOrderRequest(client_order_id=identity)).client_order_id == identity
+    assert (
+        wire.cancel_order("alice", pb.CancelOrderRequest(client_order_id=identity)).client_order_id
+        == identity
+    )
     long = "x" * 1_000_000
     commands = (
         wire.new_order("alice", pb.NewOrder(client_order_id=long, symbol=long)),
@@ -135,6 +137,15 @@ def test_the_longest_strings_pass_and_longer_ones_are_cut() -> None:
             cut = getattr(command, name, None)
             if cut is not None:
                 assert longest < len(cut) < 2 * longest
+
+
+@pytest.mark.parametrize("text", ["é" * 36, "語" * 5, "\U0001f600" * 1_000, "x" * 35 + "é"])
+def test_strings_are_bounded_in_bytes(text: str) -> None:
+    """What is not ASCII takes no more room in a record than the longest valid string."""
+    order = wire.new_order("alice", pb.NewOrder(client_order_id=text, symbol=text))
+    assert len(order.client_order_id.encode()) <= MAX_CLIENT_ORDER_ID_LENGTH + 1
+    assert len(order.symbol.encode()) <= MAX_SYMBOL_LENGTH + 1
+    assert not order.client_order_id.isascii()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +230,7 @@ def test_a_refusal_says_why() -> None:
 
 def test_every_part_of_a_reply_is_given_by_some_answer() -> None:
     """A new field of the contract must be filled in here too."""
-    whole = Answered("a", "c", 1, 1, 1, "t", 1, 1, 1, (FILL,), (Prevented("a", "S", 1, 1, 1, 1, 1),), True)  # noqa: FBT003
+    whole = Answered("a", "c", 1, 1, 1, "t", 1, 1, 1, (FILL,), (Prevented("a", "S", 1, 1, 1, 1, 1),), True)
     reply = wire.order_reply(pb.OrderReply(), whole)
     assert [name for name, value in fields_of(reply).items() if not value] == []
     assert [name for name, value in fields_of(reply.fills[0]).items() if not value] == []
@@ -274,4 +285,3 @@ def test_an_order_is_shown_as_it_stands() -> None:
         post_only=True,
         self_trade_prevention=pb.SELF_TRADE_PREVENTION_CANCEL_OLDEST,
     )
-    assert OrderType.LIMIT == order.request.type

@@ -1,0 +1,525 @@
+"""Legs between two engines, or an engine and a peer of the test's own making, over a real nats-server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import subjects
+from bus.connection import Connection
+from bus.journal import MemoryJournal
+from bus.messages import (
+    ASK,
+    BID,
+    BookSnapshot,
+    Heartbeat,
+    Leg,
+    LegAnswer,
+    LegQuery,
+    decode_leg_answer,
+    decode_route,
+    encode,
+)
+from bus.peer import PeerFeed
+from bus.replica import BookReplica, checksum
+from engine.commands import AddInstrument, Command, LegResult, NewOrder, QueryLeg, TakeLeg, Uncross, decode
+from engine.events import Answered, Fill, LegSent
+from engine.invariants import check
+from engine.runtime.away import AwayView
+from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
+from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.recovery import begin_reign
+from engine.state import State
+from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
+from tests.waiting import until
+
+FILL = (5 << 48, 100, 2, 6 << 48, 77)
+"""(execution id, price, quantity, contra order id, time) as a peer tells it."""
+
+
+class _Done(Exception):  # noqa: N818 -- no fault: it ends the tasks of a test
+    pass
+
+
+@dataclass
+class Node:
+    """One small engine: state, commit loop, memory journal, legs. It sees what `peers` shows."""
+
+    number: int
+    nc: Client
+    group: asyncio.TaskGroup
+    peers: dict[int, PeerFeed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.state = State(self.number)
+        self.journal = MemoryJournal(self.number)
+        self.away = AwayView(self.number, self.state, self.peers)
+        self.replicas: dict[str, BookReplica] = {}
+        self.sent: list[LegSent] = []
+        self.fills: list[Fill] = []
+        self.loop = CommitLoop(
+            self.state, self.journal, catch_up=self._catch_up, attach=self.away.attach, release=self._release
+        )
+        self.legs = Legs(self.nc, self.number, self.loop, self.away, self.replicas, self.group)
+
+    async def start(self, *, serve: bool = True) -> None:
+        """Begin a reign with one symbol."""
+        await begin_reign(self.state, self.journal, self.state.epoch + 1, 1)
+        self.group.create_task(self.loop.run())
+        await self.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
+        self.show()
+        if serve:
+            await self.serve()
+
+    async def serve(self) -> None:
+        """Take legs; the server knows when this returns."""
+        await self.legs.serve()
+        await self.nc.flush()
+
+    async def rest(self, client: str, side: Side, quantity: int, price: int) -> Submission:
+        """An order that peers do not see yet."""
+        return await self.loop.submit([NewOrder(client, client, "AAPL", side, 1, 1, price, quantity)])
+
+    def show(self) -> None:
+        """Publish the book as it is, to this engine's own replica."""
+        book = self.state.books["AAPL"]
+        replica = self.replicas["AAPL"] = BookReplica("AAPL")
+        levels = tuple((side, *level) for side in (BID, ASK) for level in book.levels(side))
+        crc = checksum(book.levels(Side.BUY), book.levels(Side.SELL))
+        replica.apply_snapshot(BookSnapshot(self.state.epoch, book.sequence, 1, 1, levels, crc))
+
+    def see(self, peer: int, *asks: tuple[int, int], epoch: int = 1, sequence: int = 1) -> None:
+        """This engine's view of a peer's offers is now this one."""
+        feed = PeerFeed(peer)
+        offered = [(price, quantity, 1) for price, quantity in asks]
+        levels = tuple((ASK, *level) for level in offered)
+        feed.on_message(BookSnapshot(epoch, sequence, 1, 1, levels, checksum((), offered)), "AAPL", 1)
+        for beat in range(2):
+            feed.on_message(Heartbeat(peer, epoch, 1, beat, {}), None, beat)
+        self.peers[peer] = feed
+
+    async def commands(self, *kinds: type) -> list[Command]:
+        """The journal's commands of these kinds, in order."""
+        records = [record async for record in MemoryJournal(self.number, self.journal.stored).replay()]
+        return [
+            command for record in records for command in decode(record.commands) if type(command) in kinds
+        ]
+
+    @property
+    def number_of_records(self) -> int:
+        """How many the journal has; a start makes two."""
+        return len(self.journal.stored)
+
+    async def _catch_up(self) -> None:
+        return
+
+    async def _release(self, batch: Batch) -> None:
+        for event in batch.events:
+            if isinstance(event, LegSent):
+                self.sent.append(event)
+                self.legs.send(event)
+            elif isinstance(event, Fill):
+                self.fills.append(event)
+        if batch.changes and self.replicas:
+            self.show()
+
+
+class Peer:
+    """A peer whose answers the test makes; it remembers what it was asked."""
+
+    def __init__(self, nc: Client, number: int, *answers: Callable[[Leg | LegQuery], bytes | None]) -> None:
+        self.asked: list[Leg | LegQuery] = []
+        self._nc = nc
+        self._number = number
+        self._answers = list(answers)
+
+    async def serve(self) -> None:
+        """Answer the first question with the first answer, and so on; with none left, no more."""
+        await self._nc.subscribe(subjects.route(self._number), cb=self._on_request)
+        await self._nc.flush()
+
+    async def _on_request(self, request: Msg) -> None:
+        question = decode_route(request.data)
+        self.asked.append(question)
+        answer = self._answers.pop(0)(question) if self._answers else None
+        if answer is not None:
+            await request.respond(answer)
+
+
+@asynccontextmanager
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group whose tasks end with the block; a failure of one fails the test."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+            raise _Done  # noqa: TRY301 -- nothing else ends the group's tasks
+    except* _Done:
+        pass
+
+
+async def settled(submission: Submission) -> Answered:
+    """The answer once the order's legs are back."""
+    first = submission.answers[0]
+    assert isinstance(first, Answered)
+    assert first.status == OrderStatus.PENDING
+    return await asyncio.wait_for(submission.settling[0], 5)
+
+
+def answers(
+    *fills: tuple[int, int, int, int, int], refused: bool = False
+) -> Callable[[Leg | LegQuery], bytes]:
+    """A peer's true answer to whatever leg it is asked about."""
+    return lambda question: encode(LegAnswer(question.leg_id, refused, 9, fills))
+
+
+@pytest.fixture
+def other(engine: int) -> int:
+    """A second engine number, higher than the first."""
+    return engine + 20_000
+
+
+async def two_engines(
+    nc: Client, group: asyncio.TaskGroup, *numbers: int, serve: bool = True
+) -> tuple[Node, Node]:
+    """Two engines that have begun to reign; the second offers 5 at 100, and the first sees it."""
+    home, away = (Node(number, nc, group) for number in numbers)
+    await home.start()
+    await away.start(serve=serve)
+    await away.rest("bob", Side.SELL, 5, 100)
+    home.see(away.number, (100, 5))
+    return home, away
+
+
+async def test_a_leg_trades_at_the_peer(nats_connection: Connection, engine: int, other: int) -> None:
+    """Both parties have their fill, each at its own home, of one execution; both journals tell why."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        answer = await settled(await home.rest("alice", Side.BUY, 5, 101))
+        assert (answer.status, answer.cumulative, answer.value) == (OrderStatus.FILLED, 5, 500)
+        (took,), (gave,) = home.fills, away.fills
+        assert (took.client, took.engine, took.price, took.quantity) == ("alice", other, 100, 5)
+        assert (gave.client, gave.engine, gave.price, gave.quantity) == ("bob", other, 100, 5)
+        assert took.execution_id == gave.execution_id
+        assert (took.contra_order_id, gave.contra_order_id) == (gave.order_id, took.order_id)
+        assert took.time_ns == gave.time_ns
+        (taken,) = await away.commands(TakeLeg)
+        (sent,) = home.sent
+        named = {name: getattr(sent, name) for name in LegSent.__struct_fields__ if name != "peer"}
+        assert msgspec.structs.asdict(taken) == {**named, "sender": engine}
+        assert len(await home.commands(LegResult)) == 1
+        check(home.state)
+        check(away.state)
+
+
+async def test_what_a_leg_could_not_get_rests_at_home(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """A quote that was gone is not chased: the feed may show it a while longer."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        home.see(other, (100, 8), sequence=0)
+        answer = await settled(await home.rest("alice", Side.BUY, 8, 101))
+        assert (answer.status, answer.cumulative, answer.leaves) == (OrderStatus.PARTIALLY_FILLED, 5, 3)
+        assert len(home.sent) == 1
+        assert home.state.books["AAPL"].best(Side.BUY) == (101, 3)
+        assert away.state.books["AAPL"].best(Side.SELL) is None
+
+
+async def test_a_leg_that_meets_very_many_orders_comes_in_parts(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """One answer tells of a bounded number of fills; the rest is planned again until the order is filled."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        quantity = 2 * MAX_LEG_FILLS + 50
+        await away.loop.submit(
+            [NewOrder("bob", f"b{n}", "AAPL", 2, 1, 1, 101, 1) for n in range(2 * MAX_LEG_FILLS + 45)]
+        )
+        home.see(other, (100, 5), (101, quantity - 5))
+        answer = await settled(await home.rest("alice", Side.BUY, quantity, 101))
+        assert (answer.status, answer.cumulative) == (OrderStatus.FILLED, quantity)
+        assert [leg.quantity for leg in home.sent] == [quantity, quantity - 504, quantity - 1004]
+        assert away.state.books["AAPL"].best(Side.SELL) is None
+        check(home.state)
+        check(away.state)
+
+
+async def test_a_lost_answer_is_asked_after(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leg traded, its answer never came: the query brings the same one, and it counts once."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        lost: list[bytes] = []
+        publish = nats_connection.publish
+
+        async def losing(subject: str, payload: bytes = b"", **options: Any) -> None:
+            if payload.startswith(b'["leg_answer"') and not lost:
+                lost.append(payload)
+            else:
+                await publish(subject, payload, **options)
+
+        monkeypatch.setattr(nats_connection, "publish", losing)
+        answer = await settled(await home.rest("alice", Side.BUY, 5, 100))
+        assert answer.status == OrderStatus.FILLED
+        assert decode_leg_answer(lost[0]).fills[0][2] == 5
+        assert [type(command) for command in await away.commands(TakeLeg, QueryLeg)] == [TakeLeg, QueryLeg]
+        assert len(home.fills) == len(away.fills) == 1
+
+
+async def test_a_leg_that_never_arrived_never_trades(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """The peer, not there at first, buries it when asked after it; arriving late it finds its tombstone."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other, serve=False)
+        submission = await home.rest("alice", Side.BUY, 5, 100)
+        await until(lambda: len(home.sent) == 1)
+        (sent,) = home.sent
+        home.peers.clear()
+        await away.serve()
+        answer = await settled(submission)
+        assert (answer.status, answer.leaves) == (OrderStatus.NEW, 5)
+        late = Leg(sent.leg_id, engine, 1, sent.order_id, "AAPL", sent.side, sent.limit, sent.quantity, 0)
+        for _ in range(2):
+            reply = await nats_connection.request(subjects.route(other), encode(late), timeout=2)
+            assert decode_leg_answer(reply.data).refused
+        assert away.fills == []
+        assert away.state.books["AAPL"].best(Side.SELL) == (100, 5)
+
+
+async def test_a_leg_for_an_earlier_reign_is_refused(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """What it aimed at may not be there in this one; its order goes on at home."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        home.see(other, (100, 5), epoch=7)
+        submission = await home.rest("alice", Side.BUY, 5, 100)
+        home.peers.clear()
+        assert (await settled(submission)).status == OrderStatus.NEW
+        assert away.fills == []
+
+
+async def test_a_leg_of_an_earlier_run_is_asked_after(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """Not sent again: after a restart the peer says what it did."""
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, answers(FILL))
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        home.see(other, (100, 2))
+        submission = await home.rest("alice", Side.BUY, 2, 100)
+        await until(lambda: len(home.sent) == 1)
+        await peer.serve()
+        answer = await settled(submission)
+        assert answer.status == OrderStatus.FILLED
+        assert isinstance(peer.asked[0], LegQuery)
+
+        home.legs.resume(msgspec.structs.replace(home.sent[0], leg_id=(engine << 48) + 99))
+        await until(lambda: len(peer.asked) == 2)
+        assert peer.asked[1] == LegQuery((engine << 48) + 99, engine)
+
+
+@pytest.mark.parametrize(
+    "untrue",
+    [
+        lambda _: b"",
+        lambda _: b"[" * 100_000,
+        lambda _: b'["\xff"]',
+        lambda question: encode(LegQuery(question.leg_id, question.sender)),
+        lambda question: encode(LegAnswer(question.leg_id + 1, False, 9, (FILL,))),
+        answers((5 << 48, 100, 3, 6 << 48, 77)),
+        answers(FILL, (5 << 48, 100, 1, 6 << 48, 77)),
+        answers((5 << 48, 101, 2, 6 << 48, 77)),
+        answers((5 << 48, 0, 2, 6 << 48, 77)),
+        answers((5 << 48, 100, 0, 6 << 48, 77)),
+        answers((5 << 48, 100, 3, 6 << 48, 77), (5 << 48, 100, -1, 6 << 48, 77)),
+        answers((5 << 48, 100, 2, 6 << 48, 2**70)),
+        answers((2**70, 100, 2, 6 << 48, 77)),
+        answers((-(2**70), 100, 2, 6 << 48, 77)),
+    ],
+    ids=[
+        "empty",
+        "nested",
+        "no text",
+        "a query",
+        "another leg's",
+        "too much",
+        "too much in all",
+        "worse than the limit",
+        "for nothing",
+        "of nothing",
+        "less than nothing",
+        "at no time",
+        "of no execution",
+        "of less than no execution",
+    ],
+)
+async def test_an_answer_that_cannot_be_is_not_believed(
+    nats_connection: Connection, engine: int, other: int, untrue: Callable[[Leg | LegQuery], bytes]
+) -> None:
+    """The leg is asked after until there is one that can; nothing of the other is booked."""
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, untrue, answers(FILL))
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        home.see(other, (100, 2))
+        answer = await settled(await home.rest("alice", Side.BUY, 2, 100))
+        assert (answer.status, answer.value) == (OrderStatus.FILLED, 200)
+        assert [type(question) for question in peer.asked] == [Leg, LegQuery]
+        (booked,) = home.fills
+        assert (booked.execution_id, booked.contra_order_id, booked.time_ns) == (FILL[0], FILL[3], FILL[4])
+
+
+async def test_a_sold_leg_is_not_filled_below_its_limit(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """Worse is lower for a seller; better is welcome."""
+    async with tasks() as group:
+        low, high = ((5 << 48, price, 2, 6 << 48, 77) for price in (99, 103))
+        peer = Peer(nats_connection, other, answers(low), answers(high))
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        home.legs.send(LegSent((engine << 48) + 1, other, 1, 1, "AAPL", int(Side.SELL), 100, 2, 0))
+        await until(lambda: len(peer.asked) == 2)
+        await until(lambda: home.number_of_records > 2)
+        (result,) = await home.commands(LegResult)
+        assert isinstance(result, LegResult)
+        assert [fill.price for fill in result.fills] == [103]
+
+
+def leg_of(sender: int, *, leg_id: int | None = None, symbol: str = "AAPL", quantity: int = 5) -> Leg:
+    """A leg that would buy from the book of `two_engines`."""
+    identity = (sender << 48) + 1 if leg_id is None else leg_id
+    return Leg(identity, sender, 1, 7, symbol, int(Side.BUY), 100, quantity, 0)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        lambda sender: b"",
+        lambda sender: b"[" * 100_000,
+        lambda sender: b'["\xff"]',
+        lambda sender: b'["leg",' + b"9" * 100_000 + b"]",
+        lambda sender: encode(LegAnswer(1, False, 1, ())),
+        lambda sender: encode(leg_of(sender, leg_id=(sender + 1) << 48)),
+        lambda sender: encode(LegQuery((sender + 1) << 48, sender)),
+        lambda sender: encode(leg_of(sender, leg_id=-1)),
+        lambda sender: encode(leg_of(sender, quantity=2**70)),
+        lambda sender: encode(leg_of(sender, symbol="A" * 300_000)),
+        lambda sender: encode(leg_of(2**30)),
+    ],
+    ids=[
+        "empty",
+        "nested",
+        "no text",
+        "huge number",
+        "an answer",
+        "leg of another",
+        "query for another",
+        "negative",
+        "more than can be",
+        "long symbol",
+        "no engine's",
+    ],
+)
+async def test_what_is_no_leg_of_its_sender_is_left_out(
+    nats_connection: Connection, engine: int, other: int, junk: Callable[[int], bytes]
+) -> None:
+    """It trades nothing, and the engine goes on taking legs."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        inbox = nats_connection.new_inbox()
+        heard: list[Msg] = []
+
+        async def hear(message: Msg) -> None:
+            heard.append(message)
+
+        await nats_connection.subscribe(inbox, cb=hear)
+        await nats_connection.publish(subjects.route(other), junk(engine), reply=inbox)
+        answer = await settled(await home.rest("alice", Side.BUY, 5, 100))
+        assert answer.status == OrderStatus.FILLED
+        assert all(decode_leg_answer(message.data).refused for message in heard)
+        assert len(away.fills) == 1
+
+
+async def test_a_leg_nobody_waits_for_is_left_out(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """Without a reply subject its sender could never learn what it did."""
+    async with tasks() as group:
+        _, away = await two_engines(nats_connection, group, engine, other)
+        await nats_connection.publish(subjects.route(other), encode(leg_of(engine)))
+        reply = await nats_connection.request(
+            subjects.route(other), encode(LegQuery((engine << 48) + 2, engine)), timeout=2
+        )
+        assert decode_leg_answer(reply.data).refused
+        assert away.fills == []
+        assert await away.commands(TakeLeg) == []
+
+
+async def test_a_leg_that_finds_no_room_is_left_to_be_asked_after(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine with too much to do does not answer; its peer asks again, and the leg is buried."""
+    async with tasks() as group:
+        home, away = await two_engines(nats_connection, group, engine, other)
+        submit = away.loop.submit
+        refusals: list[Command] = []
+
+        def busy(commands: list[Command], *, takes: bool = True) -> Awaitable[Submission]:
+            if not refusals:
+                refusals.extend(commands)
+                raise Overloaded("busy")
+            return submit(commands, takes=takes)
+
+        monkeypatch.setattr(away.loop, "submit", busy)
+        submission = await home.rest("alice", Side.BUY, 5, 100)
+        home.peers.clear()
+        assert (await settled(submission)).status == OrderStatus.NEW
+        assert [type(command) for command in refusals] == [TakeLeg]
+        assert away.fills == []
+
+
+async def test_an_answer_says_how_new_the_book_is(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """The taker's feed has shown what the leg took once it is at this sequence."""
+    async with tasks() as group:
+        _, away = await two_engines(nats_connection, group, engine, other)
+        before = away.state.books["AAPL"].sequence
+        reply = await nats_connection.request(subjects.route(other), encode(leg_of(engine)), timeout=2)
+        answer = decode_leg_answer(reply.data)
+        assert (answer.refused, answer.book_sequence) == (False, before + 1)
+        assert away.replicas["AAPL"].sequence == before + 1
+
+
+async def test_uncrossing_is_asked_for_once_at_a_time(nats_connection: Connection, engine: int) -> None:
+    """However often a quote changes meanwhile; and again when it still crosses afterwards."""
+    async with tasks() as group:
+        node = Node(engine, nats_connection, group)
+        crossing = [int(Side.BUY), int(Side.SELL)]
+        uncrosser = Uncrosser(node.loop, lambda symbol: crossing if symbol == "AAPL" else [])
+        await begin_reign(node.state, node.journal, 1, 1)
+        for symbol in ("AAPL", "AAPL", "MSFT", "AAPL"):
+            uncrosser.look(symbol)
+        assert node.loop.queued_commands == 2
+        added = node.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
+        group.create_task(node.loop.run())
+        await added
+        crossing.pop()
+        uncrosser.look("AAPL")
+        uncrosser.look("AAPL")
+        assert node.loop.queued_commands == 1
+        await node.loop.submit_own(LegResult(1, ()))
+        assert await node.commands(Uncross) == []
