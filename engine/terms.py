@@ -16,7 +16,7 @@ MAX_NOTIONAL: Final = 2**62
 """Largest price x quantity of one order: keeps the sums that clients make in an int64 for a while."""
 
 MAX_LEG_FILLS: Final = 500
-"""Most trades one leg makes: its answer and its journal record stay small; the sender plans the rest again."""
+"""Most trades one leg makes: its answer and its record stay small; the sender plans the rest again."""
 
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
 MAX_SYMBOL_LENGTH: Final = 24
