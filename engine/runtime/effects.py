@@ -23,7 +23,7 @@ from engine.runtime.market_data import MarketData
 MAX_REPORTS_PER_MESSAGE: Final = 2_000
 """At about 200 bytes each this stays well below what NATS takes in one message."""
 
-PACE_S: Final = 0.01
+PACE_S: Final = 0.02
 """At most one message of reports in this time: each costs the server an fsync, whatever it holds."""
 
 MAX_QUEUED_REPORTS: Final = 200_000

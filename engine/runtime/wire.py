@@ -28,10 +28,15 @@ def bounded(text: str, longest: int) -> str:
 
 def new_order(client: str, order: pb.NewOrder) -> NewOrder:
     """The command of a SubmitOrder."""
+    client_order_id, symbol = order.client_order_id, order.symbol
+    if len(client_order_id) > _MAX_ID or not client_order_id.isascii():
+        client_order_id = bounded(client_order_id, _MAX_ID)
+    if len(symbol) > _MAX_SYMBOL or not symbol.isascii():
+        symbol = bounded(symbol, _MAX_SYMBOL)
     return NewOrder(
         client,
-        bounded(order.client_order_id, _MAX_ID),
-        bounded(order.symbol, _MAX_SYMBOL),
+        client_order_id,
+        symbol,
         order.side,
         order.type,
         order.time_in_force,

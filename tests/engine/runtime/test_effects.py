@@ -327,8 +327,14 @@ async def test_a_batch_is_released_in_order() -> None:
     changes = [BookChanged("AAPL", 2, ()), BookChanged("MSFT", 1, ())]
     with outside.bell.listen("alice") as alices, outside.bell.listen("bob") as bobs:
         shown = await outside.effects.release(Batch(12, 3, 99, events=events, changes=changes))
+        assert shown is not None
+        answering = asyncio.ensure_future(shown)
+        await asyncio.sleep(0)
+        assert not answering.done()
+        assert not alices.is_set(), "a client may not hear of it before peers can see it"
+        outside.shown.set_result(None)
+        await asyncio.wait_for(answering, 1)
         assert (alices.is_set(), bobs.is_set()) == (True, False)
-    assert shown is outside.shown
     assert outside.happened == [
         "list MSFT",
         "leg 4",
@@ -342,9 +348,11 @@ async def test_a_batch_is_released_in_order() -> None:
 
 
 async def test_answers_do_not_wait_for_a_book_that_did_not_change() -> None:
-    """Peers have nothing to see of it."""
+    """Peers have nothing to see of it; its fills, brought home by a leg, are told at once."""
     outside = Outside()
-    assert await outside.effects.release(Batch(12, 3, 99, events=cancels(1))) is None
+    with outside.bell.listen("alice") as alices:
+        assert await outside.effects.release(Batch(12, 3, 99, events=[EVENTS[Fill]])) is None
+        assert alices.is_set()
 
 
 async def test_a_release_waits_for_room_for_reports() -> None:
