@@ -58,7 +58,10 @@ class JournalUnavailable(CommitError):  # noqa: N818
 
 @dataclass(slots=True)
 class Batch:
-    """What one journal record holds, and what came of it."""
+    """What one journal record holds, and what came of it.
+
+    `settled` are orders whose legs it brought back, each with the future of those who wait for that.
+    """
 
     number: int
     epoch: int
@@ -66,6 +69,7 @@ class Batch:
     commands: list[Command] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     changes: list[BookChanged] = field(default_factory=list)
+    settled: list[tuple[asyncio.Future[Answered], Answered]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -123,7 +127,7 @@ class CommitLoop:
         not take a command back. Raises CommitError, having taken none.
         """
         if self.is_silent():
-            raise JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
+            raise self._unavailable()
         if self.queued_commands + len(commands) > MAX_QUEUED_COMMANDS:
             raise Overloaded(
                 f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
@@ -143,9 +147,14 @@ class CommitLoop:
         return submission.done
 
     async def read(self, query: Callable[[], T]) -> T:
-        """The result of `query` on the state as the journal has it; `query` must copy what it returns."""
+        """The result of `query` on the state as the journal has it; `query` must copy what it returns.
+
+        Raises JournalUnavailable.
+        """
         if not self._appending:
             return query()
+        if self.is_silent():
+            raise self._unavailable()
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._reads.append((query, answer))  # type: ignore[arg-type]  # the future gets what the query returns
         return await answer
@@ -185,8 +194,8 @@ class CommitLoop:
         for submission in finished:
             if not submission.done.done():
                 submission.done.set_result(submission)
-        if self._settling:
-            self._settle(batch)
+        for future, answer in batch.settled:
+            future.set_result(answer)
 
     async def watch(self) -> None:
         """Give up waiting, for ever, for a journal that is silent: what waits hears JournalUnavailable.
@@ -197,14 +206,21 @@ class CommitLoop:
             await asyncio.sleep(_WATCH_PERIOD_S)
             if not self.is_silent():
                 continue
-            fault = JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
+            fault = self._unavailable()
             started = [submission for submission in self._queue if submission.answers]
             for submission in (*self._in_flight, *self._queue):
-                if not submission.done.done():
+                if not submission.is_own and not submission.done.done():
                     submission.done.set_exception(fault)
+            for _, answer in self._reads:
+                if not answer.done():
+                    answer.set_exception(fault)
+            self._reads.clear()
             own = [submission for submission in self._queue if submission.is_own]
             self._queue = deque(dict.fromkeys((*started, *own)))
             self.queued_commands = sum(len(submission.commands) for submission in self._queue)
+
+    def _unavailable(self) -> JournalUnavailable:
+        return JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
 
     def is_silent(self) -> bool:
         """Whether the journal has not answered for so long that nothing more is taken."""
@@ -217,7 +233,8 @@ class CommitLoop:
         Returns the batch and the submissions it finishes.
         """
         state, queue = self.state, self._queue
-        time_ns = max(self._utc_ns(), state.accounts.time_ns)
+        last_time_ns = state.accounts.time_ns
+        time_ns = max(self._utc_ns(), last_time_ns)
         batch = Batch(self.journal.position.batch_number + 1, state.epoch, time_ns)
         state.begin_batch(batch.number, time_ns)
         finished: list[Submission] = []
@@ -247,6 +264,8 @@ class CommitLoop:
                 answers.append(answer)
                 if type(answer) is Answered and answer.status == _PENDING:
                     submission.settling[len(answers) - 1] = self._settlement(answer.order_id)
+                if self._settling and type(command) is LegResult:
+                    self._settle(events, batch)
             if len(answers) < len(commands):
                 break
             queue.popleft()
@@ -254,6 +273,8 @@ class CommitLoop:
             self.queued_commands -= len(commands)
         if not queue:
             self._arrived.clear()
+        if not applied:  # the journal will not hear of this batch, so the state must not either
+            state.begin_batch(batch.number - 1, last_time_ns)
         batch.changes = state.end_batch()
         return batch, finished
 
@@ -264,13 +285,13 @@ class CommitLoop:
             future = self._settling[order_id] = asyncio.get_running_loop().create_future()
         return future
 
-    def _settle(self, batch: Batch) -> None:
-        """Give those who wait for an order's legs its answer, once it is at rest."""
-        for event in batch.events:
+    def _settle(self, events: list[Event], batch: Batch) -> None:
+        """Note for those who wait for an order's legs the answer that a leg's result brought."""
+        for event in events:
             if type(event) is Answered and event.status not in (_PENDING, _REJECTED):
                 future = self._settling.pop(event.order_id, None)
                 if future is not None:
-                    future.set_result(event)
+                    batch.settled.append((future, event))
 
 
 def _extra_bytes(command: Command) -> int:

@@ -23,13 +23,17 @@ from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
 from engine.events import LegSent, LegTaken
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import CommitError, CommitLoop, Submission
-from engine.terms import Side
+from engine.terms import MAX_LEG_FILLS, MAX_SYMBOL_LENGTH, Side
 
 ANSWER_PATIENCE_S: Final = 0.25
 RETRY_S: Final = 0.1
 MAX_RETRY_S: Final = 1.0
 MAX_PENDING_LEGS: Final = 20_000
 """Legs of peers waiting to be read; one left out is asked after by its sender."""
+
+_INT64_MAX: Final = 2**63 - 1
+_UINT64_MAX: Final = 2**64 - 1
+_NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _log: Final = logging.getLogger("routing")
 
@@ -113,7 +117,7 @@ class Legs:
             answer = decode_leg_answer(reply.data)
         except (TimeoutError, nats.errors.Error):
             return None
-        except msgspec.MsgspecError as error:
+        except _NO_MESSAGE as error:
             _log.error("E%d answered leg %d with what is no answer: %s", leg.peer, leg.leg_id, error)
             return None
         if not _fits(leg, answer):
@@ -124,11 +128,11 @@ class Legs:
     async def _on_request(self, request: Msg) -> None:
         try:
             message = decode_route(request.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except _NO_MESSAGE as error:
             _log.warning("left out what is no leg: %s", error)
             return
-        if message.leg_id >> 48 != message.sender or not request.reply:
-            _log.warning("left out leg %d: it is not of its sender E%d", message.leg_id, message.sender)
+        if not request.reply or not _is_plausible(message):
+            _log.warning("left out a leg that cannot be: %.200r", message)
             return
         command: TakeLeg | QueryLeg
         if isinstance(message, LegQuery):
@@ -179,12 +183,30 @@ class Uncrosser:
                 done.add_done_callback(lambda _, place=(symbol, side): self._asked.discard(place))  # type: ignore[misc]  # mypy infers no lambda default
 
 
+def _is_plausible(message: Leg | LegQuery) -> bool:
+    """Whether a message has a sender of its leg, and numbers and names that a journal record can hold."""
+    if not 1 <= message.sender <= subjects.MAX_ENGINE or message.leg_id >> 48 != message.sender:
+        return False
+    if isinstance(message, LegQuery):
+        return True
+    numbers = (message.peer_epoch, message.side, message.limit, message.quantity)
+    return (
+        all(0 <= number <= _INT64_MAX for number in numbers)
+        and 0 <= message.order_id <= _UINT64_MAX
+        and 0 <= message.settled_below <= _UINT64_MAX
+        and len(message.symbol) <= MAX_SYMBOL_LENGTH
+    )
+
+
 def _fits(leg: LegSent, answer: LegAnswer) -> bool:
     """Whether this can be the answer to the leg: its id, no more than it asked, none worse than its limit."""
     worst = leg.limit if leg.side == Side.BUY else -leg.limit
     sign = 1 if leg.side == Side.BUY else -1
     return (
         answer.leg_id == leg.leg_id
+        and 0 <= answer.book_sequence <= _INT64_MAX
+        and len(answer.fills) <= MAX_LEG_FILLS
+        and all(0 <= number <= _UINT64_MAX for fill in answer.fills for number in fill)
         and sum(fill[2] for fill in answer.fills) <= leg.quantity
         and all(fill[2] > 0 and fill[1] > 0 and sign * fill[1] <= worst for fill in answer.fills)
     )

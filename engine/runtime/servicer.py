@@ -6,10 +6,10 @@ the order. What a handler reads it reads through the commit loop, so it never sh
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, TypeVar, cast
 
 import grpc
 import msgspec
@@ -43,6 +43,9 @@ MAX_FILL_STREAMS: Final = 8
 
 STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back with the sequence it had."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             order = accounts.find(client, request.order_id, request.client_order_id)
             return None if order is None else wire.order_state(order)
 
-        found = await self._loop.read(find)
+        found = await self._read(find, context)
         if found is None:
             asked = request.order_id or f"{request.client_order_id!r:.48}"
             await context.abort(grpc.StatusCode.NOT_FOUND, f"order {asked} is no order of this client")
@@ -180,7 +183,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 wire.order_state(order) for order in orders if request.symbol in ("", order.request.symbol)
             ]
 
-        return pb.ListOpenOrdersReply(orders=await self._loop.read(listed))
+        return pb.ListOpenOrdersReply(orders=await self._read(listed, context))
 
     async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:  # noqa: N802
         """Show a book: this engine's, by level or order by order, or all live engines' together."""
@@ -202,7 +205,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 await abort_bad_request(context, "detail", "a consolidated book has levels, no orders")
             return _consolidated(request.symbol, self._away.of(request.symbol), depth)
         with_orders = request.detail == pb.BOOK_DETAIL_ORDERS
-        return await self._loop.read(lambda: _engine_book(book, depth, with_orders=with_orders))
+        return await self._read(lambda: _engine_book(book, depth, with_orders=with_orders), context)
 
     # -- one command ----------------------------------------------------------------------------------
 
@@ -220,6 +223,12 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     async def _committed(self, done: asyncio.Future[Submission], context: Context) -> Submission:
         try:
             return await done
+        except CommitError as fault:
+            await _abort_untaken(context, fault)
+
+    async def _read(self, query: Callable[[], T], context: Context) -> T:
+        try:
+            return await self._loop.read(query)
         except CommitError as fault:
             await _abort_untaken(context, fault)
 
@@ -263,7 +272,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         while True:
             if rung is not None:
                 rung.clear()
-            fills = await self._loop.read(newer)
+            fills = await self._read(newer, context)
             if fills:
                 try:
                     async with asyncio.timeout(STALLED_READER_S):

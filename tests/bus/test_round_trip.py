@@ -99,7 +99,7 @@ async def test_nobody_waits_for_a_server_that_is_away(
             os.kill(own_server.pid, signal.SIGCONT)
         else:
             await own_server.start()
-    assert took_s < PATIENCE_S + 0.2
+    assert took_s < PATIENCE_S + 0.5
     if frozen:
         assert took_s >= PATIENCE_S * 0.9
     async with asyncio.timeout(5):

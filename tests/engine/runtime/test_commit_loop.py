@@ -378,23 +378,30 @@ async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: py
 
 
 async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
-    """In flight, queued or new: JournalUnavailable, with the reason. What the engine owes itself is kept."""
+    """In flight, queued, new or reading: JournalUnavailable, with the reason.
+
+    What the engine owes itself waits and is done later.
+    """
     rig.journal.held = True
     async with rig.running():
         in_flight = rig.submit(order("in flight"))
         await rig.asked(1)
         queued = rig.submit(order("queued"))
         own = rig.loop.submit_own(QueryLeg(2 << 48, 2))
+        reading = asyncio.create_task(rig.loop.read(lambda: None))
+        await asyncio.sleep(0)
         rig.journal.fall_silent()
-        for done in (in_flight, queued, own):
+        for done in (in_flight, queued, reading, asyncio.create_task(rig.loop.read(lambda: None))):
             with pytest.raises(JournalUnavailable, match="the disk is full"):
                 await asyncio.wait_for(done, 2)
         with pytest.raises(JournalUnavailable, match="the disk is full"):
             rig.submit(order("new"))
+        assert not own.done()
         assert rig.loop.queued_commands == 1
         assert rig.batches == []
         rig.journal.recover()
         again = await rig.submit(order("in flight"), order("queued"))
+        await own
     first, second = again.answers
     assert isinstance(first, Answered)
     assert first.duplicate, "it was stored after all"
@@ -578,6 +585,36 @@ async def test_an_order_whose_leg_comes_back_empty_settles_too(rig: Rig) -> None
         await rig.loop.submit_own(LegResult(leg.leg_id, ()))
         answer = await asyncio.wait_for(first.settling[0], 1)
     assert (answer.status, answer.leaves, answer.cumulative) == (OrderStatus.NEW, 5, 0)
+
+
+async def test_a_late_show_settles_only_its_own_batch(rig: Rig) -> None:
+    """An order rests, is taken out again by an Uncross and cancelled, before its resting was shown.
+
+    Who waits for the cancel must hear how that ended, not that the order rests.
+    """
+    rig.shows = True
+    async with rig.running():
+        rig.attach = with_quotes((AwayQuote(2, 1, 9, ((100, 5),)),))
+        rig.submit(order("a", quantity=5))
+        await until(lambda: len(rig.shown) == 1)
+        rig.attach = lambda command: command
+        (leg,) = (event for event in rig.batches[0].events if isinstance(event, LegSent))
+        rig.loop.submit_own(LegResult(leg.leg_id, ()))
+        await until(lambda: len(rig.shown) == 2)
+        rig.loop.submit_own(Uncross("AAPL", 1, (AwayQuote(2, 1, 10, ((100, 3),)),)))
+        await until(lambda: len(rig.shown) == 3)
+        cancelling = rig.submit(CancelOrder("alice", leg.order_id))
+        await until(lambda: len(rig.shown) == 4)
+        for shown in rig.shown:
+            shown.set_result(None)
+            await quiet()
+        cancel = await cancelling
+        assert status_of(cancel) == OrderStatus.PENDING
+        (again,) = (event for event in rig.batches[2].events if isinstance(event, LegSent))
+        rig.shows = False
+        await rig.loop.submit_own(LegResult(again.leg_id, (LegFill(2 << 48, 100, 1, 7, 1),)))
+        answer = await asyncio.wait_for(cancel.settling[0], 1)
+    assert (answer.status, answer.cumulative, answer.leaves) == (OrderStatus.CANCELLED, 1, 0)
 
 
 async def test_time_never_goes_back(rig: Rig) -> None:
