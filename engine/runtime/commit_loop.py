@@ -93,7 +93,8 @@ class CommitLoop:
 
     `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
     the away quotes of this moment (None: there is nothing left to do). `release` lets a committed batch's
-    effects out and must not wait for anything outside; what it returns says when all can see them.
+    effects out and must not wait for anything outside; what it returns says when all can see them. While no
+    peer follows (`is_followed`), answers need not wait for the other effects.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class CommitLoop:
         catch_up: Callable[[], Awaitable[None]],
         attach: Callable[[Command], Command | None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
+        is_followed: Callable[[], bool] = lambda: True,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.state = state
@@ -112,6 +114,7 @@ class CommitLoop:
         self._catch_up = catch_up
         self._attach = attach
         self._release = release
+        self._is_followed = is_followed
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
         self._arrived = asyncio.Event()
@@ -175,6 +178,10 @@ class CommitLoop:
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
                     self._in_flight = []
                     self._appending = False
+                    if not self._is_followed():
+                        self._answer(batch, finished)
+                        finished = []
+                        await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
                     shown = await self._release(batch)
                 if shown is None:
                     self._answer(batch, finished)
@@ -196,6 +203,7 @@ class CommitLoop:
                 submission.done.set_result(submission)
         for future, answer in batch.settled:
             future.set_result(answer)
+        batch.settled.clear()
 
     async def watch(self) -> None:
         """Give up waiting, for ever, for a journal that is silent: what waits hears JournalUnavailable.

@@ -176,6 +176,7 @@ class Engine:
             catch_up=self._catch_up,
             attach=self._away.attach,
             release=self._release,
+            is_followed=lambda: bool(self._follower.peers),
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
         legs = Legs(self._nc, number, loop, self._away, self._market_data.replicas, group)

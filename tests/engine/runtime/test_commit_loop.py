@@ -101,12 +101,14 @@ class Rig:
         self.catch_ups = 0
         self.shown: list[asyncio.Future[None]] = []
         self.shows = False
+        self.is_followed = True
         self.loop = CommitLoop(
             self.state,
             self.journal,
             catch_up=self._catch_up,
             attach=self._attach,
             release=self._release,
+            is_followed=lambda: self.is_followed,
             utc_ns=lambda: self.clock_ns,
         )
 
@@ -375,6 +377,19 @@ async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: py
         await asyncio.gather(first, own, last)
         await rig.submit(order("e"), order("f"), order("g"))
     assert names(await rig.journal.commands()) == ["a", "b", "e", "f", "g"]
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+async def test_answers_wait_for_effects_only_while_peers_follow(rig: Rig, is_followed: bool) -> None:
+    """Alone, an engine answers first; peers must be able to see a change before its client hears of it."""
+    rig.is_followed = is_followed
+    async with rig.running():
+        done = rig.submit(order("a"))
+        done.add_done_callback(lambda _: rig.happened.append("answer"))
+        await done
+        await until(lambda: len(rig.happened) == 2)
+    effects = f"release {rig.batches[-1].number}"
+    assert rig.happened == ([effects, "answer"] if is_followed else ["answer", effects])
 
 
 async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
