@@ -23,6 +23,8 @@ from nats.aio.msg import Msg
 
 from bus import subjects
 from bus.messages import (
+    ASK,
+    BID,
     BookDelta,
     Heartbeat,
     LevelChange,
@@ -32,7 +34,7 @@ from bus.messages import (
 )
 from bus.replica import BookReplica
 from engine.events import BookChanged, Fill
-from engine.terms import Liquidity, Side
+from engine.terms import Liquidity
 
 HEARTBEAT_NS: Final = 100_000_000
 """Time between heartbeats, and between two snapshots of one book."""
@@ -55,6 +57,8 @@ MAX_PASS_BYTES: Final = 256_000
 
 MAX_TRADES_PER_MESSAGE: Final = 4_000
 MAX_PENDING_REQUESTS: Final = 1_000
+
+_MAKER: Final = int(Liquidity.MAKER)
 
 _log = logging.getLogger(__name__)
 
@@ -122,10 +126,10 @@ class MarketData:
             await self._publish_change(change, now_ns)
         trades: dict[str, list[tuple[int, int, int, int]]] = {}
         for fill in fills:
-            if fill.liquidity == Liquidity.MAKER and fill.engine == self.engine:
-                taker_side = Side.BUY if fill.side == Side.SELL else Side.SELL
+            if fill.liquidity == _MAKER and fill.engine == self.engine:
+                taker_side = BID if fill.side == ASK else ASK
                 trades.setdefault(fill.symbol, []).append(
-                    (fill.execution_id, fill.price, fill.quantity, int(taker_side))
+                    (fill.execution_id, fill.price, fill.quantity, taker_side)
                 )
         for symbol, made in trades.items():
             for first in range(0, len(made), MAX_TRADES_PER_MESSAGE):
