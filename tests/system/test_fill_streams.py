@@ -3,10 +3,11 @@
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
+import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from tests.system.venue import Trader, Venue, expect_status, floor, fresh, limit, scaled, show
@@ -14,6 +15,10 @@ from tests.system.venue import Trader, Venue, expect_status, floor, fresh, limit
 MEGABYTE = 1024 * 1024
 STALLED_FILLS = scaled(10_000, 100_000)
 STALLED_READERS = 6
+CUT_OFF_FILLS = 100_000
+"""More than gRPC itself holds for one stream, which is about 6 MB."""
+STALL_S = 6.0
+"""A second longer than an engine waits for a reader."""
 
 
 async def trade(maker: Trader, taker: Trader, symbol: str, count: int) -> None:
@@ -157,6 +162,37 @@ async def test_readers_that_never_read_are_bounded(one_engine: Venue) -> None:
             call.cancel()
         for channel in channels:
             await channel.close(None)
+
+
+async def test_a_stalled_reader_is_cut_off_and_resumes(one_engine: Venue) -> None:
+    """Who takes nothing for 5 s is told RESOURCE_EXHAUSTED, and misses nothing when it comes back."""
+    async with floor(one_engine) as trading:
+        maker, taker = await trading.trader(), await trading.trader()
+        await trade(maker, taker, "S392", CUT_OFF_FILLS)
+        call = taker.follow()
+        taken = [fill async for batch in first_only(call) for fill in batch.fills]
+        await asyncio.sleep(STALL_S)  # this is the stall
+        with pytest.raises(grpc.aio.AioRpcError) as cut:
+            await read_on(call, taken)
+        assert cut.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "ask again since your last sequence" in str(cut.value.details())
+        assert len(taken) < CUT_OFF_FILLS, "it was cut off before the end"
+        rest = await taker.fills(taken[-1].sequence)
+        assert [fill.sequence for fill in taken + rest] == list(range(1, CUT_OFF_FILLS + 1))
+
+
+async def read_on(call: AsyncIterable[pb.FillBatch], taken: list[pb.Fill]) -> None:
+    """Read a stream to its end, up to a deadline."""
+    async with asyncio.timeout(10):
+        async for batch in call:
+            taken.extend(batch.fills)
+
+
+async def first_only(call: AsyncIterable[pb.FillBatch]) -> AsyncIterator[pb.FillBatch]:
+    """One batch of a stream."""
+    async for batch in call:
+        yield batch
+        return
 
 
 async def test_too_many_streams_are_refused_and_closed_ones_make_room(one_engine: Venue) -> None:
