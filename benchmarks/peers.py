@@ -45,11 +45,11 @@ class Echo(matchbus_pb2_grpc.MatchingEngineServicer):
         )
         self._responses: dict[int, pb.OrderEntryResponse] = {}
 
-    async def SubmitOrder(self, request: pb.NewOrder, context: Any) -> pb.OrderReply:  # noqa: ARG002, N802
+    async def SubmitOrder(self, request: pb.NewOrder, context: Any) -> pb.OrderReply:  # noqa: ARG002
         """Answer one order."""
         return self._reply
 
-    async def OrderEntry(self, request_iterator: AsyncIterator[pb.OrderEntryRequest], context: Any) -> None:  # noqa: N802
+    async def OrderEntry(self, request_iterator: AsyncIterator[pb.OrderEntryRequest], context: Any) -> None:
         """Answer messages with as many replies as they have commands."""
         async for request in request_iterator:
             count = len(request.commands)

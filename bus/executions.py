@@ -29,7 +29,7 @@ from bus.stream import (
 )
 
 
-class ExecutionsDamaged(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class ExecutionsDamaged(Exception):
     """Stored execution reports are missing or are none."""
 
 

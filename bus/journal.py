@@ -55,7 +55,7 @@ class JournalError(Exception):
     """The journal cannot go on."""
 
 
-class JournalDamaged(JournalError):  # noqa: N818
+class JournalDamaged(JournalError):
     """The stored records are not what was written."""
 
     def __init__(self, engine: int, sequence: int, what: str) -> None:
@@ -65,7 +65,7 @@ class JournalDamaged(JournalError):  # noqa: N818
         self.what = what
 
 
-class Replaced(JournalError):  # noqa: N818
+class Replaced(JournalError):
     """A record of another writer stands where ours should; ours is not stored and never will be."""
 
     def __init__(self, stream: str, sequence: int, epoch: int, other_epoch: int) -> None:
@@ -77,7 +77,7 @@ class Replaced(JournalError):  # noqa: N818
         self.other_epoch = other_epoch
 
 
-class JournalClosed(JournalError):  # noqa: N818
+class JournalClosed(JournalError):
     """The connection to the journal is closed for good."""
 
 

@@ -62,11 +62,11 @@ class ProvisionError(Exception):
     """A stream that must be there is not, or not as it must be."""
 
 
-class ConfigurationMismatch(ProvisionError):  # noqa: N818
+class ConfigurationMismatch(ProvisionError):
     """A stream exists with other settings than the wanted ones."""
 
 
-class NotProvisioned(ProvisionError):  # noqa: N818
+class NotProvisioned(ProvisionError):
     """A stream does not exist, and nobody made it before the deadline."""
 
 

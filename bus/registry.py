@@ -44,7 +44,7 @@ _log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BucketUnavailable(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class BucketUnavailable(Exception):
     """NATS gave no certain answer in time. A write may be stored, now or later: read before relying on it."""
 
 

@@ -29,7 +29,7 @@ CLOSE_DEADLINE_S: Final = 0.5
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class ProcessFault(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class ProcessFault(Exception):
     """The process cannot go on; the text says why and what to do."""
 
 

@@ -41,11 +41,11 @@ class ServerError(Exception):
     """nats-server cannot be run."""
 
 
-class ServerUnusable(ServerError):  # noqa: N818 -- the fault is named, as everywhere in this project
+class ServerUnusable(ServerError):
     """There is no nats-server, or it is too old."""
 
 
-class ServerFailed(ServerError):  # noqa: N818
+class ServerFailed(ServerError):
     """nats-server ended or did not answer; `log` holds the last lines it wrote."""
 
     def __init__(self, what: str, log: str) -> None:

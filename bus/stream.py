@@ -57,7 +57,7 @@ class StreamError(Exception):
     """A JetStream stream is not as it must be."""
 
 
-class StreamMissing(StreamError):  # noqa: N818
+class StreamMissing(StreamError):
     """The server has no such stream."""
 
     def __init__(self, stream: str) -> None:
@@ -65,7 +65,7 @@ class StreamMissing(StreamError):  # noqa: N818
         self.stream = stream
 
 
-class StreamGap(StreamError):  # noqa: N818
+class StreamGap(StreamError):
     """Messages `expected` to `found - 1` are gone."""
 
     def __init__(self, stream: str, expected: int, found: int) -> None:

@@ -14,8 +14,6 @@ Values that cannot be sent at all raise Python's own: `TypeError` for a float, `
 the tick or an unknown word.
 """
 
-# ruff: noqa: N818 - the names say what happened; that they are errors is seen where they are caught
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

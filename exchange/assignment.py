@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 
-class NoHome(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class NoHome(Exception):
     """No engine can become the client's home; the text says why and names the engines there are."""
 
 

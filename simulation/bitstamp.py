@@ -39,7 +39,7 @@ _SIDES: Final = {"bid": Side.BUY, "ask": Side.SELL}
 _ACTIONS: Final = ("created", "changed", "deleted")
 
 
-class CaptureMalformed(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class CaptureMalformed(Exception):
     """The capture holds something this reading does not know."""
 
 

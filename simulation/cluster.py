@@ -54,15 +54,15 @@ class ClusterError(Exception):
     """The market cannot be started or has stopped working."""
 
 
-class PortTaken(ClusterError):  # noqa: N818 -- the fault is named, as everywhere in this project
+class PortTaken(ClusterError):
     """A port that was asked for is in use by another process."""
 
 
-class DurabilityDiffers(ClusterError):  # noqa: N818
+class DurabilityDiffers(ClusterError):
     """The data directory was made with another durability than the one asked for."""
 
 
-class ProcessFailed(ClusterError):  # noqa: N818
+class ProcessFailed(ClusterError):
     """A process ended early or was not ready in time."""
 
 

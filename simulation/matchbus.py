@@ -24,7 +24,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log: Final = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):  # noqa: N818 -- a wish, not an error
+class Interrupted(Exception):
     """Ctrl-C or SIGTERM came before the work was done."""
 
 

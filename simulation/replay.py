@@ -65,7 +65,7 @@ _SETTLE_POLL_S: Final = 0.1
 _SHOWN_TRADES: Final = 10
 
 
-class ReplayFailed(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class ReplayFailed(Exception):
     """The capture cannot be had, or the venue cannot take it."""
 
 

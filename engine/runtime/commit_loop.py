@@ -48,11 +48,11 @@ class CommitError(Exception):
     """A command was not taken; it may be sent again as it is."""
 
 
-class Overloaded(CommitError):  # noqa: N818 - named after what happened, as the contract does
+class Overloaded(CommitError):
     """More commands are waiting than an engine may owe."""
 
 
-class JournalUnavailable(CommitError):  # noqa: N818
+class JournalUnavailable(CommitError):
     """The journal has not answered for a while."""
 
 

@@ -73,22 +73,22 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self._away = away
         self._fill_streams: defaultdict[str, int] = defaultdict(int)
 
-    async def SubmitOrder(self, request: pb.NewOrder, context: Context) -> pb.OrderReply:  # noqa: N802 - the contract's name
+    async def SubmitOrder(self, request: pb.NewOrder, context: Context) -> pb.OrderReply:
         """Take an order; answers when it has come to rest."""
         client = await self._sessions.client_of(context)
         return await self._answer_one(wire.new_order(client, request), context)
 
-    async def CancelOrder(self, request: pb.CancelOrderRequest, context: Context) -> pb.OrderReply:  # noqa: N802
+    async def CancelOrder(self, request: pb.CancelOrderRequest, context: Context) -> pb.OrderReply:
         """Cancel what is left of an order."""
         client = await self._sessions.client_of(context)
         return await self._answer_one(wire.cancel_order(client, request), context)
 
-    async def ReplaceOrder(self, request: pb.ReplaceOrderRequest, context: Context) -> pb.OrderReply:  # noqa: N802
+    async def ReplaceOrder(self, request: pb.ReplaceOrderRequest, context: Context) -> pb.OrderReply:
         """Give an order a new price and total quantity."""
         client = await self._sessions.client_of(context)
         return await self._answer_one(wire.replace_order(client, request), context)
 
-    async def CancelAll(self, request: pb.CancelAllRequest, context: Context) -> pb.CancelAllReply:  # noqa: N802
+    async def CancelAll(self, request: pb.CancelAllRequest, context: Context) -> pb.CancelAllReply:
         """Cancel the caller's open orders."""
         client = await self._sessions.client_of(context)
         if request.side not in (0, *Side):
@@ -100,7 +100,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         assert isinstance(answer, CancelledAll)
         return pb.CancelAllReply(count=answer.count)
 
-    async def OrderEntry(  # noqa: N802
+    async def OrderEntry(
         self, request_iterator: AsyncIterator[pb.OrderEntryRequest], context: Context
     ) -> None:
         """Take commands by the message and answer each message with one, in order."""
@@ -131,7 +131,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             with suppress(asyncio.CancelledError):
                 await reading
 
-    async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> None:  # noqa: N802
+    async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> None:
         """Send the caller's fills above a sequence, then, if asked, every new one."""
         client = await self._sessions.client_of(context)
         if request.since_sequence < 0:
@@ -152,7 +152,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             if not self._fill_streams[client]:
                 del self._fill_streams[client]
 
-    async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.OrderState:  # noqa: N802
+    async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.OrderState:
         """Show one of the caller's orders."""
         client = await self._sessions.client_of(context)
         accounts = self._loop.state.accounts
@@ -167,7 +167,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"order {asked} is no order of this client")
         return found
 
-    async def ListOpenOrders(  # noqa: N802
+    async def ListOpenOrders(
         self, request: pb.ListOpenOrdersRequest, context: Context
     ) -> pb.ListOpenOrdersReply:
         """Show the caller's orders that can still trade, oldest first."""
@@ -185,7 +185,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
 
         return pb.ListOpenOrdersReply(orders=await self._read(listed, context))
 
-    async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:  # noqa: N802
+    async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:
         """Show a book: this engine's, by level or order by order, or all live engines' together."""
         await self._sessions.client_of(context)
         book = self._loop.state.books.get(request.symbol)

@@ -20,7 +20,7 @@ _PERCENT: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,2})?")
 _KEYS: Final = {"symbol", "tick_size", "lot_size", "market_collar_percent"}
 
 
-class InstrumentsRefused(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class InstrumentsRefused(Exception):
     """The instruments file cannot be used; the text says what to change in it."""
 
 

@@ -30,7 +30,7 @@ _MAX_HASHES: Final = 1_000
 _TOKEN_BYTES: Final = 32
 
 
-class RegistrationRefused(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class RegistrationRefused(Exception):
     """The client cannot be registered; the text says why."""
 
 

@@ -65,7 +65,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         self._list_engines = list_engines
         self._consolidated_book = consolidated_book
 
-    async def RegisterClient(  # noqa: N802 - the contract's name
+    async def RegisterClient(
         self, request: matchbus_pb2.RegisterClientRequest, context: Context
     ) -> matchbus_pb2.RegisterClientReply:
         """Bind a client's name to its secret and its home engine, and give out a token."""
@@ -98,14 +98,14 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             instruments=self._list_instruments(),
         )
 
-    async def ListInstruments(  # noqa: N802 - the contract's name
+    async def ListInstruments(
         self, request: matchbus_pb2.ListInstrumentsRequest, context: Context
     ) -> matchbus_pb2.ListInstrumentsReply:
         """List what trades, in order of the symbols."""
         del request, context
         return matchbus_pb2.ListInstrumentsReply(instruments=self._list_instruments())
 
-    async def ListEngines(  # noqa: N802 - the contract's name
+    async def ListEngines(
         self, request: matchbus_pb2.ListEnginesRequest, context: Context
     ) -> matchbus_pb2.ListEnginesReply:
         """List the registered engines and how the exchange sees their feeds, in order of their numbers."""
@@ -124,7 +124,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             ]
         )
 
-    async def GetPositions(  # noqa: N802 - the contract's name
+    async def GetPositions(
         self, request: matchbus_pb2.GetPositionsRequest, context: Context
     ) -> matchbus_pb2.GetPositionsReply:
         """List the caller's positions, flat ones included; numbers saturate at the ends of int64."""
@@ -147,7 +147,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             ]
         )
 
-    async def GetConsolidatedBook(  # noqa: N802 - the contract's name
+    async def GetConsolidatedBook(
         self, request: matchbus_pb2.GetConsolidatedBookRequest, context: Context
     ) -> matchbus_pb2.ConsolidatedBook:
         """Sum one symbol's book over the live engines; `depth` levels a side, all of them when 0."""

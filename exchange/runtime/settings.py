@@ -20,7 +20,7 @@ _INSTRUMENTS_FILE: Final = "instruments.toml"
 _MAX_PORT: Final = 65_535
 
 
-class SettingsRefused(Exception):  # noqa: N818 -- the fault is named, as everywhere in this project
+class SettingsRefused(Exception):
     """The process cannot be started like this; the text says what to change."""
 
 

@@ -48,7 +48,7 @@ SERVER_OPTIONS: Final = (
 _BEARER: Final = "bearer "
 
 
-class CannotListen(OSError):  # noqa: N818 -- the fault is named, as everywhere in this project
+class CannotListen(OSError):
     """The address cannot be listened on; the text says which and why."""
 
 

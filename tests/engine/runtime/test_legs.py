@@ -43,7 +43,7 @@ FILL = (5 << 48, 100, 2, 6 << 48, 77)
 """(execution id, price, quantity, contra order id, time) as a peer tells it."""
 
 
-class _Done(Exception):  # noqa: N818 -- no fault: it ends the tasks of a test
+class _Done(Exception):
     pass
 
 

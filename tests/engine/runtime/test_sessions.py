@@ -15,7 +15,7 @@ from engine.runtime.sessions import MAX_LOOKUPS, Sessions
 HERE, ELSEWHERE = 1, 2
 
 
-class Ended(Exception):  # noqa: N818 -- it is what happened to the call
+class Ended(Exception):
     """The call was ended with a status."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
