@@ -194,7 +194,7 @@ class CommitLoop:
                         answer.set_result(query())
 
     async def _gather(self) -> None:
-        """Let what is just arriving into this batch too, up to a full record: larger ones cost less an order."""
+        """Let what is just arriving into this batch too, up to a full record: size makes orders cheap."""
         gathered = 0
         while gathered != len(self._queue) and self.queued_commands * _COMMAND_BYTES < MAX_RECORD_BYTES:
             gathered = len(self._queue)
