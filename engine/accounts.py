@@ -47,11 +47,11 @@ class Accounts:
         account = self.by_name[client] = Account(client)
         return account
 
-    def admit(self, order: Order, account: Account) -> None:
-        """Let an order into the market: its id, its place among the open ones, the news of it."""
-        order.id = order_id = self.next_order_id
+    def admit(self, order: Order) -> None:
+        """Let an order, which has the next order id, into the market, and tell of it."""
+        order_id, account, request = order.id, order.account, order.request
+        assert account is not None
         self.next_order_id = order_id + 1
-        request = order.request
         client_order_id = request.client_order_id
         self.orders[order_id] = order
         account.open[order_id] = order
@@ -62,11 +62,11 @@ class Accounts:
                 order_id,
                 client_order_id,
                 request.symbol,
-                order.side,
+                request.side,
                 request.type,
                 request.time_in_force,
-                order.price,
-                order.quantity,
+                request.price,
+                request.quantity,
             )
         )
 
@@ -152,8 +152,12 @@ class Accounts:
             if len(account.finished) > REMEMBERED_FINISHED_ORDERS:
                 self._forget(account)
 
-    def remember_refused(self, order: Order, account: Account) -> None:
-        """Keep the client order id of an order that never entered the market."""
+    def remember_refused(self, order: Order) -> None:
+        """Keep the client order id of an order that never entered the market, and so has no order id."""
+        account = order.account
+        assert account is not None
+        order.id = order.open = 0
+        order.refused = True
         account.orders[order.request.client_order_id] = order
         account.finished.append(order)
         if len(account.finished) > REMEMBERED_FINISHED_ORDERS:

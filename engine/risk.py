@@ -22,20 +22,21 @@ from engine.terms import (
 Refusal = tuple[RejectReason, str]
 """Why a command is refused: the reason and a sentence for people."""
 
-# Plain numbers: looking a member up in its enum costs more than the check it is for.
-_SIDES: Final = frozenset(map(int, Side))
-_TYPES: Final = frozenset(map(int, OrderType))
-_OFFERED_TYPES: Final = frozenset({int(OrderType.LIMIT), int(OrderType.MARKET)})
-_TIMES_IN_FORCE: Final = frozenset(map(int, TimeInForce))
-_OFFERED_TIMES: Final = frozenset(map(int, TimeInForce)) - {int(TimeInForce.DAY), int(TimeInForce.GTD)}
-_PREVENTIONS: Final = frozenset(map(int, SelfTradePrevention))
+# Plain numbers: looking a member up in its enum costs more than the check it is for. What is offered has no gaps.
+_BUY: Final = int(Side.BUY)
+_SELL: Final = int(Side.SELL)
+_LIMIT: Final = int(OrderType.LIMIT)
 _MARKET: Final = int(OrderType.MARKET)
 _GTC: Final = int(TimeInForce.GTC)
+_FOK: Final = int(TimeInForce.FOK)
+_LAST_PREVENTION: Final = max(map(int, SelfTradePrevention))
+_TYPES: Final = frozenset(map(int, OrderType))
+_TIMES_IN_FORCE: Final = frozenset(map(int, TimeInForce))
 
 
 def refuse_new(order: NewOrder, symbols: Container[str]) -> Refusal | None:
     """Why this order is no order the engine can take; None when it is one."""
-    identity = order.client_order_id
+    identity, price, quantity, kind = order.client_order_id, order.price, order.quantity, order.type
     if not 0 < len(identity) <= MAX_CLIENT_ORDER_ID_LENGTH or not (
         identity.isascii() and identity.isprintable()
     ):
@@ -49,31 +50,31 @@ def refuse_new(order: NewOrder, symbols: Container[str]) -> Refusal | None:
             RejectReason.UNKNOWN_SYMBOL,
             f"symbol {_shown(order.symbol)} is not listed: see ListInstruments",
         )
-    if order.side not in _SIDES:
+    if not _BUY <= order.side <= _SELL:
         return RejectReason.INVALID_SIDE, f"side {order.side} must be SIDE_BUY (1) or SIDE_SELL (2)"
-    if order.type not in _OFFERED_TYPES or order.time_in_force not in _OFFERED_TIMES:
+    if not (_LIMIT <= kind <= _MARKET and 0 <= order.time_in_force <= _FOK):
         return _refuse_terms(order)
-    if order.self_trade_prevention not in _PREVENTIONS:
+    if not 0 <= order.self_trade_prevention <= _LAST_PREVENTION:
         return (
             RejectReason.INVALID_SELF_TRADE_PREVENTION,
-            f"self_trade_prevention {order.self_trade_prevention} must be 0 to {max(_PREVENTIONS)}",
+            f"self_trade_prevention {order.self_trade_prevention} must be 0 to {_LAST_PREVENTION}",
         )
     if order.stop_price or order.display_quantity or order.expire_time_ns:
         return (
             RejectReason.UNSUPPORTED,
             "stop_price, display_quantity and expire_time_ns are not offered yet: leave them 0",
         )
-    if order.type == _MARKET:
-        if order.price:
+    if kind == _MARKET:
+        if price:
             return (
                 RejectReason.INVALID_PRICE,
-                f"price {order.price} on a market order: leave it 0 or send a limit",
+                f"price {price} on a market order: leave it 0 or send a limit",
             )
-    elif not 0 < order.price <= MAX_PRICE:
-        return RejectReason.INVALID_PRICE, f"price {order.price} must be 1 to {MAX_PRICE} ticks"
-    if not 0 < order.quantity <= MAX_QUANTITY or order.price * order.quantity > MAX_NOTIONAL:
-        return _refuse_size(order.price, order.quantity)
-    if order.post_only and (order.type == _MARKET or order.time_in_force > _GTC):
+    elif not 0 < price <= MAX_PRICE:
+        return RejectReason.INVALID_PRICE, f"price {price} must be 1 to {MAX_PRICE} ticks"
+    if not 0 < quantity <= MAX_QUANTITY or price * quantity > MAX_NOTIONAL:
+        return _refuse_size(price, quantity)
+    if order.post_only and (kind == _MARKET or order.time_in_force > _GTC):
         return (
             RejectReason.CONFLICTING_INSTRUCTIONS,
             "post_only orders must be able to rest: send a GTC limit order or drop post_only",

@@ -158,10 +158,11 @@ class State:
     def _new(self, command: NewOrder) -> None:
         accounts = self.accounts
         account = accounts.by_name.get(command.client)
-        known = account.orders.get(command.client_order_id) if account is not None else None
-        if known is not None:
-            self._repeat(known, command)
-            return
+        if account is not None:
+            known = account.orders.get(command.client_order_id)
+            if known is not None:
+                self._repeat(known, command)
+                return
         refusal = refuse_new(command, self.books)
         if refusal is not None:
             self._refuse(command.client, command.client_order_id, refusal)
@@ -174,28 +175,46 @@ class State:
             own_side, opposite, worst = book.bids, book.asks, -price
         else:
             own_side, opposite, worst = book.asks, book.bids, price
-        away = rank(command.away, opposite.sign) if command.away else []
-        request = msgspec.structs.replace(command, away=()) if away else command
-        if command.type == _MARKET:
-            worst = self._collar(command, opposite, away)
-        order = Order(0, account, request, side, price, quantity, quantity, worst, len(account.fills))
-        if command.post_only or command.time_in_force == _FOK:
+        order_id, mark = accounts.next_order_id, len(account.fills)
+        keys = opposite.keys
+        if (
+            (keys and keys[-1] >= worst)
+            or command.away
+            or command.type == _MARKET
+            or command.time_in_force > _GTC
+            or command.post_only
+        ):
+            order = Order(order_id, account, command, side, price, quantity, quantity, worst, mark)
+            self._enter_new(order, book, opposite)
+            return
+        # The commonest case by far: it rests whole, and `Accepted` says all there is to answer.
+        priority = self.next_priority
+        order = Order(
+            order_id, account, command, side, price, quantity, quantity, worst, mark, 0, 0, 0, priority
+        )
+        self.next_priority = priority + 1
+        accounts.admit(order)
+        own_side.add(order)
+        self._touched[symbol] = book
+
+    def _enter_new(self, order: Order, book: Book, opposite: BookSide) -> None:
+        """A well-formed order comes that may trade at once, or must not."""
+        accounts, request = self.accounts, order.request
+        away = rank(request.away, opposite.sign) if request.away else []
+        if away:
+            order.request = request = msgspec.structs.replace(request, away=())
+        if request.type == _MARKET:
+            order.worst = self._collar(request, opposite, away)
+        if request.post_only or request.time_in_force == _FOK:
             refusal = _refuse_by_market(order, opposite, away)
             if refusal is not None:
-                order.open, order.refused = 0, True
-                accounts.remember_refused(order, account)
-                order.answer = self._refuse(command.client, command.client_order_id, refusal)
+                accounts.remember_refused(order)
+                order.answer = self._refuse(request.client, request.client_order_id, refusal)
                 return
-        accounts.admit(order, account)
-        self._touched[symbol] = book
-        keys = opposite.keys
-        meets = keys and keys[-1] >= worst
-        if not (meets or away) and command.type != _MARKET and command.time_in_force <= _GTC:
-            # The commonest case by far: it rests whole, and `Accepted` says all there is to answer.
-            self._rest(order, own_side)
-            return
-        if command.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
-            accounts.cancel(order, quantity)
+        accounts.admit(order)
+        self._touched[request.symbol] = book
+        if request.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
+            accounts.cancel(order, order.quantity)
         else:
             self._enter(order, book, away)
         order.answer = self._answer(order)

@@ -255,7 +255,7 @@ class CommitLoop:
         state.begin_batch(batch.number, time_ns)
         finished: list[Submission] = []
         room = MAX_RECORD_BYTES
-        attach, apply = self._attach, state.apply
+        attach, apply, is_followed = self._attach, state.apply, self._is_followed()
         applied, batch_events = batch.commands, batch.events
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission = queue[0]
@@ -263,15 +263,18 @@ class CommitLoop:
             for asked in commands[len(answers) :] if answers else commands:
                 if room <= _COMMAND_BYTES:
                     break
-                command = attach(asked)
-                if command is None:
-                    answers.append(None)
-                    continue
-                if command is not asked or type(command) is LegResult:
-                    room -= _extra_bytes(command)
-                    if room <= _COMMAND_BYTES and applied:
-                        room = 0  # it begins the next record
-                        break
+                command = asked
+                if is_followed or not submission.takes:
+                    attached = attach(asked)
+                    if attached is None:
+                        answers.append(None)
+                        continue
+                    command = attached
+                    if command is not asked or type(command) is LegResult:
+                        room -= _extra_bytes(command)
+                        if room <= _COMMAND_BYTES and applied:
+                            room = 0  # it begins the next record
+                            break
                 room -= _COMMAND_BYTES
                 events = apply(command)
                 applied.append(command)

@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from bus.executions import ExecutionsWriter
 from bus.messages import Executions, Report
-from engine.events import Accepted, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
+from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
 from engine.runtime.commit_loop import Batch
 from engine.runtime.market_data import MarketData
 
@@ -164,7 +164,11 @@ class Effects:
         reported: list[Event] = []
         for event in batch.events:
             kind = type(event)
-            if kind in REPORTED:
+            if kind is Accepted:  # most are, or are answers
+                reported.append(event)
+            elif kind is Answered:
+                continue
+            elif kind in REPORTED:
                 reported.append(event)
                 if kind is Fill:
                     fills.append(cast("Fill", event))

@@ -111,15 +111,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         try:
             while isinstance(entry := await waiting.get(), _Entry):
                 submission = await self._committed(entry.done, context)
-                answers = iter(await _answers(submission))
-                response = pb.OrderEntryResponse()
-                for command in entry.commands:
-                    reply = response.replies.add()
-                    if command is None:
-                        wire.refuse_empty(reply)
-                    else:
-                        wire.order_reply(reply, next(answers))
-                await context.write(response)
+                answers = await _answers(submission)
+                await context.write(wire.order_entry_response(entry.commands, answers))
                 room.release()
             if isinstance(entry.fault, CommitError):
                 await _abort_untaken(context, entry.fault)
@@ -250,7 +243,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                         )
                     )
                     return
-                commands = [wire.order_command(client, command) for command in message.commands]
+                commands = wire.order_commands(client, message)
                 done = self._loop.submit([command for command in commands if command is not None])
                 await room.acquire()
                 waiting.put_nowait(_Entry(commands, done))

@@ -4,7 +4,8 @@ Strings are cut where they are longer than any valid one, so that whatever a cli
 (`commit_loop` counts on it); a cut string is refused by the state machine as the long one would be.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from sys import intern
 from typing import Final
 
 from matchbus.v1 import matchbus_pb2 as pb
@@ -12,9 +13,11 @@ from matchbus.v1 import matchbus_pb2 as pb
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from engine.events import Accepted, Answered, Fill
 from engine.orders import Order
-from engine.terms import MAX_CLIENT_ORDER_ID_LENGTH, MAX_SYMBOL_LENGTH, OrderStatus, RejectReason
+from engine.terms import MAX_CLIENT_ORDER_ID_LENGTH, MAX_SYMBOL_LENGTH
 
 _NEW: Final = pb.ORDER_STATUS_NEW
+_REJECTED: Final = pb.ORDER_STATUS_REJECTED
+_EMPTY_COMMAND: Final = pb.REJECT_REASON_EMPTY_COMMAND
 _MAX_ID: Final = MAX_CLIENT_ORDER_ID_LENGTH + 1
 _MAX_SYMBOL: Final = MAX_SYMBOL_LENGTH + 1
 _CUT: Final = "\ufffd"
@@ -36,7 +39,7 @@ def new_order(client: str, order: pb.NewOrder) -> NewOrder:
     return NewOrder(
         client,
         client_order_id,
-        symbol,
+        intern(symbol),  # one string for all orders of a symbol: less to keep, and found faster
         order.side,
         order.type,
         order.time_in_force,
@@ -68,8 +71,19 @@ def cancel_all(client: str, request: pb.CancelAllRequest) -> CancelAll:
     return CancelAll(client, bounded(request.symbol, _MAX_SYMBOL), request.side)
 
 
-def order_command(client: str, command: pb.Command) -> OrderCommand | None:
-    """The command of one entry of an OrderEntry message, None when it is empty."""
+def order_commands(client: str, message: pb.OrderEntryRequest) -> list[OrderCommand | None]:
+    """The commands of an OrderEntry message, None for an empty one."""
+    commands: list[OrderCommand | None] = []
+    for entry in message.commands:
+        order = entry.new
+        if order.client_order_id:  # what holds no new order reads as a blank one; asking first costs more
+            commands.append(new_order(client, order))
+        else:
+            commands.append(_order_command(client, entry))
+    return commands
+
+
+def _order_command(client: str, command: pb.Command) -> OrderCommand | None:
     if command.HasField("new"):
         return new_order(client, command.new)
     if command.HasField("cancel"):
@@ -77,6 +91,34 @@ def order_command(client: str, command: pb.Command) -> OrderCommand | None:
     if command.HasField("replace"):
         return replace_order(client, command.replace)
     return None
+
+
+def order_entry_response(
+    commands: Sequence[OrderCommand | None], answers: Iterable[Answered | Accepted]
+) -> pb.OrderEntryResponse:
+    """The replies to one message's commands, of which `answers` has those that are not empty."""
+    response = pb.OrderEntryResponse()
+    add = response.replies.add
+    following = iter(answers)
+    for command in commands:
+        if command is None:
+            add(
+                status=_REJECTED,
+                reject_reason=_EMPTY_COMMAND,
+                reject_text="the command is empty: set one of new, cancel, replace",
+            )
+            continue
+        answer = next(following)
+        if type(answer) is Accepted:
+            add(
+                client_order_id=answer.client_order_id,
+                order_id=answer.order_id,
+                status=_NEW,
+                leaves_quantity=answer.quantity,
+            )
+        else:
+            order_reply(add(), answer)
+    return response
 
 
 def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderReply:
@@ -114,13 +156,6 @@ def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderRe
     if answer.duplicate:
         reply.duplicate = True
     return reply
-
-
-def refuse_empty(reply: pb.OrderReply) -> None:
-    """Fill in the refusal of an OrderEntry command that holds nothing."""
-    reply.status = int(OrderStatus.REJECTED)  # type: ignore[assignment]  # an enum is an int on the wire
-    reply.reject_reason = int(RejectReason.EMPTY_COMMAND)  # type: ignore[assignment]  # likewise
-    reply.reject_text = "the command is empty: set one of new, cancel, replace"
 
 
 def fill(made: pb.Fill, event: Fill) -> None:

@@ -106,14 +106,15 @@ def test_every_field_reaches_the_command(command: object, request_: Message, she
         (pb.Command(new=NEW), wire.new_order("alice", NEW)),
         (pb.Command(cancel=CANCEL), wire.cancel_order("alice", CANCEL)),
         (pb.Command(replace=REPLACE), wire.replace_order("alice", REPLACE)),
+        (pb.Command(new=pb.NewOrder(price=5)), wire.new_order("alice", pb.NewOrder(price=5))),
         (pb.Command(cancel=pb.CancelOrderRequest()), CancelOrder("alice", 0, "")),
         (pb.Command(), None),
     ],
-    ids=["new", "cancel", "replace", "blank cancel", "empty"],
+    ids=["new", "cancel", "replace", "nameless new", "blank cancel", "empty"],
 )
 def test_an_entry_holds_one_command_or_none(entry: pb.Command, expected: object) -> None:
     """A command with all its fields at zero is still one."""
-    assert wire.order_command("alice", entry) == expected
+    assert wire.order_commands("alice", pb.OrderEntryRequest(commands=[entry])) == [expected]
 
 
 def test_the_longest_strings_pass_and_longer_ones_are_cut() -> None:
@@ -237,15 +238,20 @@ def test_every_part_of_a_reply_is_given_by_some_answer() -> None:
     assert [name for name, value in fields_of(reply.prevented[0]).items() if not value] == []
 
 
-def test_an_empty_command_is_refused_by_name() -> None:
-    """With a text that says what to do."""
-    reply = pb.OrderReply()
-    wire.refuse_empty(reply)
-    assert (reply.status, reply.reject_reason) == (
+def test_every_command_of_a_message_gets_its_reply() -> None:
+    """In order; an empty one is refused by name, with a text that says what to do."""
+    resting = Accepted("alice", 7, "c1", "AAPL", 1, 1, 1, 100, 9)
+    filled = Answered("alice", "c2", 8, int(OrderStatus.FILLED), cumulative=3, value=300, fills=(FILL,))
+    new, cancel = wire.new_order("alice", NEW), wire.cancel_order("alice", CANCEL)
+    response = wire.order_entry_response([new, None, cancel], [resting, filled])
+    assert response.replies[0] == wire.order_reply(pb.OrderReply(), resting)
+    assert response.replies[2] == wire.order_reply(pb.OrderReply(), filled)
+    refused = response.replies[1]
+    assert (refused.status, refused.reject_reason) == (
         pb.ORDER_STATUS_REJECTED,
         pb.REJECT_REASON_EMPTY_COMMAND,
     )
-    assert "new, cancel, replace" in reply.reject_text
+    assert "new, cancel, replace" in refused.reject_text
 
 
 def test_fills_go_out_in_order() -> None:
