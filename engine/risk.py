@@ -22,7 +22,7 @@ from engine.terms import (
 Refusal = tuple[RejectReason, str]
 """Why a command is refused: the reason and a sentence for people."""
 
-# Plain numbers: looking a member up in its enum costs more than the check it is for. What is offered has no gaps.
+# Plain numbers: looking a member up in its enum costs more than the check it is for. Ranges have no gaps.
 _BUY: Final = int(Side.BUY)
 _SELL: Final = int(Side.SELL)
 _LIMIT: Final = int(OrderType.LIMIT)
