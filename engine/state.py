@@ -519,14 +519,21 @@ class State:
 
     # -- instruments, answers -----------------------------------------------------------------------
 
+    def list_instrument(self, instrument: AddInstrument) -> Book:
+        """Let a symbol trade; its empty book."""
+        self.instruments[instrument.symbol] = instrument
+        book = self.books[instrument.symbol] = Book(instrument.symbol)
+        return book
+
     def _add_instrument(self, command: AddInstrument) -> None:
         known = self.instruments.get(command.symbol)
-        if known is not None:  # sizes never change, only the collar may
-            command = msgspec.structs.replace(known, market_collar_bps=command.market_collar_bps)
-        else:
-            self.books[command.symbol] = Book(command.symbol)
+        if known is None:
+            self.list_instrument(command)
             self.accounts.events.append(Listed(command.symbol))
-        self.instruments[command.symbol] = command
+        else:  # sizes never change, only the collar may
+            self.instruments[command.symbol] = msgspec.structs.replace(
+                known, market_collar_bps=command.market_collar_bps
+            )
 
     def _touch(self, symbol: str) -> Book:
         book = self._touched[symbol] = self.books[symbol]

@@ -6,6 +6,7 @@ answer repeats what was traded, and quantities add up.
 
 from collections.abc import Sequence
 
+from engine import snapshot
 from engine.commands import AddInstrument, CancelAll, Command, EpochStarted, OrderCommand
 from engine.events import (
     Accepted,
@@ -187,3 +188,10 @@ def apply_batch(
     state.begin_batch(number, number * BATCH_NS)
     applied = [state.apply(command) for command in commands]
     return applied, state.end_batch()
+
+
+def restored(state: State) -> State:
+    """The state that a snapshot of this one gives."""
+    copy = State(state.engine)
+    snapshot.restore(copy, snapshot.take(state))
+    return copy

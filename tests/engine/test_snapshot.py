@@ -1,0 +1,64 @@
+"""A restored state is the state that was taken, and goes on as it would have."""
+
+import itertools
+
+import msgspec
+import pytest
+
+from engine import commands, invariants, snapshot
+from engine.snapshot import NotASnapshot
+from engine.state import State
+from tests.engine.flow import SYMBOLS, Flow
+from tests.engine.venue import Venue, apply_batch, restored
+
+SIZES = (1, 7, 60)
+
+
+def busy_venue(seed: int) -> Venue:
+    """An engine after some hundred random commands in batches of several sizes."""
+    venue = Venue()
+    for symbol, collar_bps in SYMBOLS.items():
+        venue.add_instrument(symbol, collar_bps)
+    flow = Flow(seed)
+    for size in itertools.islice(itertools.cycle(SIZES), 40):
+        venue.execute_batch(list(flow.commands(size)))
+    return venue
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_snapshot_after_any_batch_rolls_forward_to_the_same(seed: int) -> None:
+    """Taken anywhere, it has the same digest; the next batch gives the same events and the same digest."""
+    state = State(1)
+    for number, batch in enumerate(busy_venue(seed).batches, start=1):
+        copy = restored(state)
+        assert copy.digest() == state.digest()
+        invariants.check(copy)
+        encoded = commands.encode(batch)
+        applied = apply_batch(copy, number, commands.decode(encoded))
+        assert applied == apply_batch(state, number, commands.decode(encoded))
+        assert copy.digest() == state.digest()
+
+
+def test_a_snapshot_of_a_restored_state_is_the_same_bytes() -> None:
+    """Nothing is lost on the way, and nothing depends on how the state came about."""
+    state = busy_venue(7).state
+    assert snapshot.take(restored(state)) == snapshot.take(state)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda whole: whole[:-1], "no snapshot"),
+        (lambda whole: b"", "no snapshot"),
+        (lambda whole: msgspec.msgpack.encode([9, *msgspec.msgpack.decode(whole)[1:]]), "format 9"),
+        (lambda whole: msgspec.msgpack.encode([1, 2, *msgspec.msgpack.decode(whole)[2:]]), "of engine 2"),
+    ],
+    ids=["cut", "empty", "other format", "other engine"],
+)
+def test_other_bytes_are_refused_by_name(damage: "object", why: str) -> None:
+    """And leave the state as empty as it was."""
+    assert callable(damage)
+    empty = State(1)
+    with pytest.raises(NotASnapshot, match=why):
+        snapshot.restore(empty, damage(snapshot.take(busy_venue(1).state)))
+    assert empty.digest() == State(1).digest()
