@@ -111,6 +111,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def sequence(self) -> int:
+        """Where the last record that was replayed or appended stands, replaced ones counted too."""
+        ...
+
+    @property
     def unanswered_since(self) -> float | None:
         """Start (`time.monotonic()`) of an append that has had no good answer yet; None when healthy."""
         ...
@@ -126,6 +131,14 @@ class Journal(Protocol):
         On a new journal that is all of them. Called again it goes on where it ended, which is how a standby
         tails another's journal. Records of a replaced epoch are left out. Raises JournalDamaged,
         JournalClosed.
+        """
+        ...
+
+    async def resume(self, position: Position, sequence: int) -> None:
+        """Go on after the record at `sequence`, of which a snapshot says that it was at `position`.
+
+        For a new journal. Raises JournalDamaged when another record is there, or none: what the snapshot was
+        made from is gone.
         """
         ...
 
@@ -243,6 +256,17 @@ class MemoryJournal:
             if record is not None:
                 yield record
 
+    @property
+    def sequence(self) -> int:
+        """As Journal says."""
+        return self._sequence
+
+    async def resume(self, position: Position, sequence: int) -> None:
+        """As Journal says."""
+        stored = self.stored[sequence - 1] if sequence <= len(self.stored) else None
+        _check_resume(self._chain.engine, position, sequence, stored)
+        self._chain.position, self._sequence = position, sequence
+
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says."""
         _check_append(self.position, epoch, commands)
@@ -300,6 +324,30 @@ class JetStreamJournal:
             raise JournalClosed(f"the connection closed while {self._stream} was replayed") from error
         finally:
             await reader.close()
+
+    @property
+    def sequence(self) -> int:
+        """As Journal says."""
+        return self._sequence
+
+    async def resume(self, position: Position, sequence: int) -> None:
+        """As Journal says. Waits while NATS is away."""
+        stored = None
+        if sequence <= await self._end():
+            stored = await self._record_at(sequence)
+        _check_resume(self._engine, position, sequence, stored)
+        self._chain.position, self._sequence = position, sequence
+
+    async def _record_at(self, sequence: int) -> bytes | None:
+        while True:
+            try:
+                found = await message_at(self._client, self._stream, sequence)
+            except AWAY:
+                await until_connected(self._client)
+            except nats.errors.ConnectionClosedError as error:
+                raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
+            else:
+                return found.payload if found is not None else None
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says. Costs one round trip and one fsync of the server."""
@@ -377,6 +425,21 @@ class JetStreamJournal:
                     self._engine, found.last_seq + 1, f"the stream ends here, not at {self._sequence}"
                 )
             return found.last_seq
+
+
+def _check_resume(engine: int, position: Position, sequence: int, stored: bytes | None) -> None:
+    if stored is None:
+        raise JournalDamaged(
+            engine,
+            sequence,
+            f"batch {position.batch_number}, from which a snapshot was made, is missing",
+        )
+    if digest_of(stored) != position.digest:
+        raise JournalDamaged(
+            engine,
+            sequence,
+            f"this is not batch {position.batch_number} from which a snapshot was made",
+        )
 
 
 def _check_append(position: Position, epoch: int, commands: bytes) -> None:

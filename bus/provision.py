@@ -75,6 +75,11 @@ def bucket_stream(bucket: str) -> str:
     return f"KV_{bucket}"
 
 
+def object_stream(bucket: str) -> str:
+    """The stream behind an object store."""
+    return f"OBJ_{bucket}"
+
+
 def bucket_subject(bucket: str, key: str) -> str:
     """The subject behind a bucket's key; the key `>` stands for all."""
     return f"$KV.{bucket}.{key}"
@@ -111,26 +116,29 @@ async def await_shared(client: Client, deadline_s: float) -> None:
 
 
 async def provision_journal(client: Client, engine: int, *, max_bytes: int = JOURNAL_BYTES) -> None:
-    """Make the journal of one engine, or check that it is right.
+    """Make the journal of one engine and the object store of its snapshots, or check that they are right.
 
     Raises ConfigurationMismatch; one of nats' errors when the server does not answer.
     """
+    await _provision(client, _snapshots(engine))
     await _provision(client, _journal(engine, max_bytes))
 
 
 async def await_journal(
     client: Client, engine: int, deadline_s: float, *, max_bytes: int = JOURNAL_BYTES
 ) -> None:
-    """Return when the engine's journal exists with the right settings; else ask the exchange to make it.
+    """Return when the engine's journal and object store exist as they must; else ask the exchange for them.
 
     Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
     """
-    wanted = _journal(engine, max_bytes)
+    wanted = [_snapshots(engine), _journal(engine, max_bytes)]
     ask = messages.encode(messages.ProvisionRequest(engine))
     deadline = time.monotonic() + deadline_s
     while True:
         try:
-            if await _exists(client, wanted):
+            while wanted and await _exists(client, wanted[0]):
+                wanted.pop(0)
+            if not wanted:
                 return
             answer = await client.request(subjects.provision(engine), ask, timeout=_REQUEST_TIMEOUT_S)
             if error := messages.decode_provision_reply(answer.data).error:
@@ -141,12 +149,34 @@ async def await_journal(
         except (*AWAY, nats.js.errors.ServiceUnavailableError):
             why = "NATS or the exchange does not answer"
         if time.monotonic() >= deadline:
-            raise NotProvisioned(f"there is no stream {wanted.name} after {deadline_s:g} s: {why}")
+            raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
         await asyncio.sleep(_RETRY_S)
 
 
 def _journal(engine: int, max_bytes: int) -> StreamConfig:
     return _log(subjects.journal_stream(engine), subjects.journal(engine), max_bytes)
+
+
+def _snapshots(engine: int) -> StreamConfig:
+    """An object store as every NATS client knows it."""
+    bucket = subjects.snapshots_bucket(engine)
+    return StreamConfig(
+        name=object_stream(bucket),
+        subjects=[subjects.object_chunks(bucket), subjects.object_entries(bucket)],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        num_replicas=1,
+        max_bytes=-1,
+        max_age=0,
+        max_msgs=-1,
+        max_msgs_per_subject=-1,
+        max_msg_size=-1,
+        deny_delete=False,
+        deny_purge=False,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+    )
 
 
 def _executions(max_bytes: int) -> StreamConfig:

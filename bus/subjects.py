@@ -88,6 +88,21 @@ def journal_stream(engine: int) -> str:
     return f"JOURNAL_{engine_token(engine)}"
 
 
+def snapshots_bucket(engine: int) -> str:
+    """The object store of an engine's snapshots."""
+    return f"snapshots_{engine_token(engine)}"
+
+
+def object_chunks(bucket: str) -> str:
+    """The parts of all objects of an object store."""
+    return f"$O.{bucket}.C.>"
+
+
+def object_entries(bucket: str) -> str:
+    """What an object store knows of its objects."""
+    return f"$O.{bucket}.M.>"
+
+
 def provision(engine: int) -> str:
     """Where an engine asks the exchange to make its journal stream."""
     return f"provision.{engine_token(engine)}"

@@ -6,8 +6,8 @@
                                                   ├──▶ journal
                                                   └──▶ Effects ──▶ market data, legs, execution reports, bell
 
-A start replays the journal, begins a new reign under the journal's fence, and only then serves. A fault that
-nobody here can act on ends the process; the next start recovers.
+A start loads the newest snapshot, replays the rest of the journal, begins a new reign under the journal's
+fence, and only then serves. A fault that nobody here can act on ends the process; the next start recovers.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
 from bus.runner import DEFAULT_NATS_URL, Link, ProcessFault, host_and_port, log_to, run_until_signal
+from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
 from engine.commands import AddInstrument
 from engine.runtime.away import AwayView
@@ -47,6 +49,7 @@ from engine.runtime.market_data import MarketData
 from engine.runtime.recovery import begin_reign, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
+from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT, SnapshotMaker, load
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
@@ -88,6 +91,7 @@ class Settings:
     listen: str
     durable: bool
     log_dir: Path | None
+    commands_per_snapshot: int = COMMANDS_PER_SNAPSHOT
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
@@ -104,6 +108,13 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         default="journal",
         help="none: orders live as long as the process (default %(default)s)",
     )
+    parser.add_argument(
+        "--snapshot-every",
+        metavar="COMMANDS",
+        type=int,
+        default=COMMANDS_PER_SNAPSHOT,
+        help="make a snapshot after so many commands, 0: never (default %(default)s)",
+    )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
     try:
@@ -117,6 +128,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
         durable=options.durability == "journal",
         log_dir=options.log_dir,
+        commands_per_snapshot=max(0, options.snapshot_every) or sys.maxsize,
     )
 
 
@@ -145,6 +157,9 @@ class Engine:
         self._bell = FillBell()
         self._round_trip = RoundTrip(nc)
         self._told_states: dict[int, tuple[PeerState, int]] = {}
+        self._snapshot_maker = SnapshotMaker(
+            number, settings.nats_url, commands_per_snapshot=settings.commands_per_snapshot
+        )
 
     async def run(self, edge: Edge, address: str) -> None:
         """Recover, reign, serve, until cancelled. Raises a group of the faults that end an engine."""
@@ -152,7 +167,9 @@ class Engine:
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
         reports = Reports(number, writer, published if self._settings.durable else (0, 0))
-        await replay(self._state, self._journal, reports)
+        if self._settings.durable:
+            await load(self._state, self._journal, SnapshotStore(self._nc, number), published)
+        self._snapshot_maker.note((await replay(self._state, self._journal, reports)).commands)
         gc.collect()
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         gc.set_threshold(*_GC_THRESHOLDS)
@@ -215,6 +232,8 @@ class Engine:
             ),
         ):
             group.create_task(part)
+        if self._settings.durable:
+            group.create_task(self._snapshot_maker.run())
         for known in (sessions_known, engines_known, instruments_known):
             await known.wait()
         await loop.read(lambda: None)
@@ -242,6 +261,7 @@ class Engine:
             await self._round_trip.make()
 
     async def _release(self, batch: Batch) -> Awaitable[None] | None:
+        self._snapshot_maker.note(len(batch.commands))
         return await self._effects.release(batch)
 
     async def _tell_health(self, edge: Edge, loop: CommitLoop) -> None:

@@ -6,7 +6,7 @@ What the journal has and EXECUTIONS has not yet is reported again from here; not
 
 import logging
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from bus.journal import Journal
 from engine.commands import EpochStarted, decode, encode
@@ -18,8 +18,20 @@ _PROGRESS_PERIOD_S: Final = 1.0
 _log: Final = logging.getLogger("engine")
 
 
-async def replay(state: State, journal: Journal, reports: Reports) -> None:
-    """Bring an empty state to where the journal ends. Raises JournalError."""
+class Replayed(NamedTuple):
+    """How many commands were replayed; the last batch that had execution reports, and how many it had."""
+
+    commands: int
+    reported: tuple[int, int]
+
+
+async def replay(
+    state: State, journal: Journal, reports: Reports | None = None, *, reported: tuple[int, int] = (0, 0)
+) -> Replayed:
+    """Bring a state to where the journal ends. Raises JournalError.
+
+    `reported` is the last batch before that had execution reports, and how many.
+    """
     commands_replayed = 0
     started = told = time.monotonic()
     async for record in journal.replay():
@@ -29,19 +41,22 @@ async def replay(state: State, journal: Journal, reports: Reports) -> None:
             events += state.apply(command)
             commands_replayed += 1
         state.end_batch()
-        reported = [event for event in events if type(event) in REPORTED]
-        reports.add(record.epoch, record.batch_number, reported)
+        owed = [event for event in events if type(event) in REPORTED]
+        if owed:
+            reported = record.batch_number, len(owed)
+            if reports is not None:
+                reports.add(record.epoch, record.batch_number, owed)
         if time.monotonic() - told > _PROGRESS_PERIOD_S:
             told = time.monotonic()
             _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
     _log.info(
-        "recovered batch %d of epoch %d: %d commands in %.2f s, digest %s",
+        "recovered batch %d of epoch %d: %d commands in %.2f s",
         state.batch_number,
         state.epoch,
         commands_replayed,
         time.monotonic() - started,
-        state.digest().hex(),
     )
+    return Replayed(commands_replayed, reported)
 
 
 async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:

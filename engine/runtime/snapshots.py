@@ -1,0 +1,157 @@
+"""Snapshots of a running engine: made by a process of their own from the journal, loaded by the next start.
+
+    journal ──▶ snapshot maker (this module as a process, at the lowest priority) ──▶ object store
+                   newest snapshot + the batches since                                  │
+    start   ◀── newest good snapshot, then the journal's rest ◀─────────────────────────┘
+
+The engine itself only counts commands and starts the maker: a snapshot of a million orders costs it nothing
+but some of the other core's time.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+import nats.errors
+import nats.js.errors
+
+from bus.journal import JetStreamJournal, Journal, JournalError, Position
+from bus.runner import Link, ProcessFault, log_to, run_until_signal
+from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
+from engine import snapshot
+from engine.runtime.recovery import replay
+from engine.snapshot import NotASnapshot
+from engine.state import State
+
+KEPT: Final = 2
+"""The newest, and the one before it should the newest be damaged."""
+
+COMMANDS_PER_SNAPSHOT: Final = 1_000_000
+"""About ten seconds of replay on a slow core."""
+
+_LOOK_PERIOD_S: Final = 0.5
+_LOWEST_PRIORITY: Final = 19
+
+_log: Final = logging.getLogger("engine")
+
+
+async def load(
+    state: State, journal: Journal, store: SnapshotStore, published: tuple[int, int]
+) -> SnapshotEntry | None:
+    """Bring an empty state and its journal to the newest snapshot that can be used; None without one.
+
+    `published` is how far the stream of execution reports goes. Raises JournalDamaged when the journal does
+    not hold what a good snapshot was made from, and nats' errors.
+    """
+    started = time.monotonic()
+    for entry in await store.entries():
+        if (entry.reported_batch, entry.reported) > published:
+            _log.info("snapshot of batch %d is passed over: reports before it are owed", entry.batch_number)
+            continue
+        try:
+            snapshot.restore(state, await store.get(entry))
+        except (SnapshotDamaged, NotASnapshot) as damage:
+            _log.warning("snapshot of batch %d is passed over: %s", entry.batch_number, damage)
+            continue
+        position = Position(entry.batch_number, bytes.fromhex(entry.record_digest), entry.epoch)
+        await journal.resume(position, entry.sequence)
+        _log.info("snapshot of batch %d loaded in %.2f s", entry.batch_number, time.monotonic() - started)
+        return entry
+    return None
+
+
+async def make(state: State, journal: Journal, store: SnapshotStore) -> SnapshotEntry:
+    """Bring an empty state to the journal's end and store a snapshot of it. Raises as `load` does."""
+    anything = (sys.maxsize, 0)
+    newest = await load(state, journal, store, anything)
+    reported = (newest.reported_batch, newest.reported) if newest is not None else (0, 0)
+    reported = (await replay(state, journal, reported=reported)).reported
+    entry = SnapshotEntry(
+        batch_number=state.batch_number,
+        epoch=state.epoch,
+        sequence=journal.sequence,
+        record_digest=journal.position.digest.hex(),
+        state_digest=state.digest().hex(),
+        reported_batch=reported[0],
+        reported=reported[1],
+        time_ns=time.time_ns(),
+    )
+    if newest is None or newest.batch_number < entry.batch_number:
+        await store.put(entry, snapshot.take(state))
+        await store.keep(KEPT)
+    return entry
+
+
+class SnapshotMaker:
+    """Starts the maker's process after every so many commands; one at a time."""
+
+    def __init__(self, engine: int, nats_url: str, *, commands_per_snapshot: int) -> None:
+        self._command = [sys.executable, "-m", "engine.runtime.snapshots"]
+        self._command += ["--number", str(engine), "--nats", nats_url]
+        self._commands_per_snapshot = commands_per_snapshot
+        self._commands = 0
+
+    def note(self, commands: int) -> None:
+        """So many commands more are in the journal than in the last snapshot."""
+        self._commands += commands
+
+    async def run(self) -> None:
+        """Make snapshots as they fall due, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_PERIOD_S)
+            if self._commands >= self._commands_per_snapshot:
+                self._commands = 0
+                await self._make()
+
+    async def _make(self) -> None:
+        # By subprocess and in a thread: it starts a child without copying this process's page tables.
+        process = await asyncio.to_thread(subprocess.Popen, self._command, stdin=subprocess.DEVNULL)
+        try:
+            while process.poll() is None:  # noqa: ASYNC110 - nobody tells of a child's end without a thread
+                await asyncio.sleep(_LOOK_PERIOD_S)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+        if process.returncode:
+            _log.warning("no snapshot was made: its maker ended with code %d", process.returncode)
+
+
+async def _run(number: int, nats_url: str) -> None:
+    with suppress(OSError):
+        os.nice(_LOWEST_PRIORITY)
+    link = Link(nats_url)
+    try:
+        nc = await link.open(f"engine-{number}-snapshots")
+        started = time.monotonic()
+        entry = await make(State(number), JetStreamJournal(nc, number), SnapshotStore(nc, number))
+        _log.info("snapshot of batch %d made in %.1f s", entry.batch_number, time.monotonic() - started)
+    finally:
+        await link.close()
+
+
+_FAULTS: Final = (ProcessFault, JournalError, nats.errors.Error, nats.js.errors.Error, OSError)
+
+
+def main() -> None:
+    """Make one snapshot: what the engine starts, and `matchbus snapshot make`."""
+
+    def start() -> Coroutine[Any, Any, None]:
+        parser = argparse.ArgumentParser(prog="engine.runtime.snapshots")
+        parser.add_argument("--number", type=int, required=True)
+        parser.add_argument("--nats", required=True)
+        options = parser.parse_args()
+        log_to(None)
+        return _run(options.number, options.nats)
+
+    run_until_signal("engine", start, _FAULTS)
+
+
+if __name__ == "__main__":
+    main()

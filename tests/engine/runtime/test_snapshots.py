@@ -1,0 +1,151 @@
+"""Snapshots in a real object store: made from the journal, loaded by the next start, checked before use."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from bus import provision, subjects
+from bus.connection import Connection
+from bus.journal import JetStreamJournal, JournalDamaged, MemoryJournal
+from bus.snapshots import SnapshotStore
+from engine import commands
+from engine.commands import AddInstrument, Command, EpochStarted
+from engine.runtime import snapshots
+from engine.runtime.recovery import replay
+from engine.state import State
+from tests.engine.flow import SYMBOLS, Flow
+
+EVERYTHING = (2**62, 0)
+"""All execution reports are stored."""
+
+
+class Market:
+    """One engine's journal in NATS, written batch by batch beside the state it makes."""
+
+    def __init__(self, nc: Connection, engine: int) -> None:
+        self.engine = engine
+        self.store = SnapshotStore(nc, engine)
+        self.state = State(engine)
+        self.journal = JetStreamJournal(nc, engine)
+        self._nc = nc
+        self._flow = Flow(engine)
+
+    async def open(self) -> None:
+        """List the symbols in the first batch."""
+        async for _ in self.journal.replay():
+            raise AssertionError("a new journal")
+        listing = [AddInstrument(symbol, "1", "1", collar) for symbol, collar in SYMBOLS.items()]
+        await self.append([EpochStarted(1), *listing])
+
+    async def append(self, batch: list[Command]) -> None:
+        """Apply and store one batch."""
+        self.state.begin_batch(self.state.batch_number + 1, self.state.batch_number)
+        for command in batch:
+            self.state.apply(command)
+        self.state.end_batch()
+        await self.journal.append(1, self.state.accounts.time_ns, commands.encode(batch))
+
+    async def trade(self, batches: int) -> None:
+        """Some random batches more."""
+        for _ in range(batches):
+            await self.append(list(self._flow.commands(20)))
+
+    async def make(self) -> int:
+        """Make a snapshot as its process does; the batch it is of."""
+        entry = await snapshots.make(State(self.engine), JetStreamJournal(self._nc, self.engine), self.store)
+        return entry.batch_number
+
+    async def recover(self, published: tuple[int, int] = EVERYTHING) -> tuple[int, int, bytes]:
+        """What a start does: the batch of its snapshot (0: none), the commands replayed, the digest."""
+        state, journal = State(self.engine), JetStreamJournal(self._nc, self.engine)
+        entry = await snapshots.load(state, journal, self.store, published)
+        replayed = await replay(state, journal)
+        assert journal.position == self.journal.position
+        return entry.batch_number if entry else 0, replayed.commands, state.digest()
+
+
+@pytest_asyncio.fixture
+async def market(nats_connection: Connection, engine: int) -> AsyncIterator[Market]:
+    """A market with thirty batches in its journal."""
+    await provision.provision_journal(nats_connection, engine)
+    market = Market(nats_connection, engine)
+    await market.open()
+    await market.trade(29)
+    yield market
+
+
+async def test_a_start_loads_the_newest_and_replays_the_rest(market: Market) -> None:
+    """Only what came after the snapshot is replayed, and the state is the same."""
+    assert await market.recover() == (0, 29 * 20 + 1 + len(SYMBOLS), market.state.digest())
+    assert await market.make() == 30
+    await market.trade(5)
+    assert await market.recover() == (30, 100, market.state.digest())
+    assert await market.make() == 35
+    assert await market.recover() == (35, 0, market.state.digest())
+
+
+async def test_the_newest_two_are_kept_and_tell_what_they_are(market: Market) -> None:
+    """And a maker with nothing new to tell stores nothing."""
+    for _ in range(3):
+        batch_number = await market.make()
+        assert await market.make() == batch_number
+        await market.trade(1)
+    newest, second = await market.store.entries()
+    assert (newest.batch_number, second.batch_number) == (32, 31)
+    assert newest.size > 0
+    state = State(market.engine)
+    await snapshots.load(state, JetStreamJournal(market._nc, market.engine), market.store, EVERYTHING)  # noqa: SLF001 - the market's own connection
+    assert state.digest().hex() == newest.state_digest
+
+
+async def test_a_damaged_one_is_passed_over_with_a_warning(
+    market: Market, nats_connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before it serves; with none left, the journal alone does."""
+    await market.make()
+    await market.trade(1)
+    await market.make()
+    jetstream, bucket = nats_connection.jetstream(), subjects.snapshots_bucket(market.engine)
+    for entry, serves in zip(await market.store.entries(), (30, 0), strict=True):
+        info = await (await jetstream.object_store(bucket)).get_info(f"{entry.batch_number:020d}")
+        await jetstream.purge_stream(provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
+        await nats_connection.jetstream().publish(f"$O.{bucket}.C.{info.nuid}", b"something else")
+        with caplog.at_level(logging.WARNING):
+            found, _, digest = await market.recover()
+        assert (found, digest) == (serves, market.state.digest())
+        assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
+
+
+async def test_no_report_is_lost_by_starting_from_a_snapshot(market: Market) -> None:
+    """While the stream of reports lacks some of before the snapshot, the journal is replayed from earlier."""
+    await market.make()
+    (entry,) = await market.store.entries()
+    assert entry.reported_batch
+    reported = entry.reported_batch, entry.reported
+    assert (await market.recover(reported))[0] == 30
+    assert (await market.recover((entry.reported_batch, entry.reported - 1)))[0] == 0
+    assert (await market.recover((entry.reported_batch - 1, 10**6)))[0] == 0
+
+
+async def test_a_journal_without_what_a_snapshot_was_made_from_is_refused(market: Market) -> None:
+    """Whether the record is gone or another stands there: the journal lost its end and wrote over it."""
+    await market.make()
+    other = MemoryJournal(market.engine)
+    for why in ("is missing", "this is not batch 30"):
+        with pytest.raises(JournalDamaged, match=why):
+            await snapshots.load(State(market.engine), other, market.store, EVERYTHING)
+        other = MemoryJournal(market.engine, [b"other"] * 30)
+
+
+async def test_what_a_maker_left_behind_is_swept(market: Market, nats_connection: Connection) -> None:
+    """Chunks of a snapshot that was never finished do not stay for ever."""
+    bucket = subjects.snapshots_bucket(market.engine)
+    await nats_connection.jetstream().publish(f"$O.{bucket}.C.halfway", b"chunk")
+    await market.make()
+    info = await nats_connection.jetstream().stream_info(
+        provision.object_stream(bucket), subjects_filter=f"$O.{bucket}.C.>"
+    )
+    assert len(info.state.subjects or {}) == 1
+    assert (await market.recover())[0] == 30
