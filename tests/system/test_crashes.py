@@ -22,6 +22,7 @@ from tests.system.venue import (
     floor,
     fresh,
     limit,
+    run_command,
     scaled,
     show,
 )
@@ -114,7 +115,7 @@ def victims(venue: Venue, what: str) -> list[int]:
 async def test_nothing_acknowledged_is_lost_by_kills_under_load_nor_by_a_restart(
     own_venue: Callable[..., Venue],
 ) -> None:
-    """After each kill -9 histories only grow; at the end, and after SIGTERM and a new start, all is there."""
+    """After each kill -9 histories only grow; at the end and after a start from snapshots all is there."""
     venue = own_venue(engines=2)
     async with floor(venue) as trading:
         traders = [await trading.trader(engine) for engine in (1, 1, 2, 2)]
@@ -141,10 +142,16 @@ async def test_nothing_acknowledged_is_lost_by_kills_under_load_nor_by_a_restart
         assert running.done()
         show(f"{len(load.answers)} orders acknowledged, {load.retries} retries, {len(KILLS)} kills")
         before = await everything(trading, load, traders)
+        for engine in ("1", "2"):
+            for action in ("make", "verify"):
+                assert run_command("snapshot", action, engine, "--nats", venue.ready["nats_url"]) == 0
     code, seconds = venue.stop()
     assert code == 0
     assert seconds < STOP_DEADLINE_S
     venue.start()
+    for number in (1, 2):
+        output = (venue.directory / "data" / "output" / f"engine_{number}.log").read_text()
+        assert "loaded in" in output, "the last start began with the snapshot"
     async with floor(venue) as trading:
         again = [await trading.trader(name=trader.name) for trader in traders]
         assert [trader.engine for trader in again] == [trader.engine for trader in traders]

@@ -36,6 +36,14 @@ def scaled(short: int, long: int) -> int:
     return long if LONG else short
 
 
+def run_command(*arguments: str) -> int:
+    """Run `matchbus` to its end; its exit code."""
+    command = [*COMMAND, *arguments]
+    return subprocess.run(
+        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, timeout=CALL_TIMEOUT_S, check=False
+    ).returncode
+
+
 def fresh(prefix: str = "c") -> str:
     """A name that nobody used before in this test run."""
     return f"{prefix}{next(_names)}"

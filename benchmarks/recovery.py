@@ -1,0 +1,181 @@
+"""How long an engine takes to come back: by its snapshot and by replay alone, and what making one costs.
+
+A journal of so many commands is written, after which so many orders rest. Then the maker's process makes a
+snapshot and a real engine is started, timed until it says SERVING; and once more without the snapshot, which
+takes as long as the commands need, on a journal a tenth as long.
+
+    python benchmarks/recovery.py [--orders N] [--commands N] [--json FILE]
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.peers import write_json
+from bus import provision
+from bus.connection import connect
+from bus.journal import JetStreamJournal
+from bus.server import NatsServer
+from engine import commands
+from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder
+from engine.runtime.snapshots import SnapshotMaker
+from engine.state import State
+
+BATCH = 2_000
+CLIENTS = 4
+PRICES = 5_000
+ENGINE = 1
+
+
+def flow(orders: int, count: int) -> Iterator[list[Command]]:
+    """Batches of `count` commands in all: `orders` come and stay, the others come and are cancelled."""
+    first = (ENGINE << 48) + 1
+    batch: list[Command] = [EpochStarted(1), AddInstrument("AAPL", "0.01", "1")]
+    made = entered = 0
+    stay = 2 * orders / max(1, count + orders)  # of the orders that come
+    kept = 0
+    while made < count:
+        number = entered
+        entered += 1
+        side = 1 + number % 2
+        price = 10_000 + (number * 7919 % PRICES + 1) * (1 if side == 2 else -1)
+        client = f"client{number % CLIENTS}"
+        batch.append(NewOrder(client, f"o{number}", "AAPL", side, 1, 1, price, 1 + number % 9))
+        made += 1
+        if kept < stay * entered:
+            kept += 1
+        else:
+            batch.append(CancelOrder(client, first + number))
+            made += 1
+        if len(batch) >= BATCH:
+            yield batch
+            batch = []
+    yield batch
+
+
+async def write(url: str, orders: int, count: int, console: Console) -> State:
+    """Write the journal; the state it leads to."""
+    state = State(ENGINE)
+    nc = await connect(url, name="benchmark", on_closed=lambda: None)
+    await provision.provision_shared(nc)
+    await provision.provision_journal(nc, ENGINE)
+    journal = JetStreamJournal(nc, ENGINE)
+    async for _ in journal.replay():
+        raise AssertionError("a new journal")
+    batches = track(flow(orders, count), "writing the journal", count // BATCH, console=console)
+    for number, batch in enumerate(batches, start=1):
+        state.begin_batch(number, number)
+        for command in batch:
+            state.apply(command)
+        state.end_batch()
+        await journal.append(1, number, commands.encode(batch))
+    await nc.close()
+    return state
+
+
+@asynccontextmanager
+async def engine(url: str) -> Any:
+    """A real engine process; gives the seconds until it said SERVING."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "engine.runtime.process", "--number", str(ENGINE), "--nats", url]
+    command += ["--listen", "127.0.0.1:46051", "--snapshot-every", "0"]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with grpc.aio.insecure_channel("127.0.0.1:46051") as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while True:
+                assert process.returncode is None, "the engine ended"
+                with suppress(grpc.aio.AioRpcError):
+                    answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        break
+                await asyncio.sleep(0.02)
+            yield time.perf_counter() - started
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def start_cost() -> float:
+    """Milliseconds in which starting the maker holds up its engine's event loop."""
+    maker = SnapshotMaker(ENGINE, "nats://127.0.0.1:1", commands_per_snapshot=1)
+    maker.note(1)
+    longest, last = 0.0, time.perf_counter()
+    running = asyncio.create_task(maker.run())
+    for _ in range(1_000):
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last - 0.001), now
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return longest * 1e3
+
+
+async def measure(orders: int, count: int, *, with_snapshot: bool, console: Console) -> dict[str, Any]:
+    """Write a journal and start an engine on it."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with NatsServer(Path(directory)) as server:
+            state = await write(server.url, orders, count, console)
+            result: dict[str, Any] = {"commands": count, "orders resting": orders}
+            if with_snapshot:
+                result["longest pause while a maker starts, ms"] = round(await start_cost(), 1)
+                made = time.perf_counter()
+                maker = [sys.executable, "-m", "engine.runtime.snapshots", "--number", str(ENGINE)]
+                child = await asyncio.create_subprocess_exec(*maker, "--nats", server.url)
+                assert await child.wait() == 0, "no snapshot was made"
+                result["snapshot made from the journal, s"] = round(time.perf_counter() - made, 1)
+                stored = (await _stored_bytes(server.url)) / 1e6
+                result["snapshot stored, MB"] = round(stored, 1)
+            del state
+            async with engine(server.url) as seconds:
+                result["start to serving, s"] = round(seconds, 1)
+                result["commands a second"] = round(count / seconds)
+            return result
+
+
+async def _stored_bytes(url: str) -> int:
+    nc = await connect(url, name="benchmark", on_closed=lambda: None)
+    info = await nc.jetstream().stream_info(provision.object_stream(f"snapshots_{ENGINE}"))
+    await nc.close()
+    return info.state.bytes
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--orders", type=int, default=1_000_000)
+    parser.add_argument("--commands", type=int, default=5_000_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    console = Console()
+    results = [
+        uvloop.run(
+            measure(options.orders // part, options.commands // part, with_snapshot=snapshot, console=console)
+        )
+        for part, snapshot in ((1, True), (10, False))
+    ]
+    table = Table("", "by snapshot", "by replay alone", title=f"Recovery, {os.cpu_count()} cores")
+    for name in results[0]:
+        table.add_row(name, *(f"{result.get(name, ''):,}" if name in result else "" for result in results))
+    console.print(table)
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()

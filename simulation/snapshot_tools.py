@@ -1,0 +1,134 @@
+"""`matchbus snapshot`: the snapshots of one engine, also while the engine runs.
+
+list     what is stored, the newest first
+verify   reads each and checks that it restores to the digest it was stored with
+make     makes one now, from the newest and the journal's rest
+
+Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has no snapshots of the engine.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from rich.console import Console
+from rich.table import Table
+
+from bus import subjects
+from bus.connection import Connection, connect
+from bus.journal import JetStreamJournal, JournalError
+from bus.runner import DEFAULT_NATS_URL
+from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
+from engine import invariants, snapshot
+from engine.runtime import snapshots
+from engine.snapshot import NotASnapshot
+from engine.state import State
+
+WELL: Final = 0
+DAMAGED: Final = 1
+UNREACHABLE: Final = 2
+
+CONNECT_PATIENCE_S: Final = 5.0
+
+_NS: Final = 1_000_000_000
+
+
+def add_parser(commands: Any) -> None:
+    """Add `snapshot` and its commands to the sub-commands of `matchbus`."""
+    top = commands.add_parser("snapshot", help="list, verify or make snapshots of an engine")
+    actions = top.add_subparsers(dest="action", required=True)
+    for name, what in (
+        ("list", "list the stored snapshots, the newest first"),
+        ("verify", "restore each snapshot and compare its digest; exit code 1 when one is damaged"),
+        ("make", "make a snapshot now, beside the running engine"),
+    ):
+        action = actions.add_parser(name, help=what, description=what)
+        action.add_argument("engine", metavar="ENGINE", type=_engine, help="number of the engine")
+        action.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+        action.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+def _engine(text: str) -> int:
+    try:
+        return int(subjects.engine_token(int(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
+        ) from None
+
+
+async def run(options: argparse.Namespace, console: Console) -> int:
+    """Run one of them; the exit code."""
+    try:
+        async with _connected(options.nats) as nc:
+            store = SnapshotStore(nc, options.engine)
+            if options.action == "make":
+                with console.status("replaying the journal since the newest snapshot"):
+                    state, journal = State(options.engine), JetStreamJournal(nc, options.engine)
+                    await snapshots.make(state, journal, store)
+            entries = await store.entries()
+            verdicts = [""] * len(entries)
+            if options.action == "verify":
+                with console.status("restoring each snapshot"):
+                    verdicts = [await _verdict(options.engine, store, entry) for entry in entries]
+    except JournalError as error:
+        print(error, file=sys.stderr)
+        return DAMAGED
+    except nats.js.errors.NotFoundError:
+        print(f"engine {options.engine} never ran here with a journal: nothing is stored", file=sys.stderr)
+        return UNREACHABLE
+    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+        print(f"no answer from NATS at {options.nats} ({error!r}): name another by --nats", file=sys.stderr)
+        return UNREACHABLE
+    _show(options, console, entries, verdicts)
+    return DAMAGED if any(verdict not in ("", "good") for verdict in verdicts) else WELL
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Connection]:
+    async with asyncio.timeout(CONNECT_PATIENCE_S):
+        nc = await connect(url, name="snapshot-tools", on_closed=lambda: None, on_error=lambda _: True)
+    try:
+        yield nc
+    finally:
+        await nc.close()
+
+
+async def _verdict(engine: int, store: SnapshotStore, entry: SnapshotEntry) -> str:
+    """`good`, or what is wrong with a snapshot."""
+    state = State(engine)
+    try:
+        snapshot.restore(state, await store.get(entry))
+        invariants.check(state)
+    except (SnapshotDamaged, NotASnapshot, AssertionError) as error:
+        return str(error)
+    return "good" if state.digest().hex() == entry.state_digest else "it restores to another digest"
+
+
+def _show(
+    options: argparse.Namespace, console: Console, entries: list[SnapshotEntry], verdicts: list[str]
+) -> None:
+    if options.json:
+        for entry, verdict in zip(entries, verdicts, strict=True):
+            line = msgspec.structs.asdict(entry)
+            print(json.dumps({**line, "verdict": verdict} if verdict else line))
+        return
+    table = Table(
+        "batch", "epoch", "made (UTC)", "kB stored", "digest", title=f"Snapshots of E{options.engine}"
+    )
+    if options.action == "verify":
+        table.add_column("verdict")
+    for entry, verdict in zip(entries, verdicts, strict=True):
+        made = datetime.fromtimestamp(entry.time_ns / _NS, UTC)
+        row = [f"{entry.batch_number:,}", str(entry.epoch), f"{made:%Y-%m-%d %H:%M:%S}"]
+        row += [f"{entry.size / 1000:,.0f}", entry.state_digest[:12]]
+        table.add_row(*row, *([verdict] if verdict else []))
+    console.print(table if entries else f"E{options.engine} has no snapshots yet")
