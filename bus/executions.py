@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from nats.aio.client import Client
 
-from bus import messages, subjects
+from bus import crash_points, messages, subjects
 from bus.journal import Replaced
 from bus.stream import (
     AWAY,
@@ -66,6 +66,7 @@ class ExecutionsWriter:
         payload = messages.encode_executions(message)
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
         self._publisher.next_message()
+        crash_points.reach("reports begun")
         while True:
             ack = await self._publisher.attempt(self._subject, payload, demand)
             if ack is not None and ack.error is None:
@@ -75,6 +76,7 @@ class ExecutionsWriter:
             if await self._find(payload, message.epoch):
                 break
         self._in_flight = False
+        crash_points.reach("reports stored")
 
     @property
     def trouble(self) -> str:

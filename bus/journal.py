@@ -28,7 +28,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
-from bus import subjects
+from bus import crash_points, subjects
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SEQUENCE,
@@ -365,6 +365,7 @@ class JetStreamJournal:
         self._chain.position = Position(self.position.batch_number + 1, digest_of(payload), epoch)
         self._in_flight = False
         self.unanswered_since = None
+        crash_points.reach("append acknowledged")
         return self.position.batch_number
 
     async def _store(self, payload: bytes, epoch: int) -> None:
@@ -372,6 +373,7 @@ class JetStreamJournal:
         started = time.monotonic()
         fence = {EXPECTED_LAST_SEQUENCE: str(self._sequence), _WRITER: self._writer}
         self._publisher.next_message()
+        crash_points.reach("append begun")
         while True:
             ack = await self._publisher.attempt(self._subject, payload, fence)
             if ack is not None and ack.error is None:

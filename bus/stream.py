@@ -24,6 +24,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from bus import crash_points
+
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
@@ -45,7 +47,9 @@ AWAY: Final = (
 
 _STREAM_NOT_FOUND: Final = 10_059
 _NO_MESSAGE_FOUND: Final = 10_037
-_FETCH: Final = 256
+_FETCH: Final = 32
+"""Messages asked for at once. Of the largest, this is half of what the server holds for a slow reader."""
+
 _FETCH_EXPIRES_NS: Final = 10_000_000_000
 _IDLE_HEARTBEAT_NS: Final = 250_000_000
 _SILENCE_S: Final = 1.0
@@ -218,6 +222,7 @@ class Publisher:
         return ack
 
     async def _answered(self, answer: Msg) -> None:
+        crash_points.reach("message stored")
         if (
             self._answer is not None
             and not self._answer.done()

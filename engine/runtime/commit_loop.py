@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
 from engine.commands import Command, LegResult, NewOrder, ReplaceOrder, Uncross, encode
 from engine.events import Answered, BookChanged, Event
@@ -144,6 +145,7 @@ class CommitLoop:
         )
 
     def _enqueue(self, submission: Submission) -> asyncio.Future[Submission]:
+        crash_points.reach("command received")
         self._queue.append(submission)
         self.queued_commands += len(submission.commands)
         self._arrived.set()
@@ -172,6 +174,7 @@ class CommitLoop:
                 if any(submission.takes for submission in self._queue):
                     await self._catch_up()
                 batch, finished = self._sequence(waiting)
+                crash_points.reach("batch matched")
                 shown = None
                 if batch.commands:
                     self._appending = True
@@ -179,6 +182,7 @@ class CommitLoop:
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
                     self._in_flight = []
                     self._appending = False
+                    crash_points.reach("effects begun")
                     if not self._is_followed():
                         self._answer(batch, finished)
                         finished = []
@@ -206,12 +210,14 @@ class CommitLoop:
 
     def _answer(self, batch: Batch, finished: list[Submission]) -> None:
         """Let those know who wait: for their commands, or for an order's legs to be back."""
+        crash_points.reach("effects released")
         for submission in finished:
             if not submission.done.done():
                 submission.done.set_result(submission)
         for future, answer in batch.settled:
             future.set_result(answer)
         batch.settled.clear()
+        crash_points.reach("answers given")
 
     async def watch(self) -> None:
         """Give up waiting, for ever, for a journal that is silent: what waits hears JournalUnavailable.

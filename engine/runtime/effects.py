@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, cast
 
+from bus import crash_points
 from bus.executions import ExecutionsWriter
 from bus.messages import Executions, Report
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
@@ -177,6 +178,7 @@ class Effects:
             elif kind is Listed:
                 await self._market_data.add_book(cast("Listed", event).symbol)
         await self._market_data.publish(batch.epoch, batch.number, batch.time_ns, batch.changes, fills)
+        crash_points.reach("market data sent")
         self._reports.add(batch.epoch, batch.number, reported)
         for change in batch.changes:
             self._uncross(change.symbol)

@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bus import subjects
+from bus import crash_points, subjects
 from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
 from bus.replica import BookReplica
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
@@ -96,14 +96,17 @@ class Legs:
 
     async def _carry(self, leg: LegSent, message: bytes) -> None:
         """Ask until there is an answer, then let the state machine know."""
+        crash_points.reach("leg about to leave")
         answer = await self._ask(leg, message)
         wait_s = RETRY_S
         while answer is None:
+            crash_points.reach("leg asked after")
             self._away.leg_unanswered(leg.peer)
             _log.warning("leg %d to E%d has no answer: asking after it", leg.leg_id, leg.peer)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, MAX_RETRY_S)
             answer = await self._ask(leg, encode(LegQuery(leg.leg_id, self._engine)))
+        crash_points.reach("leg answered")
         self._away.leg_answered(leg, answer)
         fills = tuple(LegFill(*fill[:4], time_ns=fill[4]) for fill in answer.fills)
         filled = sum(fill.quantity for fill in fills)
@@ -139,6 +142,7 @@ class Legs:
             command = QueryLeg(message.leg_id, message.sender)
         else:
             command = TakeLeg(*(getattr(message, name) for name in TakeLeg.__struct_fields__))
+        crash_points.reach("leg received")
         try:
             done = self._loop.submit([command], takes=False)
         except CommitError as fault:
@@ -154,6 +158,7 @@ class Legs:
             _log.warning("a leg waits for the journal: %s", fault)
             return
         assert isinstance(taken, LegTaken)
+        crash_points.reach("leg journaled")
         replica = self._replicas.get(taken.symbol)
         fills = tuple(
             (fill.execution_id, fill.price, fill.quantity, fill.contra_order_id, fill.time_ns)
@@ -162,6 +167,7 @@ class Legs:
         answer = LegAnswer(taken.leg_id, taken.refused, replica.sequence if replica else 0, fills)
         try:
             await self._nc.publish(reply, encode(answer))
+            crash_points.reach("leg answer sent")
         except nats.errors.Error as error:
             _log.warning("leg %d is answered later: %r", taken.leg_id, error)
 

@@ -28,7 +28,7 @@ from matchbus.edge import Edge
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
-from bus import messages, subjects
+from bus import crash_points, messages, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
@@ -217,6 +217,7 @@ class Engine:
             batch_number=state.batch_number,
             time_ns=state.accounts.time_ns,
         )
+        crash_points.reach("books published")
         sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
         for part in (
             self._link.end_when_closed(),
@@ -251,6 +252,7 @@ class Engine:
         await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
         await self._await_peers()
         await edge.set_serving(serving=True)
+        crash_points.reach("serving")
         group.create_task(self._tell_health(edge, loop))
         _log.info(
             "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)

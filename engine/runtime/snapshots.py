@@ -22,6 +22,7 @@ from typing import Any, Final
 import nats.errors
 import nats.js.errors
 
+from bus import crash_points
 from bus.journal import JetStreamJournal, Journal, JournalError, Position
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
@@ -84,7 +85,10 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
         time_ns=time.time_ns(),
     )
     if newest is None or newest.batch_number < entry.batch_number:
-        await store.put(entry, snapshot.take(state))
+        taken = snapshot.take(state)
+        crash_points.reach("snapshot taken")
+        await store.put(entry, taken)
+        crash_points.reach("snapshot stored")
         await store.keep(KEPT)
     return entry
 

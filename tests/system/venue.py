@@ -36,12 +36,18 @@ def scaled(short: int, long: int) -> int:
     return long if LONG else short
 
 
-def run_command(*arguments: str) -> int:
-    """Run `matchbus` to its end; its exit code."""
+def run_command(*arguments: str) -> str:
+    """Run `matchbus` to its end, which must be a good one; what it printed."""
     command = [*COMMAND, *arguments]
     return subprocess.run(
-        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, timeout=CALL_TIMEOUT_S, check=False
-    ).returncode
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=CALL_TIMEOUT_S,
+        check=True,
+        text=True,
+    ).stdout
 
 
 def fresh(prefix: str = "c") -> str:
@@ -153,6 +159,16 @@ class Venue:
         """Kill -9 one process of this venue."""
         assert pid in (self.nats_pid, self.exchange_pid, *map(self.engine_pid, range(1, self.engines + 1)))
         os.kill(pid, signal.SIGKILL)
+
+    @asynccontextmanager
+    async def frozen(self, engine: int) -> AsyncIterator[None]:
+        """An engine stands still (SIGSTOP) while the body runs."""
+        pid = self.engine_pid(engine)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 class Trader:
