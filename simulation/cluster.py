@@ -44,7 +44,7 @@ STOP_GRACE_S: Final = 1.5
 _READY_POLL_S: Final = 0.05
 _BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _STEADY_S: Final = 10.0
-"""A process that lived this long starts its back-off from the beginning."""
+"""A process that served, or lived this long, starts its back-off from the beginning."""
 _LOG_LINES: Final = 15
 
 _log = logging.getLogger(__name__)
@@ -328,8 +328,9 @@ class Cluster:
         while True:
             started = time.monotonic()
             code = await member.wait()
+            steady = member.ready or time.monotonic() - started > _STEADY_S
             member.ready = False
-            failures = 0 if time.monotonic() - started > _STEADY_S else failures + 1
+            failures = 0 if steady else failures + 1
             pause = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
             _log.warning("%s ended with code %d; it starts again in %.1f s", member.name, code, pause)
             await asyncio.sleep(pause)
