@@ -42,6 +42,7 @@ from engine.commands import AddInstrument
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
+from engine.runtime.high_water import MarkedJournal
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
 from engine.runtime.recovery import begin_reign, replay
@@ -88,6 +89,8 @@ class Settings:
     listen: str
     durable: bool
     log_dir: Path | None
+    state_dir: Path
+    accept_loss: bool
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
@@ -104,6 +107,17 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         default="journal",
         help="none: orders live as long as the process (default %(default)s)",
     )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="where the engine keeps how far its journal was, outside NATS (default data/engine_N)",
+    )
+    parser.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="start although the journal has lost batches that --state-dir knows of; they are gone for good",
+    )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
     try:
@@ -117,6 +131,8 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
         durable=options.durability == "journal",
         log_dir=options.log_dir,
+        state_dir=options.state_dir or Path("data") / f"engine_{options.number}",
+        accept_loss=options.accept_loss,
     )
 
 
@@ -305,12 +321,15 @@ async def run(settings: Settings) -> None:
     try:
         nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
-        journal: Journal = MemoryJournal(settings.number)
-        if settings.durable:
-            await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
-            journal_nc = await link.open(f"{name}-journal", buffered=False)
-            journal = JetStreamJournal(journal_nc, settings.number)
-        await Engine(settings, link, nc, journal).run(edge, address)
+        if not settings.durable:
+            await Engine(settings, link, nc, MemoryJournal(settings.number)).run(edge, address)
+            return
+        await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
+        stored = JetStreamJournal(await link.open(f"{name}-journal", buffered=False), settings.number)
+        async with MarkedJournal(
+            stored, settings.number, settings.state_dir, accept_loss=settings.accept_loss
+        ) as journal:
+            await Engine(settings, link, nc, journal).run(edge, address)
     finally:
         await edge.stop()
         await link.close()
