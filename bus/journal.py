@@ -278,6 +278,11 @@ class JetStreamJournal:
         return self._chain.position
 
     @property
+    def replaced_records(self) -> int:
+        """Records of replaced epochs that replays left out."""
+        return self._chain.replaced_records
+
+    @property
     def trouble(self) -> str:
         """As Journal says."""
         return self._publisher.trouble if self.unanswered_since is not None else ""

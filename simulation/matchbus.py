@@ -1,4 +1,7 @@
-"""The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it."""
+"""The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it.
+
+`journal` looks into the journal of an engine (`simulation/journal_tools.py`).
+"""
 
 import argparse
 import asyncio
@@ -14,7 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
-from simulation import live, report
+from simulation import journal_tools, live, report
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.run import Outcome, Plan, Progress, simulate
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console()
     try:
-        return asyncio.run(_up(options, console) if options.command == "up" else _demo(options, console))
+        return asyncio.run(_COMMANDS[options.command](options, console))
     except ClusterError as error:
         print(error, file=sys.stderr)
         return 1
@@ -59,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--engines", type=positive, default=2)
     demo.add_argument("--clients", type=positive, default=10)
     demo.add_argument("--seed", type=int, default=1)
+    journal_tools.add_parser(commands)
     return top
 
 
@@ -216,6 +220,9 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outc
         for ended in await asyncio.gather(*viewing, return_exceptions=True):
             if isinstance(ended, Exception):
                 _log.error("the view failed, the run went on", exc_info=ended)
+
+
+_COMMANDS: Final = {"up": _up, "demo": _demo, "journal": journal_tools.run}
 
 
 if __name__ == "__main__":

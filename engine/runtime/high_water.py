@@ -2,8 +2,8 @@
 
 A damaged JetStream store can drop the tail of a stream without a word and hand its sequence numbers out
 again; what is left is shorter, but whole. So the engine keeps a mark in a small file of its own: number and
-digest of the last batch that was stored. Here: the mark, its file, the comparison. Not here: breaks inside the
-journal, which its chain shows (`bus/journal.py`).
+digest of the last batch that was stored. Here: the mark, its file, the comparison. Not here: breaks inside
+the journal, which its chain shows (`bus/journal.py`).
 
 What must hold. A mark never names a batch that the journal had not acknowledged. A journal that ends before
 the mark, or holds another batch at the mark's number, is not replayed to its end without a fault, so its
@@ -173,8 +173,9 @@ class MarkedJournal:
         if not self._accept_loss:
             raise JournalBehind(
                 f"the journal of engine {self._engine} is behind its mark in {self.path}: stream"
-                f" {subjects.journal_stream(self._engine)} has lost batches: {loss}. Restore the NATS store from"
-                " a copy; or, to accept the loss for good, start once with --accept-loss or delete that file"
+                f" {subjects.journal_stream(self._engine)} has lost batches: {loss}. Restore the NATS store"
+                " from a copy; or, to accept the loss for good, start once with --accept-loss or delete that"
+                " file"
             )
         _log.critical(
             "LOSS ACCEPTED (--accept-loss): the journal of engine %d is behind its mark in %s: %s."
