@@ -157,21 +157,21 @@ async def test_the_digest_is_that_of_the_replayed_state(shared_server: NatsServe
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "named"),
     [
-        ["verify", "0"],
-        ["verify", "65536"],
-        ["verify", "x"],
-        ["dump", "1", "--from", "0"],
-        ["dump", "1", "--to", "-1"],
-        ["burn", "1"],
-        [],
+        (["verify", "0"], "'0' is no engine number"),
+        (["verify", "65536"], "'65536' is no engine number"),
+        (["verify", "x"], "'x' is no engine number"),
+        (["dump", "1", "--from", "0"], "'0' is no batch number"),
+        (["dump", "1", "--to", "x"], "'x' is no batch number"),
+        (["burn", "1"], "'burn'"),
+        ([], "action"),
     ],
-    ids=" ".join,
 )
-def test_wrong_arguments_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_named(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A wrong argument ends the command with the value in the message."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit):
         matchbus.main(["journal", *arguments])
-    assert ended.value.code == 2
-    assert all(word in capsys.readouterr().err for word in arguments[1:][-1:])
+    assert named in capsys.readouterr().err
