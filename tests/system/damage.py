@@ -256,7 +256,7 @@ def report(cases: list[Case]) -> Table:
     """Cases by kind of damage and outcome."""
     table = Table(title="Damage to a journal's files")
     for column in ("damage", "cases", *Outcome):
-        table.add_column(column, justify="left" if column == "damage" else "right")
+        table.add_column(column, justify="left" if column == "damage" else "right", overflow="fold")
     for kind in dict.fromkeys(case.kind for case in cases):
         counts = Counter(case.outcome for case in cases if case.kind == kind)
         table.add_row(kind, str(counts.total()), *(str(counts[outcome]) for outcome in Outcome))
