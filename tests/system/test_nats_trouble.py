@@ -10,37 +10,37 @@ import gc
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from matchbus.edge import Edge, token_key
+from matchbus.edge import Edge
 from matchbus.v1 import matchbus_pb2 as pb
 
 import bus.server
 from bus import provision, subjects
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal
-from bus.messages import InstrumentEntry, SessionEntry, decode_instrument, decode_session
-from bus.registry import Bucket
 from bus.runner import Link
 from bus.server import NatsServer, find_nats_conf
 from engine.commands import NewOrder, decode
 from engine.runtime.process import SERVICE, Engine, Settings
-from tests.system.test_command_line import free_port
+from tests.system.engine_process import (
+    ann,
+    engine_process,
+    is_not_serving,
+    is_serving,
+    list_symbol_and_session,
+)
 from tests.system.venue import REPOSITORY, Trader, Venue, eventually, expect_status, floor, limit, show
 
 PATIENCE_S = 2.0
 """After so long without the journal new commands are refused at once."""
 
-TOKEN = "a token of this test"
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
@@ -110,25 +110,6 @@ class Watchers:
         assert len(set(there.values())) == len(there)
 
 
-async def is_serving(address: str) -> bool:
-    """Whether the health service says SERVING; False too when nobody listens."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=1
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-async def is_not_serving(address: str) -> bool:
-    """Whether the health service is there and says NOT_SERVING."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-        return bool(answer.status == health_pb2.HealthCheckResponse.NOT_SERVING)
-
-
 async def test_a_frozen_server_acknowledges_nothing_and_trading_resumes(
     own_venue: Callable[..., Venue],
 ) -> None:
@@ -181,7 +162,7 @@ async def wired_engine(server: NatsServer, journal_bytes: int) -> AsyncIterator[
         nc = await link.open("engine-1")
         await provision.provision_shared(nc)
         await provision.provision_journal(nc, 1, max_bytes=journal_bytes)
-        await _list_symbol_and_session(nc)
+        await list_symbol_and_session(nc)
         address = edge.bind("127.0.0.1:0")
         journal = JetStreamJournal(await link.open("engine-1-journal", buffered=False), 1)
         settings = Settings(1, server.url, address, True, None, Path(), False)
@@ -189,8 +170,7 @@ async def wired_engine(server: NatsServer, journal_bytes: int) -> AsyncIterator[
         try:
             await eventually(partial(is_serving, address), 10, "the engine serves")
             async with grpc.aio.insecure_channel(address) as channel:
-                reply = pb.RegisterClientReply(token=TOKEN, engine=1, engine_address=address)
-                yield Wired(address, Trader("ann", "", reply, channel), running)
+                yield Wired(address, ann(channel, address), running)
         finally:
             running.cancel()
             await asyncio.wait([running])
@@ -199,14 +179,6 @@ async def wired_engine(server: NatsServer, journal_bytes: int) -> AsyncIterator[
         await link.close()
         gc.set_threshold(*thresholds)  # an engine sets its own
         gc.unfreeze()
-
-
-async def _list_symbol_and_session(nc: Connection) -> None:
-    """What the exchange does for a market with one symbol and one client."""
-    listed = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
-    await listed.put("AAA", InstrumentEntry("AAA", "0.01", "1"))
-    sessions = Bucket(nc, subjects.SESSIONS_BUCKET, decode_session)
-    await sessions.put(token_key(TOKEN), SessionEntry("ann", 1))
 
 
 async def stored_orders(connection: Connection) -> set[str]:
@@ -338,42 +310,9 @@ async def guarded(directory: Path, rule: str, monkeypatch: pytest.MonkeyPatch) -
         nc = await connect(server.url, name="ops", on_closed=lambda: None)
         await provision.provision_shared(nc)
         await provision.provision_journal(nc, 1)
-        await _list_symbol_and_session(nc)
+        await list_symbol_and_session(nc)
         yield Guarded(server, conf)
         await nc.close()
-
-
-@contextlib.asynccontextmanager
-async def engine_process(url: str, directory: Path) -> AsyncIterator[tuple[str, Callable[[], str]]]:
-    """An engine as a process of its own; its address, and what it logged so far."""
-    address = f"127.0.0.1:{free_port()}"
-    output = directory / "engine.log"
-    with output.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "engine.runtime.process", "--number", "1", "--nats", url),
-            *("--listen", address, "--state-dir", str(directory / "state")),
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield address, lambda: output.read_text(errors="replace")
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(5):
-                code = await process.wait()
-        except TimeoutError:
-            process.kill()
-            raise
-    assert code == 0, output.read_text(errors="replace")
-
-
-def trader_on(channel: Any, address: str) -> Trader:
-    """Ann, whose session the test made."""
-    return Trader("ann", "", pb.RegisterClientReply(token=TOKEN, engine=1, engine_address=address), channel)
 
 
 async def test_an_engine_that_may_not_write_its_journal_does_not_serve(
@@ -382,16 +321,16 @@ async def test_an_engine_that_may_not_write_its_journal_does_not_serve(
     """Denied from the start it says so and stays out; once allowed it serves by itself."""
     async with (
         guarded(tmp_path, MAY_NOT_JOURNAL, monkeypatch) as nats,
-        engine_process(nats.url, tmp_path) as (address, log),
+        engine_process(nats.url, tmp_path) as engine,
     ):
 
         async def says_so() -> bool:
-            return DENIED in log() and "journal.1" in log()
+            return DENIED in engine.log() and "journal.1" in engine.log()
 
         await eventually(says_so, 15, "the log names the permission")
-        assert not await is_serving(address)
+        assert not await is_serving(engine.address)
         nats.rule(MAY_JOURNAL)
-        await eventually(partial(is_serving, address), 15, "the engine serves")
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
 
 
 async def test_commands_are_refused_while_the_journal_is_denied(
@@ -400,17 +339,17 @@ async def test_commands_are_refused_while_the_journal_is_denied(
     """The permission is taken away under load: UNAVAILABLE names it; given back, trading resumes."""
     async with (
         guarded(tmp_path, MAY_JOURNAL, monkeypatch) as nats,
-        engine_process(nats.url, tmp_path) as (address, _),
-        grpc.aio.insecure_channel(address) as channel,
+        engine_process(nats.url, tmp_path) as engine,
+        grpc.aio.insecure_channel(engine.address) as channel,
     ):
-        await eventually(partial(is_serving, address), 15, "the engine serves")
-        clients = Watchers(trader_on(channel, address), "AAA")
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+        clients = Watchers(ann(channel, engine.address), "AAA")
         async with clients.submitting():
             await clients.have_acknowledged(100, 20)
             nats.rule(MAY_NOT_JOURNAL)
             await clients.have_heard(DENIED, 15)
             known = len(clients.acknowledged)
-            await eventually(partial(is_not_serving, address), 2, "health says NOT_SERVING")
+            await eventually(partial(is_not_serving, engine.address), 2, "health says NOT_SERVING")
             assert len(clients.acknowledged) == known
             nats.rule(MAY_JOURNAL)
             await clients.have_acknowledged(100, 15)
