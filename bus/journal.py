@@ -16,6 +16,7 @@ the server, which may drop a damaged tail and hand its numbers out again: they c
 and epoch of each record themselves, and ignore records of a replaced epoch.
 """
 
+import contextlib
 import hashlib
 import secrets
 import struct
@@ -45,6 +46,9 @@ FORMAT: Final = 1
 
 MAX_RECORD_BYTES: Final = 256_000
 """Largest `commands` of one record, in bytes; the rest of it adds less than 100."""
+
+_SILENCE_S: Final = 2.0
+"""How long a replay waits for the next record before it asks whether there is one."""
 
 _DIGEST_BYTES: Final = 16
 _WRITER: Final = "Matchbus-Writer"
@@ -302,6 +306,11 @@ class JetStreamJournal:
         return self._chain.position
 
     @property
+    def replaced_records(self) -> int:
+        """Records of replaced epochs that replays left out."""
+        return self._chain.replaced_records
+
+    @property
     def trouble(self) -> str:
         """As Journal says."""
         return self._publisher.trouble if self.unanswered_since is not None else ""
@@ -313,7 +322,10 @@ class JetStreamJournal:
         reader = StreamReader(self._client, self._stream, self._sequence + 1)
         try:
             while self._sequence < end:
-                for stored in await reader.read():
+                arrived = await reader.read(_SILENCE_S)
+                if not arrived:
+                    await self._expect(self._sequence + 1, end)
+                for stored in arrived:
                     record = self._chain.accept(stored.sequence, stored.payload)
                     self._sequence = stored.sequence
                     if record is not None:
@@ -348,6 +360,17 @@ class JetStreamJournal:
                 raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
             else:
                 return found.payload if found is not None else None
+
+    async def _expect(self, sequence: int, end: int) -> None:
+        """Nothing came for a while: either the server is away, or it has lost its records up to the end.
+
+        It then knows of no message to deliver, and so would be silent for ever.
+        """
+        with contextlib.suppress(*AWAY):
+            if await message_at(self._client, self._stream, sequence) is None:
+                raise JournalDamaged(
+                    self._engine, sequence, f"the stream ends at {end}, but from here on its records are gone"
+                )
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says. Costs one round trip and one fsync of the server."""

@@ -203,6 +203,7 @@ class Publisher:
         if self._subscription is None:
             self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
         self._answer = asyncio.get_running_loop().create_future()
+        said_before = self._client.last_error
         try:
             await self._client.publish(
                 subject, payload, reply=f"{self._inbox}.{self._message_number}", headers=headers
@@ -211,6 +212,9 @@ class Publisher:
                 answer = await self._answer
         except (TimeoutError, *AWAY) as error:
             self.trouble = "no answer" if isinstance(error, TimeoutError) else f"NATS is away: {error}"
+            said = self._client.last_error  # a denied publish has no answer of its own, only this
+            if said is not None and said is not said_before:
+                self.trouble += f"; {said}"
             return None
         finally:
             self._answer = None

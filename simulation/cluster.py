@@ -308,6 +308,7 @@ class Cluster:
                 "engine.runtime.process",
                 *("--number", str(number)),
                 *("--durability", durability),
+                *("--state-dir", str(self.data_dir / f"engine_{number}")),
             )
 
     async def stop(self) -> None:

@@ -1,7 +1,7 @@
 """The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it.
 
-`snapshot` shows and makes the snapshots of an engine (`simulation/snapshot_tools.py`), `dropcopy` follows all
-executions (`simulation/dropcopy.py`).
+`journal` looks into the journal of an engine (`simulation/journal_tools.py`), `snapshot` shows and makes its
+snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`simulation/dropcopy.py`).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Final
 
 from rich.console import Console
 
-from simulation import dropcopy, live, report, snapshot_tools
+from simulation import dropcopy, journal_tools, live, report, snapshot_tools
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.run import Outcome, Plan, Progress, simulate
 
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=1)
     snapshot_tools.add_parser(commands)
     dropcopy.add_parser(commands)
+    journal_tools.add_parser(commands)
     return top
 
 
@@ -224,7 +225,13 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outc
                 _log.error("the view failed, the run went on", exc_info=ended)
 
 
-_COMMANDS: Final = {"up": _up, "demo": _demo, "snapshot": snapshot_tools.run, "dropcopy": dropcopy.run}
+_COMMANDS: Final = {
+    "up": _up,
+    "demo": _demo,
+    "journal": journal_tools.run,
+    "snapshot": snapshot_tools.run,
+    "dropcopy": dropcopy.run,
+}
 
 
 if __name__ == "__main__":

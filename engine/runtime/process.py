@@ -44,6 +44,7 @@ from engine.commands import AddInstrument
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
+from engine.runtime.high_water import MarkedJournal
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
 from engine.runtime.recovery import begin_reign, replay
@@ -91,6 +92,8 @@ class Settings:
     listen: str
     durable: bool
     log_dir: Path | None
+    state_dir: Path
+    accept_loss: bool
     commands_per_snapshot: int = COMMANDS_PER_SNAPSHOT
 
 
@@ -115,6 +118,17 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         default=COMMANDS_PER_SNAPSHOT,
         help="make a snapshot after so many commands, 0: never (default %(default)s)",
     )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="where the engine keeps how far its journal was, outside NATS (default data/engine_N)",
+    )
+    parser.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="start although the journal has lost batches that --state-dir knows of; they are gone for good",
+    )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
     try:
@@ -129,6 +143,8 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         durable=options.durability == "journal",
         log_dir=options.log_dir,
         commands_per_snapshot=max(0, options.snapshot_every) or sys.maxsize,
+        state_dir=options.state_dir or Path("data") / f"engine_{options.number}",
+        accept_loss=options.accept_loss,
     )
 
 
@@ -327,12 +343,15 @@ async def run(settings: Settings) -> None:
     try:
         nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
-        journal: Journal = MemoryJournal(settings.number)
-        if settings.durable:
-            await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
-            journal_nc = await link.open(f"{name}-journal", buffered=False)
-            journal = JetStreamJournal(journal_nc, settings.number)
-        await Engine(settings, link, nc, journal).run(edge, address)
+        if not settings.durable:
+            await Engine(settings, link, nc, MemoryJournal(settings.number)).run(edge, address)
+            return
+        await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
+        stored = JetStreamJournal(await link.open(f"{name}-journal", buffered=False), settings.number)
+        async with MarkedJournal(
+            stored, settings.number, settings.state_dir, accept_loss=settings.accept_loss
+        ) as journal:
+            await Engine(settings, link, nc, journal).run(edge, address)
     finally:
         await edge.stop()
         await link.close()

@@ -118,7 +118,9 @@ async def test_processes_by_hand_make_a_market_in_any_order(terminals: Terminals
     nats_server_by_hand(terminals, port)
     made = [
         terminals.run(
-            str(SCRIPTS / "engine"), "--number", str(number), "--nats", url, "--listen", addresses[number]
+            str(SCRIPTS / "engine"),
+            *("--number", str(number), "--nats", url, "--listen", addresses[number]),
+            *("--state-dir", str(terminals.directory / f"engine_{number}")),
         )
         for number in (1, 2)
     ]
@@ -197,7 +199,11 @@ async def test_two_engines_of_one_number_do_not_both_reign(terminals: Terminals,
             reply = await exchange.RegisterClient(request, timeout=5)
         acknowledged: list[str] = []
         address = f"127.0.0.1:{free_port()}"
-        terminals.run(str(SCRIPTS / "engine"), "--number", "1", "--nats", venue.nats_url, "--listen", address)
+        terminals.run(
+            str(SCRIPTS / "engine"),
+            *("--number", "1", "--nats", venue.nats_url, "--listen", address),
+            *("--state-dir", str(tmp_path / "second")),
+        )
         deadline = time.monotonic() + 3
         async with (
             grpc.aio.insecure_channel(venue.address(1)) as first,

@@ -1,0 +1,300 @@
+"""`matchbus journal`: looks into the journal of one engine, also while the engine runs; changes nothing.
+
+verify   reads all of it and checks what every reader checks: format, checksum, chain, numbers, epochs
+dump     prints its batches
+digest   replays it, and prints where it leads
+
+Exit codes: 0 the journal is whole as far as it was read, 1 it is damaged or missing, 2 NATS is unreachable.
+A journal that lost its end is shorter, but whole: only its engine knows that it was longer
+(`engine/runtime/high_water.py`).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bus import subjects
+from bus.connection import connect
+from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
+from bus.runner import DEFAULT_NATS_URL
+from bus.stream import AWAY, StreamMissing, extent
+from engine.commands import Command, decode
+from engine.state import State
+
+WHOLE: Final = 0
+DAMAGED: Final = 1
+UNREACHABLE: Final = 2
+
+PATIENCE_S: Final = 5.0
+"""How long NATS may be silent before it counts as unreachable."""
+
+_QUIET_S: Final = 1.0
+_NS: Final = 1_000_000_000
+
+Each = Callable[[Record, tuple[Command, ...]], None]
+
+
+class Unreachable(Exception):
+    """NATS does not answer; the text says where and what to do."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one reading of a journal found; `damage` is empty, and `damaged_at` 0, when it is whole."""
+
+    engine: int
+    stream: str
+    records: int = 0
+    """All records that were read, those of replaced epochs included."""
+    batches: int = 0
+    commands: int = 0
+    epochs: list[int] = field(default_factory=list)
+    replaced_records: int = 0
+    last_batch: int = 0
+    last_digest: str = ""
+    damaged_at: int = 0
+    damage: str = ""
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return DAMAGED if self.damage else WHOLE
+
+
+def add_parser(commands: Any) -> None:
+    """Add `journal` and its three commands to the sub-commands of `matchbus`."""
+    journal = commands.add_parser("journal", help="look into the journal of an engine")
+    actions = journal.add_subparsers(dest="action", required=True)
+    for name, what in (
+        ("verify", "read the whole journal and check it; exit code 0 whole, 1 damaged, 2 NATS unreachable"),
+        ("dump", "print the batches"),
+        ("digest", "replay the journal and print batch number, epoch and digest of the state"),
+    ):
+        action = actions.add_parser(name, help=what, description=what)
+        action.add_argument("engine", metavar="ENGINE", type=_engine, help="number of the engine")
+        action.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+        action.add_argument("--json", action="store_true", help="JSON instead of text")
+        if name == "dump":
+            action.add_argument("--from", dest="first", metavar="N", type=_batch, default=1, help="default 1")
+            action.add_argument("--to", dest="last", metavar="N", type=_batch, help="default: the last one")
+
+
+def _engine(text: str) -> int:
+    try:
+        return int(subjects.engine_token(int(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
+        ) from None
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no batch number: they count from 1")
+    return int(text)
+
+
+async def run(options: argparse.Namespace, console: Console) -> int:
+    """Run one of the three; the exit code."""
+    try:
+        return await {"verify": _verify, "dump": _dump, "digest": _digest}[options.action](options, console)
+    except Unreachable as error:
+        print(error, file=sys.stderr)
+        return UNREACHABLE
+    except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return WHOLE
+
+
+async def read(url: str, engine: int, each: Each, last: int | None = None) -> Findings:
+    """Read a journal from its first record to batch `last` (None: to its end as it is now), or its damage.
+
+    Raises Unreachable.
+    """
+    findings = Findings(engine, subjects.journal_stream(engine))
+    unreachable = Unreachable(f"no NATS server answers at {url}: start it, or name another by --nats")
+    try:
+        async with asyncio.timeout(PATIENCE_S) as patience:
+            client = await connect(
+                url, name=f"journal-tools-{engine}", on_closed=lambda: None, on_error=lambda _: True
+            )
+            try:
+                await _read(client, findings, each, last, patience)
+            finally:
+                await client.close()
+    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+        raise unreachable from error
+    return findings
+
+
+async def _read(
+    client: Client, findings: Findings, each: Each, last: int | None, patience: asyncio.Timeout
+) -> None:
+    loop = asyncio.get_running_loop()
+    journal = JetStreamJournal(client, findings.engine)
+    try:
+        with _progress(findings, await _total(client, findings.stream)) as tell:
+            async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
+                async for record in records:
+                    patience.reschedule(loop.time() + PATIENCE_S)
+                    if last is not None and record.batch_number > last:
+                        break
+                    findings.records = findings.batches + journal.replaced_records + 1
+                    commands = _commands(findings, record)
+                    each(record, commands)
+                    findings.batches += 1
+                    findings.commands += len(commands)
+                    findings.last_batch = record.batch_number
+                    findings.last_digest = journal.position.digest.hex()
+                    if record.epoch not in findings.epochs[-1:]:
+                        findings.epochs.append(record.epoch)
+                    tell()
+    except JournalDamaged as error:
+        findings.damaged_at, findings.damage = error.sequence, error.what
+    findings.replaced_records = journal.replaced_records
+    findings.records = findings.batches + findings.replaced_records
+
+
+async def _total(client: Client, stream: str) -> int:
+    """How many records there are to read; 0 when that cannot be told."""
+    with contextlib.suppress(*AWAY, StreamMissing):
+        return (await extent(client, stream)).last_seq
+    return 0
+
+
+def _commands(findings: Findings, record: Record) -> tuple[Command, ...]:
+    try:
+        return decode(record.commands)
+    except msgspec.MsgspecError as error:
+        raise JournalDamaged(
+            findings.engine,
+            findings.records,
+            f"the commands of batch {record.batch_number} cannot be read: {error}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _progress(findings: Findings, total: int) -> Iterator[Callable[[], None]]:
+    """Show on the terminal how far the reading is, once it takes more than a second."""
+    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    task = bar.add_task(findings.stream, total=total or None)
+    due = time.monotonic() + _QUIET_S
+
+    def tell() -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due:
+            due = now + 0.1
+            bar.start()
+            bar.update(task, completed=findings.batches)
+
+    try:
+        yield tell
+    finally:
+        if bar.live.is_started:  # else the end of it would be an empty line
+            bar.stop()
+
+
+async def _verify(options: argparse.Namespace, console: Console) -> int:
+    findings = await read(options.nats, options.engine, lambda _record, _commands: None)
+    if options.json:
+        print(json.dumps(asdict(findings)))
+        return findings.code
+    table = Table(title=f"Journal of engine {findings.engine}", show_header=False)
+    for name, value in (
+        ("stream", findings.stream),
+        ("records", f"{findings.records:,}"),
+        ("batches", f"{findings.batches:,}"),
+        ("commands", f"{findings.commands:,}"),
+        ("epochs", _span(findings.epochs)),
+        ("replaced records ignored", f"{findings.replaced_records:,}"),
+        ("last batch", f"{findings.last_batch} ({findings.last_digest or 'no record'})"),
+        ("first damage", f"{_where(findings)}: {findings.damage}" if findings.damage else "none"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    return findings.code
+
+
+def _where(findings: Findings) -> str:
+    return f"stream sequence {findings.damaged_at}"
+
+
+def _span(epochs: list[int]) -> str:
+    return f"{len(epochs)} ({epochs[0]} to {epochs[-1]})" if epochs else "0"
+
+
+async def _dump(options: argparse.Namespace, _console: Console) -> int:
+    show = _show_json if options.json else _show
+
+    def each(record: Record, commands: tuple[Command, ...]) -> None:
+        if record.batch_number >= options.first:
+            show(record, commands)
+
+    return _tell_damage(await read(options.nats, options.engine, each, options.last))
+
+
+def _show(record: Record, commands: tuple[Command, ...]) -> None:
+    seconds, ns = divmod(record.time_ns, _NS)
+    time_utc = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{ns:09d}"
+    print(f"batch {record.batch_number}  epoch {record.epoch}  {time_utc} UTC  {len(commands)} commands")
+    for command in commands:
+        print(f"    {command}")
+
+
+def _show_json(record: Record, commands: tuple[Command, ...]) -> None:
+    line = {
+        "batch_number": record.batch_number,
+        "epoch": record.epoch,
+        "time_ns": record.time_ns,
+        "previous_digest": record.previous_digest.hex(),
+        "commands": [
+            {"command": type(command).__name__, **msgspec.structs.asdict(command)} for command in commands
+        ],
+    }
+    print(msgspec.json.encode(line).decode())
+
+
+async def _digest(options: argparse.Namespace, console: Console) -> int:
+    state = State(options.engine)
+
+    def each(record: Record, commands: tuple[Command, ...]) -> None:
+        state.begin_batch(record.batch_number, record.time_ns)
+        for command in commands:
+            state.apply(command)
+        state.end_batch()
+
+    findings = await read(options.nats, options.engine, each)
+    if not findings.damage:
+        found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state.digest().hex()}
+        if options.json:
+            print(json.dumps({"engine": options.engine, **found}))
+        else:
+            console.print(" ".join(f"{name} {value}" for name, value in found.items()), highlight=False)
+    return _tell_damage(findings)
+
+
+def _tell_damage(findings: Findings) -> int:
+    if findings.damage:
+        print(
+            f"{findings.stream} is damaged at {_where(findings)}: {findings.damage}."
+            f" The {findings.batches} batches before it are whole.",
+            file=sys.stderr,
+        )
+    return findings.code

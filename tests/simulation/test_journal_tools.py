@@ -1,0 +1,177 @@
+"""`matchbus journal`: what it says about a whole journal, a damaged one and none."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from bus import provision, subjects
+from bus.connection import Connection
+from bus.journal import JetStreamJournal, Position, encode_record
+from bus.server import NatsServer
+from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
+from engine.state import State
+from simulation import matchbus
+
+COMMANDS: list[list[Command]] = [
+    [EpochStarted(1)],
+    [AddInstrument("AAA", "0.01", "1")],
+    [NewOrder("ann", "a1", "AAA", 1, 1, 1, 100, 5), NewOrder("bob", "b1", "AAA", 2, 1, 1, 100, 2)],
+    [CancelOrder("ann", 0, "a1")],
+]
+
+
+@pytest.fixture
+async def journal(nats_connection: Connection, engine: int) -> JetStreamJournal:
+    """A journal with a few real commands, a second epoch and a zombie's record behind it."""
+    await provision.provision_journal(nats_connection, engine)
+    written = JetStreamJournal(nats_connection, engine)
+    zombie = Position()
+    for number, commands in enumerate(COMMANDS, 1):
+        zombie = written.position
+        await written.append(1, number * 10, encode(commands))
+    await written.append(2, 50, encode([EpochStarted(2)]))
+    await force(nats_connection, engine, encode_record(engine, 1, zombie, 60, encode([EpochStarted(1)])))
+    return written
+
+
+async def force(connection: Connection, engine: int, payload: bytes) -> None:
+    """Store a record as a writer without manners would."""
+    await connection.jetstream().publish(subjects.journal(engine), payload)
+
+
+async def tool(*arguments: str) -> tuple[int, str, str]:
+    """Run `matchbus journal` as a child; exit code, output, errors."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulation.matchbus", "journal", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        output, errors = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, output.decode(), errors.decode()
+
+
+async def test_a_whole_journal_is_counted(
+    shared_server: NatsServer, journal: JetStreamJournal, engine: int
+) -> None:
+    """`verify` tells records, batches, commands, epochs, ignored records, last digest, and exits with 0."""
+    code, output, errors = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
+    assert (code, errors) == (0, "")
+    assert json.loads(output) == {
+        "engine": engine,
+        "stream": f"JOURNAL_{engine}",
+        "records": 6,
+        "batches": 5,
+        "commands": 6,
+        "epochs": [1, 2],
+        "replaced_records": 1,
+        "last_batch": 5,
+        "last_digest": journal.position.digest.hex(),
+        "damaged_at": 0,
+        "damage": "",
+    }
+    code, output, errors = await tool("verify", str(engine), "--nats", shared_server.url)
+    assert (code, errors) == (0, "")
+    assert "2 (1 to 2)" in output
+    assert "none" in output
+
+
+@pytest.mark.usefixtures("journal")
+@pytest.mark.parametrize("action", ["verify", "dump", "digest"])
+async def test_damage_is_placed_and_explained(
+    shared_server: NatsServer, nats_connection: Connection, engine: int, action: str
+) -> None:
+    """Each command ends with 1 and says at which stream sequence what is wrong."""
+    await force(nats_connection, engine, b"garbage")
+    code, output, errors = await tool(action, str(engine), "--nats", shared_server.url)
+    assert code == 1
+    assert "stream sequence 7: this is no record" in " ".join((output + errors).replace("│", "").split())
+    assert "Traceback" not in errors
+
+
+async def test_commands_that_cannot_be_read_are_damage(
+    shared_server: NatsServer, nats_connection: Connection, journal: JetStreamJournal, engine: int
+) -> None:
+    """A whole record around commands of no known kind is found, at its place."""
+    await force(nats_connection, engine, encode_record(engine, 2, journal.position, 70, b"\x91\x91\xa1x"))
+    code, output, _ = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
+    findings = json.loads(output)
+    assert (code, findings["damaged_at"], findings["batches"]) == (1, 7, 5)
+    assert "the commands of batch 6 cannot be read" in findings["damage"]
+
+
+async def test_no_stream_and_no_server_are_told_apart(shared_server: NatsServer, engine: int) -> None:
+    """A missing journal is damage (1); a server that does not answer is unreachable (2)."""
+    code, output, _ = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
+    assert (code, json.loads(output)["damage"]) == (1, f"the server has no stream JOURNAL_{engine}")
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
+        asked = (tool(action, str(engine), "--nats", url) for action in ("verify", "dump", "digest"))
+        for code, output, errors in await asyncio.gather(*asked):
+            assert (code, output, errors.count("\n")) == (2, "", 1)
+            assert f"no NATS server answers at {url}" in errors
+
+
+@pytest.mark.usefixtures("journal")
+async def test_batches_are_dumped_readably(shared_server: NatsServer, engine: int) -> None:
+    """`dump` prints each batch from N to M with its commands decoded, as text or as one JSON line each."""
+    url = shared_server.url
+    code, output, _ = await tool("dump", str(engine), "--nats", url, "--from", "3", "--to", "4")
+    assert code == 0
+    assert output.splitlines()[0] == "batch 3  epoch 1  1970-01-01 00:00:00.000000030 UTC  2 commands"
+    assert output.count("batch ") == 2
+    assert "client_order_id='b1'" in output
+    code, output, _ = await tool("dump", str(engine), "--nats", url, "--json")
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert [line["batch_number"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[3]["commands"] == [
+        {"command": "CancelOrder", "client": "ann", "order_id": 0, "client_order_id": "a1"}
+    ]
+
+
+@pytest.mark.usefixtures("journal")
+async def test_the_digest_is_that_of_the_replayed_state(shared_server: NatsServer, engine: int) -> None:
+    """`digest` gives the very digest, epoch and batch number that a state has after the same batches."""
+    state = State(engine)
+    batches: list[list[Command]] = [*COMMANDS, [EpochStarted(2)]]
+    for number, commands in enumerate(batches, 1):
+        state.begin_batch(number, number * 10)
+        for command in commands:
+            state.apply(command)
+        state.end_batch()
+    code, output, _ = await tool("digest", str(engine), "--nats", shared_server.url, "--json")
+    assert code == 0
+    assert json.loads(output) == {
+        "engine": engine,
+        "batch_number": 5,
+        "epoch": 2,
+        "digest": state.digest().hex(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["verify", "0"], "'0' is no engine number"),
+        (["verify", "65536"], "'65536' is no engine number"),
+        (["verify", "x"], "'x' is no engine number"),
+        (["dump", "1", "--from", "0"], "'0' is no batch number"),
+        (["dump", "1", "--to", "x"], "'x' is no batch number"),
+        (["burn", "1"], "'burn'"),
+        ([], "action"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong argument ends the command with the value in the message."""
+    with pytest.raises(SystemExit):
+        matchbus.main(["journal", *arguments])
+    assert named in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""An engine whose journal was lost does not trade on what is left, unless it is told to."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from bus import provision
+from bus.connection import connect
+from bus.server import NatsServer
+from engine.runtime.high_water import FILE_NAME, read_mark
+from tests.system.engine_process import (
+    EngineProcess,
+    ann,
+    engine_process,
+    is_serving,
+    list_symbol_and_session,
+)
+from tests.system.venue import eventually
+
+
+async def make_streams(url: str) -> None:
+    """What an exchange makes on a NATS store that is empty or not."""
+    nc = await connect(url, name="test", on_closed=lambda: None)
+    await provision.provision_shared(nc)
+    await provision.provision_journal(nc, 1)
+    await list_symbol_and_session(nc)
+    await nc.close()
+
+
+async def trade(url: str, directory: Path, *options: str) -> tuple[list[str], str]:
+    """One engine's life: it serves, takes three orders and stops; the orders open then, and its log."""
+    async with (
+        engine_process(url, directory, *options) as engine,
+        grpc.aio.insecure_channel(engine.address) as channel,
+    ):
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+        trader = ann(channel, engine.address)
+        for _ in range(3):
+            await trader.limit("AAA", 1, 100, 1)
+        orders = [order.client_order_id for order in await trader.open_orders()]
+    return orders, engine.log()
+
+
+async def test_a_lost_journal_is_refused_until_the_loss_is_accepted(tmp_path: Path) -> None:
+    """A start on an emptied NATS store ends with 1 and one line; a copy put back serves all orders again."""
+    server = NatsServer(tmp_path / "nats")
+    async with server:
+        await make_streams(server.url)
+        before, _ = await trade(server.url, tmp_path)
+        mark = read_mark(tmp_path / "state" / FILE_NAME, 1)
+        assert mark is not None
+        await server.stop()
+        shutil.move(tmp_path / "nats/data", tmp_path / "copy")
+        await server.start()
+        await make_streams(server.url)
+        engine = EngineProcess(server.url, tmp_path)
+        await engine.start()
+        assert await engine.code(within_s=15) == 1
+        (line,) = [line for line in engine.log().splitlines() if "CRITICAL" in line]
+        for words in (
+            "stream JOURNAL_1 has lost batches",
+            f"missing, 1 to {mark.batch_number}",
+            str(tmp_path / "state" / FILE_NAME),
+            "Restore the NATS store from a copy",
+            "--accept-loss",
+        ):
+            assert words in line
+        assert "Traceback" not in engine.log()
+
+        await server.stop()
+        shutil.rmtree(tmp_path / "nats/data")
+        shutil.move(tmp_path / "copy", tmp_path / "nats/data")
+        await server.start()
+        again, _ = await trade(server.url, tmp_path)
+        assert again[:3] == before
+        assert len(again) == 6
+
+        await server.stop()
+        shutil.rmtree(tmp_path / "nats/data")
+        await server.start()
+        await make_streams(server.url)
+        left, log = await trade(server.url, tmp_path, "--accept-loss")
+        assert "LOSS ACCEPTED" in log
+        assert len(left) == 3
+        _, log = await trade(server.url, tmp_path)
+        assert "LOSS" not in log

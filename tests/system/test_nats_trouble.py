@@ -1,0 +1,356 @@
+"""NATS is frozen, full, or says no: nothing is acknowledged, the reason is told, and trading resumes.
+
+The engines are real and so is nats-server. Where the venue's own settings are in the way (a small journal),
+one engine is wired here as `engine.runtime.process` does it.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+from matchbus.edge import Edge
+from matchbus.v1 import matchbus_pb2 as pb
+
+import bus.server
+from bus import provision, subjects
+from bus.connection import Connection, connect
+from bus.journal import JetStreamJournal
+from bus.runner import Link
+from bus.server import NatsServer, find_nats_conf
+from engine.commands import NewOrder, decode
+from engine.runtime.process import SERVICE, Engine, Settings
+from tests.system.engine_process import (
+    ann,
+    engine_process,
+    is_not_serving,
+    is_serving,
+    list_symbol_and_session,
+)
+from tests.system.venue import REPOSITORY, Trader, Venue, eventually, expect_status, floor, limit, show
+
+PATIENCE_S = 2.0
+"""After so long without the journal new commands are refused at once."""
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@dataclass
+class Watchers:
+    """Clients that submit without a break and note what they heard, and when."""
+
+    trader: Trader
+    symbol: str
+    acknowledged: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """By client order id: when it was answered, and the order id."""
+    refused: list[tuple[float, float, str]] = field(default_factory=list)
+    """When a call began, when it ended UNAVAILABLE, and the reason."""
+    stopping: bool = False
+
+    @contextlib.asynccontextmanager
+    async def submitting(self, lanes: int = 8) -> AsyncIterator[None]:
+        """Submit in so many lanes; what was begun is finished at the end."""
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for _ in range(lanes):
+                group.create_task(self._submit())
+            try:
+                yield
+            finally:
+                self.stopping = True
+
+    async def _submit(self) -> None:
+        while not self.stopping:
+            order = limit(self.symbol, 1, 100, 1)
+            while not await self._is_settled(order):  # noqa: ASYNC110 -- a client that comes again
+                await asyncio.sleep(0.02)
+
+    async def _is_settled(self, order: pb.NewOrder) -> bool:
+        """Submit once; whether the order needs no further attempt."""
+        began = time.monotonic()
+        try:
+            reply = await self.trader.submit(order)
+        except grpc.aio.AioRpcError as error:
+            expect_status(error, UNAVAILABLE)
+            self.refused.append((began, time.monotonic(), str(error.details())))
+            return self.stopping
+        assert reply.status == pb.ORDER_STATUS_NEW
+        self.acknowledged[order.client_order_id] = time.monotonic(), reply.order_id
+        return True
+
+    async def have_acknowledged(self, more: int, within_s: float) -> None:
+        """Return when so many more orders are acknowledged."""
+        goal = len(self.acknowledged) + more
+
+        async def reached() -> bool:
+            return len(self.acknowledged) >= goal
+
+        await eventually(reached, within_s, f"{more} more orders acknowledged")
+
+    async def have_heard(self, reason: str, within_s: float) -> None:
+        """Return when a call was refused for this reason."""
+
+        async def heard() -> bool:
+            return any(reason in why for _, _, why in self.refused)
+
+        await eventually(heard, within_s, f"a refusal that says {reason!r}")
+
+    async def check_open(self) -> None:
+        """Every acknowledged order is there once, under its id; others only if they were in doubt."""
+        there = {order.client_order_id: order.order_id for order in await self.trader.open_orders()}
+        assert there.items() >= {key: order for key, (_, order) in self.acknowledged.items()}.items()
+        assert len(set(there.values())) == len(there)
+
+
+async def test_a_frozen_server_acknowledges_nothing_and_trading_resumes(
+    own_venue: Callable[..., Venue],
+) -> None:
+    """Frozen for 4 s: no answer meanwhile, UNAVAILABLE after the patience, nothing lost, and it goes on."""
+    venue = own_venue(engines=1)
+    async with floor(venue) as trading:
+        clients = Watchers(await trading.trader(), "AAA")
+        async with clients.submitting():
+            await clients.have_acknowledged(200, 20)
+            os.kill(venue.nats_pid, signal.SIGSTOP)
+            frozen = time.monotonic()
+            try:
+                await clients.have_heard("the journal does not answer", PATIENCE_S + 1)
+                await eventually(partial(is_not_serving, venue.address(1)), 2, "health says NOT_SERVING")
+                await asyncio.sleep(frozen + 4 - time.monotonic())  # the length of the freeze, not a hope
+            finally:
+                thawed = time.monotonic()
+                os.kill(venue.nats_pid, signal.SIGCONT)
+            await clients.have_acknowledged(200, 5)
+        await eventually(partial(is_serving, venue.address(1)), 2, "health says SERVING")
+        answered = [at for at, _ in clients.acknowledged.values()]
+        late = [at - frozen for at in answered if frozen + 0.2 < at < thawed]
+        assert late == [], "answers that were on their way when the server froze take no 200 ms"
+        waits = [ended - began for began, ended, _ in clients.refused]
+        assert max(waits) < PATIENCE_S + 1
+        resumed = min(at for at in answered if at > thawed) - thawed
+        show(
+            f"{len(answered)} acknowledged, {len(waits)} refusals, the longest wait {max(waits):.2f} s,"
+            f" first answer {resumed:.2f} s after the server went on"
+        )
+        await clients.check_open()
+
+
+@dataclass
+class Wired:
+    """One engine in this process, with ann at home there."""
+
+    address: str
+    trader: Trader
+    running: asyncio.Task[None]
+
+
+@contextlib.asynccontextmanager
+async def wired_engine(server: NatsServer, journal_bytes: int) -> AsyncIterator[Wired]:
+    """Everything `engine.runtime.process.run` wires, on a journal of another size than it demands."""
+    link = Link(server.url)
+    edge = Edge(SERVICE)
+    thresholds = gc.get_threshold()
+    try:
+        nc = await link.open("engine-1")
+        await provision.provision_shared(nc)
+        await provision.provision_journal(nc, 1, max_bytes=journal_bytes)
+        await list_symbol_and_session(nc)
+        address = edge.bind("127.0.0.1:0")
+        journal = JetStreamJournal(await link.open("engine-1-journal", buffered=False), 1)
+        settings = Settings(1, server.url, address, True, None, Path(), False)
+        running = asyncio.create_task(Engine(settings, link, nc, journal).run(edge, address))
+        try:
+            await eventually(partial(is_serving, address), 10, "the engine serves")
+            async with grpc.aio.insecure_channel(address) as channel:
+                yield Wired(address, ann(channel, address), running)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    finally:
+        await edge.stop()
+        await link.close()
+        gc.set_threshold(*thresholds)  # an engine sets its own
+        gc.unfreeze()
+
+
+async def stored_orders(connection: Connection) -> set[str]:
+    """The client order ids in the journal."""
+    return {
+        command.client_order_id
+        async for record in JetStreamJournal(connection, 1).replay()
+        for command in decode(record.commands)
+        if isinstance(command, NewOrder)
+    }
+
+
+async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_server: NatsServer) -> None:
+    """At its byte limit: UNAVAILABLE naming it, NOT_SERVING, engine alive; with more room trading resumes."""
+    async with wired_engine(own_server, journal_bytes=60_000) as engine:
+        clients = Watchers(engine.trader, "AAA")
+        async with clients.submitting():
+            await clients.have_heard("maximum bytes exceeded", 20)
+            full = time.monotonic()
+            await eventually(partial(is_not_serving, engine.address), 2, "health says NOT_SERVING")
+            seen = len(clients.refused)
+
+            async def still_refused() -> bool:
+                return len(clients.refused) >= seen + 50
+
+            await eventually(still_refused, 10, "50 more refusals")
+            assert not engine.running.done()
+            connection = await connect(own_server.url, name="test", on_closed=lambda: None)
+            assert await stored_orders(connection) >= set(clients.acknowledged)
+            assert max(at for at, _ in clients.acknowledged.values()) < full - PATIENCE_S + 0.5
+            info = await connection.jetstream().stream_info(subjects.journal_stream(1))
+            info.config.max_bytes = 60_000_000
+            await connection.jetstream().update_stream(info.config)
+            await connection.close()
+            await clients.have_acknowledged(100, 5)
+        await eventually(partial(is_serving, engine.address), 2, "health says SERVING")
+        await clients.check_open()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB of its own; only root may make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"a full disk needs a disk of its own, and it cannot be mounted: {made.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+async def test_a_full_disk_loses_nothing(
+    small_disk: Path, tmp_path: Path, own_venue: Callable[..., Venue]
+) -> None:
+    """On a full disk nothing is acknowledged; with space, and nats-server started again, all goes on."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/nats").symlink_to(small_disk)
+    venue = own_venue(engines=1)
+    async with floor(venue) as trading:
+        clients = Watchers(await trading.trader(), "AAA")
+        async with clients.submitting():
+            await clients.have_acknowledged(50, 20)
+            space = os.statvfs(small_disk)
+            filler = small_disk / "filler"
+            filler.write_bytes(bytes(space.f_bavail * space.f_frsize - 100_000))
+            await clients.have_heard("the journal does not answer", 40)
+            full = time.monotonic()
+            await eventually(partial(is_not_serving, venue.address(1)), 2, "health says NOT_SERVING")
+            seen = len(clients.refused)
+
+            async def still_refused() -> bool:
+                return len(clients.refused) >= seen + 50
+
+            await eventually(still_refused, 10, "50 more refusals")
+            assert max(at for at, _ in clients.acknowledged.values()) < full - PATIENCE_S + 0.5
+            filler.unlink()
+            venue.kill(venue.nats_pid)  # it does not write again by itself
+            await clients.have_acknowledged(100, 15)
+        show(f"{len(clients.acknowledged)} acknowledged, {len(clients.refused)} refusals")
+        await clients.check_open()
+
+
+USERS = """
+authorization {{
+    users: [
+        {{ user: ops, password: ops }}
+        {{ user: engine, password: engine, permissions: {{ publish: {{ {rule} }} }} }}
+    ]
+}}
+no_auth_user: ops
+"""
+MAY_JOURNAL = 'allow: ">"'
+MAY_NOT_JOURNAL = 'deny: "journal.>"'
+DENIED = "permissions violation for publish to"
+
+
+@dataclass
+class Guarded:
+    """A nats-server whose user `engine` may or may not write a journal."""
+
+    server: NatsServer
+    conf: Path
+
+    @property
+    def url(self) -> str:
+        """Where the engine connects, as itself."""
+        return self.server.url.replace("nats://", "nats://engine:engine@")
+
+    def rule(self, rule: str) -> None:
+        """Give the engine other permissions, at once."""
+        write_conf(self.conf, rule)
+        os.kill(self.server.pid, signal.SIGHUP)
+
+
+def write_conf(path: Path, rule: str) -> None:
+    """The venue's own settings, and users."""
+    path.write_text((REPOSITORY / "nats.conf").read_text() + USERS.format(rule=rule))
+
+
+@contextlib.asynccontextmanager
+async def guarded(directory: Path, rule: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Guarded]:
+    """Such a server, with all streams made."""
+    conf = directory / "guarded.conf"
+    write_conf(conf, rule)
+    monkeypatch.setattr(bus.server, find_nats_conf.__name__, lambda: conf)
+    async with NatsServer(directory / "nats") as server:
+        nc = await connect(server.url, name="ops", on_closed=lambda: None)
+        await provision.provision_shared(nc)
+        await provision.provision_journal(nc, 1)
+        await list_symbol_and_session(nc)
+        yield Guarded(server, conf)
+        await nc.close()
+
+
+async def test_an_engine_that_may_not_write_its_journal_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Denied from the start it says so and stays out; once allowed it serves by itself."""
+    async with (
+        guarded(tmp_path, MAY_NOT_JOURNAL, monkeypatch) as nats,
+        engine_process(nats.url, tmp_path) as engine,
+    ):
+
+        async def says_so() -> bool:
+            return DENIED in engine.log() and "journal.1" in engine.log()
+
+        await eventually(says_so, 15, "the log names the permission")
+        assert not await is_serving(engine.address)
+        nats.rule(MAY_JOURNAL)
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+
+
+async def test_commands_are_refused_while_the_journal_is_denied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The permission is taken away under load: UNAVAILABLE names it; given back, trading resumes."""
+    async with (
+        guarded(tmp_path, MAY_JOURNAL, monkeypatch) as nats,
+        engine_process(nats.url, tmp_path) as engine,
+        grpc.aio.insecure_channel(engine.address) as channel,
+    ):
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+        clients = Watchers(ann(channel, engine.address), "AAA")
+        async with clients.submitting():
+            await clients.have_acknowledged(100, 20)
+            nats.rule(MAY_NOT_JOURNAL)
+            await clients.have_heard(DENIED, 15)
+            known = len(clients.acknowledged)
+            await eventually(partial(is_not_serving, engine.address), 2, "health says NOT_SERVING")
+            assert len(clients.acknowledged) == known
+            nats.rule(MAY_JOURNAL)
+            await clients.have_acknowledged(100, 15)
+        await clients.check_open()
