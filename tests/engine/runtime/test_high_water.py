@@ -140,6 +140,33 @@ async def test_numbers_that_were_handed_out_again_are_noticed(tmp_path: Path) ->
         await run(stored, tmp_path, 0)
 
 
+async def test_a_start_from_a_snapshot_is_held_against_the_mark_too(tmp_path: Path) -> None:
+    """A mark at the snapshot or after it must be there; one from before it has nothing left to tell."""
+    stored: list[bytes] = []
+    await run(stored, tmp_path, 5)
+    positions = {}
+    reader = MemoryJournal(1, stored)
+    async for record in reader.replay():
+        positions[record.batch_number] = reader.position
+    for snapshot_of, mark_at, is_behind in (
+        (5, 5, False),
+        (3, 5, False),
+        (3, 4, False),
+        (5, 2, False),
+        (3, 6, True),
+    ):
+        at = positions.get(mark_at, Position(6, b"gone", 1))
+        write_mark(tmp_path / FILE_NAME, Mark(1, 1, mark_at, at.digest.hex()))
+        journal = MarkedJournal(MemoryJournal(1, stored), 1, tmp_path)
+        await journal.resume(positions[snapshot_of], snapshot_of)
+        try:
+            assert [record.batch_number async for record in journal.replay()] == [*range(snapshot_of + 1, 6)]
+        except JournalBehind:
+            assert is_behind
+        else:
+            assert not is_behind
+
+
 async def test_a_loss_is_accepted_once_and_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With accept_loss the engine starts, says what is gone, and the next start needs no acceptance."""
     stored: list[bytes] = []
