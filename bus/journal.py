@@ -63,7 +63,10 @@ class JournalDamaged(JournalError):
     """The stored records are not what was written."""
 
     def __init__(self, engine: int, sequence: int, what: str) -> None:
-        super().__init__(f"journal of engine {engine} is damaged at stream sequence {sequence}: {what}")
+        super().__init__(
+            f"journal of engine {engine} is damaged at stream sequence {sequence}: {what}. Restore the NATS"
+            f" store from a copy; `matchbus journal verify {engine}` tells how far the journal is whole"
+        )
         self.engine = engine
         self.sequence = sequence
         self.what = what

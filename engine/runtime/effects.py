@@ -97,6 +97,10 @@ class Reports:
         if self._queued > MAX_QUEUED_REPORTS:
             self._has_room.clear()
 
+    def forget_published(self) -> None:
+        """The journal lost batches that were reported, and their numbers will be used again: report those."""
+        self._published = 0, 0
+
     async def room(self) -> None:
         """Wait while too much is queued."""
         await self._has_room.wait()

@@ -7,11 +7,11 @@ the journal, which its chain shows (`bus/journal.py`).
 
 What must hold. A mark never names a batch that the journal had not acknowledged. A journal that ends before
 the mark, or holds another batch at the mark's number, is not replayed to its end without a fault, so its
-engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; what was stored in
-a crashed engine's last second can be lost unnoticed.
+engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; of what was stored
+in a crashed engine's last second only that is known to be lost of which there are execution reports.
 
     JournalError
-    ├── JournalBehind   the journal has not all that the mark says it had: do not trade
+    ├── JournalBehind   the journal has not all that it is known to have had: do not trade
     └── MarkUnusable    the mark's file cannot be read, or is another engine's
 """
 
@@ -39,7 +39,7 @@ _log: Final = logging.getLogger("engine")
 
 
 class JournalBehind(JournalError):
-    """The journal has lost batches; the text says which, and what can be done."""
+    """The journal has lost batches; the text says which, who knows of them, and what can be done."""
 
 
 class MarkUnusable(JournalError):
@@ -113,6 +113,39 @@ def write_mark(path: Path, mark: Mark) -> None:
         os.close(directory)
 
 
+def check_reports(engine: int, reported: int, end: Position, *, accept_loss: bool) -> bool:
+    """Whether the journal has all batches that were reported: reports know how far it was, too.
+
+    They reach into the last second before a crash, where the mark may not. Raises JournalBehind, unless
+    `accept_loss`: then the answer is False, and the loss is logged.
+    """
+    if reported <= end.batch_number:
+        return True
+    _refuse(
+        engine,
+        f"what is reported in stream {subjects.EXECUTIONS_STREAM}",
+        f"it ends at batch {end.batch_number}, but batch {reported} was reported",
+        "start once with --accept-loss",
+        accept_loss=accept_loss,
+    )
+    return False
+
+
+def _refuse(engine: int, witness: str, loss: str, how_to_accept: str, *, accept_loss: bool) -> None:
+    """Raise JournalBehind, or log the loss when it is accepted."""
+    behind = (
+        f"the journal of engine {engine} is behind {witness}:"
+        f" stream {subjects.journal_stream(engine)} has lost batches: {loss}"
+    )
+    if not accept_loss:
+        raise JournalBehind(
+            f"{behind}. Restore the NATS store from a copy; or, to accept the loss for good, {how_to_accept}"
+        )
+    _log.critical(
+        "LOSS ACCEPTED (--accept-loss): %s. Acknowledged orders and fills in these batches are gone", behind
+    )
+
+
 class MarkedJournal:
     """A journal that is held against the mark in `directory` when replayed, and moves it while entered.
 
@@ -182,22 +215,9 @@ class MarkedJournal:
         if self._mark is None:
             return
         loss = lost(self._mark, self._there, self.position)
-        if not loss:
-            return
-        if not self._accept_loss:
-            raise JournalBehind(
-                f"the journal of engine {self._engine} is behind its mark in {self.path}: stream"
-                f" {subjects.journal_stream(self._engine)} has lost batches: {loss}. Restore the NATS store"
-                " from a copy; or, to accept the loss for good, start once with --accept-loss or delete that"
-                " file"
-            )
-        _log.critical(
-            "LOSS ACCEPTED (--accept-loss): the journal of engine %d is behind its mark in %s: %s."
-            " Acknowledged orders and fills in these batches are gone",
-            self._engine,
-            self.path,
-            loss,
-        )
+        if loss:
+            witness, how = f"its mark in {self.path}", "start once with --accept-loss or delete that file"
+            _refuse(self._engine, witness, loss, how, accept_loss=self._accept_loss)
 
     async def __aenter__(self) -> Self:
         self._keeping = asyncio.create_task(self._keep())

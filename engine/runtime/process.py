@@ -44,7 +44,7 @@ from engine.commands import AddInstrument
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
-from engine.runtime.high_water import MarkedJournal
+from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
 from engine.runtime.recovery import begin_reign, replay
@@ -182,10 +182,16 @@ class Engine:
         number = self._settings.number
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
-        reports = Reports(number, writer, published if self._settings.durable else (0, 0))
+        if not self._settings.durable:
+            published = 0, 0
+        reports = Reports(number, writer, published)
         if self._settings.durable:
             await load(self._state, self._journal, SnapshotStore(self._nc, number), published)
         self._snapshot_maker.note((await replay(self._state, self._journal, reports)).commands)
+        if not check_reports(
+            number, published[0], self._journal.position, accept_loss=self._settings.accept_loss
+        ):
+            reports.forget_published()
         gc.collect()
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         gc.set_threshold(*_GC_THRESHOLDS)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import grpc
 
-from bus import provision
+from bus import provision, subjects
 from bus.connection import connect
 from bus.server import NatsServer
+from bus.stream import extent
 from engine.runtime.high_water import FILE_NAME, read_mark
 from tests.system.engine_process import (
     EngineProcess,
@@ -86,3 +87,39 @@ async def test_a_lost_journal_is_refused_until_the_loss_is_accepted(tmp_path: Pa
         assert len(left) == 3
         _, log = await trade(server.url, tmp_path)
         assert "LOSS" not in log
+
+
+async def test_a_journal_that_lost_what_was_reported_is_refused_without_a_mark(tmp_path: Path) -> None:
+    """Execution reports tell of the lost batches; with the loss accepted, new batches are reported again."""
+    async with NatsServer(tmp_path / "nats") as server:
+        await make_streams(server.url)
+        nc = await connect(server.url, name="test", on_closed=lambda: None)
+
+        async def reported() -> int:
+            return (await extent(nc, subjects.EXECUTIONS_STREAM)).last_seq
+
+        async def order_and_report(*options: str) -> int:
+            known = await reported()
+            async with engine_process(server.url, tmp_path, *options) as engine:
+                await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+                async with grpc.aio.insecure_channel(engine.address) as channel:
+                    await ann(channel, engine.address).limit("AAA", 1, 100, 1)
+
+                async def more() -> bool:
+                    return await reported() > known
+
+                await eventually(more, 5, "the order is reported")
+            return await reported()
+
+        assert await order_and_report() == 1
+        await nc.jetstream().delete_stream(subjects.journal_stream(1))
+        await make_streams(server.url)
+        shutil.rmtree(tmp_path / "state")
+        engine = EngineProcess(server.url, tmp_path)
+        await engine.start()
+        assert await engine.code(within_s=15) == 1
+        assert "behind what is reported in stream EXECUTIONS" in engine.log()
+        assert "was reported" in engine.log()
+
+        assert await order_and_report("--accept-loss") == 2
+        await nc.close()

@@ -14,6 +14,7 @@ from engine.runtime.high_water import (
     Mark,
     MarkedJournal,
     MarkUnusable,
+    check_reports,
     lost,
     read_mark,
     write_mark,
@@ -237,3 +238,13 @@ async def test_a_mark_that_cannot_be_written_stops_no_engine(
         (tmp_path / FILE_NAME / "in the way").mkdir(parents=True)
         await journal.append(1, 1, b"")
     assert f"the high-water mark {tmp_path / FILE_NAME} cannot be written" in caplog.text
+
+
+def test_reports_know_how_far_the_journal_was(caplog: pytest.LogCaptureFixture) -> None:
+    """A journal that ends before what was reported of it is refused too; the loss can be accepted."""
+    assert check_reports(1, 10, THERE, accept_loss=False)
+    assert check_reports(1, 0, Position(), accept_loss=False)
+    with pytest.raises(JournalBehind, match=r"EXECUTIONS.* ends at batch 10, but batch 11 was reported"):
+        check_reports(1, 11, THERE, accept_loss=False)
+    assert not check_reports(1, 11, THERE, accept_loss=True)
+    assert "LOSS ACCEPTED" in caplog.text
