@@ -1,39 +1,32 @@
-"""How an engine comes back: replay the whole journal, then begin a new reign.
+"""How an engine comes back: replay the whole journal, follow it while another reigns, then begin a new reign.
 
 Replaying applies exactly what was applied before, so state, digest, events and book sequences are the same.
 What the journal has and EXECUTIONS has not yet is reported again from here; nothing else leaves in a replay.
 """
 
+import asyncio
+import contextlib
 import logging
 import time
 from typing import Final
 
-from bus.journal import Journal
+from bus.journal import Journal, Record
 from engine.commands import EpochStarted, decode, encode
+from engine.events import Event
 from engine.runtime.effects import REPORTED, Reports
 from engine.state import State
 
 _PROGRESS_PERIOD_S: Final = 1.0
+_TURN_S: Final = 0.02
+"""How long applying records may keep all else of the process waiting."""
 
 _log: Final = logging.getLogger("engine")
 
 
 async def replay(state: State, journal: Journal, reports: Reports) -> None:
     """Bring an empty state to where the journal ends. Raises JournalError."""
-    commands_replayed = 0
-    started = told = time.monotonic()
-    async for record in journal.replay():
-        state.begin_batch(record.batch_number, record.time_ns)
-        events = []
-        for command in decode(record.commands):
-            events += state.apply(command)
-            commands_replayed += 1
-        state.end_batch()
-        reported = [event for event in events if type(event) in REPORTED]
-        reports.add(record.epoch, record.batch_number, reported)
-        if time.monotonic() - told > _PROGRESS_PERIOD_S:
-            told = time.monotonic()
-            _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
+    started = time.monotonic()
+    commands_replayed = await catch_up(state, journal, reports)
     _log.info(
         "recovered batch %d of epoch %d: %d commands in %.2f s, digest %s",
         state.batch_number,
@@ -42,6 +35,48 @@ async def replay(state: State, journal: Journal, reports: Reports) -> None:
         time.monotonic() - started,
         state.digest().hex(),
     )
+
+
+async def catch_up(state: State, journal: Journal, reports: Reports) -> int:
+    """Apply what the journal has and the state has not; how many commands. Raises JournalError."""
+    commands_replayed = 0
+    turned = told = time.monotonic()
+    async for record in journal.replay():
+        commands_replayed += _apply(state, record, reports)
+        turned = await _take_turns(turned)
+        if turned - told > _PROGRESS_PERIOD_S:
+            told = turned
+            _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
+    return commands_replayed
+
+
+async def follow(state: State, journal: Journal, reports: Reports) -> None:
+    """Keep the state where the journal of a reigning process ends, until cancelled. Raises JournalError."""
+    turned = time.monotonic()
+    async with contextlib.aclosing(journal.tail()) as records:
+        async for record in records:
+            _apply(state, record, reports)
+            turned = await _take_turns(turned)
+
+
+async def _take_turns(turned: float) -> float:
+    """Let the rest of the process have its turn now and then: many records may be there at once."""
+    if time.monotonic() - turned < _TURN_S:
+        return turned
+    await asyncio.sleep(0)
+    return time.monotonic()
+
+
+def _apply(state: State, record: Record, reports: Reports) -> int:
+    """Apply one batch; how many commands it had."""
+    state.begin_batch(record.batch_number, record.time_ns)
+    events: list[Event] = []
+    commands = decode(record.commands)
+    for command in commands:
+        events += state.apply(command)
+    state.end_batch()
+    reports.add(record.epoch, record.batch_number, [event for event in events if type(event) in REPORTED])
+    return len(commands)
 
 
 async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:
