@@ -313,7 +313,7 @@ class JetStreamJournal:
     async def replay(self) -> AsyncIterator[Record]:
         """As Journal says. Waits while NATS is away."""
         assert not self._in_flight, "a replay during an append"
-        end = await self._end()
+        end = await self._end(self._sequence)
         async with contextlib.aclosing(self._read(end)) as records:
             async for record in records:
                 yield record
@@ -327,7 +327,8 @@ class JetStreamJournal:
 
     async def lag(self) -> int:
         """As Journal says. Waits while NATS is away."""
-        return await self._end() - self._sequence
+        reached = self._sequence  # a tail may read on while the server answers
+        return max(0, await self._end(reached) - self._sequence)
 
     async def _read(self, end: int | None) -> AsyncGenerator[Record, None]:
         """The records up to the sequence `end`, for ever when None."""
@@ -341,7 +342,9 @@ class JetStreamJournal:
                     if record is not None:
                         yield record
                 if not arrived:
-                    await self._end()  # a stream that lost its end is silent too, as long as it is shorter
+                    await self._end(
+                        self._sequence
+                    )  # a stream that lost its end is silent too, as long as it is shorter
         except StreamError as error:
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
         except nats.errors.ConnectionClosedError as error:
@@ -406,8 +409,8 @@ class JetStreamJournal:
                 return True
             raise _replaced(self._stream, place, epoch, found.payload)
 
-    async def _end(self) -> int:
-        """The stream's last sequence; JournalDamaged when its head, or what we have read, is gone."""
+    async def _end(self, reached: int) -> int:
+        """The stream's last sequence; JournalDamaged when its head, or what it had `reached`, is gone."""
         while True:
             try:
                 found = await extent(self._client, self._stream)
@@ -420,9 +423,9 @@ class JetStreamJournal:
                 raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
             if found.last_seq and found.first_seq != 1:
                 raise JournalDamaged(self._engine, 1, f"the stream begins at {found.first_seq}")
-            if found.last_seq < self._sequence:
+            if found.last_seq < reached:
                 raise JournalDamaged(
-                    self._engine, found.last_seq + 1, f"the stream ends here, not at {self._sequence}"
+                    self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}"
                 )
             return found.last_seq
 

@@ -12,6 +12,7 @@ this: its `update` drops the time to live, so that the lease would never expire.
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from nats.aio.client import Client
@@ -76,37 +77,28 @@ class Lease:
 
         Waits while NATS is away.
         """
-        while True:
-            try:
-                stored = await self._newest()
-            except AWAY:
-                await until_connected(self._client)
-                continue
-            if stored is not None and not stored.deleted and stored.payload != self._payload:
-                return False
-            written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
-            if written is not None:
-                return written
-            await until_connected(self._client)  # it may be stored or not, so look again
+        taken, _ = await self._take()
+        return taken
 
-    async def renew(self) -> None:
-        """Keep the lease for TTL_S from now. One that expired and was taken by nobody is taken again.
+    async def renew(self) -> bool:
+        """Keep the lease for TTL_S from now.
 
-        Waits while NATS is away. Raises LeaseLost.
+        One that expired and that nobody has now is taken again, with the answer False: meanwhile others may
+        have held it. Waits while NATS is away. Raises LeaseLost.
         """
-        while not await self.acquire():
-            try:
-                holder = await self.holder()
-            except AWAY:
-                continue
+        while True:
+            taken, holder = await self._take()
+            if taken:
+                return holder is not None
             if holder is not None and holder != self.entry:
                 raise LeaseLost(holder)
 
-    async def keep(self) -> None:
-        """Renew for ever. Raises LeaseLost."""
+    async def keep(self, on_lapse: Callable[[], Awaitable[None]]) -> None:
+        """Renew for ever; `on_lapse` is called whenever others may have held it. Raises LeaseLost."""
         while True:
             await asyncio.sleep(RENEW_S)
-            await self.renew()
+            if not await self.renew():
+                await on_lapse()
 
     async def release(self) -> None:
         """Let others have the lease at once, if it is ours; best effort, as it expires by itself."""
@@ -154,6 +146,22 @@ class Lease:
                 await _wait(heard, max(_LOOK_S, renewed + _SILENCE_S - now))
         finally:
             await _unsubscribe(self._client, subscription)
+
+    async def _take(self) -> tuple[bool, LeaseEntry | None]:
+        """Whether the lease is ours now, and who was found holding it before; waits while NATS is away."""
+        while True:
+            try:
+                stored = await self._newest()
+            except AWAY:
+                await until_connected(self._client)
+                continue
+            holder = None if stored is None or stored.deleted else messages.decode_lease(stored.payload)
+            if holder is not None and holder != self.entry:
+                return False, holder
+            written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
+            if written is not None:
+                return written, holder
+            await until_connected(self._client)  # it may be stored or not, so look again
 
     async def _newest(self) -> Stored | None:
         return await last_message(self._client, _STREAM, self._subject)

@@ -6,8 +6,9 @@
                                                   ├──▶ journal
                                                   └──▶ Effects ──▶ market data, legs, execution reports, bell
 
-A start replays the journal, begins a new reign under the journal's fence, and only then serves. A fault that
-nobody here can act on ends the process; the next start recovers.
+A start replays the journal and follows it until the engine's lease is free (`engine/runtime/standby.py`);
+then it begins a new reign under the journal's fence, and only then serves. A fault that nobody here can act
+on ends the process; the next start recovers.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import asyncio
 import gc
 import logging
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
@@ -23,7 +25,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from matchbus.edge import Edge
+import nats.errors
+from matchbus.edge import Door, Edge
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
@@ -31,7 +34,8 @@ from bus import messages, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
-from bus.messages import EngineEntry, InstrumentEntry
+from bus.lease import Lease, LeaseLost
+from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
@@ -44,12 +48,16 @@ from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
-from engine.runtime.recovery import begin_reign, replay
+from engine.runtime.recovery import begin_reign, catch_up, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
+from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
+STANDBY_ROLE: Final = "matchbus.v1.MatchingEngine/standby"
+"""What the health service says SERVING of while the process follows another's journal."""
+
 DEFAULT_PORT: Final = 50050
 """Engine n listens at this port plus n unless told otherwise."""
 
@@ -59,7 +67,11 @@ PROVISION_PATIENCE_S: Final = 60.0
 PEERS_PATIENCE_S: Final = 2.0
 """How long a start waits for the feeds of the engines that are registered; some may be down."""
 
+RETIRE_S: Final = 3.0
+"""How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
+
 _POLL_S: Final = 0.02
+_RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Nothing on the hot path makes cycles, so collections are rare and find little."""
@@ -68,6 +80,7 @@ _BPS_PER_PERCENT: Final = 100
 _FAULTS: Final = (
     ProcessFault,
     JournalError,
+    LeaseLost,
     ProvisionError,
     BucketUnavailable,
     ExecutionsDamaged,
@@ -87,6 +100,7 @@ class Settings:
     nats_url: str
     listen: str
     durable: bool
+    standby: bool
     log_dir: Path | None
 
 
@@ -104,36 +118,51 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         default="journal",
         help="none: orders live as long as the process (default %(default)s)",
     )
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="leave the first reign to another process of this number, follow it, take over when it is gone",
+    )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
     try:
         subjects.engine_token(options.number)
     except ValueError as error:
         parser.error(str(error))
+    if options.standby and options.durability == "none":
+        parser.error("--standby follows the journal, and with --durability none there is none")
     host = os.environ.get("IP_ADDR", "") or "127.0.0.1"
     return Settings(
         number=options.number,
         nats_url=options.nats,
         listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
         durable=options.durability == "journal",
+        standby=options.standby,
         log_dir=options.log_dir,
     )
 
 
 class Engine:
-    """The parts of one engine and the tasks that keep it going."""
+    """The parts of one engine and the tasks that keep it going. `lease` is None without a journal."""
 
-    def __init__(self, settings: Settings, link: Link, nc: Client, journal: Journal) -> None:
+    def __init__(
+        self, settings: Settings, link: Link, nc: Client, journal: Journal, lease: Lease | None
+    ) -> None:
         number = settings.number
         self._settings = settings
         self._link = link
         self._nc = nc
         self._journal = journal
+        self._lease = lease
+        self._keeping: asyncio.Task[None] | None = None
         self._state = State(number)
         self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
         self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
         self._engines: dict[int, EngineEntry] = {}
+        self._instruments: dict[str, InstrumentEntry] = {}
+        self._loop: CommitLoop | None = None
+        self._uncrosser: Uncrosser | None = None
         self._sessions = Sessions(number, self._sessions_bucket, self._engines)
         self._market_data = MarketData(nc, number)
         self._follower = FeedFollower(
@@ -146,31 +175,89 @@ class Engine:
         self._round_trip = RoundTrip(nc)
         self._told_states: dict[int, tuple[PeerState, int]] = {}
 
-    async def run(self, edge: Edge, address: str) -> None:
-        """Recover, reign, serve, until cancelled. Raises a group of the faults that end an engine."""
+    async def run(self, edge: Edge, door: Door, address: str) -> None:
+        """Recover, stand by, reign, serve, until cancelled or handed over.
+
+        Raises a group of the faults that end an engine.
+        """
         number = self._settings.number
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._recover(group, edge, door, address)
+        except* HandedOver:
+            _log.info("E%d is handed over", number)
+        finally:
+            if self._lease is not None:
+                with suppress(nats.errors.Error, StreamError):
+                    await self._lease.release()
+            _log.info("E%d has stopped", number)
+
+    async def _recover(self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str) -> None:
+        """Come to where the journal ends, wait for our turn, and reign."""
+        state, number = self._state, self._settings.number
+        known = self._watch(group)
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
         reports = Reports(number, writer, published if self._settings.durable else (0, 0))
-        await replay(self._state, self._journal, reports)
+        await replay(state, self._journal, reports)
         gc.collect()
-        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         gc.set_threshold(*_GC_THRESHOLDS)
-        known = await self._engines_bucket.get(str(number))
-        epoch = max(self._state.epoch, known.epoch if known else 0) + 1
-        await begin_reign(self._state, self._journal, epoch, time.time_ns())
-        _log.info("epoch %d of E%d begins", epoch, number)
-        try:
-            async with asyncio.TaskGroup() as group:
-                await self._reign(group, edge, address, reports)
-        finally:
-            _log.info("E%d has stopped", number)
+        if self._lease is not None:
+            await self._take_lease(self._lease, group, edge, reports, writer)
+        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
+        entry = await self._engines_bucket.get(str(number))
+        epoch = max(state.epoch, entry.epoch if entry else 0) + 1
+        await begin_reign(state, self._journal, epoch, time.time_ns())
+        _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
+        if self._lease is not None:
+            await reports.take_over(epoch, state.batch_number)
+        for event in known:
+            await event.wait()
+        await self._reign(group, edge, door, address, reports)
 
-    async def _reign(self, group: asyncio.TaskGroup, edge: Edge, address: str, reports: Reports) -> None:
+    def _watch(self, group: asyncio.TaskGroup) -> list[asyncio.Event]:
+        """Follow what an engine has to know of the others; the events are set when what is there is known."""
+        sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
+        for part in (
+            self._link.end_when_closed(),
+            self._follower.run(),
+            self._sessions.watch(sessions_known),
+            self._engines_bucket.watch(self._on_engine, filled=engines_known),
+            self._instruments_bucket.watch(self._on_instrument, filled=instruments_known),
+        ):
+            group.create_task(part)
+        return [sessions_known, engines_known, instruments_known]
+
+    async def _take_lease(
+        self, lease: Lease, group: asyncio.TaskGroup, edge: Edge, reports: Reports, writer: ExecutionsWriter
+    ) -> None:
+        """Return when we may reign and the state is where the journal ends."""
+        state, settings = self._state, self._settings
+        if settings.standby or not await lease.acquire():
+            gc.freeze()  # what follows is followed for days: its collections need not walk what was there
+            await edge.set_role(STANDBY_ROLE, held=True)
+            place = f"batch {state.batch_number} of epoch {state.epoch}"
+            _log.info("E%d stands by at %s, at %s", state.engine, lease.entry.address, place)
+            standby = Standby(self._nc, lease, state, self._journal, reports, writer)
+            await standby.until_reign(LEAVE_FIRST_S if settings.standby else 0.0)
+            await edge.set_role(STANDBY_ROLE, held=False)
+            _log.info("E%d takes over after batch %d", state.engine, state.batch_number)
+        self._keeping = group.create_task(lease.keep(self._check_place))
+        await catch_up(state, self._journal, reports)
+
+    async def _check_place(self) -> None:
+        """The lease had lapsed: whether another process reigned meanwhile shows in the journal alone."""
+        lag = await self._journal.lag()
+        if lag and self._loop is not None and not self._loop.is_appending:
+            raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
+
+    async def _reign(
+        self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str, reports: Reports
+    ) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
         await self._round_trip.start()
-        loop = CommitLoop(
+        loop = self._loop = CommitLoop(
             state,
             self._journal,
             catch_up=self._catch_up,
@@ -200,23 +287,10 @@ class Engine:
             batch_number=state.batch_number,
             time_ns=state.accounts.time_ns,
         )
-        sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
-        for part in (
-            self._link.end_when_closed(),
-            loop.run(),
-            loop.watch(),
-            self._market_data.run(),
-            reports.run(),
-            self._follower.run(),
-            self._sessions.watch(sessions_known),
-            self._engines_bucket.watch(self._on_engine, filled=engines_known),
-            self._instruments_bucket.watch(
-                lambda _, entry: self._on_instrument(loop, entry), filled=instruments_known
-            ),
-        ):
+        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run()):
             group.create_task(part)
-        for known in (sessions_known, engines_known, instruments_known):
-            await known.wait()
+        for entry in self._instruments.values():
+            self._list(loop, entry)
         await loop.read(lambda: None)
         for leg in state.legs.values():
             legs.resume(leg.sent)
@@ -227,15 +301,34 @@ class Engine:
             self._bell,
             ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
         )
-        matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(servicer, edge.server)  # type: ignore[no-untyped-call]
-        await edge.start()
+        door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
         await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
         await self._await_peers()
         await edge.set_serving(serving=True)
         group.create_task(self._tell_health(edge, loop))
+        if self._lease is not None:
+            lease = self._lease
+            handover = Handover(self._nc, number, lambda: self._retire(lease, door, loop, reports))
+            group.create_task(handover.run())
         _log.info(
             "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)
         )
+
+    async def _retire(self, lease: Lease, door: Door, loop: CommitLoop, reports: Reports) -> None:
+        """Take no more commands, finish those that were taken, and let the standby have the lease."""
+        door.shut("this process hands over to another one; ask the exchange for its address")
+        loop.retired = True
+        try:
+            async with asyncio.timeout(RETIRE_S):
+                while not loop.is_idle:  # noqa: ASYNC110 - the loop must not pay for telling anybody
+                    await asyncio.sleep(_RETIRE_POLL_S)
+                await self._round_trip.make()  # behind those that the last answers wait for
+                await reports.drained()
+        except TimeoutError:
+            raise ProcessFault(f"the hand-over was not done within {RETIRE_S:g} s; nothing is lost") from None
+        assert self._keeping is not None
+        self._keeping.cancel()
+        await lease.release()
 
     async def _catch_up(self) -> None:
         if self._follower.peers:
@@ -273,17 +366,22 @@ class Engine:
         else:
             self._engines[entry.engine] = entry
 
-    def _on_instrument(self, loop: CommitLoop, entry: InstrumentEntry | None) -> None:
+    def _on_instrument(self, _: str, entry: InstrumentEntry | None) -> None:
         """The list has a symbol: trade it. Symbols are never taken off while the market lives."""
         if entry is None:
             return
+        self._instruments[entry.symbol] = entry
+        if self._loop is not None:
+            self._list(self._loop, entry)
+
+    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> None:
         collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
         wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
         if self._state.instruments.get(entry.symbol) != wanted:
             loop.submit_own(wanted)
 
     def _on_quote(self, engine: int, symbol: str) -> None:
-        if engine > self._settings.number:
+        if engine > self._settings.number and self._uncrosser is not None:
             self._uncrosser.look(symbol)
 
     def _on_peer_state(self, engine: int, feed: PeerFeed) -> None:
@@ -291,7 +389,7 @@ class Engine:
         if self._told_states.get(engine) != told:
             self._told_states[engine] = told
             _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
-        if engine > self._settings.number and feed.state is PeerState.LIVE:
+        if engine > self._settings.number and feed.state is PeerState.LIVE and self._uncrosser is not None:
             for symbol in feed.replicas:
                 self._uncrosser.look(symbol)
 
@@ -301,16 +399,22 @@ async def run(settings: Settings) -> None:
     name = f"engine-{settings.number}"
     edge = Edge(SERVICE)
     address = edge.bind(settings.listen)  # before anything else: a second process must not depose the first
+    door = Door(SERVICE, f"this process stands by for E{settings.number}; ask the exchange for its address")
+    edge.server.add_generic_rpc_handlers((door,))
     link = Link(settings.nats_url)
     try:
+        await edge.start()
         nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
         journal: Journal = MemoryJournal(settings.number)
+        lease: Lease | None = None
         if settings.durable:
             await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
             journal_nc = await link.open(f"{name}-journal", buffered=False)
             journal = JetStreamJournal(journal_nc, settings.number)
-        await Engine(settings, link, nc, journal).run(edge, address)
+            holder = LeaseEntry(settings.number, secrets.token_hex(8), address, os.getpid())
+            lease = Lease(journal_nc, holder)
+        await Engine(settings, link, nc, journal, lease).run(edge, door, address)
     finally:
         await edge.stop()
         await link.close()
