@@ -1,4 +1,7 @@
-"""The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it."""
+"""The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it.
+
+`handover` lets a standby of a running market take over.
+"""
 
 import argparse
 import asyncio
@@ -14,8 +17,10 @@ from typing import Final
 
 from rich.console import Console
 
-from simulation import live, report
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
+from bus.runner import DEFAULT_NATS_URL
+from simulation import handover, live, report
+from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member
+from simulation.handover import HandoverFailed
 from simulation.run import Outcome, Plan, Progress, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -33,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console()
+    run = {"up": _up, "demo": _demo, "handover": _handover}[options.command]
     try:
-        return asyncio.run(_up(options, console) if options.command == "up" else _demo(options, console))
-    except ClusterError as error:
+        return asyncio.run(run(options, console))
+    except (ClusterError, HandoverFailed) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -48,11 +54,21 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
     up.add_argument("--engines", type=positive, default=2, help="how many engines (default 2)")
+    up.add_argument(
+        "--standbys",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="standby processes for each engine (default 0)",
+    )
     up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
     up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
+    hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
+    hand.add_argument("engine", type=positive, help="the engine's number")
+    hand.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
     demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
     demo.add_argument("--duration", type=seconds, default=30.0, help="seconds (default 30)")
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
@@ -119,18 +135,19 @@ async def interruptible() -> AsyncIterator[None]:
 
 def ready_document(cluster: Cluster) -> str:
     """The ready file: where everything listens and which process it is."""
-    return json.dumps(
-        {
-            "nats_url": cluster.nats.url,
-            "nats_pid": cluster.nats.pid,
-            "exchange": {"address": cluster.exchange.address, "pid": cluster.exchange.pid},
-            "engines": {
-                str(number): {"address": member.address, "pid": member.pid}
-                for number, member in cluster.engines.items()
-            },
-        },
-        indent=2,
-    )
+
+    def place(member: Member) -> dict[str, str | int]:
+        return {"address": member.address, "pid": member.pid}
+
+    document = {
+        "nats_url": cluster.nats.url,
+        "nats_pid": cluster.nats.pid,
+        "exchange": place(cluster.exchange),
+        "engines": {str(number): place(member) for number, member in cluster.engines.items()},
+    }
+    if cluster.standbys:
+        document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
+    return json.dumps(document, indent=2)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -170,6 +187,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
 
     cluster = Cluster(
         engines=options.engines,
+        standbys=options.standbys,
         data_dir=options.data,
         instruments=options.instruments,
         durability=options.durability,
@@ -177,6 +195,16 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         on_change=tell,
     )
     return await serve(cluster, console, ready_file)
+
+
+async def _handover(options: argparse.Namespace, console: Console) -> int:
+    done = await handover.hand_over(options.nats, options.engine)
+    console.print(
+        f"E{options.engine} reigned at {done.old.address} and reigns at {done.new.address} in epoch "
+        f"{done.new.epoch}. Outage: {done.outage_ms:.0f} ms.",
+        soft_wrap=True,
+    )
+    return 0
 
 
 async def _demo(options: argparse.Namespace, console: Console) -> int:
