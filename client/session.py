@@ -52,9 +52,10 @@ _MAX_SEARCH_S: Final = 0.2
 _FAILURES_BEFORE_REGISTRATION: Final = 2
 
 _CHANNEL_OPTIONS: Final = (
-    # A frozen engine is noticed in two seconds; the engines let clients ask this often (matchbus.edge).
+    # A frozen engine is noticed in 2.5 s; the engines let clients ask this often (matchbus.edge).
     ("grpc.keepalive_time_ms", 1_000),
-    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),  # of other pings, behind which those of keepalive wait
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1_000),
