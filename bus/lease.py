@@ -11,6 +11,7 @@ this: its `update` drops the time to live, so that the lease would never expire.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -122,14 +123,17 @@ class Lease:
         async def note(_: Msg) -> None:
             heard.set()
 
-        # Renewals and releases arrive here at once, an expiry does not: it is looked for when all is silent.
-        subscription = await self._client.subscribe(self._subject, cb=note)
+        subscription: Subscription | None = None
         try:
             renewed = began
             known = 0
             while True:
                 heard.clear()
                 try:
+                    if subscription is None:
+                        # Renewals and releases arrive here at once, an expiry does not: it is looked for
+                        # when all is silent.
+                        subscription = await self._client.subscribe(self._subject, cb=note)
                     stored = await self._newest()
                 except AWAY:
                     await until_connected(self._client)
@@ -145,7 +149,9 @@ class Lease:
                     return
                 await _wait(heard, max(_LOOK_S, renewed + _SILENCE_S - now))
         finally:
-            await _unsubscribe(self._client, subscription)
+            if subscription is not None and not self._client.is_closed:
+                with contextlib.suppress(*AWAY):
+                    await subscription.unsubscribe()
 
     async def _take(self) -> tuple[bool, LeaseEntry | None]:
         """Whether the lease is ours now, and who was found holding it before; waits while NATS is away."""
@@ -182,8 +188,3 @@ async def _wait(heard: asyncio.Event, timeout_s: float) -> None:
             await heard.wait()
     except TimeoutError:
         return
-
-
-async def _unsubscribe(client: Client, subscription: "Subscription") -> None:
-    if not client.is_closed and not client.is_draining:
-        await subscription.unsubscribe()

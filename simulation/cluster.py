@@ -377,7 +377,7 @@ class Cluster:
                 _log.warning("%s", error)
                 await member.stop()
             else:
-                _log.warning("%s serves again as process %d", member.name, member.pid)
+                _log.warning("%s is ready again as process %d", member.name, member.pid)
 
     async def _follow_reigns(self) -> None:
         """Keep `engines` naming the process that reigns, as the engines themselves say in their bucket."""
