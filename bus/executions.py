@@ -46,8 +46,10 @@ class ExecutionsWriter:
     async def start(self) -> tuple[int, int]:
         """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
-        Go on with the report after those. Waits while NATS is away. Raises ExecutionsDamaged.
+        Go on with the report after those. May be called again, also after Replaced, to go on behind what
+        another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
         """
+        self._in_flight = False
         stored = await self._newest()
         if stored is None:
             return 0, 0
@@ -59,7 +61,7 @@ class ExecutionsWriter:
         """Store a message exactly once and return when that is certain, however long NATS is away.
 
         Raises Replaced when another writer's message stands where ours should, ExecutionsDamaged when our
-        last one is gone; after these, or a cancellation, the writer takes no more.
+        last one is gone; after these, or a cancellation, the writer takes no more before another `start`.
         """
         assert not self._in_flight, "one publish at a time, and none after one that was broken off"
         self._in_flight = True

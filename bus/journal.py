@@ -16,13 +16,14 @@ the server, which may drop a damaged tail and hand its numbers out again: they c
 and epoch of each record themselves, and ignore records of a replaced epoch.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final, Protocol
 
 import msgspec
@@ -47,9 +48,10 @@ FORMAT: Final = 1
 MAX_RECORD_BYTES: Final = 256_000
 """Largest `commands` of one record, in bytes; the rest of it adds less than 100."""
 
-_SILENCE_S: Final = 2.0
-"""How long a replay waits for the next record before it asks whether there is one."""
+_LOOK_S: Final = 1.0
+"""How long a reader hears nothing before it looks whether what it has read is still there."""
 
+_MEMORY_LOOK_S: Final = 0.005
 _DIGEST_BYTES: Final = 16
 _WRITER: Final = "Matchbus-Writer"
 _FIXED_FIELDS: Final = struct.Struct(">HHQQq")
@@ -135,9 +137,8 @@ class Journal(Protocol):
     def replay(self) -> AsyncIterator[Record]:
         """The records after `position` up to the journal's end as it is now, every one checked.
 
-        On a new journal that is all of them. Called again it goes on where it ended, which is how a standby
-        tails another's journal. Records of a replaced epoch are left out. Raises JournalDamaged,
-        JournalClosed.
+        On a new journal that is all of them. Called again it goes on where it ended. Records of a replaced
+        epoch are left out. Raises JournalDamaged, JournalClosed.
         """
         ...
 
@@ -147,6 +148,18 @@ class Journal(Protocol):
         For a new journal. Raises JournalDamaged when another record is there, or none: what the snapshot was
         made from is gone.
         """
+        ...
+
+    def tail(self) -> AsyncGenerator[Record, None]:
+        """The records after `position` as they come, for ever, every one checked as in `replay`.
+
+        This is how a standby follows: stop it by cancelling or closing, then `replay` what is left. Raises
+        JournalDamaged, also when records that were read are no longer there, JournalClosed.
+        """
+        ...
+
+    async def lag(self) -> int:
+        """How many stored records were not read yet. Raises as `replay` does."""
         ...
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
@@ -274,6 +287,17 @@ class MemoryJournal:
         _check_resume(self._chain.engine, position, sequence, stored)
         self._chain.position, self._sequence = position, sequence
 
+    async def tail(self) -> AsyncGenerator[Record, None]:
+        """As Journal says. Looks for records every few milliseconds."""
+        while True:
+            async for record in self.replay():
+                yield record
+            await asyncio.sleep(_MEMORY_LOOK_S)
+
+    async def lag(self) -> int:
+        """As Journal says."""
+        return len(self.stored) - self._sequence
+
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says."""
         _check_append(self.position, epoch, commands)
@@ -321,22 +345,42 @@ class JetStreamJournal:
     async def replay(self) -> AsyncIterator[Record]:
         """As Journal says. Waits while NATS is away."""
         assert not self._in_flight, "a replay during an append"
-        end = await self._end()
+        end = await self._end(self._sequence)
+        async with contextlib.aclosing(self._read(end)) as records:
+            async for record in records:
+                yield record
+
+    async def tail(self) -> AsyncGenerator[Record, None]:
+        """As Journal says: one consumer for as long as it lives, made anew after a silence."""
+        assert not self._in_flight, "a tail during an append"
+        async with contextlib.aclosing(self._read(None)) as records:
+            async for record in records:
+                yield record
+
+    async def lag(self) -> int:
+        """As Journal says. Waits while NATS is away."""
+        reached = self._sequence  # a tail may read on while the server answers
+        return max(0, await self._end(reached) - self._sequence)
+
+    async def _read(self, end: int | None) -> AsyncGenerator[Record, None]:
+        """The records up to the sequence `end`, for ever when None."""
         reader = StreamReader(self._client, self._stream, self._sequence + 1)
         try:
-            while self._sequence < end:
-                arrived = await reader.read(_SILENCE_S)
-                if not arrived:
-                    await self._expect(self._sequence + 1, end)
+            while end is None or self._sequence < end:
+                arrived = await reader.read(_LOOK_S)
                 for stored in arrived:
                     record = self._chain.accept(stored.sequence, stored.payload)
                     self._sequence = stored.sequence
                     if record is not None:
                         yield record
+                if not arrived:  # a stream that lost its end is silent too
+                    last = await self._end(self._sequence)
+                    if last > self._sequence:
+                        await self._expect(self._sequence + 1, last)
         except StreamError as error:
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
         except nats.errors.ConnectionClosedError as error:
-            raise JournalClosed(f"the connection closed while {self._stream} was replayed") from error
+            raise JournalClosed(f"the connection closed while {self._stream} was read") from error
         finally:
             await reader.close()
 
@@ -348,7 +392,7 @@ class JetStreamJournal:
     async def resume(self, position: Position, sequence: int) -> None:
         """As Journal says. Waits while NATS is away."""
         stored = None
-        if sequence <= await self._end():
+        if sequence <= await self._end(0):
             stored = await self._record_at(sequence)
         _check_resume(self._engine, position, sequence, stored)
         self._chain.position, self._sequence = position, sequence
@@ -434,8 +478,8 @@ class JetStreamJournal:
                 return True
             raise _replaced(self._stream, place, epoch, found.payload)
 
-    async def _end(self) -> int:
-        """The stream's last sequence; JournalDamaged when its head, or what we have read, is gone."""
+    async def _end(self, reached: int) -> int:
+        """The stream's last sequence; JournalDamaged when its head, or what it had `reached`, is gone."""
         while True:
             try:
                 found = await extent(self._client, self._stream)
@@ -448,9 +492,9 @@ class JetStreamJournal:
                 raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
             if found.last_seq and found.first_seq != 1:
                 raise JournalDamaged(self._engine, 1, f"the stream begins at {found.first_seq}")
-            if found.last_seq < self._sequence:
+            if found.last_seq < reached:
                 raise JournalDamaged(
-                    self._engine, found.last_seq + 1, f"the stream ends here, not at {self._sequence}"
+                    self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}"
                 )
             return found.last_seq
 

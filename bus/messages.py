@@ -202,6 +202,32 @@ class ProvisionReply(msgspec.Struct, frozen=True, array_like=True, tag_field="ki
     error: str = ""
 
 
+class StandbyStatus(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="standby"):
+    """A process that stands by for an engine lives. `lag_batches` is how many stored batches it has not read.
+
+    `epoch` and `batch_number` are those of the last batch it has applied.
+    """
+
+    engine: int
+    address: str
+    pid: int
+    epoch: int
+    batch_number: int
+    lag_batches: int
+
+
+class HandoverRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="handover"):
+    """Asks the process that reigns as this engine to let a standby take its place."""
+
+    engine: int
+
+
+class HandoverReply(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="handed_over"):
+    """It takes no more commands and has let the lease go, or `error` says why it reigns on."""
+
+    error: str = ""
+
+
 class InstrumentEntry(msgspec.Struct, frozen=True):
     """Value of the `instruments` bucket. Sizes are decimal strings and never change."""
 
@@ -236,6 +262,18 @@ class EngineEntry(msgspec.Struct, frozen=True):
     pid: int
 
 
+class LeaseEntry(msgspec.Struct, frozen=True):
+    """Value of the `leases` bucket, under the engine's number: the process that may reign.
+
+    `holder` is random, drawn at the start of the process.
+    """
+
+    engine: int
+    holder: str
+    address: str
+    pid: int
+
+
 _encoder: Final = msgspec.json.Encoder()
 encode: Final = _encoder.encode
 """The bytes of any message above but Executions."""
@@ -248,7 +286,11 @@ encode_executions: Final = msgspec.msgpack.Encoder().encode
 decode_executions: Final = msgspec.msgpack.Decoder(Executions).decode
 decode_provision_request: Final = msgspec.json.Decoder(ProvisionRequest).decode
 decode_provision_reply: Final = msgspec.json.Decoder(ProvisionReply).decode
+decode_standby: Final = msgspec.json.Decoder(StandbyStatus).decode
+decode_handover_request: Final = msgspec.json.Decoder(HandoverRequest).decode
+decode_handover_reply: Final = msgspec.json.Decoder(HandoverReply).decode
 decode_instrument: Final = msgspec.json.Decoder(InstrumentEntry).decode
 decode_client: Final = msgspec.json.Decoder(ClientEntry).decode
 decode_session: Final = msgspec.json.Decoder(SessionEntry).decode
 decode_engine: Final = msgspec.json.Decoder(EngineEntry).decode
+decode_lease: Final = msgspec.json.Decoder(LeaseEntry).decode

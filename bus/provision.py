@@ -35,6 +35,7 @@ BUCKETS: Final = (
     subjects.CLIENTS_BUCKET,
     subjects.SESSIONS_BUCKET,
     subjects.ENGINES_BUCKET,
+    subjects.LEASES_BUCKET,
 )
 
 _REQUEST_TIMEOUT_S: Final = 5.0
@@ -55,6 +56,7 @@ _COMPARED: Final = (
     "allow_rollup_hdrs",
     "no_ack",
     "persist_mode",
+    "allow_msg_ttl",
 )
 
 
@@ -86,7 +88,7 @@ def bucket_subject(bucket: str, key: str) -> str:
 
 
 async def provision_shared(client: Client, *, executions_bytes: int = EXECUTIONS_BYTES) -> None:
-    """Make the stream of execution reports and the four buckets, or check that they are right.
+    """Make the stream of execution reports and the buckets, or check that they are right.
 
     Raises ConfigurationMismatch; one of nats' errors when the server does not answer.
     """
@@ -220,6 +222,7 @@ def _bucket(bucket: str) -> StreamConfig:
         deny_delete=True,
         deny_purge=False,
         allow_rollup_hdrs=True,
+        allow_msg_ttl=bucket == subjects.LEASES_BUCKET,  # what nobody renews must go by itself
     )
 
 

@@ -17,11 +17,13 @@ EXECUTIONS_STREAM: Final = "EXECUTIONS"
 EXECUTIONS_SUBJECTS: Final = "execution.*"
 HEARTBEATS: Final = "md.*.heartbeat"
 PROVISION_SUBJECTS: Final = "provision.*"
+STANDBYS: Final = "standby.*"
 
 INSTRUMENTS_BUCKET: Final = "instruments"
 CLIENTS_BUCKET: Final = "clients"
 SESSIONS_BUCKET: Final = "sessions"
 ENGINES_BUCKET: Final = "engines"
+LEASES_BUCKET: Final = "leases"
 
 
 def symbol_token(symbol: str) -> str:
@@ -106,6 +108,16 @@ def object_entries(bucket: str) -> str:
 def provision(engine: int) -> str:
     """Where an engine asks the exchange to make its journal stream."""
     return f"provision.{engine_token(engine)}"
+
+
+def standby(engine: int) -> str:
+    """Where the standbys of an engine say how far they are."""
+    return f"standby.{engine_token(engine)}"
+
+
+def handover(engine: int) -> str:
+    """Where the reigning process of an engine is asked to hand over to a standby."""
+    return f"handover.{engine_token(engine)}"
 
 
 def engine_of(subject: str) -> int:

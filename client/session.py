@@ -7,8 +7,12 @@ The rules of a retry are in `Retry`, the same for order entry, fills and single 
     PERMISSION_DENIED                raise AuthenticationFailed
     UNAUTHENTICATED                  register again once, and give the engine a second to learn the new token
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
-    everything else                  back off with jitter and try again; from the second failure in a row on
-                                     register again too: the engine may have a new address
+    UNAVAILABLE                      ask the exchange where the home engine is now: another process may have
+                                     taken over; go there at once, or back off a little and look again
+    everything else                  back off with jitter and try again
+
+An exchange that does not know the home engine, or knows no ListEngines, is registered with again instead,
+from the second failure in a row on.
 """
 
 import asyncio
@@ -35,16 +39,23 @@ _log: Final = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 REGISTRATION_TIMEOUT_S: Final = 5.0
+SEARCH_TIMEOUT_S: Final = 1.0
+"""How long the exchange has to say where an engine is."""
+
 TOKEN_GRACE_S: Final = 1.0
 """How long an engine may refuse a token that the exchange has just given out."""
 
 _FIRST_BACKOFF_S: Final = 0.05
 _MAX_BACKOFF_S: Final = 1.0
+_MAX_SEARCH_S: Final = 0.2
+"""Longest pause while the home engine is away: a standby needs about a second, and asking costs little."""
 _FAILURES_BEFORE_REGISTRATION: Final = 2
 
 _CHANNEL_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
+    # A frozen engine is noticed in 2.5 s; the engines let clients ask this often (matchbus.edge).
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),  # of other pings, behind which those of keepalive wait
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -90,7 +101,10 @@ class Link:
 
 
 class Session:
-    """One client's registration: token, home engine, instruments. `generation` counts registrations."""
+    """One client's registration: token, home engine, instruments.
+
+    `generation` counts registrations and moves of the home engine.
+    """
 
     def __init__(
         self,
@@ -150,6 +164,32 @@ class Session:
                 if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
                     raise _final(error) from error
                 _log.warning("registration failed: %s %s", error.code(), error.details())
+
+    async def find_home(self, generation: int) -> bool:
+        """Learn where our home engine is now, unless another task has done so since `generation`.
+
+        False when the exchange answers and does not know: then registering again may help.
+        """
+        async with self._registering:
+            if self.generation != generation:
+                return True
+            stub = self._link(self._exchange_address).exchange
+            try:
+                reply = await stub.ListEngines(pb.ListEnginesRequest(), timeout=SEARCH_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                _log.warning("the exchange does not say where E%d is: %s", self.engine, error.code())
+                return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            for engine in reply.engines:
+                if engine.engine == self.engine and engine.role != pb.ENGINE_ROLE_STANDBY:
+                    self._move(engine.address)
+                    return True
+            return False
+
+    def _move(self, address: str) -> None:
+        if address != self._engine_address:
+            _log.info("engine %d is at %s now", self.engine, address)
+            self._engine_address = address
+            self.generation += 1
 
     async def ask_exchange(self, method: str, request: Message) -> Any:
         """The exchange's answer to a single call, over failures."""
@@ -252,15 +292,12 @@ class Retry:
         if error is not None and (final := self._hopeless(error)) is not None:
             raise final from error
         self._failures += 1
-        wrong_engine = code is grpc.StatusCode.FAILED_PRECONDITION
-        if self._unauthenticated_at is None and code is grpc.StatusCode.UNAUTHENTICATED:
-            self._unauthenticated_at = asyncio.get_running_loop().time()
-            await self._session.register_again(generation)
-        elif self._session.generation and (wrong_engine or self._failures >= _FAILURES_BEFORE_REGISTRATION):
-            await self._session.register_again(generation)
-        if self._failures == 1 and self._session.generation != generation:
+        away = code is grpc.StatusCode.UNAVAILABLE
+        registered = self._session.generation and await self._learn(code, generation)
+        if self._session.generation != generation and (self._failures == 1 or (away and not registered)):
             return
-        delay_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
+        longest_s = _MAX_SEARCH_S if away and self._session.generation else _MAX_BACKOFF_S
+        delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
         if delay_s >= self.remaining_s:
             text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
@@ -268,6 +305,22 @@ class Retry:
                 f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True
             ) from error
         await asyncio.sleep(delay_s)
+
+    async def _learn(self, code: grpc.StatusCode, generation: int) -> bool:
+        """Ask the exchange for what this failure may mean that we do not know; whether we registered."""
+        session, often = self._session, self._failures >= _FAILURES_BEFORE_REGISTRATION
+        match code:
+            case grpc.StatusCode.UNAUTHENTICATED if self._unauthenticated_at is None:
+                self._unauthenticated_at = asyncio.get_running_loop().time()
+            case grpc.StatusCode.UNAVAILABLE:
+                if await session.find_home(generation) or not often:
+                    return False
+            case grpc.StatusCode.FAILED_PRECONDITION:
+                pass
+            case _ if not often:
+                return False
+        await session.register_again(generation)
+        return True
 
     def _hopeless(self, error: grpc.aio.AioRpcError) -> Exception | None:
         """What to raise for a failure that another attempt cannot mend."""

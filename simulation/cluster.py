@@ -3,11 +3,13 @@
 Here: starting, waiting until each is ready, starting again what died, stopping. Not here: what the
 processes do, and who asks for them (`simulation/matchbus.py`, tests). All listen on loopback unless another
 host is given. A process that died comes back on its own port; ports are not kept from one `Cluster` to the
-next on the same directory, so clients register again.
+next on the same directory, so clients register again. With standbys an engine is two processes that take
+turns: `engines` names the one that reigns, `standbys` the other, whatever they were started as.
 
     ClusterError
     ├── PortTaken            a port that was asked for is in use
     ├── DurabilityDiffers    the directory was made with another durability
+    ├── NoJournal            standbys without a journal
     └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
 """
 
@@ -30,7 +32,12 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
+from bus import messages, subjects
+from bus.connection import connect
+from bus.messages import EngineEntry
+from bus.registry import Bucket
 from bus.server import NatsServer, ServerError
+from engine.runtime.process import STANDBY_ROLE
 from exchange.runtime.settings import shipped_instruments
 
 Durability = Literal["journal", "none"]
@@ -60,6 +67,10 @@ class PortTaken(ClusterError):
 
 class DurabilityDiffers(ClusterError):
     """The data directory was made with another durability than the one asked for."""
+
+
+class NoJournal(ClusterError):
+    """Standbys were asked for, and there is no journal that they could follow."""
 
 
 class ProcessFailed(ClusterError):
@@ -115,11 +126,11 @@ class Member:
             )
 
     async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
-        """Return when the process says SERVING. Raises `ProcessFailed` when it ends or stays silent."""
+        """Return when the process serves or stands by. Raises `ProcessFailed`, also when it stays silent."""
         try:
             async with asyncio.timeout(deadline_s), grpc.aio.insecure_channel(self.address) as channel:
                 health = health_pb2_grpc.HealthStub(channel)
-                while not await self._serving(health):
+                while not (await _serves(health, "") or await _serves(health, STANDBY_ROLE)):
                     if not self.running:
                         raise ProcessFailed(f"{self.name} ended{self._last_words()}")
                     await asyncio.sleep(_READY_POLL_S)
@@ -128,13 +139,6 @@ class Member:
                 f"{self.name} was not ready within {deadline_s:g} s{self._last_words()}"
             ) from None
         self.ready = True
-
-    async def _serving(self, health: health_pb2_grpc.HealthStub) -> bool:
-        try:
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1.0, wait_for_ready=False)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def wait(self) -> int:
         """Wait until the child ends; its exit code, negative for a signal."""
@@ -162,19 +166,31 @@ class Member:
         return ""
 
 
+async def _serves(health: health_pb2_grpc.HealthStub, service: str) -> bool:
+    """Whether a process says SERVING of a service."""
+    request = health_pb2.HealthCheckRequest(service=service)
+    try:
+        answer = await health.Check(request, timeout=1.0, wait_for_ready=False)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
 class Cluster:
     """A running market; `async with Cluster(engines=2) as cluster` starts it and stops it within 5 s.
 
     Without `data_dir` everything lives in a temporary directory and is gone afterwards. With it, a second
     `Cluster` on the same directory finds every acknowledged order again, and `durability` (None: as before,
     "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
-    `on_change` is called after anything got a new process id.
+    `standbys` is how many processes stand by for each engine, 0 or 1. `on_change` is called after anything
+    got a new process id, or another process reigns.
     """
 
     def __init__(
         self,
         *,
         engines: int = 2,
+        standbys: int = 0,
         data_dir: Path | None = None,
         instruments: Path = DEFAULT_INSTRUMENTS,
         durability: Durability | None = None,
@@ -186,11 +202,15 @@ class Cluster:
     ) -> None:
         if engines < 1:
             raise ValueError("a market needs at least one engine")
+        if standbys not in (0, 1):
+            raise ValueError("an engine has one standby or none")
         self.engine_count = engines
+        self.standby_count = standbys
         self.instruments = instruments
         self.password = password
         self.host = host
         self.engines: dict[int, Member] = {}
+        self.standbys: dict[int, Member] = {}
         self._wanted_durability = durability
         self._ports = ports or Ports()
         self._log_dir = log_dir
@@ -219,8 +239,9 @@ class Cluster:
 
     @property
     def members(self) -> list[Member]:
-        """The exchange and the engines."""
-        return ([self._exchange] if self._exchange else []) + list(self.engines.values())
+        """The exchange, the engines and the standbys."""
+        exchange = [self._exchange] if self._exchange else []
+        return [*exchange, *self.engines.values(), *self.standbys.values()]
 
     async def __aenter__(self) -> Self:
         try:
@@ -241,7 +262,9 @@ class Cluster:
             raise ClusterError(f"there is no instruments file {self.instruments}")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         durability = keep_durability(self.data_dir, self._wanted_durability)
-        ports = claim_ports(self.host, self._ports, self.engine_count)
+        if self.standby_count and durability == "none":
+            raise NoJournal("standbys follow the journal, and with --durability none there is none")
+        ports = claim_ports(self.host, self._ports, self.engine_count, self.standby_count)
         output = self.data_dir / "output"
         output.mkdir(exist_ok=True)
         self._nats = NatsServer(
@@ -265,9 +288,14 @@ class Cluster:
             asyncio.create_task(self._keep_nats()),
             *(asyncio.create_task(self._keep(member)) for member in self.members),
         ]
+        if self.standby_count:
+            self._keepers.append(asyncio.create_task(self._follow_reigns()))
 
     async def _until_live(self) -> None:
-        """Return when the exchange sees the feed of every engine, as the engines do of each other by then."""
+        """Return when the exchange sees the feed of every engine, as the engines do of each other by then.
+
+        And when it has heard every standby.
+        """
         try:
             async with (
                 asyncio.timeout(READY_DEADLINE_S),
@@ -277,7 +305,8 @@ class Cluster:
                 while True:
                     engines = (await stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
                     live = sum(engine.state == matchbus_pb2.ENGINE_STATE_LIVE for engine in engines)
-                    if live >= self.engine_count:
+                    waiting = sum(engine.role == matchbus_pb2.ENGINE_ROLE_STANDBY for engine in engines)
+                    if live >= self.engine_count and waiting >= self.engine_count * self.standby_count:
                         return
                     await asyncio.sleep(_READY_POLL_S)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
@@ -302,13 +331,21 @@ class Cluster:
             "exchange.runtime.process",
             *("--instruments", str(self.instruments.resolve())),
         )
-        for number in range(1, self.engine_count + 1):
+        numbers = range(1, self.engine_count + 1)
+        for number in numbers:
             self.engines[number] = member(
                 f"engine {number}",
                 "engine.runtime.process",
                 *("--number", str(number)),
                 *("--durability", durability),
                 *("--state-dir", str(self.data_dir / f"engine_{number}")),
+            )
+        for number in numbers if self.standby_count else ():
+            self.standbys[number] = member(
+                f"standby {number}",
+                "engine.runtime.process",
+                *("--number", str(number), "--standby"),
+                *("--state-dir", str(self.data_dir / f"standby_{number}")),
             )
 
     async def stop(self) -> None:
@@ -345,7 +382,24 @@ class Cluster:
                 _log.warning("%s", error)
                 await member.stop()
             else:
-                _log.warning("%s serves again as process %d", member.name, member.pid)
+                _log.warning("%s is ready again as process %d", member.name, member.pid)
+
+    async def _follow_reigns(self) -> None:
+        """Keep `engines` naming the process that reigns, as the engines themselves say in their bucket."""
+
+        def note(_: str, entry: EngineEntry | None) -> None:
+            waiting = self.standbys.get(entry.engine) if entry is not None else None
+            if entry is None or waiting is None or waiting.address != entry.address:
+                return
+            self.standbys[entry.engine], self.engines[entry.engine] = self.engines[entry.engine], waiting
+            _log.warning("%s reigns as engine %d in epoch %d", waiting.name, entry.engine, entry.epoch)
+            self._on_change()
+
+        nc = await connect(self.nats.url, name="cluster", on_closed=lambda: None)
+        try:
+            await Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine).watch(note)
+        finally:
+            await nc.close()
 
     async def _keep_nats(self) -> None:
         failures = 0
@@ -381,14 +435,17 @@ def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
     return durability
 
 
-def claim_ports(host: str, wanted: Ports, engines: int) -> Iterator[int]:
-    """The ports of nats-server (0: it takes a free one itself), the exchange and the engines, in this order.
+def claim_ports(host: str, wanted: Ports, engines: int, standbys: int = 0) -> Iterator[int]:
+    """The ports of nats-server (0: it takes a free one itself), the exchange, the engines, their standbys.
+
+    In this order; `standbys` is how many each engine has, and they take free ports.
 
     Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
     """
     asked = [
         ("exchange", wanted.exchange),
         *((f"engine {n + 1}", wanted.first_engine and wanted.first_engine + n) for n in range(engines)),
+        *((f"standby {n + 1}", 0) for n in range(engines * standbys)),
     ]
     if wanted.nats:
         with contextlib.closing(socket.socket()) as probe:

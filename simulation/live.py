@@ -61,8 +61,9 @@ def engines_table(engines: Sequence[pb.Engine]) -> Table:
     for column in ("engine", "state", "epoch", "lag", "address"):
         table.add_column(column)
     for engine in engines:
-        state = _STATES.get(engine.state, "unknown")
-        lag = f"{engine.lag_ns / 1e6:.1f} ms"
+        state, lag = _STATES.get(engine.state, "unknown"), f"{engine.lag_ns / 1e6:.1f} ms"
+        if engine.role == pb.ENGINE_ROLE_STANDBY:
+            state, lag = "stands by", f"{engine.lag_batches} batches"
         table.add_row(f"E{engine.engine}", state, str(engine.epoch), lag, engine.address)
     return table
 

@@ -2,6 +2,7 @@
 
 `journal` looks into the journal of an engine (`simulation/journal_tools.py`), `snapshot` shows and makes its
 snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`simulation/dropcopy.py`).
+`handover` lets a standby of a running market take over.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from typing import Final
 
 from rich.console import Console
 
-from simulation import dropcopy, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
+from bus.runner import DEFAULT_NATS_URL
+from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
+from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member
+from simulation.handover import HandoverFailed
 from simulation.run import Outcome, Plan, Progress, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         return asyncio.run(_COMMANDS[options.command](options, console))
-    except ClusterError as error:
+    except (ClusterError, HandoverFailed) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -52,11 +55,21 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
     up.add_argument("--engines", type=positive, default=2, help="how many engines (default 2)")
+    up.add_argument(
+        "--standbys",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="standby processes for each engine (default 0)",
+    )
     up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
     up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
+    hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
+    hand.add_argument("engine", type=positive, help="the engine's number")
+    hand.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
     demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
     demo.add_argument("--duration", type=seconds, default=30.0, help="seconds (default 30)")
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
@@ -126,18 +139,19 @@ async def interruptible() -> AsyncIterator[None]:
 
 def ready_document(cluster: Cluster) -> str:
     """The ready file: where everything listens and which process it is."""
-    return json.dumps(
-        {
-            "nats_url": cluster.nats.url,
-            "nats_pid": cluster.nats.pid,
-            "exchange": {"address": cluster.exchange.address, "pid": cluster.exchange.pid},
-            "engines": {
-                str(number): {"address": member.address, "pid": member.pid}
-                for number, member in cluster.engines.items()
-            },
-        },
-        indent=2,
-    )
+
+    def place(member: Member) -> dict[str, str | int]:
+        return {"address": member.address, "pid": member.pid}
+
+    document = {
+        "nats_url": cluster.nats.url,
+        "nats_pid": cluster.nats.pid,
+        "exchange": place(cluster.exchange),
+        "engines": {str(number): place(member) for number, member in cluster.engines.items()},
+    }
+    if cluster.standbys:
+        document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
+    return json.dumps(document, indent=2)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -177,6 +191,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
 
     cluster = Cluster(
         engines=options.engines,
+        standbys=options.standbys,
         data_dir=options.data,
         instruments=options.instruments,
         durability=options.durability,
@@ -184,6 +199,16 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         on_change=tell,
     )
     return await serve(cluster, console, ready_file)
+
+
+async def _handover(options: argparse.Namespace, console: Console) -> int:
+    done = await handover.hand_over(options.nats, options.engine)
+    console.print(
+        f"E{options.engine} reigned at {done.old.address} and reigns at {done.new.address} in epoch "
+        f"{done.new.epoch}. Outage: {done.outage_ms:.0f} ms.",
+        soft_wrap=True,
+    )
+    return 0
 
 
 async def _demo(options: argparse.Namespace, console: Console) -> int:
@@ -228,6 +253,7 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outc
 _COMMANDS: Final = {
     "up": _up,
     "demo": _demo,
+    "handover": _handover,
     "journal": journal_tools.run,
     "snapshot": snapshot_tools.run,
     "dropcopy": dropcopy.run,

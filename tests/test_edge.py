@@ -1,7 +1,7 @@
 """What the gRPC edges of exchange and engines do alike."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from matchbus.edge import (
     MAX_MESSAGE_BYTES,
     CannotListen,
     Context,
+    Door,
     Edge,
     abort_bad_request,
     bearer_token,
@@ -162,3 +163,43 @@ async def test_a_taken_port(edge: Edge, capfd: pytest.CaptureFixture[str]) -> No
         with pytest.raises(CannotListen, match=f"{address}: another process uses it"):
             edge.bind(address)
     assert capfd.readouterr().err == ""
+
+
+async def test_a_door_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
+    """Unary calls and streams hear why, as UNAVAILABLE; health and other services are not its business."""
+    edge = Edge(SERVICE)
+    door = Door(SERVICE, "not yet")
+    edge.server.add_generic_rpc_handlers((door,))
+    address = edge.bind("127.0.0.1:0")
+    await edge.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stream = channel.stream_stream(f"/{SERVICE}/Anything", None, None)
+            assert await refusal(registered(channel)) == (grpc.StatusCode.UNAVAILABLE, "not yet")
+            assert await refusal(anext(aiter(stream(iter([b""]))))) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "not yet",
+            )
+            unknown = channel.unary_unary("/matchbus.v1.Other/Call", None, None)
+            assert (await refusal(unknown(b"")))[0] is grpc.StatusCode.UNIMPLEMENTED
+            health = health_pb2_grpc.HealthStub(channel)
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+            await edge.set_role("follower", held=True)
+            request = health_pb2.HealthCheckRequest(service="follower")
+            assert (await health.Check(request)).status == SERVING
+            await edge.set_role("follower", held=False)
+            assert (await health.Check(request)).status == NOT_SERVING
+            door.open_to(matchbus_pb2_grpc.add_ExchangeServicer_to_server, Echo())
+            await registered(channel)
+            assert (await refusal(stream(iter([b""])).read()))[0] is grpc.StatusCode.UNIMPLEMENTED
+            door.shut("no more")
+            assert await refusal(registered(channel)) == (grpc.StatusCode.UNAVAILABLE, "no more")
+    finally:
+        await edge.stop(0)
+
+
+async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str | None]:
+    """How a call ends that must not succeed."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return refused.value.code(), refused.value.details()

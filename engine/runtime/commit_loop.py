@@ -9,7 +9,8 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 
     CommitError
     ├── Overloaded           the queue is full; nothing was taken
-    └── JournalUnavailable   the journal does not answer; nothing was taken
+    ├── JournalUnavailable   the journal does not answer; nothing was taken
+    └── Retired              another process takes over; nothing was taken
 """
 
 import asyncio
@@ -55,6 +56,10 @@ class Overloaded(CommitError):
 
 class JournalUnavailable(CommitError):
     """The journal has not answered for a while."""
+
+
+class Retired(CommitError):
+    """This process hands over to another one."""
 
 
 @dataclass(slots=True)
@@ -112,6 +117,8 @@ class CommitLoop:
         self.state = state
         self.journal = journal
         self.queued_commands = 0
+        self.retired = False
+        """Set to take no more commands of others."""
         self._catch_up = catch_up
         self._attach = attach
         self._release = release
@@ -119,6 +126,7 @@ class CommitLoop:
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
         self._arrived = asyncio.Event()
+        self._busy = False
         self._appending = False
         self._in_flight: list[Submission] = []
         self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
@@ -130,6 +138,8 @@ class CommitLoop:
         `takes`: among them may be orders, which must not miss a quote of a peer. Giving up on the future does
         not take a command back. Raises CommitError, having taken none.
         """
+        if self.retired:
+            raise Retired("this process hands over to another one")
         if self.is_silent():
             raise self._unavailable()
         if self.queued_commands + len(commands) > MAX_QUEUED_COMMANDS:
@@ -151,6 +161,16 @@ class CommitLoop:
         self._arrived.set()
         return submission.done
 
+    @property
+    def is_appending(self) -> bool:
+        """Whether a batch is on its way to the journal."""
+        return self._appending
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was taken is in the journal and its effects were let out."""
+        return not self._queue and not self._busy
+
     async def read(self, query: Callable[[], T]) -> T:
         """The result of `query` on the state as the journal has it; `query` must copy what it returns.
 
@@ -168,7 +188,9 @@ class CommitLoop:
         """Commit for ever. Raises JournalError when this engine must not go on."""
         async with asyncio.TaskGroup() as group:
             while True:
+                self._busy = False
                 await self._arrived.wait()
+                self._busy = True
                 await self._gather()
                 waiting = len(self._queue)
                 if any(submission.takes for submission in self._queue):

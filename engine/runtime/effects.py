@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from bus import crash_points
 from bus.executions import ExecutionsWriter
+from bus.journal import Replaced as OtherWriter
 from bus.messages import Executions, Report
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
 from engine.runtime.commit_loop import Batch
@@ -82,6 +83,7 @@ class Reports:
         self._owed: deque[_Owed] = deque()
         self._queued = 0
         self._arrived = asyncio.Event()
+        self._progressed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
 
@@ -101,6 +103,43 @@ class Reports:
         """The journal lost batches that were reported, and their numbers will be used again: report those."""
         self._published = 0, 0
 
+    def forget(self, published: tuple[int, int]) -> None:
+        """Leave out what the stream has by now, though another process stored it."""
+        self._published = published
+        owed, self._owed, self._queued = self._owed, deque(), 0
+        self._arrived.clear()
+        self._has_room.set()
+        for batch in owed:
+            self.add(batch.epoch, batch.batch_number, batch.reports)
+
+    async def take_over(self, epoch: int, batch_number: int) -> None:
+        """Be the only one that stores reports: what a predecessor sends from now on is refused.
+
+        The first of what is owed does that, or else a message without reports, in the name of `batch_number`,
+        which must hold none. Before that the predecessor may store more of what it owed itself. Raises what
+        `ExecutionsWriter.publish` raises, but Replaced.
+        """
+        while True:
+            self.forget(await self._writer.start())
+            owed = self._owed.copy()
+            if owed:
+                message = self._next_message()
+            else:
+                message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
+            try:
+                await self._writer.publish(message)
+            except OtherWriter:
+                self._owed = owed  # what of it the predecessor has stored is forgotten in the next round
+                continue
+            self._queued -= len(message.reports)
+            return
+
+    async def drained(self) -> None:
+        """Wait until all that is owed is stored."""
+        while self._queued:
+            self._progressed.clear()
+            await self._progressed.wait()
+
     async def room(self) -> None:
         """Wait while too much is queued."""
         await self._has_room.wait()
@@ -113,6 +152,7 @@ class Reports:
             message = self._next_message()
             await self._writer.publish(message)
             self._queued -= len(message.reports)
+            self._progressed.set()
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
             await pace

@@ -20,7 +20,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Self
@@ -205,6 +205,15 @@ class MarkedJournal:
                 self._there = position
             else:
                 self._mark = None
+
+    def tail(self) -> AsyncGenerator[Record, None]:
+        """As Journal says; only after a replay, whose end was held against the mark."""
+        assert self._trusted, "a tail before a replay"
+        return self._journal.tail()
+
+    async def lag(self) -> int:
+        """As Journal says."""
+        return await self._journal.lag()
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says."""

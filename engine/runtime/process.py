@@ -6,8 +6,9 @@
                                                   ├──▶ journal
                                                   └──▶ Effects ──▶ market data, legs, execution reports, bell
 
-A start loads the newest snapshot, replays the rest of the journal, begins a new reign under the journal's
-fence, and only then serves. A fault that nobody here can act on ends the process; the next start recovers.
+A start loads the newest snapshot, replays the rest of the journal and follows it until the engine's lease is
+free (`engine/runtime/standby.py`); then it begins a new reign under the journal's fence, and only then
+serves. A fault that nobody here can act on ends the process; the next start recovers.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import asyncio
 import gc
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -24,7 +26,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from matchbus.edge import Edge
+import nats.errors
+from matchbus.edge import Door, Edge
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
@@ -32,7 +35,8 @@ from bus import crash_points, messages, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
-from bus.messages import EngineEntry, InstrumentEntry
+from bus.lease import Lease, LeaseLost
+from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
@@ -47,13 +51,17 @@ from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
-from engine.runtime.recovery import begin_reign, replay
+from engine.runtime.recovery import begin_reign, catch_up, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT, SnapshotMaker, load
+from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
+STANDBY_ROLE: Final = "matchbus.v1.MatchingEngine/standby"
+"""What the health service says SERVING of while the process follows another's journal."""
+
 DEFAULT_PORT: Final = 50050
 """Engine n listens at this port plus n unless told otherwise."""
 
@@ -63,7 +71,11 @@ PROVISION_PATIENCE_S: Final = 60.0
 PEERS_PATIENCE_S: Final = 2.0
 """How long a start waits for the feeds of the engines that are registered; some may be down."""
 
+RETIRE_S: Final = 3.0
+"""How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
+
 _POLL_S: Final = 0.02
+_RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Nothing on the hot path makes cycles, so collections are rare and find little."""
@@ -72,6 +84,7 @@ _BPS_PER_PERCENT: Final = 100
 _FAULTS: Final = (
     ProcessFault,
     JournalError,
+    LeaseLost,
     ProvisionError,
     BucketUnavailable,
     ExecutionsDamaged,
@@ -91,6 +104,7 @@ class Settings:
     nats_url: str
     listen: str
     durable: bool
+    standby: bool
     log_dir: Path | None
     state_dir: Path
     accept_loss: bool
@@ -122,12 +136,18 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         "--state-dir",
         metavar="DIR",
         type=Path,
-        help="where the engine keeps how far its journal was, outside NATS (default data/engine_N)",
+        help="where the process keeps how far its journal was, outside NATS; no two processes share one "
+        "(default data/engine_N, or data/standby_N)",
     )
     parser.add_argument(
         "--accept-loss",
         action="store_true",
         help="start although the journal has lost batches that --state-dir knows of; they are gone for good",
+    )
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="leave the first reign to another process of this number, follow it, take over when it is gone",
     )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
@@ -135,33 +155,44 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         subjects.engine_token(options.number)
     except ValueError as error:
         parser.error(str(error))
+    if options.standby and options.durability == "none":
+        parser.error("--standby follows the journal, and with --durability none there is none")
     host = os.environ.get("IP_ADDR", "") or "127.0.0.1"
     return Settings(
         number=options.number,
         nats_url=options.nats,
         listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
         durable=options.durability == "journal",
+        standby=options.standby,
         log_dir=options.log_dir,
         commands_per_snapshot=max(0, options.snapshot_every) or sys.maxsize,
-        state_dir=options.state_dir or Path("data") / f"engine_{options.number}",
+        state_dir=options.state_dir
+        or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
         accept_loss=options.accept_loss,
     )
 
 
 class Engine:
-    """The parts of one engine and the tasks that keep it going."""
+    """The parts of one engine and the tasks that keep it going. `lease` is None without a journal."""
 
-    def __init__(self, settings: Settings, link: Link, nc: Client, journal: Journal) -> None:
+    def __init__(
+        self, settings: Settings, link: Link, nc: Client, journal: Journal, lease: Lease | None
+    ) -> None:
         number = settings.number
         self._settings = settings
         self._link = link
         self._nc = nc
         self._journal = journal
+        self._lease = lease
+        self._keeping: asyncio.Task[None] | None = None
         self._state = State(number)
         self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
         self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
         self._engines: dict[int, EngineEntry] = {}
+        self._instruments: dict[str, InstrumentEntry] = {}
+        self._loop: CommitLoop | None = None
+        self._uncrosser: Uncrosser | None = None
         self._sessions = Sessions(number, self._sessions_bucket, self._engines)
         self._market_data = MarketData(nc, number)
         self._follower = FeedFollower(
@@ -177,39 +208,97 @@ class Engine:
             number, settings.nats_url, commands_per_snapshot=settings.commands_per_snapshot
         )
 
-    async def run(self, edge: Edge, address: str) -> None:
-        """Recover, reign, serve, until cancelled. Raises a group of the faults that end an engine."""
+    async def run(self, edge: Edge, door: Door, address: str) -> None:
+        """Recover, stand by, reign, serve, until cancelled or handed over.
+
+        Raises a group of the faults that end an engine.
+        """
         number = self._settings.number
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._recover(group, edge, door, address)
+        except* HandedOver:
+            _log.info("E%d is handed over", number)
+        finally:
+            if self._lease is not None:
+                with suppress(nats.errors.Error, StreamError):
+                    await self._lease.release()
+            _log.info("E%d has stopped", number)
+
+    async def _recover(self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str) -> None:
+        """Come to where the journal ends, wait for our turn, and reign."""
+        state, number = self._state, self._settings.number
+        known = self._watch(group)
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
         if not self._settings.durable:
             published = 0, 0
         reports = Reports(number, writer, published)
         if self._settings.durable:
-            await load(self._state, self._journal, SnapshotStore(self._nc, number), published)
-        self._snapshot_maker.note((await replay(self._state, self._journal, reports)).commands)
+            await load(state, self._journal, SnapshotStore(self._nc, number), published)
+        self._snapshot_maker.note(await replay(state, self._journal, reports))
         if not check_reports(
             number, published[0], self._journal.position, accept_loss=self._settings.accept_loss
         ):
             reports.forget_published()
         gc.collect()
-        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         gc.set_threshold(*_GC_THRESHOLDS)
-        known = await self._engines_bucket.get(str(number))
-        epoch = max(self._state.epoch, known.epoch if known else 0) + 1
-        await begin_reign(self._state, self._journal, epoch, time.time_ns())
-        _log.info("epoch %d of E%d begins", epoch, number)
-        try:
-            async with asyncio.TaskGroup() as group:
-                await self._reign(group, edge, address, reports)
-        finally:
-            _log.info("E%d has stopped", number)
+        if self._lease is not None:
+            await self._take_lease(self._lease, group, edge, reports, writer)
+        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
+        entry = await self._engines_bucket.get(str(number))
+        epoch = max(state.epoch, entry.epoch if entry else 0) + 1
+        await begin_reign(state, self._journal, epoch, time.time_ns())
+        _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
+        if self._lease is not None:
+            await reports.take_over(epoch, state.batch_number)
+        for event in known:
+            await event.wait()
+        await self._reign(group, edge, door, address, reports)
 
-    async def _reign(self, group: asyncio.TaskGroup, edge: Edge, address: str, reports: Reports) -> None:
+    def _watch(self, group: asyncio.TaskGroup) -> list[asyncio.Event]:
+        """Follow what an engine has to know of the others; the events are set when what is there is known."""
+        sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
+        for part in (
+            self._link.end_when_closed(),
+            self._follower.run(),
+            self._sessions.watch(sessions_known),
+            self._engines_bucket.watch(self._on_engine, filled=engines_known),
+            self._instruments_bucket.watch(self._on_instrument, filled=instruments_known),
+        ):
+            group.create_task(part)
+        return [sessions_known, engines_known, instruments_known]
+
+    async def _take_lease(
+        self, lease: Lease, group: asyncio.TaskGroup, edge: Edge, reports: Reports, writer: ExecutionsWriter
+    ) -> None:
+        """Return when we may reign and the state is where the journal ends."""
+        state, settings = self._state, self._settings
+        if settings.standby or not await lease.acquire():
+            gc.freeze()  # what follows is followed for days: its collections need not walk what was there
+            await edge.set_role(STANDBY_ROLE, held=True)
+            place = f"batch {state.batch_number} of epoch {state.epoch}"
+            _log.info("E%d stands by at %s, at %s", state.engine, lease.entry.address, place)
+            standby = Standby(self._nc, lease, state, self._journal, reports, writer)
+            await standby.until_reign(LEAVE_FIRST_S if settings.standby else 0.0)
+            await edge.set_role(STANDBY_ROLE, held=False)
+            _log.info("E%d takes over after batch %d", state.engine, state.batch_number)
+        self._keeping = group.create_task(lease.keep(self._check_place))
+        await catch_up(state, self._journal, reports)
+
+    async def _check_place(self) -> None:
+        """The lease had lapsed: whether another process reigned meanwhile shows in the journal alone."""
+        lag = await self._journal.lag()
+        if lag and self._loop is not None and not self._loop.is_appending:
+            raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
+
+    async def _reign(
+        self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str, reports: Reports
+    ) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
         await self._round_trip.start()
-        loop = CommitLoop(
+        loop = self._loop = CommitLoop(
             state,
             self._journal,
             catch_up=self._catch_up,
@@ -240,25 +329,12 @@ class Engine:
             time_ns=state.accounts.time_ns,
         )
         crash_points.reach("books published")
-        sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
-        for part in (
-            self._link.end_when_closed(),
-            loop.run(),
-            loop.watch(),
-            self._market_data.run(),
-            reports.run(),
-            self._follower.run(),
-            self._sessions.watch(sessions_known),
-            self._engines_bucket.watch(self._on_engine, filled=engines_known),
-            self._instruments_bucket.watch(
-                lambda _, entry: self._on_instrument(loop, entry), filled=instruments_known
-            ),
-        ):
+        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run()):
             group.create_task(part)
         if self._settings.durable:
             group.create_task(self._snapshot_maker.run())
-        for known in (sessions_known, engines_known, instruments_known):
-            await known.wait()
+        for entry in self._instruments.values():
+            self._list(loop, entry)
         await loop.read(lambda: None)
         for leg in state.legs.values():
             legs.resume(leg.sent)
@@ -269,16 +345,35 @@ class Engine:
             self._bell,
             ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
         )
-        matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(servicer, edge.server)  # type: ignore[no-untyped-call]
-        await edge.start()
+        door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
         await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
         await self._await_peers()
         await edge.set_serving(serving=True)
         crash_points.reach("serving")
         group.create_task(self._tell_health(edge, loop))
+        if self._lease is not None:
+            lease = self._lease
+            handover = Handover(self._nc, number, lambda: self._retire(lease, door, loop, reports))
+            group.create_task(handover.run())
         _log.info(
             "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)
         )
+
+    async def _retire(self, lease: Lease, door: Door, loop: CommitLoop, reports: Reports) -> None:
+        """Take no more commands, finish those that were taken, and let the standby have the lease."""
+        door.shut("this process hands over to another one; ask the exchange for its address")
+        loop.retired = True
+        try:
+            async with asyncio.timeout(RETIRE_S):
+                while not loop.is_idle:  # noqa: ASYNC110 - the loop must not pay for telling anybody
+                    await asyncio.sleep(_RETIRE_POLL_S)
+                await self._round_trip.make()  # behind those that the last answers wait for
+                await reports.drained()
+        except TimeoutError:
+            raise ProcessFault(f"the hand-over was not done within {RETIRE_S:g} s; nothing is lost") from None
+        assert self._keeping is not None
+        self._keeping.cancel()
+        await lease.release()
 
     async def _catch_up(self) -> None:
         if self._follower.peers:
@@ -317,17 +412,22 @@ class Engine:
         else:
             self._engines[entry.engine] = entry
 
-    def _on_instrument(self, loop: CommitLoop, entry: InstrumentEntry | None) -> None:
+    def _on_instrument(self, _: str, entry: InstrumentEntry | None) -> None:
         """The list has a symbol: trade it. Symbols are never taken off while the market lives."""
         if entry is None:
             return
+        self._instruments[entry.symbol] = entry
+        if self._loop is not None:
+            self._list(self._loop, entry)
+
+    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> None:
         collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
         wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
         if self._state.instruments.get(entry.symbol) != wanted:
             loop.submit_own(wanted)
 
     def _on_quote(self, engine: int, symbol: str) -> None:
-        if engine > self._settings.number:
+        if engine > self._settings.number and self._uncrosser is not None:
             self._uncrosser.look(symbol)
 
     def _on_peer_state(self, engine: int, feed: PeerFeed) -> None:
@@ -335,7 +435,7 @@ class Engine:
         if self._told_states.get(engine) != told:
             self._told_states[engine] = told
             _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
-        if engine > self._settings.number and feed.state is PeerState.LIVE:
+        if engine > self._settings.number and feed.state is PeerState.LIVE and self._uncrosser is not None:
             for symbol in feed.replicas:
                 self._uncrosser.look(symbol)
 
@@ -345,19 +445,26 @@ async def run(settings: Settings) -> None:
     name = f"engine-{settings.number}"
     edge = Edge(SERVICE)
     address = edge.bind(settings.listen)  # before anything else: a second process must not depose the first
+    door = Door(SERVICE, f"this process stands by for E{settings.number}; ask the exchange for its address")
+    edge.server.add_generic_rpc_handlers((door,))
     link = Link(settings.nats_url)
     try:
+        await edge.start()
         nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
         if not settings.durable:
-            await Engine(settings, link, nc, MemoryJournal(settings.number)).run(edge, address)
+            await Engine(settings, link, nc, MemoryJournal(settings.number), None).run(edge, door, address)
             return
         await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
-        stored = JetStreamJournal(await link.open(f"{name}-journal", buffered=False), settings.number)
+        journal_nc = await link.open(f"{name}-journal", buffered=False)
+        lease = Lease(journal_nc, LeaseEntry(settings.number, secrets.token_hex(8), address, os.getpid()))
         async with MarkedJournal(
-            stored, settings.number, settings.state_dir, accept_loss=settings.accept_loss
+            JetStreamJournal(journal_nc, settings.number),
+            settings.number,
+            settings.state_dir,
+            accept_loss=settings.accept_loss,
         ) as journal:
-            await Engine(settings, link, nc, journal).run(edge, address)
+            await Engine(settings, link, nc, journal, lease).run(edge, door, address)
     finally:
         await edge.stop()
         await link.close()

@@ -1,61 +1,41 @@
-"""How an engine comes back: replay the whole journal, then begin a new reign.
+"""How an engine comes back: replay the journal, follow it while another reigns, then begin a new reign.
 
 Replaying applies exactly what was applied before, so state, digest, events and book sequences are the same.
 What the journal has and EXECUTIONS has not yet is reported again from here; nothing else leaves in a replay.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
 from bus import crash_points
-from bus.journal import Journal
+from bus.journal import Journal, Record
 from engine.commands import EpochStarted, decode, encode
-from engine.runtime.effects import REPORTED, Reports
+from engine.events import Event
+from engine.runtime.effects import REPORTED
 from engine.state import State
 
 _PROGRESS_PERIOD_S: Final = 1.0
-_YIELD_PERIOD_S: Final = 0.02
+_TURN_S: Final = 0.02
+"""How long applying records may keep all else of the process waiting."""
 
 _log: Final = logging.getLogger("engine")
 
 
-class Replayed(NamedTuple):
-    """How many commands were replayed; the last batch that had execution reports, and how many it had."""
+class ReportSink(Protocol):
+    """Where the execution reports of a replay go: `engine.runtime.effects.Reports`, or who only counts."""
 
-    commands: int
-    reported: tuple[int, int]
+    def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
+        """What a batch has to report."""
+        ...
 
 
-async def replay(
-    state: State, journal: Journal, reports: Reports | None = None, *, reported: tuple[int, int] = (0, 0)
-) -> Replayed:
-    """Bring a state to where the journal ends. Raises JournalError.
-
-    `reported` is the last batch before that had execution reports, and how many.
-    """
-    commands_replayed = 0
-    started = told = yielded = time.monotonic()
-    async for record in journal.replay():
-        state.begin_batch(record.batch_number, record.time_ns)
-        events = []
-        for command in decode(record.commands):
-            events += state.apply(command)
-            commands_replayed += 1
-        state.end_batch()
-        owed = [event for event in events if type(event) in REPORTED]
-        if owed:
-            reported = record.batch_number, len(owed)
-            if reports is not None:
-                reports.add(record.epoch, record.batch_number, owed)
-        now = time.monotonic()
-        if now - yielded > _YIELD_PERIOD_S:
-            await asyncio.sleep(0)  # the connection lives on the same loop: starved, the server cuts it off
-            yielded = now
-        if now - told > _PROGRESS_PERIOD_S:
-            told = now
-            _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
+async def replay(state: State, journal: Journal, reports: ReportSink) -> int:
+    """Bring a state to where the journal ends; how many commands that took. Raises JournalError."""
+    started = time.monotonic()
+    commands_replayed = await catch_up(state, journal, reports)
     _log.info(
         "recovered batch %d of epoch %d: %d commands in %.2f s",
         state.batch_number,
@@ -64,7 +44,49 @@ async def replay(
         time.monotonic() - started,
     )
     crash_points.reach("replay ended")
-    return Replayed(commands_replayed, reported)
+    return commands_replayed
+
+
+async def catch_up(state: State, journal: Journal, reports: ReportSink) -> int:
+    """Apply what the journal has and the state has not; how many commands. Raises JournalError."""
+    commands_replayed = 0
+    turned = told = time.monotonic()
+    async for record in journal.replay():
+        commands_replayed += _apply(state, record, reports)
+        turned = await _take_turns(turned)
+        if turned - told > _PROGRESS_PERIOD_S:
+            told = turned
+            _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
+    return commands_replayed
+
+
+async def follow(state: State, journal: Journal, reports: ReportSink) -> None:
+    """Keep the state where the journal of a reigning process ends, until cancelled. Raises JournalError."""
+    turned = time.monotonic()
+    async with contextlib.aclosing(journal.tail()) as records:
+        async for record in records:
+            _apply(state, record, reports)
+            turned = await _take_turns(turned)
+
+
+async def _take_turns(turned: float) -> float:
+    """Let the rest of the process have its turn now and then: many records may be there at once."""
+    if time.monotonic() - turned < _TURN_S:
+        return turned
+    await asyncio.sleep(0)
+    return time.monotonic()
+
+
+def _apply(state: State, record: Record, reports: ReportSink) -> int:
+    """Apply one batch; how many commands it had."""
+    state.begin_batch(record.batch_number, record.time_ns)
+    events: list[Event] = []
+    commands = decode(record.commands)
+    for command in commands:
+        events += state.apply(command)
+    state.end_batch()
+    reports.add(record.epoch, record.batch_number, [event for event in events if type(event) in REPORTED])
+    return len(commands)
 
 
 async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:

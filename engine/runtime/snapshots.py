@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import nats.errors
@@ -27,6 +28,7 @@ from bus.journal import JetStreamJournal, Journal, JournalError, Position
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
+from engine.events import Event
 from engine.runtime.recovery import replay
 from engine.snapshot import NotASnapshot
 from engine.state import State
@@ -41,6 +43,20 @@ _LOOK_PERIOD_S: Final = 0.5
 _LOWEST_PRIORITY: Final = 19
 
 _log: Final = logging.getLogger("engine")
+
+
+@dataclass(slots=True)
+class LastOwed:
+    """The last batch that had execution reports, and how many."""
+
+    batch_number: int = 0
+    count: int = 0
+
+    def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
+        """As ReportSink says."""
+        del epoch
+        if reports:
+            self.batch_number, self.count = batch_number, len(reports)
 
 
 async def load(
@@ -72,16 +88,16 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
     """Bring an empty state to the journal's end and store a snapshot of it. Raises as `load` does."""
     anything = (sys.maxsize, 0)
     newest = await load(state, journal, store, anything)
-    reported = (newest.reported_batch, newest.reported) if newest is not None else (0, 0)
-    reported = (await replay(state, journal, reported=reported)).reported
+    owed = LastOwed(newest.reported_batch, newest.reported) if newest is not None else LastOwed()
+    await replay(state, journal, owed)
     entry = SnapshotEntry(
         batch_number=state.batch_number,
         epoch=state.epoch,
         sequence=journal.sequence,
         record_digest=journal.position.digest.hex(),
         state_digest=state.digest().hex(),
-        reported_batch=reported[0],
-        reported=reported[1],
+        reported_batch=owed.batch_number,
+        reported=owed.count,
         time_ns=time.time_ns(),
     )
     if newest is None or newest.batch_number < entry.batch_number:

@@ -4,6 +4,7 @@
          ── instruments   ◀── instruments.toml at start; then watched
          ── engines       ──▶ who they are, where they listen
          ── clients       ──▶ how many call each engine home
+         ── standby.*     ──▶ who could take over, and how far behind it is
          ── md.>          ──▶ FeedFollower ──▶ engine states, consolidated book, best prices in the log
          ── EXECUTIONS    ──▶ Positions (from the first message on; SERVING once they have caught up)
     gRPC ◀─▶ ExchangeServicer ──▶ Registrar ──▶ clients, sessions
@@ -41,7 +42,7 @@ from exchange.positions import Positions
 from exchange.runtime import views
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments, read_instruments
 from exchange.runtime.registration import Registrar
-from exchange.runtime.servicer import ExchangeServicer
+from exchange.runtime.servicer import EngineView, ExchangeServicer
 from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
 
 log = logging.getLogger("exchange")
@@ -74,6 +75,7 @@ class Exchange:
         self._link = link
         self._engines: dict[int, EngineEntry] = {}
         self._instruments: dict[str, InstrumentEntry] = {}
+        self._standbys = views.Standbys()
         self._directory = Directory()
         self._positions = Positions()
         self._executions = executions.read(nc)
@@ -110,6 +112,7 @@ class Exchange:
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
                 group.create_task(self._answer_provision_requests())
+                group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
                 for bucket in filled:
                     await bucket.wait()
@@ -138,11 +141,16 @@ class Exchange:
             instruments=self._instruments,
             positions=self._positions,
             caught_up=self._executions.caught_up.is_set,
-            list_engines=lambda: views.engine_views(self._engines, self._follower.peers, time.monotonic_ns()),
+            list_engines=self._list_engines,
             consolidated_book=lambda symbol, depth: views.consolidated_book(
                 symbol, depth, self._follower.peers
             ),
         )
+
+    def _list_engines(self) -> list[EngineView]:
+        now_ns = time.monotonic_ns()
+        primaries = views.engine_views(self._engines, self._follower.peers, now_ns)
+        return [*primaries, *self._standbys.views(self._engines, now_ns)]
 
     def _start_watches(self, group: asyncio.TaskGroup) -> list[asyncio.Event]:
         """Follow the buckets; the events are set when what is in them now is known."""
@@ -174,6 +182,16 @@ class Exchange:
         while True:
             self._feed_log.write(self._follower.peers)
             await asyncio.sleep(_BEST_PRICES_PERIOD_S)
+
+    async def _listen_to_standbys(self) -> None:
+        statuses = await self._nc.subscribe(subjects.STANDBYS)
+        async for message in statuses.messages:
+            try:
+                status = messages.decode_standby(message.data)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                log.warning("left out what no standby says: %s", error)
+            else:
+                self._standbys.note(status, time.monotonic_ns())
 
     async def _answer_provision_requests(self) -> None:
         requests = await self._nc.subscribe(subjects.PROVISION_SUBJECTS)

@@ -28,7 +28,7 @@ _STORAGE_AWAY: Final = "the exchange cannot reach its storage just now; try agai
 
 
 class EngineView(msgspec.Struct, frozen=True):
-    """One engine as ListEngines shows it; `state` is the contract's number, `lag_ns` nanoseconds."""
+    """One process as ListEngines shows it; `state` and `role` are the contract's numbers."""
 
     engine: int
     epoch: int
@@ -36,6 +36,9 @@ class EngineView(msgspec.Struct, frozen=True):
     state: int
     lag_ns: int
     reason: str
+    role: int = matchbus_pb2.ENGINE_ROLE_PRIMARY
+    batch_number: int = 0
+    lag_batches: int = 0
 
 
 class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
@@ -108,7 +111,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
     async def ListEngines(
         self, request: matchbus_pb2.ListEnginesRequest, context: Context
     ) -> matchbus_pb2.ListEnginesReply:
-        """List the registered engines and how the exchange sees their feeds, in order of their numbers."""
+        """List the registered engines and how the exchange sees their feeds, then the standbys."""
         del request, context
         return matchbus_pb2.ListEnginesReply(
             engines=[
@@ -119,6 +122,9 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
                     address=view.address,
                     lag_ns=view.lag_ns,
                     reason=view.reason,
+                    role=view.role,  # type: ignore[arg-type]
+                    batch_number=view.batch_number,
+                    lag_batches=view.lag_batches,
                 )
                 for view in self._list_engines()
             ]

@@ -10,7 +10,7 @@ from typing import Final
 from matchbus.v1 import matchbus_pb2
 
 from bus import consolidated
-from bus.messages import ASK, BID, EngineEntry
+from bus.messages import ASK, BID, EngineEntry, StandbyStatus
 from bus.peer import PeerFeed, PeerState
 from bus.replica import BookReplica
 from exchange.runtime.servicer import EngineView
@@ -23,6 +23,8 @@ _STATES: Final = {
     PeerState.DOWN: matchbus_pb2.ENGINE_STATE_DOWN,
 }
 _NS_PER_MS: Final = 1_000_000
+_STANDBY_SILENCE_NS: Final = 2_000_000_000
+"""A standby that was not heard for this long is not shown."""
 
 
 def live_engines(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> list[int]:
@@ -35,6 +37,40 @@ def engine_views(
 ) -> list[EngineView]:
     """Every registered engine as its feed looks at `now_ns` of the follower's clock, in order of numbers."""
     return [_engine_view(entry, peers.get(engine), now_ns) for engine, entry in sorted(engines.items())]
+
+
+class Standbys:
+    """The processes that stand by, each as it last said."""
+
+    __slots__ = ("_heard",)
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[StandbyStatus, int]] = {}
+
+    def note(self, status: StandbyStatus, now_ns: int) -> None:
+        """Remember what one said at `now_ns`."""
+        self._heard[status.address] = status, now_ns
+
+    def views(self, engines: Mapping[int, EngineEntry], now_ns: int) -> list[EngineView]:
+        """Those that were heard lately and do not reign by now, in order of their engines."""
+        reigning = {entry.address for entry in engines.values()}
+        for address, (_, heard_ns) in list(self._heard.items()):
+            if address in reigning or now_ns - heard_ns > _STANDBY_SILENCE_NS:
+                del self._heard[address]
+        return [
+            EngineView(
+                engine=status.engine,
+                epoch=status.epoch,
+                address=address,
+                state=matchbus_pb2.ENGINE_STATE_UNSPECIFIED,
+                lag_ns=0,
+                reason="stands by",
+                role=matchbus_pb2.ENGINE_ROLE_STANDBY,
+                batch_number=status.batch_number,
+                lag_batches=status.lag_batches,
+            )
+            for address, (status, _) in sorted(self._heard.items(), key=lambda item: item[1][0].engine)
+        ]
 
 
 def consolidated_book(
@@ -93,6 +129,7 @@ def _engine_view(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> Engi
         state=_STATES[state],
         lag_ns=max(0, age_ns or 0),
         reason="" if state is PeerState.LIVE else _reason(age_ns),
+        batch_number=0 if peer is None else peer.batch_number,
     )
 
 

@@ -6,6 +6,7 @@ Not here: what any call means. Imports nothing of ours but the contract.
 import errno
 import hashlib
 import socket
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -37,7 +38,7 @@ SERVER_OPTIONS: Final = (
     ("grpc.max_metadata_size", 4 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),  # clients ask every second: is it frozen?
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.max_connection_idle_ms", 300_000),  # a connection without calls; clients come back by themselves
     # What a stalled reader can make the server hold, besides its own bounded batch.
@@ -50,6 +51,47 @@ _BEARER: Final = "bearer "
 
 class CannotListen(OSError):
     """The address cannot be listened on; the text says which and why."""
+
+
+class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stubs make it Any
+    """The calls of one service: refused until `open_to` names who answers them, and after `shut`.
+
+    A process that stands by has to say so to those who call it, before it has anything that could answer.
+    """
+
+    def __init__(self, service: str, refusal: str) -> None:
+        self._prefix = f"/{service}/"
+        self._refusal = refusal
+        self._handlers: tuple[Any, ...] = ()
+
+    def open_to(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Let a servicer answer; `add_to_server` is the generated function for it."""
+        add_to_server(servicer, self)
+
+    def shut(self, refusal: str) -> None:
+        """Refuse new calls with this text; those under way go on."""
+        self._refusal = refusal
+        self._handlers = ()
+
+    def add_generic_rpc_handlers(self, handlers: tuple[Any, ...]) -> None:
+        """Take the place of a server for the generated code."""
+        self._handlers = handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Take the place of a server for the generated code, which also gives the handlers by name."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """Find who answers a call; None when it is none of this service."""
+        for handler in self._handlers:
+            if (found := handler.service(details)) is not None:
+                return found
+        if self._handlers or not details.method.startswith(self._prefix):
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, requests: Any, context: Context) -> None:
+        del requests
+        await context.abort(grpc.StatusCode.UNAVAILABLE, self._refusal)
 
 
 class Edge:
@@ -83,6 +125,11 @@ class Edge:
         states = health_pb2.HealthCheckResponse
         for service in self._services:
             await self._health.set(service, states.SERVING if serving else states.NOT_SERVING)
+
+    async def set_role(self, name: str, *, held: bool) -> None:
+        """Say by the health service whether the process has a role, under that role's name."""
+        states = health_pb2.HealthCheckResponse
+        await self._health.set(name, states.SERVING if held else states.NOT_SERVING)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls and give those under way some time."""

@@ -469,3 +469,69 @@ async def test_a_closed_connection_ends_the_append(nats_connection: Connection, 
         await journal.append(1, 1, b"")
     with pytest.raises(JournalClosed):
         await _replayed(JetStreamJournal(nats_connection, engine))
+
+
+async def _follow(journal: Journal, seen: list[Record]) -> None:
+    async for record in journal.tail():
+        seen.append(record)  # noqa: PERF401 - each must be seen when it comes
+
+
+async def test_a_tail_gives_records_as_they_come(store: Store) -> None:
+    """What is stored before and while it runs comes in order; `lag` counts the rest, `replay` goes on."""
+    writer = await _written(store, 3)
+    reader = store.open()
+    assert await reader.lag() == 3
+    seen: list[Record] = []
+    following = asyncio.create_task(_follow(reader, seen))
+    await until(lambda: len(seen) == 3)
+    assert await reader.lag() == 0
+    for number in range(4, 7):
+        await writer.append(1, number, b"later")
+    await until(lambda: len(seen) == 6)
+    following.cancel()
+    await asyncio.wait((following,))
+    await writer.append(1, 7, b"unread")
+    assert await reader.lag() == 1
+    assert [record.batch_number for record in await _replayed(reader)] == [7]
+    assert [record.batch_number for record in seen] == [1, 2, 3, 4, 5, 6]
+    assert await reader.append(2, 8, b"takes over") == 8
+
+
+async def test_a_tail_leaves_out_a_replaced_primary(store: Store) -> None:
+    """A record of an older epoch behind a newer one is not told, and does not break the chain."""
+    writer = await _written(store, 1)
+    old = writer.position
+    await writer.append(2, 20, b"successor")
+    await store.force(encode_record(store.engine, 1, old, 30, b"zombie"))
+    reader = store.open()
+    seen: list[Record] = []
+    following = asyncio.create_task(_follow(reader, seen))
+    while await reader.lag():  # noqa: ASYNC110 - it has yet to come to the zombie's record
+        await asyncio.sleep(0.002)
+    following.cancel()
+    await asyncio.wait((following,))
+    assert [record.commands for record in seen] == [b"commands 1", b"successor"]
+
+
+async def test_a_tail_stops_where_the_chain_breaks(store: Store) -> None:
+    """A record that does not follow the last one is damage, not news."""
+    await _written(store, 2)
+    await store.force(encode_record(store.engine, 1, Position(2, b"x" * 16, 1), 30, b"grown anew"))
+    with pytest.raises(JournalDamaged, match="does not follow"):
+        await asyncio.wait_for(_follow(store.open(), []), 5)
+
+
+async def test_a_tail_notices_that_the_journal_lost_its_end(
+    own_server: NatsServer, connections: "Connections"
+) -> None:
+    """A shorter journal is silent like a quiet one: the standby must not wait on it for ever."""
+    connection = await connections.open(own_server.url, buffered=False)
+    await provision.provision_journal(connection, 1)
+    await _written(JetStreamStore(connection, 1), 3)
+    seen: list[Record] = []
+    following = asyncio.create_task(_follow(JetStreamJournal(connection, 1), seen))
+    await until(lambda: len(seen) == 3)
+    await connection.jetstream().delete_stream(subjects.journal_stream(1))
+    await provision.provision_journal(connection, 1)
+    with pytest.raises(JournalDamaged, match="ends here, not at 3"):
+        await asyncio.wait_for(following, 10)

@@ -199,6 +199,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         self.registrations = 0
+        self.searches = 0
         self.engines = [FakeEngine(self, 1), FakeEngine(self, 2)]
         self.home = self.engines[0]
         self.symbols = ["AAPL"]
@@ -258,6 +259,13 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self, request: pb.ListInstrumentsRequest, context: Context
     ) -> pb.ListInstrumentsReply:
         return pb.ListInstrumentsReply(instruments=[instrument(symbol) for symbol in self.symbols])
+
+    async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesReply:
+        self.searches += 1
+        number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
+        standby = pb.Engine(engine=number, address="127.0.0.1:1", role=role)
+        home = pb.Engine(engine=number, address=self.home.address, role=pb.ENGINE_ROLE_PRIMARY)
+        return pb.ListEnginesReply(engines=[home, standby])
 
     async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:
         held = pb.Position(symbol="AAPL", position=-5, average_price=10_125.5, realized_pnl=200, fees=1)

@@ -17,7 +17,7 @@ from client import (
     Unavailable,
     UnknownSymbol,
 )
-from tests.client.fake_venue import FakeVenue, until
+from tests.client.fake_venue import FakeEngine, FakeVenue, until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -182,6 +182,24 @@ async def test_lasting_unavailability_asks_for_the_address_again(venue: FakeVenu
         await venue.engines[0].server.stop(None)
         venue.home = venue.engines[1]
         assert (await client.submit("AAPL", "buy", "1", "2")).order_id >> 48 == 2
+
+
+async def test_client_follows_its_engine_to_another_process(venue: FakeVenue) -> None:
+    """Where a standby took over, unanswered orders are sent again under their ids, with no registration."""
+    old, successor = venue.engines[0], FakeEngine(venue, 1)
+    old.silent = True
+    async with venue.client() as client:
+        waiting = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        await until(lambda: old.commands)
+        successor.orders, successor.symbols = old.orders, old.symbols
+        await venue.start(successor)
+        await old.server.stop(None)
+        await until(lambda: venue.searches > 1)
+        assert not waiting.done()
+        venue.engines[0] = venue.home = successor
+        result = await waiting
+    assert (result.duplicate, len(successor.commands)) == (True, 1)
+    assert venue.registrations == 1
 
 
 async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from engine.runtime.process import parse_settings
 from simulation.cluster import (
     Cluster,
     ClusterError,
     Durability,
     DurabilityDiffers,
     Member,
+    NoJournal,
     Ports,
     PortTaken,
     ProcessFailed,
@@ -58,6 +60,36 @@ def test_free_ports_differ() -> None:
     nats, *others = claim_ports("127.0.0.1", Ports(), 3)
     assert nats == 0
     assert len(set(others)) == 4
+
+
+def test_standbys_have_ports_of_their_own() -> None:
+    """One more free port for each engine, whatever port the engines were given."""
+    nats, *others = claim_ports("127.0.0.1", Ports(), 2, standbys=1)
+    assert nats == 0
+    assert len(set(others)) == 5
+
+
+async def test_standbys_need_a_journal(tmp_path: Path) -> None:
+    """Without one there is nothing to follow: the start says so before anything runs."""
+    with pytest.raises(NoJournal, match="durability none"):
+        async with Cluster(data_dir=tmp_path, standbys=1, durability="none"):
+            pass
+
+
+def test_an_engine_has_one_standby_or_none() -> None:
+    """More than one is refused."""
+    with pytest.raises(ValueError, match="one standby or none"):
+        Cluster(standbys=2)
+
+
+def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line names the two options that do not go together."""
+    with pytest.raises(SystemExit):
+        parse_settings(["--number", "1", "--standby", "--durability", "none"])
+    assert (
+        "--standby follows the journal, and with --durability none there is none" in capsys.readouterr().err
+    )
+    assert parse_settings(["--number", "1", "--standby"]).standby
 
 
 async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from matchbus.edge import Edge
+from matchbus.edge import Door, Edge
 from matchbus.v1 import matchbus_pb2 as pb
 
 import bus.server
@@ -165,8 +165,11 @@ async def wired_engine(server: NatsServer, journal_bytes: int) -> AsyncIterator[
         await list_symbol_and_session(nc)
         address = edge.bind("127.0.0.1:0")
         journal = JetStreamJournal(await link.open("engine-1-journal", buffered=False), 1)
-        settings = Settings(1, server.url, address, True, None, Path(), False)
-        running = asyncio.create_task(Engine(settings, link, nc, journal).run(edge, address))
+        settings = Settings(1, server.url, address, True, False, None, Path(), False)
+        door = Door(SERVICE, "nobody serves yet")
+        edge.server.add_generic_rpc_handlers((door,))
+        await edge.start()
+        running = asyncio.create_task(Engine(settings, link, nc, journal, None).run(edge, door, address))
         try:
             await eventually(partial(is_serving, address), 10, "the engine serves")
             async with grpc.aio.insecure_channel(address) as channel:

@@ -97,6 +97,12 @@ class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_STATE_LIVE: _ClassVar[EngineState]
     ENGINE_STATE_SUSPECT: _ClassVar[EngineState]
     ENGINE_STATE_DOWN: _ClassVar[EngineState]
+
+class EngineRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENGINE_ROLE_UNSPECIFIED: _ClassVar[EngineRole]
+    ENGINE_ROLE_PRIMARY: _ClassVar[EngineRole]
+    ENGINE_ROLE_STANDBY: _ClassVar[EngineRole]
 SIDE_UNSPECIFIED: Side
 SIDE_BUY: Side
 SIDE_SELL: Side
@@ -158,6 +164,9 @@ ENGINE_STATE_UNSPECIFIED: EngineState
 ENGINE_STATE_LIVE: EngineState
 ENGINE_STATE_SUSPECT: EngineState
 ENGINE_STATE_DOWN: EngineState
+ENGINE_ROLE_UNSPECIFIED: EngineRole
+ENGINE_ROLE_PRIMARY: EngineRole
+ENGINE_ROLE_STANDBY: EngineRole
 
 class NewOrder(_message.Message):
     __slots__ = ("client_order_id", "symbol", "side", "type", "time_in_force", "price", "quantity", "stop_price", "display_quantity", "post_only", "self_trade_prevention", "expire_time_ns", "do_not_route")
@@ -496,20 +505,26 @@ class ListEnginesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Engine(_message.Message):
-    __slots__ = ("engine", "state", "epoch", "address", "lag_ns", "reason")
+    __slots__ = ("engine", "state", "epoch", "address", "lag_ns", "reason", "role", "batch_number", "lag_batches")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LAG_NS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LAG_BATCHES_FIELD_NUMBER: _ClassVar[int]
     engine: int
     state: EngineState
     epoch: int
     address: str
     lag_ns: int
     reason: str
-    def __init__(self, engine: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., lag_ns: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    role: EngineRole
+    batch_number: int
+    lag_batches: int
+    def __init__(self, engine: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., lag_ns: _Optional[int] = ..., reason: _Optional[str] = ..., role: _Optional[_Union[EngineRole, str]] = ..., batch_number: _Optional[int] = ..., lag_batches: _Optional[int] = ...) -> None: ...
 
 class ListEnginesReply(_message.Message):
     __slots__ = ("engines",)

@@ -61,9 +61,9 @@ class Market:
         """What a start does: the batch of its snapshot (0: none), the commands replayed, the digest."""
         state, journal = State(self.engine), JetStreamJournal(self._nc, self.engine)
         entry = await snapshots.load(state, journal, self.store, published)
-        replayed = await replay(state, journal)
+        replayed = await replay(state, journal, snapshots.LastOwed())
         assert journal.position == self.journal.position
-        return entry.batch_number if entry else 0, replayed.commands, state.digest()
+        return entry.batch_number if entry else 0, replayed, state.digest()
 
 
 @pytest_asyncio.fixture

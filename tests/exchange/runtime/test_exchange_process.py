@@ -385,6 +385,44 @@ async def test_market_views(
             assert await violated_field(error) == field
 
 
+async def test_standbys_are_shown_behind_the_primaries(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """One that speaks has a row with its place and lag; one that reigns, or fell silent, has no such row."""
+
+    async def say(engine: int, address: str) -> None:
+        status = messages.StandbyStatus(engine, address, 7, 3, 41, 2)
+        await own_connection.publish(subjects.standby(engine), messages.encode(status))
+
+    async def rows() -> list[tuple[int, str, int, int, int]]:
+        reply = await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
+        return [(e.engine, e.address, e.role, e.batch_number, e.lag_batches) for e in reply.engines]
+
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(caller.sees_two_live_engines)
+        primaries = [row[:3] for row in await rows()]
+        assert primaries == [
+            (number, f"host:{number}", matchbus_pb2.ENGINE_ROLE_PRIMARY) for number in (1, 2)
+        ]
+
+        async def shown() -> bool:
+            await own_connection.publish(subjects.standby(1), b"\xff junk")
+            await say(2, "host:20")
+            await say(1, "host:10")
+            await say(1, "host:1")
+            return len(await rows()) == 4
+
+        await eventually(shown)
+        standby = matchbus_pb2.ENGINE_ROLE_STANDBY
+        assert (await rows())[2:] == [(1, "host:10", standby, 41, 2), (2, "host:20", standby, 41, 2)]
+        assert (await caller.register("ann", preferred_engine=1)).engine_address == "host:1"
+
+        async def gone() -> bool:
+            return len(await rows()) == 2
+
+        await eventually(gone)
+
+
 async def test_journals_are_made_on_request(
     own_server: NatsServer, own_connection: Connection, tmp_path: Path
 ) -> None:

@@ -1,0 +1,155 @@
+"""How long a market with standbys is out when an engine is killed: until the next acknowledged order.
+
+python benchmarks/take_over.py [--kills N] [--clients N] [--json FILE]
+
+A real market (2 engines, a standby each, journal fsynced) under a continuous load of Python clients at home
+on engine 1. Each kill -9 hits whichever process reigns as engine 1 then; the time counts from the kill to the
+next acknowledgement. After every second kill a planned hand-over follows: the longest time without an
+acknowledgement around it.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers import median, write_json
+from client import Client
+from simulation.cluster import Cluster
+from simulation.handover import HandoverFailed, hand_over
+
+DEADLINE_S: Final = 60.0
+GRACE_S: Final = 0.05
+"""An acknowledgement this soon after a kill was on its way before it."""
+
+_POLL_S: Final = 0.001
+
+
+class Trading:
+    """Clients that submit one order after the other; `answers` is when each was sent and acknowledged."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self.answers: list[tuple[float, float]] = []
+        self._clients = clients
+
+    async def run(self) -> None:
+        """Trade until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for place, client in enumerate(self._clients):
+                group.create_task(self._trade(client, "buy" if place % 2 else "sell"))
+
+    async def _trade(self, client: Client, side: str) -> None:
+        while True:
+            sent = time.monotonic()
+            await client.submit("AAPL", side, 1, "100.00")
+            self.answers.append((sent, time.monotonic()))
+
+    async def next_answer(self, since: float) -> float:
+        """When the next order is acknowledged, in seconds after `since`."""
+        place = len(self.answers)
+        while True:
+            for _, answered in self.answers[place:]:
+                if answered > since + GRACE_S:
+                    return answered - since
+                place += 1
+            await asyncio.sleep(_POLL_S)
+
+
+async def standbys_ready(cluster: Cluster) -> None:
+    """Wait until a standby of engine 1 is ready to take over."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (cluster.standbys[1].running and cluster.standbys[1].ready):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+
+async def measure(kills: int, clients: int) -> list[dict[str, Any]]:
+    """Outages in milliseconds, of kills and of planned hand-overs."""
+    killed: list[float] = []
+    planned: list[float] = []
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cluster = await stack.enter_async_context(Cluster(engines=2, standbys=1, data_dir=directory))
+        connected = [
+            await stack.enter_async_context(
+                Client.connect(
+                    cluster.exchange.address,
+                    client_id=f"bench{number}",
+                    password="password",
+                    secret="bench",
+                    preferred_engine=1,
+                )
+            )
+            for number in range(clients)
+        ]
+        trading = Trading(connected)
+        running = asyncio.create_task(trading.run())
+        stack.callback(running.cancel)
+        for number in range(kills):
+            await standbys_ready(cluster)
+            await trading.next_answer(time.monotonic())
+            began = time.monotonic()
+            os.kill(cluster.engines[1].pid, signal.SIGKILL)
+            killed.append((await trading.next_answer(began)) * 1e3)
+            if number % 2:
+                await standbys_ready(cluster)
+                planned.append(await planned_outage_ms(cluster, trading))
+        orders = len(trading.answers)
+    return [
+        {
+            "figure": name,
+            "times": len(outages),
+            "median ms": round(median(outages)),
+            "worst ms": round(max(outages)),
+            "orders acknowledged": orders,
+        }
+        for name, outages in (("kill -9", killed), ("matchbus handover", planned))
+    ]
+
+
+async def planned_outage_ms(cluster: Cluster, trading: Trading) -> float:
+    """The longest time without an acknowledged order around one planned hand-over."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            first = len(trading.answers)
+            began = time.monotonic()
+            try:
+                done = await hand_over(cluster.nats.url, 1)
+            except HandoverFailed:  # the exchange heard the standby, the engine has yet to
+                await asyncio.sleep(0.1)
+                continue
+            while cluster.engines[1].address != done.new.address:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
+            await trading.next_answer(time.monotonic())
+            times = [began, *(answered for _, answered in trading.answers[first:])]
+            return max(later - earlier for earlier, later in itertools.pairwise(times)) * 1e3
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    # Not on uvloop: it forks with gRPC's threads running, and now and then the child crashes before its exec.
+    results = asyncio.run(measure(options.kills, options.clients))
+    table = Table("", "times", "median", "worst", title="Until the next acknowledged order")
+    for row in results:
+        table.add_row(row["figure"], str(row["times"]), f"{row['median ms']:,} ms", f"{row['worst ms']:,} ms")
+    Console().print(table)
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()

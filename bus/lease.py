@@ -1,0 +1,190 @@
+"""The lease of an engine number: which process may reign as that engine now. At most one holds it.
+
+Here: taking, renewing and releasing a key of the `leases` bucket whose value the server drops after TTL_S.
+Not here: what a process does with it. A lease gives liveness only, because it rests on clocks: the journal's
+fence alone makes it safe that two processes may for a moment both believe they hold it.
+
+Every write demands that the key's newest message is the one that was read. nats-py's own bucket cannot do
+this: its `update` drops the time to live, so that the lease would never expire.
+
+    LeaseLost   another process holds the lease: stop reigning
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import messages, subjects
+from bus.messages import LeaseEntry
+from bus.provision import bucket_stream, bucket_subject
+from bus.stream import (
+    AWAY,
+    EXPECTED_LAST_SUBJECT_SEQUENCE,
+    WRONG_LAST_SEQUENCE,
+    Publisher,
+    Stored,
+    last_message,
+    until_connected,
+)
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+TTL_S: Final = 1
+"""How long a lease lives after it was last renewed; the server knows no shorter time."""
+
+RENEW_S: Final = 0.3
+"""How often it is renewed: two renewals may get lost."""
+
+_SILENCE_S: Final = 2 * RENEW_S
+"""A lease that was not renewed for this long is about to expire: look often."""
+
+_LOOK_S: Final = 0.02
+_STREAM: Final = bucket_stream(subjects.LEASES_BUCKET)
+_TTL_HEADER: Final = "Nats-TTL"
+_DELETED: Final = {"KV-Operation": "DEL"}
+
+
+class LeaseLost(Exception):
+    """Another process holds the lease."""
+
+    def __init__(self, holder: LeaseEntry) -> None:
+        super().__init__(f"process {holder.pid} at {holder.address} holds the lease of E{holder.engine} now")
+        self.holder = holder
+
+
+class Lease:
+    """One process's hold on the lease of `entry.engine`. Used by one task at a time."""
+
+    def __init__(self, client: Client, entry: LeaseEntry) -> None:
+        self.entry = entry
+        self._client = client
+        self._subject = bucket_subject(subjects.LEASES_BUCKET, subjects.engine_token(entry.engine))
+        self._payload = messages.encode(entry)
+        self._publisher = Publisher(client)
+
+    async def holder(self) -> LeaseEntry | None:
+        """Who holds the lease now; None: nobody. Raises one of AWAY, StreamMissing."""
+        stored = await self._newest()
+        return None if stored is None or stored.deleted else messages.decode_lease(stored.payload)
+
+    async def acquire(self) -> bool:
+        """Take a lease that is free, or is ours already; False when another holds it or was faster.
+
+        Waits while NATS is away.
+        """
+        taken, _ = await self._take()
+        return taken
+
+    async def renew(self) -> bool:
+        """Keep the lease for TTL_S from now.
+
+        One that expired and that nobody has now is taken again, with the answer False: meanwhile others may
+        have held it. Waits while NATS is away. Raises LeaseLost.
+        """
+        while True:
+            taken, holder = await self._take()
+            if taken:
+                return holder is not None
+            if holder is not None and holder != self.entry:
+                raise LeaseLost(holder)
+
+    async def keep(self, on_lapse: Callable[[], Awaitable[None]]) -> None:
+        """Renew for ever; `on_lapse` is called whenever others may have held it. Raises LeaseLost."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if not await self.renew():
+                await on_lapse()
+
+    async def release(self) -> None:
+        """Let others have the lease at once, if it is ours; best effort, as it expires by itself."""
+        try:
+            stored = await self._newest()
+        except AWAY:
+            return
+        if stored is not None and not stored.deleted and stored.payload == self._payload:
+            await self._write(b"", stored, _DELETED)
+
+    async def claim(self, *, leave_first_s: float = 0.0) -> None:
+        """Wait until the lease is free and take it.
+
+        `leave_first_s`: for that long a lease that nobody has held since this call is left to others. After
+        NATS was away the process that reigned gets the time of a lease to renew.
+        """
+        began = time.monotonic()
+        not_before = began + leave_first_s
+        heard = asyncio.Event()
+
+        async def note(_: Msg) -> None:
+            heard.set()
+
+        subscription: Subscription | None = None
+        try:
+            renewed = began
+            known = 0
+            while True:
+                heard.clear()
+                try:
+                    if subscription is None:
+                        # Renewals and releases arrive here at once, an expiry does not: it is looked for
+                        # when all is silent.
+                        subscription = await self._client.subscribe(self._subject, cb=note)
+                    stored = await self._newest()
+                except AWAY:
+                    await until_connected(self._client)
+                    not_before = max(not_before, time.monotonic() + TTL_S)
+                    continue
+                now = time.monotonic()
+                if stored is not None and not stored.deleted:
+                    if not known:
+                        not_before = began
+                    if stored.sequence != known:
+                        known, renewed = stored.sequence, now
+                elif now >= not_before and await self.acquire():
+                    return
+                await _wait(heard, max(_LOOK_S, renewed + _SILENCE_S - now))
+        finally:
+            if subscription is not None and not self._client.is_closed:
+                with contextlib.suppress(*AWAY):
+                    await subscription.unsubscribe()
+
+    async def _take(self) -> tuple[bool, LeaseEntry | None]:
+        """Whether the lease is ours now, and who was found holding it before; waits while NATS is away."""
+        while True:
+            try:
+                stored = await self._newest()
+            except AWAY:
+                await until_connected(self._client)
+                continue
+            holder = None if stored is None or stored.deleted else messages.decode_lease(stored.payload)
+            if holder is not None and holder != self.entry:
+                return False, holder
+            written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
+            if written is not None:
+                return written, holder
+            await until_connected(self._client)  # it may be stored or not, so look again
+
+    async def _newest(self) -> Stored | None:
+        return await last_message(self._client, _STREAM, self._subject)
+
+    async def _write(self, payload: bytes, after: Stored | None, headers: dict[str, str]) -> bool | None:
+        """Store a message behind `after`; False when another one is newer, None when that is not known."""
+        demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after.sequence if after is not None else 0)}
+        self._publisher.next_message()
+        ack = await self._publisher.attempt(self._subject, payload, headers | demand)
+        if ack is None or ack.error is None:
+            return None if ack is None else True
+        return False if ack.error.err_code in WRONG_LAST_SEQUENCE else None
+
+
+async def _wait(heard: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await heard.wait()
+    except TimeoutError:
+        return

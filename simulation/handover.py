@@ -1,0 +1,101 @@
+"""A planned hand-over as seen by who asks for it: the reigning process agrees, the standby serves.
+
+HandoverFailed   nobody handed over, or nobody was there to go on; the text says why
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import grpc.aio
+import msgspec
+import nats.errors
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from nats.aio.client import Client
+
+from bus import messages, subjects
+from bus.messages import EngineEntry, HandoverRequest
+from bus.registry import Bucket, BucketUnavailable
+from bus.runner import Link, ProcessFault
+from bus.stream import StreamError
+
+ANSWER_TIMEOUT_S: Final = 10.0
+"""How long the reigning process may take to finish what it has."""
+
+SERVE_TIMEOUT_S: Final = 10.0
+"""How long the standby may take to serve."""
+
+_POLL_S: Final = 0.005
+
+
+class HandoverFailed(Exception):
+    """There was no hand-over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Who reigned, who reigns, and the milliseconds from the request to the new one serving."""
+
+    old: EngineEntry
+    new: EngineEntry
+    outage_ms: float
+
+
+async def hand_over(nats_url: str, engine: int) -> Done:
+    """Have the engine handed over and return when the new process serves. Raises HandoverFailed."""
+    link = Link(nats_url)
+    try:
+        nc = await link.open("handover")
+        return await _hand_over(nc, engine)
+    except (ProcessFault, BucketUnavailable, StreamError) as error:
+        raise HandoverFailed(str(error)) from error
+    finally:
+        await link.close()
+
+
+async def _hand_over(nc: Client, engine: int) -> Done:
+    try:
+        subject = subjects.handover(engine)
+    except ValueError as error:
+        raise HandoverFailed(str(error)) from error
+    bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
+    old = await bucket.get(str(engine))
+    if old is None:
+        raise HandoverFailed(f"there is no engine {engine} in this market")
+    began = time.monotonic()
+    try:
+        answer = await nc.request(subject, messages.encode(HandoverRequest(engine)), timeout=ANSWER_TIMEOUT_S)
+        refusal = messages.decode_handover_reply(answer.data).error
+    except nats.errors.NoRespondersError:
+        raise HandoverFailed(f"no process reigns as engine {engine} with a journal just now") from None
+    except (nats.errors.Error, msgspec.MsgspecError) as fault:
+        raise HandoverFailed(f"engine {engine} gave no answer: {fault!r}; see its log") from fault
+    if refusal:
+        raise HandoverFailed(refusal)
+    try:
+        async with asyncio.timeout(SERVE_TIMEOUT_S):
+            new = await _successor(bucket, old)
+    except TimeoutError:
+        raise HandoverFailed(f"nobody serves as engine {engine} after {SERVE_TIMEOUT_S:g} s") from None
+    return Done(old, new, (time.monotonic() - began) * 1e3)
+
+
+async def _successor(bucket: Bucket[EngineEntry], old: EngineEntry) -> EngineEntry:
+    """The entry of the next reign, once it serves."""
+    new = old
+    while new.epoch <= old.epoch:
+        await asyncio.sleep(_POLL_S)
+        new = await bucket.get(str(old.engine)) or old
+    request = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(new.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while True:
+            try:
+                answer = await health.Check(request, timeout=1.0)
+            except grpc.aio.AioRpcError:
+                answer = health_pb2.HealthCheckResponse()
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return new
+            await asyncio.sleep(_POLL_S)

@@ -1,0 +1,171 @@
+"""The lease of an engine number, on a real server: its time to live is the server's."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bus import provision
+from bus.connection import Connection
+from bus.lease import RENEW_S, TTL_S, Lease, LeaseLost
+from bus.messages import LeaseEntry
+from bus.server import NatsServer
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+SOON_S = 0.25
+"""What a claim may take beyond what it has to wait for, on a busy machine."""
+
+
+@pytest.fixture
+async def ready(nats_connection: Connection) -> Connection:
+    """A connection to a server with the buckets."""
+    await provision.provision_shared(nats_connection)
+    return nats_connection
+
+
+@pytest.fixture
+async def rivals(ready: Connection, engine: int) -> tuple[Lease, Lease]:
+    """Two processes of one engine."""
+    return lease_of(ready, engine, "first"), lease_of(ready, engine, "second")
+
+
+def lease_of(connection: Connection, engine: int, holder: str) -> Lease:
+    """One process's hold."""
+    return Lease(connection, LeaseEntry(engine, holder, f"127.0.0.1:{len(holder)}", len(holder)))
+
+
+async def _lapsed() -> None:
+    """The holder hears that others may have held the lease."""
+
+
+async def test_a_free_lease_is_taken_and_says_by_whom(rivals: tuple[Lease, Lease]) -> None:
+    """Nobody holds it, then the first does, and the second is told so."""
+    first, second = rivals
+    assert await first.holder() is None
+    assert await first.acquire()
+    assert await second.holder() == first.entry
+    assert not await second.acquire()
+    assert await first.acquire(), "it is the holder's own"
+
+
+async def test_of_many_claimants_exactly_one_wins(
+    own_server: NatsServer, connections: "Connections", engine: int
+) -> None:
+    """Several processes claim a free lease at once, each on a connection of its own."""
+    opened = [await connections.open(own_server.url) for _ in range(5)]
+    await provision.provision_shared(opened[0])
+    leases = [lease_of(connection, engine, f"process {n}") for n, connection in enumerate(opened)]
+    won = await asyncio.gather(*(lease.acquire() for lease in leases))
+    assert sum(won) == 1
+    assert await leases[0].holder() == leases[won.index(True)].entry
+
+
+async def test_what_is_renewed_stays(rivals: tuple[Lease, Lease]) -> None:
+    """For three times its life nobody else gets it."""
+    first, second = rivals
+    assert await first.acquire()
+    keeping = asyncio.create_task(first.keep(_lapsed))
+    claiming = asyncio.create_task(second.claim())
+    await asyncio.wait((keeping, claiming), timeout=3 * TTL_S)
+    assert not keeping.done()
+    assert not claiming.done()
+    assert await second.holder() == first.entry
+    for task in (keeping, claiming):
+        task.cancel()
+    await asyncio.gather(keeping, claiming, return_exceptions=True)
+
+
+async def test_what_nobody_renews_is_free_after_its_life(rivals: tuple[Lease, Lease]) -> None:
+    """The second gets it about a second after the last renewal, not before."""
+    first, second = rivals
+    assert await first.acquire()
+    await asyncio.sleep(RENEW_S)  # the life counts from the last renewal, not from the first
+    assert await first.renew()
+    began = time.monotonic()
+    async with asyncio.timeout(5):
+        await second.claim()
+    assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
+    assert await first.holder() == second.entry
+
+
+async def test_a_released_lease_is_free_at_once(rivals: tuple[Lease, Lease]) -> None:
+    """Who waits for it has it long before it would have expired."""
+    first, second = rivals
+    assert await first.acquire()
+    claiming = asyncio.create_task(second.claim())
+    await asyncio.wait((claiming,), timeout=0.1)
+    assert not claiming.done()
+    began = time.monotonic()
+    await first.release()
+    await asyncio.wait_for(claiming, 5)
+    assert time.monotonic() - began < SOON_S
+    assert await first.holder() == second.entry
+
+
+async def test_releasing_anothers_lease_changes_nothing(rivals: tuple[Lease, Lease]) -> None:
+    """A process that lost it does not take it from its successor."""
+    first, second = rivals
+    assert await first.acquire()
+    await second.release()
+    assert await second.holder() == first.entry
+
+
+async def test_a_renewal_after_a_loss_says_so(rivals: tuple[Lease, Lease]) -> None:
+    """The error names who holds it now, and the holder keeps it."""
+    first, second = rivals
+    assert await first.acquire()
+    await asyncio.wait_for(second.claim(), 5)
+    with pytest.raises(LeaseLost, match=r"process 6 at 127\.0\.0\.1:6 holds the lease") as lost:
+        await first.renew()
+    assert lost.value.holder == second.entry
+    assert await first.holder() == second.entry
+
+
+async def test_an_expired_lease_that_nobody_took_is_kept(rivals: tuple[Lease, Lease]) -> None:
+    """A process that could not renew for a while need not end for it, but is told that it had lapsed."""
+    first, second = rivals
+    assert await first.acquire()
+    async with asyncio.timeout(5):
+        while await second.holder() is not None:  # noqa: ASYNC110 - the server lets it expire
+            await asyncio.sleep(0.02)
+    assert not await first.renew()
+    assert await second.holder() == first.entry
+    assert await first.renew()
+
+
+async def test_the_first_claim_is_left_to_others_for_a_while(rivals: tuple[Lease, Lease]) -> None:
+    """Nobody held it: a standby waits as long as it was told to. Somebody did: only for that."""
+    first, second = rivals
+    began = time.monotonic()
+    await second.claim(leave_first_s=0.5)
+    assert time.monotonic() - began >= 0.5
+    claiming = asyncio.create_task(first.claim(leave_first_s=60))
+    await asyncio.wait((claiming,), timeout=0.1)
+    await second.release()
+    await asyncio.wait_for(claiming, 5)
+
+
+async def test_after_an_outage_the_holder_renews_first(
+    own_server: NatsServer, connections: "Connections", engine: int
+) -> None:
+    """NATS was away for longer than a lease lives: who reigned goes on, who waited goes on waiting."""
+    opened = [await connections.open(own_server.url, buffered=False) for _ in range(2)]
+    await provision.provision_shared(opened[0])
+    first, second = lease_of(opened[0], engine, "first"), lease_of(opened[1], engine, "second")
+    assert await first.acquire()
+    keeping = asyncio.create_task(first.keep(_lapsed))
+    claiming = asyncio.create_task(second.claim())
+    await asyncio.wait((keeping, claiming), timeout=0.1)
+    await own_server.kill()
+    await asyncio.wait((keeping, claiming), timeout=1.5 * TTL_S)
+    await own_server.start()
+    await asyncio.wait((keeping, claiming), timeout=2 * TTL_S)
+    assert not keeping.done()
+    assert not claiming.done()
+    assert await first.holder() == first.entry
+    for task in (keeping, claiming):
+        task.cancel()
+    await asyncio.gather(keeping, claiming, return_exceptions=True)

@@ -1,0 +1,237 @@
+"""Following another's reign, the reports in between, and what a process that reigns says to a hand-over."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import msgspec
+import nats.errors
+import pytest
+
+from bus import messages, provision, subjects
+from bus.connection import Connection
+from bus.executions import ExecutionsWriter
+from bus.journal import MemoryJournal, Replaced
+from bus.lease import Lease
+from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
+from engine.events import Accepted
+from engine.runtime.commit_loop import CommitLoop, Retired
+from engine.runtime.effects import Reports
+from engine.runtime.recovery import begin_reign, catch_up, follow
+from engine.runtime.standby import MAX_HANDOVER_LAG, HandedOver, Handover, Standby
+from engine.state import State
+from tests.engine.runtime.test_recovery import Reign, Stream, first_reign, publish, reports_to
+from tests.waiting import until
+
+
+@asynccontextmanager
+async def following(state: State, journal: MemoryJournal, reports: Reports) -> AsyncIterator[None]:
+    """A standby at work for the length of a block."""
+    task = asyncio.create_task(follow(state, journal, reports))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_standby_has_the_state_of_the_primary_and_goes_on_with_it() -> None:
+    """It follows while the primary trades, takes over, and a replay of both reigns ends the same."""
+    primary = await first_reign(5, rounds=5)
+    state, journal = State(1), MemoryJournal(1, primary.journal.stored)
+    async with following(state, journal, reports_to(Stream())):
+        await primary.trade(20)
+        await until(lambda: journal.position == primary.journal.position)
+        assert state.digest() == primary.state.digest()
+        await primary.trade(3)
+    await catch_up(state, journal, reports_to(Stream()))
+    assert state.digest() == primary.state.digest()
+    await begin_reign(state, journal, 2, 6)
+    with pytest.raises(Replaced):
+        await primary.journal.append(1, 7, b"")
+    successor = Reign(state, journal, random.Random(1))
+    await successor.trade(5)
+    again = State(1)
+    await catch_up(again, MemoryJournal(1, journal.stored), reports_to(Stream()))
+    assert again.digest() == state.digest()
+
+
+async def test_a_standby_keeps_only_reports_that_may_be_missing() -> None:
+    """What the primary stored meanwhile is forgotten; the rest goes out once, in order."""
+    primary = await first_reign(3, rounds=20)
+    expected = primary.reports()
+    stream = Stream()
+    reports = reports_to(stream)
+    await catch_up(State(1), MemoryJournal(1, primary.journal.stored), reports)
+    numbers = [batch.number for batch in primary.batches for event in batch.events if _is_reported(event)]
+    last = numbers[len(numbers) // 2]
+    reports.forget((last, 1))
+    stored = numbers.index(last) + 1
+    assert stored < len(expected)
+    await publish(reports, stream, len(expected) - stored)
+    assert stream.reports() == expected[stored:]
+    reports.forget((primary.batches[-1].number, 10**6))
+    await asyncio.wait_for(reports.drained(), 1)
+
+
+def _is_reported(event: object) -> bool:
+    return type(event).__name__ in ("Accepted", "Fill", "Replaced", "Cancelled", "Prevented")
+
+
+def accepted(number: int) -> Accepted:
+    """A report."""
+    return Accepted("ann", number, f"c{number}", "AAPL", 1, 1, 1, 100, 5)
+
+
+@pytest.mark.parametrize("owed", [0, 3])
+async def test_a_successor_fences_the_reports_of_its_predecessor(
+    nats_connection: Connection, engine: int, owed: int
+) -> None:
+    """What the zombie stores before counts; from the take-over on it stores nothing, debts or not."""
+    await provision.provision_shared(nats_connection)
+    zombie, writer = (ExecutionsWriter(nats_connection, engine) for _ in range(2))
+    await zombie.start()
+    reports = Reports(engine, writer, await writer.start())
+    for number in range(1, owed + 1):
+        reports.add(1, number, [accepted(number)])
+    late = messages.Executions(engine, 1, 1, 1, 1, _reports(accepted(1)))
+    await zombie.publish(late)
+    await reports.take_over(2, 9)
+    with pytest.raises(Replaced):
+        await zombie.publish(messages.Executions(engine, 1, 2, 2, 1, _reports(accepted(2))))
+    assert await writer.start() == ((9, 0) if not owed else (3, 1))
+    running = asyncio.create_task(reports.run())
+    reports.add(2, 10, [accepted(10)])
+    await asyncio.wait_for(reports.drained(), 5)
+    assert await writer.start() == (10, 1)
+    running.cancel()
+
+
+async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_nothing(engine: int) -> None:
+    """The zombie is faster once more: what it stored is left out, what it did not store is there."""
+    stored: list[messages.Executions] = []
+    late = messages.Executions(engine, 1, 1, 1, 1, _reports(accepted(1)))
+
+    class Writer:
+        """A stream into which the predecessor writes between our look and our message."""
+
+        async def start(self) -> tuple[int, int]:
+            return (stored[-1].last_batch, stored[-1].last_reports) if stored else (0, 0)
+
+        async def publish(self, message: messages.Executions) -> None:
+            if not stored:
+                stored.append(late)
+                raise Replaced("EXECUTIONS", 1, 2, 1)
+            stored.append(message)
+
+    reports = Reports(engine, cast("ExecutionsWriter", Writer()), (0, 0))
+    for number in (1, 2, 3):
+        reports.add(1, number, [accepted(number)])
+    await reports.take_over(2, 9)
+    ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]
+    assert ids == [1, 2, 3]
+
+
+def _reports(event: Accepted) -> tuple[messages.Report, ...]:
+    return (messages.ReportedOrder(*msgspec.structs.astuple(event)),)
+
+
+async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
+    nats_connection: Connection, engine: int
+) -> None:
+    """While another holds it, the standby tells engine, address, batch and lag; then the lease is its own."""
+    await provision.provision_shared(nats_connection)
+    primary = await first_reign(2, rounds=2)
+    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
+    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
+    assert await holder.acquire()
+    state, journal = State(1), MemoryJournal(1, primary.journal.stored)
+    state.engine = engine  # the subject it speaks on; the journal is another's
+    writer = ExecutionsWriter(nats_connection, engine)
+    standby = Standby(nats_connection, lease, state, journal, reports_to(Stream()), writer)
+    heard: list[StandbyStatus] = []
+    statuses = await nats_connection.subscribe(subjects.standby(engine))
+    waiting = asyncio.create_task(standby.until_reign(0))
+    keeping = asyncio.create_task(holder.keep(_never))
+    last = primary.journal.position.batch_number
+    while not heard or heard[-1].batch_number < last:
+        heard.append(messages.decode_standby((await statuses.next_msg(timeout=5)).data))
+    assert heard[-1] == StandbyStatus(engine, "127.0.0.1:2", 2, 1, last, 0)
+    assert not waiting.done()
+    keeping.cancel()
+    await holder.release()
+    await asyncio.wait_for(waiting, 5)
+    assert await holder.holder() == lease.entry
+
+
+async def _never() -> None:
+    raise AssertionError("the lease lapsed")
+
+
+class Primary:
+    """A process that reigns, and whoever asks it to hand over."""
+
+    def __init__(self, nc: Connection, engine: int) -> None:
+        self.nc = nc
+        self.engine = engine
+        self.retired = asyncio.Event()
+        self.running = asyncio.create_task(Handover(nc, engine, self._retire).run())
+
+    async def _retire(self) -> None:
+        self.retired.set()
+
+    async def tell(self, lag: int) -> None:
+        """A standby says how far behind it is."""
+        status = StandbyStatus(self.engine, "127.0.0.1:2", 2, 1, 5, lag)
+        await self.nc.publish(subjects.standby(self.engine), messages.encode(status))
+
+    async def listens(self) -> None:
+        """Wait until it can be asked."""
+        async with asyncio.timeout(5):
+            while True:
+                with suppress(nats.errors.NoRespondersError):
+                    await self.ask(b"junk")
+                    return
+                await asyncio.sleep(0.01)
+
+    async def ask(self, payload: bytes = b"") -> str:
+        """Ask for a hand-over; the error, if any."""
+        payload = payload or messages.encode(HandoverRequest(self.engine))
+        answer = await self.nc.request(subjects.handover(self.engine), payload, timeout=5)
+        return messages.decode_handover_reply(answer.data).error
+
+
+async def test_a_hand_over_needs_a_standby_that_is_close(nats_connection: Connection, engine: int) -> None:
+    """None heard, one too far behind, a request that is none: the reign goes on. Then it ends."""
+    primary = Primary(nats_connection, engine)
+    await primary.listens()
+    assert "no standby of" in await primary.ask()
+    await nats_connection.publish(subjects.standby(engine), b"\xff junk")
+    await primary.tell(MAX_HANDOVER_LAG + 1)
+    assert f"{MAX_HANDOVER_LAG + 1} batches behind" in await primary.ask()
+    await primary.tell(0)
+    assert "no request" in await primary.ask(b"junk")
+    assert "is for engine" in await primary.ask(messages.encode(HandoverRequest(engine + 1)))
+    assert not primary.retired.is_set()
+    assert not await primary.ask()
+    assert primary.retired.is_set()
+    with pytest.raises(HandedOver):
+        await primary.running
+
+
+async def test_a_retired_loop_finishes_what_it_took_and_takes_no_more() -> None:
+    """Commands that were taken are answered; new ones hear that another process takes over."""
+    reign = await first_reign(1, rounds=1)
+    loop: CommitLoop = reign.loop
+    async with reign.running():
+        taken = [loop.submit([]) for _ in range(3)]
+        assert not loop.is_idle
+        loop.retired = True
+        with pytest.raises(Retired):
+            loop.submit([])
+        await asyncio.gather(*taken)
+        await until(lambda: loop.is_idle)
+        assert not loop.is_appending
