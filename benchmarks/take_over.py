@@ -19,6 +19,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import grpc.aio
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 
@@ -64,11 +67,15 @@ class Trading:
             await asyncio.sleep(_POLL_S)
 
 
-async def standbys_ready(cluster: Cluster) -> None:
-    """Wait until a standby of engine 1 is ready to take over."""
+async def standby_ready(exchange: Any) -> None:
+    """Wait until the exchange has heard a standby of engine 1 that has read everything."""
     async with asyncio.timeout(DEADLINE_S):
-        while not (cluster.standbys[1].running and cluster.standbys[1].ready):  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
+        while True:
+            reply = await exchange.ListEngines(pb.ListEnginesRequest())
+            for shown in reply.engines:
+                if (shown.engine, shown.role, shown.lag_batches) == (1, pb.ENGINE_ROLE_STANDBY, 0):
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def measure(kills: int, clients: int) -> list[dict[str, Any]]:
@@ -78,6 +85,8 @@ async def measure(kills: int, clients: int) -> list[dict[str, Any]]:
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = await stack.enter_async_context(Cluster(engines=2, standbys=1, data_dir=directory))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(cluster.exchange.address))
+        exchange = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
         connected = [
             await stack.enter_async_context(
                 Client.connect(
@@ -94,13 +103,13 @@ async def measure(kills: int, clients: int) -> list[dict[str, Any]]:
         running = asyncio.create_task(trading.run())
         stack.callback(running.cancel)
         for number in range(kills):
-            await standbys_ready(cluster)
+            await standby_ready(exchange)
             await trading.next_answer(time.monotonic())
             began = time.monotonic()
             os.kill(cluster.engines[1].pid, signal.SIGKILL)
             killed.append((await trading.next_answer(began)) * 1e3)
             if number % 2:
-                await standbys_ready(cluster)
+                await standby_ready(exchange)
                 planned.append(await planned_outage_ms(cluster, trading))
         orders = len(trading.answers)
     return [

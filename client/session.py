@@ -177,7 +177,7 @@ class Session:
             try:
                 reply = await stub.ListEngines(pb.ListEnginesRequest(), timeout=SEARCH_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                _log.warning("the exchange does not say where E%d is: %s", self.engine, error.code())
+                _log.info("the exchange does not say where E%d is: %s", self.engine, error.code())
                 return error.code() is not grpc.StatusCode.UNIMPLEMENTED
             for engine in reply.engines:
                 if engine.engine == self.engine and engine.role != pb.ENGINE_ROLE_STANDBY:

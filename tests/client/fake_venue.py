@@ -265,7 +265,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
         standby = pb.Engine(engine=number, address="127.0.0.1:1", role=role)
         home = pb.Engine(engine=number, address=self.home.address, role=pb.ENGINE_ROLE_PRIMARY)
-        return pb.ListEnginesReply(engines=[home, standby])
+        return pb.ListEnginesReply(engines=[standby, home])  # a client relies on no order
 
     async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:
         held = pb.Position(symbol="AAPL", position=-5, average_price=10_125.5, realized_pnl=200, fees=1)
