@@ -47,9 +47,7 @@ AWAY: Final = (
 
 _STREAM_NOT_FOUND: Final = 10_059
 _NO_MESSAGE_FOUND: Final = 10_037
-_FETCH: Final = 32
-"""Messages asked for at once. Of the largest, this is half of what the server holds for a slow reader."""
-
+_FETCH: Final = 256
 _FETCH_EXPIRES_NS: Final = 10_000_000_000
 _IDLE_HEARTBEAT_NS: Final = 250_000_000
 _SILENCE_S: Final = 1.0
