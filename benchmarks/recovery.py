@@ -88,11 +88,11 @@ async def write(url: str, orders: int, count: int, console: Console) -> State:
 
 
 @asynccontextmanager
-async def engine(url: str) -> Any:
+async def engine(url: str, directory: Path) -> Any:
     """A real engine process; gives the seconds until it said SERVING."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "engine.runtime.process", "--number", str(ENGINE), "--nats", url]
-    command += ["--listen", "127.0.0.1:46051", "--snapshot-every", "0"]
+    command += ["--listen", "127.0.0.1:46051", "--snapshot-every", "0", "--state-dir", str(directory)]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
         async with grpc.aio.insecure_channel("127.0.0.1:46051") as channel:
@@ -141,7 +141,7 @@ async def measure(orders: int, count: int, *, with_snapshot: bool, console: Cons
                 stored = (await _stored_bytes(server.url)) / 1e6
                 result["snapshot stored, MB"] = round(stored, 1)
             del state
-            async with engine(server.url) as seconds:
+            async with engine(server.url, Path(directory) / "state") as seconds:
                 result["start to serving, s"] = round(seconds, 1)
                 result["commands a second"] = round(count / seconds)
             return result

@@ -328,6 +328,7 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
     second = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "engine.runtime.process", "--number", "1"),
         *("--nats", market.cluster.nats.url, "--listen", address),
+        *("--state-dir", str(market.cluster.data_dir / "second")),
         cwd=REPOSITORY,
         stderr=asyncio.subprocess.DEVNULL,
     )
