@@ -45,6 +45,9 @@ _SILENCE_S: Final = 2 * RENEW_S
 """A lease that was not renewed for this long is about to expire: look often."""
 
 _LOOK_S: Final = 0.02
+_NEWCOMER_S: Final = 0.3
+"""How long who has just come leaves a lapsed lease to those that wait for longer; less with age."""
+
 _STREAM: Final = bucket_stream(subjects.LEASES_BUCKET)
 _TTL_HEADER: Final = "Nats-TTL"
 _DELETED: Final = {"KV-Operation": "DEL"}
@@ -114,7 +117,8 @@ class Lease:
         """Wait until the lease is free and take it.
 
         `leave_first_s`: for that long a lease that nobody has held since this call is left to others. After
-        NATS was away the process that reigned gets the time of a lease to renew.
+        NATS was away the process that reigned gets the time of a lease to renew. When a lease runs out, who
+        has waited longest comes first: a standby before the killed process that was started again.
         """
         began = time.monotonic()
         not_before = began + leave_first_s
@@ -127,6 +131,7 @@ class Lease:
         try:
             renewed = began
             known = 0
+            freed: float | None = None
             while True:
                 heard.clear()
                 try:
@@ -145,8 +150,13 @@ class Lease:
                         not_before = began
                     if stored.sequence != known:
                         known, renewed = stored.sequence, now
-                elif now >= not_before and await self.acquire():
-                    return
+                    freed = None
+                else:
+                    freed = now if freed is None else freed
+                    ran_out = stored is None and known
+                    turn = freed + _NEWCOMER_S / (1 + freed - began) if ran_out else not_before
+                    if now >= max(turn, not_before) and await self.acquire():
+                        return
                 await _wait(heard, max(_LOOK_S, renewed + _SILENCE_S - now))
         finally:
             if subscription is not None and not self._client.is_closed:

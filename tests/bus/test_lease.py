@@ -149,6 +149,24 @@ async def test_the_first_claim_is_left_to_others_for_a_while(rivals: tuple[Lease
     await asyncio.wait_for(claiming, 5)
 
 
+async def test_who_waits_longer_comes_first(
+    rivals: tuple[Lease, Lease], connections: "Connections", shared_server: NatsServer, engine: int
+) -> None:
+    """A standby takes a lapsed lease before a process that has just been started again."""
+    standby, reigning = rivals
+    assert await reigning.acquire()
+    reign = asyncio.create_task(reigning.keep(_lapsed))
+    waiting = asyncio.create_task(standby.claim())
+    await asyncio.wait((waiting,), timeout=2 * TTL_S)
+    opened = await connections.open(shared_server.url, buffered=False)
+    newcomer = asyncio.create_task(lease_of(opened, engine, "newcomer").claim())
+    await asyncio.wait((newcomer,), timeout=0.1)
+    reign.cancel()
+    await asyncio.wait_for(waiting, 5)
+    assert await standby.holder() == standby.entry
+    newcomer.cancel()
+
+
 async def test_after_an_outage_the_holder_renews_first(
     own_server: NatsServer, connections: "Connections", engine: int
 ) -> None:

@@ -37,6 +37,8 @@ from tests.system.venue import REPOSITORY, eventually, show
 SYMBOL = "AAPL"
 WORST_OUTAGE_S = 3.0
 LANES = 4
+HOMES = (1, 2)
+"""The engines of a market."""
 
 
 class Load:
@@ -133,8 +135,30 @@ class Market:
         """Everybody's fills."""
         return [[fill async for fill in client.fills(follow=False)] for client in (self.alice, self.bob)]
 
+    async def settled(self) -> None:
+        """Wait until nothing trades any more: every leg is back, and no two engines' orders cross."""
+
+        async def is_settled() -> bool:
+            before = await self.history()
+            pending = [
+                order
+                for client in (self.alice, self.bob)
+                for order in await client.open_orders()
+                if order.status == "pending"
+            ]
+            shown = await self.exchange.GetConsolidatedBook(
+                pb.GetConsolidatedBookRequest(symbol=SYMBOL), timeout=5
+            )
+            engines = (await self.exchange.ListEngines(pb.ListEnginesRequest(), timeout=5)).engines
+            live = [engine for engine in engines if engine.state == pb.ENGINE_STATE_LIVE]
+            apart = not shown.bids or not shown.asks or shown.bids[0].price < shown.asks[0].price
+            return not pending and apart and len(live) == len(HOMES) and await self.history() == before
+
+        await eventually(is_settled, 20, "nothing trades any more")
+
     async def everything(self) -> list[object]:
         """Check that all that was answered is there, once, and adds up; returns what can be seen."""
+        await self.settled()
         told = await self.history()
         for fills in told:
             assert [fill.sequence for fill in fills] == list(range(1, len(fills) + 1))
