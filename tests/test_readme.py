@@ -1,7 +1,9 @@
 """What the pages say is what happens: their Python runs, links lead somewhere, no refusal is left out."""
 
 import asyncio
+import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -60,7 +62,7 @@ async def test_client_example(venue: Cluster) -> None:
 
 
 async def test_feed_subscriber(venue: Cluster) -> None:
-    """The subscriber's book equals the engine's at a sequence: joined late, followed, after a restart."""
+    """The subscriber's book equals the engine's: joined late, followed, after a silence and a restart."""
     subscriber = ModuleType("subscriber")
     exec(compile(FEED_SUBSCRIBER, "README.md", "exec"), subscriber.__dict__)
     async with Client.connect(
@@ -71,10 +73,12 @@ async def test_feed_subscriber(venue: Cluster) -> None:
             await until_equal(books, client)
             await trade(client, 1)
             await until_equal(books, client)
-            await venue.engines[1].stop()
+            os.kill(venue.engines[1].pid, signal.SIGSTOP)
             async with asyncio.timeout(DEADLINE_S):
                 while (await anext(books))[0] != -1:
                     pass
+            os.kill(venue.engines[1].pid, signal.SIGCONT)
+            await venue.engines[1].stop()  # it is back so soon that its silence may not show
             await trade(client, 2)  # waits until the engine serves again
             await until_equal(books, client)
 

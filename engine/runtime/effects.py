@@ -120,7 +120,11 @@ class Reports:
         `ExecutionsWriter.publish` raises, but Replaced.
         """
         while True:
-            self.forget(await self._writer.start())
+            published = await self._writer.start()
+            if published[0] < batch_number:
+                self.forget(published)
+            else:  # reported from batches that the journal has lost: their numbers are given out again
+                self.forget_published()
             owed = self._owed.copy()
             if owed:
                 message = self._next_message()
