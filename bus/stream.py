@@ -47,7 +47,11 @@ AWAY: Final = (
 
 _STREAM_NOT_FOUND: Final = 10_059
 _NO_MESSAGE_FOUND: Final = 10_037
+MAX_REQUEST_BYTES: Final = 4_000_000
+"""One request brings at most this much: a server cuts off a busy reader with 16 MB waiting (`nats.conf`)."""
+
 _FETCH: Final = 256
+_PORTION_FULL: Final = "Message Size Exceeds MaxBytes"
 _FETCH_EXPIRES_NS: Final = 10_000_000_000
 _IDLE_HEARTBEAT_NS: Final = 250_000_000
 _SILENCE_S: Final = 1.0
@@ -266,6 +270,7 @@ class StreamReader:
         self._wake = asyncio.Event()
         self._consumer_sequence = 0
         self._broken = False
+        self._heard = 0.0  # silence counts from here, whatever patience the caller has
 
     async def close(self) -> None:
         """Stop reading; the server forgets the consumer by itself."""
@@ -310,7 +315,7 @@ class StreamReader:
             return
         self._wake.clear()
         try:
-            async with asyncio.timeout(_SILENCE_S):
+            async with asyncio.timeout_at(self._heard + _SILENCE_S):
                 await self._wake.wait()
         except TimeoutError:
             self._broken = True
@@ -318,6 +323,7 @@ class StreamReader:
     async def _open(self) -> None:
         """Make the consumer."""
         self._broken = False
+        self._heard = asyncio.get_running_loop().time()
         self._asked = 0
         self._consumer_sequence = 0
         self._inbox = self._client.new_inbox()
@@ -340,7 +346,12 @@ class StreamReader:
 
     async def _ask(self) -> None:
         """Ask for the next messages; the request stands until they all came or ten seconds passed."""
-        question = {"batch": _FETCH, "expires": _FETCH_EXPIRES_NS, "idle_heartbeat": _IDLE_HEARTBEAT_NS}
+        question = {
+            "batch": _FETCH,
+            "max_bytes": MAX_REQUEST_BYTES,
+            "expires": _FETCH_EXPIRES_NS,
+            "idle_heartbeat": _IDLE_HEARTBEAT_NS,
+        }
         await self._client.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
             json.dumps(question).encode(),
@@ -349,6 +360,7 @@ class StreamReader:
         self._asked = _FETCH
 
     async def _received(self, message: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
         self._arrived.append(message)
         self._wake.set()
 
@@ -358,7 +370,7 @@ class StreamReader:
         while self._arrived:
             message = self._arrived.popleft()
             if not message.reply.startswith("$JS.ACK."):
-                self._note_status((message.headers or {}).get("Status"))
+                self._note_status(message.headers or {})
                 continue
             # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>
             tokens = message.reply.split(".", 7)
@@ -379,10 +391,11 @@ class StreamReader:
             taken.append(Stored(sequence, message.subject, message.data, deleted))
         return taken
 
-    def _note_status(self, status: str | None) -> None:
+    def _note_status(self, headers: Mapping[str, str]) -> None:
         """Heed a word about the request: it lives (100), it ended, or its consumer did (409, 503)."""
+        status = headers.get("Status")
         if status == "100":
             return
         self._asked = 0
-        if status in ("409", "503"):
+        if status in ("409", "503") and headers.get("Description") != _PORTION_FULL:
             self._broken = True

@@ -7,7 +7,7 @@ from nats.aio.msg import Msg
 
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.stream import Publisher, Stored, StreamGap, StreamReader
+from bus.stream import MAX_REQUEST_BYTES, Publisher, Stored, StreamGap, StreamReader
 
 
 async def _fill(connection: Connection, engine: int, count: int) -> str:
@@ -21,25 +21,26 @@ async def _fill(connection: Connection, engine: int, count: int) -> str:
     return subjects.journal_stream(engine)
 
 
-async def _read(reader: StreamReader, last: int) -> list[int]:
-    """The payloads up to the one of sequence `last`."""
+async def _read(reader: StreamReader, last: int, patience_s: float | None = None) -> list[int]:
+    """The payloads up to the one of sequence `last`, asked for by a caller of little patience."""
     found: list[Stored] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(8):
         while not found or found[-1].sequence < last:
-            found += await reader.read()
+            found += await reader.read(patience_s)
     assert [stored.sequence for stored in found] == [int(stored.payload) for stored in found]
     return [stored.sequence for stored in found]
 
 
+@pytest.mark.parametrize("patience_s", [None, 1.0, 0.2])
 async def test_a_message_lost_on_the_way_is_fetched_again(
-    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch, patience_s: float | None
 ) -> None:
-    """A message that the client drops is neither skipped nor taken for a gap in the stream."""
+    """A message that the client drops is neither skipped nor taken for a gap, for any patience."""
     stream = await _fill(nats_connection, engine, 260)
     for lost in (1, 2, 256):
         reader = StreamReader(nats_connection, stream)
         monkeypatch.setattr(reader, "_received", _Dropping(reader, lost).received)
-        assert await _read(reader, 260) == list(range(1, 261))
+        assert await _read(reader, 260, patience_s) == list(range(1, 261))
         await reader.close()
 
 
@@ -100,3 +101,24 @@ async def test_a_gap_in_the_stream_is_told(nats_connection: Connection) -> None:
     jumping = StreamReader(nats_connection, "GAPPED", contiguous=False)
     assert await _read(jumping, 6) == [1, 2, 5, 6]
     await jumping.close()
+
+
+async def test_no_request_brings_more_than_a_connection_takes(
+    nats_connection: Connection, engine: int
+) -> None:
+    """Messages of the largest size come in portions far below what the server holds for a slow reader."""
+    await provision.provision_journal(nats_connection, engine)
+    publisher = Publisher(nats_connection)
+    payload = bytes(provision.MAX_MESSAGE_BYTES - 1_000)
+    for _ in range(70):
+        publisher.next_message()
+        assert (await publisher.attempt(subjects.journal(engine), payload, {})) is not None
+    reader = StreamReader(nats_connection, subjects.journal_stream(engine))
+    largest = read = 0
+    async with asyncio.timeout(20):
+        while read < 70:
+            await asyncio.sleep(0.2)  # a reader that is busy: all of a request has arrived by then
+            portion = len(await reader.read())
+            largest, read = max(largest, portion), read + portion
+    assert largest * len(payload) <= MAX_REQUEST_BYTES
+    await reader.close()
