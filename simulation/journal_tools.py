@@ -86,7 +86,7 @@ def add_parser(commands: Any) -> None:
         ("digest", "replay the journal and print batch number, epoch and digest of the state"),
     ):
         action = actions.add_parser(name, help=what, description=what)
-        action.add_argument("engine", metavar="ENGINE", type=_engine, help="number of the engine")
+        action.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
         action.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
         action.add_argument("--json", action="store_true", help="JSON instead of text")
         if name == "dump":
@@ -94,7 +94,8 @@ def add_parser(commands: Any) -> None:
             action.add_argument("--to", dest="last", metavar="N", type=_batch, help="default: the last one")
 
 
-def _engine(text: str) -> int:
+def engine_number(text: str) -> int:
+    """The number of an engine, for argparse."""
     try:
         return int(subjects.engine_token(int(text)))
     except ValueError:

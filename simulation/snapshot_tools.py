@@ -22,7 +22,6 @@ import nats.js.errors
 from rich.console import Console
 from rich.table import Table
 
-from bus import subjects
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, JournalError
 from bus.runner import DEFAULT_NATS_URL
@@ -31,6 +30,7 @@ from engine import invariants, snapshot
 from engine.runtime import snapshots
 from engine.snapshot import NotASnapshot
 from engine.state import State
+from simulation.journal_tools import engine_number
 
 WELL: Final = 0
 DAMAGED: Final = 1
@@ -51,18 +51,9 @@ def add_parser(commands: Any) -> None:
         ("make", "make a snapshot now, beside the running engine"),
     ):
         action = actions.add_parser(name, help=what, description=what)
-        action.add_argument("engine", metavar="ENGINE", type=_engine, help="number of the engine")
+        action.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
         action.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
         action.add_argument("--json", action="store_true", help="JSON instead of a table")
-
-
-def _engine(text: str) -> int:
-    try:
-        return int(subjects.engine_token(int(text)))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
-        ) from None
 
 
 async def run(options: argparse.Namespace, console: Console) -> int:
