@@ -24,7 +24,7 @@ class Sessions:
         self._sessions = sessions
         self._engines = engines
         self._known: dict[str, SessionEntry] = {}
-        self._lookups = 0
+        self._lookups: dict[str, asyncio.Task[SessionEntry | None]] = {}
 
     async def watch(self, filled: asyncio.Event) -> None:
         """Follow the bucket for ever; `filled` is set when all that is there now is known."""
@@ -45,22 +45,28 @@ class Sessions:
 
     async def _look_up(self, key: str, context: Context) -> SessionEntry:
         """Ask the bucket: a client may come with its new token before the watch tells of it."""
-        if self._lookups >= MAX_LOOKUPS:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{MAX_LOOKUPS} unknown tokens are being looked up; try again",
-            )
-        self._lookups += 1
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{MAX_LOOKUPS} unknown tokens are being looked up; try again",
+                )
+            lookup = self._lookups[key] = asyncio.create_task(self._sessions.get(key))
+            lookup.add_done_callback(lambda ended: self._forget(key, ended))
         try:
-            session = await self._sessions.get(key)
+            session = await asyncio.shield(lookup)  # it is every call's with this token: none may end it
         except BucketUnavailable:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked just now; try again")
-        finally:
-            self._lookups -= 1
         if session is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token; register again")
         self._known[key] = session
         return session
+
+    def _forget(self, key: str, lookup: asyncio.Task[SessionEntry | None]) -> None:
+        del self._lookups[key]
+        if not lookup.cancelled():
+            lookup.exception()  # whoever asked may have hung up
 
     async def _refuse_guest(self, session: SessionEntry, context: Context) -> None:
         home = self._engines.get(session.engine)

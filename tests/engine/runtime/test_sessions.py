@@ -11,6 +11,7 @@ from matchbus.edge import Context, token_key
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
 from engine.runtime.sessions import MAX_LOOKUPS, Sessions
+from tests.waiting import until
 
 HERE, ELSEWHERE = 1, 2
 
@@ -152,6 +153,20 @@ async def test_a_token_may_come_before_the_news_of_it(door: Door) -> None:
         await door.enter("daves")
 
 
+async def test_many_calls_with_one_token_are_one_lookup(door: Door) -> None:
+    """However many a client has out before the news of its token; one that hangs up ends no other."""
+    door.register("carols", "carol")
+    door.table.answers.clear()
+    calls = [asyncio.create_task(door.enter("carols")) for _ in range(3 * MAX_LOOKUPS)]
+    await until(lambda: bool(door.table.gets))
+    calls[0].cancel()
+    door.table.answers.set()
+    endings = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(endings[0], asyncio.CancelledError)
+    assert endings[1:] == ["carol"] * (len(calls) - 1)
+    assert door.table.gets == [token_key("carols")]
+
+
 async def test_news_of_a_session_count_at_once(door: Door) -> None:
     """A session that is removed opens nothing; one that moved leads to its new home."""
     assert door.table.tell is not None
@@ -176,8 +191,7 @@ async def test_junk_tokens_cannot_swamp_the_bucket(door: Door) -> None:
     """A bounded number is looked up at once; there is room again whatever became of those."""
     door.table.answers.clear()
     calls = [asyncio.create_task(door.enter(f"junk{number}")) for number in range(MAX_LOOKUPS)]
-    await asyncio.sleep(0)
-    assert len(door.table.gets) == MAX_LOOKUPS
+    await until(lambda: len(door.table.gets) == MAX_LOOKUPS)
     with pytest.raises(Ended, match="RESOURCE_EXHAUSTED"):
         await door.enter("one more")
     assert len(door.table.gets) == MAX_LOOKUPS
