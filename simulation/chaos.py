@@ -35,7 +35,7 @@ from simulation.cluster import Cluster, ClusterError, Member
 from simulation.faults import EXCHANGE, FREEZES, KILLS, NATS, Fault, Kind, Pace, schedule
 from simulation.load import Acknowledgements, Loader, Middles
 from simulation.proxy import Condition, Proxy
-from simulation.witness import ClientLog, Evidence, Levels, Totals, testify, totals
+from simulation.witness import ClientLog, Evidence, Levels, Totals, judge, totals
 
 CLIENT_DEADLINE_S: Final = 20.0
 PROGRESS_S: Final = 5.0
@@ -45,11 +45,8 @@ UP_DEADLINE_S: Final = 60.0
 QUIET_DEADLINE_S: Final = 30.0
 """How long positions, books and reports may take to agree once the clients are quiet."""
 
-LEGS_DEADLINE_S: Final = 5.0
-"""How long a leg may be in doubt once every engine is up."""
-
 OUTAGE_LOOK_S: Final = 5.0
-"""A silence that begins this long after a fault was over is not counted as its doing."""
+"""A silence that begins this long after a fault was over, or after the next one, is not its doing."""
 
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
@@ -312,17 +309,19 @@ class Run:
                 self._injector.heal()
                 self._console.print("all faults are over")
                 await self._until_up()
+                all_up_ns = time.time_ns()
                 self._stop.set()
                 await asyncio.gather(*trading)
                 trading_s = time.monotonic() - started
                 self._console.print("all commands are answered")
                 settled_s = await self._until_settled()
                 evidence, checks = await self._gather()
+                evidence.all_up_ns = all_up_ns
                 for task in background:
                     task.cancel()
         finally:
             gc.set_threshold(*thresholds)
-        checks = [*await asyncio.to_thread(testify, evidence), *checks]
+        checks = [*await asyncio.to_thread(judge, evidence), *checks]
         return Result(
             settings=settings,
             trading_s=trading_s,
@@ -463,11 +462,20 @@ class Run:
             if strike.missed:
                 continue
             struck = (strike.fault.target,) if strike.fault.target > 0 else engines
-            end_ns = strike.over_ns + round(OUTAGE_LOOK_S * 1e9)
+            end_ns = min(strike.over_ns + round(OUTAGE_LOOK_S * 1e9), self._next_strike_ns(strike))
             outages[strike.fault.kind].append(
                 max(self._acks.longest_silence_s(number, strike.at_ns, end_ns) for number in struck)
             )
         return dict(outages)
+
+    def _next_strike_ns(self, strike: Strike) -> int:
+        """When the next fault struck that could silence the same clients."""
+        later = (
+            other.at_ns
+            for other in self._injector.strikes
+            if other.at_ns > strike.over_ns and other.fault.target in (strike.fault.target, NATS)
+        )
+        return min(later, default=strike.over_ns + 10**12)
 
 
 async def _true(value: bool) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import grpc.aio
-import uvloop
 from rich.console import Console
 
 from client import MatchbusError
@@ -96,7 +95,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             return await chaos.chaos(settings, console)
 
     try:
-        result = uvloop.run(run())
+        result = asyncio.run(run())
     except Interrupted:
         console.print("Stopped.")
         return 1

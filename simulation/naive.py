@@ -3,8 +3,6 @@
 It says what the rules are with lists that are searched from end to end, is slow, and shares no code with
 the engine but the commands. So it can be a witness against the engine. A journal is closed: peers' quotes
 stand in the commands, legs of peers are commands of their own, and so is what came of our own legs.
-
-Not here: fill-or-kill, which raises `Unmodelled`.
 """
 
 from collections.abc import Iterator
@@ -50,13 +48,10 @@ ANY: Final = -(10**30)
 
 _NUMBERED_FROM_BIT: Final = 48
 _BPS: Final = 10_000
+_AT_ONCE: Final = (TimeInForce.IOC, TimeInForce.FOK)
 _LARGEST: Final = 10**12
 _LARGEST_NOTIONAL: Final = 2**62
 _LONGEST_ID: Final = 36
-
-
-class Unmodelled(Exception):
-    """A command that this model has no rule for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +117,16 @@ class Order:
 
 @dataclass(slots=True)
 class OutLeg:
-    """A leg that this engine sent, and what came back; None: still in doubt."""
+    """A leg that this engine sent, and what came back; None: still in doubt. Times are its batches'."""
 
     peer: int
     epoch: int
     order: Order
     limit: int
     quantity: int
+    sent_ns: int
     fills: tuple[LegFill, ...] | None = None
+    back_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -181,7 +178,7 @@ class NaiveEngine:
         self._time_ns = 0
 
     def batch(self, time_ns: int, commands: tuple[Command, ...]) -> None:
-        """Carry out one record of the journal. Raises `Unmodelled`."""
+        """Carry out one record of the journal."""
         self._time_ns = time_ns
         for command in commands:
             self._place += 1
@@ -257,20 +254,49 @@ class NaiveEngine:
         if reason:
             self._attempt("new", *name, _refusal(reason))
             return
-        if request.time_in_force == TimeInForce.FOK:
-            raise Unmodelled(f"fill-or-kill order {name}")
         away = _ranked(asked.away, request.side)
         worst = self._collar(request, away) if request.type == OrderType.MARKET else _limit(request)
         order = Order(request, 0, request.price, request.quantity, request.quantity, worst)
         self.orders[name] = order
+        is_fok = request.time_in_force == TimeInForce.FOK
         if request.post_only and self._meets(order, worst, away):
             order.open, order.refused = 0, True
             order.first = _refusal(RejectReason.POST_ONLY_WOULD_CROSS)
+        elif is_fok and self._fills_only_with_away(order, away):
+            order.open, order.refused = 0, True
+            order.first = _refusal(RejectReason.FOK_NEEDS_AWAY_LIQUIDITY)
         else:
             self._admit(order)
-            self._enter(order, away)
+            if is_fok and not self._fills_here(order, away):
+                self._cancel(order, order.open)
+            else:
+                self._enter(order, away)
             order.first = order.outcome()
         self._answer("new", order, order.first)
+
+    def _fills_here(self, order: Order, away: list[Away]) -> bool:
+        """Whether it trades whole here, past no better quote elsewhere."""
+        return self._takeable(order, _worst_here(order, away)) == order.quantity
+
+    def _fills_only_with_away(self, order: Order, away: list[Away]) -> bool:
+        """Whether it would trade whole if it could have what peers show, and would not without."""
+        if order.request.do_not_route or self._fills_here(order, away):
+            return False
+        elsewhere = sum(level.quantity for level in away if level.value >= order.worst)
+        return bool(elsewhere) and elsewhere + self._takeable(order, order.worst) >= order.quantity
+
+    def _takeable(self, taker: Order, worst: int) -> int:
+        """How much of its quantity a taker would trade here."""
+        side = taker.request.side
+        found = 0
+        for maker in self._queue(taker.request.symbol, 3 - side):
+            if worth(maker.price, side) < worst:
+                break
+            if not _protected(taker, maker):
+                found += maker.open
+            elif taker.request.self_trade_prevention != SelfTradePrevention.CANCEL_OLDEST:
+                break
+        return min(found, taker.open)
 
     def _admit(self, order: Order) -> None:
         order.id = self._next_order
@@ -375,15 +401,15 @@ class NaiveEngine:
         locks = False
         if not away:
             self._take(order, order.worst, order.open)
-        elif request.do_not_route:
+        elif request.do_not_route or request.time_in_force == TimeInForce.FOK:
             # Not past a better quote elsewhere, and not resting against one.
             locks = away[0].value >= order.worst
-            self._take(order, max(order.worst, away[0].value), order.open)
+            self._take(order, _worst_here(order, away), order.open)
         else:
             self._route(order, away)
         if not order.open:
             return
-        at_once = request.type == OrderType.MARKET or request.time_in_force == TimeInForce.IOC
+        at_once = request.type == OrderType.MARKET or request.time_in_force in _AT_ONCE
         if locks or at_once:
             self._cancel(order, order.open)
         elif order.priority or not order.reserved:
@@ -521,14 +547,16 @@ class NaiveEngine:
     # -- legs ---------------------------------------------------------------------------------------
 
     def _send_leg(self, order: Order, worst: Away, quantity: int) -> None:
-        self.legs[self._next_leg] = OutLeg(worst.engine, worst.epoch, order, worst.price, quantity)
+        self.legs[self._next_leg] = OutLeg(
+            worst.engine, worst.epoch, order, worst.price, quantity, self._time_ns
+        )
         self._next_leg += 1
 
     def _leg_result(self, command: LegResult) -> None:
         leg = self.legs.get(command.leg_id)
         if leg is None or leg.fills is not None:
             return  # told twice
-        leg.fills = command.fills
+        leg.fills, leg.back_ns = command.fills, self._time_ns
         order = leg.order
         for fill in command.fills:
             order.reserved -= fill.quantity
@@ -668,6 +696,11 @@ def worth(price: int, side: int) -> int:
 
 def _limit(request: NewOrder) -> int:
     return worth(request.price, request.side)
+
+
+def _worst_here(order: Order, away: list[Away]) -> int:
+    """How bad a price may be for an order that sends no legs: no worse than the best elsewhere."""
+    return max([order.worst, *(level.value for level in away[:1])])
 
 
 def _refusal(reason: int) -> Outcome:
