@@ -14,7 +14,7 @@ import signal
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +46,7 @@ QUIET_DEADLINE_S: Final = 30.0
 """How long positions, books and reports may take to agree once the clients are quiet."""
 
 OUTAGE_LOOK_S: Final = 5.0
-"""A silence that begins this long after a fault was over, or after the next one, is not its doing."""
+"""A silence that begins this long after a fault was over, or after the next fault, is not its doing."""
 
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
@@ -92,7 +92,8 @@ class Result:
     totals: Totals
     unavailable: int
     held_back: int
-    legs_settled_s: float
+    ended_by_themselves: int
+    settled_s: float
     checks: list[Check]
 
     @property
@@ -216,7 +217,14 @@ async def chaos(settings: Settings, console: Console) -> Result:
         loaders = await _enter(settings, cluster, stack)
         injector = Injector(cluster, proxies, console.print)
         stack.callback(injector.heal)  # no frozen child is left behind, whatever ends the run
-        return await Run(settings, cluster, loaders, injector, console).run(faults)
+        run = Run(settings, cluster, loaders, injector, console)
+        await run.trade(faults)
+        evidence, up = await run.evidence()
+        result = run.result(evidence, up)
+    # Judging keeps this process, and so the proxies, busy for a while: not while the market still runs.
+    console.print("the market is stopped; the witness reads")
+    result.checks[:0] = judge(evidence)
+    return result
 
 
 def _cluster(settings: Settings, proxies: dict[int, Proxy]) -> Cluster:
@@ -284,54 +292,56 @@ class Run:
         self._acks = loaders[0].acks
         self._middles = loaders[0].middles
         self._stop = asyncio.Event()
+        self._all_up_ns = 0
+        self._trading_s = self._settled_s = 0.0
 
-    async def run(self, faults: list[Fault]) -> Result:
-        """Trade under fire, then in peace, then judge."""
-        settings = self._settings
+    async def trade(self, faults: list[Fault]) -> None:
+        """Trade under fire, then in peace, until every command has its answer and no leg is out."""
+        started = time.monotonic()
         thresholds = gc.get_threshold()
         gc.set_threshold(*_GC_THRESHOLDS)
-        started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                background = [
-                    group.create_task(part)
-                    for part in (
-                        *(loader.follow() for loader in self._loaders),
-                        self._walk(),
-                        self._progress(),
-                    )
-                ]
-                rate = settings.rate / len(self._loaders)
+                following = [loader.follow() for loader in self._loaders]
+                beside = (*following, self._walk(), self._progress())
+                background = [group.create_task(part) for part in beside]
+                rate = self._settings.rate / len(self._loaders)
                 trading = [group.create_task(one.trade(rate, self._stop)) for one in self._loaders]
                 injecting = group.create_task(self._injector.run(faults))
-                await asyncio.sleep(settings.minutes * 60)
+                await asyncio.sleep(self._settings.minutes * 60)
                 await injecting
                 self._injector.heal()
                 self._console.print("all faults are over")
                 await self._until_up()
-                all_up_ns = time.time_ns()
+                self._all_up_ns = time.time_ns()
                 self._stop.set()
                 await asyncio.gather(*trading)
-                trading_s = time.monotonic() - started
+                self._trading_s = time.monotonic() - started
                 self._console.print("all commands are answered")
-                settled_s = await self._until_settled()
-                evidence, checks = await self._gather()
-                evidence.all_up_ns = all_up_ns
+                self._settled_s = await self._until_settled()
+                await self._until_followed()
                 for task in background:
                     task.cancel()
         finally:
             gc.set_threshold(*thresholds)
-        checks = [*await asyncio.to_thread(judge, evidence), *checks]
+
+    def result(self, evidence: Evidence, up: Check) -> Result:
+        """What the run came to, not yet judged."""
+        strikes = self._injector.strikes
+        killed = sum(
+            one.fault.kind in (Kind.KILL_ENGINE, Kind.KILL_EXCHANGE) for one in strikes if not one.missed
+        )
         return Result(
-            settings=settings,
-            trading_s=trading_s,
-            strikes=self._injector.strikes,
+            settings=self._settings,
+            trading_s=self._trading_s,
+            strikes=strikes,
             outages_s=self._outages(),
             totals=totals(evidence),
             unavailable=sum(loader.unavailable for loader in self._loaders),
             held_back=sum(loader.held_back for loader in self._loaders),
-            legs_settled_s=settled_s,
-            checks=checks,
+            ended_by_themselves=sum(member.restarts for member in self._cluster.members) - killed,
+            settled_s=self._settled_s,
+            checks=[up],
         )
 
     async def _walk(self) -> None:
@@ -386,16 +396,25 @@ class Run:
         except (TimeoutError, MatchbusError) as error:
             self._console.print(f"[red]not within {deadline_s:g} s: {what} {error}[/]")
 
-    async def _gather(self) -> tuple[Evidence, list[Check]]:
+    async def _until_followed(self) -> None:
+        """Every client that follows its fills has seen the last one."""
+
+        async def seen() -> bool:
+            for loader in self._loaders:
+                await loader.close_books()
+            return all(loader.log.followed == loader.log.fills for loader in self._loaders)
+
+        await self._until(seen, QUIET_DEADLINE_S, "clients have followed their last fill")
+
+    async def evidence(self) -> tuple[Evidence, Check]:
         """Read everything there is, again until the views that follow agree with it or the time is over."""
         nc = await connect(self._cluster.nats.url, name="witness", on_closed=lambda: None)
         try:
             deadline = time.monotonic() + QUIET_DEADLINE_S
             while True:
                 evidence = await self._read(nc)
-                followed = all(loader.log.followed == loader.log.fills for loader in self._loaders)
-                if (followed and self._agree(evidence)) or time.monotonic() > deadline:
-                    return evidence, [self._up()]
+                if self._agree(evidence) or time.monotonic() > deadline:
+                    return evidence, self._up()
                 await asyncio.sleep(_POLL_S)
         finally:
             await nc.close()
@@ -452,6 +471,7 @@ class Run:
             books=books,
             best=best,
             positions=positions,
+            all_up_ns=self._all_up_ns,
         )
 
     def _outages(self) -> dict[Kind, list[float]]:
@@ -462,18 +482,18 @@ class Run:
             if strike.missed:
                 continue
             struck = (strike.fault.target,) if strike.fault.target > 0 else engines
-            end_ns = min(strike.over_ns + round(OUTAGE_LOOK_S * 1e9), self._next_strike_ns(strike))
+            end_ns = min(strike.over_ns + round(OUTAGE_LOOK_S * 1e9), self._next_strike_ns(strike, struck))
             outages[strike.fault.kind].append(
                 max(self._acks.longest_silence_s(number, strike.at_ns, end_ns) for number in struck)
             )
         return dict(outages)
 
-    def _next_strike_ns(self, strike: Strike) -> int:
+    def _next_strike_ns(self, strike: Strike, struck: Sequence[int]) -> int:
         """When the next fault struck that could silence the same clients."""
         later = (
             other.at_ns
             for other in self._injector.strikes
-            if other.at_ns > strike.over_ns and other.fault.target in (strike.fault.target, NATS)
+            if other.at_ns > strike.at_ns and other.fault.target in (*struck, NATS)
         )
         return min(later, default=strike.over_ns + 10**12)
 
@@ -564,7 +584,8 @@ def _figures(result: Result) -> dict[str, int | float]:
         "fills": total.fills,
         "of them through legs": total.trades_through_legs,
         "journal records": total.records,
-        "seconds until no leg was in doubt": result.legs_settled_s,
+        "processes that ended by themselves": result.ended_by_themselves,
+        "seconds until no order waited for a leg": result.settled_s,
         "violations": sum(len(check.violations) for check in result.checks),
     }
 

@@ -73,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     fire.add_argument("--kills-per-minute", type=float, default=Pace().kills)
     fire.add_argument("--freezes-per-minute", type=float, default=Pace().freezes)
     fire.add_argument("--partitions-per-minute", type=float, default=Pace().partitions)
+    fire.add_argument(
+        "--longest", type=seconds, default=Pace().longest_s, help="seconds of a freeze or partition"
+    )
     fire.add_argument("--data", type=Path, help="where everything is kept; without it, gone at the end")
     fire.add_argument("--json", type=Path, help="write the outcome there too")
     return top
@@ -86,7 +89,12 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
         standbys=options.standbys,
         clients=options.clients,
         rate=options.rate,
-        pace=Pace(options.kills_per_minute, options.freezes_per_minute, options.partitions_per_minute),
+        pace=Pace(
+            kills=options.kills_per_minute,
+            freezes=options.freezes_per_minute,
+            partitions=options.partitions_per_minute,
+            longest_s=options.longest,
+        ),
         data=options.data,
     )
 

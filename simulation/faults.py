@@ -64,26 +64,32 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many of each class strike in a minute."""
+    """How many of each class strike in a minute, and how long."""
 
     kills: float = 4.0
     freezes: float = 2.0
     partitions: float = 4.0
+    longest_s: float = 5.0
+    """The longest that a freeze or a partition lasts."""
 
 
 def schedule(seed: int, duration_s: float, engines: int, pace: Pace) -> list[Fault]:
     """All faults of a run, in the order in which they strike."""
-    classes = (("kills", KILLS, pace.kills), ("freezes", FREEZES, pace.freezes))
     faults = [
-        fault
-        for name, deck, per_minute in (*classes, ("partitions", PARTITIONS, pace.partitions))
-        for fault in _class(random.Random(f"{seed} {name}"), deck, per_minute, duration_s, engines)
+        *_class(random.Random(f"{seed} kills"), KILLS, pace.kills, duration_s, engines, pace),
+        *_class(random.Random(f"{seed} freezes"), FREEZES, pace.freezes, duration_s, engines, pace),
+        *_class(random.Random(f"{seed} partitions"), PARTITIONS, pace.partitions, duration_s, engines, pace),
     ]
     return sorted(faults, key=lambda fault: fault.at_s)
 
 
 def _class(
-    chance: random.Random, deck: tuple[Kind, ...], per_minute: float, duration_s: float, engines: int
+    chance: random.Random,
+    deck: tuple[Kind, ...],
+    per_minute: float,
+    duration_s: float,
+    engines: int,
+    pace: Pace,
 ) -> Iterator[Fault]:
     if not per_minute:
         return
@@ -95,16 +101,16 @@ def _class(
         if not dealt:
             dealt = list(deck)
             chance.shuffle(dealt)
-        fault = _fault(chance, at_s, dealt.pop(), engines)
+        fault = _fault(chance, at_s, dealt.pop(), engines, pace.longest_s)
         if at_s >= duration_s:
             return
         yield fault
 
 
-def _fault(chance: random.Random, at_s: float, kind: Kind, engines: int) -> Fault:
+def _fault(chance: random.Random, at_s: float, kind: Kind, engines: int, longest_s: float) -> Fault:
     engine = chance.randint(1, engines)
     # Half of them are shorter than anyone's patience, half outlast a lease of a second.
-    lasts_s = chance.choice((chance.uniform(0.1, 0.8), chance.uniform(1.5, 5.0)))
+    lasts_s = chance.choice((chance.uniform(0.1, 0.8), chance.uniform(1.5, max(1.5, longest_s))))
     match kind:
         case Kind.KILL_ENGINE:
             return Fault(at_s, kind, engine)

@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +28,9 @@ MAX_OUTSTANDING: Final = 400
 
 LIVE_ORDERS: Final = 60
 """About how many orders a client keeps in the market; beyond, it cancels rather than adds."""
+
+OLD_SILENCE_NS: Final = 250_000_000
+"""A silence that is older than this when a fault strikes is not of its making."""
 
 CANCELS_WHEN_CROWDED: Final = 0.4
 """Share of cancels among the commands of a client that has as many orders as it keeps."""
@@ -83,12 +87,17 @@ class Acknowledgements:
         self.times_ns.setdefault(engine, array("q")).append(now_ns)
 
     def longest_silence_s(self, engine: int, start_ns: int, end_ns: int) -> float:
-        """The longest time without an answer that began or ended between start and end."""
+        """The longest time without an answer that began after `start_ns` and before `end_ns`.
+
+        The last answer before `start_ns` counts too, unless the silence was older than `OLD_SILENCE_NS`: then
+        it is another's doing.
+        """
         times = self.times_ns.get(engine, array("q"))
-        before = max((at for at in times if at <= start_ns), default=start_ns)
-        after = min((at for at in times if at >= end_ns), default=end_ns)
-        marks = [before, *(at for at in times if start_ns < at < end_ns), after]
-        return max(later - earlier for earlier, later in itertools.pairwise(marks)) / 1e9
+        first, last = bisect_left(times, start_ns), bisect_left(times, end_ns)
+        if first and times[first - 1] >= start_ns - OLD_SILENCE_NS:
+            first -= 1
+        marks = [*times[first : last + 1]]
+        return max((later - earlier for earlier, later in itertools.pairwise(marks)), default=0) / 1e9
 
 
 class Loader:
