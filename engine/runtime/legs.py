@@ -26,6 +26,9 @@ from engine.runtime.commit_loop import CommitError, CommitLoop, Submission
 from engine.terms import MAX_LEG_FILLS, MAX_SYMBOL_LENGTH, Side
 
 ANSWER_PATIENCE_S: Final = 0.25
+MAX_ANSWER_PATIENCE_S: Final = 2.0
+"""How long a question after a leg waits in the end: no link may be too slow for the doubt to end."""
+
 RETRY_S: Final = 0.1
 MAX_RETRY_S: Final = 1.0
 MAX_PENDING_LEGS: Final = 20_000
@@ -96,24 +99,25 @@ class Legs:
 
     async def _carry(self, leg: LegSent, message: bytes) -> None:
         """Ask until there is an answer, then let the state machine know."""
-        answer = await self._ask(leg, message)
-        wait_s = RETRY_S
+        answer = await self._ask(leg, message, ANSWER_PATIENCE_S)
+        wait_s, patience_s = RETRY_S, ANSWER_PATIENCE_S
         while answer is None:
             self._away.leg_unanswered(leg.peer)
             _log.warning("leg %d to E%d has no answer: asking after it", leg.leg_id, leg.peer)
             await asyncio.sleep(wait_s)
+            answer = await self._ask(leg, encode(LegQuery(leg.leg_id, self._engine)), patience_s)
             wait_s = min(2 * wait_s, MAX_RETRY_S)
-            answer = await self._ask(leg, encode(LegQuery(leg.leg_id, self._engine)))
+            patience_s = min(2 * patience_s, MAX_ANSWER_PATIENCE_S)
         self._away.leg_answered(leg, answer)
         fills = tuple(LegFill(*fill[:4], time_ns=fill[4]) for fill in answer.fills)
         filled = sum(fill.quantity for fill in fills)
         _log.info("leg %d to E%d filled %d of %d", leg.leg_id, leg.peer, filled, leg.quantity)
         self._loop.submit_own(LegResult(leg.leg_id, fills))
 
-    async def _ask(self, leg: LegSent, message: bytes) -> LegAnswer | None:
+    async def _ask(self, leg: LegSent, message: bytes, patience_s: float) -> LegAnswer | None:
         """One request; None when there is no answer in time, or none that can be the leg's."""
         try:
-            reply = await self._nc.request(subjects.route(leg.peer), message, timeout=ANSWER_PATIENCE_S)
+            reply = await self._nc.request(subjects.route(leg.peer), message, timeout=patience_s)
             answer = decode_leg_answer(reply.data)
         except (TimeoutError, nats.errors.Error):
             return None

@@ -33,7 +33,7 @@ from engine.events import Answered, Fill, LegSent
 from engine.invariants import check
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
-from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.legs import ANSWER_PATIENCE_S, Legs, Uncrosser
 from engine.runtime.recovery import begin_reign
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
@@ -305,6 +305,33 @@ async def test_a_leg_for_an_earlier_reign_is_refused(
         home.peers.clear()
         assert (await settled(submission)).status == OrderStatus.NEW
         assert away.fills == []
+
+
+async def test_a_slow_link_does_not_keep_a_leg_in_doubt(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """A peer whose every answer takes longer than the first question waits is heard in the end."""
+    async with tasks() as group:
+        home = Node(engine, nats_connection, group)
+        await home.start()
+
+        async def answer_late(request: Msg) -> None:
+            question = decode_route(request.data)
+
+            async def answer() -> None:
+                await asyncio.sleep(2 * ANSWER_PATIENCE_S)  # the link, not a wait for anything
+                await request.respond(
+                    encode(LegAnswer(question.leg_id, refused=False, book_sequence=9, fills=(FILL,)))
+                )
+
+            group.create_task(answer())
+
+        await nats_connection.subscribe(subjects.route(other), cb=answer_late)
+        await nats_connection.flush()
+        home.see(other, (100, 2))
+        answer = await settled(await home.rest("alice", Side.BUY, 2, 100))
+        assert answer.status == OrderStatus.FILLED
+        assert len(home.fills) == 1
 
 
 async def test_a_leg_of_an_earlier_run_is_asked_after(
