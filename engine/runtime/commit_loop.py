@@ -227,6 +227,7 @@ class CommitLoop:
             for submission in (*self._in_flight, *self._queue):
                 if not submission.is_own and not submission.done.done():
                     submission.done.set_exception(fault)
+                    submission.done.exception()  # whoever gave it may be gone: that is nothing to log
             for _, answer in self._reads:
                 if not answer.done():
                     answer.set_exception(fault)

@@ -1,6 +1,7 @@
 """The commit loop, with a journal whose appends the test lets go by hand."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -422,6 +423,22 @@ async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
     assert first.duplicate, "it was stored after all"
     assert isinstance(second, Accepted)
     assert QueryLeg(2 << 48, 2) in await rig.journal.commands()
+
+
+async def test_a_silent_journal_is_no_error_to_those_who_left(rig: Rig) -> None:
+    """A stream that ended at its first refusal leaves commands nobody waits for: nothing is logged."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    rig.journal.held = True
+    async with rig.running():
+        rig.submit(order("in flight"))
+        await rig.asked(1)
+        rig.submit(order("left alone"))
+        rig.journal.fall_silent()
+        await until(lambda: not rig.loop.queued_commands)
+        rig.journal.recover()
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_journal_that_is_slow_is_waited_for(rig: Rig) -> None:
