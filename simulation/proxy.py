@@ -91,6 +91,8 @@ class Proxy:
         self._carrying.add(task)
         try:
             await self._connect(reader, writer)
+        except asyncio.CancelledError:
+            pass  # only `__aexit__` cancels; asyncio would log this end as a failure
         finally:
             self._carrying.discard(task)
 
@@ -121,6 +123,9 @@ class Proxy:
             self._open.difference_update(ends)
             for end in ends:
                 end.close()
+            for end in ends:
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
 
     async def _flow(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool
