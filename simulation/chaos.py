@@ -94,6 +94,7 @@ class Result:
     held_back: int
     ended_by_themselves: int
     settled_s: float
+    views_agree_s: float
     checks: list[Check]
 
     @property
@@ -139,11 +140,13 @@ class Injector:
         delay = f", {fault.delay_s * 1e3:.0f} ms late" if fault.delay_s else ""
         missed = " (not running: missed)" if strike.missed else ""
         self._tell(f"{fault.at_s:7.2f} s  {fault.kind}: {fault.target_name}{lasts}{delay}{missed}")
-        if fault.kind not in KILLS + FREEZES:
-            await self._disturb(fault)
-        elif pid is not None:
-            await self._hit(pid, fault)
-        strike.over_ns = time.monotonic_ns()
+        try:
+            if fault.kind not in KILLS + FREEZES:
+                await self._disturb(fault)
+            elif pid is not None:
+                await self._hit(pid, fault)
+        finally:
+            strike.over_ns = time.monotonic_ns()
 
     def _pid(self, target: int) -> int | None:
         """The process id of a target that runs."""
@@ -293,7 +296,7 @@ class Run:
         self._middles = loaders[0].middles
         self._stop = asyncio.Event()
         self._all_up_ns = 0
-        self._trading_s = self._settled_s = 0.0
+        self._trading_s = self._settled_s = self._views_agree_s = 0.0
 
     async def trade(self, faults: list[Fault]) -> None:
         """Trade under fire, then in peace, until every command has its answer and no leg is out."""
@@ -309,16 +312,18 @@ class Run:
                 trading = [group.create_task(one.trade(rate, self._stop)) for one in self._loaders]
                 injecting = group.create_task(self._injector.run(faults))
                 await asyncio.sleep(self._settings.minutes * 60)
-                await injecting
+                # No new command first, then no more faults: what heals must do so with nobody pushing.
+                self._stop.set()
+                injecting.cancel()
                 self._injector.heal()
-                self._console.print("all faults are over")
+                self._console.print("no new commands, and all faults are over")
                 await self._until_up()
                 self._all_up_ns = time.time_ns()
-                self._stop.set()
                 await asyncio.gather(*trading)
                 self._trading_s = time.monotonic() - started
                 self._console.print("all commands are answered")
-                self._settled_s = await self._until_settled()
+                await self._until_settled()
+                self._settled_s = (time.time_ns() - self._all_up_ns) / 1e9
                 await self._until_followed()
                 for task in background:
                     task.cancel()
@@ -341,6 +346,7 @@ class Run:
             held_back=sum(loader.held_back for loader in self._loaders),
             ended_by_themselves=sum(member.restarts for member in self._cluster.members) - killed,
             settled_s=self._settled_s,
+            views_agree_s=self._views_agree_s,
             checks=[up],
         )
 
@@ -372,11 +378,9 @@ class Run:
             "every process serves",
         )
 
-    async def _until_settled(self) -> float:
-        """No order waits for a leg; how long that took from when every process was up and asked nothing."""
-        began = time.monotonic()
+    async def _until_settled(self) -> None:
+        """No order waits for a leg."""
         await self._until(self._no_leg_is_out, QUIET_DEADLINE_S, "no order waits for a leg")
-        return time.monotonic() - began
 
     async def _no_leg_is_out(self) -> bool:
         for loader in self._loaders:
@@ -414,6 +418,7 @@ class Run:
             while True:
                 evidence = await self._read(nc)
                 if self._agree(evidence) or time.monotonic() > deadline:
+                    self._views_agree_s = (time.time_ns() - self._all_up_ns) / 1e9
                     return evidence, self._up()
                 await asyncio.sleep(_POLL_S)
         finally:
@@ -585,7 +590,8 @@ def _figures(result: Result) -> dict[str, int | float]:
         "of them through legs": total.trades_through_legs,
         "journal records": total.records,
         "processes that ended by themselves": result.ended_by_themselves,
-        "seconds until no order waited for a leg": result.settled_s,
+        "seconds from all up until no order waited for a leg": result.settled_s,
+        "seconds from all up until books, positions and reports agreed": result.views_agree_s,
         "violations": sum(len(check.violations) for check in result.checks),
     }
 

@@ -15,6 +15,9 @@ SECONDS_PER_MINUTE: Final = 60.0
 QUIET_START_S: Final = 3.0
 """Nothing strikes before: a market that never ran cannot be disturbed."""
 
+FINALE_S: Final = 1.5
+"""How long before the end the last fault strikes. It outlasts the orders, so that all must heal by itself."""
+
 NATS: Final = 0
 EXCHANGE: Final = -1
 """Targets besides engine numbers."""
@@ -74,11 +77,13 @@ class Pace:
 
 
 def schedule(seed: int, duration_s: float, engines: int, pace: Pace) -> list[Fault]:
-    """All faults of a run, in the order in which they strike."""
+    """All faults of a run, in the order in which they strike; the last cuts one engine off until the end."""
+    finale = Fault(duration_s - FINALE_S, Kind.HOLE, random.Random(seed).randint(1, engines), 2 * FINALE_S)
     faults = [
         *_class(random.Random(f"{seed} kills"), KILLS, pace.kills, duration_s, engines, pace),
         *_class(random.Random(f"{seed} freezes"), FREEZES, pace.freezes, duration_s, engines, pace),
         *_class(random.Random(f"{seed} partitions"), PARTITIONS, pace.partitions, duration_s, engines, pace),
+        *((finale,) if pace.partitions else ()),
     ]
     return sorted(faults, key=lambda fault: fault.at_s)
 

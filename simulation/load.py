@@ -256,6 +256,7 @@ class Loader:
                 result = await give()
             except Unavailable:
                 self.unavailable += 1
+                told.given_again = True
             except MatchbusError as error:
                 self.log.errors.append(f"{told.kind} {told.client_order_id}: {error!r}")
                 return None

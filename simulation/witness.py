@@ -31,6 +31,7 @@ class Told(msgspec.Struct, gc=False):
     """One command of a client and what it heard. Times are one monotonic clock's; `acked_ns` 0: no answer.
 
     `inferred`: the answer was lost, and the client library found out by asking how the order stands.
+    `given_again`: the library gave up at its deadline, and the client gave the command anew.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Told(msgspec.Struct, gc=False):
     fills: tuple[ReportedFill, ...] = ()
     duplicate: bool = False
     inferred: bool = False
+    given_again: bool = False
 
 
 class OpenOrder(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +105,7 @@ def judge(evidence: Evidence) -> list[Check]:
         journals,
         *_acknowledged(evidence, engines),
         _in_real_time(evidence, engines),
+        _in_given_order(evidence, engines),
         _reports(evidence, engines),
         _stored_once(evidence),
         _histories(evidence, ledger),
@@ -211,6 +214,29 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
                     f"{log.name}: {told.kind} {told.client_order_id} has place {place}, though {newest} was "
                     "answered before it was sent"
                 )
+    return check
+
+
+def _in_given_order(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Check:
+    """Commands of one client reach the journal in the order in which they were given, waited for or not.
+
+    So the client library promises, over reconnects too, for what it did not give up in between.
+    """
+    check = Check("a client's commands stand in the order they were given")
+    for log in evidence.clients.values():
+        attempts = engines[log.engine].attempts
+        newest = 0
+        for told in log.commands:
+            found = attempts.get((told.kind, log.name, told.client_order_id))
+            if told.given_again or not found:
+                continue
+            check.checked += 1
+            if found[0].place < newest:
+                check.violations.append(
+                    f"{log.name}: {told.kind} {told.client_order_id} has place {found[0].place}, "
+                    f"one given before it {newest}"
+                )
+            newest = max(newest, found[0].place)
     return check
 
 

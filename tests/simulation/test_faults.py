@@ -24,6 +24,8 @@ def test_each_class_has_its_own_pace() -> None:
     assert calm
     assert not any(fault.kind in KILLS for fault in calm)
     assert [fault for fault in wild if fault.kind not in KILLS] == calm
+    assert calm[-1].kind is Kind.HOLE
+    assert calm[-1].at_s + calm[-1].lasts_s > 120, "the last one outlasts the orders"
     assert 40 <= len(wild) - len(calm) <= 80
 
 

@@ -150,6 +150,12 @@ def ack_order_inversion(evidence: Evidence) -> None:
     told.sent_ns, told.acked_ns = 1, 5
 
 
+def overtaken(evidence: Evidence) -> None:
+    """a3 was given before a2, which was answered later and stands before it."""
+    told = evidence.clients["ann"].commands
+    told[1], told[3] = told[3], told[1]
+
+
 def doubled_fill(evidence: Evidence) -> None:
     """Ann's history has one trade twice."""
     evidence.clients["ann"].fills.append(change(ANN, sequence=2))
@@ -299,6 +305,7 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (wrong_outcome, "every acknowledgement says what the journal says"),
     (cancelled_twice, "every acknowledgement says what the journal says"),
     (ack_order_inversion, "the journal's order is the order clients saw"),
+    (overtaken, "a client's commands stand in the order they were given"),
     (doubled_fill, "GetFills, without gap or repeat, is what EXECUTIONS holds"),
     (gap, "GetFills, without gap or repeat, is what EXECUTIONS holds"),
     (lost_fill, "no fill that a client saw is lost or changed"),
