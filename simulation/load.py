@@ -11,8 +11,10 @@ import random
 import time
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Final
 
 from bus.messages import ReportedFill
@@ -40,6 +42,7 @@ REPLACES: Final = 0.07
 
 _START_PRICE: Final = 10_000
 _LARGEST_ORDER: Final = 20
+_BUY: Final = SIDE_NUMBERS["buy"]
 _STATUS_NUMBERS: Final = {word: number for number, word in STATUSES.items()}
 _REASON_NUMBERS: Final = {word: number for number, word in REJECT_REASONS.items()}
 _LIQUIDITY_NUMBERS: Final = {word: number for number, word in LIQUIDITIES.items()}
@@ -148,6 +151,14 @@ class Loader:
             except MatchbusError as error:
                 self.log.errors.append(f"following its fills: {error!r}")
                 return
+
+    def held(self) -> dict[str, Decimal]:
+        """What the fills of the history add up to, by symbol, where it is not nothing."""
+        lots: Counter[str] = Counter()
+        for fill in self.log.fills:
+            lots[fill.symbol] += fill.quantity if fill.side == _BUY else -fill.quantity
+        instruments = self.client.instruments
+        return {symbol: instruments[symbol].quantity(total) for symbol, total in lots.items() if total}
 
     async def close_books(self) -> dict[str, Position]:
         """Read the history and the open orders as they are now; returns the positions."""
