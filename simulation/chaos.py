@@ -48,6 +48,8 @@ QUIET_DEADLINE_S: Final = 30.0
 OUTAGE_LOOK_S: Final = 5.0
 """A silence that begins this long after a fault was over, or after the next fault, is not its doing."""
 
+_TO_SERVER: Final = {Kind.HOLE, Kind.HOLE_TO_SERVER, Kind.KILL_CUT_OFF}
+_TO_PROCESS: Final = {Kind.HOLE, Kind.HOLE_TO_PROCESS, Kind.KILL_CUT_OFF}
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
@@ -160,6 +162,10 @@ class Injector:
 
     async def _hit(self, pid: int, fault: Fault) -> None:
         """Kill a process, or stop it for a while; a freeze within a longer one ends with the longer."""
+        if fault.kind is Kind.KILL_CUT_OFF:
+            await self._degrade(fault)
+            _signal(pid, signal.SIGKILL)
+            return
         if fault.kind in KILLS:
             _signal(pid, signal.SIGKILL)
             return
@@ -174,14 +180,20 @@ class Injector:
                 _signal(pid, signal.SIGCONT)
 
     async def _disturb(self, fault: Fault) -> None:
-        """Worsen a link for a while; several faults of one link add up."""
+        """Break a link, or worsen it for a while."""
         if fault.kind is Kind.RESET:
             self._proxies[fault.target].cut(refuse=False)
-            return
+        else:
+            await self._degrade(fault)
+
+    async def _degrade(self, fault: Fault) -> None:
+        """Worsen a link for a while; several faults of one link add up."""
         faults = self._on_link[fault.target]
         faults.append(fault)
         self._apply(fault.target)
         await asyncio.sleep(fault.lasts_s)
+        if fault.kind is Kind.KILL_CUT_OFF:
+            self._proxies[fault.target].cut(refuse=False)  # what waits in the hole never arrives
         if fault in faults:
             faults.remove(fault)
             self._apply(fault.target)
@@ -192,8 +204,8 @@ class Injector:
         delay_s = max((fault.delay_s for fault in faults), default=0.0)
         proxy.heal()
         proxy.degrade(
-            to_server=Condition(delay_s, bool(kinds & {Kind.HOLE, Kind.HOLE_TO_SERVER})),
-            to_process=Condition(delay_s, bool(kinds & {Kind.HOLE, Kind.HOLE_TO_PROCESS})),
+            to_server=Condition(delay_s, bool(kinds & _TO_SERVER)),
+            to_process=Condition(delay_s, bool(kinds & _TO_PROCESS)),
         )
         if Kind.CUT in kinds:
             proxy.cut(refuse=True)
@@ -336,7 +348,9 @@ class Run:
         """What the run came to, not yet judged."""
         strikes = self._injector.strikes
         killed = sum(
-            one.fault.kind in (Kind.KILL_ENGINE, Kind.KILL_EXCHANGE) for one in strikes if not one.missed
+            one.fault.kind in KILLS and one.fault.kind is not Kind.KILL_NATS
+            for one in strikes
+            if not one.missed
         )
         return Result(
             settings=self._settings,

@@ -24,9 +24,14 @@ EXCHANGE: Final = -1
 
 
 class Kind(StrEnum):
-    """What strikes. Freezes and partitions end by themselves; what was killed is started again."""
+    """What strikes. Freezes and partitions end by themselves; what was killed is started again.
+
+    An engine that is cut off before it is killed has commands that its journal never gets: what it answered
+    too early is lost. A kill alone hardly ever meets the moment.
+    """
 
     KILL_ENGINE = "kill -9 engine"
+    KILL_CUT_OFF = "kill -9 engine, cut off before"
     KILL_EXCHANGE = "kill -9 exchange"
     KILL_NATS = "kill -9 nats-server"
     FREEZE_ENGINE = "freeze engine"
@@ -40,7 +45,7 @@ class Kind(StrEnum):
     DELAY = "slow link"
 
 
-KILLS: Final = (Kind.KILL_ENGINE, Kind.KILL_ENGINE, Kind.KILL_EXCHANGE, Kind.KILL_NATS)
+KILLS: Final = (Kind.KILL_ENGINE, Kind.KILL_CUT_OFF, Kind.KILL_EXCHANGE, Kind.KILL_NATS)
 FREEZES: Final = (Kind.FREEZE_ENGINE, Kind.FREEZE_ENGINE, Kind.FREEZE_NATS, Kind.FREEZE_EXCHANGE)
 PARTITIONS: Final = (
     *(Kind.HOLE, Kind.HOLE_TO_SERVER, Kind.HOLE_TO_PROCESS),
@@ -119,6 +124,8 @@ def _fault(chance: random.Random, at_s: float, kind: Kind, engines: int, longest
     match kind:
         case Kind.KILL_ENGINE:
             return Fault(at_s, kind, engine)
+        case Kind.KILL_CUT_OFF:
+            return Fault(at_s, kind, engine, chance.uniform(0.05, 1.0))
         case Kind.KILL_EXCHANGE:
             return Fault(at_s, kind, EXCHANGE)
         case Kind.KILL_NATS:
