@@ -11,14 +11,11 @@ port over a restart.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import re
-import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -28,12 +25,13 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
+from bus import child
+
 MINIMUM_VERSION: Final = (2, 14)
 START_DEADLINE_S: Final = 15.0
 STOP_DEADLINE_S: Final = 2.0
 
 _POLL_S: Final = 0.01
-_PR_SET_PDEATHSIG: Final = 1
 _LOG_LINES: Final = 5
 
 
@@ -109,21 +107,6 @@ def find_nats_conf() -> Path:
     raise ServerUnusable(f"nats.conf is neither in {here} nor in {here.parent}")
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs before it becomes nats-server, so that it dies with this process (Linux only)."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl  # loaded before the fork: between fork and exec nothing may take a lock
-    parent = os.getpid()
-
-    def ask_for_death() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the parent died before the line above
-            os._exit(1)
-
-    return ask_for_death
-
-
 class NatsServer:
     """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
 
@@ -179,7 +162,8 @@ class NatsServer:
             stale.unlink()
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                binary,
+                *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
+                str(binary),
                 *("-c", str(find_nats_conf())),
                 *("-a", self.host),
                 *("-p", str(self.port or -1)),
@@ -190,7 +174,6 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us; the bus goes last
-                preexec_fn=_die_with_parent(),
             )
         try:
             async with asyncio.timeout(START_DEADLINE_S):

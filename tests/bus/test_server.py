@@ -78,6 +78,22 @@ async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert await second.wait() != 0
 
 
+async def test_no_python_runs_between_fork_and_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of gRPC in the parent make it unsafe there: under load nats-server crashed now and then."""
+    started: list[dict[str, object]] = []
+    start = asyncio.create_subprocess_exec
+
+    async def note(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(options)
+        return await start(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", note)
+    async with NatsServer(tmp_path / "nats"):
+        pass
+    (options,) = started
+    assert "preexec_fn" not in options
+
+
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     """A SIGKILL of the parent ends nats-server too."""
     program = (
