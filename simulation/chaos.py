@@ -108,13 +108,13 @@ class Result:
 class Injector:
     """Strikes a cluster, and heals it."""
 
-    def __init__(self, cluster: Cluster, proxies: dict[int, Proxy], tell: Callable[[str], None]) -> None:
+    def __init__(self, cluster: Cluster, proxies: dict[str, Proxy], tell: Callable[[str], None]) -> None:
         self.strikes: list[Strike] = []
         self._cluster = cluster
         self._proxies = proxies
         self._tell = tell
         self._frozen: dict[int, int] = {}  # process id -> freezes that are under way
-        self._on_link: defaultdict[int, list[Fault]] = defaultdict(list)
+        self._on_link: defaultdict[str, list[Fault]] = defaultdict(list)  # by the process's name
 
     async def run(self, faults: list[Fault]) -> None:
         """Let every fault strike at its time, and end at its time."""
@@ -182,24 +182,25 @@ class Injector:
     async def _disturb(self, fault: Fault) -> None:
         """Break a link, or worsen it for a while."""
         if fault.kind is Kind.RESET:
-            self._proxies[fault.target].cut(refuse=False)
+            self._proxies[self._member(fault.target).name].cut(refuse=False)
         else:
             await self._degrade(fault)
 
     async def _degrade(self, fault: Fault) -> None:
-        """Worsen a link for a while; several faults of one link add up."""
-        faults = self._on_link[fault.target]
+        """Worsen the link of whoever is the target now; several faults of one link add up."""
+        name = self._member(fault.target).name
+        faults = self._on_link[name]
         faults.append(fault)
-        self._apply(fault.target)
+        self._apply(name)
         await asyncio.sleep(fault.lasts_s)
         if fault.kind is Kind.KILL_CUT_OFF:
-            self._proxies[fault.target].cut(refuse=False)  # what waits in the hole never arrives
+            self._proxies[name].cut(refuse=False)  # what waits in the hole never arrives
         if fault in faults:
             faults.remove(fault)
-            self._apply(fault.target)
+            self._apply(name)
 
-    def _apply(self, target: int) -> None:
-        proxy, faults = self._proxies[target], self._on_link[target]
+    def _apply(self, name: str) -> None:
+        proxy, faults = self._proxies[name], self._on_link[name]
         kinds = {fault.kind for fault in faults}
         delay_s = max((fault.delay_s for fault in faults), default=0.0)
         proxy.heal()
@@ -225,8 +226,9 @@ async def chaos(settings: Settings, console: Console) -> Result:
     faults = schedule(settings.seed, settings.minutes * 60, settings.engines, settings.pace)
     console.print(f"seed {settings.seed}: {len(faults)} faults in {settings.minutes:g} minutes")
     async with contextlib.AsyncExitStack() as stack:
-        targets = (EXCHANGE, *range(1, settings.engines + 1))
-        proxies = {target: await stack.enter_async_context(Proxy()) for target in targets}
+        kinds = ("engine", "standby") if settings.standbys else ("engine",)
+        engines = [f"{kind} {number}" for kind in kinds for number in range(1, settings.engines + 1)]
+        proxies = {name: await stack.enter_async_context(Proxy()) for name in ("exchange", *engines)}
         cluster = await stack.enter_async_context(_cluster(settings, proxies))
         console.print(report.cluster_table(cluster))
         loaders = await _enter(settings, cluster, stack)
@@ -242,13 +244,9 @@ async def chaos(settings: Settings, console: Console) -> Result:
     return result
 
 
-def _cluster(settings: Settings, proxies: dict[int, Proxy]) -> Cluster:
-    names = {"exchange": EXCHANGE, **{f"engine {n}": n for n in range(1, settings.engines + 1)}}
-
+def _cluster(settings: Settings, proxies: dict[str, Proxy]) -> Cluster:
     def through_proxy(name: str, url: str) -> str:
-        proxy = proxies.get(names.get(name, NATS))
-        if proxy is None:
-            return url
+        proxy = proxies[name]
         proxy.upstream_port = int(url.rpartition(":")[2])
         return proxy.url
 
