@@ -496,7 +496,7 @@ class Run:
         return best
 
     def _outages(self) -> dict[Kind, list[float]]:
-        """By kind of fault, how long clients of its target had no answer at all."""
+        """By kind of fault, how long clients of its target had no answer, where they had some before."""
         outages: defaultdict[Kind, list[float]] = defaultdict(list)
         engines = range(1, self._settings.engines + 1)
         for strike in self._injector.strikes:
@@ -504,9 +504,10 @@ class Run:
                 continue
             struck = (strike.fault.target,) if strike.fault.target > 0 else engines
             end_ns = min(strike.over_ns + round(OUTAGE_LOOK_S * 1e9), self._next_strike_ns(strike, struck))
-            outages[strike.fault.kind].append(
-                max(self._acks.longest_silence_s(number, strike.at_ns, end_ns) for number in struck)
-            )
+            silences = [self._acks.longest_silence_s(number, strike.at_ns, end_ns) for number in struck]
+            known = [silence for silence in silences if silence is not None]
+            if len(known) == len(silences):
+                outages[strike.fault.kind].append(max(known))
         return dict(outages)
 
     def _next_strike_ns(self, strike: Strike, struck: Sequence[int]) -> int:
@@ -559,15 +560,16 @@ def tables(result: Result) -> RenderableType:
 def _faults_table(result: Result) -> Table:
     table = Table(title="Faults", title_justify="left")
     table.add_column("kind")
-    for column in ("struck", "missed", "median outage", "worst outage"):
+    for column in ("struck", "missed", "measured", "median outage", "worst outage"):
         table.add_column(column, justify="right")
     for kind, struck, missed, outages in _by_kind(result):
         median, worst = (
             (f"{statistics.median(outages):.2f} s", f"{max(outages):.2f} s") if outages else ("", "")
         )
-        table.add_row(str(kind), str(struck), str(missed), median, worst)
+        table.add_row(str(kind), str(struck), str(missed), str(len(outages)), median, worst)
     table.caption = (
-        "Outage: the longest time without any answer to the clients of the target, or of any engine."
+        "Outage: the longest time without any answer to the clients of the target, or of any engine where it "
+        "is none. Measured where nothing else had silenced them before."
     )
     return table
 

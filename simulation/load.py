@@ -10,7 +10,7 @@ import itertools
 import random
 import time
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -89,18 +89,17 @@ class Acknowledgements:
         """An answer came."""
         self.times_ns.setdefault(engine, array("q")).append(now_ns)
 
-    def longest_silence_s(self, engine: int, start_ns: int, end_ns: int) -> float:
-        """The longest time without an answer that began after `start_ns` and before `end_ns`.
+    def longest_silence_s(self, engine: int, start_ns: int, end_ns: int) -> float | None:
+        """The longest time without an answer that began at `start_ns`, or just before, or until `end_ns`.
 
-        The last answer before `start_ns` counts too, unless the silence was older than `OLD_SILENCE_NS`: then
-        it is another's doing.
+        None when there was silence already: what came of it then is no fault's alone.
         """
         times = self.times_ns.get(engine, array("q"))
-        first, last = bisect_left(times, start_ns), bisect_left(times, end_ns)
-        if first and times[first - 1] >= start_ns - OLD_SILENCE_NS:
-            first -= 1
-        marks = [*times[first : last + 1]]
-        return max((later - earlier for earlier, later in itertools.pairwise(marks)), default=0) / 1e9
+        first, last = bisect_right(times, start_ns), bisect_left(times, end_ns)
+        if not first or times[first - 1] < start_ns - OLD_SILENCE_NS or last == len(times):
+            return None
+        marks = times[first - 1 : last + 1]
+        return max(later - earlier for earlier, later in itertools.pairwise(marks)) / 1e9
 
 
 class Loader:
