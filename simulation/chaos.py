@@ -147,6 +147,9 @@ class Injector:
                 await self._disturb(fault)
             elif pid is not None:
                 await self._hit(pid, fault)
+        except asyncio.CancelledError:
+            strike.missed = fault.kind in KILLS  # the end of the run came before the kill
+            raise
         finally:
             strike.over_ns = time.monotonic_ns()
 
@@ -222,7 +225,9 @@ def _signal(pid: int, number: signal.Signals) -> bool:
 
 
 async def chaos(settings: Settings, console: Console) -> Result:
-    """Run it all. Raises `ClusterError` when the market cannot be started or does not come back."""
+    """Run it all. Raises `ClusterError` when the market cannot be started."""
+    if settings.data is not None and settings.data.exists() and any(settings.data.iterdir()):
+        raise ClusterError(f"{settings.data} is not empty: the witness must know all that went in")
     faults = schedule(settings.seed, settings.minutes * 60, settings.engines, settings.pace)
     console.print(f"seed {settings.seed}: {len(faults)} faults in {settings.minutes:g} minutes")
     async with contextlib.AsyncExitStack() as stack:
@@ -387,7 +392,9 @@ class Run:
     async def _until_up(self) -> None:
         """Every process serves again."""
         await self._until(
-            lambda: _true(self._cluster.nats.running and all(m.ready for m in self._cluster.members)),
+            lambda: _true(
+                self._cluster.nats.running and all(m.running and m.ready for m in self._cluster.members)
+            ),
             UP_DEADLINE_S,
             "every process serves",
         )

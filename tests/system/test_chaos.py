@@ -23,3 +23,10 @@ def test_a_market_under_fire_loses_nothing(tmp_path: Path, capsys: pytest.Captur
     assert {one["kind"] for one in told["faults"]} >= {Kind.KILL_ENGINE, Kind.KILL_NATS}
     assert [check["name"] for check in told["checks"] if not check["checked"]] == []
     assert told["figures"]["acknowledged"] == told["figures"]["commands"] > 3_000
+
+
+def test_a_directory_that_was_used_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What another run left there would be evidence of nothing the clients did."""
+    (tmp_path / "durability").write_text("journal\n")
+    assert cli.main(["chaos", "--data", str(tmp_path)]) == 1
+    assert "is not empty" in capsys.readouterr().err
