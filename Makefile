@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 CONTRACT := proto/matchbus/v1/matchbus.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install test demo bench proto clean
+.PHONY: help install test demo chaos bench proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: install ## ruff, mypy, pytest
 
 demo: install ## a real market with simulated clients; ARGS="--duration 10 --headless"
 	$(BIN)/matchbus demo $(ARGS)
+
+chaos: install ## faults strike a market under load, a witness judges; ARGS="--minutes 5 --seed 7"
+	$(BIN)/simulation chaos $(ARGS)
 
 bench: install ## every benchmark, one after the other
 	set -e; for name in core order_entry unary book_structures; do $(BIN)/python benchmarks/$$name.py; done

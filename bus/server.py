@@ -135,6 +135,11 @@ class NatsServer:
         assert self._process is not None, "the server was never started"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the child runs."""
+        return self._process is not None and self._process.returncode is None
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

@@ -1,4 +1,4 @@
-"""The `simulation` command: `run` (default) trades with simulated clients, `replay` repeats a real market."""
+"""The `simulation` command: `run` (default) trades, `replay` repeats a real market, `chaos` breaks one."""
 
 import argparse
 import asyncio
@@ -12,14 +12,15 @@ import grpc.aio
 from rich.console import Console
 
 from client import MatchbusError
-from simulation import report
+from simulation import chaos, report
 from simulation.bitstamp import CaptureMalformed
 from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError
+from simulation.faults import Pace
 from simulation.matchbus import Interrupted, interruptible, positive, run_with_view, seconds
 from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
 from simulation.run import Plan
 
-_COMMANDS: Final = ("run", "replay")
+_COMMANDS: Final = ("run", "replay", "chaos")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "run":
             return asyncio.run(_run(options, console))
+        if options.command == "chaos":
+            return _chaos(options, console)
         return asyncio.run(_replay(options, console))
     except (ClusterError, MatchbusError, ReplayFailed, CaptureMalformed) as error:
         print(error, file=sys.stderr)
@@ -60,7 +63,55 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--exchange", default="", help="HOST:PORT of a running exchange; without it, its own")
     again.add_argument("--nats", default="", help="the running market's NATS, to check its journals")
     again.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
+    fire = commands.add_parser("chaos", help="faults strike a market under load; a witness judges")
+    fire.add_argument("--minutes", type=seconds, default=2.0)
+    fire.add_argument("--seed", type=int, default=1, help="the same seed, the same faults")
+    fire.add_argument("--engines", type=positive, default=2)
+    fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
+    fire.add_argument("--clients", type=positive, default=3, help="at home on each engine")
+    fire.add_argument("--rate", type=seconds, default=2_000.0, help="commands a second, of all clients")
+    fire.add_argument("--kills-per-minute", type=float, default=Pace().kills)
+    fire.add_argument("--freezes-per-minute", type=float, default=Pace().freezes)
+    fire.add_argument("--partitions-per-minute", type=float, default=Pace().partitions)
+    fire.add_argument(
+        "--longest", type=seconds, default=Pace().longest_s, help="seconds of a freeze or partition"
+    )
+    fire.add_argument("--data", type=Path, help="where everything is kept; without it, gone at the end")
+    fire.add_argument("--json", type=Path, help="write the outcome there too")
     return top
+
+
+def _chaos(options: argparse.Namespace, console: Console) -> int:
+    settings = chaos.Settings(
+        minutes=options.minutes,
+        seed=options.seed,
+        engines=options.engines,
+        standbys=options.standbys,
+        clients=options.clients,
+        rate=options.rate,
+        pace=Pace(
+            kills=options.kills_per_minute,
+            freezes=options.freezes_per_minute,
+            partitions=options.partitions_per_minute,
+            longest_s=options.longest,
+        ),
+        data=options.data,
+    )
+
+    async def run() -> chaos.Result:
+        async with interruptible():
+            return await chaos.chaos(settings, console)
+
+    try:
+        result = asyncio.run(run())
+    except Interrupted:
+        console.print("Stopped.")
+        return 1
+    if options.json is not None:
+        options.json.write_text(chaos.document(result))
+    console.print(chaos.tables(result))
+    console.print("All checks hold." if result.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
+    return 0 if result.holds else 1
 
 
 async def _run(options: argparse.Namespace, console: Console) -> int:

@@ -183,7 +183,8 @@ class Cluster:
     `Cluster` on the same directory finds every acknowledged order again, and `durability` (None: as before,
     "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
     `standbys` is how many processes stand by for each engine, 0 or 1. `on_change` is called after anything
-    got a new process id, or another process reigns.
+    got a new process id, or another process reigns. `nats_url_of` is given a process's name and where
+    nats-server listens, and says where that process is to connect: to a proxy in between, say.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class Cluster:
         ports: Ports | None = None,
         log_dir: Path | None = None,
         on_change: Callable[[], None] = lambda: None,
+        nats_url_of: Callable[[str, str], str] = lambda _name, url: url,
     ) -> None:
         if engines < 1:
             raise ValueError("a market needs at least one engine")
@@ -215,6 +217,7 @@ class Cluster:
         self._ports = ports or Ports()
         self._log_dir = log_dir
         self._on_change = on_change
+        self._nats_url_of = nats_url_of
         self._temporary = (
             tempfile.TemporaryDirectory(prefix="matchbus-", ignore_cleanup_errors=True)
             if data_dir is None
@@ -323,7 +326,8 @@ class Cluster:
         def member(name: str, module: str, *arguments: str) -> Member:
             address = f"{self.host}:{next(ports)}"
             command = [sys.executable, "-m", "simulation.child", str(os.getpid()), module]
-            command += ["--nats", self.nats.url, "--listen", address, *arguments, *logs]
+            nats_url = self._nats_url_of(name, self.nats.url)
+            command += ["--nats", nats_url, "--listen", address, *arguments, *logs]
             return Member(name, command, address, output / f"{name.replace(' ', '_')}.log", environment)
 
         self._exchange = member(

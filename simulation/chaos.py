@@ -1,0 +1,641 @@
+"""Faults strike a real market under load; at the end a witness says whether anything was lost.
+
+`faults` decides what strikes when, `load` trades, `proxy` is the network, `witness` judges; here they are put
+together: striking, healing, waiting until all is quiet, gathering the evidence, telling.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from bus import subjects
+from bus.connection import Connection, connect
+from bus.messages import Executions, ReportedFill, decode_executions
+from bus.stream import StreamReader, extent
+from client import Client, MatchbusError
+from client.results import Book
+from engine.terms import OrderStatus
+from simulation import report
+from simulation.checks import Check, uncrossed
+from simulation.cluster import Cluster, ClusterError, Member
+from simulation.faults import EXCHANGE, FREEZES, KILLS, NATS, Fault, Kind, Pace, schedule
+from simulation.load import Acknowledgements, Loader, Middles
+from simulation.proxy import Condition, Proxy
+from simulation.witness import ClientLog, Evidence, Levels, Totals, judge, totals
+
+CLIENT_DEADLINE_S: Final = 20.0
+PROGRESS_S: Final = 5.0
+UP_DEADLINE_S: Final = 60.0
+"""How long everything may take to serve again once all is healed."""
+
+QUIET_DEADLINE_S: Final = 30.0
+"""How long positions, books and reports may take to agree once the clients are quiet."""
+
+OUTAGE_LOOK_S: Final = 5.0
+"""A silence that begins this long after a fault was over, or after the next fault, is not its doing."""
+
+_TO_SERVER: Final = {Kind.HOLE, Kind.HOLE_TO_SERVER, Kind.KILL_CUT_OFF}
+_TO_PROCESS: Final = {Kind.HOLE, Kind.HOLE_TO_PROCESS, Kind.KILL_CUT_OFF}
+_MIDDLE_STEP_S: Final = 0.05
+_POLL_S: Final = 0.05
+_GC_THRESHOLDS: Final = (100_000, 50, 1_000)
+"""What is written down is no garbage; looking through it would stop the clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to run."""
+
+    minutes: float = 2.0
+    seed: int = 1
+    engines: int = 2
+    standbys: int = 0
+    clients: int = 3
+    """At home on each engine."""
+    rate: float = 2_000.0
+    """Commands a second, of all clients together."""
+    pace: Pace = field(default_factory=Pace)
+    symbols: int = 4
+    data: Path | None = None
+
+
+@dataclass(slots=True)
+class Strike:
+    """A fault that struck, or found nobody there (`missed`), on the monotonic clock."""
+
+    fault: Fault
+    at_ns: int
+    over_ns: int = 0
+    missed: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run came to."""
+
+    settings: Settings
+    trading_s: float
+    strikes: list[Strike]
+    outages_s: dict[Kind, list[float]]
+    totals: Totals
+    unavailable: int
+    held_back: int
+    ended_by_themselves: int
+    settled_s: float
+    uncrossed_s: float
+    checks: list[Check]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was violated."""
+        return all(check.holds for check in self.checks)
+
+
+class Injector:
+    """Strikes a cluster, and heals it."""
+
+    def __init__(self, cluster: Cluster, proxies: dict[str, Proxy], tell: Callable[[str], None]) -> None:
+        self.strikes: list[Strike] = []
+        self._cluster = cluster
+        self._proxies = proxies
+        self._tell = tell
+        self._frozen: dict[int, int] = {}  # process id -> freezes that are under way
+        self._on_link: defaultdict[str, list[Fault]] = defaultdict(list)  # by the process's name
+
+    async def run(self, faults: list[Fault]) -> None:
+        """Let every fault strike at its time, and end at its time."""
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                await asyncio.sleep(started + fault.at_s - time.monotonic())
+                group.create_task(self._strike(fault))
+
+    def heal(self) -> None:
+        """End whatever is under way."""
+        for pid in self._frozen:
+            _signal(pid, signal.SIGCONT)
+        self._frozen.clear()
+        self._on_link.clear()
+        for proxy in self._proxies.values():
+            proxy.heal()
+
+    async def _strike(self, fault: Fault) -> None:
+        strike = Strike(fault, time.monotonic_ns())
+        self.strikes.append(strike)
+        pid = self._pid(fault.target)
+        strike.missed = pid is None and fault.kind in KILLS + FREEZES
+        lasts = f" for {fault.lasts_s:.2f} s" if fault.lasts_s else ""
+        delay = f", {fault.delay_s * 1e3:.0f} ms late" if fault.delay_s else ""
+        missed = " (not running: missed)" if strike.missed else ""
+        self._tell(f"{fault.at_s:7.2f} s  {fault.kind}: {fault.target_name}{lasts}{delay}{missed}")
+        try:
+            if fault.kind not in KILLS + FREEZES:
+                await self._disturb(fault)
+            elif pid is not None:
+                await self._hit(pid, fault)
+        except asyncio.CancelledError:
+            strike.missed = fault.kind in KILLS  # the end of the run came before the kill
+            raise
+        finally:
+            strike.over_ns = time.monotonic_ns()
+
+    def _pid(self, target: int) -> int | None:
+        """The process id of a target that runs."""
+        if target == NATS:
+            return self._cluster.nats.pid if self._cluster.nats.running else None
+        member = self._member(target)
+        return member.pid if member.running else None
+
+    def _member(self, target: int) -> Member:
+        return self._cluster.exchange if target == EXCHANGE else self._cluster.engines[target]
+
+    async def _hit(self, pid: int, fault: Fault) -> None:
+        """Kill a process, or stop it for a while; a freeze within a longer one ends with the longer."""
+        if fault.kind is Kind.KILL_CUT_OFF:
+            await self._degrade(fault)
+            _signal(pid, signal.SIGKILL)
+            return
+        if fault.kind in KILLS:
+            _signal(pid, signal.SIGKILL)
+            return
+        if not _signal(pid, signal.SIGSTOP):
+            return
+        self._frozen[pid] = self._frozen.get(pid, 0) + 1
+        await asyncio.sleep(fault.lasts_s)
+        if pid in self._frozen:
+            self._frozen[pid] -= 1
+            if not self._frozen[pid]:
+                del self._frozen[pid]
+                _signal(pid, signal.SIGCONT)
+
+    async def _disturb(self, fault: Fault) -> None:
+        """Break a link, or worsen it for a while."""
+        if fault.kind is Kind.RESET:
+            self._proxies[self._member(fault.target).name].cut(refuse=False)
+        else:
+            await self._degrade(fault)
+
+    async def _degrade(self, fault: Fault) -> None:
+        """Worsen the link of whoever is the target now; several faults of one link add up."""
+        name = self._member(fault.target).name
+        faults = self._on_link[name]
+        faults.append(fault)
+        self._apply(name)
+        await asyncio.sleep(fault.lasts_s)
+        if fault.kind is Kind.KILL_CUT_OFF:
+            self._proxies[name].cut(refuse=False)  # what waits in the hole never arrives
+        if fault in faults:
+            faults.remove(fault)
+            self._apply(name)
+
+    def _apply(self, name: str) -> None:
+        proxy, faults = self._proxies[name], self._on_link[name]
+        kinds = {fault.kind for fault in faults}
+        delay_s = max((fault.delay_s for fault in faults), default=0.0)
+        proxy.heal()
+        proxy.degrade(
+            to_server=Condition(delay_s, bool(kinds & _TO_SERVER)),
+            to_process=Condition(delay_s, bool(kinds & _TO_PROCESS)),
+        )
+        if Kind.CUT in kinds:
+            proxy.cut(refuse=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to a child of ours; False when it has ended."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def chaos(settings: Settings, console: Console) -> Result:
+    """Run it all. Raises `ClusterError` when the market cannot be started."""
+    if settings.data is not None and settings.data.exists() and any(settings.data.iterdir()):
+        raise ClusterError(f"{settings.data} is not empty: the witness must know all that went in")
+    faults = schedule(settings.seed, settings.minutes * 60, settings.engines, settings.pace)
+    console.print(f"seed {settings.seed}: {len(faults)} faults in {settings.minutes:g} minutes")
+    async with contextlib.AsyncExitStack() as stack:
+        kinds = ("engine", "standby") if settings.standbys else ("engine",)
+        engines = [f"{kind} {number}" for kind in kinds for number in range(1, settings.engines + 1)]
+        proxies = {name: await stack.enter_async_context(Proxy()) for name in ("exchange", *engines)}
+        cluster = await stack.enter_async_context(_cluster(settings, proxies))
+        console.print(report.cluster_table(cluster))
+        loaders = await _enter(settings, cluster, stack)
+        injector = Injector(cluster, proxies, console.print)
+        stack.callback(injector.heal)  # no frozen child is left behind, whatever ends the run
+        run = Run(settings, cluster, loaders, injector, console)
+        await run.trade(faults)
+        evidence, up = await run.evidence()
+        result = run.result(evidence, up)
+    # Judging keeps this process, and so the proxies, busy for a while: not while the market still runs.
+    console.print("the market is stopped; the witness reads")
+    result.checks[:0] = judge(evidence)
+    return result
+
+
+def _cluster(settings: Settings, proxies: dict[str, Proxy]) -> Cluster:
+    def through_proxy(name: str, url: str) -> str:
+        proxy = proxies[name]
+        proxy.upstream_port = int(url.rpartition(":")[2])
+        return proxy.url
+
+    return Cluster(
+        engines=settings.engines,
+        standbys=settings.standbys,
+        data_dir=settings.data,
+        durability="journal",
+        nats_url_of=through_proxy,
+    )
+
+
+async def _enter(settings: Settings, cluster: Cluster, stack: contextlib.AsyncExitStack) -> list[Loader]:
+    """Register the clients, equally many at home on each engine."""
+    acks = Acknowledgements()
+    loaders: list[Loader] = []
+    middles: Middles | None = None
+    for number in range(settings.clients * settings.engines):
+        name = f"chaos-{settings.seed}-{number + 1}"
+        client = await stack.enter_async_context(
+            Client.connect(
+                cluster.exchange.address,
+                client_id=name,
+                password=cluster.password,
+                secret=f"secret of {name}",
+                preferred_engine=number % settings.engines + 1,
+                deadline_s=CLIENT_DEADLINE_S,
+            )
+        )
+        middles = middles or Middles(sorted(client.instruments)[: settings.symbols], settings.seed)
+        loaders.append(Loader(client, ClientLog(name, client.engine), middles, acks))
+    return loaders
+
+
+class Run:
+    """One run from the first order to the verdict."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: Cluster,
+        loaders: list[Loader],
+        injector: Injector,
+        console: Console,
+    ) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._loaders = loaders
+        self._injector = injector
+        self._console = console
+        self._acks = loaders[0].acks
+        self._middles = loaders[0].middles
+        self._stop = asyncio.Event()
+        self._all_up_ns = 0
+        self._trading_s = self._settled_s = self._uncrossed_s = 0.0
+
+    async def trade(self, faults: list[Fault]) -> None:
+        """Trade under fire, then in peace, until every command has its answer and no leg is out."""
+        started = time.monotonic()
+        thresholds = gc.get_threshold()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                following = [loader.follow() for loader in self._loaders]
+                beside = (*following, self._walk(), self._progress())
+                background = [group.create_task(part) for part in beside]
+                rate = self._settings.rate / len(self._loaders)
+                trading = [group.create_task(one.trade(rate, self._stop)) for one in self._loaders]
+                injecting = group.create_task(self._injector.run(faults))
+                await asyncio.sleep(self._settings.minutes * 60)
+                # No new command first, then no more faults: what heals must do so with nobody pushing.
+                self._stop.set()
+                injecting.cancel()
+                self._injector.heal()
+                self._console.print("no new commands, and all faults are over")
+                await self._until_up()
+                self._all_up_ns = time.time_ns()
+                await asyncio.gather(*trading)
+                self._trading_s = time.monotonic() - started
+                self._console.print("all commands are answered")
+                await self._until_settled()
+                self._settled_s = (time.time_ns() - self._all_up_ns) / 1e9
+                await self._until_uncrossed()
+                self._uncrossed_s = (time.time_ns() - self._all_up_ns) / 1e9
+                await self._until_followed()
+                for task in background:
+                    task.cancel()
+        finally:
+            gc.set_threshold(*thresholds)
+
+    def result(self, evidence: Evidence, up: Check) -> Result:
+        """What the run came to, not yet judged."""
+        strikes = self._injector.strikes
+        killed = sum(
+            one.fault.kind in KILLS and one.fault.kind is not Kind.KILL_NATS
+            for one in strikes
+            if not one.missed
+        )
+        return Result(
+            settings=self._settings,
+            trading_s=self._trading_s,
+            strikes=strikes,
+            outages_s=self._outages(),
+            totals=totals(evidence),
+            unavailable=sum(loader.unavailable for loader in self._loaders),
+            held_back=sum(loader.held_back for loader in self._loaders),
+            ended_by_themselves=sum(member.restarts for member in self._cluster.members) - killed,
+            settled_s=self._settled_s,
+            uncrossed_s=self._uncrossed_s,
+            checks=[up],
+        )
+
+    async def _walk(self) -> None:
+        while True:
+            await asyncio.sleep(_MIDDLE_STEP_S)
+            self._middles.step()
+
+    async def _progress(self) -> None:
+        """A line each few seconds."""
+        answered = 0
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            now = sum(map(len, self._acks.times_ns.values()))
+            waiting = sum(loader.outstanding for loader in self._loaders)
+            fills = sum(len(loader.log.followed) for loader in self._loaders)
+            self._console.print(
+                f"{time.monotonic() - started:7.2f} s  {(now - answered) / PROGRESS_S:.0f} answers a second, "
+                f"{now} in all, {waiting} waiting, {fills} fills"
+            )
+            answered = now
+
+    async def _until_up(self) -> None:
+        """Every process serves again."""
+        await self._until(
+            lambda: _true(
+                self._cluster.nats.running and all(m.running and m.ready for m in self._cluster.members)
+            ),
+            UP_DEADLINE_S,
+            "every process serves",
+        )
+
+    async def _until_settled(self) -> None:
+        """No order waits for a leg."""
+        await self._until(self._no_leg_is_out, QUIET_DEADLINE_S, "no order waits for a leg")
+
+    async def _no_leg_is_out(self) -> bool:
+        for loader in self._loaders:
+            orders = await loader.client.open_orders()
+            if any(order.status.name == OrderStatus.PENDING.name for order in orders):
+                return False
+        return True
+
+    async def _until(
+        self, condition: Callable[[], Coroutine[None, None, bool]], deadline_s: float, what: str
+    ) -> None:
+        """Return when it holds, or after the deadline: the witness says then what is wrong."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not await condition():  # noqa: ASYNC110 -- other processes set no event
+                    await asyncio.sleep(_POLL_S)
+        except (TimeoutError, MatchbusError) as error:
+            self._console.print(f"[red]not within {deadline_s:g} s: {what} {error}[/]")
+
+    async def _until_uncrossed(self) -> None:
+        """No book that the exchange shows over all engines is locked or crossed."""
+
+        async def uncrossed_now() -> bool:
+            return uncrossed(await self._best()).holds
+
+        await self._until(uncrossed_now, QUIET_DEADLINE_S, "no consolidated book is crossed")
+
+    async def _until_followed(self) -> None:
+        """Every client that follows its fills has seen the last one, and the exchange has counted it."""
+
+        async def seen() -> bool:
+            for loader in self._loaders:
+                positions = await loader.close_books()
+                told = {symbol: held.quantity for symbol, held in positions.items() if held.quantity}
+                if loader.log.followed != loader.log.fills or told != loader.held():
+                    return False
+            return True
+
+        await self._until(seen, QUIET_DEADLINE_S, "clients and exchange have seen the last fill")
+
+    async def evidence(self) -> tuple[Evidence, Check]:
+        """Read everything there is, again while the reports lack what clients have seen."""
+        nc = await connect(self._cluster.nats.url, name="witness", on_closed=lambda: None)
+        try:
+            deadline = time.monotonic() + QUIET_DEADLINE_S
+            while True:
+                evidence = await self._read(nc)
+                reported = sum(
+                    type(one) is ReportedFill
+                    for messages in evidence.executions.values()
+                    for message in messages
+                    for one in message.reports
+                )
+                seen = sum(len(log.fills) for log in evidence.clients.values())
+                if reported == seen or time.monotonic() > deadline:
+                    return evidence, self._up()
+                await asyncio.sleep(_POLL_S)
+        finally:
+            await nc.close()
+
+    def _up(self) -> Check:
+        """Whether everything came back."""
+        check = Check("every process serves at the end", checked=len(self._cluster.members))
+        check.violations = [f"{m.name} does not serve" for m in self._cluster.members if not m.ready]
+        return check
+
+    async def _read(self, nc: Connection) -> Evidence:
+        positions: dict[tuple[str, str], int] = {}
+        for loader in self._loaders:
+            instruments = loader.client.instruments
+            for symbol, position in (await loader.close_books()).items():
+                positions[loader.log.name, symbol] = instruments[symbol].lots(position.quantity)
+        engines = range(1, self._settings.engines + 1)
+        books: dict[tuple[int, str], tuple[Levels, Levels]] = {}
+        for symbol in self._middles.prices:
+            for loader in self._loaders[: self._settings.engines]:  # one at home on each
+                books[loader.log.engine, symbol] = _levels(await loader.client.book(symbol), loader.client)
+        executions: dict[int, list[Executions]] = {number: [] for number in engines}
+        for payload in await _payloads(nc, subjects.EXECUTIONS_STREAM):
+            message = decode_executions(payload)
+            executions[message.engine].append(message)
+        return Evidence(
+            journals={number: await _payloads(nc, subjects.journal_stream(number)) for number in engines},
+            executions=executions,
+            clients={loader.log.name: loader.log for loader in self._loaders},
+            books=books,
+            best=await self._best(),
+            positions=positions,
+            all_up_ns=self._all_up_ns,
+        )
+
+    async def _best(self) -> dict[str, tuple[int | None, int | None]]:
+        """The best bid and ask over all engines, as the exchange shows them."""
+        client = self._loaders[0].client
+        best: dict[str, tuple[int | None, int | None]] = {}
+        for symbol in self._middles.prices:
+            bids, asks = _levels(await client.book(symbol, consolidated=True), client)
+            best[symbol] = (bids[0][0] if bids else None, asks[0][0] if asks else None)
+        return best
+
+    def _outages(self) -> dict[Kind, list[float]]:
+        """By kind of fault, how long clients of its target had no answer, where they had some before."""
+        outages: defaultdict[Kind, list[float]] = defaultdict(list)
+        engines = range(1, self._settings.engines + 1)
+        for strike in self._injector.strikes:
+            if strike.missed:
+                continue
+            struck = (strike.fault.target,) if strike.fault.target > 0 else engines
+            end_ns = min(strike.over_ns + round(OUTAGE_LOOK_S * 1e9), self._next_strike_ns(strike, struck))
+            silences = [self._acks.longest_silence_s(number, strike.at_ns, end_ns) for number in struck]
+            known = [silence for silence in silences if silence is not None]
+            if len(known) == len(silences):
+                outages[strike.fault.kind].append(max(known))
+        return dict(outages)
+
+    def _next_strike_ns(self, strike: Strike, struck: Sequence[int]) -> int:
+        """When the next fault struck that could silence the same clients."""
+        later = (
+            other.at_ns
+            for other in self._injector.strikes
+            if other.at_ns > strike.at_ns and other.fault.target in (*struck, NATS)
+        )
+        return min(later, default=strike.over_ns + 10**12)
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+def _levels(book: Book, client: Client) -> tuple[Levels, Levels]:
+    instrument = client.instruments[book.symbol]
+    bids, asks = (
+        [
+            (instrument.ticks(level.price), instrument.lots(level.quantity), level.order_count)
+            for level in side
+        ]
+        for side in (book.bids, book.asks)
+    )
+    return bids, asks
+
+
+async def _payloads(nc: Connection, stream: str) -> list[bytes]:
+    """Every message of a stream as it stands now."""
+    end = (await extent(nc, stream)).last_seq
+    reader = StreamReader(nc, stream)
+    payloads: list[bytes] = []
+    try:
+        while len(payloads) < end:
+            payloads += [stored.payload for stored in await reader.read()]
+    finally:
+        await reader.close()
+    return payloads
+
+
+# -- telling ----------------------------------------------------------------------------------------------
+
+
+def tables(result: Result) -> RenderableType:
+    """The whole outcome."""
+    return Group(_faults_table(result), _totals_table(result), report.checks_table(result.checks))
+
+
+def _faults_table(result: Result) -> Table:
+    table = Table(title="Faults", title_justify="left")
+    table.add_column("kind")
+    for column in ("struck", "missed", "measured", "median outage", "worst outage"):
+        table.add_column(column, justify="right")
+    for kind, struck, missed, outages in _by_kind(result):
+        median, worst = (
+            (f"{statistics.median(outages):.2f} s", f"{max(outages):.2f} s") if outages else ("", "")
+        )
+        table.add_row(str(kind), str(struck), str(missed), str(len(outages)), median, worst)
+    table.caption = (
+        "Outage: the longest time without any answer to the clients of the target, or of any engine where it "
+        "is none. Measured where nothing else had silenced them before."
+    )
+    return table
+
+
+def _by_kind(result: Result) -> list[tuple[Kind, int, int, list[float]]]:
+    rows = []
+    for kind in Kind:
+        strikes = [strike for strike in result.strikes if strike.fault.kind is kind]
+        missed = sum(strike.missed for strike in strikes)
+        if strikes:
+            rows.append((kind, len(strikes) - missed, missed, result.outages_s.get(kind, [])))
+    return rows
+
+
+def _totals_table(result: Result) -> Table:
+    table = Table(title="Load", title_justify="left")
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    for name, value in _figures(result).items():
+        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
+    return table
+
+
+def _figures(result: Result) -> dict[str, int | float]:
+    total = result.totals
+    return {
+        "seconds of trading": result.trading_s,
+        "commands": total.commands,
+        "commands a second": total.commands / result.trading_s,
+        "acknowledged": total.acknowledged,
+        "of them refused": total.refused,
+        "of them recognised retries": total.repeated,
+        "deadlines that ran out, then given again": result.unavailable,
+        "held back while too many waited": result.held_back,
+        "fills": total.fills,
+        "of them through legs": total.trades_through_legs,
+        "journal records": total.records,
+        "processes that ended by themselves": result.ended_by_themselves,
+        "seconds from all up until no order waited for a leg": result.settled_s,
+        "seconds from all up until no consolidated book was crossed": result.uncrossed_s,
+        "violations": sum(len(check.violations) for check in result.checks),
+    }
+
+
+def document(result: Result) -> str:
+    """The same as JSON."""
+    return json.dumps(
+        {
+            "seed": result.settings.seed,
+            "settings": {
+                key: str(value) if key == "data" else value for key, value in asdict(result.settings).items()
+            },
+            "figures": _figures(result),
+            "faults": [
+                {
+                    "kind": kind,
+                    "struck": struck,
+                    "missed": missed,
+                    "outages_s": [round(s, 3) for s in outages],
+                }
+                for kind, struck, missed, outages in _by_kind(result)
+            ],
+            "schedule": [{**asdict(strike.fault), "missed": strike.missed} for strike in result.strikes],
+            "checks": [asdict(check) for check in result.checks],
+            "holds": result.holds,
+        },
+        indent=2,
+    )
