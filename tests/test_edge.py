@@ -1,5 +1,6 @@
 """What the gRPC edges of exchange and engines do alike."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -21,6 +22,8 @@ from matchbus.edge import (
     token_key,
 )
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
+
+from client.session import Link
 
 SERVICE = "matchbus.v1.Exchange"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -81,6 +84,19 @@ async def test_health_follows_what_the_process_says(edge: Edge, channel: grpc.ai
     assert await states() == [SERVING] * 2
     await edge.set_serving(serving=False)
     assert await states() == [NOT_SERVING] * 2
+
+
+async def test_a_client_may_ask_every_second_whether_the_server_is_frozen(edge: Edge) -> None:
+    """A stream on which nothing comes stays open while the client's keepalive asks and asks."""
+    address = edge.bind("127.0.0.1:0")
+    await edge.start()
+    channel = Link(address, None).channel
+    request = health_pb2.HealthCheckRequest(service=SERVICE)
+    watching = aiter(health_pb2_grpc.HealthStub(channel).Watch(request))
+    assert (await anext(watching)).status == NOT_SERVING
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(watching), 6)  # the fourth ping used to be one too many
+    await channel.close(None)
 
 
 async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:

@@ -38,7 +38,7 @@ SERVER_OPTIONS: Final = (
     ("grpc.max_metadata_size", 4 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),  # clients ask every second: is it frozen?
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),  # clients ask every second: is it frozen?
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.max_connection_idle_ms", 300_000),  # a connection without calls; clients come back by themselves
     # What a stalled reader can make the server hold, besides its own bounded batch.
