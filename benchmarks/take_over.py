@@ -131,7 +131,7 @@ async def planned_outage_ms(cluster: Cluster, trading: Trading) -> float:
             first = len(trading.answers)
             began = time.monotonic()
             try:
-                done = await hand_over(cluster.nats.url, 1)
+                done = await hand_over(cluster.nats_url, 1)
             except HandoverFailed:  # the exchange heard the standby, the engine has yet to
                 await asyncio.sleep(0.1)
                 continue

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 
 PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
@@ -42,6 +42,12 @@ class Connection(Client):
         self._pending_data_size = 0
         await super().close()
 
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is not None:
+            # nats-py forgets a socket on which a frozen server said nothing.
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
+
     async def drain(self) -> None:
         """Deliver what is queued, then close for good, as `close` does."""
         self.closed_by_owner = True
@@ -59,11 +65,12 @@ async def connect(
 ) -> Connection:
     """Connect, waiting until a server is there; afterwards reconnect for ever.
 
-    A frozen server is noticed in 3 s. `on_closed` is called when the connection is lost for good without its
-    owner having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so
-    whatever is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such
-    as a dropped message; unless it answers True, the log gets it as a warning. `buffered=False`: a publish
-    while the server is away raises OutboundBufferLimitError instead of leaving late, which the journal needs.
+    `url` may name several servers of one cluster, with commas in between; any of them will do. A frozen
+    server is noticed in 3 s. `on_closed` is called when the connection is lost for good without its owner
+    having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so whatever
+    is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such as a
+    dropped message; unless it answers True, the log gets it as a warning. `buffered=False`: a publish while
+    the server is away raises OutboundBufferLimitError instead of leaving late, which the journal needs.
     """
     connection = Connection()
 
@@ -89,7 +96,7 @@ async def connect(
             _log.warning("%s: %r", name, error)
 
     await connection.connect(
-        url,
+        url.split(","),
         name=name,
         closed_cb=closed,
         disconnected_cb=disconnected,

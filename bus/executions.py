@@ -23,8 +23,8 @@ from bus.stream import (
     Stored,
     StreamError,
     StreamReader,
-    extent,
     last_message,
+    settled_extent,
     until_connected,
 )
 
@@ -119,9 +119,9 @@ class ExecutionsReader:
 
     async def __aiter__(self) -> AsyncIterator[messages.Executions]:
         """Follow for ever, over whatever happens to the connection. Raises ExecutionsDamaged."""
-        end = await self._end()
         reader = StreamReader(self._client, subjects.EXECUTIONS_STREAM)
         try:
+            end = (await settled_extent(self._client, subjects.EXECUTIONS_STREAM)).last_seq
             while True:
                 if reader.next_sequence > end:
                     self.caught_up.set()
@@ -131,15 +131,6 @@ class ExecutionsReader:
             raise ExecutionsDamaged(str(error)) from error
         finally:
             await reader.close()
-
-    async def _end(self) -> int:
-        while True:
-            try:
-                return (await extent(self._client, subjects.EXECUTIONS_STREAM)).last_seq
-            except AWAY:
-                await until_connected(self._client)
-            except StreamError as error:
-                raise ExecutionsDamaged(str(error)) from error
 
 
 def read(client: Client) -> ExecutionsReader:

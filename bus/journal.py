@@ -37,8 +37,8 @@ from bus.stream import (
     Publisher,
     StreamError,
     StreamReader,
-    extent,
     message_at,
+    settled_extent,
     until_connected,
 )
 
@@ -461,8 +461,8 @@ class JetStreamJournal:
         place = self._sequence + 1
         while True:
             await until_connected(self._client)
+            end = (await settled_extent(self._client, self._stream, self._sequence)).last_seq
             try:
-                end = (await extent(self._client, self._stream)).last_seq
                 found = await message_at(self._client, self._stream, place) if end >= place else None
             except AWAY:
                 continue
@@ -480,23 +480,17 @@ class JetStreamJournal:
 
     async def _end(self, reached: int) -> int:
         """The stream's last sequence; JournalDamaged when its head, or what it had `reached`, is gone."""
-        while True:
-            try:
-                found = await extent(self._client, self._stream)
-            except AWAY:
-                await until_connected(self._client)
-                continue
-            except StreamError as error:
-                raise JournalDamaged(self._engine, 1, str(error)) from error
-            except nats.errors.ConnectionClosedError as error:
-                raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
-            if found.last_seq and found.first_seq != 1:
-                raise JournalDamaged(self._engine, 1, f"the stream begins at {found.first_seq}")
-            if found.last_seq < reached:
-                raise JournalDamaged(
-                    self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}"
-                )
-            return found.last_seq
+        try:
+            found = await settled_extent(self._client, self._stream, reached)
+        except StreamError as error:
+            raise JournalDamaged(self._engine, 1, str(error)) from error
+        except nats.errors.ConnectionClosedError as error:
+            raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
+        if found.last_seq and found.first_seq != 1:
+            raise JournalDamaged(self._engine, 1, f"the stream begins at {found.first_seq}")
+        if found.last_seq < reached:
+            raise JournalDamaged(self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}")
+        return found.last_seq
 
 
 def _check_resume(engine: int, position: Position, sequence: int, stored: bytes | None) -> None:

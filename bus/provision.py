@@ -1,7 +1,8 @@
 """Which streams and buckets exist, and with which settings. The exchange makes them, engines only use them.
 
 Every function may be repeated. A stream that exists with other settings than the wanted ones is never changed
-and never used: a journal that, say, drops its head when full has lost orders already.
+and never used: a journal that, say, drops its head when full has lost orders already. On how many servers a
+stream is kept is the exchange's choice alone.
 
     ProvisionError
     ├── ConfigurationMismatch   it exists with other settings
@@ -10,6 +11,7 @@ and never used: a journal that, say, drops its head when full has lost orders al
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import nats.errors
@@ -45,7 +47,6 @@ _COMPARED: Final = (
     "storage",
     "retention",
     "discard",
-    "num_replicas",
     "max_bytes",
     "max_age",
     "max_msgs",
@@ -87,14 +88,17 @@ def bucket_subject(bucket: str, key: str) -> str:
     return f"$KV.{bucket}.{key}"
 
 
-async def provision_shared(client: Client, *, executions_bytes: int = EXECUTIONS_BYTES) -> None:
+async def provision_shared(
+    client: Client, *, executions_bytes: int = EXECUTIONS_BYTES, replicas: int = 1
+) -> None:
     """Make the stream of execution reports and the buckets, or check that they are right.
 
-    Raises ConfigurationMismatch; one of nats' errors when the server does not answer.
+    `replicas` is how many servers of a cluster keep each. Raises ConfigurationMismatch; one of nats' errors
+    when the server does not answer.
     """
-    await _provision(client, _executions(executions_bytes))
+    await _provision(client, _executions(executions_bytes), replicas)
     for bucket in BUCKETS:
-        await _provision(client, _bucket(bucket))
+        await _provision(client, _bucket(bucket), replicas)
 
 
 async def await_shared(client: Client, deadline_s: float) -> None:
@@ -110,20 +114,23 @@ async def await_shared(client: Client, deadline_s: float) -> None:
                 wanted.pop(0)
                 continue
             why = "is an exchange running on this NATS server?"
-        except (*AWAY, nats.js.errors.ServiceUnavailableError):
+        except AWAY:
             why = "NATS does not answer"
         if time.monotonic() >= deadline:
             raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
         await asyncio.sleep(_RETRY_S)
 
 
-async def provision_journal(client: Client, engine: int, *, max_bytes: int = JOURNAL_BYTES) -> None:
+async def provision_journal(
+    client: Client, engine: int, *, max_bytes: int = JOURNAL_BYTES, replicas: int = 1
+) -> None:
     """Make the journal of one engine and the object store of its snapshots, or check that they are right.
 
-    Raises ConfigurationMismatch; one of nats' errors when the server does not answer.
+    `replicas` is how many servers of a cluster keep each. Raises ConfigurationMismatch; one of nats' errors
+    when the server does not answer.
     """
-    await _provision(client, _snapshots(engine))
-    await _provision(client, _journal(engine, max_bytes))
+    await _provision(client, _snapshots(engine), replicas)
+    await _provision(client, _journal(engine, max_bytes), replicas)
 
 
 async def await_journal(
@@ -148,7 +155,7 @@ async def await_journal(
             why = "the exchange says that it made it"
         except nats.errors.NoRespondersError:
             why = "no exchange is running that could make it"
-        except (*AWAY, nats.js.errors.ServiceUnavailableError):
+        except AWAY:
             why = "NATS or the exchange does not answer"
         if time.monotonic() >= deadline:
             raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
@@ -168,7 +175,6 @@ def _snapshots(engine: int) -> StreamConfig:
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,
-        num_replicas=1,
         max_bytes=-1,
         max_age=0,
         max_msgs=-1,
@@ -193,7 +199,6 @@ def _log(name: str, subject: str, max_bytes: int) -> StreamConfig:
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,
-        num_replicas=1,
         max_bytes=max_bytes,
         max_age=0,
         max_msgs=-1,
@@ -213,7 +218,6 @@ def _bucket(bucket: str) -> StreamConfig:
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,
-        num_replicas=1,
         max_bytes=-1,
         max_age=0,
         max_msgs=-1,
@@ -226,17 +230,19 @@ def _bucket(bucket: str) -> StreamConfig:
     )
 
 
-async def _provision(client: Client, wanted: StreamConfig) -> None:
-    if await _exists(client, wanted):
+async def _provision(client: Client, wanted: StreamConfig, replicas: int) -> None:
+    wanted.num_replicas = replicas
+    compared = (*_COMPARED, "num_replicas")
+    if await _exists(client, wanted, compared):
         return
     try:
         await client.jetstream(timeout=_REQUEST_TIMEOUT_S).add_stream(wanted)
     except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
-        if not await _exists(client, wanted):
+        if not await _exists(client, wanted, compared):
             raise
 
 
-async def _exists(client: Client, wanted: StreamConfig) -> bool:
+async def _exists(client: Client, wanted: StreamConfig, compared: Sequence[str] = _COMPARED) -> bool:
     """Whether the stream is there; raises ConfigurationMismatch when it is there with other settings."""
     assert wanted.name is not None
     try:
@@ -245,7 +251,7 @@ async def _exists(client: Client, wanted: StreamConfig) -> bool:
         return False
     differences = [
         f"{field} is {_shown(found, field)} and must be {_shown(wanted, field)}"
-        for field in _COMPARED
+        for field in compared
         if _shown(found, field) != _shown(wanted, field)
     ]
     if differences:

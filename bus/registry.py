@@ -27,8 +27,8 @@ from bus.stream import (
     Publisher,
     Stored,
     StreamReader,
-    extent,
     last_message,
+    settled_extent,
     until_connected,
 )
 
@@ -128,7 +128,7 @@ class Bucket(Generic[T]):
                     self._tell(stored, on_change, known)
                 if changes:
                     continue
-                end = await self._end()
+                end = await self._end(reader.next_sequence - 1)
                 if end + 1 < reader.next_sequence:
                     _log.error("bucket %s was made anew: reading it from the start", self._bucket)
                     reader.next_sequence = 1
@@ -161,12 +161,8 @@ class Bucket(Generic[T]):
             except AWAY:
                 await self._pause(deadline)
 
-    async def _end(self) -> int:
-        while True:
-            try:
-                return (await extent(self._client, self._stream)).last_seq
-            except AWAY:
-                await until_connected(self._client)
+    async def _end(self, reached: int = 0) -> int:
+        return (await settled_extent(self._client, self._stream, reached)).last_seq
 
     async def _pause(self, deadline: float) -> None:
         """Wait for the server; BucketUnavailable at the deadline."""

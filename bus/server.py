@@ -2,7 +2,7 @@
 
 Here: which binary, which settings file, starting, waiting until JetStream answers, stopping. Not here:
 streams and buckets (`bus/provision.py`). The child dies with this process, whatever kills it, and keeps its
-port over a restart.
+port over a restart. Several may be the nodes of one cluster, in which a stream can have replicas.
 
     ServerError
     ├── ServerUnusable   no nats-server, or one that is too old
@@ -13,9 +13,11 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -29,6 +31,9 @@ from bus import child
 
 MINIMUM_VERSION: Final = (2, 14)
 START_DEADLINE_S: Final = 15.0
+CLUSTER: Final = "matchbus"
+"""The name of a cluster of nodes."""
+
 STOP_DEADLINE_S: Final = 2.0
 
 _POLL_S: Final = 0.01
@@ -107,19 +112,46 @@ def find_nats_conf() -> Path:
     raise ServerUnusable(f"nats.conf is neither in {here} nor in {here.parent}")
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one server of a cluster knows of it: its own name and port for the others, and all their ports."""
+
+    name: str
+    port: int
+    routes: tuple[int, ...]
+
+
+def make_nodes(count: int, host: str = "127.0.0.1") -> list[Node]:
+    """The nodes n1, n2 and so on of a cluster on this machine, on free ports."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
+        for claimed in sockets:
+            claimed.bind((host, 0))
+        ports = tuple(claimed.getsockname()[1] for claimed in sockets)
+    return [Node(f"n{number}", port, ports) for number, port in enumerate(ports, start=1)]
+
+
 class NatsServer:
     """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
 
     It runs in `store_dir` and keeps its files in `data/nats` there, as `nats.conf` says. `port` 0 takes a
     free one. The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that
-    was acknowledged: settings demand an fsync before each acknowledgement.
+    was acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
+    cluster, whose JetStream answers once more than half of them run: start them together.
     """
 
     def __init__(
-        self, store_dir: Path, *, port: int = 0, host: str = "127.0.0.1", log_file: Path | None = None
+        self,
+        store_dir: Path,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        log_file: Path | None = None,
+        node: Node | None = None,
     ) -> None:
         self.host = host
         self.port = port
+        self.node = node
         self._store_dir = store_dir
         self._log_file = log_file if log_file is not None else store_dir / "nats-server.log"
         self._process: asyncio.subprocess.Process | None = None
@@ -169,6 +201,7 @@ class NatsServer:
                 *("-p", str(self.port or -1)),
                 *("-m", "-1"),
                 *("--ports_file_dir", str(self._store_dir.resolve())),
+                *self._cluster_options(),
                 cwd=self._store_dir,  # nats.conf names its store relative to the working directory
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -216,6 +249,18 @@ class NatsServer:
         """Stop if it runs, then start on the same port with the same store."""
         await self.stop()
         await self.start()
+
+    def _cluster_options(self) -> list[str]:
+        if self.node is None:
+            return []
+        routes = ",".join(f"nats://{self.host}:{port}" for port in self.node.routes)
+        return [
+            *("-n", self.node.name),
+            *("--cluster", f"nats://{self.host}:{self.node.port}"),
+            *("--cluster_name", CLUSTER),
+            *("--routes", routes),
+            "--no_advertise",  # clients are given all addresses, and a proxy in between must stay there
+        ]
 
     async def _find_port(self) -> None:
         """Learn the port from the file that nats-server writes once it listens."""

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -42,11 +43,13 @@ AWAY: Final = (
     nats.errors.NoRespondersError,
     nats.errors.OutboundBufferLimitError,
     nats.errors.ConnectionReconnectingError,
+    nats.js.errors.ServiceUnavailableError,
 )
-"""What nats-py raises while the server is away or starting: ask again."""
+"""What is raised while the server is away or starting, or a cluster has no leader: ask again."""
 
 _STREAM_NOT_FOUND: Final = 10_059
 _NO_MESSAGE_FOUND: Final = 10_037
+_UNAVAILABLE: Final = 503
 MAX_REQUEST_BYTES: Final = 4_000_000
 """What one request should bring at most: a server cuts off a busy reader with 16 MB waiting (`nats.conf`).
 
@@ -59,6 +62,7 @@ _LARGEST_MESSAGE: Final = 262_144
 _FETCH_EXPIRES_NS: Final = 10_000_000_000
 _IDLE_HEARTBEAT_NS: Final = 250_000_000
 _SILENCE_S: Final = 1.0
+_STALE_S: Final = 10.0
 _CONSUMER_LIFE_S: Final = 15.0
 _RETRY_S: Final = 0.05
 
@@ -103,11 +107,13 @@ class Extent(msgspec.Struct, frozen=True):
 
     first_seq: int
     last_seq: int
+    replicas: int = 1
 
 
 class ApiFault(msgspec.Struct, frozen=True):
     """JetStream's own words for a refusal."""
 
+    code: int = 0
     err_code: int = 0
     description: str = ""
 
@@ -131,8 +137,13 @@ class _MessageAnswer(msgspec.Struct, frozen=True):
     error: ApiFault | None = None
 
 
+class _Config(msgspec.Struct, frozen=True):
+    num_replicas: int = 1
+
+
 class _ExtentAnswer(msgspec.Struct, frozen=True):
     state: Extent | None = None
+    config: _Config = _Config()
     error: ApiFault | None = None
 
 
@@ -147,7 +158,29 @@ async def extent(client: Client, stream: str) -> Extent:
     decoded = _decode_extent(answer.data)
     _raise_fault(stream, decoded.error)
     assert decoded.state is not None
-    return decoded.state
+    return msgspec.structs.replace(decoded.state, replicas=decoded.config.num_replicas)
+
+
+async def settled_extent(client: Client, stream: str, reached: int = 0) -> Extent:
+    """What the stream holds now, asked for until there is an answer.
+
+    `reached` is known to have been stored. Of a replicated stream a server may answer that has just become
+    its leader, or does not know yet that it no longer is: then it is asked again, for 10 s at most. Raises
+    StreamMissing, StreamError, or nats' ConnectionClosedError.
+    """
+    short_since: float | None = None
+    while True:
+        try:
+            found = await extent(client, stream)
+        except AWAY:
+            short_since = None
+        else:
+            now = time.monotonic()
+            if short_since is None:
+                short_since = now
+            if found.last_seq >= reached or found.replicas == 1 or now - short_since > _STALE_S:
+                return found
+        await until_connected(client)
 
 
 async def message_at(client: Client, stream: str, sequence: int) -> Stored | None:
@@ -181,6 +214,10 @@ def _raise_fault(stream: str, fault: ApiFault | None) -> None:
         return
     if fault.err_code == _STREAM_NOT_FOUND:
         raise StreamMissing(stream)
+    if fault.code == _UNAVAILABLE:
+        raise nats.js.errors.ServiceUnavailableError(
+            code=fault.code, err_code=fault.err_code, description=fault.description
+        )
     if fault.err_code:
         raise StreamError(f"stream {stream}: {fault.description} ({fault.err_code})")
 
@@ -315,7 +352,7 @@ class StreamReader:
                 await self._open()
             if self._asked <= 0:
                 await self._ask()
-        except (*AWAY, nats.js.errors.ServiceUnavailableError):
+        except AWAY:
             self._broken = True
             return
         self._wake.clear()

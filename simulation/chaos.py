@@ -63,6 +63,7 @@ class Settings:
     seed: int = 1
     engines: int = 2
     standbys: int = 0
+    nats_nodes: int = 1
     clients: int = 3
     """At home on each engine."""
     rate: float = 2_000.0
@@ -107,7 +108,9 @@ class Result:
 class Injector:
     """Strikes a cluster, and heals it."""
 
-    def __init__(self, cluster: Cluster, proxies: dict[str, Proxy], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, proxies: dict[str, list[Proxy]], tell: Callable[[str], None]
+    ) -> None:
         self.strikes: list[Strike] = []
         self._cluster = cluster
         self._proxies = proxies
@@ -129,13 +132,14 @@ class Injector:
             _signal(pid, signal.SIGCONT)
         self._frozen.clear()
         self._on_link.clear()
-        for proxy in self._proxies.values():
-            proxy.heal()
+        for link in self._proxies.values():
+            for proxy in link:
+                proxy.heal()
 
     async def _strike(self, fault: Fault) -> None:
         strike = Strike(fault, time.monotonic_ns())
         self.strikes.append(strike)
-        pid = self._pid(fault.target)
+        pid = self._pid(fault)
         strike.missed = pid is None and fault.kind in KILLS + FREEZES
         lasts = f" for {fault.lasts_s:.2f} s" if fault.lasts_s else ""
         delay = f", {fault.delay_s * 1e3:.0f} ms late" if fault.delay_s else ""
@@ -152,11 +156,13 @@ class Injector:
         finally:
             strike.over_ns = time.monotonic_ns()
 
-    def _pid(self, target: int) -> int | None:
-        """The process id of a target that runs."""
-        if target == NATS:
-            return self._cluster.nats.pid if self._cluster.nats.running else None
-        member = self._member(target)
+    def _pid(self, fault: Fault) -> int | None:
+        """The process id of a target that runs; of several nats-servers, one that the fault's time picks."""
+        if fault.target == NATS:
+            servers = self._cluster.nats
+            server = servers[round(fault.at_s * 1e3) % len(servers)]
+            return server.pid if server.running else None
+        member = self._member(fault.target)
         return member.pid if member.running else None
 
     def _member(self, target: int) -> Member:
@@ -184,7 +190,7 @@ class Injector:
     async def _disturb(self, fault: Fault) -> None:
         """Break a link, or worsen it for a while."""
         if fault.kind is Kind.RESET:
-            self._proxies[self._member(fault.target).name].cut(refuse=False)
+            self._cut(self._member(fault.target).name, refuse=False)
         else:
             await self._degrade(fault)
 
@@ -196,22 +202,27 @@ class Injector:
         self._apply(name)
         await asyncio.sleep(fault.lasts_s)
         if fault.kind is Kind.KILL_CUT_OFF:
-            self._proxies[name].cut(refuse=False)  # what waits in the hole never arrives
+            self._cut(name, refuse=False)  # what waits in the hole never arrives
         if fault in faults:
             faults.remove(fault)
             self._apply(name)
 
     def _apply(self, name: str) -> None:
-        proxy, faults = self._proxies[name], self._on_link[name]
+        faults = self._on_link[name]
         kinds = {fault.kind for fault in faults}
         delay_s = max((fault.delay_s for fault in faults), default=0.0)
-        proxy.heal()
-        proxy.degrade(
-            to_server=Condition(delay_s, bool(kinds & _TO_SERVER)),
-            to_process=Condition(delay_s, bool(kinds & _TO_PROCESS)),
-        )
+        for proxy in self._proxies[name]:
+            proxy.heal()
+            proxy.degrade(
+                to_server=Condition(delay_s, bool(kinds & _TO_SERVER)),
+                to_process=Condition(delay_s, bool(kinds & _TO_PROCESS)),
+            )
         if Kind.CUT in kinds:
-            proxy.cut(refuse=True)
+            self._cut(name, refuse=True)
+
+    def _cut(self, name: str, *, refuse: bool) -> None:
+        for proxy in self._proxies[name]:
+            proxy.cut(refuse=refuse)
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:
@@ -232,7 +243,10 @@ async def chaos(settings: Settings, console: Console) -> Result:
     async with contextlib.AsyncExitStack() as stack:
         kinds = ("engine", "standby") if settings.standbys else ("engine",)
         engines = [f"{kind} {number}" for kind in kinds for number in range(1, settings.engines + 1)]
-        proxies = {name: await stack.enter_async_context(Proxy()) for name in ("exchange", *engines)}
+        proxies = {
+            name: [await stack.enter_async_context(Proxy()) for _ in range(settings.nats_nodes)]
+            for name in ("exchange", *engines)
+        }
         cluster = await stack.enter_async_context(_cluster(settings, proxies))
         console.print(report.cluster_table(cluster))
         loaders = await _enter(settings, cluster, stack)
@@ -248,15 +262,16 @@ async def chaos(settings: Settings, console: Console) -> Result:
     return result
 
 
-def _cluster(settings: Settings, proxies: dict[str, Proxy]) -> Cluster:
-    def through_proxy(name: str, url: str) -> str:
-        proxy = proxies[name]
-        proxy.upstream_port = int(url.rpartition(":")[2])
-        return proxy.url
+def _cluster(settings: Settings, proxies: dict[str, list[Proxy]]) -> Cluster:
+    def through_proxy(name: str, urls: str) -> str:
+        for proxy, url in zip(proxies[name], urls.split(","), strict=True):
+            proxy.upstream_port = int(url.rpartition(":")[2])
+        return ",".join(proxy.url for proxy in proxies[name])
 
     return Cluster(
         engines=settings.engines,
         standbys=settings.standbys,
+        nats_nodes=settings.nats_nodes,
         data_dir=settings.data,
         durability="journal",
         nats_url_of=through_proxy,
@@ -385,60 +400,64 @@ class Run:
 
     async def _until_up(self) -> None:
         """Every process serves again."""
-        await self._until(
-            lambda: _true(
-                self._cluster.nats.running and all(m.running and m.ready for m in self._cluster.members)
-            ),
-            UP_DEADLINE_S,
-            "every process serves",
-        )
+
+        async def down() -> str:
+            names = ["nats-server" for server in self._cluster.nats if not server.running]
+            names += [one.name for one in self._cluster.members if not (one.running and one.ready)]
+            return ", ".join(names)
+
+        await self._until(down, UP_DEADLINE_S, "every process serves")
 
     async def _until_settled(self) -> None:
         """No order waits for a leg."""
-        await self._until(self._no_leg_is_out, QUIET_DEADLINE_S, "no order waits for a leg")
 
-    async def _no_leg_is_out(self) -> bool:
-        for loader in self._loaders:
-            orders = await loader.client.open_orders()
-            if any(order.status.name == OrderStatus.PENDING.name for order in orders):
-                return False
-        return True
+        async def leg_is_out() -> str:
+            for loader in self._loaders:
+                for order in await loader.client.open_orders():
+                    if order.status.name == OrderStatus.PENDING.name:
+                        return f"order {order.order_id} does"
+            return ""
+
+        await self._until(leg_is_out, QUIET_DEADLINE_S, "no order waits for a leg")
 
     async def _until(
-        self, condition: Callable[[], Coroutine[None, None, bool]], deadline_s: float, what: str
+        self, why_not: Callable[[], Coroutine[None, None, str]], deadline_s: float, what: str
     ) -> None:
-        """Return when it holds, or after the deadline: the witness says then what is wrong."""
+        """Return when nothing is said against it, or after the deadline: the witness says what is wrong."""
+        why = "nobody answers"
         try:
             async with asyncio.timeout(deadline_s):
-                while not await condition():  # noqa: ASYNC110 -- other processes set no event
+                while why := await why_not():  # noqa: ASYNC110 -- other processes set no event
                     await asyncio.sleep(_POLL_S)
         except (TimeoutError, MatchbusError) as error:
-            self._console.print(f"[red]not within {deadline_s:g} s: {what} {error}[/]")
+            self._console.print(f"[red]not within {deadline_s:g} s: {what}: {why} {error}[/]")
 
     async def _until_uncrossed(self) -> None:
         """No book that the exchange shows over all engines is locked or crossed."""
 
-        async def uncrossed_now() -> bool:
-            return uncrossed(await self._best()).holds
+        async def crossed() -> str:
+            return "; ".join(uncrossed(await self._best()).violations)
 
-        await self._until(uncrossed_now, QUIET_DEADLINE_S, "no consolidated book is crossed")
+        await self._until(crossed, QUIET_DEADLINE_S, "no consolidated book is crossed")
 
     async def _until_followed(self) -> None:
         """Every client that follows its fills has seen the last one, and the exchange has counted it."""
 
-        async def seen() -> bool:
+        async def unseen() -> str:
             for loader in self._loaders:
                 positions = await loader.close_books()
                 told = {symbol: held.quantity for symbol, held in positions.items() if held.quantity}
-                if loader.log.followed != loader.log.fills or told != loader.held():
-                    return False
-            return True
+                if told != loader.held():
+                    return f"the exchange says that {loader.log.name} holds {told}"
+                if loader.log.followed != loader.log.fills:
+                    return f"{loader.log.name} followed {len(loader.log.followed)} fills"
+            return ""
 
-        await self._until(seen, QUIET_DEADLINE_S, "clients and exchange have seen the last fill")
+        await self._until(unseen, QUIET_DEADLINE_S, "clients and exchange have seen the last fill")
 
     async def evidence(self) -> tuple[Evidence, Check]:
         """Read everything there is, again while the reports lack what clients have seen."""
-        nc = await connect(self._cluster.nats.url, name="witness", on_closed=lambda: None)
+        nc = await connect(self._cluster.nats_url, name="witness", on_closed=lambda: None)
         try:
             deadline = time.monotonic() + QUIET_DEADLINE_S
             while True:
@@ -519,10 +538,6 @@ class Run:
             if other.at_ns > strike.at_ns and other.fault.target in (*struck, NATS)
         )
         return min(later, default=strike.over_ns + 10**12)
-
-
-async def _true(value: bool) -> bool:
-    return value
 
 
 def _levels(book: Book, client: Client) -> tuple[Levels, Levels]:

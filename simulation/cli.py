@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     fire.add_argument("--seed", type=int, default=1, help="the same seed, the same faults")
     fire.add_argument("--engines", type=positive, default=2)
     fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
+    fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help="nats-servers")
     fire.add_argument("--clients", type=positive, default=3, help="at home on each engine")
     fire.add_argument("--rate", type=seconds, default=2_000.0, help="commands a second, of all clients")
     fire.add_argument("--kills-per-minute", type=float, default=Pace().kills)
@@ -87,6 +88,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
         seed=options.seed,
         engines=options.engines,
         standbys=options.standbys,
+        nats_nodes=options.nats_nodes,
         clients=options.clients,
         rate=options.rate,
         pace=Pace(
@@ -123,7 +125,7 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
             console.print(report.cluster_table(cluster))
             plan = Plan(
                 exchange=cluster.exchange.address,
-                nats=cluster.nats.url,
+                nats=cluster.nats_url,
                 password=password,
                 clients=options.clients,
                 symbols=options.symbols,
@@ -146,7 +148,7 @@ async def _replay(options: argparse.Namespace, console: Console) -> int:
             if options.exchange:
                 return await _replay_on(options, console, wheel, options.exchange, options.nats)
             async with Cluster(engines=options.engines, password=options.password) as cluster:
-                return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats.url)
+                return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats_url)
     except Interrupted:
         console.print("Stopped.")
         return 1

@@ -9,6 +9,7 @@ turns: `engines` names the one that reigns, `standbys` the other, whatever they 
     ClusterError
     ├── PortTaken            a port that was asked for is in use
     ├── DurabilityDiffers    the directory was made with another durability
+    ├── NodesDiffer          the directory was made with another number of NATS servers
     ├── NoJournal            standbys without a journal
     └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
 """
@@ -36,7 +37,7 @@ from bus import messages, subjects
 from bus.connection import connect
 from bus.messages import EngineEntry
 from bus.registry import Bucket
-from bus.server import NatsServer, ServerError
+from bus.server import NatsServer, ServerError, make_nodes
 from engine.runtime.process import STANDBY_ROLE
 from exchange.runtime.settings import shipped_instruments
 
@@ -67,6 +68,10 @@ class PortTaken(ClusterError):
 
 class DurabilityDiffers(ClusterError):
     """The data directory was made with another durability than the one asked for."""
+
+
+class NodesDiffer(ClusterError):
+    """The data directory was made with another number of NATS servers than the one asked for."""
 
 
 class NoJournal(ClusterError):
@@ -182,9 +187,10 @@ class Cluster:
     Without `data_dir` everything lives in a temporary directory and is gone afterwards. With it, a second
     `Cluster` on the same directory finds every acknowledged order again, and `durability` (None: as before,
     "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
-    `standbys` is how many processes stand by for each engine, 0 or 1. `on_change` is called after anything
-    got a new process id, or another process reigns. `nats_url_of` is given a process's name and where
-    nats-server listens, and says where that process is to connect: to a proxy in between, say.
+    `nats_nodes` is how many nats-servers there are, 1 or 3: three keep every stream threefold, and any two of
+    them go on. `standbys` is how many processes stand by for each engine, 0 or 1. `on_change` is called after
+    anything got a new process id, or another process reigns. `nats_url_of` is given a process's name and
+    `nats_url`, and says where that process is to connect: to a proxy in between, say.
     """
 
     def __init__(
@@ -192,6 +198,7 @@ class Cluster:
         *,
         engines: int = 2,
         standbys: int = 0,
+        nats_nodes: int = 1,
         data_dir: Path | None = None,
         instruments: Path = DEFAULT_INSTRUMENTS,
         durability: Durability | None = None,
@@ -206,6 +213,8 @@ class Cluster:
             raise ValueError("a market needs at least one engine")
         if standbys not in (0, 1):
             raise ValueError("an engine has one standby or none")
+        if nats_nodes not in (1, 3):
+            raise ValueError("there is one nats-server, or there are three")
         self.engine_count = engines
         self.standby_count = standbys
         self.instruments = instruments
@@ -224,15 +233,15 @@ class Cluster:
             else None
         )
         self.data_dir = (data_dir or Path(self._temporary.name if self._temporary else "")).resolve()
+        self.nats: list[NatsServer] = []
+        self._nats_nodes = nats_nodes
         self._keepers: list[asyncio.Task[None]] = []
-        self._nats: NatsServer | None = None
         self._exchange: Member | None = None
 
     @property
-    def nats(self) -> NatsServer:
-        """The nats-server child."""
-        assert self._nats is not None, "the cluster was never started"
-        return self._nats
+    def nats_url(self) -> str:
+        """Where the nats-servers listen, with commas in between."""
+        return ",".join(server.url for server in self.nats)
 
     @property
     def exchange(self) -> Member:
@@ -270,13 +279,13 @@ class Cluster:
         ports = claim_ports(self.host, self._ports, self.engine_count, self.standby_count)
         output = self.data_dir / "output"
         output.mkdir(exist_ok=True)
-        self._nats = NatsServer(
-            self.data_dir / "nats", port=next(ports), host="127.0.0.1", log_file=output / "nats-server.log"
-        )
+        self.nats = self._nats_servers(next(ports), output)
         try:
-            await self._nats.start()
-        except ServerError as error:
-            raise ProcessFailed(str(error)) from error
+            async with asyncio.TaskGroup() as group:
+                for server in self.nats:
+                    group.create_task(server.start())
+        except* ServerError as failures:
+            raise ProcessFailed(str(failures.exceptions[0])) from failures
         self._build_members(ports, durability, output)
         for member in self.members:
             await member.start()
@@ -288,11 +297,26 @@ class Cluster:
             raise failures.exceptions[0] from None
         await self._until_live()
         self._keepers = [
-            asyncio.create_task(self._keep_nats()),
+            *(asyncio.create_task(self._keep_nats(server)) for server in self.nats),
             *(asyncio.create_task(self._keep(member)) for member in self.members),
         ]
         if self.standby_count:
             self._keepers.append(asyncio.create_task(self._follow_reigns()))
+
+    def _nats_servers(self, port: int, output: Path) -> list[NatsServer]:
+        """As many as were asked for; the first listens at `port`, the others at free ones."""
+        check_nodes(self.data_dir, self._nats_nodes)
+        if self._nats_nodes == 1:
+            return [NatsServer(self.data_dir / "nats", port=port, log_file=output / "nats-server.log")]
+        return [
+            NatsServer(
+                self.data_dir / f"nats_{node.name}",
+                port=port if index == 0 else 0,
+                log_file=output / f"nats-server_{node.name}.log",
+                node=node,
+            )
+            for index, node in enumerate(make_nodes(self._nats_nodes))
+        ]
 
     async def _until_live(self) -> None:
         """Return when the exchange sees the feed of every engine, as the engines do of each other by then.
@@ -326,7 +350,7 @@ class Cluster:
         def member(name: str, module: str, *arguments: str) -> Member:
             address = f"{self.host}:{next(ports)}"
             command = [sys.executable, "-m", "simulation.child", str(os.getpid()), module]
-            nats_url = self._nats_url_of(name, self.nats.url)
+            nats_url = self._nats_url_of(name, self.nats_url)
             command += ["--nats", nats_url, "--listen", address, *arguments, *logs]
             return Member(name, command, address, output / f"{name.replace(' ', '_')}.log", environment)
 
@@ -334,6 +358,7 @@ class Cluster:
             "exchange",
             "exchange.runtime.process",
             *("--instruments", str(self.instruments.resolve())),
+            *("--replicas", str(self._nats_nodes)),
         )
         numbers = range(1, self.engine_count + 1)
         for number in numbers:
@@ -359,8 +384,7 @@ class Cluster:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._keepers = []
         await asyncio.gather(*(member.stop() for member in self.members))
-        if self._nats is not None:
-            await self._nats.stop()
+        await asyncio.gather(*(server.stop() for server in self.nats))
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -399,23 +423,23 @@ class Cluster:
             _log.warning("%s reigns as engine %d in epoch %d", waiting.name, entry.engine, entry.epoch)
             self._on_change()
 
-        nc = await connect(self.nats.url, name="cluster", on_closed=lambda: None)
+        nc = await connect(self.nats_url, name="cluster", on_closed=lambda: None)
         try:
             await Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine).watch(note)
         finally:
             await nc.close()
 
-    async def _keep_nats(self) -> None:
+    async def _keep_nats(self, server: NatsServer) -> None:
         failures = 0
         while True:
             started = time.monotonic()
-            code = await self.nats.wait()
+            code = await server.wait()
             failures = 0 if time.monotonic() - started > _STEADY_S else failures + 1
             pause = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
             _log.warning("nats-server ended with code %d; it starts again in %.1f s", code, pause)
             await asyncio.sleep(pause)
             try:
-                await self.nats.restart()
+                await server.restart()
             except ServerError as error:
                 _log.warning("%s", error)
             else:
@@ -437,6 +461,13 @@ def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
     if wanted is not None and wanted != durability:
         raise DurabilityDiffers(f"{data_dir} was made with --durability {durability}, not {wanted}")
     return durability
+
+
+def check_nodes(data_dir: Path, wanted: int) -> None:
+    """Raise `NodesDiffer` when a data directory holds the stores of another number of NATS servers."""
+    kept = len(list(data_dir.glob("nats_n*"))) or int((data_dir / "nats").exists()) or wanted
+    if kept != wanted:
+        raise NodesDiffer(f"{data_dir} was made with --nats-nodes {kept}, not {wanted}")
 
 
 def claim_ports(host: str, wanted: Ports, engines: int, standbys: int = 0) -> Iterator[int]:

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         choices=(0, 1),
         default=0,
         help="standby processes for each engine (default 0)",
+    )
+    up.add_argument(
+        "--nats-nodes",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="nats-servers; three keep every stream threefold, and any two go on (default 1)",
     )
     up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
@@ -143,14 +150,18 @@ def ready_document(cluster: Cluster) -> str:
     def place(member: Member) -> dict[str, str | int]:
         return {"address": member.address, "pid": member.pid}
 
-    document = {
-        "nats_url": cluster.nats.url,
-        "nats_pid": cluster.nats.pid,
+    document: dict[str, Any] = {
+        "nats_url": cluster.nats_url,
+        "nats_pid": cluster.nats[0].pid,
         "exchange": place(cluster.exchange),
         "engines": {str(number): place(member) for number, member in cluster.engines.items()},
     }
     if cluster.standbys:
         document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
+    if len(cluster.nats) > 1:
+        document["nats_nodes"] = {
+            server.node.name: {"url": server.url, "pid": server.pid} for server in cluster.nats if server.node
+        }
     return json.dumps(document, indent=2)
 
 
@@ -192,6 +203,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
     cluster = Cluster(
         engines=options.engines,
         standbys=options.standbys,
+        nats_nodes=options.nats_nodes,
         data_dir=options.data,
         instruments=options.instruments,
         durability=options.durability,
@@ -217,7 +229,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
     def plan() -> Plan:
         return Plan(
             exchange=cluster.exchange.address,
-            nats=cluster.nats.url,
+            nats=cluster.nats_url,
             clients=options.clients,
             duration_s=options.duration,
             seed=options.seed,

@@ -15,7 +15,9 @@ def cluster_table(cluster: Cluster) -> Table:
     table = Table(title="Matchbus", title_justify="left")
     for column in ("process", "address", "pid"):
         table.add_column(column)
-    table.add_row("nats-server", cluster.nats.url, str(cluster.nats.pid))
+    for server in cluster.nats:
+        name = f"nats-server {server.node.name}" if server.node else "nats-server"
+        table.add_row(name, server.url, str(server.pid))
     for member in cluster.members:
         table.add_row(member.name, member.address, str(member.pid))
     table.caption = f"store: {cluster.data_dir}"

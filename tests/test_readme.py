@@ -69,7 +69,7 @@ async def test_feed_subscriber(venue: Cluster) -> None:
         venue.exchange.address, client_id="ann", password=venue.password, secret="s", preferred_engine=1
     ) as client:
         await trade(client, 0)
-        async with aclosing(subscriber.follow(venue.nats.url, "AAPL")) as books:
+        async with aclosing(subscriber.follow(venue.nats_url, "AAPL")) as books:
             await until_equal(books, client)
             await trade(client, 1)
             await until_equal(books, client)

@@ -8,7 +8,7 @@ section 7).
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -34,6 +34,10 @@ MAX_RETRY_S: Final = 1.0
 MAX_PENDING_LEGS: Final = 20_000
 """Legs of peers waiting to be read; one left out is asked after by its sender."""
 
+LOOK_S: Final = 1.0
+"""How often all symbols are looked at for what crosses."""
+
+_LOOKS_A_TURN: Final = 200
 _INT64_MAX: Final = 2**63 - 1
 _UINT64_MAX: Final = 2**64 - 1
 _NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -183,6 +187,19 @@ class Uncrosser:
         self._loop = loop
         self._crossing = crossing
         self._asked: set[tuple[str, int]] = set()
+
+    async def run(self, symbols: Iterable[str]) -> None:
+        """Look at every symbol once a second, until cancelled.
+
+        A quote may begin to count without changing: its peer is live again, or has answered a leg and is no
+        longer suspect, or this reign has just begun.
+        """
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for number, symbol in enumerate(tuple(symbols), start=1):
+                self.look(symbol)
+                if number % _LOOKS_A_TURN == 0:
+                    await asyncio.sleep(0)
 
     def look(self, symbol: str) -> None:
         """A quote of this symbol changed, here or at a peer."""

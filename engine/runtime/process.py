@@ -329,7 +329,8 @@ class Engine:
             time_ns=state.accounts.time_ns,
         )
         crash_points.reach("books published")
-        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run()):
+        uncrossing = self._uncrosser.run(state.books)
+        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run(), uncrossing):
             group.create_task(part)
         if self._settings.durable:
             group.create_task(self._snapshot_maker.run())
@@ -435,9 +436,6 @@ class Engine:
         if self._told_states.get(engine) != told:
             self._told_states[engine] = told
             _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
-        if engine > self._settings.number and feed.state is PeerState.LIVE and self._uncrosser is not None:
-            for symbol in feed.replicas:
-                self._uncrosser.look(symbol)
 
 
 async def run(settings: Settings) -> None:

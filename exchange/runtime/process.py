@@ -211,7 +211,7 @@ class Exchange:
             engine = messages.decode_provision_request(request.data).engine
             if request.subject != subjects.provision(engine):
                 return f"the request on {request.subject} is for engine {engine}"
-            await provision.provision_journal(self._nc, engine)
+            await provision.provision_journal(self._nc, engine, replicas=self._settings.replicas)
         except (msgspec.MsgspecError, ValueError, ProvisionError) as error:
             log.warning("refused to make a journal: %s", error)
             return str(error)
@@ -228,20 +228,20 @@ async def run(settings: Settings, listening: Callable[[str], None] = lambda _: N
     link = Link(settings.nats_url)
     try:
         nc = await link.open("exchange")
-        await _provision(nc)
+        await _provision(nc, settings.replicas)
         await Exchange(settings, nc, link).run(entries, listening)
     finally:
         await link.close()
 
 
-async def _provision(nc: Client) -> None:
+async def _provision(nc: Client, replicas: int) -> None:
     """Make what all share, as soon as JetStream answers: it comes up a little after the server."""
     try:
         async with asyncio.timeout(START_DEADLINE_S):
             while True:
                 try:
-                    return await provision.provision_shared(nc)
-                except (*AWAY, nats.js.errors.ServiceUnavailableError):
+                    return await provision.provision_shared(nc, replicas=replicas)
+                except AWAY:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError as error:
         raise ProcessFault(

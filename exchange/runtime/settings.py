@@ -33,6 +33,8 @@ class Settings:
     password: str = field(repr=False)
     instruments: Path
     log_dir: Path | None
+    replicas: int
+    """How many servers of a NATS cluster keep each stream."""
 
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -59,6 +61,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         password=password,
         instruments=options.instruments or _default_instruments(),
         log_dir=options.log_dir,
+        replicas=options.replicas,
     )
 
 
@@ -94,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--instruments", metavar="FILE", type=Path, help=f"TOML file, default {_INSTRUMENTS_FILE} here"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        choices=(1, 3, 5),
+        default=1,
+        help="how many servers of a NATS cluster keep each stream (default 1)",
     )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
     return parser

@@ -64,7 +64,7 @@ async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Pa
             exchange=cluster.exchange.address,
             password=DEFAULT_PASSWORD,
             engines=engines,
-            nats=cluster.nats.url,
+            nats=cluster.nats_url,
         )
         result = await replay(settings, wheel, console)
     assert (result.comparison.matched, result.comparison.missed, result.comparison.extra) == (3, (), ())

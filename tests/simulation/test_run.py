@@ -17,7 +17,7 @@ async def test_simulated_market_keeps_its_invariants(tmp_path: Path) -> None:
     async with Cluster(engines=2, data_dir=tmp_path / "data") as cluster:
         plan = Plan(
             exchange=cluster.exchange.address,
-            nats=cluster.nats.url,
+            nats=cluster.nats_url,
             clients=6,
             symbols=2,
             duration_s=4.0,
@@ -67,7 +67,7 @@ async def test_market_survives_the_death_of_an_engine(tmp_path: Path) -> None:
             asyncio.get_running_loop().call_later(1.5, os.kill, pid, signal.SIGKILL)
 
         plan = Plan(
-            exchange=cluster.exchange.address, nats=cluster.nats.url, clients=6, symbols=2, duration_s=5.0
+            exchange=cluster.exchange.address, nats=cluster.nats_url, clients=6, symbols=2, duration_s=5.0
         )
         outcome = await simulate(plan, kill_soon)
         assert cluster.engines[1].restarts == 1

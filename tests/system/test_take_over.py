@@ -209,6 +209,33 @@ class Market:
         return records
 
 
+@asynccontextmanager
+async def open_market(cluster: Cluster, **options: Any) -> AsyncIterator[Market]:
+    """The market of a cluster that runs; `options` are for the clients."""
+    async with AsyncExitStack() as stack:
+        address = cluster.exchange.address
+        clients = [
+            await stack.enter_async_context(
+                Client.connect(
+                    address,
+                    client_id=name,
+                    password="password",
+                    secret=name,
+                    preferred_engine=engine,
+                    **options,
+                )
+            )
+            for engine, name in enumerate(("alice", "bob"), start=1)
+        ]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        exchange = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+        nc = await connect(cluster.nats_url, name="test", on_closed=lambda: None)
+        stack.push_async_callback(nc.close)
+        market = Market(cluster, nc, clients[0], clients[1], exchange)
+        await nc.subscribe(subjects.book(1, SYMBOL), cb=market.seen.note)
+        yield market
+
+
 @pytest.fixture
 async def make_market(tmp_path: Path) -> AsyncIterator[Callable[[int], Any]]:
     """Makes a market with so many standbys an engine."""
@@ -218,22 +245,7 @@ async def make_market(tmp_path: Path) -> AsyncIterator[Callable[[int], Any]]:
             cluster = await stack.enter_async_context(
                 Cluster(engines=2, standbys=standbys, data_dir=tmp_path)
             )
-            address = cluster.exchange.address
-            clients = [
-                await stack.enter_async_context(
-                    Client.connect(
-                        address, client_id=name, password="password", secret=name, preferred_engine=engine
-                    )
-                )
-                for engine, name in enumerate(("alice", "bob"), start=1)
-            ]
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-            exchange = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
-            nc = await connect(cluster.nats.url, name="test", on_closed=lambda: None)
-            stack.push_async_callback(nc.close)
-            market = Market(cluster, nc, clients[0], clients[1], exchange)
-            await nc.subscribe(subjects.book(1, SYMBOL), cb=market.seen.note)
-            return market
+            return await stack.enter_async_context(open_market(cluster))
 
         yield make
 
@@ -319,7 +331,7 @@ async def test_a_planned_hand_over_interrupts_for_a_moment(make_market: Callable
     async with load.running():
         await load.acknowledged(100)
         pid = primary.pid
-        code, output = await run_handover(cluster.nats.url)
+        code, output = await run_handover(cluster.nats_url)
         assert code == 0, output
         told = re.search(r"E1 reigned at (\S+) and reigns at (\S+) in epoch 2. Outage: (\d+) ms", output)
         assert told is not None, output
@@ -344,14 +356,14 @@ async def test_a_planned_hand_over_interrupts_for_a_moment(make_market: Callable
 async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[int], Any]) -> None:
     """Without a standby there is no hand-over; a second process of one number is one, and says so."""
     market: Market = await make_market(0)
-    code, output = await run_handover(market.cluster.nats.url)
+    code, output = await run_handover(market.cluster.nats_url)
     assert (code, "no standby of E1 was heard" in output) == (1, True), output
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     second = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "engine.runtime.process", "--number", "1"),
-        *("--nats", market.cluster.nats.url, "--listen", address),
+        *("--nats", market.cluster.nats_url, "--listen", address),
         *("--state-dir", str(market.cluster.data_dir / "second")),
         cwd=REPOSITORY,
         stderr=asyncio.subprocess.DEVNULL,
@@ -376,7 +388,7 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
                 await stub.SubmitOrder(pb.NewOrder())
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         await market.first_answer_s()
-        code, output = await run_handover(market.cluster.nats.url)
+        code, output = await run_handover(market.cluster.nats_url)
         assert (code, address in output) == (0, True), output
         assert await market.first_answer_s() < WORST_OUTAGE_S
     finally:

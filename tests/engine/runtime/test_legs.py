@@ -31,6 +31,7 @@ from bus.replica import BookReplica, checksum
 from engine.commands import AddInstrument, Command, LegResult, NewOrder, QueryLeg, TakeLeg, Uncross, decode
 from engine.events import Answered, Fill, LegSent
 from engine.invariants import check
+from engine.runtime import legs
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
 from engine.runtime.legs import ANSWER_PATIENCE_S, Legs, Uncrosser
@@ -529,6 +530,22 @@ async def test_an_answer_says_how_new_the_book_is(
         answer = decode_leg_answer(reply.data)
         assert (answer.refused, answer.book_sequence) == (False, before + 1)
         assert away.replicas["AAPL"].sequence == before + 1
+
+
+async def test_a_crossing_that_nothing_announced_is_found(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quote that begins to count without changing is seen by the next look at all symbols."""
+    monkeypatch.setattr(legs, "LOOK_S", 0.01)
+    async with tasks() as group:
+        node = Node(engine, nats_connection, group)
+        crossing: list[int] = []
+        uncrosser = Uncrosser(node.loop, lambda symbol: crossing if symbol == "AAPL" else [])
+        group.create_task(uncrosser.run({"MSFT": 0, "AAPL": 0}))
+        await asyncio.sleep(0.05)
+        assert node.loop.queued_commands == 0
+        crossing.append(int(Side.SELL))
+        await until(lambda: node.loop.queued_commands == 1)
 
 
 async def test_uncrossing_is_asked_for_once_at_a_time(nats_connection: Connection, engine: int) -> None:

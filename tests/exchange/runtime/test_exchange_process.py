@@ -93,7 +93,7 @@ async def exchange(
     """An exchange on a free port, ready; stopped at the end."""
     file = directory / "instruments.toml"
     file.write_text(instruments)
-    settings = Settings(server.url, "127.0.0.1:0", PASSWORD, file, None)
+    settings = Settings(server.url, "127.0.0.1:0", PASSWORD, file, None, 1)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(run(settings, listening.set_result))
     await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
