@@ -11,6 +11,7 @@ port over a restart. Several may be the nodes of one cluster, in which a stream 
 
 import asyncio
 import contextlib
+import http.client
 import os
 import re
 import socket
@@ -31,6 +32,9 @@ from bus import child
 
 MINIMUM_VERSION: Final = (2, 14)
 START_DEADLINE_S: Final = 15.0
+STORE: Final = "data/nats"
+"""Where `nats.conf` puts the store, below the directory the server is started in."""
+
 CLUSTER: Final = "matchbus"
 """The name of a cluster of nodes."""
 
@@ -38,6 +42,10 @@ STOP_DEADLINE_S: Final = 2.0
 
 _POLL_S: Final = 0.01
 _LOG_LINES: Final = 5
+_HEALTH_TIMEOUT_S: Final = 1.0
+_NO_SPACE: Final = "no space left on device"
+_ROOM_BYTES: Final = 8 * 1024**2
+"""Free space on its disk with which a server that ran out of it can go on for a while."""
 
 
 class ServerError(Exception):
@@ -60,6 +68,13 @@ class _Ports(msgspec.Struct):
     """The ports file that nats-server writes."""
 
     nats: list[str]
+    monitoring: list[str]
+
+
+class _Health(msgspec.Struct):
+    """The answer of /healthz."""
+
+    error: str = ""
 
 
 def find_nats_server() -> Path:
@@ -134,7 +149,7 @@ def make_nodes(count: int, host: str = "127.0.0.1") -> list[Node]:
 class NatsServer:
     """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
 
-    It runs in `store_dir` and keeps its files in `data/nats` there, as `nats.conf` says. `port` 0 takes a
+    It runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a
     free one. The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that
     was acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
     cluster, whose JetStream answers once more than half of them run: start them together.
@@ -155,6 +170,7 @@ class NatsServer:
         self._store_dir = store_dir
         self._log_file = log_file if log_file is not None else store_dir / "nats-server.log"
         self._process: asyncio.subprocess.Process | None = None
+        self._monitoring_port = 0
 
     @property
     def url(self) -> str:
@@ -262,14 +278,33 @@ class NatsServer:
             "--no_advertise",  # clients are given all addresses, and a proxy in between must stay there
         ]
 
+    async def is_stuck(self) -> bool:
+        """Whether the disk was full and has room now: the server writes again only after another start."""
+        if _NO_SPACE not in await asyncio.to_thread(self._health):
+            return False
+        disk = os.statvfs(self._store_dir / STORE)
+        return disk.f_bavail * disk.f_frsize > _ROOM_BYTES
+
+    def _health(self) -> str:
+        """What is wrong with the server in its own words; empty when nothing is, or it does not answer."""
+        connection = http.client.HTTPConnection(self.host, self._monitoring_port, timeout=_HEALTH_TIMEOUT_S)
+        try:
+            connection.request("GET", "/healthz")
+            return msgspec.json.decode(connection.getresponse().read(), type=_Health).error
+        except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+            return ""
+        finally:
+            connection.close()
+
     async def _find_port(self) -> None:
-        """Learn the port from the file that nats-server writes once it listens."""
+        """Learn the ports from the file that nats-server writes once it listens."""
         while True:
             self._check_alive()
             for path in self._store_dir.glob(f"*_{self.pid}.ports"):
                 with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):  # still being written
                     ports = msgspec.json.decode(path.read_bytes(), type=_Ports)
                     self.port = int(ports.nats[0].rpartition(":")[2])
+                    self._monitoring_port = int(ports.monitoring[0].rpartition(":")[2])
                     return
             await asyncio.sleep(_POLL_S)
 

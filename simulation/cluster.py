@@ -53,6 +53,7 @@ _READY_POLL_S: Final = 0.05
 _BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _STEADY_S: Final = 10.0
 """A process that served, or lived this long, starts its back-off from the beginning."""
+_STUCK_PERIOD_S: Final = 1.0
 _LOG_LINES: Final = 15
 
 _log = logging.getLogger(__name__)
@@ -298,6 +299,7 @@ class Cluster:
         await self._until_live()
         self._keepers = [
             *(asyncio.create_task(self._keep_nats(server)) for server in self.nats),
+            *(asyncio.create_task(self._unstick_nats(server)) for server in self.nats),
             *(asyncio.create_task(self._keep(member)) for member in self.members),
         ]
         if self.standby_count:
@@ -444,6 +446,14 @@ class Cluster:
                 _log.warning("%s", error)
             else:
                 self._on_change()
+
+    async def _unstick_nats(self, server: NatsServer) -> None:
+        """Stop a nats-server whose full disk has room again; it is started again at once."""
+        while True:
+            await asyncio.sleep(_STUCK_PERIOD_S)
+            if server.running and await server.is_stuck():
+                _log.warning("nats-server found its disk full and has room now: it is started again")
+                await server.stop()
 
 
 def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
