@@ -64,6 +64,7 @@ class Settings:
     engines: int = 2
     standbys: int = 0
     nats_nodes: int = 1
+    snapshot_every: int = 50_000
     clients: int = 3
     """At home on each engine."""
     rate: float = 2_000.0
@@ -272,6 +273,7 @@ def _cluster(settings: Settings, proxies: dict[str, list[Proxy]]) -> Cluster:
         engines=settings.engines,
         standbys=settings.standbys,
         nats_nodes=settings.nats_nodes,
+        snapshot_every=settings.snapshot_every,
         data_dir=settings.data,
         durability="journal",
         nats_url_of=through_proxy,

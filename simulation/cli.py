@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     fire.add_argument("--engines", type=positive, default=2)
     fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
     fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help="nats-servers")
+    fire.add_argument("--snapshot-every", metavar="COMMANDS", type=positive, default=50_000)
     fire.add_argument("--clients", type=positive, default=3, help="at home on each engine")
     fire.add_argument("--rate", type=seconds, default=2_000.0, help="commands a second, of all clients")
     fire.add_argument("--kills-per-minute", type=float, default=Pace().kills)
@@ -89,6 +90,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
         engines=options.engines,
         standbys=options.standbys,
         nats_nodes=options.nats_nodes,
+        snapshot_every=options.snapshot_every,
         clients=options.clients,
         rate=options.rate,
         pace=Pace(

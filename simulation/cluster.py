@@ -39,6 +39,7 @@ from bus.messages import EngineEntry
 from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
 from engine.runtime.process import STANDBY_ROLE
+from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import shipped_instruments
 
 Durability = Literal["journal", "none"]
@@ -189,9 +190,10 @@ class Cluster:
     `Cluster` on the same directory finds every acknowledged order again, and `durability` (None: as before,
     "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
     `nats_nodes` is how many nats-servers there are, 1 or 3: three keep every stream threefold, and any two of
-    them go on. `standbys` is how many processes stand by for each engine, 0 or 1. `on_change` is called after
-    anything got a new process id, or another process reigns. `nats_url_of` is given a process's name and
-    `nats_url`, and says where that process is to connect: to a proxy in between, say.
+    them go on. `standbys` is how many processes stand by for each engine, 0 or 1. An engine makes a snapshot
+    after `snapshot_every` commands. `on_change` is called after anything got a new process id, or another
+    process reigns. `nats_url_of` is given a process's name and `nats_url`, and says where that process is to
+    connect: to a proxy in between, say.
     """
 
     def __init__(
@@ -200,6 +202,7 @@ class Cluster:
         engines: int = 2,
         standbys: int = 0,
         nats_nodes: int = 1,
+        snapshot_every: int = COMMANDS_PER_SNAPSHOT,
         data_dir: Path | None = None,
         instruments: Path = DEFAULT_INSTRUMENTS,
         durability: Durability | None = None,
@@ -236,6 +239,7 @@ class Cluster:
         self.data_dir = (data_dir or Path(self._temporary.name if self._temporary else "")).resolve()
         self.nats: list[NatsServer] = []
         self._nats_nodes = nats_nodes
+        self._snapshot_every = snapshot_every
         self._keepers: list[asyncio.Task[None]] = []
         self._exchange: Member | None = None
 
@@ -369,6 +373,7 @@ class Cluster:
                 "engine.runtime.process",
                 *("--number", str(number)),
                 *("--durability", durability),
+                *("--snapshot-every", str(self._snapshot_every)),
                 *("--state-dir", str(self.data_dir / f"engine_{number}")),
             )
         for number in numbers if self.standby_count else ():
@@ -376,6 +381,7 @@ class Cluster:
                 f"standby {number}",
                 "engine.runtime.process",
                 *("--number", str(number), "--standby"),
+                *("--snapshot-every", str(self._snapshot_every)),
                 *("--state-dir", str(self.data_dir / f"standby_{number}")),
             )
 
