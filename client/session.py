@@ -8,7 +8,8 @@ The rules of a retry are in `Retry`, the same for order entry, fills and single 
     UNAUTHENTICATED                  register again once, and give the engine a second to learn the new token
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
     UNAVAILABLE                      ask the exchange where the home engine is now: another process may have
-                                     taken over; go there at once, or back off a little and look again
+                                     taken over; go there at once, or back off a little and look again;
+                                     while the exchange is away too, try the engine's processes in turn
     everything else                  back off with jitter and try again
 
 An exchange that does not know the home engine, or knows no ListEngines, is registered with again instead,
@@ -18,6 +19,7 @@ from the second failure in a row on.
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -103,7 +105,8 @@ class Link:
 class Session:
     """One client's registration: token, home engine, instruments.
 
-    `generation` counts registrations and moves of the home engine.
+    `generation` counts registrations and moves of the home engine. `is_guessing`: the last move went to
+    another process of our engine because the exchange, which would know, did not answer.
     """
 
     def __init__(
@@ -120,10 +123,12 @@ class Session:
         self.generation = 0
         self.metadata: Metadata = ()
         self.closed = False
+        self.is_guessing = False
         self._request = request
         self._credentials = credentials
         self._exchange_address = exchange_address
         self._engine_address = ""
+        self._processes: list[str] = []  # addresses of our engine's processes: who reigns, who stands by
         # Kept until the end: closing a channel would cancel the calls that other tasks still have on it.
         self._links: dict[str, Link] = {}
         self._registering = asyncio.Lock()
@@ -168,26 +173,41 @@ class Session:
     async def find_home(self, generation: int) -> bool:
         """Learn where our home engine is now, unless another task has done so since `generation`.
 
-        False when the exchange answers and does not know: then registering again may help.
+        While the exchange does not answer, the engine's processes are tried in turn. False when it answers
+        and does not know: then registering again may help.
         """
         async with self._registering:
             if self.generation != generation:
                 return True
-            stub = self._link(self._exchange_address).exchange
             try:
-                reply = await stub.ListEngines(pb.ListEnginesRequest(), timeout=SEARCH_TIMEOUT_S)
+                home = await self._search()
             except grpc.aio.AioRpcError as error:
                 _log.info("the exchange does not say where E%d is: %s", self.engine, error.code())
+                self._guess()
                 return error.code() is not grpc.StatusCode.UNIMPLEMENTED
-            for engine in reply.engines:
-                if engine.engine == self.engine and engine.role != pb.ENGINE_ROLE_STANDBY:
-                    self._move(engine.address)
-                    return True
-            return False
+            if home:
+                self.is_guessing = False
+                self._move(home)
+            return bool(home)
+
+    async def _search(self) -> str:
+        """Ask the exchange for our engine's processes; the address of the one that reigns, or nothing."""
+        stub = self._link(self._exchange_address).exchange
+        reply = await stub.ListEngines(pb.ListEnginesRequest(), timeout=SEARCH_TIMEOUT_S)
+        ours = [engine for engine in reply.engines if engine.engine == self.engine]
+        self._processes = [engine.address for engine in ours]
+        return next((engine.address for engine in ours if engine.role != pb.ENGINE_ROLE_STANDBY), "")
+
+    def _guess(self) -> None:
+        """Move on to the next process of our engine; one that only stands by says so."""
+        others = [address for address in self._processes if address != self._engine_address]
+        if others:
+            self.is_guessing = True
+            self._move(others[0])
 
     def _move(self, address: str) -> None:
         if address != self._engine_address:
-            _log.info("engine %d is at %s now", self.engine, address)
+            _log.info("engine %d is %s at %s", self.engine, "perhaps" if self.is_guessing else "now", address)
             self._engine_address = address
             self.generation += 1
 
@@ -242,9 +262,12 @@ class Session:
             _log.info("home is engine %d at %s", reply.engine, reply.engine_address)
         self.engine = reply.engine
         self._engine_address = reply.engine_address
+        self.is_guessing = False
         self.metadata = (("authorization", f"Bearer {reply.token}"),)
         self._take_instruments(reply.instruments)
         self.generation += 1
+        with suppress(grpc.aio.AioRpcError):  # only needed when engine and exchange are away at once
+            await self._search()
 
     def _take_instruments(self, messages: list[pb.Instrument]) -> None:
         self.instruments.update({message.symbol: instrument(message) for message in messages})
@@ -294,7 +317,8 @@ class Retry:
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
         registered = self._session.generation and await self._learn(code, generation)
-        if self._session.generation != generation and (self._failures == 1 or (away and not registered)):
+        moved = self._session.generation != generation and not self._session.is_guessing
+        if moved and (self._failures == 1 or (away and not registered)):
             return
         longest_s = _MAX_SEARCH_S if away and self._session.generation else _MAX_BACKOFF_S
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))

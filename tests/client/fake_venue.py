@@ -202,6 +202,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.searches = 0
         self.engines = [FakeEngine(self, 1), FakeEngine(self, 2)]
         self.home = self.engines[0]
+        self.standby_address = "127.0.0.1:1"
         self.symbols = ["AAPL"]
         self.accepts = True
         self.address = ""
@@ -222,6 +223,10 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
     ) -> None:
         for engine in self.engines:
             await engine.server.stop(None)
+        await self.stop_exchange()
+
+    async def stop_exchange(self) -> None:
+        """Stop the exchange alone."""
         await self._server.stop(None)
 
     async def start(self, engine: FakeEngine) -> None:
@@ -263,7 +268,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesReply:
         self.searches += 1
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
-        standby = pb.Engine(engine=number, address="127.0.0.1:1", role=role)
+        standby = pb.Engine(engine=number, address=self.standby_address, role=role)
         home = pb.Engine(engine=number, address=self.home.address, role=pb.ENGINE_ROLE_PRIMARY)
         return pb.ListEnginesReply(engines=[standby, home])  # a client relies on no order
 

@@ -202,6 +202,21 @@ async def test_client_follows_its_engine_to_another_process(venue: FakeVenue) ->
     assert venue.registrations == 1
 
 
+async def test_client_finds_the_standby_without_the_exchange(venue: FakeVenue) -> None:
+    """Where the exchange died with the engine, the client tries the standby that it was told of before."""
+    standby = FakeEngine(venue, 1)
+    venue.engines.append(standby)
+    await venue.start(standby)
+    venue.standby_address = standby.address
+    async with venue.client() as client:
+        await venue.stop_exchange()
+        await venue.engines[0].server.stop(None)
+        venue.home = standby
+        standby.break_before.extend([UNAVAILABLE] * 2)  # it does not reign yet
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+    assert len(standby.commands) == 1
+
+
 async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:
     """A token that the engine no longer knows is replaced by registering again."""
     async with venue.client() as client:
