@@ -34,6 +34,7 @@ from bus import crash_points, subjects
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SEQUENCE,
+    Extent,
     Publisher,
     StreamError,
     StreamReader,
@@ -391,11 +392,28 @@ class JetStreamJournal:
 
     async def resume(self, position: Position, sequence: int) -> None:
         """As Journal says. Waits while NATS is away."""
+        # On its way to there, a stream that was trimmed has nothing that is needed.
         stored = None
-        if sequence <= await self._end(0):
+        if sequence <= (await self._extent()).last_seq:
             stored = await self._record_at(sequence)
         _check_resume(self._engine, position, sequence, stored)
         self._chain.position, self._sequence = position, sequence
+
+    async def skip_trimmed(self) -> None:
+        """Begin at the first record that a trimmed stream still has, believing what it says stood before.
+
+        For a new journal, and only to look into it: an engine begins at a snapshot. Raises as `replay` does.
+        """
+        first = (await self._extent()).first_seq
+        if first <= 1:
+            return
+        stored = await self._record_at(first)
+        try:
+            record = _decode(stored or b"")
+        except msgspec.MsgspecError as error:
+            raise JournalDamaged(self._engine, first, f"this is no record: {error}") from error
+        self._chain.position = Position(record.batch_number - 1, record.previous_digest, record.epoch)
+        self._sequence = first - 1
 
     async def _record_at(self, sequence: int) -> bytes | None:
         while True:
@@ -480,17 +498,24 @@ class JetStreamJournal:
 
     async def _end(self, reached: int) -> int:
         """The stream's last sequence; JournalDamaged when its head, or what it had `reached`, is gone."""
+        found = await self._extent(reached)
+        if found.last_seq and found.first_seq > self._sequence + 1:
+            raise JournalDamaged(
+                self._engine,
+                self._sequence + 1,
+                f"the stream begins at {found.first_seq}, and no snapshot has what stood before",
+            )
+        if found.last_seq < reached:
+            raise JournalDamaged(self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}")
+        return found.last_seq
+
+    async def _extent(self, reached: int = 0) -> Extent:
         try:
-            found = await settled_extent(self._client, self._stream, reached)
+            return await settled_extent(self._client, self._stream, reached)
         except StreamError as error:
             raise JournalDamaged(self._engine, 1, str(error)) from error
         except nats.errors.ConnectionClosedError as error:
             raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
-        if found.last_seq and found.first_seq != 1:
-            raise JournalDamaged(self._engine, 1, f"the stream begins at {found.first_seq}")
-        if found.last_seq < reached:
-            raise JournalDamaged(self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}")
-        return found.last_seq
 
 
 def _check_resume(engine: int, position: Position, sequence: int, stored: bytes | None) -> None:

@@ -2,7 +2,7 @@
 
 Every function may be repeated. A stream that exists with other settings than the wanted ones is never changed
 and never used: a journal that, say, drops its head when full has lost orders already. On how many servers a
-stream is kept is the exchange's choice alone.
+stream is kept, and whether a journal may be trimmed, is the exchange's choice alone.
 
     ProvisionError
     ├── ConfigurationMismatch   it exists with other settings
@@ -53,12 +53,12 @@ _COMPARED: Final = (
     "max_msgs_per_subject",
     "max_msg_size",
     "deny_delete",
-    "deny_purge",
     "allow_rollup_hdrs",
     "no_ack",
     "persist_mode",
     "allow_msg_ttl",
 )
+_COMPARED_BY_MAKER: Final = (*_COMPARED, "num_replicas", "deny_purge")
 
 
 class ProvisionError(Exception):
@@ -122,15 +122,23 @@ async def await_shared(client: Client, deadline_s: float) -> None:
 
 
 async def provision_journal(
-    client: Client, engine: int, *, max_bytes: int = JOURNAL_BYTES, replicas: int = 1
+    client: Client,
+    engine: int,
+    *,
+    max_bytes: int = JOURNAL_BYTES,
+    replicas: int = 1,
+    trimmable: bool = False,
 ) -> None:
     """Make the journal of one engine and the object store of its snapshots, or check that they are right.
 
-    `replicas` is how many servers of a cluster keep each. Raises ConfigurationMismatch; one of nats' errors
-    when the server does not answer.
+    `replicas` is how many servers of a cluster keep each. A `trimmable` journal may lose its head
+    (`trim_journal`), any other keeps everything. Raises ConfigurationMismatch; one of nats' errors when the
+    server does not answer.
     """
     await _provision(client, _snapshots(engine), replicas)
-    await _provision(client, _journal(engine, max_bytes), replicas)
+    journal = _journal(engine, max_bytes)
+    journal.deny_purge = not trimmable
+    await _provision(client, journal, replicas)
 
 
 async def await_journal(
@@ -160,6 +168,19 @@ async def await_journal(
         if time.monotonic() >= deadline:
             raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
         await asyncio.sleep(_RETRY_S)
+
+
+async def is_trimmable(client: Client, engine: int) -> bool:
+    """Whether the engine's journal may be trimmed. Raises one of nats' errors."""
+    jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_S)
+    return not (await jetstream.stream_info(subjects.journal_stream(engine))).config.deny_purge
+
+
+async def trim_journal(client: Client, engine: int, first: int) -> None:
+    """Drop the records before stream sequence `first` of a trimmable journal. Raises one of nats' errors."""
+    await client.jetstream(timeout=_REQUEST_TIMEOUT_S).purge_stream(
+        subjects.journal_stream(engine), seq=first
+    )
 
 
 def _journal(engine: int, max_bytes: int) -> StreamConfig:
@@ -232,13 +253,12 @@ def _bucket(bucket: str) -> StreamConfig:
 
 async def _provision(client: Client, wanted: StreamConfig, replicas: int) -> None:
     wanted.num_replicas = replicas
-    compared = (*_COMPARED, "num_replicas")
-    if await _exists(client, wanted, compared):
+    if await _exists(client, wanted, _COMPARED_BY_MAKER):
         return
     try:
         await client.jetstream(timeout=_REQUEST_TIMEOUT_S).add_stream(wanted)
     except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
-        if not await _exists(client, wanted, compared):
+        if not await _exists(client, wanted, _COMPARED_BY_MAKER):
             raise
 
 

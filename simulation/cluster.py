@@ -191,7 +191,8 @@ class Cluster:
     "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
     `nats_nodes` is how many nats-servers there are, 1 or 3: three keep every stream threefold, and any two of
     them go on. `standbys` is how many processes stand by for each engine, 0 or 1. An engine makes a snapshot
-    after `snapshot_every` commands. `on_change` is called after anything got a new process id, or another
+    after `snapshot_every` commands; with `trim_journals` its journal loses what stands before the oldest kept
+    one. `on_change` is called after anything got a new process id, or another
     process reigns. `nats_url_of` is given a process's name and `nats_url`, and says where that process is to
     connect: to a proxy in between, say.
     """
@@ -203,6 +204,7 @@ class Cluster:
         standbys: int = 0,
         nats_nodes: int = 1,
         snapshot_every: int = COMMANDS_PER_SNAPSHOT,
+        trim_journals: bool = False,
         data_dir: Path | None = None,
         instruments: Path = DEFAULT_INSTRUMENTS,
         durability: Durability | None = None,
@@ -240,6 +242,7 @@ class Cluster:
         self.nats: list[NatsServer] = []
         self._nats_nodes = nats_nodes
         self._snapshot_every = snapshot_every
+        self._trim_journals = trim_journals
         self._keepers: list[asyncio.Task[None]] = []
         self._exchange: Member | None = None
 
@@ -365,6 +368,7 @@ class Cluster:
             "exchange.runtime.process",
             *("--instruments", str(self.instruments.resolve())),
             *("--replicas", str(self._nats_nodes)),
+            *(["--trim-journals"] if self._trim_journals else []),
         )
         numbers = range(1, self.engine_count + 1)
         for number in numbers:

@@ -4,6 +4,8 @@ verify   reads all of it and checks what every reader checks: format, checksum, 
 dump     prints its batches
 digest   replays it, and prints where it leads
 
+Of a journal that was trimmed `verify` and `dump` read what is left, and `digest` begins at a snapshot.
+
 Exit codes: 0 the journal is whole as far as it was read, 1 it is damaged or missing, 2 NATS is unreachable.
 A journal that lost its end is shorter, but whole: only its engine knows that it was longer
 (`engine/runtime/high_water.py`).
@@ -32,8 +34,10 @@ from bus import subjects
 from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.runner import DEFAULT_NATS_URL
+from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
 from engine.commands import Command, decode
+from engine.runtime.snapshots import load
 from engine.state import State
 
 WHOLE: Final = 0
@@ -62,6 +66,7 @@ class Findings:
     records: int = 0
     """All records that were read, those of replaced epochs included."""
     batches: int = 0
+    first_batch: int = 0
     commands: int = 0
     epochs: list[int] = field(default_factory=list)
     replaced_records: int = 0
@@ -122,9 +127,12 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         return WHOLE
 
 
-async def read(url: str, engine: int, each: Each, last: int | None = None) -> Findings:
+async def read(
+    url: str, engine: int, each: Each, last: int | None = None, *, state: State | None = None
+) -> Findings:
     """Read a journal from its first record to batch `last` (None: to its end as it is now), or its damage.
 
+    Where the journal was trimmed, a `state` is brought to the newest snapshot, and reading begins there.
     Raises Unreachable.
     """
     findings = Findings(engine, subjects.journal_stream(engine))
@@ -135,7 +143,7 @@ async def read(url: str, engine: int, each: Each, last: int | None = None) -> Fi
                 url, name=f"journal-tools-{engine}", on_closed=lambda: None, on_error=lambda _: True
             )
             try:
-                await _read(client, findings, each, last, patience)
+                await _read(client, findings, each, last, patience, state)
             finally:
                 await client.close()
     except (TimeoutError, JournalClosed, nats.errors.Error) as error:
@@ -144,11 +152,20 @@ async def read(url: str, engine: int, each: Each, last: int | None = None) -> Fi
 
 
 async def _read(
-    client: Client, findings: Findings, each: Each, last: int | None, patience: asyncio.Timeout
+    client: Client,
+    findings: Findings,
+    each: Each,
+    last: int | None,
+    patience: asyncio.Timeout,
+    state: State | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     journal = JetStreamJournal(client, findings.engine)
     try:
+        await journal.skip_trimmed()
+        if state is not None and journal.sequence:
+            journal = JetStreamJournal(client, findings.engine)
+            await load(state, journal, SnapshotStore(client, findings.engine), (sys.maxsize, 0))
         with _progress(findings, await _total(client, findings.stream)) as tell:
             async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
                 async for record in records:
@@ -159,6 +176,7 @@ async def _read(
                     commands = _commands(findings, record)
                     each(record, commands)
                     findings.batches += 1
+                    findings.first_batch = findings.first_batch or record.batch_number
                     findings.commands += len(commands)
                     findings.last_batch = record.batch_number
                     findings.last_digest = journal.position.digest.hex()
@@ -221,7 +239,7 @@ async def _verify(options: argparse.Namespace, console: Console) -> int:
     for name, value in (
         ("stream", findings.stream),
         ("records", f"{findings.records:,}"),
-        ("batches", f"{findings.batches:,}"),
+        ("batches", f"{findings.batches:,}{_since(findings.first_batch)}"),
         ("commands", f"{findings.commands:,}"),
         ("epochs", _span(findings.epochs)),
         ("replaced records ignored", f"{findings.replaced_records:,}"),
@@ -235,6 +253,10 @@ async def _verify(options: argparse.Namespace, console: Console) -> int:
 
 def _where(findings: Findings) -> str:
     return f"stream sequence {findings.damaged_at}"
+
+
+def _since(first_batch: int) -> str:
+    return f", from {first_batch} on: the rest was trimmed" if first_batch > 1 else ""
 
 
 def _span(epochs: list[int]) -> str:
@@ -281,7 +303,7 @@ async def _digest(options: argparse.Namespace, console: Console) -> int:
             state.apply(command)
         state.end_batch()
 
-    findings = await read(options.nats, options.engine, each)
+    findings = await read(options.nats, options.engine, each, state=state)
     if not findings.damage:
         found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state.digest().hex()}
         if options.json:

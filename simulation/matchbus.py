@@ -20,6 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from bus.runner import DEFAULT_NATS_URL
+from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member
 from simulation.handover import HandoverFailed
@@ -68,6 +69,18 @@ def parser() -> argparse.ArgumentParser:
         choices=(1, 3),
         default=1,
         help="nats-servers; three keep every stream threefold, and any two go on (default 1)",
+    )
+    up.add_argument(
+        "--snapshot-every",
+        metavar="COMMANDS",
+        type=positive,
+        default=COMMANDS_PER_SNAPSHOT,
+        help="an engine makes a snapshot after so many commands (default %(default)s)",
+    )
+    up.add_argument(
+        "--trim-journals",
+        action="store_true",
+        help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
     up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
@@ -204,6 +217,8 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         engines=options.engines,
         standbys=options.standbys,
         nats_nodes=options.nats_nodes,
+        snapshot_every=options.snapshot_every,
+        trim_journals=options.trim_journals,
         data_dir=options.data,
         instruments=options.instruments,
         durability=options.durability,

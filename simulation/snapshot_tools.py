@@ -2,7 +2,7 @@
 
 list     what is stored, the newest first
 verify   reads each and checks that it restores to the digest it was stored with
-make     makes one now, from the newest and the journal's rest
+make     makes one now, from the newest and the journal's rest, and trims a journal that may be trimmed
 
 Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has no snapshots of the engine.
 """
@@ -25,16 +25,15 @@ from rich.table import Table
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, JournalError
 from bus.runner import DEFAULT_NATS_URL
-from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
-from engine import invariants, snapshot
+from bus.snapshots import SnapshotEntry, SnapshotStore
 from engine.runtime import snapshots
-from engine.snapshot import NotASnapshot
 from engine.state import State
 from simulation.journal_tools import engine_number
 
 WELL: Final = 0
 DAMAGED: Final = 1
 UNREACHABLE: Final = 2
+GOOD: Final = "good"
 
 CONNECT_PATIENCE_S: Final = 5.0
 
@@ -65,11 +64,14 @@ async def run(options: argparse.Namespace, console: Console) -> int:
                 with console.status("replaying the journal since the newest snapshot"):
                     state, journal = State(options.engine), JetStreamJournal(nc, options.engine)
                     await snapshots.make(state, journal, store)
+                    await snapshots.trim(nc, options.engine, store)
             entries = await store.entries()
             verdicts = [""] * len(entries)
             if options.action == "verify":
                 with console.status("restoring each snapshot"):
-                    verdicts = [await _verdict(options.engine, store, entry) for entry in entries]
+                    verdicts = [
+                        await snapshots.verify(options.engine, store, entry) or GOOD for entry in entries
+                    ]
     except JournalError as error:
         print(error, file=sys.stderr)
         return DAMAGED
@@ -80,7 +82,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         print(f"no answer from NATS at {options.nats} ({error!r}): name another by --nats", file=sys.stderr)
         return UNREACHABLE
     _show(options, console, entries, verdicts)
-    return DAMAGED if any(verdict not in ("", "good") for verdict in verdicts) else WELL
+    return DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
 
 
 @asynccontextmanager
@@ -91,17 +93,6 @@ async def _connected(url: str) -> AsyncIterator[Connection]:
         yield nc
     finally:
         await nc.close()
-
-
-async def _verdict(engine: int, store: SnapshotStore, entry: SnapshotEntry) -> str:
-    """`good`, or what is wrong with a snapshot."""
-    state = State(engine)
-    try:
-        snapshot.restore(state, await store.get(entry))
-        invariants.check(state)
-    except (SnapshotDamaged, NotASnapshot, AssertionError) as error:
-        return str(error)
-    return "good" if state.digest().hex() == entry.state_digest else "it restores to another digest"
 
 
 def _show(

@@ -22,13 +22,16 @@ from typing import Any, Final
 
 import nats.errors
 import nats.js.errors
+from nats.aio.client import Client
 
-from bus import crash_points
+from bus import crash_points, provision
+from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.journal import JetStreamJournal, Journal, JournalError, Position
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
 from engine.events import Event
+from engine.invariants import check
 from engine.runtime.recovery import replay
 from engine.snapshot import NotASnapshot
 from engine.state import State
@@ -109,6 +112,39 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
     return entry
 
 
+async def verify(engine: int, store: SnapshotStore, entry: SnapshotEntry) -> str:
+    """What is wrong with a snapshot, empty when it restores to what it was made from. Raises nats' errors."""
+    state = State(engine)
+    try:
+        snapshot.restore(state, await store.get(entry))
+        check(state)
+    except (SnapshotDamaged, NotASnapshot, AssertionError) as error:
+        return str(error)
+    return "" if state.digest().hex() == entry.state_digest else "it restores to another digest"
+
+
+async def trim(nc: Client, engine: int, store: SnapshotStore) -> int:
+    """Trim the journal, if it may be trimmed, to where the oldest kept snapshot was made; the sequence, or 0.
+
+    Only when all that are kept restore, and the reports of the batches before are stored: from then on a
+    start has nothing else. Raises nats' errors, ExecutionsDamaged.
+    """
+    kept = await store.entries()
+    if len(kept) < KEPT or not await provision.is_trimmable(nc, engine):
+        return 0
+    oldest = kept[-1]
+    if (oldest.reported_batch, oldest.reported) > await ExecutionsWriter(nc, engine).start():
+        _log.info("the journal is not trimmed: reports from before batch %d are owed", oldest.batch_number)
+        return 0
+    for entry in kept:
+        damage = await verify(engine, store, entry)
+        if damage:
+            _log.warning("the journal is not trimmed: snapshot of batch %d: %s", entry.batch_number, damage)
+            return 0
+    await provision.trim_journal(nc, engine, oldest.sequence)
+    return oldest.sequence
+
+
 class SnapshotMaker:
     """Starts the maker's process after every so many commands; one at a time."""
 
@@ -150,13 +186,23 @@ async def _run(number: int, nats_url: str) -> None:
     try:
         nc = await link.open(f"engine-{number}-snapshots")
         started = time.monotonic()
-        entry = await make(State(number), JetStreamJournal(nc, number), SnapshotStore(nc, number))
+        store = SnapshotStore(nc, number)
+        entry = await make(State(number), JetStreamJournal(nc, number), store)
         _log.info("snapshot of batch %d made in %.1f s", entry.batch_number, time.monotonic() - started)
+        if first := await trim(nc, number, store):
+            _log.info("the journal begins at stream sequence %d now", first)
     finally:
         await link.close()
 
 
-_FAULTS: Final = (ProcessFault, JournalError, nats.errors.Error, nats.js.errors.Error, OSError)
+_FAULTS: Final = (
+    ProcessFault,
+    JournalError,
+    ExecutionsDamaged,
+    nats.errors.Error,
+    nats.js.errors.Error,
+    OSError,
+)
 
 
 def main() -> None:

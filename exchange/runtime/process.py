@@ -211,7 +211,12 @@ class Exchange:
             engine = messages.decode_provision_request(request.data).engine
             if request.subject != subjects.provision(engine):
                 return f"the request on {request.subject} is for engine {engine}"
-            await provision.provision_journal(self._nc, engine, replicas=self._settings.replicas)
+            await provision.provision_journal(
+                self._nc,
+                engine,
+                replicas=self._settings.replicas,
+                trimmable=self._settings.trim_journals,
+            )
         except (msgspec.MsgspecError, ValueError, ProvisionError) as error:
             log.warning("refused to make a journal: %s", error)
             return str(error)

@@ -36,6 +36,9 @@ class Settings:
     replicas: int
     """How many servers of a NATS cluster keep each stream."""
 
+    trim_journals: bool = False
+    """Whether journals lose what stands before the oldest kept snapshot."""
+
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
@@ -62,6 +65,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         instruments=options.instruments or _default_instruments(),
         log_dir=options.log_dir,
         replicas=options.replicas,
+        trim_journals=options.trim_journals,
     )
 
 
@@ -104,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=(1, 3, 5),
         default=1,
         help="how many servers of a NATS cluster keep each stream (default 1)",
+    )
+    parser.add_argument(
+        "--trim-journals",
+        action="store_true",
+        help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
     return parser

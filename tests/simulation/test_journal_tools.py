@@ -68,6 +68,7 @@ async def test_a_whole_journal_is_counted(
         "stream": f"JOURNAL_{engine}",
         "records": 6,
         "batches": 5,
+        "first_batch": 1,
         "commands": 6,
         "epochs": [1, 2],
         "replaced_records": 1,

@@ -1,15 +1,18 @@
 """Snapshots in a real object store: made from the journal, loaded by the next start, checked before use."""
 
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from nats.js.errors import APIError
 
 from bus import provision, subjects
 from bus.connection import Connection
+from bus.executions import ExecutionsWriter
 from bus.journal import JetStreamJournal, JournalDamaged, MemoryJournal
+from bus.messages import Executions
 from bus.snapshots import SnapshotStore
+from bus.stream import extent
 from engine import commands
 from engine.commands import AddInstrument, Command, EpochStarted
 from engine.runtime import snapshots
@@ -66,14 +69,55 @@ class Market:
         return entry.batch_number if entry else 0, replayed, state.digest()
 
 
-@pytest_asyncio.fixture
-async def market(nats_connection: Connection, engine: int) -> AsyncIterator[Market]:
+async def opened(nc: Connection, engine: int, *, trimmable: bool) -> Market:
     """A market with thirty batches in its journal."""
-    await provision.provision_journal(nats_connection, engine)
-    market = Market(nats_connection, engine)
+    await provision.provision_journal(nc, engine, trimmable=trimmable)
+    market = Market(nc, engine)
     await market.open()
     await market.trade(29)
-    yield market
+    return market
+
+
+@pytest_asyncio.fixture
+async def market(nats_connection: Connection, engine: int) -> Market:
+    """One whose journal keeps everything."""
+    return await opened(nats_connection, engine, trimmable=False)
+
+
+@pytest_asyncio.fixture
+async def trimmed(nats_connection: Connection, engine: int) -> Market:
+    """One whose journal begins at the first of two snapshots, of batches 30 and 40; it ends with batch 45."""
+    market = await opened(nats_connection, engine, trimmable=True)
+    await market.make()
+    await market.trade(10)
+    await market.make()
+    await market.trade(5)
+    await report_everything(nats_connection, market)
+    assert await snapshots.trim(nats_connection, engine, market.store) == 30
+    return market
+
+
+async def report_everything(nc: Connection, market: Market) -> None:
+    """The stream of execution reports has those of every batch."""
+    await provision.provision_shared(nc)
+    writer = ExecutionsWriter(nc, market.engine)
+    await writer.start()
+    last = market.state.batch_number
+    await writer.publish(Executions(market.engine, 1, 1, last, 10**6, ()))
+
+
+async def extents(nc: Connection, engine: int) -> tuple[int, int]:
+    """The first and last sequence of a journal."""
+    found = await extent(nc, subjects.journal_stream(engine))
+    return found.first_seq, found.last_seq
+
+
+async def spoil(nc: Connection, engine: int, batch: int) -> None:
+    """Put other bytes where the snapshot of a batch was."""
+    jetstream, bucket = nc.jetstream(), subjects.snapshots_bucket(engine)
+    info = await (await jetstream.object_store(bucket)).get_info(f"{batch:020d}")
+    await jetstream.purge_stream(provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
+    await jetstream.publish(f"$O.{bucket}.C.{info.nuid}", b"something else")
 
 
 async def test_a_start_loads_the_newest_and_replays_the_rest(market: Market) -> None:
@@ -107,11 +151,8 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
     await market.make()
     await market.trade(1)
     await market.make()
-    jetstream, bucket = nats_connection.jetstream(), subjects.snapshots_bucket(market.engine)
     for entry, serves in zip(await market.store.entries(), (30, 0), strict=True):
-        info = await (await jetstream.object_store(bucket)).get_info(f"{entry.batch_number:020d}")
-        await jetstream.purge_stream(provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
-        await nats_connection.jetstream().publish(f"$O.{bucket}.C.{info.nuid}", b"something else")
+        await spoil(nats_connection, market.engine, entry.batch_number)
         with caplog.at_level(logging.WARNING):
             found, _, digest = await market.recover()
         assert (found, digest) == (serves, market.state.digest())
@@ -149,3 +190,64 @@ async def test_what_a_maker_left_behind_is_swept(market: Market, nats_connection
     )
     assert len(info.state.subjects or {}) == 1
     assert (await market.recover())[0] == 30
+
+
+async def test_a_trimmed_journal_recovers_from_its_snapshots(
+    trimmed: Market, nats_connection: Connection
+) -> None:
+    """From the newest, from the one before when that is damaged, and it goes on as any other."""
+    assert await extents(nats_connection, trimmed.engine) == (30, 45)
+    digest = trimmed.state.digest()
+    batch, _, found = await trimmed.recover()
+    assert (batch, found) == (40, digest)
+    await spoil(nats_connection, trimmed.engine, 40)
+    batch, _, found = await trimmed.recover()
+    assert (batch, found) == (30, digest)
+    await trimmed.trade(1)
+    assert (await trimmed.recover())[2] == trimmed.state.digest()
+
+
+async def test_a_trimmed_journal_without_snapshots_is_refused(
+    trimmed: Market, nats_connection: Connection
+) -> None:
+    """Nothing is left to begin from, and that is said; a tool can still look at what is there."""
+    for batch in (30, 40):
+        await spoil(nats_connection, trimmed.engine, batch)
+    with pytest.raises(
+        JournalDamaged, match="begins at 30, and no snapshot has what stood before"
+    ):
+        await trimmed.recover()
+    journal = JetStreamJournal(nats_connection, trimmed.engine)
+    await journal.skip_trimmed()
+    assert [record.batch_number async for record in journal.replay()] == list(range(30, 46))
+    assert journal.position == trimmed.journal.position
+
+
+async def test_nothing_is_trimmed_that_a_start_may_need(nats_connection: Connection, engine: int) -> None:
+    """Not with one snapshot, nor with reports that are owed, nor with a damaged snapshot."""
+    market = await opened(nats_connection, engine, trimmable=True)
+    await market.make()
+    await report_everything(nats_connection, market)
+    assert await snapshots.trim(nats_connection, engine, market.store) == 0
+    for _ in range(2):
+        await market.trade(10)
+        await market.make()
+    assert await snapshots.trim(nats_connection, engine, market.store) == 0, "reports up to batch 40 are owed"
+    await report_everything(nats_connection, market)
+    await spoil(nats_connection, engine, 50)
+    assert await snapshots.trim(nats_connection, engine, market.store) == 0
+    assert await extents(nats_connection, engine) == (1, 50)
+
+
+async def test_a_journal_keeps_everything_unless_it_was_made_otherwise(
+    market: Market, nats_connection: Connection
+) -> None:
+    """NATS itself refuses to drop anything of it."""
+    for _ in range(2):
+        await market.trade(1)
+        await market.make()
+    await report_everything(nats_connection, market)
+    assert await snapshots.trim(nats_connection, market.engine, market.store) == 0
+    with pytest.raises(APIError):
+        await provision.trim_journal(nats_connection, market.engine, 10)
+    assert await extents(nats_connection, market.engine) == (1, 32)
