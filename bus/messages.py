@@ -30,7 +30,10 @@ class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
 
 
 class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="snapshot"):
-    """One symbol's whole book, true at `sequence`."""
+    """One symbol's whole book, true at `sequence`; in several parts where NATS takes no message so large.
+
+    The checksum is that of the whole in every part.
+    """
 
     epoch: int
     sequence: int
@@ -38,6 +41,8 @@ class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
     time_ns: int
     levels: tuple[LevelChange, ...]
     checksum: int
+    part: int = 1
+    parts: int = 1
 
 
 class Trades(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="trades"):

@@ -11,10 +11,11 @@ once unsynced only a snapshot brings it back; nothing in a message can make it r
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 from zlib import crc32
 
+import msgspec
 from sortedcontainers import SortedDict
 
 from bus.messages import ASK, BID, BookDelta, BookSnapshot, LevelChange
@@ -39,7 +40,7 @@ class Outcome(Enum):
     DUPLICATE = auto()
     """Nothing new."""
     WAITING = auto()
-    """Kept until a snapshot comes: the replica was unsynced already."""
+    """Kept until a whole snapshot is there: a delta of an unsynced replica, or a part of a snapshot."""
     GAP = auto()
     """Something before it is missing: unsynced."""
     NEW_EPOCH = auto()
@@ -111,7 +112,17 @@ class _Side:
 class BookReplica:
     """One symbol's book on one engine, as far as its messages tell."""
 
-    __slots__ = ("_horizon", "_sides", "_waiting", "checksum", "epoch", "sequence", "symbol", "synced")
+    __slots__ = (
+        "_horizon",
+        "_parts",
+        "_sides",
+        "_waiting",
+        "checksum",
+        "epoch",
+        "sequence",
+        "symbol",
+        "synced",
+    )
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
@@ -123,6 +134,7 @@ class BookReplica:
         self._horizon = 0
         self._sides = {BID: _Side(BID), ASK: _Side(ASK)}
         self._waiting: deque[BookDelta] = deque(maxlen=MAX_WAITING)
+        self._parts: list[BookSnapshot] = []  # the first ones of a snapshot whose last is still to come
 
     def apply_delta(self, delta: BookDelta) -> Outcome:
         """Go one batch on, or say why not."""
@@ -157,7 +169,8 @@ class BookReplica:
         """Start over from a whole book, then catch up with the deltas that waited for it."""
         if snapshot.epoch < self.epoch:
             return Outcome.STALE_EPOCH
-        if not 0 <= snapshot.sequence <= _INT64_MAX or not _is_plausible(snapshot.levels, 1):
+        is_part = 1 <= snapshot.part <= snapshot.parts
+        if not is_part or not 0 <= snapshot.sequence <= _INT64_MAX or not _is_plausible(snapshot.levels, 1):
             self.lose()
             return Outcome.MALFORMED
         if snapshot.epoch > self.epoch:
@@ -167,7 +180,10 @@ class BookReplica:
             or (snapshot.sequence == self.sequence and snapshot.checksum == self.checksum)
         ):
             return Outcome.DUPLICATE
-        sides = _sides_of(snapshot.levels)
+        whole = self._whole(snapshot)
+        if whole is None:
+            return Outcome.WAITING
+        sides = _sides_of(whole.levels)
         if _checksum_of(sides) != snapshot.checksum:
             self.synced = False
             return Outcome.CHECKSUM
@@ -226,6 +242,17 @@ class BookReplica:
             checksum=self.checksum,
         )
 
+    def snapshot_parts(self, batch_number: int, time_ns: int, max_levels: int) -> list[BookSnapshot]:
+        """The whole book as as many messages as it takes with at most `max_levels` levels each."""
+        whole = self.snapshot(batch_number, time_ns)
+        firsts = range(0, len(whole.levels) or 1, max_levels)
+        return [
+            msgspec.structs.replace(
+                whole, levels=whole.levels[first : first + max_levels], part=part, parts=len(firsts)
+            )
+            for part, first in enumerate(firsts, start=1)
+        ]
+
     def levels(self, side: int, depth: int | None = None) -> Iterator[Level]:
         """(price, quantity, order count), best first. The book must not change while this is read."""
         return islice(self._sides[side], depth)
@@ -238,6 +265,21 @@ class BookReplica:
     def _wait(self, delta: BookDelta) -> None:
         self._horizon = max(self._horizon, delta.sequence)
         self._waiting.append(delta)
+
+    def _whole(self, part: BookSnapshot) -> BookSnapshot | None:
+        """The whole snapshot when this is its last part; a part after a missing one counts for nothing."""
+        before = self._parts[-1] if self._parts else None
+        if part.part == 1:
+            self._parts.clear()
+        elif before is None or _place(before) != (*_place(part)[:-1], part.part - 1):
+            self._parts.clear()
+            return None
+        self._parts.append(part)
+        if part.part < part.parts:
+            return None
+        levels = tuple(chain.from_iterable(part.levels for part in self._parts))
+        self._parts.clear()
+        return msgspec.structs.replace(part, levels=levels)
 
     def _put(self, sequence: int, levels: Iterable[LevelChange]) -> None:
         sides = self._sides
@@ -260,6 +302,11 @@ class BookReplica:
         self._horizon = max(self._horizon, self.sequence)
         self.synced = self.sequence == self._horizon
         return Outcome.APPLIED if self.synced else Outcome.GAP
+
+
+def _place(part: BookSnapshot) -> tuple[int, int, int, int]:
+    """Which snapshot a part belongs to, and where in it."""
+    return part.epoch, part.sequence, part.parts, part.part
 
 
 def _checksum_of(sides: dict[int, _Side]) -> int:

@@ -20,6 +20,7 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
     nc, subject, shown = await nats.connect(url), f"md.{engine}.book.{symbol.replace('.', '=')}", ""
     feed = await nc.subscribe(f"md.{engine}.>")  # ONE subscription: two would reorder against each other
     book, epoch, sequence = dict[int, dict[int, int]]({1: {}, 2: {}}), 0, -1  # sequence -1: unsynced
+    got = (0, 0)  # the sequence of a snapshot and how many of its parts are in the book
     while True:
         try:
             message = await feed.next_msg(timeout=0.3)
@@ -35,11 +36,16 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
             sequence = -1  # the last delta was lost
         if kind in ("snapshot", "delta") and message.subject == subject and fields[1] > sequence:
             if kind == "snapshot":
-                _, new_sequence, _, _, levels, check = fields[:6]  # later versions may add fields
-                book = {1: {}, 2: {}}
+                _, new_sequence, _, _, levels, check, part, parts = fields[
+                    :8
+                ]  # later versions may add fields
+                book = {1: {}, 2: {}} if part == 1 else book
+                got = (new_sequence, part) if part == 1 or got == (new_sequence, part - 1) else (0, 0)
+                new_sequence = new_sequence if got == (new_sequence, parts) else -1  # -1: not whole yet
             else:
                 _, new_sequence, previous, _, _, levels, check = fields[:7]
                 new_sequence = new_sequence if previous == sequence else -1  # -1: a gap
+                got = (0, 0)
             for side, price, quantity, *_ in levels:
                 book[side].update({price: quantity}) if quantity else book[side].pop(price, None)
             sequence = new_sequence if checksum(book) == check else -1

@@ -17,13 +17,17 @@ from typing import Final, cast
 from bus import crash_points
 from bus.executions import ExecutionsWriter
 from bus.journal import Replaced as OtherWriter
-from bus.messages import Executions, Report
+from bus.messages import Executions, Report, encode_executions
+from bus.provision import MAX_MESSAGE_BYTES
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
 from engine.runtime.commit_loop import Batch
 from engine.runtime.market_data import MarketData
 
 MAX_REPORTS_PER_MESSAGE: Final = 2_000
-"""At about 200 bytes each this stays well below what NATS takes in one message."""
+"""As many as the stream takes in one message, if names and numbers are not very long."""
+
+SURE_REPORTS_PER_MESSAGE: Final = 1_000
+"""As many as it takes in any case: the largest report, a fill, has 234 bytes."""
 
 PACE_S: Final = 0.02
 """At most one message of reports in this time: each costs the server an fsync, whatever it holds."""
@@ -163,21 +167,34 @@ class Reports:
 
     def _next_message(self) -> Executions:
         """Take what fits into one message off the queue, which is not empty."""
-        epoch, first_batch = self._owed[0].epoch, self._owed[0].batch_number
-        last_batch = last_reports = 0
-        reports: list[Event] = []
-        while self._owed and self._owed[0].epoch == epoch and len(reports) < MAX_REPORTS_PER_MESSAGE:
+        message = self._first_reports(MAX_REPORTS_PER_MESSAGE)
+        if len(encode_executions(message)) > MAX_MESSAGE_BYTES:
+            message = self._first_reports(SURE_REPORTS_PER_MESSAGE)
+        left = len(message.reports)
+        while left:
             owed = self._owed[0]
-            part = owed.reports[owed.stored : owed.stored + MAX_REPORTS_PER_MESSAGE - len(reports)]
-            reports += part
-            owed.stored += len(part)
-            last_batch, last_reports = owed.batch_number, owed.stored
+            taken = min(left, len(owed.reports) - owed.stored)
+            owed.stored += taken
+            left -= taken
             if owed.stored == len(owed.reports):
                 self._owed.popleft()
         if not self._owed:
             self._arrived.clear()
+        return message
+
+    def _first_reports(self, most: int) -> Executions:
+        """A message of the first `most` reports in the queue, those of one epoch."""
+        first = self._owed[0]
+        last_batch = last_reports = 0
+        reports: list[Event] = []
+        for owed in self._owed:
+            if owed.epoch != first.epoch or len(reports) == most:
+                break
+            part = owed.reports[owed.stored : owed.stored + most - len(reports)]
+            reports += part
+            last_batch, last_reports = owed.batch_number, owed.stored + len(part)
         made = cast("tuple[Report, ...]", tuple(reports))
-        return Executions(self._engine, epoch, first_batch, last_batch, last_reports, made)
+        return Executions(self._engine, first.epoch, first.batch_number, last_batch, last_reports, made)
 
 
 class Effects:

@@ -7,13 +7,14 @@ batch.
 Publishing never waits for NATS. While it is away, or does not take what it is given, messages are left out;
 every reader sees that as a gap, and snapshots of the books concerned follow as soon as they can.
 
-Invariants: deltas, snapshots and heartbeats leave in the order they became true, on one connection; a book is
-never left out without a snapshot being owed.
+Invariants: deltas, snapshots and heartbeats leave in the order they became true, on one connection, but the
+last parts of a snapshot of very many levels may come after later deltas; a book is never left out without a
+snapshot being owed.
 """
 
 import asyncio
-import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -55,12 +56,13 @@ a publish waits."""
 MAX_PASS_BYTES: Final = 256_000
 """Snapshots sent in one go, so that a request for all books does not hold up the engine."""
 
+MAX_LEVEL_BYTES: Final = 64
+"""What one level takes in a snapshot at most: a price has 13 digits, its quantity and its count 19."""
+
 MAX_TRADES_PER_MESSAGE: Final = 4_000
 MAX_PENDING_REQUESTS: Final = 1_000
 
 _MAKER: Final = int(Liquidity.MAKER)
-
-_log = logging.getLogger(__name__)
 
 
 class MarketData:
@@ -84,6 +86,7 @@ class MarketData:
         self._changed_ns: dict[str, int] = {}
         self._snapshot_ns: dict[str, int] = {}
         self._owed: dict[str, None] = {}
+        self._parts: deque[tuple[str, bytes]] = deque()  # of one snapshot, as far as they have not left
         self._idle_cycle: list[str] = []
 
     async def start(
@@ -103,7 +106,7 @@ class MarketData:
         self._snapshot_ns.clear()
         for symbol, (sequence, levels) in books.items():
             self._replica(symbol).load(epoch, sequence, levels)
-        self._owed = dict.fromkeys(self.replicas)
+        self._owe_all()
         await self._send_owed()
 
     async def publish(
@@ -205,20 +208,30 @@ class MarketData:
 
     async def _send_owed(self) -> None:
         now_ns = self._monotonic_ns()
-        sent_bytes = 0
+        sent_bytes = await self._send_parts()
         for symbol in list(self._owed):
+            if self._parts or sent_bytes >= MAX_PASS_BYTES:
+                return
             if now_ns - self._snapshot_ns.get(symbol, -HEARTBEAT_NS) < HEARTBEAT_NS:
                 continue
-            snapshot = encode(self.replicas[symbol].snapshot(self.batch_number, self._time_ns))
-            if len(snapshot) > self._nc.max_payload:
-                _log.error("the snapshot of %s is too large for NATS: %d bytes", symbol, len(snapshot))
-            elif not await self._send(self._book_subjects[symbol], snapshot):
-                return
+            parts = self.replicas[symbol].snapshot_parts(
+                self.batch_number, self._time_ns, self._nc.max_payload // MAX_LEVEL_BYTES
+            )
+            self._parts.extend((self._book_subjects[symbol], encode(part)) for part in parts)
             self._owed.pop(symbol, None)
             self._snapshot_ns[symbol] = now_ns
-            sent_bytes += len(snapshot)
-            if sent_bytes >= MAX_PASS_BYTES:
-                return
+            sent_bytes += await self._send_parts()
+
+    async def _send_parts(self) -> int:
+        """Send what is left of a snapshot that was begun, as far as NATS takes it; how many bytes left."""
+        sent_bytes = 0
+        while self._parts:
+            subject, part = self._parts.popleft()
+            if not await self._send(subject, part):
+                self._parts.appendleft((subject, part))
+                break
+            sent_bytes += len(part)
+        return sent_bytes
 
     async def _send(self, subject: str, payload: bytes) -> bool:
         """Hand one message to nats-py without waiting; False when it was left out."""
@@ -246,7 +259,11 @@ class MarketData:
         reconnects = self._nc.stats["reconnects"]
         if reconnects != self._reconnects:
             self._reconnects = reconnects
-            self._owed = dict.fromkeys(self.replicas)
+            self._owe_all()
+
+    def _owe_all(self) -> None:
+        self._owed = dict.fromkeys(self.replicas)
+        self._parts.clear()
 
     def _forget_quiet(self, now_ns: int) -> None:
         # In order of their last change, oldest first: see _publish_change.

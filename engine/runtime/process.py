@@ -252,6 +252,7 @@ class Engine:
         _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
         if self._lease is not None:
             await reports.take_over(epoch, state.batch_number)
+            crash_points.reach("reports fenced")
         for event in known:
             await event.wait()
         await self._reign(group, edge, door, address, reports)
@@ -283,8 +284,10 @@ class Engine:
             await standby.until_reign(LEAVE_FIRST_S if settings.standby else 0.0)
             await edge.set_role(STANDBY_ROLE, held=False)
             _log.info("E%d takes over after batch %d", state.engine, state.batch_number)
+        crash_points.reach("lease claimed")
         self._keeping = group.create_task(lease.keep(self._check_place))
         await catch_up(state, self._journal, reports)
+        crash_points.reach("journal applied")
 
     async def _check_place(self) -> None:
         """The lease had lapsed: whether another process reigned meanwhile shows in the journal alone."""
@@ -364,6 +367,7 @@ class Engine:
         """Take no more commands, finish those that were taken, and let the standby have the lease."""
         door.shut("this process hands over to another one; ask the exchange for its address")
         loop.retired = True
+        crash_points.reach("about to retire")
         try:
             async with asyncio.timeout(RETIRE_S):
                 while not loop.is_idle:  # noqa: ASYNC110 - the loop must not pay for telling anybody
@@ -375,6 +379,7 @@ class Engine:
         assert self._keeping is not None
         self._keeping.cancel()
         await lease.release()
+        crash_points.reach("lease released")
 
     async def _catch_up(self) -> None:
         if self._follower.peers:

@@ -36,10 +36,10 @@ class Venue:
         self._epoch = 0
         self._batch = 0
 
-    async def start(self, *symbols: str) -> None:
+    async def start(self, *symbols: str, levels: tuple[LevelChange, ...] = LEVELS) -> None:
         """A new reign."""
         self._epoch += 1
-        books = dict.fromkeys(symbols, (7, LEVELS))
+        books = dict.fromkeys(symbols, (7, levels))
         await self.market_data.start(self._epoch, books)
 
     async def change(self, symbol: str, *levels: LevelChange, fills: tuple[Fill, ...] = ()) -> None:
@@ -246,8 +246,12 @@ async def test_the_example_holds_a_correct_book(shared_server: NatsServer, venue
         await venue.change("BRK.B", (BID, 98, 1, 1))
         assert await line() == "unsynced"
         assert await line() == "(99, 4) (101, 2)"
-        await venue.start("BRK.B")
+        await venue.start("BRK.B", "AAPL")
         assert await line() == "(100, 5) (101, 2)"
+        many = tuple((BID, price, 1, 1) for price in range(1, 40_001))
+        await venue.start("BRK.B", "AAPL", levels=many)
+        assert await line() == "unsynced", "the first part of three is not the book"
+        assert await line() == "(40000, 1) None"
     assert await line() == "unsynced"
     process.terminate()
     await process.wait()

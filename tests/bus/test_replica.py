@@ -197,6 +197,60 @@ def test_a_wrong_checksum_unsyncs() -> None:
     assert deliver(replica, good) is Outcome.APPLIED
 
 
+def large_pair() -> tuple[Source, BookReplica, list[BookSnapshot]]:
+    """A source with a book of seven levels, an unsynced replica of it, and its snapshot in three parts."""
+    source = Source()
+    source.change(
+        (*((BID, 100 - rank, 5, 1) for rank in range(4)), *((ASK, 101 + rank, 7, 2) for rank in range(3)))
+    )
+    return source, BookReplica("AAPL"), source.book.snapshot_parts(1, 1, 3)
+
+
+def test_a_snapshot_in_parts_counts_when_it_is_whole() -> None:
+    """No part is taken for the book; deltas that come between the parts are applied after the last."""
+    source, replica, parts = large_pair()
+    assert [len(part.levels) for part in parts] == [3, 3, 1]
+    assert deliver(replica, parts[0]) is Outcome.WAITING
+    assert deliver(replica, parts[1]) is Outcome.WAITING
+    deliver(replica, source.change(((BID, 100, 0, 0),)))
+    assert not replica.synced
+    assert deliver(replica, parts[2]) is Outcome.APPLIED
+    assert image_of(replica) == image_of(source.book)
+    assert deliver(replica, parts[0]) is Outcome.DUPLICATE
+
+
+@pytest.mark.parametrize("lost", range(3))
+def test_a_snapshot_with_a_missing_part_counts_for_nothing(lost: int) -> None:
+    """Whichever part is lost; the next snapshot that is whole brings the book back."""
+    source, replica, parts = large_pair()
+    for number, part in enumerate(parts):
+        if number != lost:
+            assert deliver(replica, part) is Outcome.WAITING
+    assert not replica.synced
+    outcomes = [deliver(replica, part) for part in parts]
+    assert outcomes == [Outcome.WAITING, Outcome.WAITING, Outcome.APPLIED]
+    assert image_of(replica) == image_of(source.book)
+
+
+def test_parts_of_two_snapshots_are_no_book() -> None:
+    """A part of another sequence or epoch does not continue what was begun."""
+    source, replica, parts = large_pair()
+    source.change(((BID, 90, 1, 1),))
+    later = source.book.snapshot_parts(1, 1, 3)
+    source.restart(2)
+    reign = source.book.snapshot_parts(1, 1, 3)
+    for mixed in ((parts[0], later[1], parts[2]), (later[0], reign[1], reign[2])):
+        assert [deliver(replica, part) for part in mixed] == [Outcome.WAITING] * 3
+    assert not replica.synced
+
+
+@pytest.mark.parametrize(("part", "parts"), [(0, 1), (2, 1), (-1, -1), (0, 0)])
+def test_impossible_parts_are_refused(part: int, parts: int) -> None:
+    """Parts are counted from one up."""
+    _, replica = synced_pair()
+    assert replica.apply_snapshot(BookSnapshot(1, 2, 1, 1, (), 0, part, parts)) is Outcome.MALFORMED
+
+
 @pytest.mark.parametrize(
     "levels",
     [((3, 1, 1, 1),), ((BID, 0, 1, 1),), ((BID, 1, -1, 1),), ((BID, 1, 1, -1),), ((ASK, 10**5000, 1, 1),)],

@@ -35,8 +35,10 @@ def own_venue(tmp_path: Path) -> Iterator[Callable[..., Venue]]:
     """Makes venues that the test may kill."""
     made: list[Venue] = []
 
-    def make(*, engines: int, symbols: tuple[str, ...] = ("AAA", "BBB", "CCC")) -> Venue:
-        made.append(Venue(tmp_path, engines=engines, symbols=symbols).start())
+    def make(
+        *, engines: int, symbols: tuple[str, ...] = ("AAA", "BBB", "CCC"), options: tuple[str, ...] = ()
+    ) -> Venue:
+        made.append(Venue(tmp_path, engines=engines, symbols=symbols, options=options).start())
         return made[-1]
 
     yield make

@@ -25,6 +25,7 @@ import bus.server
 from bus import provision, subjects
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal
+from bus.messages import SnapshotRequest, encode
 from bus.runner import Link
 from bus.server import NatsServer, find_nats_conf
 from engine.commands import NewOrder, decode
@@ -36,7 +37,9 @@ from tests.system.engine_process import (
     is_serving,
     list_symbol_and_session,
 )
-from tests.system.venue import REPOSITORY, Trader, Venue, eventually, expect_status, floor, limit, show
+from tests.system.test_crashes import SYMBOLS, Load, everything
+from tests.system.test_three_engines import combined
+from tests.system.venue import REPOSITORY, Floor, Trader, Venue, eventually, expect_status, floor, limit, show
 
 PATIENCE_S = 2.0
 """After so long without the journal new commands are refused at once."""
@@ -356,3 +359,62 @@ async def test_commands_are_refused_while_the_journal_is_denied(
             nats.rule(MAY_JOURNAL)
             await clients.have_acknowledged(100, 15)
         await clients.check_open()
+
+
+DEEP_LEVELS = 10_000
+"""Of a book whose snapshots, asked for without a break, are a flood: 240 kB each, ten a second."""
+
+
+@pytest.mark.parametrize("who", ["exchange", "engine_2"])
+async def test_who_is_too_slow_is_cut_off_and_comes_back_right(
+    own_venue: Callable[..., Venue], who: str
+) -> None:
+    """Frozen in a flood of market data until nats-server cuts it off; then every book and fill is there."""
+    venue = own_venue(engines=2, symbols=(*SYMBOLS, "DEEP"))
+    output = venue.directory / "data/output"
+    pid = venue.exchange_pid if who == "exchange" else venue.engine_pid(2)
+
+    async def logged(name: str, words: str) -> bool:
+        return words in (output / f"{name}.log").read_text(errors="replace")
+
+    async with floor(venue) as trading:
+        deep, traders = await trading.trader(1), [await trading.trader(engine) for engine in (1, 1, 2, 2)]
+        orders = [pb.Command(new=limit("DEEP", 1, 10**9 + number, 1)) for number in range(DEEP_LEVELS)]
+        await deep.enter([orders])
+        load = Load(traders)
+        nc = await connect(venue.nats_url, name="test", on_closed=lambda: None)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            await load.acknowledged(100)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+
+                async def cut_off() -> bool:
+                    await nc.publish(subjects.snapshot_request(1), encode(SnapshotRequest(("DEEP",))))
+                    return await logged("nats-server", "Slow Consumer")
+
+                await eventually(cut_off, 30, "nats-server cuts it off")
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            thawed = time.monotonic()
+            await eventually(partial(logged, who, f"connected to {venue.nats_url} again"), 10, "it is back")
+            await load.acknowledged(200)
+            load.stop()
+        await nc.close()
+        await everything(trading, load, traders)
+        for symbol in venue.symbols:
+            await eventually(partial(same_everywhere, trading, traders, symbol), 10, f"one book of {symbol}")
+        show(f"all books are right again within {time.monotonic() - thawed:.1f} s, {load.retries} retries")
+
+
+async def same_everywhere(trading: Floor, traders: list[Trader], symbol: str) -> bool:
+    """Whether both feeds live, and the exchange and each engine show the sum of the engines' own books."""
+    exchange = await trading.exchange()
+    engines = (await exchange.ListEngines(pb.ListEnginesRequest(), timeout=5)).engines
+    shown = await exchange.GetConsolidatedBook(pb.GetConsolidatedBookRequest(symbol=symbol), timeout=5)
+    homes = traders[0], traders[-1]
+    whole = combined([await trader.book(symbol) for trader in homes])
+    seen = [await trader.book(symbol, scope=pb.BOOK_SCOPE_CONSOLIDATED) for trader in homes]
+    return [engine.state for engine in engines] == [pb.ENGINE_STATE_LIVE] * 2 and all(
+        combined([book]) == whole for book in (shown, *seen)
+    )

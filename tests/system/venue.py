@@ -145,6 +145,10 @@ class Venue:
         """Process id of an engine, as the ready file has it."""
         return int(self.ready["engines"][str(engine)]["pid"])
 
+    def standby_pid(self, engine: int) -> int:
+        """Process id of an engine's standby, as the ready file has it."""
+        return int(self.ready["standbys"][str(engine)]["pid"])
+
     @property
     def exchange_pid(self) -> int:
         """Process id of the exchange, as the ready file has it."""
@@ -179,8 +183,12 @@ class Trader:
         self.secret = secret
         self.engine = reply.engine
         self.token = reply.token
-        self.channel = channel
         self.metadata = (("authorization", f"Bearer {reply.token}"),)
+        self.move(channel)
+
+    def move(self, channel: Any) -> None:
+        """Call the engine over this channel from now on."""
+        self.channel = channel
         self.stub: Any = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
 
     async def submit(self, order: pb.NewOrder, *, timeout_s: float = CALL_TIMEOUT_S) -> pb.OrderReply:
@@ -296,6 +304,19 @@ class Floor:
         name = name or fresh("trader")
         reply = await self.register(name, engine=engine)
         return Trader(name, "s3cret", reply, await self.channel(reply.engine_address))
+
+    async def follow(self, traders: Iterable[Trader]) -> None:
+        """Move each trader to where the exchange says that its engine is, until cancelled."""
+        exchange = await self.exchange()
+        while True:
+            reply = await exchange.ListEngines(pb.ListEnginesRequest(), timeout=CALL_TIMEOUT_S)
+            for shown in reply.engines:
+                if shown.role == pb.ENGINE_ROLE_PRIMARY:
+                    channel = await self.channel(shown.address)
+                    for trader in traders:
+                        if trader.engine == shown.engine and trader.channel is not channel:
+                            trader.move(channel)
+            await asyncio.sleep(0.05)
 
     async def positions(self, trader: Trader) -> dict[str, int]:
         """A trader's positions by symbol, those that are not flat."""

@@ -11,6 +11,7 @@ import pytest
 
 from bus import messages
 from bus.messages import Executions, Report
+from bus.provision import MAX_MESSAGE_BYTES
 from engine.events import (
     Accepted,
     Answered,
@@ -164,7 +165,7 @@ async def test_every_report_goes_out_once_and_in_order(
 
 
 async def test_a_batch_larger_than_a_message_is_divided(stream: Stream) -> None:
-    """Eleven thousand fills of one batch fit into no message that NATS takes."""
+    """Eleven thousand fills, the largest there are: no message is larger than the stream takes."""
     reports = reports_to(stream)
     fill = Fill(
         "a" * 64, 2**40, 2**64 - 1, 2**64 - 2, "c" * 36, "S" * 24, 1, 10**12, 10**12, 1, 10**12, 10**12,
@@ -174,10 +175,19 @@ async def test_a_batch_larger_than_a_message_is_divided(stream: Stream) -> None:
     reports.add(1, 6, cancels(1))
     async with running(reports):
         await until(lambda: len(stream.reports()) == 11_001)
-    assert stream.largest < 900_000
+    assert stream.largest <= MAX_MESSAGE_BYTES
     assert {message.first_batch for message in stream.stored} == {5}
     assert (stream.stored[-1].last_batch, stream.stored[-1].last_reports) == (6, 1)
-    assert [message.last_reports for message in stream.stored[:2]] == [2_000, 4_000]
+    assert [message.last_reports for message in stream.stored[:2]] == [1_000, 2_000]
+
+
+async def test_as_many_reports_share_a_message_as_it_takes(stream: Stream) -> None:
+    """Reports with short names go out two thousand to a message."""
+    reports = reports_to(stream)
+    reports.add(1, 5, cancels(*range(3_000)))
+    async with running(reports):
+        await until(lambda: len(stream.reports()) == 3_000)
+    assert [len(message.reports) for message in stream.stored] == [2_000, 1_000]
 
 
 @pytest.mark.parametrize("published", [(6, 2), (6, 1), (6, 0), (5, 1), (7, 3), (0, 0), (9, 1)])

@@ -233,6 +233,29 @@ async def test_a_delta_too_large_for_nats_comes_as_a_snapshot(market_data: Marke
     assert market_data.messages_left_out == 1
 
 
+async def test_a_book_too_large_for_nats_is_shown_in_parts(
+    nats_connection: Connection, engine: int, tape: Tape
+) -> None:
+    """80,000 levels with the largest numbers: more than NATS takes at once, and than nats-py holds back."""
+    levels = tuple(
+        (side, 10**12 - price, 2**63 - 1 - price, 10**6) for side in (BID, ASK) for price in range(40_000)
+    )
+    market_data = MarketData(nats_connection, engine)
+    await market_data.start(3, {"AAPL": (7, levels), "BRK.B": (0, ())})
+    replica = BookReplica("AAPL")
+
+    async with running(market_data):
+        await tape.until(lambda: tape.snapshots[-1:] != [] and "BRK=B" in tape.snapshots[-1][0])
+    outcomes = [
+        replica.apply_snapshot(snapshot)
+        for subject, snapshot in tape.snapshots
+        if subject == f"md.{engine}.book.AAPL"
+    ]
+    assert outcomes[:5] == [Outcome.WAITING] * 4 + [Outcome.APPLIED]
+    assert replica.snapshot(0, 0) == market_data.replicas["AAPL"].snapshot(0, 0)
+    assert market_data.messages_left_out > 0, "the rest had to wait for the socket"
+
+
 async def test_a_new_symbol_starts_with_an_empty_book(
     market_data: MarketData, tape: Tape, engine: int
 ) -> None:
