@@ -18,6 +18,8 @@ EXECUTIONS_SUBJECTS: Final = "execution.*"
 HEARTBEATS: Final = "md.*.heartbeat"
 PROVISION_SUBJECTS: Final = "provision.*"
 STANDBYS: Final = "standby.*"
+VIEW_ENGINES: Final = "view.engines"
+VIEW_SYMBOLS: Final = "view.symbols"
 
 INSTRUMENTS_BUCKET: Final = "instruments"
 CLIENTS_BUCKET: Final = "clients"
@@ -118,6 +120,21 @@ def standby(engine: int) -> str:
 def handover(engine: int) -> str:
     """Where the reigning process of an engine is asked to hand over to a standby."""
     return f"handover.{engine_token(engine)}"
+
+
+def view_book(symbol: str) -> str:
+    """The exchange's view of one symbol's books, conflated."""
+    return f"view.book.{symbol_token(symbol)}"
+
+
+def view_trades(symbol: str) -> str:
+    """The exchange's view of one symbol's trades, conflated."""
+    return f"view.trades.{symbol_token(symbol)}"
+
+
+def nbbo(symbol: str) -> str:
+    """One symbol's best bid and ask over all engines, conflated."""
+    return f"nbbo.{symbol_token(symbol)}"
 
 
 def engine_of(subject: str) -> int:

@@ -12,7 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-PURE_BUS = ("bus.replica", "bus.consolidated", "bus.peer", "bus.messages", "bus.subjects")
+PURE_BUS = (
+    "bus.replica",
+    "bus.consolidated",
+    "bus.peer",
+    "bus.messages",
+    "bus.subjects",
+    "bus.view_messages",
+)
 MAY_IMPORT = {
     "engine": ("engine",),
     "engine.runtime": ("engine", "bus", "matchbus"),

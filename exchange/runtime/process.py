@@ -7,6 +7,7 @@
          ── standby.*     ──▶ who could take over, and how far behind it is
          ── md.>          ──▶ FeedFollower ──▶ engine states, consolidated book, best prices in the log
          ── EXECUTIONS    ──▶ Positions (from the first message on; SERVING once they have caught up)
+         ── view.*, nbbo.* ◀── MarketViews: what the dashboard shows, conflated
     gRPC ◀─▶ ExchangeServicer ──▶ Registrar ──▶ clients, sessions
 
 Everything durable is in NATS, so a killed exchange starts again as it was. A fault that nobody here can act
@@ -33,11 +34,13 @@ from bus import executions, messages, provision, subjects
 from bus.executions import ExecutionsDamaged
 from bus.follower import FeedFollower
 from bus.messages import EngineEntry, InstrumentEntry, ProvisionReply
+from bus.peer import PeerFeed
 from bus.provision import ProvisionError
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import START_DEADLINE_S, Link, ProcessFault, log_to, run_until_signal
 from bus.stream import AWAY, StreamError
 from exchange.directory import Directory
+from exchange.market_views import Market, MarketViews
 from exchange.positions import Positions
 from exchange.runtime import views
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments, read_instruments
@@ -51,6 +54,9 @@ SERVICE: Final = "matchbus.v1.Exchange"
 
 _RETRY_S: Final = 0.1
 _BEST_PRICES_PERIOD_S: Final = 0.1
+_VIEWS_PERIOD_S: Final = 1 / 15
+_MAX_UNSENT_VIEWS_BYTES: Final = 256 * 1024
+"""With more than this on its way to NATS a view is dropped: sending one never waits."""
 
 _FAULTS: Final = (
     ProcessFault,
@@ -80,8 +86,9 @@ class Exchange:
         self._positions = Positions()
         self._executions = executions.read(nc)
         self._feed_log = views.FeedLog()
+        self._market_views = MarketViews()
         self._follower = FeedFollower(
-            nc, own_engine=None, on_change=self._feed_log.note, on_state=self._feed_log.on_state
+            nc, own_engine=None, on_change=self._on_book_change, on_state=self._on_feed_state
         )
         link.on_reconnected = self._follower.reconnected
         link.on_error = self._follower.on_error
@@ -111,6 +118,7 @@ class Exchange:
                 group.create_task(self._follower.run())
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
+                group.create_task(self._publish_views())
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
@@ -167,7 +175,16 @@ class Exchange:
             self._engines[entry.engine] = entry
             log.info("engine E%d is at %s in epoch %d", entry.engine, entry.address, entry.epoch)
 
+    def _on_book_change(self, engine: int, symbol: str) -> None:
+        self._feed_log.note(engine, symbol)
+        self._market_views.note_change(symbol)
+
+    def _on_feed_state(self, engine: int, peer: PeerFeed) -> None:
+        self._feed_log.on_state(engine, peer)
+        self._market_views.note_state(peer)
+
     def _on_instrument(self, key: str, entry: InstrumentEntry | None) -> None:
+        self._market_views.note_instruments()
         if entry is None:
             self._instruments.pop(subjects.symbol_of(key), None)
         else:
@@ -177,11 +194,28 @@ class Exchange:
         async for message in self._executions:
             for client in self._positions.apply(message):
                 log.error("the positions of client %s are unknown: %s", client, self._positions.gap(client))
+            if self._executions.caught_up.is_set():  # what was stored before is history
+                self._market_views.note_executions(message)
 
     async def _write_best_prices(self) -> None:
         while True:
             self._feed_log.write(self._follower.peers)
             await asyncio.sleep(_BEST_PRICES_PERIOD_S)
+
+    async def _publish_views(self) -> None:
+        while True:
+            now_ns = time.monotonic_ns()
+            market = Market(
+                self._instruments,
+                self._engines,
+                self._follower.peers,
+                self._standbys.statuses(self._engines, now_ns),
+            )
+            for subject, view in self._market_views.due(market, now_ns, time.time_ns()):
+                # What cannot leave at once is dropped: within a second all is shown again.
+                if self._nc.is_connected and self._nc.pending_data_size < _MAX_UNSENT_VIEWS_BYTES:
+                    await self._nc.publish(subject, messages.encode(view))
+            await asyncio.sleep(_VIEWS_PERIOD_S)
 
     async def _listen_to_standbys(self) -> None:
         statuses = await self._nc.subscribe(subjects.STANDBYS)

@@ -13,6 +13,7 @@ from bus import consolidated
 from bus.messages import ASK, BID, EngineEntry, StandbyStatus
 from bus.peer import PeerFeed, PeerState
 from bus.replica import BookReplica
+from exchange.market_views import why_not_live
 from exchange.runtime.servicer import EngineView
 
 log = logging.getLogger("exchange")
@@ -22,7 +23,6 @@ _STATES: Final = {
     PeerState.SUSPECT: matchbus_pb2.ENGINE_STATE_SUSPECT,
     PeerState.DOWN: matchbus_pb2.ENGINE_STATE_DOWN,
 }
-_NS_PER_MS: Final = 1_000_000
 _STANDBY_SILENCE_NS: Final = 2_000_000_000
 """A standby that was not heard for this long is not shown."""
 
@@ -51,17 +51,21 @@ class Standbys:
         """Remember what one said at `now_ns`."""
         self._heard[status.address] = status, now_ns
 
-    def views(self, engines: Mapping[int, EngineEntry], now_ns: int) -> list[EngineView]:
-        """Those that were heard lately and do not reign by now, in order of their engines."""
+    def statuses(self, engines: Mapping[int, EngineEntry], now_ns: int) -> list[StandbyStatus]:
+        """What those said that were heard lately and do not reign by now, in order of their engines."""
         reigning = {entry.address for entry in engines.values()}
         for address, (_, heard_ns) in list(self._heard.items()):
             if address in reigning or now_ns - heard_ns > _STANDBY_SILENCE_NS:
                 del self._heard[address]
+        return sorted((status for status, _ in self._heard.values()), key=lambda status: status.engine)
+
+    def views(self, engines: Mapping[int, EngineEntry], now_ns: int) -> list[EngineView]:
+        """The same as ListEngines shows them."""
         return [
             EngineView(
                 engine=status.engine,
                 epoch=status.epoch,
-                address=address,
+                address=status.address,
                 state=matchbus_pb2.ENGINE_STATE_UNSPECIFIED,
                 lag_ns=0,
                 reason="stands by",
@@ -69,7 +73,7 @@ class Standbys:
                 batch_number=status.batch_number,
                 lag_batches=status.lag_batches,
             )
-            for address, (status, _) in sorted(self._heard.items(), key=lambda item: item[1][0].engine)
+            for status in self.statuses(engines, now_ns)
         ]
 
 
@@ -128,15 +132,9 @@ def _engine_view(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> Engi
         address=entry.address,
         state=_STATES[state],
         lag_ns=max(0, age_ns or 0),
-        reason="" if state is PeerState.LIVE else _reason(age_ns),
+        reason=why_not_live(state, age_ns),
         batch_number=0 if peer is None else peer.batch_number,
     )
-
-
-def _reason(age_ns: int | None) -> str:
-    if age_ns is None:
-        return "no heartbeat heard"
-    return f"newest heartbeat is {max(0, age_ns) // _NS_PER_MS} ms old"
 
 
 def _levels(replicas: Mapping[int, BookReplica], side: int, depth: int) -> list[matchbus_pb2.Level]:

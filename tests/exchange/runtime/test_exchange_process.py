@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import msgspec
 import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -383,6 +384,40 @@ async def test_market_views(
         ):
             error = await refused(caller.stub.GetConsolidatedBook(request), grpc.StatusCode.INVALID_ARGUMENT)
             assert await violated_field(error) == field
+
+
+async def test_views_are_published(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """Whoever subscribes sees books, best prices, trades, engines and symbols, and that one died."""
+    seen: dict[str, Any] = {}
+
+    async def keep(message: Msg) -> None:
+        seen[message.subject] = msgspec.json.decode(message.data)
+
+    for subject in ("view.>", "nbbo.>"):
+        await own_connection.subscribe(subject, cb=keep)
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(caller.sees_two_live_engines)
+        writer = ExecutionsWriter(own_connection, 1)
+        await writer.start()
+        await writer.publish(Executions(1, 3, 1, 1, 1, (fill("ann", 1, 1, 5, 101),)))
+
+        async def all_shown() -> bool:
+            return "view.trades.AAPL" in seen and seen.get("nbbo.AAPL", {}).get("ask") == [101, 14, 4]
+
+        await eventually(all_shown)
+        assert seen["view.symbols"]["symbols"] == [{"symbol": "AAPL", "tick_size": "0.01", "lot_size": "1"}]
+        assert seen["view.book.AAPL"]["bids"] == [[99, 5, 1, [[1, 5, 1]]], [98, 5, 1, [[2, 5, 1]]]]
+        assert [trade[:5] for trade in seen["view.trades.AAPL"]["trades"]] == [[1, 0, 101, 5, 2]]
+        assert [engine["state"] for engine in seen["view.engines"]["engines"]] == ["live", "live"]
+        await two_engines[0].stop()
+
+        async def one_is_down() -> bool:
+            states = [engine["state"] for engine in seen["view.engines"]["engines"]]
+            return states == ["down", "live"] and seen["view.book.AAPL"]["bids"] == [[98, 5, 1, [[2, 5, 1]]]]
+
+        await eventually(one_is_down)
 
 
 async def test_standbys_are_shown_behind_the_primaries(
