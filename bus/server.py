@@ -1,8 +1,8 @@
-"""Runs nats-server as a child of this process, with the settings of `nats.conf` and no others.
+"""Runs nats-server as a child of this process, with the settings of `nats.conf` and other ports.
 
 Here: which binary, which settings file, starting, waiting until JetStream answers, stopping. Not here:
 streams and buckets (`bus/provision.py`). The child dies with this process, whatever kills it, and keeps its
-port over a restart. Several may be the nodes of one cluster, in which a stream can have replicas.
+ports over a restart. Several may be the nodes of one cluster, in which a stream can have replicas.
 
     ServerError
     ├── ServerUnusable   no nats-server, or one that is too old
@@ -12,12 +12,14 @@ port over a restart. Several may be the nodes of one cluster, in which a stream 
 import asyncio
 import contextlib
 import http.client
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +41,9 @@ CLUSTER: Final = "matchbus"
 """The name of a cluster of nodes."""
 
 STOP_DEADLINE_S: Final = 2.0
+
+SETTINGS: Final = "nats-server.conf"
+"""The settings file of the child: an include of `nats.conf`, and what is its own."""
 
 _POLL_S: Final = 0.01
 _LOG_LINES: Final = 5
@@ -69,6 +74,7 @@ class _Ports(msgspec.Struct):
 
     nats: list[str]
     monitoring: list[str]
+    websocket: list[str]
 
 
 class _Health(msgspec.Struct):
@@ -152,7 +158,8 @@ class NatsServer:
     It runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a
     free one. The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that
     was acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
-    cluster, whose JetStream answers once more than half of them run: start them together.
+    cluster, whose JetStream answers once more than half of them run: start them together. Pages of
+    `origins`, such as "http://127.0.0.1:8080", and no others may connect by WebSocket; who is no browser may.
     """
 
     def __init__(
@@ -163,10 +170,13 @@ class NatsServer:
         host: str = "127.0.0.1",
         log_file: Path | None = None,
         node: Node | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         self.host = host
         self.port = port
+        self.websocket_port = 0
         self.node = node
+        self._origins = origins
         self._store_dir = store_dir
         self._log_file = log_file if log_file is not None else store_dir / "nats-server.log"
         self._process: asyncio.subprocess.Process | None = None
@@ -176,6 +186,11 @@ class NatsServer:
     def url(self) -> str:
         """Where clients connect. Known once started."""
         return f"nats://{self.host}:{self.port}"
+
+    @property
+    def websocket_url(self) -> str:
+        """Where pages connect that look on. Known once started."""
+        return f"ws://{self.host}:{self.websocket_port}"
 
     @property
     def pid(self) -> int:
@@ -208,11 +223,13 @@ class NatsServer:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         for stale in self._store_dir.glob("*.ports"):
             stale.unlink()
+        settings = self._store_dir / SETTINGS
+        settings.write_text(self._settings(), encoding="utf-8")
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
                 str(binary),
-                *("-c", str(find_nats_conf())),
+                *("-c", settings.name),
                 *("-a", self.host),
                 *("-p", str(self.port or -1)),
                 *("-m", "-1"),
@@ -266,6 +283,27 @@ class NatsServer:
         await self.stop()
         await self.start()
 
+    def _settings(self) -> str:
+        """`nats.conf` with another `websocket` block: for its port and origins there are no options.
+
+        Of two blocks of one name nats-server takes the second, whole.
+        """
+        # Relative, as nats-server takes the path of an include only relative to the file that has it.
+        shipped = os.path.relpath(find_nats_conf(), self._store_dir.resolve())
+        pages = (
+            f"allowed_origins: {json.dumps(list(self._origins))}" if self._origins else "same_origin: true"
+        )
+        return (
+            f"include {json.dumps(shipped)}\n"
+            "websocket {\n"
+            f'    listen: "{self.host}:{self.websocket_port or -1}"\n'
+            "    no_tls: true\n"
+            "    no_auth_user: viewer\n"
+            f"    {pages}\n"
+            '    handshake_timeout: "2s"\n'
+            "}\n"
+        )
+
     def _cluster_options(self) -> list[str]:
         if self.node is None:
             return []
@@ -305,6 +343,7 @@ class NatsServer:
                     ports = msgspec.json.decode(path.read_bytes(), type=_Ports)
                     self.port = int(ports.nats[0].rpartition(":")[2])
                     self._monitoring_port = int(ports.monitoring[0].rpartition(":")[2])
+                    self.websocket_port = int(ports.websocket[0].rpartition(":")[2])
                     return
             await asyncio.sleep(_POLL_S)
 

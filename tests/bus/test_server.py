@@ -28,20 +28,21 @@ async def test_several_run_at_once_on_ports_of_their_own(tmp_path: Path) -> None
         assert one.port != two.port
         assert one.pid != two.pid
         assert one.url == f"nats://127.0.0.1:{one.port}"
+        assert one.websocket_port != two.websocket_port
 
 
-async def test_restart_keeps_the_port_and_the_streams(
+async def test_restart_keeps_the_ports_and_the_streams(
     own_server: NatsServer, connections: "Connections"
 ) -> None:
-    """What was acknowledged is there again, on the same port, after a SIGKILL and a start."""
+    """What was acknowledged is there again, on the same ports, after a SIGKILL and a start."""
     jetstream = (await connections.open(own_server.url)).jetstream()
     await jetstream.add_stream(name="KEPT", subjects=["kept"])
     await jetstream.publish("kept", b"x")
-    port, pid = own_server.port, own_server.pid
+    ports, pid = (own_server.port, own_server.websocket_port), own_server.pid
     await own_server.kill()
     assert await own_server.wait() == -signal.SIGKILL
     await own_server.restart()
-    assert own_server.port == port
+    assert (own_server.port, own_server.websocket_port) == ports
     assert own_server.pid != pid
     again = await connections.open(own_server.url)
     assert (await again.jetstream().stream_info("KEPT")).state.messages == 1

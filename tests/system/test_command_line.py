@@ -104,7 +104,8 @@ def nats_server_by_hand(terminals: Terminals, port: int) -> subprocess.Popen[byt
     """`nats-server -c nats.conf` with other ports."""
     configuration = (REPOSITORY / "nats.conf").read_text()
     configuration = configuration.replace("127.0.0.1:4222", f"127.0.0.1:{port}")
-    configuration = configuration.replace("127.0.0.1:8222", f"127.0.0.1:{free_port()}")
+    for fixed in ("127.0.0.1:8222", "127.0.0.1:4223"):
+        configuration = configuration.replace(fixed, f"127.0.0.1:{free_port()}")
     (terminals.directory / "by_hand.conf").write_text(configuration)
     server = os.environ.get("NATS_SERVER") or str(SCRIPTS / "nats-server")
     return terminals.run(server, "-c", "by_hand.conf", cwd=terminals.directory)

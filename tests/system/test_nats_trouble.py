@@ -272,6 +272,7 @@ USERS = """
 authorization {{
     users: [
         {{ user: ops, password: ops }}
+        {{ user: viewer, password: viewer }}
         {{ user: engine, password: engine, permissions: {{ publish: {{ {rule} }} }} }}
     ]
 }}
