@@ -46,6 +46,7 @@ Durability = Literal["journal", "none"]
 
 DEFAULT_INSTRUMENTS: Final = shipped_instruments()
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- the documented default, refused off loopback
+LOOPBACK: Final = "127.0.0.1"
 READY_DEADLINE_S: Final = 30.0
 STOP_GRACE_S: Final = 1.5
 """How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
@@ -91,6 +92,7 @@ class Ports:
     nats: int = 0
     exchange: int = 0
     first_engine: int = 0
+    dashboard: int = 0
 
 
 class Member:
@@ -192,9 +194,9 @@ class Cluster:
     `nats_nodes` is how many nats-servers there are, 1 or 3: three keep every stream threefold, and any two of
     them go on. `standbys` is how many processes stand by for each engine, 0 or 1. An engine makes a snapshot
     after `snapshot_every` commands; with `trim_journals` its journal loses what stands before the oldest kept
-    one. `on_change` is called after anything got a new process id, or another
-    process reigns. `nats_url_of` is given a process's name and `nats_url`, and says where that process is to
-    connect: to a proxy in between, say.
+    one. With `dashboard` the exchange serves that, on loopback whatever the host. `on_change` is called after
+    anything got a new process id, or another process reigns. `nats_url_of` is given a process's name and
+    `nats_url`, and says where that process is to connect: to a proxy in between, say.
     """
 
     def __init__(
@@ -212,6 +214,7 @@ class Cluster:
         host: str = "127.0.0.1",
         ports: Ports | None = None,
         log_dir: Path | None = None,
+        dashboard: bool = False,
         on_change: Callable[[], None] = lambda: None,
         nats_url_of: Callable[[str, str], str] = lambda _name, url: url,
     ) -> None:
@@ -231,6 +234,8 @@ class Cluster:
         self._wanted_durability = durability
         self._ports = ports or Ports()
         self._log_dir = log_dir
+        self._has_dashboard = dashboard
+        self.dashboard_url = ""
         self._on_change = on_change
         self._nats_url_of = nats_url_of
         self._temporary = (
@@ -285,6 +290,10 @@ class Cluster:
         if self.standby_count and durability == "none":
             raise NoJournal("standbys follow the journal, and with --durability none there is none")
         ports = claim_ports(self.host, self._ports, self.engine_count, self.standby_count)
+        if self._has_dashboard:
+            self.dashboard_url = (
+                f"http://{LOOPBACK}:{claim_port(LOOPBACK, self._ports.dashboard, 'dashboard')}"
+            )
         output = self.data_dir / "output"
         output.mkdir(exist_ok=True)
         self.nats = self._nats_servers(next(ports), output)
@@ -316,16 +325,39 @@ class Cluster:
         """As many as were asked for; the first listens at `port`, the others at free ones."""
         check_nodes(self.data_dir, self._nats_nodes)
         if self._nats_nodes == 1:
-            return [NatsServer(self.data_dir / "nats", port=port, log_file=output / "nats-server.log")]
+            return [
+                NatsServer(
+                    self.data_dir / "nats",
+                    port=port,
+                    log_file=output / "nats-server.log",
+                    origins=self._origins,
+                )
+            ]
         return [
             NatsServer(
                 self.data_dir / f"nats_{node.name}",
                 port=port if index == 0 else 0,
                 log_file=output / f"nats-server_{node.name}.log",
                 node=node,
+                origins=self._origins,
             )
             for index, node in enumerate(make_nodes(self._nats_nodes))
         ]
+
+    @property
+    def _origins(self) -> list[str]:
+        """Which pages may connect to NATS: the dashboard's, by either name of this machine."""
+        return (
+            [self.dashboard_url, self.dashboard_url.replace(LOOPBACK, "localhost")]
+            if self.dashboard_url
+            else []
+        )
+
+    def _dashboard_options(self) -> list[str]:
+        if not self.dashboard_url:
+            return []
+        urls = ",".join(server.websocket_url for server in self.nats)
+        return ["--dashboard", self.dashboard_url.removeprefix("http://"), "--websocket", urls]
 
     async def _until_live(self) -> None:
         """Return when the exchange sees the feed of every engine, as the engines do of each other by then.
@@ -369,6 +401,7 @@ class Cluster:
             *("--instruments", str(self.instruments.resolve())),
             *("--replicas", str(self._nats_nodes)),
             *(["--trim-journals"] if self._trim_journals else []),
+            *self._dashboard_options(),
         )
         numbers = range(1, self.engine_count + 1)
         for number in numbers:
@@ -510,6 +543,13 @@ def claim_ports(host: str, wanted: Ports, engines: int, standbys: int = 0) -> It
         for claimed, name, port in sockets:
             _bind(claimed, host, port, name)
         return iter([wanted.nats, *(claimed.getsockname()[1] for claimed, _, _ in sockets)])
+
+
+def claim_port(host: str, port: int, name: str) -> int:
+    """The port if it can be used, a free one where it is 0. Raises `PortTaken`."""
+    with contextlib.closing(socket.socket()) as claimed:
+        _bind(claimed, host, port, name)
+        return int(claimed.getsockname()[1])
 
 
 def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:

@@ -8,6 +8,7 @@ snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from rich.console import Console
 from bus.runner import DEFAULT_NATS_URL
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member
+from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member, Ports
 from simulation.handover import HandoverFailed
 from simulation.run import Outcome, Plan, Progress, simulate
 
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
     up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
+    up.add_argument("--dashboard", action="store_true", help="serve the page that shows the market")
+    add_dashboard_port(up)
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
     hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
     hand.add_argument("engine", type=positive, help="the engine's number")
@@ -95,11 +98,21 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
     demo.add_argument("--engines", type=positive, default=2)
     demo.add_argument("--clients", type=positive, default=10)
+    demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
     demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
+    add_dashboard_port(demo)
     snapshot_tools.add_parser(commands)
     dropcopy.add_parser(commands)
     journal_tools.add_parser(commands)
     return top
+
+
+def add_dashboard_port(command: argparse.ArgumentParser) -> None:
+    """Let a command say where its dashboard is, always on loopback."""
+    command.add_argument(
+        "--dashboard-port", metavar="PORT", type=positive, default=0, help="default: a free one"
+    )
 
 
 def positive(text: str) -> int:
@@ -163,11 +176,13 @@ def ready_document(cluster: Cluster) -> str:
     def place(member: Member) -> dict[str, str | int]:
         return {"address": member.address, "pid": member.pid}
 
+    dashboard = {"dashboard": cluster.dashboard_url} if cluster.dashboard_url else {}
     document: dict[str, Any] = {
         "nats_url": cluster.nats_url,
         "nats_pid": cluster.nats[0].pid,
         "exchange": place(cluster.exchange),
         "engines": {str(number): place(member) for number, member in cluster.engines.items()},
+        **dashboard,
     }
     if cluster.standbys:
         document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
@@ -223,6 +238,8 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         instruments=options.instruments,
         durability=options.durability,
         password=options.password,
+        ports=Ports(dashboard=options.dashboard_port),
+        dashboard=options.dashboard,
         on_change=tell,
     )
     return await serve(cluster, console, ready_file)
@@ -239,7 +256,16 @@ async def _handover(options: argparse.Namespace, console: Console) -> int:
 
 
 async def _demo(options: argparse.Namespace, console: Console) -> int:
-    cluster = Cluster(engines=options.engines)
+    has_dashboard = not options.no_dashboard
+    if has_dashboard and importlib.util.find_spec("uvicorn") is None:
+        console.print("For a page that shows it all: pip install 'matchbus[dashboard]'", soft_wrap=True)
+        has_dashboard = False
+    cluster = Cluster(
+        engines=options.engines,
+        standbys=options.standbys,
+        ports=Ports(dashboard=options.dashboard_port),
+        dashboard=has_dashboard,
+    )
 
     def plan() -> Plan:
         return Plan(
@@ -253,11 +279,25 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
     try:
         async with interruptible(), cluster:
             console.print(report.cluster_table(cluster))
-            outcome = await run_with_view(plan(), console, headless=options.headless)
+            async with _demo_page(cluster, console):
+                outcome = await run_with_view(plan(), console, headless=options.headless)
     except Interrupted:
         console.print("Stopped.")
         return 0
     return report.show(console, outcome)
+
+
+@contextlib.asynccontextmanager
+async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
+    """The endpoint behind the dashboard's buttons, and the address of both on the screen."""
+    if not cluster.dashboard_url:
+        yield
+        return
+    from simulation.controls import running_controls  # noqa: PLC0415  # an extra that need not be installed
+
+    async with running_controls(cluster) as controls:
+        console.print(f"See it, and strike it: {controls.page_url}", soft_wrap=True, highlight=False)
+        yield
 
 
 async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outcome:

@@ -20,6 +20,8 @@ def cluster_table(cluster: Cluster) -> Table:
         table.add_row(name, server.url, str(server.pid))
     for member in cluster.members:
         table.add_row(member.name, member.address, str(member.pid))
+    if cluster.dashboard_url:
+        table.add_row("dashboard", cluster.dashboard_url, str(cluster.exchange.pid))
     table.caption = f"store: {cluster.data_dir}"
     return table
 

@@ -119,6 +119,8 @@ class Exchange:
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
                 group.create_task(self._publish_views())
+                if self._settings.dashboard:
+                    group.create_task(self._serve_dashboard())
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
@@ -216,6 +218,19 @@ class Exchange:
                 if self._nc.is_connected and self._nc.pending_data_size < _MAX_UNSENT_VIEWS_BYTES:
                     await self._nc.publish(subject, messages.encode(view))
             await asyncio.sleep(_VIEWS_PERIOD_S)
+
+    async def _serve_dashboard(self) -> None:
+        try:
+            from exchange.runtime import dashboard  # noqa: PLC0415  # an extra that need not be installed
+        except ImportError as error:
+            raise ProcessFault(
+                f"--dashboard needs {error.name}: pip install 'matchbus[dashboard]', or leave it out"
+            ) from error
+        await dashboard.serve(
+            self._settings.dashboard,
+            self._settings.websocket_urls,
+            lambda address: log.info("the dashboard is at http://%s", address),
+        )
 
     async def _listen_to_standbys(self) -> None:
         statuses = await self._nc.subscribe(subjects.STANDBYS)

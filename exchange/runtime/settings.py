@@ -15,6 +15,8 @@ from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
 DEFAULT_PORT: Final = 50050
+DEFAULT_WEBSOCKET_URL: Final = "ws://127.0.0.1:4223"
+"""Where nats.conf takes WebSockets."""
 
 _INSTRUMENTS_FILE: Final = "instruments.toml"
 _MAX_PORT: Final = 65_535
@@ -39,6 +41,12 @@ class Settings:
     trim_journals: bool = False
     """Whether journals lose what stands before the oldest kept snapshot."""
 
+    dashboard: str = ""
+    """Where the dashboard is served, HOST:PORT; empty for nowhere."""
+
+    websocket_urls: tuple[str, ...] = (DEFAULT_WEBSOCKET_URL,)
+    """Where its page finds NATS."""
+
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
@@ -47,7 +55,9 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     password = (
         options.password if options.password is not None else environment.get("PASSWORD", DEFAULT_PASSWORD)
     )
-    host = _host_of(listen)
+    host = _host_of(listen, "--listen")
+    if options.dashboard:
+        _host_of(options.dashboard, "--dashboard")
     if not password:
         raise SettingsRefused("the password is empty: set PASSWORD or give --password")
     violation = secret_violation(password)
@@ -66,6 +76,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         log_dir=options.log_dir,
         replicas=options.replicas,
         trim_journals=options.trim_journals,
+        dashboard=options.dashboard,
+        websocket_urls=tuple(options.websocket.split(",")),
     )
 
 
@@ -114,15 +126,27 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
+    parser.add_argument(
+        "--dashboard",
+        metavar="HOST:PORT",
+        default="",
+        help="serve the dashboard there; nats.conf lets the page of 127.0.0.1:8080 connect",
+    )
+    parser.add_argument(
+        "--websocket",
+        metavar="URL",
+        default=DEFAULT_WEBSOCKET_URL,
+        help="where the dashboard's page finds NATS, with commas between several (default %(default)s)",
+    )
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
     return parser
 
 
-def _host_of(listen: str) -> str:
+def _host_of(listen: str, option: str) -> str:
     host, colon, port = listen.rpartition(":")
     is_port = port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
     if not colon or not host or not is_port:
-        raise SettingsRefused(f"--listen {listen} must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+        raise SettingsRefused(f"{option} {listen} must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return host.removeprefix("[").removesuffix("]")
 
 

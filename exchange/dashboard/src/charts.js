@@ -1,0 +1,213 @@
+// Best prices and spread over time, and the depth of the book, by uPlot.
+
+import uPlot from "uplot";
+import { say, units } from "./format.js";
+
+const KEPT_S = 300;
+const SAMPLE_S = 0.2;
+const CLOCK = "{HH}:{mm}:{ss}";
+const ROUND = [1, 2, 5];
+
+function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function axis(extra) {
+  return {
+    stroke: () => css("--muted"),
+    grid: { stroke: () => css("--line"), width: 1 },
+    ticks: { show: false },
+    font: "11px system-ui, sans-serif",
+    ...extra,
+  };
+}
+
+/** A chart that has always the size of the element it is in. */
+function chart(node, options, data) {
+  const size = () => ({ width: Math.max(node.clientWidth, 50), height: Math.max(node.clientHeight, 50) });
+  const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 14, 0, 0] };
+  const made = new uPlot({ ...size(), ...quiet, ...options }, data, node);
+  new ResizeObserver(() => made.setSize(size())).observe(node);
+  return made;
+}
+
+/** Draw in the colours of now. An empty chart has no scales yet, and uPlot cannot draw that again. */
+function redraw(made) {
+  if (made.data[0].length > 0) {
+    made.redraw(false);
+  }
+}
+
+export class PriceChart {
+  #history = new Map(); // symbol to {seconds, bids, asks, spreads}
+  #symbol = "";
+  #view = null;
+  #isNew = false;
+  #price;
+  #spread;
+  #priceNow;
+  #spreadNow;
+
+  constructor(priceNode, spreadNode, priceNow, spreadNow) {
+    const colours = { bid: () => css("--bid"), ask: () => css("--ask"), mid: () => css("--text") };
+    const line = { width: 1.25, points: { show: false }, spanGaps: false, paths: uPlot.paths.stepped({ align: 1 }) };
+    const decimals = (_, splits) => splits.map((value) => value.toFixed(this.#digits()));
+    const incrs = () => {
+      const powers = Array.from({ length: 12 }, (_, power) => 10 ** (power - this.#digits()));
+      return powers.flatMap((power) => ROUND.map((factor) => factor * power));
+    };
+    this.#price = chart(
+      priceNode,
+      {
+        series: [
+          {},
+          { ...line, stroke: colours.bid },
+          { ...line, stroke: colours.ask },
+          { ...line, stroke: colours.mid, width: 1, dash: [2, 3] },
+        ],
+        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ size: 62, values: decimals, incrs })],
+      },
+      [[], [], [], []],
+    );
+    this.#spread = chart(
+      spreadNode,
+      {
+        series: [{}, { ...line, stroke: colours.mid, fill: () => css("--band") }],
+        scales: { y: { range: (_, __, most) => [0, Number.isFinite(most) && most > 0 ? most * 1.1 : 1] } },
+        axes: [axis({ space: 80, show: false }), axis({ size: 62, space: 22, values: decimals, incrs })],
+      },
+      [[], []],
+    );
+    this.#priceNow = priceNow;
+    this.#spreadNow = spreadNow;
+  }
+
+  select(symbol) {
+    this.#symbol = symbol;
+    this.#view = null;
+    this.#isNew = true;
+    this.#history.set(symbol, this.#history.get(symbol) ?? emptyHistory());
+  }
+
+  /** Take in one best bid and ask. Every symbol's are kept, so that another choice has a past. */
+  add(view) {
+    const history = this.#history.get(view.symbol) ?? emptyHistory();
+    this.#history.set(view.symbol, history);
+    const { value } = units(view);
+    const now = Date.now() / 1000;
+    const last = history.seconds.length - 1;
+    if (last >= 0 && Math.floor(now / SAMPLE_S) === Math.floor(history.seconds[last] / SAMPLE_S)) {
+      history.pop();
+    }
+    const [bid, ask] = [view.bid, view.ask].map((quote) => (quote === null ? null : value(quote[0])));
+    history.push(now, bid, ask, bid === null || ask === null ? null : value(view.ask[0] - view.bid[0]));
+    history.forget(now - KEPT_S);
+    if (view.symbol === this.#symbol) {
+      this.#view = view;
+      this.#isNew = true;
+    }
+  }
+
+  /** Nothing is known for a while: the lines have a gap. */
+  interrupt() {
+    for (const history of this.#history.values()) {
+      if (history.seconds.length > 0 && history.bids.at(-1) !== null) {
+        history.push(Date.now() / 1000, null, null, null);
+      }
+    }
+  }
+
+  draw() {
+    const history = this.#history.get(this.#symbol);
+    if (!this.#isNew || history === undefined) {
+      return;
+    }
+    this.#isNew = false;
+    const mids = history.bids.map((bid, index) => {
+      const ask = history.asks[index];
+      return bid === null || ask === null ? null : (bid + ask) / 2;
+    });
+    this.#price.setData([history.seconds, history.bids, history.asks, mids]);
+    this.#spread.setData([history.seconds, history.spreads]);
+    const { bid, ask } = this.#view ?? { bid: null, ask: null };
+    if (bid !== null && ask !== null) {
+      const { price } = units(this.#view);
+      say(this.#priceNow, `${price(bid[0])} / ${price(ask[0])}`);
+      say(this.#spreadNow, price(ask[0] - bid[0]));
+    } else {
+      say(this.#priceNow, "");
+      say(this.#spreadNow, "");
+    }
+  }
+
+  redraw() {
+    redraw(this.#price);
+    redraw(this.#spread);
+  }
+
+  #digits() {
+    const tick = this.#view?.tick_size ?? "0.01";
+    return tick.includes(".") ? tick.split(".")[1].length : 0;
+  }
+}
+
+function emptyHistory() {
+  const history = { seconds: [], bids: [], asks: [], spreads: [] };
+  const columns = [history.seconds, history.bids, history.asks, history.spreads];
+  history.push = (...values) => columns.forEach((column, index) => column.push(values[index]));
+  history.pop = () => columns.forEach((column) => column.pop());
+  history.forget = (before) => {
+    const first = history.seconds.findIndex((seconds) => seconds >= before);
+    if (first > 100) {
+      columns.forEach((column) => column.splice(0, first));
+    }
+  };
+  return history;
+}
+
+export class DepthChart {
+  #chart;
+
+  constructor(node) {
+    const side = (name, align) => ({
+      stroke: () => css(`--${name}`),
+      fill: () => css(`--${name}-area`),
+      width: 1.25,
+      points: { show: false },
+      paths: uPlot.paths.stepped({ align }),
+    });
+    this.#chart = chart(
+      node,
+      {
+        scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most ?? 1) * 1.08] } },
+        series: [{}, side("bid", -1), side("ask", 1)],
+        axes: [axis({ space: 70, size: 26 }), axis({ size: 62 })],
+      },
+      [[], [], []],
+    );
+  }
+
+  show(book) {
+    const { value, amount } = units(book);
+    const sums = (levels) => {
+      let sum = 0;
+      return levels.map((level) => amount((sum += level[1])));
+    };
+    const bids = book.bids.map((level) => value(level[0])).reverse();
+    const asks = book.asks.map((level) => value(level[0]));
+    const blank = (count) => new Array(count).fill(null);
+    this.#chart.setData([
+      [...bids, ...asks],
+      [...sums(book.bids).reverse(), ...blank(asks.length)],
+      [...blank(bids.length), ...sums(book.asks)],
+    ]);
+  }
+
+  clear() {
+    this.#chart.setData([[], [], []]);
+  }
+
+  redraw() {
+    redraw(this.#chart);
+  }
+}

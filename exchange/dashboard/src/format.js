@@ -1,0 +1,58 @@
+// Ticks and lots as people write them.
+
+const MAX_QUANTITY_DIGITS = 4;
+const grouped = new Map();
+
+function decimals(size) {
+  return size.includes(".") ? size.split(".")[1].length : 0;
+}
+
+function mantissa(size) {
+  return Number(size.replace(".", ""));
+}
+
+/** How a view's prices and quantities are written, each as a function of an integer. */
+export function units({ tick_size: tick, lot_size: lot }) {
+  const priceDigits = decimals(tick);
+  const lotDigits = decimals(lot);
+  const shown = Math.min(lotDigits, MAX_QUANTITY_DIGITS);
+  const priceFactor = mantissa(tick);
+  const lotFactor = mantissa(lot);
+  if (!grouped.has(shown)) {
+    const options = { minimumFractionDigits: shown, maximumFractionDigits: shown };
+    grouped.set(shown, new Intl.NumberFormat("en", options));
+  }
+  return {
+    price: (ticks) => ((ticks * priceFactor) / 10 ** priceDigits).toFixed(priceDigits),
+    value: (ticks) => (ticks * priceFactor) / 10 ** priceDigits,
+    quantity: (lots) => grouped.get(shown).format((lots * lotFactor) / 10 ** lotDigits),
+    amount: (lots) => (lots * lotFactor) / 10 ** lotDigits,
+  };
+}
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** A count or a rate, without decimals. */
+export function count(number) {
+  return whole.format(number);
+}
+
+/** The colour of an engine: one for each, eight in turn. */
+export function colour(engine) {
+  return `var(--e${((engine - 1) % 8) + 1})`;
+}
+
+/** An element with a class and a text. */
+export function element(name, className = "", text = "") {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+/** Set a text only where it is another one: the browser lays out less. */
+export function say(node, text) {
+  if (node.textContent !== text) {
+    node.textContent = text;
+  }
+}

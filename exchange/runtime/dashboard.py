@@ -1,0 +1,83 @@
+"""Serves the dashboard's page, and nothing but the page: what it shows comes to a browser straight from NATS.
+
+The page is `exchange/dashboard/page`, built from the sources beside it. It holds no secret and may be read by
+anybody who reaches the port. Needs the extra `dashboard`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exchange.runtime import web
+from exchange.runtime.settings import is_loopback
+
+PAGE: Final = Path(__file__).resolve().parent.parent / "dashboard" / "page"
+
+_HEADERS: Final = {
+    "cache-control": "no-cache",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+def make_app(websocket_urls: Sequence[str], host: str) -> Starlette:
+    """The page, which is told by `/config.json` where NATS takes WebSockets.
+
+    Reached through loopback it answers to no other name, so that no page of elsewhere can pass for it.
+    """
+
+    async def config(_: Request) -> Response:
+        return JSONResponse({"nats": list(websocket_urls)})
+
+    names = [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else ["*"]
+    return Starlette(
+        routes=[Route("/config.json", config), Mount("/", StaticFiles(directory=PAGE, html=True))],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=names),
+            Middleware(_Headers, policy=content_policy(websocket_urls)),
+        ],
+    )
+
+
+def content_policy(websocket_urls: Sequence[str]) -> str:
+    """What the page may do: run its own script, and connect to NATS and to a launcher on this machine."""
+    connect = " ".join(["'self'", *websocket_urls, "http://127.0.0.1:*"])
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+async def serve(
+    listen: str, websocket_urls: Sequence[str], listening: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve the page at HOST:PORT until cancelled; `listening` is told the address. Raises CannotListen."""
+    host = listen.rpartition(":")[0]
+    await web.serve(make_app(websocket_urls, host), listen, listening)
+
+
+class _Headers:
+    """Adds the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, policy: str) -> None:
+        self._app = app
+        headers = {**_HEADERS, "content-security-policy": policy}
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,59 @@
+"""Serves HTTP inside a process that has an event loop and signals of its own. Needs the extra `dashboard`."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import uvicorn
+from matchbus.edge import CannotListen
+from starlette.types import ASGIApp
+
+_BACKLOG: Final = 64
+_GRACE_S: Final = 1
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the process it is in."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None] = lambda _: None) -> None:
+    """Serve `app` at HOST:PORT until cancelled; `listening` is told the address, with the port taken.
+
+    Raises CannotListen.
+    """
+    host, _, port = listen.rpartition(":")
+    plain_host = host.removeprefix("[").removesuffix("]")
+    with socket.socket(socket.AF_INET6 if ":" in plain_host else socket.AF_INET) as taken:
+        # Connections of a process that just ended may linger on its port; only a listener is in the way.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((plain_host, int(port)))
+            taken.listen(_BACKLOG)
+        except (OSError, OverflowError) as error:
+            raise CannotListen(f"cannot listen on {listen}: {error}") from error
+        server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                http="h11",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[taken]))
+        listening(f"{host}:{taken.getsockname()[1]}")
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            await serving

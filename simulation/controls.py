@@ -1,0 +1,144 @@
+"""Lets the dashboard of a demo strike its engines: HTTP on loopback, for those who hold this launch's token.
+
+    POST /engines/<n>/kill      SIGKILL to the process that reigns as engine n
+    POST /engines/<n>/freeze    SIGSTOP, and SIGCONT after FREEZE_S
+    POST /engines/<n>/restart   SIGTERM
+
+Whatever ends is started again by the `Cluster`, as always. Nothing happens without the token, which is in a
+header that no page of elsewhere can know or send: its browser asks first, and is told no. The name by which
+the endpoint was reached and the page that reaches it are checked besides. Needs the extra `dashboard`.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from exchange.runtime import web
+from simulation.cluster import LOOPBACK, Cluster
+
+TOKEN_HEADER: Final = "x-matchbus-token"  # noqa: S105  # the name of the header
+FREEZE_S: Final = 3.0
+
+_TOKEN_BYTES: Final = 24
+_FORBIDDEN: Final = 403
+_NOT_FOUND: Final = 404
+_CONFLICT: Final = 409
+
+
+class Controls:
+    """Strikes engines of a running market. `token` is what a page needs, drawn anew at every start."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.token = secrets.token_urlsafe(_TOKEN_BYTES)
+        self.address = ""
+        self._cluster = cluster
+        self._thaws: set[asyncio.Task[None]] = set()
+
+    @property
+    def page_url(self) -> str:
+        """The dashboard's address that brings the token: browsers send what stands after # to nobody."""
+        return f"{self._cluster.dashboard_url}/#controls={self.address.rpartition(':')[2]}.{self.token}"
+
+    def make_app(self) -> Starlette:
+        """The endpoint."""
+        return Starlette(
+            routes=[Route("/engines/{engine:int}/{action:str}", self._answer, methods=["POST", "OPTIONS"])]
+        )
+
+    async def serve(self, listening: asyncio.Future[str]) -> None:
+        """Serve on a free loopback port until cancelled."""
+        await web.serve(self.make_app(), f"{LOOPBACK}:0", listening.set_result)
+
+    async def _answer(self, request: Request) -> Response:
+        origin = self._origin_of(request)
+        if origin is None:
+            return PlainTextResponse("Not from there.", _FORBIDDEN)
+        headers = {
+            "access-control-allow-origin": origin,
+            "access-control-allow-headers": TOKEN_HEADER,
+            "access-control-allow-methods": "POST",
+            "vary": "origin",
+        }
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        status, text = self._strike(request)
+        return PlainTextResponse(text, status, headers)
+
+    def _origin_of(self, request: Request) -> str | None:
+        """Which page asks, where it is the dashboard's and reached us by our own address; else None."""
+        page = self._cluster.dashboard_url
+        origin = request.headers.get("origin", "")
+        pages = (page, page.replace(LOOPBACK, "localhost"))
+        return origin if origin in pages and request.headers.get("host") == self.address else None
+
+    def _strike(self, request: Request) -> tuple[int, str]:
+        if not hmac.compare_digest(request.headers.get(TOKEN_HEADER, "").encode(), self.token.encode()):
+            return _FORBIDDEN, "The token is another one: open the address that this launch has printed."
+        engine, action = request.path_params["engine"], request.path_params["action"]
+        strike = _ACTIONS.get(action)
+        member = self._cluster.engines.get(engine)
+        if strike is None or member is None:
+            return _NOT_FOUND, f"There is no engine {engine}, or nothing called {action}."
+        if not member.running:
+            return _CONFLICT, f"Engine {engine} is being started again just now."
+        return 200, strike(self, engine, member.pid)
+
+    def _kill(self, engine: int, pid: int) -> str:
+        os.kill(pid, signal.SIGKILL)
+        return f"Killed engine {engine}, process {pid}."
+
+    def _freeze(self, engine: int, pid: int) -> str:
+        os.kill(pid, signal.SIGSTOP)
+        thaw = asyncio.create_task(self._thaw(engine, pid))
+        self._thaws.add(thaw)
+        thaw.add_done_callback(self._thaws.discard)
+        return f"Froze engine {engine}, process {pid}, for {FREEZE_S:g} s."
+
+    def _restart(self, engine: int, pid: int) -> str:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)  # a frozen one hears nothing
+        return f"Asked engine {engine}, process {pid}, to end; it is started again."
+
+    async def _thaw(self, engine: int, pid: int) -> None:
+        """Let a process go on, unless it ended meanwhile and its number may be another's."""
+        try:
+            await asyncio.sleep(FREEZE_S)
+        finally:
+            members = (self._cluster.engines.get(engine), self._cluster.standbys.get(engine))
+            if any(member is not None and member.running and member.pid == pid for member in members):
+                os.kill(pid, signal.SIGCONT)
+
+
+_ACTIONS: Final[dict[str, Callable[[Controls, int, int], str]]] = {
+    "kill": Controls._kill,  # noqa: SLF001  # a table of the class's own
+    "freeze": Controls._freeze,  # noqa: SLF001
+    "restart": Controls._restart,  # noqa: SLF001
+}
+
+
+@contextlib.asynccontextmanager
+async def running_controls(cluster: Cluster) -> AsyncIterator[Controls]:
+    """The endpoint of a started market, for as long as the body runs."""
+    controls = Controls(cluster)
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(controls.serve(listening))
+    try:
+        await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        controls.address = listening.result()
+        yield controls
+    finally:
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
