@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 CONTRACT := proto/matchbus/v1/matchbus.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install test demo chaos bench proto clean
+.PHONY: help install test dashboard browser demo chaos bench proto clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install everything into it
 
@@ -24,6 +24,13 @@ test: install ## ruff, mypy, pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+dashboard: ## build the dashboard's page from its sources; needs Node and npm
+	cd exchange/dashboard && npm ci --no-audit --no-fund --ignore-scripts && node build.mjs
+
+browser: install ## test the dashboard in Chromium, with Playwright installed beside
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	$(BIN)/pytest tests/dashboard
 
 demo: install ## a real market with simulated clients; ARGS="--duration 10 --headless"
 	$(BIN)/matchbus demo $(ARGS)

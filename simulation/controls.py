@@ -59,6 +59,12 @@ class Controls:
         """Serve on a free loopback port until cancelled."""
         await web.serve(self.make_app(), f"{LOOPBACK}:0", listening.set_result)
 
+    async def thaw_all(self) -> None:
+        """Let everything that is frozen go on now."""
+        for thaw in self._thaws:
+            thaw.cancel()
+        await asyncio.gather(*self._thaws, return_exceptions=True)
+
     async def _answer(self, request: Request) -> Response:
         origin = self._origin_of(request)
         if origin is None:
@@ -142,3 +148,4 @@ async def running_controls(cluster: Cluster) -> AsyncIterator[Controls]:
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+        await controls.thaw_all()

@@ -25,7 +25,7 @@ function axis(extra) {
 /** A chart that has always the size of the element it is in. */
 function chart(node, options, data) {
   const size = () => ({ width: Math.max(node.clientWidth, 50), height: Math.max(node.clientHeight, 50) });
-  const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 14, 0, 0] };
+  const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 24, 6, 0] };
   const made = new uPlot({ ...size(), ...quiet, ...options }, data, node);
   new ResizeObserver(() => made.setSize(size())).observe(node);
   return made;
@@ -167,6 +167,7 @@ function emptyHistory() {
 
 export class DepthChart {
   #chart;
+  #write = String;
 
   constructor(node) {
     const side = (name, align) => ({
@@ -181,14 +182,16 @@ export class DepthChart {
       {
         scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most ?? 1) * 1.08] } },
         series: [{}, side("bid", -1), side("ask", 1)],
-        axes: [axis({ space: 70, size: 26 }), axis({ size: 62 })],
+        axes: [axis({ space: 70, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }), axis({ size: 62 })],
       },
       [[], [], []],
     );
   }
 
   show(book) {
-    const { value, amount } = units(book);
+    const { value, amount, price } = units(book);
+    const step = price(1);
+    this.#write = (number) => (step.includes(".") ? number.toFixed(step.split(".")[1].length) : String(number));
     const sums = (levels) => {
       let sum = 0;
       return levels.map((level) => amount((sum += level[1])));

@@ -1,0 +1,123 @@
+"""Serving the dashboard's page."""
+
+import asyncio
+import builtins
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from matchbus.edge import CannotListen
+
+from bus.server import NatsServer
+from exchange.runtime import dashboard
+from exchange.runtime.process import run
+from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
+from simulation.cluster import DEFAULT_INSTRUMENTS
+
+NATS = ("ws://127.0.0.1:1", "ws://127.0.0.1:2")
+
+
+@contextlib.asynccontextmanager
+async def served(listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """The page's address, for as long as the body runs."""
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(dashboard.serve(listen, NATS, listening.set_result))
+    await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
+    try:
+        yield f"http://{listening.result()}"
+    finally:
+        serving.cancel()
+        begun = time.monotonic()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        assert time.monotonic() - begun < 2.0
+
+
+async def get(url: str, **headers: str) -> tuple[int, str, Mapping[str, str]]:
+    """Status, text and headers of an answer."""
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        return answer.status, await answer.text(), answer.headers
+
+
+async def test_the_page_comes_with_all_it_needs() -> None:
+    """The page, its script, style and licences, and where NATS is, all from one place."""
+    async with served() as url:
+        for path, text in (
+            ("/", "<title>Matchbus</title>"),
+            ("/dashboard.js", "view.engines"),
+            ("/dashboard.css", "--e1"),
+            ("/LICENSES.txt", "uplot"),
+        ):
+            status, body, _ = await get(url + path)
+            assert (status, text in body) == (200, True), path
+        _, config, _ = await get(f"{url}/config.json")
+        assert config == '{"nats":["ws://127.0.0.1:1","ws://127.0.0.1:2"]}'
+        assert (await get(f"{url}/nothing"))[0] == 404
+
+
+async def test_the_page_may_only_do_what_it_does() -> None:
+    """Scripts come from here alone, connections go to NATS and this machine, nobody may frame it."""
+    async with served() as url:
+        _, _, headers = await get(url)
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self';" in policy
+        assert "connect-src 'self' ws://127.0.0.1:1 ws://127.0.0.1:2 http://127.0.0.1:*;" in policy
+        assert "frame-ancestors 'none'" in policy
+
+
+async def test_on_loopback_it_answers_to_no_other_name() -> None:
+    """A page of elsewhere whose name was made to point here gets nothing."""
+    async with served() as url:
+        assert (await get(url, Host="evil.example"))[0] == 400
+        assert (await get(url, Host="localhost"))[0] == 200
+
+
+async def test_a_taken_port_is_named() -> None:
+    """A port in use ends the start with its address."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(CannotListen, match=f"cannot listen on {address}"):
+            async with served(address):
+                pass
+
+
+def test_settings_of_the_dashboard() -> None:
+    """Off unless asked for; NATS is where nats.conf has it unless told otherwise."""
+    assert parse_settings([], {}).dashboard == ""
+    settings = parse_settings(["--dashboard", "127.0.0.1:8080"], {})
+    assert (settings.dashboard, settings.websocket_urls) == ("127.0.0.1:8080", ("ws://127.0.0.1:4223",))
+    settings = parse_settings(["--websocket", ",".join(NATS)], {})
+    assert settings.websocket_urls == NATS
+    with pytest.raises(SettingsRefused, match="--dashboard 8080 must be HOST:PORT"):
+        parse_settings(["--dashboard", "8080"], {})
+
+
+async def test_without_the_extra_the_exchange_says_what_to_install(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for a dashboard that it cannot serve, it ends with the way to get one."""
+    import_module = builtins.__import__
+
+    def without_starlette(name: str, *rest: Any) -> Any:
+        if name == "exchange.runtime" and "dashboard" in (rest[2] or ()):
+            raise ModuleNotFoundError("No module named 'starlette'", name="starlette")
+        return import_module(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_starlette)
+    settings = Settings(
+        own_server.url, "127.0.0.1:0", "p", Path(DEFAULT_INSTRUMENTS), None, 1, dashboard="127.0.0.1:0"
+    )
+    with pytest.raises(ExceptionGroup) as ended:
+        await run(settings)
+    assert [str(error) for error in ended.value.exceptions] == [
+        "--dashboard needs starlette: pip install 'matchbus[dashboard]', or leave it out"
+    ]
