@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     hand.add_argument("engine", type=positive, help="the engine's number")
     hand.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
     demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
-    demo.add_argument("--duration", type=seconds, default=30.0, help="seconds (default 30)")
+    demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
     demo.add_argument("--engines", type=positive, default=2)
     demo.add_argument("--clients", type=positive, default=10)

@@ -45,7 +45,7 @@ export class EngineCards {
 class Card {
   node = element("article", "card");
   #state = element("span", "state");
-  #reason = element("p", "reason");
+  #reason = element("span", "reason");
   #standby = element("p", "standby");
   #facts = {};
 
@@ -54,7 +54,7 @@ class Card {
     this.node.style.setProperty("--colour", colour(engine));
     this.node.setAttribute("aria-label", `Engine ${engine}`);
     const head = element("div", "head");
-    head.append(element("h2", "", `E${engine}`), this.#state);
+    head.append(element("h2", "", `E${engine}`), this.#state, this.#reason);
     if (controls !== null) {
       head.append(buttons(engine, controls, tell));
     }
@@ -73,7 +73,7 @@ class Card {
       pair.append(element("dt", "", name), this.#facts[key]);
       facts.append(pair);
     }
-    this.node.append(head, facts, this.#reason, this.#standby);
+    this.node.append(head, facts, this.#standby);
   }
 
   show(status, standbys) {

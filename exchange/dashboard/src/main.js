@@ -13,6 +13,7 @@ import { Tape } from "./tape.js";
 import { startTheme } from "./theme.js";
 
 const SILENCE_MS = 2000;
+const CHARTS_MS = 200; // charts are the dear part of a frame, and nobody sees more of them
 
 const byId = (id) => document.getElementById(id);
 const connection = byId("connection");
@@ -28,6 +29,7 @@ const chooser = new SymbolChooser(byId("symbols"), choose);
 let book = null;
 let heardAt = 0;
 let isDirty = false;
+let chartsAt = 0;
 
 startTheme(byId("theme"), () => {
   price.redraw();
@@ -65,15 +67,21 @@ function note() {
   }
 }
 
-function draw() {
+function draw(now) {
   isDirty = false;
+  const withCharts = now - chartsAt >= CHARTS_MS;
+  if (withCharts) {
+    chartsAt = now;
+    price.draw();
+  }
   if (book !== null) {
     const { price: asPrice, quantity: asQuantity } = units(book);
     ladder.show(book, asPrice, asQuantity, tape.last);
-    depth.show(book);
+    if (withCharts) {
+      depth.show(book);
+    }
   }
   tape.draw();
-  price.draw();
 }
 
 function showConnection(state, text) {
