@@ -22,7 +22,20 @@ from typing import Final, NamedTuple
 
 from rich.console import Console
 
-from benchmarks import book_structures, books, core, hostile, order_entry, recovery, take_over, unary
+from benchmarks import (
+    book_structures,
+    books,
+    clients,
+    core,
+    feed,
+    growth,
+    hostile,
+    order_entry,
+    recovery,
+    routing,
+    take_over,
+    unary,
+)
 from benchmarks.child import ChildFailed, in_child
 from benchmarks.figures import Figure
 from benchmarks.report import (
@@ -66,6 +79,14 @@ PARTS: Final[dict[str, Part]] = {
         partial(order_entry.run, order_entry.Sizes()), partial(order_entry.run, order_entry.QUICK)
     ),
     "unary": Part(partial(unary.run, unary.Sizes()), partial(unary.run, unary.QUICK)),
+    "feed": Part(partial(feed.run, feed.Sizes()), partial(feed.run, feed.QUICK)),
+    "routing": Part(partial(routing.run, routing.Sizes()), partial(routing.run, routing.QUICK)),
+    "clients": Part(partial(clients.run, clients.Sizes()), partial(clients.run, clients.QUICK)),
+    "growth": Part(
+        partial(growth.run, growth.Sizes()),
+        partial(growth.run, growth.QUICK),
+        partial(growth.run, growth.LONG),
+    ),
     "recovery": Part(partial(recovery.run, recovery.Sizes()), partial(recovery.run, recovery.QUICK)),
     "take_over": Part(partial(take_over.run, take_over.Sizes())),
 }

@@ -42,7 +42,7 @@ class Sizes(msgspec.Struct, frozen=True):
     rates: tuple[int, ...] = (100, 1_000, 3_000)
 
 
-QUICK: Final = Sizes(orders=150, pairs=1, seconds=0.5)
+QUICK: Final = Sizes(orders=100, pairs=1, seconds=0.3)
 
 
 async def latencies(peer: Peer, made: list[pb.NewOrder]) -> list[float]:
