@@ -184,12 +184,12 @@ async def history(sizes: Sizes, output: Console) -> list[Figure]:
                     journaled += await stream(client, load)
                     progress.update(bar, completed=journaled)
                 ours, bare = [], []
-                for _ in range(sizes.pairs):
+                for _ in range(sizes.pairs + 1):
                     ours.append(await turn([client], [list(messages(commands, sizes.orders, BATCH))]))
                     bare.append(await turn([echo], [list(messages(bare_commands, sizes.orders, BATCH))]))
                     journaled += sizes.orders
                 name = f"after {mark:,} commands"
-                figures += beside_echo(name, ours, bare)
+                figures += beside_echo(name, ours[1:], bare[1:])
                 memory = resident_bytes(client.pid) / 2**20
                 figures.append(alone(PART, name, "MiB of the engine", [memory], lower_is_better=True))
     return figures

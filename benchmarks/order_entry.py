@@ -39,6 +39,8 @@ class Sizes(msgspec.Struct, frozen=True):
     pairs: int = 5
     clients: tuple[int, ...] = (1, 8)
     batches: tuple[int, ...] = (1, 16, 100, 500)
+    library: bool = True
+    """Whether the client library is measured too."""
 
 
 QUICK: Final = Sizes(orders=2_000, pairs=1, batches=(16, 100))
@@ -102,8 +104,9 @@ async def measure(sizes: Sizes, output: Console) -> list[Figure]:
                     figures += await compare(
                         engine, echo, number, size, sizes.pairs, f"{named}, batch {size}"
                     )
-        with output.status(f"client library, {TASKS} tasks"):
-            figures.append(await library(market, sizes))
+        if sizes.library:
+            with output.status(f"client library, {TASKS} tasks"):
+                figures.append(await library(market, sizes))
     return figures
 
 

@@ -31,6 +31,8 @@ from benchmarks import (
     growth,
     hostile,
     order_entry,
+    pipeline,
+    ratchet,
     recovery,
     routing,
     take_over,
@@ -69,6 +71,7 @@ class Part(NamedTuple):
 
 PARTS: Final[dict[str, Part]] = {
     "core": Part(partial(core.run, core.Sizes()), partial(core.run, core.QUICK)),
+    "pipeline": Part(partial(pipeline.run, pipeline.Sizes()), partial(pipeline.run, pipeline.QUICK)),
     "books": Part(partial(books.run, books.Sizes()), partial(books.run, books.QUICK)),
     "hostile": Part(partial(hostile.run, hostile.Sizes()), partial(hostile.run, hostile.QUICK)),
     "book_structures": Part(
@@ -138,6 +141,8 @@ def main() -> int:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes, under a minute in all")
     size.add_argument("--long", action="store_true", help="where there is more to see: ten million commands")
+    size.add_argument("--check", action="store_true", help="compare ratios with those kept; 1 when worse")
+    size.add_argument("--keep", type=int, metavar="RUNS", help="measure so often, keep the steady ratios")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"default {RESULTS.relative_to(ROOT)}")
     parser.add_argument(
@@ -147,6 +152,11 @@ def main() -> int:
     options = parser.parse_args()
     output = console()
     try:
+        if options.check:
+            return 0 if ratchet.check(output) else 1
+        if options.keep is not None:
+            ratchet.keep(max(1, options.keep), output)
+            return 0
         parts = chosen(options.only, quick=options.quick, long=options.long)
         whole = True
         if options.results:
@@ -159,6 +169,6 @@ def main() -> int:
         if options.write_docs:
             write_docs(results)
             output.print(f"tables in {DOCS}", markup=False)
-    except (OSError, ValueError, MarkersMissing) as error:
+    except (OSError, ValueError, MarkersMissing, ratchet.NothingKept, ChildFailed) as error:
         parser.error(str(error))
     return 0 if whole else 1
