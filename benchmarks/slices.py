@@ -37,6 +37,7 @@ Batches = Sequence[Sequence[Command]]
 def _layer(layer: BookLayer | LeastLayer, opening: Iterable[Command], batches: Batches) -> Iterator[float]:
     for command in opening:
         layer.apply(command)
+    yield 0.0
     for batch in batches:
         began = time.process_time()
         layer.events = []
@@ -57,6 +58,7 @@ def _engine(opening: Iterable[Command], batches: Batches) -> Iterator[float]:
         state.end_batch()
 
     apply(opening)
+    yield 0.0
     for batch in batches:
         began = time.process_time()
         for start in range(0, len(batch), core.BATCH):
@@ -65,12 +67,15 @@ def _engine(opening: Iterable[Command], batches: Batches) -> Iterator[float]:
 
 
 def started(opening: Sequence[Command], batches: Batches) -> dict[str, Iterator[float]]:
-    """The three layers, each ready to do its next slice."""
-    return {
+    """The three layers after their opening, each ready to do its next slice."""
+    programs = {
         "least": _layer(LeastLayer(), opening, batches),
         "book": _layer(BookLayer(), opening, batches),
         "engine": _engine(opening, batches),
     }
+    for program in programs.values():
+        next(program)
+    return programs
 
 
 def in_turns(programs: dict[str, Iterator[float]]) -> dict[str, list[float]]:
@@ -141,12 +146,15 @@ def bytecodes(function: Callable[[], object]) -> int:
             counted += 1
         return trace
 
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()  # whoever asked to be called at a collection would be counted
     sys.settrace(trace)
     try:
         function()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return counted
 
 
