@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 CONTRACT := proto/matchbus/v1/matchbus.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers test demo chaos bench bench-quick proto clean
+.PHONY: help install peers test demo chaos bench bench-quick ratchet proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,11 +32,14 @@ demo: install ## a real market with simulated clients; ARGS="--duration 10 --hea
 chaos: install ## faults strike a market under load, a witness judges; ARGS="--minutes 5 --seed 7"
 	$(BIN)/simulation chaos $(ARGS)
 
-bench: install peers ## every benchmark in full, and the tables in docs/performance.md; ARGS="--only core feed"
+bench: install peers ## every benchmark in full, and the tables in docs/performance.md; ARGS="--long"
 	$(BIN)/python -m benchmarks --write-docs $(ARGS)
 
-bench-quick: install ## every benchmark with small sizes, in less than a minute
+bench-quick: install ## every benchmark with small sizes, in less than a minute; ARGS="--only core feed"
 	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+ratchet: install ## has no ratio become more than 15 % worse than those kept in benchmarks/kept.json?
+	$(BIN)/python -m benchmarks --check
 
 peers: $(PEERS)/.installed ## install the order books of PyPI that ours is measured beside, apart from everything
 

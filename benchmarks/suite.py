@@ -56,6 +56,7 @@ from benchmarks.report import (
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results.json"
 QUICK_RESULTS: Final = ROOT / "logs" / "bench-quick.json"
+PARTIAL_RESULTS: Final = ROOT / "logs" / "bench-parts.json"
 DOCS: Final = ROOT / "docs" / "performance.md"
 
 Measure = Callable[[], list[Figure]]
@@ -126,6 +127,13 @@ def measure(parts: dict[str, Measure], command: str, path: Path, output: Console
     return Results(command=command, made_on=made_on, figures=figures), whole
 
 
+def default_path(only: list[str], *, quick: bool) -> Path:
+    """Where results go: a quick run or one of some parts does not replace those of a whole one."""
+    if quick:
+        return QUICK_RESULTS
+    return PARTIAL_RESULTS if only else RESULTS
+
+
 def write_docs(results: Results) -> None:
     """Put the tables into the document. Raises `MarkersMissing`."""
     DOCS.write_text(with_section(DOCS.read_text(encoding="utf-8"), markdown(results)), encoding="utf-8")
@@ -150,6 +158,8 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, metavar="FILE", help="do not measure, take these results")
     options = parser.parse_args()
+    if options.only and options.write_docs:
+        parser.error("--write-docs replaces all tables, so it goes without --only")
     output = console()
     try:
         if options.check:
@@ -162,11 +172,13 @@ def main() -> int:
         if options.results:
             results = read_json(options.results)
         else:
-            path = options.json or (QUICK_RESULTS if options.quick else RESULTS)
+            path = options.json or default_path(options.only, quick=options.quick)
             command = " ".join(("python -m benchmarks", *sys.argv[1:]))
             results, whole = measure(parts, command, path, output)
             output.print(f"results in {path}", markup=False)
-        if options.write_docs:
+        if options.write_docs and not whole:
+            output.print(f"{DOCS} is left as it was: a part is missing", style="red", markup=False)
+        elif options.write_docs:
             write_docs(results)
             output.print(f"tables in {DOCS}", markup=False)
     except (OSError, ValueError, MarkersMissing, ratchet.NothingKept, ChildFailed) as error:

@@ -41,6 +41,21 @@ def test_long_differs_where_there_is_more_to_see() -> None:
     assert [name for name in full if full[name] is not long[name]] == ["growth"]
 
 
+def test_only_a_whole_run_replaces_its_results() -> None:
+    """Quick runs and runs of some parts have files of their own."""
+    assert suite.default_path([], quick=False) == suite.RESULTS
+    others = {suite.default_path(["core"], quick=False), suite.default_path([], quick=True)}
+    assert suite.RESULTS not in others
+    assert len(others) == 2
+
+
+def test_tables_of_some_parts_do_not_replace_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line refuses it before anything is measured."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "core", "--write-docs"])
+    with pytest.raises(SystemExit):
+        suite.main()
+
+
 def test_a_measurement_runs_in_a_process_of_its_own() -> None:
     """Nothing it does stays here."""
     (figure,) = in_child(other_process)
