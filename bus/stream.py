@@ -291,8 +291,8 @@ class StreamReader:
     """Reads a stream in order, from one sequence on, over whatever happens to the connection.
 
     A pull consumer gives back-pressure, so its queue cannot overflow; it is made anew after `next_sequence`
-    when its own numbering breaks or the server falls silent. `contiguous` says that no sequence may ever be
-    missing.
+    when its own numbering breaks, when it sent more than came, or when the server falls silent. `contiguous`
+    says that no sequence may ever be missing.
     """
 
     def __init__(
@@ -409,7 +409,7 @@ class StreamReader:
         while self._arrived:
             message = self._arrived.popleft()
             if not message.reply.startswith("$JS.ACK."):
-                self._note_status((message.headers or {}).get("Status"))
+                self._note_status(message.headers or {})
                 continue
             # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>
             tokens = message.reply.split(".", 7)
@@ -431,9 +431,13 @@ class StreamReader:
             taken.append(Stored(sequence, message.subject, message.data, deleted))
         return taken
 
-    def _note_status(self, status: str | None) -> None:
+    def _note_status(self, headers: Mapping[str, str]) -> None:
         """Heed a word about the request: it lives (100), it ended, or its consumer did (409, 503)."""
+        status = headers.get("Status")
         if status == "100":
+            # What the server sent last is not here, and it will not send it again: it cut us off as too slow,
+            # or the connection broke, and we were back before it forgot the request.
+            self._broken |= int(headers.get("Nats-Last-Consumer", 0)) > self._consumer_sequence
             return
         self._asked = 0
         if status in ("409", "503"):

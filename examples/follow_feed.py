@@ -36,9 +36,8 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
             sequence = -1  # the last delta was lost
         if kind in ("snapshot", "delta") and message.subject == subject and fields[1] > sequence:
             if kind == "snapshot":
-                _, new_sequence, _, _, levels, check, part, parts = fields[
-                    :8
-                ]  # later versions may add fields
+                # Later versions may add fields.
+                _, new_sequence, _, _, levels, check, part, parts = fields[:8]
                 book = {1: {}, 2: {}} if part == 1 else book
                 got = (new_sequence, part) if part == 1 or got == (new_sequence, part - 1) else (0, 0)
                 new_sequence = new_sequence if got == (new_sequence, parts) else -1  # -1: not whole yet

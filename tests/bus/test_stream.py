@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from nats.aio.client import Client
@@ -11,7 +12,15 @@ from nats.aio.msg import Msg
 import bus.stream
 from bus import provision, subjects
 from bus.connection import Connection
+from bus.server import NatsServer
 from bus.stream import MAX_REQUEST_BYTES, Publisher, Stored, StreamGap, StreamReader, settled_extent
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
+
+
+SMALL = MAX_REQUEST_BYTES // provision.MAX_MESSAGE_BYTES
+"""Messages of a reader's first request, when it does not know yet how large they are."""
 
 
 async def _fill(connection: Connection, engine: int, count: int) -> str:
@@ -41,7 +50,7 @@ async def test_a_message_lost_on_the_way_is_fetched_again(
 ) -> None:
     """A message that the client drops is neither skipped nor taken for a gap, for any patience."""
     stream = await _fill(nats_connection, engine, 260)
-    for lost in (1, 2, 256):
+    for lost in (1, 2, 256, 260):
         reader = StreamReader(nats_connection, stream)
         monkeypatch.setattr(reader, "_received", _Dropping(reader, lost).received)
         assert await _read(reader, 260, patience_s) == list(range(1, 261))
@@ -166,3 +175,29 @@ async def test_a_stream_that_stays_short_has_lost_its_end(monkeypatch: pytest.Mo
         cluster = Cluster(ends_at(4, replicas))
         assert (await settled_extent(cast("Client", cluster), "S", 6)).last_seq == 4
         assert (time.monotonic() - began > 0.2) is (replicas == 3)
+
+
+async def test_a_reader_that_was_cut_off_as_too_slow_reads_on(
+    own_server: NatsServer, connections: "Connections", tmp_path: Path
+) -> None:
+    """More is under way than a server holds back for a frozen reader: it is cut off, and misses nothing."""
+    writing, reading = await connections.open(own_server.url), await connections.open(own_server.url)
+    stream = await _fill(writing, 1, SMALL)
+    publisher = Publisher(writing)
+    for number in range(SMALL + 1, 201):
+        ack = await publisher.attempt(subjects.journal(1), b"%260000d" % number, {})
+        assert ack is not None
+        assert ack.seq == number
+    reader = StreamReader(reading, stream)
+    assert await _read(reader, SMALL) == list(range(1, SMALL + 1))
+    going_on = asyncio.create_task(_read(reader, 200))
+    await asyncio.sleep(0)  # it asks for 256 messages, as all it knows are small
+    await reading.flush()
+    log = tmp_path / "nats/nats-server.log"
+    deadline = time.monotonic() + 20
+    while "Slow Consumer" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # noqa: ASYNC251 -- the whole process stands still, as a frozen one does
+    assert await going_on == list(range(SMALL + 1, 201))
+    assert reading.stats["reconnects"] == 1
+    await reader.close()

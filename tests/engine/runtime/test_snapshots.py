@@ -213,9 +213,7 @@ async def test_a_trimmed_journal_without_snapshots_is_refused(
     """Nothing is left to begin from, and that is said; a tool can still look at what is there."""
     for batch in (30, 40):
         await spoil(nats_connection, trimmed.engine, batch)
-    with pytest.raises(
-        JournalDamaged, match="begins at 30, and no snapshot has what stood before"
-    ):
+    with pytest.raises(JournalDamaged, match="begins at 30, and no snapshot has what stood before"):
         await trimmed.recover()
     journal = JetStreamJournal(nats_connection, trimmed.engine)
     await journal.skip_trimmed()
