@@ -99,10 +99,10 @@ async def context(options: Options, desk: Desk) -> int:
     name = options.name or options.context or os.environ.get("MATCHBUS_CONTEXT") or contexts.current
     if options.action == "list":
         return _list(desk, file, contexts)
-    if not name:
-        raise kept.SettingsError("there is no context yet", kept.HOW_TO_REGISTER)
     if options.action in ("use", "remove") and not options.name:
         raise Misuse(f"which context to {options.action}?", f"`matchbus context {options.action} NAME`")
+    if not name:
+        raise kept.SettingsError("there is no context yet", kept.HOW_TO_REGISTER)
     match options.action:
         case "show":
             return _show(desk, name, contexts, with_secrets=options.secrets)

@@ -104,6 +104,8 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
                 "give the secret of its first registration by --secret or MATCHBUS_SECRET, "
                 "or register another name",
             )
+        case ValueError() if "is not on a " in str(error):
+            return Failure(str(error), "write a multiple of it: nothing is rounded here")
         case FillGap():
             return Failure(str(error), "stop trading on this history, and ask the operator")
         case _:

@@ -43,6 +43,7 @@ _ASK_AGAIN_S: Final = 0.2
 
 def _arrange(parser: Parser) -> None:
     parser.add_argument("symbol", metavar="SYMBOL", type=symbol)
+    parser.add_argument("--all", action="store_true", help="snapshots too that say nothing new")
 
 
 async def feed(options: Options, desk: Desk) -> int:
@@ -62,7 +63,7 @@ async def feed(options: Options, desk: Desk) -> int:
                 "name the market's by --nats, or keep it by `matchbus context set NAME --nats URL`",
             ) from error
     try:
-        await _follow(nc, Tape(instruments[options.symbol], desk.output))
+        await _follow(nc, Tape(instruments[options.symbol], desk.output, repeats=options.all))
     finally:
         await nc.close()
     return DONE
@@ -89,10 +90,14 @@ async def _follow(nc: Nats, tape: "Tape") -> None:
 
 
 class Tape:
-    """Prints one symbol's messages of every engine, and says when a book has to be asked for."""
+    """Prints one symbol's messages of every engine, and says when a book has to be asked for.
 
-    def __init__(self, instrument: Instrument, output: Output) -> None:
+    Snapshots come every 1.5 s while a book changes: with `repeats` those are printed too that change nothing.
+    """
+
+    def __init__(self, instrument: Instrument, output: Output, *, repeats: bool = False) -> None:
         self.instrument = instrument
+        self._repeats = repeats
         self._output = output
         self._token = subjects.symbol_token(instrument.symbol)
         self._replicas: dict[int, BookReplica] = {}
@@ -131,6 +136,8 @@ class Tape:
     def _show_snapshot(
         self, engine: int, message: BookSnapshot, outcome: Outcome, replica: BookReplica
     ) -> None:
+        if outcome is Outcome.DUPLICATE and not self._repeats:
+            return
         fields = {
             "epoch": message.epoch,
             "sequence": message.sequence,

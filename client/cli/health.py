@@ -77,7 +77,8 @@ async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
                 await nc.flush()
                 round_trip_ms = _ms_since(began)
                 streams = (await nc.jetstream().account_info()).streams
-                version = str(nc.connected_server_version)
+                server = nc.connected_server_version
+                version = f"{server.major}.{server.minor}.{server.patch}"
             finally:
                 await nc.close()
     except _AWAY as error:

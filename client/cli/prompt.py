@@ -112,8 +112,8 @@ def help_text() -> str:
     """How each command is typed."""
     usages = ["buy QUANTITY SYMBOL [PRICE] ...  the same as submit buy; sell likewise"]
     for command in LINE_COMMANDS.values():
-        usage = " ".join(command.parser(alone=False).format_usage().split())
-        usages.append(usage.removeprefix("usage: matchbus ").replace("[-h] ", ""))
+        usage = command.parser(alone=False).format_usage().replace(" [-h]", "")
+        usages.append(" ".join(usage.removeprefix("usage: matchbus ").split()))
     return "\n".join([*usages, "quit  leave; orders stay in the market"])
 
 

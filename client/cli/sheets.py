@@ -72,6 +72,7 @@ def result_lines(result: OrderResult, what: str) -> list[str]:
     """The engine's answer to one command, in sentences; `what` says what was asked for."""
     if result.reject_reason is not None:
         lines = [f"REFUSED  {result.reject_reason.name}: {result.reject_text}"]
+        lines += [f"  asked for: {what}"] if what else []  # the engine's text speaks of ticks and lots
         hint = WHAT_TO_DO.get(result.reject_reason)
         return [*lines, f"  {hint}"] if hint else lines
     head = [result.status.name.replace("_", " ")]
@@ -87,8 +88,8 @@ def result_lines(result: OrderResult, what: str) -> list[str]:
     if result.cumulative_quantity:
         lines.append(f"  filled {result.cumulative_quantity:f} at {average(result.average_price)} on average")
     if result.leaves_quantity:
-        where = "is out on another engine" if result.status is OrderStatus.PENDING else "rests"
-        lines.append(f"  {result.leaves_quantity:f} {where}")
+        where = "out on another engine" if result.status is OrderStatus.PENDING else "resting"
+        lines.append(f"  {result.leaves_quantity:f} left, {where}")
     return lines
 
 
