@@ -12,7 +12,7 @@ from client.cli import settings as kept
 from client.cli.arguments import Parser, whole
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
-from client.cli.failures import DONE, Misuse
+from client.cli.failures import DONE, Misuse, some_of
 from client.cli.settings import CONTEXT_NAME, Context, Contexts
 from client.cli.sheets import Sheet
 
@@ -81,7 +81,7 @@ async def register(options: Options, desk: Desk) -> int:
         lines.append(
             f"  E{options.engine} was asked for, but a client keeps the home of its first registration."
         )
-    lines.append(f"It trades {', '.join(symbols)}. Kept as context {name}, which is now in use.")
+    lines.append(f"Kept as context {name}, which is now in use. Traded here: {some_of(symbols)}.")
     desk.output.answer(answer, *lines)
     return DONE
 
@@ -139,10 +139,13 @@ def _list(desk: Desk, file: Path, contexts: Contexts) -> int:
 def _show(desk: Desk, name: str, contexts: Contexts, *, with_secrets: bool) -> int:
     document = _document(name, contexts)
     chosen = contexts.get(name)
+    hidden = {"secret": _HIDDEN if chosen.secret else "", "password": _HIDDEN if chosen.password else ""}
     if with_secrets:
         document |= {"secret": chosen.secret, "password": chosen.password}
-    shown = {"secret": _HIDDEN if chosen.secret else "", "password": _HIDDEN if chosen.password else ""}
-    rows: list[tuple[Any, ...]] = [(key, str(value)) for key, value in (shown | document).items()]
+    rows: list[tuple[Any, ...]] = [
+        (key.replace("_", " "), "yes" if value is True else "no" if value is False else value)
+        for key, value in (document | (hidden if not with_secrets else {})).items()
+    ]
     desk.output.table([document], lambda: Sheet(f"Context {name}", ("setting", "value"), rows))
     return DONE
 

@@ -4,6 +4,7 @@ Failure
 └── Misuse      the command makes no sense as it was typed; exit code 2
 """
 
+from difflib import get_close_matches
 from typing import Final
 
 from client import (
@@ -20,6 +21,8 @@ from client.cli.settings import Settings
 DONE: Final = 0
 REFUSED: Final = 1
 MISUSED: Final = 2
+
+_SHOWN_SYMBOLS: Final = 12
 
 WHAT_TO_DO: Final = {
     RejectReason.INVALID_CLIENT_ORDER_ID: "make another id: 1 to 36 printable ASCII characters",
@@ -86,8 +89,10 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
                 "`matchbus status` shows who is away; try again, with a longer --timeout if need be",
             )
         case UnknownSymbol():
+            near = get_close_matches(error.symbol, listed, 1)
             return Failure(
-                f"{error.symbol!r} is not traded here", f"choose one of {', '.join(listed) or 'none'}"
+                f"{error.symbol!r} is not traded here" + (f": did you mean {near[0]}?" if near else ""),
+                f"traded here: {some_of(listed) or 'nothing'}",
             )
         case OrderNotFound():
             return Failure(str(error), "`matchbus orders` lists what is open")
@@ -110,6 +115,12 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(str(error), "stop trading on this history, and ask the operator")
         case _:
             return Failure(str(error))
+
+
+def some_of(symbols: list[str]) -> str:
+    """The symbols, or the first of many."""
+    more = len(symbols) - _SHOWN_SYMBOLS
+    return ", ".join(symbols[:_SHOWN_SYMBOLS]) + (f" and {more} more" if more > 0 else "")
 
 
 def reason_of(error: Unavailable) -> str:

@@ -16,8 +16,7 @@ from client.cli.failures import Failure
 from client.cli.sheets import Sheet, plain
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
 
 QUIET_S: Final = 1.0
 """What takes longer than this shows that it is under way."""
@@ -118,12 +117,13 @@ class Output:
             yield redraw
 
 
-def drawn(sheet: Sheet) -> "Table":
-    """The table that people see."""
-    from rich.table import Table  # noqa: PLC0415 -- see the module's docstring
+def drawn(sheet: Sheet) -> "Group":
+    """What people see: the table, and the note below it."""
+    from rich.console import Group  # noqa: PLC0415 -- see the module's docstring
+    from rich.table import Table  # noqa: PLC0415 -- likewise
     from rich.text import Text  # noqa: PLC0415 -- likewise
 
-    table = Table(title=sheet.title or None, title_justify="left", caption=sheet.note or None)
+    table = Table(title=sheet.title or None, title_justify="left")
     for column in sheet.columns:
         name = column.removeprefix(">")
         table.add_column(name, justify="right" if name != column else "left")
@@ -131,7 +131,7 @@ def drawn(sheet: Sheet) -> "Table":
         # Text, not markup: what clients have named must not colour the screen.
         cells = ((cell, "") if isinstance(cell, str) else cell for cell in row)
         table.add_row(*(Text(text, style=style) for text, style in cells))
-    return table
+    return Group(table, Text(sheet.note)) if sheet.note else Group(table)
 
 
 def _console() -> "Console":

@@ -1,155 +1,17 @@
 """The command line as a trader and as a script use it: child processes against one real market."""
 
 import json
-import os
 import re
-import select
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
 
-from tests.system.venue import COMMAND, REPOSITORY, Venue, fresh
+from tests.system.terminal import DEADLINE_S, TICKERS, Terminal
+from tests.system.venue import COMMAND, REPOSITORY, Venue
 
-DEADLINE_S: Final = 30.0
-SYMBOLS: Final = ("AAPL", "MSFT", *(f"S{number}" for number in range(30)))
-PAGE: Final = REPOSITORY / "docs" / "command-line.md"
-REWRITE: Final = os.environ.get("MATCHBUS_REWRITE") == "1"
-
-_symbols = iter(SYMBOLS[2:])
-
-
-class Terminal:
-    """Where commands are typed: a configuration of its own, nothing of the tester's environment."""
-
-    def __init__(self, directory: Path, venue: Venue) -> None:
-        self.venue = venue
-        self._running: list[Running] = []
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MATCHBUS_", "XDG_")) and name != "COLUMNS"
-        } | {"XDG_CONFIG_HOME": str(directory), "PYTHONUNBUFFERED": "1", "MATCHBUS_TIMEOUT": "15"}
-
-    def run(self, *words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        """Type a command and wait for its end."""
-        return subprocess.run(
-            [*COMMAND, *words],
-            cwd=REPOSITORY,
-            env=self.environment | environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-
-    def text(self, *words: str) -> str:
-        """What a command prints that must succeed."""
-        done = self.run(*words)
-        assert done.returncode == 0, (words, done.stdout, done.stderr)
-        return done.stdout
-
-    def json(self, *words: str) -> Any:
-        """The one object that a command gives that must succeed."""
-        (answer,) = self.lines(*words)
-        return answer
-
-    def lines(self, *words: str) -> list[Any]:
-        """The objects, one a line, that a command gives that must succeed."""
-        return [json.loads(line) for line in self.text(*words, "--json").splitlines()]
-
-    def start(self, *words: str) -> "Running":
-        """Type a command that goes on."""
-        running = Running([*COMMAND, *words], self.environment)
-        self._running.append(running)
-        return running
-
-    def end(self) -> None:
-        """End all that goes on still."""
-        for running in self._running:
-            running.end()
-
-    def register(self, name: str = "", *, engine: int = 1) -> str:
-        """A new client whose context is in use."""
-        name = name or fresh("trader")
-        self.text(
-            *("register", name, "--engine", str(engine)),
-            *("--exchange", self.venue.exchange, "--nats", self.venue.nats_url),
-        )
-        return name
-
-
-class Running:
-    """A command that goes on until it is interrupted."""
-
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._seen = b""
-
-    def until(self, count: int) -> list[str]:
-        """Wait until it has printed so many lines; all it has printed."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + DEADLINE_S
-        while self._seen.count(b"\n") < count:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, left))
-            assert ready, f"only {self._seen!r} came"
-            chunk = os.read(self.process.stdout.fileno(), 65_536)
-            assert chunk, f"it ended after {self._seen!r}: {self.errors()}"
-            self._seen += chunk
-        return self._seen.decode().splitlines()
-
-    def interrupt(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Press Ctrl-C; the exit code."""
-        self.process.send_signal(number)
-        code = self.process.wait(DEADLINE_S)
-        assert not self.errors()
-        return code
-
-    def end(self) -> None:
-        """Kill it if it goes on still."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-    def errors(self) -> str:
-        """What it said on stderr, once it has ended."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
-
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
-    """One market for all: two engines, a standby each."""
-    venue = Venue(
-        tmp_path_factory.mktemp("commands"), engines=2, symbols=SYMBOLS, options=("--standbys", "1")
-    )
-    try:
-        yield venue.start()
-    finally:
-        venue.stop()
-
-
-@pytest.fixture
-def terminal(tmp_path: Path, market: Venue) -> Iterator[Terminal]:
-    """A terminal where nobody is registered yet."""
-    opened = Terminal(tmp_path / "config", market)
-    yield opened
-    opened.end()
+_symbols = iter(TICKERS[2:])
 
 
 @pytest.fixture
@@ -286,15 +148,15 @@ def test_cancel_all_takes_what_it_is_told(terminal: Terminal, symbol: str) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["submit", "buy", "0", "AAPL", "100"], ["REFUSED  INVALID_QUANTITY", "quantity 0"]),
-        (["submit", "buy", "1", "AAPL", "-1"], ["REFUSED  INVALID_PRICE", "buy 1 AAPL at -1"]),
-        (["submit", "buy", "1", "AAPL", "1", "--post-only", "--ioc"], ["REFUSED  CONFLICTING_INSTRUCTIONS"]),
-        (["submit", "buy", "1", "AAPL", "1.005"], ["1.005", "tick size is 0.01"]),
-        (["submit", "buy", "1", "NONE", "1"], ["'NONE' is not traded here", "AAPL, MSFT"]),
-        (["submit", "buy", "1", "AAPL", "1", "--client-order-id", "x" * 37], ["1 to 36 printable"]),
-        (["book", "NONE", "--consolidated"], ["'NONE' is not traded here", "AAPL"]),
-        (["feed", "NONE"], ["'NONE' is not traded here", "AAPL"]),
-        (["orders", "NONE"], ["'NONE' is not traded here", "AAPL"]),
+        (["submit", "buy", "0", "MSFT", "100"], ["REFUSED  INVALID_QUANTITY", "quantity 0"]),
+        (["submit", "buy", "1", "MSFT", "-1"], ["REFUSED  INVALID_PRICE", "buy 1 MSFT at -1"]),
+        (["submit", "buy", "1", "MSFT", "1", "--post-only", "--ioc"], ["REFUSED  CONFLICTING_INSTRUCTIONS"]),
+        (["submit", "buy", "1", "MSFT", "1.005"], ["1.005", "tick size is 0.01"]),
+        (["submit", "buy", "1", "NONE", "1"], ["'NONE' is not traded here", "AAPL, ADBE"]),
+        (["submit", "buy", "1", "MSFT", "1", "--client-order-id", "x" * 37], ["1 to 36 printable"]),
+        (["book", "NONE", "--consolidated"], ["'NONE' is not traded here", "MSFT"]),
+        (["feed", "NONE"], ["'NONE' is not traded here", "MSFT"]),
+        (["orders", "NONE"], ["'NONE' is not traded here", "MSFT"]),
         (["cancel", "5"], ["REFUSED  UNKNOWN_ORDER", "matchbus orders"]),
         (["replace", "5", "1", "1"], ["REFUSED  UNKNOWN_ORDER"]),
         (["orders", "5"], ["matchbus orders"]),
@@ -303,7 +165,7 @@ def test_cancel_all_takes_what_it_is_told(terminal: Terminal, symbol: str) -> No
         (["orders", "--context", "none"], ["'none'", "matchbus register"]),
         (["orders", "--timeout", "soon"], ["'soon'", "from --timeout"]),
         (
-            ["feed", "AAPL", "--nats", "nats://127.0.0.1:1", "--timeout", "1"],
+            ["feed", "MSFT", "--nats", "nats://127.0.0.1:1", "--timeout", "1"],
             ["nats://127.0.0.1:1", "--nats"],
         ),
     ],
@@ -318,7 +180,7 @@ def test_what_fails_says_why_and_what_to_do(words: list[str], said: list[str], t
 def test_failures_are_json_where_answers_are(terminal: Terminal) -> None:
     """With --json a refusal is an answer on stdout, a failure an object on stderr."""
     terminal.register()
-    done = terminal.run("submit", "buy", "0", "AAPL", "100", "--json")
+    done = terminal.run("submit", "buy", "0", "MSFT", "100", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     assert json.loads(done.stdout)["reject_reason"] == "invalid_quantity"
     done = terminal.run("book", "NONE", "--json")
@@ -333,18 +195,18 @@ def test_failures_are_json_where_answers_are(terminal: Terminal) -> None:
     ("words", "said"),
     [
         (["sumbit"], ["'sumbit'", "did you mean submit?"]),
-        (["submit", "buy", "ten", "AAPL", "1"], ["'ten' is no number"]),
-        (["submit", "hold", "1", "AAPL", "1"], ["'hold'", "buy"]),
-        (["submit", "buy", "1", "AAPL"], ["needs a price", "--market"]),
-        (["submit", "buy", "1", "AAPL", "1", "--market"], ["market order has no price"]),
-        (["submit", "buy", "1", "AAPL", "1", "--stp", "never"], ["'never'", "cancel_oldest"]),
-        (["submit", "buy", "1", "AAPL", "1", "--ioc", "--fok"], ["not allowed with"]),
+        (["submit", "buy", "ten", "MSFT", "1"], ["'ten' is no number"]),
+        (["submit", "hold", "1", "MSFT", "1"], ["'hold'", "buy"]),
+        (["submit", "buy", "1", "MSFT"], ["needs a price", "--market"]),
+        (["submit", "buy", "1", "MSFT", "1", "--market"], ["market order has no price"]),
+        (["submit", "buy", "1", "MSFT", "1", "--stp", "never"], ["'never'", "cancel_oldest"]),
+        (["submit", "buy", "1", "MSFT", "1", "--ioc", "--fok"], ["not allowed with"]),
         (["submit", "buy", "1", "A A", "1"], ["'A A' is no symbol"]),
         (["cancel"], ["nothing given", "--all"]),
         (["cancel", "x"], ["'x' is no order id", "--client-order-id"]),
         (["cancel", "1", "--client-order-id", "x"], ["takes exactly one"]),
         (["replace", "1", "2"], ["takes exactly one"]),
-        (["book", "AAPL", "--consolidated", "--orders"], ["leave out"]),
+        (["book", "MSFT", "--consolidated", "--orders"], ["leave out"]),
         (["fills", "--since", "-1"], ["-1"]),
         (["context", "use"], ["which context"]),
         (["register"], ["matchbus register NAME"]),
@@ -363,7 +225,7 @@ def test_nobody_there_is_told_at_once(terminal: Terminal) -> None:
     """Without a context the way to register is told; without an exchange the way to start one."""
     failed(terminal.run("orders"), 1, "nobody is registered here", "matchbus register NAME")
     nowhere = ("--exchange", "127.0.0.1:1", "--timeout", "0.3")
-    for words in (("register", "x"), ("engines",), ("book", "AAPL", "--consolidated")):
+    for words in (("register", "x"), ("engines",), ("book", "MSFT", "--consolidated")):
         failed(
             terminal.run(*words, *nowhere),
             1,
