@@ -3,6 +3,7 @@
 What a trader does is in `client/cli/`, what runs and looks after a market in `simulation/operate.py`.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(help_text(), file=sys.stdout if words else sys.stderr)
         return 0 if words else USAGE_ERROR
     name, *rest = words
+    # What breaks is said by the command itself; gRPC's own account would stand in the middle of its answer.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if name in TRADING or name in LOOKING:
             return int(import_module("client.cli.main").main(name, rest))

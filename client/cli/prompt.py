@@ -206,7 +206,7 @@ async def _at_prompt(client: Client, desk: Desk) -> None:
             ):
                 yield Completion(word, start_position=-len(typed), display_meta=what)
 
-    session: PromptSession[str] = PromptSession(completer=Words())
+    session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False)
     print(f"{desk.settings.client_id} at home on E{client.engine}. `help` lists the commands, Tab completes.")
     with patch_stdout(raw=True):
         telling = asyncio.create_task(_tell_fills(client))
