@@ -168,7 +168,7 @@ class Session:
             except grpc.aio.AioRpcError as error:
                 if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
                     raise _final(error) from error
-                _log.warning("registration failed: %s %s", error.code(), error.details())
+                _log.info("registration failed: %s %s", error.code(), error.details())
 
     async def find_home(self, generation: int) -> bool:
         """Learn where our home engine is now, unless another task has done so since `generation`.
