@@ -208,8 +208,9 @@ async def _at_prompt(client: Client, desk: Desk) -> None:
 
     session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False)
     print(f"{desk.settings.client_id} at home on E{client.engine}. `help` lists the commands, Tab completes.")
+    last = await _last_fill(client, desk)
     with patch_stdout(raw=True):
-        telling = asyncio.create_task(_tell_fills(client))
+        telling = asyncio.create_task(_tell_fills(client, last))
         try:
             while True:
                 with suppress(MatchbusError):  # then Tab knows the orders of before
@@ -226,12 +227,19 @@ async def _at_prompt(client: Client, desk: Desk) -> None:
             await asyncio.wait((telling,))
 
 
-async def _tell_fills(client: Client) -> None:
-    """Say each fill that happens from now on, for as long as the prompt is open."""
+async def _last_fill(client: Client, desk: Desk) -> int:
+    """The number of our newest fill: those behind it are news."""
     last = 0
-    try:
+    async with desk.output.waiting("reading fills") as tell:
         async for fill in client.fills(follow=False):
             last = fill.sequence
+            tell(f"reading fills: {last}")
+    return last
+
+
+async def _tell_fills(client: Client, last: int) -> None:
+    """Say each fill behind the last one, for as long as the prompt is open."""
+    try:
         async with aclosing(client.fills(last)) as fills:
             async for fill in fills:
                 _tell(fill)
