@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
+ALL: Final = "all"
 
 
 def main(words: Sequence[str]) -> int:
@@ -30,17 +31,22 @@ def main(words: Sequence[str]) -> int:
         print(f"matchbus: there is no benchmark {options.name!r}", file=sys.stderr)
         print(f"  choose one of {', '.join(found)}", file=sys.stderr)
         return 2
-    script = CHECKOUT / "benchmarks" / f"{options.name}.py"
-    command = [sys.executable, str(script), *options.arguments]
+    script = str(CHECKOUT / "benchmarks" / f"{options.name}.py")
+    what = ["-m", "benchmarks"] if options.name == ALL else [script]
+    command = [sys.executable, *what, *options.arguments]
     return subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603 -- a script of ours
 
 
 def offered(directory: Path) -> dict[str, str]:
-    """The scripts there that can be run, each with the first line of what it says of itself."""
+    """What can be run there, each with the first line of what it says of itself."""
     scripts: dict[str, str] = {}
+    if (directory / "__main__.py").is_file():
+        scripts[ALL] = (
+            "Every benchmark; --quick with small sizes, --help tells the rest."
+        )
     for path in sorted(directory.glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        if "__main__" in source:
+        if "__main__" in source and path.stem != "__main__":
             scripts[path.stem] = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
     return scripts
 

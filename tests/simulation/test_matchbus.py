@@ -63,7 +63,8 @@ def test_benchmarks_are_listed_with_what_they_measure(capsys: pytest.CaptureFixt
     assert matchbus.main(["bench", "--json"]) == 0
     listed = {line["name"]: line["what"] for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert "operations a second" in listed["core"]
-    assert "peers" not in listed
+    assert "all" in listed
+    assert not {"peers", "__main__"} & set(listed)
     assert matchbus.main(["bench", "nonsense"]) == 2
     assert "core" in capsys.readouterr().err
 
@@ -85,3 +86,7 @@ if __name__ == "__main__":
     (tmp_path / "benchmarks" / "count.py").write_text(script)
     assert matchbus.main(["bench", "count", "--pairs", "2"]) == 3
     assert capfd.readouterr().out == "['--pairs', '2']\n"
+    assert matchbus.main(["bench", "all"]) == 2  # no runner there
+    (tmp_path / "benchmarks" / "__main__.py").write_text(script)
+    assert matchbus.main(["bench", "all", "--quick"]) == 3
+    assert capfd.readouterr().out == "['--quick']\n"
