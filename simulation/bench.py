@@ -32,8 +32,8 @@ def main(words: Sequence[str]) -> int:
         print(f"  choose one of {', '.join(found)}", file=sys.stderr)
         return 2
     script = str(CHECKOUT / "benchmarks" / f"{options.name}.py")
-    what = ["-m", "benchmarks"] if options.name == ALL else [script]
-    command = [sys.executable, *what, *options.arguments]
+    program = ["-m", "benchmarks"] if options.name == ALL else [script]
+    command = [sys.executable, *program, *options.arguments]
     return subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603 -- a script of ours
 
 
@@ -41,9 +41,7 @@ def offered(directory: Path) -> dict[str, str]:
     """What can be run there, each with the first line of what it says of itself."""
     scripts: dict[str, str] = {}
     if (directory / "__main__.py").is_file():
-        scripts[ALL] = (
-            "Every benchmark; --quick with small sizes, --help tells the rest."
-        )
+        scripts[ALL] = "Every benchmark; --quick with small sizes, --help tells the rest."
     for path in sorted(directory.glob("*.py")):
         source = path.read_text(encoding="utf-8")
         if "__main__" in source and path.stem != "__main__":

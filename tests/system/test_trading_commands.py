@@ -1,6 +1,7 @@
 """The command line as a trader and as a script use it: child processes against one real market."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.terminal import DEADLINE_S, TICKERS, Terminal
+from tests.system.terminal import DEADLINE_S, TICKERS, Running, Terminal
 from tests.system.venue import COMMAND, REPOSITORY, Venue
 
 _symbols = iter(TICKERS[2:])
@@ -393,3 +394,18 @@ def test_a_reader_that_has_seen_enough_is_no_failure(terminal: Terminal, symbol:
     terminal.text("submit", "buy", "1", symbol, "10")
     assert following.process.wait(DEADLINE_S) == 0
     assert following.errors() == ""
+
+
+def test_up_tells_a_program_where_everything_is(tmp_path: Path) -> None:
+    """`up --json` prints what the ready file holds in one line, and nothing else until its end."""
+    command = [*COMMAND, "up", "--engines", "1", "--durability", "none", "--json"]
+    command += ["--data", str(tmp_path / "data"), "--ready-file", str(tmp_path / "ready.json")]
+    running = Running(command, dict(os.environ))
+    try:
+        (line,) = running.until(1)
+        assert json.loads(line) == json.loads((tmp_path / "ready.json").read_text())
+        assert running.interrupt() == 0
+        assert running.process.stdout is not None
+        assert running.process.stdout.read() == b""
+    finally:
+        running.end()

@@ -1,11 +1,4 @@
-import asyncio
-import json
-import os
-import pty
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +6,11 @@ import pytest
 from client.cli import prompt
 from client.cli.arguments import HelpShown
 from client.cli.failures import Misuse
+from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
-from tests.client.fake_venue import PASSWORD, FakeVenue
+from tests.client.fake_venue import FakeVenue
 
 SYMBOLS = ("AAPL", "AMZN", "MSFT")
-DEADLINE_S = 30.0
 
 
 def offered(before: str) -> list[str]:
@@ -99,57 +92,10 @@ def test_help_tells_how_everything_is_typed(capsys: pytest.CaptureFixture[str]) 
     assert "--exchange" not in shown
 
 
-class Screen:
-    """`matchbus trade` on a terminal of its own, typed at by the test."""
-
-    def __init__(self, venue: FakeVenue, config: Path) -> None:
-        directory = config / "matchbus"
-        directory.mkdir()
-        alice = {"exchange": venue.address, "client_id": "alice", "secret": "mine", "password": PASSWORD}
-        (directory / "contexts.json").write_text(json.dumps({"current": "a", "contexts": {"a": alice}}))
-        self._keyboard, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "simulation.matchbus", "trade"],
-            env={**os.environ, "XDG_CONFIG_HOME": str(config), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-        )
-        os.close(terminal)
-        os.set_blocking(self._keyboard, False)
-        self.shown = ""
-
-    def type(self, keys: str) -> None:
-        """Press keys."""
-        os.write(self._keyboard, keys.encode())
-
-    async def until(self, text: str) -> None:
-        """Wait until the terminal has shown this since the last time."""
-        deadline = time.monotonic() + DEADLINE_S
-        while text not in self.shown:
-            assert time.monotonic() < deadline, f"{text!r} did not come: {self.shown!r}"
-            try:
-                self.shown += os.read(self._keyboard, 65_536).decode(errors="replace")
-            except BlockingIOError:
-                await asyncio.sleep(0.01)
-        self.shown = self.shown.partition(text)[2]
-
-    async def end(self) -> int:
-        """Wait for its end; the exit code."""
-        async with asyncio.timeout(DEADLINE_S):
-            return await asyncio.to_thread(self.process.wait)
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self._keyboard)
-
-
 async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
     """Tab completes, answers and fills are shown, a mistake and Ctrl-C do not end it, Ctrl-D does, with 0."""
     venue.engines[0].add_fills(1)  # of before, not to be told
-    screen = Screen(venue, tmp_path)
+    screen = Screen(venue, tmp_path, "trade")
     try:
         await screen.until("alice@E1>")
         screen.type("bu\t")
