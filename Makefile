@@ -2,15 +2,16 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CONTRACT := proto/matchbus/v1/matchbus.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install test dashboard browser demo chaos bench proto clean
+.PHONY: help install peers test dashboard browser demo chaos bench bench-quick ratchet proto clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install everything into it
 
@@ -38,11 +39,25 @@ demo: install ## a real market with simulated clients; ARGS="--duration 10 --hea
 chaos: install ## faults strike a market under load, a witness judges; ARGS="--minutes 5 --seed 7"
 	$(BIN)/simulation chaos $(ARGS)
 
-bench: install ## every benchmark, one after the other
-	set -e; for name in core order_entry unary book_structures; do $(BIN)/python benchmarks/$$name.py; done
+bench: install peers ## every benchmark in full, and the tables in docs/performance.md; ARGS="--long"
+	$(BIN)/python -m benchmarks --write-docs $(ARGS)
+
+bench-quick: install ## every benchmark with small sizes, in less than a minute; ARGS="--only core feed"
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+ratchet: install ## has no ratio become more than 15 % worse than those kept in benchmarks/kept.json?
+	$(BIN)/python -m benchmarks --check
+
+peers: $(PEERS)/.installed ## install the order books of PyPI that ours is measured beside, apart from everything
+
+$(PEERS)/.installed: benchmarks/peer_books.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	grep -v '^#' $< | while read -r book; do $(PEERS)/bin/python -m pip install --quiet \
+		--disable-pip-version-check "$$book" || echo "$$book cannot be installed here: shown as such"; done
+	touch $@
 
 proto: install ## generate the Python modules of the gRPC contract
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(CONTRACT)
 
-clean: ## remove .venv and what tools left
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis logs
+clean: ## remove .venv, .venv-peers and what tools left
+	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis logs

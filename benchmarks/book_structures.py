@@ -1,8 +1,7 @@
 """Which structures a book side should be made of: price keys, and the queue at one price.
 
-Each candidate does the same seeded steps, taking turns within one run; medians of the rounds, and for each
-flow how many times the fastest one's time the others took. `engine/book.py` uses the bisected list and the
-OrderedDict.
+Each candidate does the same seeded steps, taking turns within one run; medians of the rounds. The bisected
+list and the OrderedDict, which `engine/book.py` uses, stand beside each of the others.
 
     python benchmarks/book_structures.py [--steps N] [--rounds N] [--seed N]
 """
@@ -10,16 +9,18 @@ OrderedDict.
 import argparse
 import gc
 import random
-import statistics
 import time
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.table import Table
+import msgspec
 from sortedcontainers import SortedDict, SortedList
 
+from benchmarks.figures import Figure, paired
+from benchmarks.report import console, show
+
+PART = "Structures of a book"
 Step = tuple[int, int]
 """(what to do, with which key or order)."""
 
@@ -27,6 +28,17 @@ ADD, DROP, TAKE = range(3)
 
 Candidate = Callable[[Sequence[int], Sequence[Step]], int]
 """Does the steps on what is there at first; returns what it read, so that all can be compared."""
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How much is done."""
+
+    steps: int = 50_000
+    rounds: int = 9
+    seed: int = 1
+
+
+QUICK = Sizes(steps=2_000, rounds=3)
 
 
 def key_steps(seed: int, levels: int, count: int) -> tuple[list[int], list[Step]]:
@@ -173,51 +185,56 @@ QUEUES: dict[str, Candidate] = {
 
 
 def measure(
-    candidates: dict[str, Candidate], start: Sequence[int], steps: Sequence[Step], rounds: int
-) -> dict[str, float]:
-    """Nanoseconds a step of each candidate: medians over rounds in which they take turns."""
+    title: str,
+    case: str,
+    candidates: dict[str, Candidate],
+    start: Sequence[int],
+    steps: Sequence[Step],
+    rounds: int,
+) -> list[Figure]:
+    """Nanoseconds a step: the first candidate, which `engine/book.py` uses, beside each other one."""
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     read = set()
     for _ in range(rounds):
         for name, candidate in candidates.items():
             gc.collect()
-            began = time.perf_counter_ns()
+            began = time.process_time_ns()
             read.add(candidate(start, steps))
-            taken[name].append((time.perf_counter_ns() - began) / len(steps))
+            taken[name].append((time.process_time_ns() - began) / len(steps))
     assert len(read) == 1, "the candidates do not agree"
-    return {name: statistics.median(times) for name, times in taken.items()}
+    (used, its_times), *others = taken.items()
+    return [
+        paired(*(PART, f"{title}, {case}: {used}", "ns a step", its_times, name, times), lower_is_better=True)
+        for name, times in others
+    ]
+
+
+def measure_all(seed: int, count: int, rounds: int) -> list[Figure]:
+    """All flows of price keys and of queues."""
+    keys = {f"{size:,} levels": key_steps(seed, size, count) for size in (10, 100, 2_000)}
+    queues = {f"{size:,} orders": queue_steps(seed, size, count) for size in (10, 100, 2_000)}
+    queues["20,000 filled from the front"] = sweep_steps(20_000)
+    return [
+        figure
+        for title, candidates, cases in (("price keys", KEYS, keys), ("queue at one price", QUEUES, queues))
+        for case, (start, steps) in cases.items()
+        for figure in measure(title, case, candidates, start, steps, rounds)
+    ]
+
+
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part."""
+    return measure_all(sizes.seed, sizes.steps, sizes.rounds)
 
 
 def main() -> None:
-    """Measure all flows and print one table each for keys and queues."""
+    """Measure all flows and print a table."""
     parser = argparse.ArgumentParser(description="Structures for price keys and for the queue at one price.")
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=Sizes().steps)
+    parser.add_argument("--rounds", type=int, default=Sizes().rounds)
+    parser.add_argument("--seed", type=int, default=Sizes().seed)
     options = parser.parse_args()
-    seed, count = options.seed, options.steps
-    flows = (
-        ("Price keys", KEYS, {f"{size:,} levels": key_steps(seed, size, count) for size in (10, 100, 2_000)}),
-        (
-            "Queue at one price",
-            QUEUES,
-            {
-                **{f"{size:,} orders": queue_steps(seed, size, count) for size in (10, 100, 2_000)},
-                "20,000 filled from the front": sweep_steps(20_000),
-            },
-        ),
-    )
-    console = Console()
-    for title, candidates, cases in flows:
-        table = Table(title=f"{title}: ns a step, and times the fastest", title_justify="left")
-        table.add_column("flow")
-        for name in candidates:
-            table.add_column(name, justify="right")
-        for case, (start, steps) in cases.items():
-            medians = measure(candidates, start, steps, options.rounds)
-            best = min(medians.values())
-            table.add_row(case, *(f"{median:,.0f}  {median / best:.1f}x" for median in medians.values()))
-        console.print(table)
+    show(PART, run(Sizes(options.steps, options.rounds, options.seed)), console())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """How many operations a second the pure core does, with every event made.
 
 The flow is seeded: 65 % limit orders of which a fifth trade on arrival, 5 % market orders, 30 % cancels of
-live orders, about 4,000 orders live. Commands are made beforehand. Two layers are measured in turns on the
-same commands, after their final books were compared:
+live orders, about 4,000 orders live. Commands are made beforehand. Three layers are measured in turns on the
+same commands, and their final books compared. Time is processor time: one thread that waits for nothing, and
+what else the machine does is not counted.
 
     least    the least that matches in price-time order with one event per fact: plain dicts and lists
     book     our books and matching alone, likewise one event per fact
@@ -14,20 +15,17 @@ same commands, after their final books were compared:
 import argparse
 import contextlib
 import gc
-import operator
 import random
-import statistics
+import sys
 import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peers import write_json
+from benchmarks.figures import Figure, paired
+from benchmarks.report import console, show, write_json
 from engine.book import ANY_PRICE, Book
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder
 from engine.events import Accepted, Cancelled, Event, Fill
@@ -36,6 +34,7 @@ from engine.orders import Account, Order
 from engine.state import State
 from engine.terms import OrderType, Side, TimeInForce
 
+PART = "Core"
 BUY = int(Side.BUY)
 MARKET = int(OrderType.MARKET)
 LIVE_ORDERS = 4_000
@@ -47,17 +46,16 @@ DEPTH = 200
 """Levels a side on which orders come to rest."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one flow gave: medians over the runs."""
+class Sizes(msgspec.Struct, frozen=True):
+    """How much is done."""
 
-    layer: str
-    symbols: int
-    operations: int
-    operations_per_second: int
-    of_least: float
-    runs: list[int]
-    live_orders: int
+    operations: int = 200_000
+    runs: int = 5
+    seed: int = 1
+    symbols: tuple[int, ...] = (1, 100)
+
+
+QUICK = Sizes(operations=10_000, runs=2)
 
 
 class Flow:
@@ -296,33 +294,33 @@ class LeastLayer:
 
 
 def run_engine(opening: list[Command], batches: list[list[Command]]) -> tuple[float, State]:
-    """Seconds that a fresh engine takes for the batches after the opening."""
+    """Seconds of processor time that a fresh engine takes for the batches after the opening."""
     state = State(1)
     state.begin_batch(1, 1)
     for command in opening:
         state.apply(command)
     state.end_batch()
     with collected():
-        started = time.perf_counter()
+        started = time.process_time()
         for number, batch in enumerate(batches, start=2):
             state.begin_batch(number, number)
             for command in batch:
                 state.apply(command)
             state.end_batch()
-        return time.perf_counter() - started, state
+        return time.process_time() - started, state
 
 
 def run_layer(layer: BookLayer | LeastLayer, opening: list[Command], batches: list[list[Command]]) -> float:
-    """Seconds that a fresh layer takes for the batches after the opening."""
+    """Seconds of processor time that a fresh layer takes for the batches after the opening."""
     for command in opening:
         layer.apply(command)
     with collected():
-        started = time.perf_counter()
+        started = time.process_time()
         for batch in batches:
             layer.events = []
             for command in batch:
                 layer.apply(command)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
 
 @contextlib.contextmanager
@@ -334,30 +332,26 @@ def collected() -> Iterator[None]:
     gc.unfreeze()
 
 
-def measure(seed: int, symbols: int, operations: int, runs: int) -> list[Result]:
-    """The medians over `runs` turns with the same commands."""
+def measure(seed: int, symbols: int, operations: int, runs: int) -> list[Figure]:
+    """Rates of `runs` turns with the same commands, and of each layer its share of the least's."""
     flow = Flow(seed, symbols)
     commands = flow.commands(operations)
     batches = [commands[start : start + BATCH] for start in range(0, operations, BATCH)]
     opening, live_orders = flow.opening, len(flow.live)
     del flow
-    rates: dict[str, list[int]] = {"least": [], "book": [], "engine": []}
+    rates: dict[str, list[float]] = {"least": [], "book": [], "engine": []}
     for _ in range(runs):
         least, books = LeastLayer(), BookLayer()
         least_seconds, book_seconds = (run_layer(layer, opening, batches) for layer in (least, books))
         engine_seconds, state = run_engine(opening, batches)
         for layer, seconds in zip(rates, (least_seconds, book_seconds, engine_seconds), strict=True):
-            rates[layer].append(round(operations / seconds))
+            rates[layer].append(operations / seconds)
         check_equal(least, books, state)
+    named = f"{symbols} symbol" + ("s" if symbols > 1 else "")
     return [
-        Result(
-            layer,
-            symbols,
-            operations,
-            round(statistics.median(made)),
-            round(statistics.median(map(operator.truediv, made, rates["least"])), 2),
-            made,
-            live_orders,
+        paired(
+            *(PART, f"{layer}, {named}", "operations/s", made, "least", rates["least"]),
+            note=f"{live_orders:,} orders live at the end" if layer == "least" else "",
         )
         for layer, made in rates.items()
     ]
@@ -374,35 +368,29 @@ def check_equal(least: LeastLayer, books: BookLayer, state: State) -> None:
             assert resting == {order_id: quantity for _, order_id, quantity in orders}, "least and engine"
 
 
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part."""
+    return [
+        figure
+        for symbols in sizes.symbols
+        for figure in measure(sizes.seed, symbols, sizes.operations, sizes.runs)
+    ]
+
+
 def main() -> None:
     """Measure with 1 and with 100 symbols and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--operations", type=int, default=200_000)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--operations", type=int, default=Sizes().operations)
+    parser.add_argument("--runs", type=int, default=Sizes().runs)
+    parser.add_argument("--seed", type=int, default=Sizes().seed)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     arguments = parser.parse_args()
-    results = [
-        result
-        for symbols in (1, 100)
-        for result in measure(arguments.seed, symbols, arguments.operations, arguments.runs)
-    ]
-    table = Table(title=f"Core, {arguments.runs} runs of {arguments.operations:,} operations, events made")
-    for column in ("layer", "symbols", "operations/s", "of the least", "slowest", "fastest"):
-        table.add_column(column, justify="right")
-    for result in results:
-        table.add_row(
-            result.layer,
-            str(result.symbols),
-            f"{result.operations_per_second:,}",
-            f"{result.of_least:.2f}",
-            f"{min(result.runs):,}",
-            f"{max(result.runs):,}",
-        )
-    Console().print(table)
-    write_json(arguments.json, [asdict(result) for result in results])
+    figures = run(Sizes(arguments.operations, arguments.runs, arguments.seed))
+    title = f"{PART}, {arguments.runs} runs of {arguments.operations:,} operations, events made"
+    show(title, figures, console())
+    write_json(arguments.json, " ".join(sys.argv), figures)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,53 @@
 """How many orders a second one engine takes over OrderEntry, journal fsynced, beside a bare gRPC echo.
 
-python benchmarks/order_entry.py [--orders N] [--pairs N] [--json FILE]
+Beside the rates stands what an order costs in processor time of the two servers: a busy machine disturbs it
+less.
+
+    python benchmarks/order_entry.py [--orders N] [--pairs N] [--clients N] [--json FILE]
 """
 
 import argparse
 import asyncio
+import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+import msgspec
 import uvloop
 from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peers import Peer, median, orders, peers, write_json
+from benchmarks.figures import Figure, alone, paired
+from benchmarks.peers import SYMBOL, Peer, Venue, orders, venue
+from benchmarks.processes import cpu_seconds
+from benchmarks.report import console, show, write_json
+from client import Client
 
-BATCHES = (1, 16, 100, 500)
-IN_FLIGHT = 8
-"""Messages sent ahead of their answers."""
+PART: Final = "OrderEntry, journaled"
+IN_FLIGHT: Final = 8
+"""Messages sent ahead of their answers, a stream."""
+TASKS: Final = 64
+"""Tasks that each await one order of the client library after the other."""
 
 
-async def rate(peer: Peer, messages: list[pb.OrderEntryRequest]) -> float:
-    """Orders a second over one stream; checks that every command got a reply that is no refusal."""
+class Sizes(msgspec.Struct, frozen=True):
+    """How much is done; the orders are at most so many a turn."""
+
+    orders: int = 30_000
+    pairs: int = 5
+    clients: tuple[int, ...] = (1, 8)
+    batches: tuple[int, ...] = (1, 16, 100, 500)
+    library: bool = True
+    """Whether the client library is measured too."""
+
+
+QUICK: Final = Sizes(orders=2_000, pairs=1, batches=(16, 100))
+
+
+async def stream(peer: Peer, messages: Sequence[pb.OrderEntryRequest]) -> int:
+    """Send all over one stream; checks that every command got a reply that is no refusal."""
     window = asyncio.Semaphore(IN_FLIGHT)
     call = peer.stub.OrderEntry(metadata=peer.metadata)
 
@@ -32,48 +57,99 @@ async def rate(peer: Peer, messages: list[pb.OrderEntryRequest]) -> float:
             await call.write(message)
         await call.done_writing()
 
-    started = time.perf_counter()
     sending = asyncio.create_task(send())
     answered = 0
     async for response in call:
         window.release()
         answered += len(response.replies)
         assert response.replies[0].status != pb.ORDER_STATUS_REJECTED, response.replies[0].reject_text
-    elapsed = time.perf_counter() - started
     await sending
     expected = sum(len(message.commands) for message in messages)
     assert answered == expected, f"{answered} replies to {expected} orders"
-    return answered / elapsed
+    return answered
 
 
-def batched(count: int, size: int) -> list[pb.OrderEntryRequest]:
+async def rate(
+    peers: Sequence[Peer], count: int, size: int, symbols: Sequence[str] = (SYMBOL,)
+) -> tuple[float, float]:
+    """Orders a second of all clients together, and microseconds of the server's processor time an order."""
+    share = max(size, count // len(peers))
+    made = [batched(share, size, symbols) for _ in peers]
+    used = cpu_seconds(peers[0].pid)
+    started = time.perf_counter()
+    answered = sum(
+        await asyncio.gather(*(stream(peer, messages) for peer, messages in zip(peers, made, strict=True)))
+    )
+    elapsed = time.perf_counter() - started
+    return answered / elapsed, (cpu_seconds(peers[0].pid) - used) / answered * 1e6
+
+
+def batched(count: int, size: int, symbols: Sequence[str] = (SYMBOL,)) -> list[pb.OrderEntryRequest]:
     """`count` new orders in messages of `size`."""
-    made = [pb.Command(new=order) for order in orders(count)]
+    made = [pb.Command(new=order) for order in orders(count, symbols)]
     return [pb.OrderEntryRequest(commands=made[at : at + size]) for at in range(0, count, size)]
 
 
-async def measure(count: int, pairs: int) -> list[dict[str, Any]]:
-    """Medians over `pairs` turns for each batch size."""
-    results = []
-    async with peers() as (engine, echo):
-        for size in BATCHES:
-            number = max(size * 20, min(count, size * 600))
-            rates: dict[str, list[float]] = {engine.name: [], echo.name: []}
-            for _ in range(pairs + 1):
-                for peer in (engine, echo):
-                    rates[peer.name].append(await rate(peer, batched(number, size)))
-            # The first turn opens connections and fills caches.
-            ours, bare = (rates[peer.name][1:] for peer in (engine, echo))
-            results.append(
-                {
-                    "batch": size,
-                    "orders": number,
-                    "engine_per_second": round(median(ours)),
-                    "echo_per_second": round(median(bare)),
-                    "ratio": round(median([mine / its for mine, its in zip(ours, bare, strict=True)]), 3),
-                }
-            )
-    return results
+async def measure(sizes: Sizes, output: Console) -> list[Figure]:
+    """Figures for each number of clients and each size of a batch, and for the client library."""
+    figures: list[Figure] = []
+    async with venue() as market:
+        for clients in sizes.clients:
+            engine = [await market.client() for _ in range(clients)]
+            echo = [market.echo() for _ in range(clients)]
+            named = f"{clients} client" + ("s" if clients > 1 else "")
+            for size in sizes.batches:
+                with output.status(f"OrderEntry, {named}, batches of {size}"):
+                    number = max(size * 20, min(sizes.orders, size * 600))
+                    figures += await compare(
+                        engine, echo, number, size, sizes.pairs, f"{named}, batch {size}"
+                    )
+        if sizes.library:
+            with output.status(f"client library, {TASKS} tasks"):
+                figures.append(await library(market, sizes))
+    return figures
+
+
+async def compare(
+    engine: Sequence[Peer], echo: Sequence[Peer], number: int, size: int, pairs: int, name: str
+) -> list[Figure]:
+    """Turns of engine and echo; the first opens connections and fills caches, and does not count."""
+    ours: list[tuple[float, float]] = []
+    bare: list[tuple[float, float]] = []
+    for _ in range(pairs + 1):
+        ours.append(await rate(engine, number, size))
+        bare.append(await rate(echo, number, size))
+    rates, costs = zip(*ours[1:], strict=True)
+    bare_rates, bare_costs = zip(*bare[1:], strict=True)
+    return [
+        paired(PART, name, "orders/s", rates, "echo", bare_rates),
+        paired(PART, name, "server CPU µs an order", costs, "echo", bare_costs, lower_is_better=True),
+    ]
+
+
+async def library(market: Venue, sizes: Sizes) -> Figure:
+    """Orders a second of `await client.submit(...)` in a loop, from many tasks of one client."""
+    turns = []
+    async with Client.connect(
+        market.cluster.exchange.address, client_id="library", password="password", secret="bench"
+    ) as client:
+        for _ in range(sizes.pairs + 1):
+            made = iter(orders(sizes.orders // 3))
+
+            async def work(waiting: Iterator[pb.NewOrder] = made) -> None:
+                for order in waiting:
+                    side = "buy" if order.side == pb.SIDE_BUY else "sell"
+                    await client.submit(SYMBOL, side, order.quantity, f"{order.price / 100:.2f}")
+
+            started = time.perf_counter()
+            await asyncio.gather(*(work() for _ in range(TASKS)))
+            turns.append(sizes.orders // 3 / (time.perf_counter() - started))
+    return alone(PART, f"client library, {TASKS} tasks", "orders/s", turns[1:])
+
+
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part."""
+    return uvloop.run(measure(sizes, console()))
 
 
 def main() -> None:
@@ -81,23 +157,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--orders", type=int, default=30_000, help="at most this many a turn")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--orders", type=int, default=Sizes().orders, help="at most this many a turn")
+    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
+    parser.add_argument("--clients", type=int, nargs="+", default=Sizes().clients)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    results = uvloop.run(measure(options.orders, options.pairs))
-    table = Table(
-        "batch", "engine, orders/s", "echo, orders/s", "engine / echo", title="OrderEntry, journaled"
-    )
-    for row in results:
-        table.add_row(
-            str(row["batch"]),
-            f"{row['engine_per_second']:,}",
-            f"{row['echo_per_second']:,}",
-            f"{row['ratio']:.2f}",
-        )
-    Console().print(table)
-    write_json(options.json, results)
+    figures = run(Sizes(options.orders, options.pairs, tuple(options.clients)))
+    show(PART, figures, console())
+    write_json(options.json, " ".join(sys.argv), figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the edge benchmarks measure against each other: one engine of a real venue and a bare gRPC echo.
+"""What the edge benchmarks measure against each other: engines of a real venue and a bare gRPC echo.
 
 The echo takes the same requests on the same contract, parses them, and answers with replies of the same size
 made beforehand: what is left is what gRPC, protobuf and this machine cost. Both run in processes of their
@@ -7,12 +7,8 @@ own, and the two are measured in turns, so that a ratio says more than either fi
 
 import asyncio
 import contextlib
-import json
+import itertools
 import multiprocessing
-import os
-import platform
-import statistics
-import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +22,7 @@ from matchbus.edge import SERVER_OPTIONS
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
-from simulation.cluster import Cluster
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 
 SYMBOL = "AAPL"
 CHANNEL_OPTIONS = (
@@ -73,46 +69,79 @@ def _run_echo(ready: Connection) -> None:
 
 
 class Peer:
-    """One side of the comparison: a channel, its stub and what every call carries."""
+    """One side of the comparison: a channel, its stub, what every call carries, and the server's process."""
 
-    def __init__(self, name: str, address: str, metadata: Metadata) -> None:
+    def __init__(self, name: str, address: str, metadata: Metadata, pid: int) -> None:
         self.name = name
         self.metadata = metadata
-        self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.pid = pid
+        # Channels with equal options would share one connection.
+        options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+        self.channel = grpc.aio.insecure_channel(address, options=options)
         self.stub = matchbus_pb2_grpc.MatchingEngineStub(self.channel)  # type: ignore[no-untyped-call]
 
 
+class Venue:
+    """A real market and an echo beside it, both up; made by `venue`, which closes what is opened here."""
+
+    def __init__(self, cluster: Cluster, echo_address: str, echo_pid: int) -> None:
+        self.cluster = cluster
+        self._echo_address = echo_address
+        self._echo_pid = echo_pid
+        self._peers: list[Peer] = []
+        self._names = itertools.count(1)
+
+    async def client(self, engine: int = 1) -> Peer:
+        """A new client at home on this engine, with a connection of its own."""
+        name = f"bench{next(self._names)}"
+        async with grpc.aio.insecure_channel(self.cluster.exchange.address) as channel:
+            stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+            reply = await stub.RegisterClient(
+                pb.RegisterClientRequest(
+                    client_id=name, password="password", secret="bench", preferred_engine=engine
+                )
+            )
+        metadata = (("authorization", f"Bearer {reply.token}"),)
+        return self._kept(Peer("engine", reply.engine_address, metadata, self.cluster.engines[engine].pid))
+
+    def echo(self) -> Peer:
+        """A new connection to the echo."""
+        return self._kept(Peer("echo", self._echo_address, (), self._echo_pid))
+
+    def _kept(self, peer: Peer) -> Peer:
+        self._peers.append(peer)
+        return peer
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(peer.channel.close(None) for peer in self._peers))
+
+
 @contextlib.asynccontextmanager
-async def peers() -> AsyncIterator[tuple[Peer, Peer]]:
-    """(engine, echo), both up; the engine journals with an fsync for every append."""
+async def venue(engines: int = 1, instruments: Path = DEFAULT_INSTRUMENTS) -> AsyncIterator[Venue]:
+    """A market of so many engines that journal with an fsync for every append, and an echo."""
     ours, theirs = multiprocessing.Pipe()
     echo = multiprocessing.get_context("spawn").Process(target=_run_echo, args=(theirs,), daemon=True)
     echo.start()
     try:
         with tempfile.TemporaryDirectory() as directory:
-            async with Cluster(engines=1, data_dir=Path(directory)) as cluster:
-                exchange = next(member for member in cluster.members if member.name == "exchange")
-                engine = await _register(exchange.address)
-                bare = Peer("echo", await asyncio.to_thread(ours.recv), ())
-                yield engine, bare
-                await engine.channel.close(None)
-                await bare.channel.close(None)
+            async with Cluster(engines=engines, data_dir=Path(directory), instruments=instruments) as cluster:
+                assert echo.pid is not None
+                made = Venue(cluster, await asyncio.to_thread(ours.recv), echo.pid)
+                try:
+                    yield made
+                finally:
+                    await made.close()
     finally:
         echo.terminate()
         echo.join()
 
 
-async def _register(exchange: str) -> Peer:
-    async with grpc.aio.insecure_channel(exchange) as channel:
-        stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
-        reply = await stub.RegisterClient(
-            pb.RegisterClientRequest(client_id="bench", password="password", secret=uuid.uuid4().hex)
-        )
-    return Peer("engine", reply.engine_address, (("authorization", f"Bearer {reply.token}"),))
+def orders(count: int, symbols: Sequence[str] = (SYMBOL,)) -> list[pb.NewOrder]:
+    """Limit orders around one price, about a fifth of which trade on arrival, each with an id of its own.
 
-
-def orders(count: int) -> list[pb.NewOrder]:
-    """Limit orders around one price, about a fifth of which trade on arrival, each with an id of its own."""
+    The symbols take turns.
+    """
     run = uuid.uuid4().hex[:8]
     made = []
     for number in range(count):
@@ -122,7 +151,7 @@ def orders(count: int) -> list[pb.NewOrder]:
         made.append(
             pb.NewOrder(
                 client_order_id=f"{run}-{number}",
-                symbol=SYMBOL,
+                symbol=symbols[number // 2 % len(symbols)],
                 side=side,
                 type=pb.ORDER_TYPE_LIMIT,
                 price=price,
@@ -130,25 +159,3 @@ def orders(count: int) -> list[pb.NewOrder]:
             )
         )
     return made
-
-
-def machine() -> dict[str, str | int | None]:
-    """Where and on what a result was made."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "commit": commit.stdout.strip(),
-    }
-
-
-def write_json(path: Path | None, results: Sequence[dict[str, Any]]) -> None:
-    """Keep results with where they were made."""
-    if path is not None:
-        path.write_text(json.dumps({"made_on": machine(), "results": list(results)}, indent=2) + "\n")
-
-
-median = statistics.median

@@ -10,6 +10,7 @@ takes as long as the commands need, on a journal a tenth as long.
 import argparse
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks.peers import write_json
+from benchmarks.figures import Figure, alone
+from benchmarks.report import console, show, write_json
 from bus import provision
 from bus.connection import connect
 from bus.executions import ExecutionsWriter
@@ -38,10 +40,21 @@ from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, N
 from engine.runtime.snapshots import SnapshotMaker
 from engine.state import State
 
+PART = "Recovery"
 BATCH = 2_000
 CLIENTS = 4
 PRICES = 5_000
 ENGINE = 1
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How much is done."""
+
+    orders: int = 1_000_000
+    commands: int = 5_000_000
+
+
+QUICK = Sizes(orders=5_000, commands=20_000)
 
 
 def flow(orders: int, count: int) -> Iterator[list[Command]]:
@@ -70,7 +83,7 @@ def flow(orders: int, count: int) -> Iterator[list[Command]]:
     yield batch
 
 
-async def write(url: str, orders: int, count: int, console: Console) -> State:
+async def write(url: str, orders: int, count: int, output: Console) -> State:
     """Write the journal; the state it leads to."""
     state = State(ENGINE)
     nc = await connect(url, name="benchmark", on_closed=lambda: None)
@@ -79,7 +92,7 @@ async def write(url: str, orders: int, count: int, console: Console) -> State:
     journal = JetStreamJournal(nc, ENGINE)
     async for _ in journal.replay():
         raise AssertionError("a new journal")
-    batches = track(flow(orders, count), "writing the journal", count // BATCH, console=console)
+    batches = track(flow(orders, count), "writing the journal", count // BATCH, console=output)
     for number, batch in enumerate(batches, start=1):
         state.begin_batch(number, number)
         for command in batch:
@@ -95,11 +108,12 @@ async def engine(url: str, directory: Path, output: Path) -> Any:
     """A real engine process; gives the seconds until it said SERVING."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "engine.runtime.process", "--number", str(ENGINE), "--nats", url]
-    command += ["--listen", "127.0.0.1:46051", "--snapshot-every", "0", "--state-dir", str(directory)]
+    address = f"127.0.0.1:{_free_port()}"
+    command += ["--listen", address, "--snapshot-every", "0", "--state-dir", str(directory)]
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stderr=log)
     try:
-        async with grpc.aio.insecure_channel("127.0.0.1:46051") as channel:
+        async with grpc.aio.insecure_channel(address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while True:
                 assert process.returncode is None, "the engine ended"
@@ -112,6 +126,13 @@ async def engine(url: str, directory: Path, output: Path) -> Any:
     finally:
         process.terminate()
         await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
 
 
 async def start_cost() -> float:
@@ -129,31 +150,44 @@ async def start_cost() -> float:
     return longest * 1e3
 
 
-async def measure(orders: int, count: int, *, with_snapshot: bool, console: Console) -> dict[str, Any]:
+async def measure(orders: int, count: int, *, with_snapshot: bool, output: Console) -> list[Figure]:
     """Write a journal and start an engine on it."""
+    way = "by snapshot" if with_snapshot else "by replay alone"
+    name = f"{way}, {count:,} commands, {orders:,} orders resting"
+    figures: list[Figure] = []
+
+    def note(unit: str, value: float, *, lower_is_better: bool = True) -> None:
+        figures.append(alone(PART, name, unit, [value], lower_is_better=lower_is_better))
+
     with tempfile.TemporaryDirectory() as directory:
         async with NatsServer(Path(directory)) as server:
-            state = await write(server.url, orders, count, console)
-            result: dict[str, Any] = {"commands": count, "orders resting": orders}
+            state = await write(server.url, orders, count, output)
             if with_snapshot:
-                result["longest pause while a maker starts, ms"] = round(await start_cost(), 1)
+                note("ms, longest pause while a maker starts", await start_cost())
                 made = time.perf_counter()
                 maker = [sys.executable, "-m", "engine.runtime.snapshots", "--number", str(ENGINE)]
                 child = await asyncio.create_subprocess_exec(*maker, "--nats", server.url)
                 assert await child.wait() == 0, "no snapshot was made"
                 await settle_reports(server.url)
-                result["snapshot made from the journal, s"] = round(time.perf_counter() - made, 1)
-                stored = (await _stored_bytes(server.url)) / 1e6
-                result["snapshot stored, MB"] = round(stored, 1)
+                note("s until a snapshot is made from the journal", time.perf_counter() - made)
+                note("MB that the snapshot takes", (await _stored_bytes(server.url)) / 1e6)
             del state
-            output = Path(directory) / "engine.log"
-            async with engine(server.url, Path(directory) / "state", output) as seconds:
-                result["start to serving, s"] = round(seconds, 1)
+            log = Path(directory) / "engine.log"
+            async with engine(server.url, Path(directory) / "state", log) as seconds:
+                note("s from start to serving", seconds)
                 if not with_snapshot:
-                    result["commands a second"] = round(count / seconds)
-            loaded = "loaded in" in await asyncio.to_thread(output.read_text)
+                    note("commands/s from start to serving", count / seconds, lower_is_better=False)
+            loaded = "loaded in" in await asyncio.to_thread(log.read_text)
             assert loaded == with_snapshot, "the start did not go the way it is measured for"
-            return result
+            return figures
+
+
+async def measure_all(orders: int, commands: int, output: Console) -> list[Figure]:
+    """By snapshot, and by replay alone of a tenth."""
+    return [
+        *(await measure(orders, commands, with_snapshot=True, output=output)),
+        *(await measure(orders // 10, commands // 10, with_snapshot=False, output=output)),
+    ]
 
 
 async def settle_reports(url: str) -> None:
@@ -173,27 +207,23 @@ async def _stored_bytes(url: str) -> int:
     return info.state.bytes
 
 
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part."""
+    return uvloop.run(measure_all(sizes.orders, sizes.commands, console()))
+
+
 def main() -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--orders", type=int, default=1_000_000)
-    parser.add_argument("--commands", type=int, default=5_000_000)
+    parser.add_argument("--orders", type=int, default=Sizes().orders)
+    parser.add_argument("--commands", type=int, default=Sizes().commands)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    console = Console()
-    results = [
-        uvloop.run(
-            measure(options.orders // part, options.commands // part, with_snapshot=snapshot, console=console)
-        )
-        for part, snapshot in ((1, True), (10, False))
-    ]
-    table = Table("", "by snapshot", "by replay alone", title=f"Recovery, {os.cpu_count()} cores")
-    for name in dict.fromkeys(name for result in results for name in result):
-        table.add_row(name, *(f"{result.get(name, ''):,}" if name in result else "" for result in results))
-    console.print(table)
-    write_json(options.json, results)
+    figures = run(Sizes(options.orders, options.commands))
+    show(f"{PART}, {os.cpu_count()} cores", figures, console())
+    write_json(options.json, " ".join(sys.argv), figures)
 
 
 if __name__ == "__main__":

@@ -14,27 +14,36 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
+import msgspec
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peers import median, write_json
+from benchmarks.figures import Figure, alone
+from benchmarks.report import console, show, write_json
 from client import Client
 from simulation.cluster import Cluster
 from simulation.handover import HandoverFailed, hand_over
 
+PART: Final = "Take-over"
 DEADLINE_S: Final = 60.0
 GRACE_S: Final = 0.05
 """An acknowledgement this soon after a kill was on its way before it."""
 
 _POLL_S: Final = 0.001
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How much is done."""
+
+    kills: int = 20
+    clients: int = 4
 
 
 class Trading:
@@ -78,7 +87,7 @@ async def standby_ready(exchange: Any) -> None:
             await asyncio.sleep(0.05)
 
 
-async def measure(kills: int, clients: int) -> list[dict[str, Any]]:
+async def measure(kills: int, clients: int) -> list[Figure]:
     """Outages in milliseconds, of kills and of planned hand-overs."""
     killed: list[float] = []
     planned: list[float] = []
@@ -113,14 +122,13 @@ async def measure(kills: int, clients: int) -> list[dict[str, Any]]:
                 planned.append(await planned_outage_ms(cluster, trading))
         orders = len(trading.answers)
     return [
-        {
-            "figure": name,
-            "times": len(outages),
-            "median ms": round(median(outages)),
-            "worst ms": round(max(outages)),
-            "orders acknowledged": orders,
-        }
+        alone(
+            *(PART, name, "ms until the next acknowledged order", outages),
+            lower_is_better=True,
+            note=f"{len(outages)} times, {orders:,} orders acknowledged",
+        )
         for name, outages in (("kill -9", killed), ("matchbus handover", planned))
+        if outages
     ]
 
 
@@ -142,22 +150,24 @@ async def planned_outage_ms(cluster: Cluster, trading: Trading) -> float:
             return max(later - earlier for earlier, later in itertools.pairwise(times)) * 1e3
 
 
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part."""
+    # Not on uvloop: it forks with gRPC's threads running, and now and then the child crashes before its exec.
+    return asyncio.run(measure(sizes.kills, sizes.clients))
+
+
 def main() -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=Sizes().kills)
+    parser.add_argument("--clients", type=int, default=Sizes().clients)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    # Not on uvloop: it forks with gRPC's threads running, and now and then the child crashes before its exec.
-    results = asyncio.run(measure(options.kills, options.clients))
-    table = Table("", "times", "median", "worst", title="Until the next acknowledged order")
-    for row in results:
-        table.add_row(row["figure"], str(row["times"]), f"{row['median ms']:,} ms", f"{row['worst ms']:,} ms")
-    Console().print(table)
-    write_json(options.json, results)
+    figures = run(Sizes(options.kills, options.clients))
+    show(PART, figures, console())
+    write_json(options.json, " ".join(sys.argv), figures)
 
 
 if __name__ == "__main__":

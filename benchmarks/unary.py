@@ -1,22 +1,48 @@
 """How long one SubmitOrder takes, journal fsynced, beside a bare gRPC echo.
 
-python benchmarks/unary.py [--orders N] [--pairs N] [--json FILE]
+One after the other; with 64 under way; and at fixed rates that wait for nobody, where the time counts from
+when an order was meant to leave (`benchmarks/open_loop.py`).
+
+    python benchmarks/unary.py [--orders N] [--pairs N] [--seconds N] [--json FILE]
 """
 
 import argparse
 import asyncio
+import sys
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import uvloop
 from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peers import Peer, median, orders, peers, write_json
+from benchmarks.figures import Figure, alone, missing, paired, percentile
+from benchmarks.open_loop import Outcome, at_rate
+from benchmarks.peers import Peer, orders, venue
+from benchmarks.processes import cpu_seconds
+from benchmarks.report import console, show, write_json
 
-CONCURRENT = 64
+PART: Final = "SubmitOrder, journaled"
+CONCURRENT: Final = 64
+SHARES: Final = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How much is done: orders one after the other in a turn, four times as many with 64 under way."""
+
+    orders: int = 1_000
+    pairs: int = 5
+    seconds: float = 5.0
+    """How long a turn at a fixed rate takes."""
+    rates: tuple[int, ...] = (100, 1_000, 3_000)
+
+
+QUICK: Final = Sizes(orders=100, pairs=1, seconds=0.3)
 
 
 async def latencies(peer: Peer, made: list[pb.NewOrder]) -> list[float]:
@@ -24,51 +50,94 @@ async def latencies(peer: Peer, made: list[pb.NewOrder]) -> list[float]:
     times = []
     for order in made:
         started = time.perf_counter()
-        reply = await peer.stub.SubmitOrder(order, metadata=peer.metadata)
+        await submit(peer, order)
         times.append((time.perf_counter() - started) * 1e3)
-        assert reply.status != pb.ORDER_STATUS_REJECTED, reply.reject_text
     return sorted(times)
 
 
-async def rate(peer: Peer, made: list[pb.NewOrder]) -> float:
-    """Orders a second with CONCURRENT of them under way."""
+async def submit(peer: Peer, order: pb.NewOrder) -> None:
+    """One order that must not be refused."""
+    reply = await peer.stub.SubmitOrder(order, metadata=peer.metadata)
+    assert reply.status != pb.ORDER_STATUS_REJECTED, reply.reject_text
+
+
+async def rate(peer: Peer, made: list[pb.NewOrder]) -> tuple[float, float]:
+    """Orders a second with CONCURRENT of them under way, and the server's processor time an order in µs."""
     waiting = iter(made)
 
     async def work() -> None:
         for order in waiting:
-            await peer.stub.SubmitOrder(order, metadata=peer.metadata)
+            await submit(peer, order)
 
+    used = cpu_seconds(peer.pid)
     started = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(CONCURRENT)))
-    return len(made) / (time.perf_counter() - started)
+    elapsed = time.perf_counter() - started
+    return len(made) / elapsed, (cpu_seconds(peer.pid) - used) / len(made) * 1e6
 
 
-async def measure(count: int, pairs: int) -> list[dict[str, Any]]:
-    """Medians over `pairs` turns."""
-    figures: dict[str, dict[str, list[float]]] = {}
-    async with peers() as (engine, echo):
-        for turn in range(pairs + 1):
+async def measure(sizes: Sizes, output: Console) -> list[Figure]:
+    """Turns of engine and echo; the first opens connections and fills caches, and does not count."""
+    turns: defaultdict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    loads = [(peer, fixed) for fixed in sizes.rates for peer in ("engine", "echo")]
+    outcomes: dict[tuple[str, int], list[Outcome]] = {load: [] for load in loads}
+    async with venue() as market:
+        engine, echo = await market.client(), market.echo()
+        for turn in range(sizes.pairs + 1):
             for peer in (engine, echo):
-                times = await latencies(peer, orders(count))
-                per_second = await rate(peer, orders(4 * count))
-                if turn == 0:
-                    continue  # opens connections and fills caches
-                mine = figures.setdefault(
-                    peer.name, {"p50 ms": [], "p99 ms": [], f"per second, {CONCURRENT} at once": []}
-                )
-                for name, value in zip(
-                    mine, (times[count // 2], times[count * 99 // 100], per_second), strict=True
-                ):
-                    mine[name].append(value)
-    return [
-        {
-            "figure": name,
-            "engine": round(median(ours), 3),
-            "echo": round(median(figures["echo"][name]), 3),
-            "ratio": round(median([a / b for a, b in zip(ours, figures["echo"][name], strict=True)]), 3),
-        }
-        for name, ours in figures["engine"].items()
+                with output.status(f"SubmitOrder, {peer.name}, turn {turn + 1} of {sizes.pairs + 1}"):
+                    times = await latencies(peer, orders(sizes.orders))
+                    per_second, cost = await rate(peer, orders(4 * sizes.orders))
+                    if turn == 0:
+                        continue
+                    for name, share in SHARES.items():
+                        turns["one after the other", f"ms, {name}"][peer.name].append(
+                            percentile(times, share)
+                        )
+                    turns[f"{CONCURRENT} at once", "orders/s"][peer.name].append(per_second)
+                    turns[f"{CONCURRENT} at once", "server CPU µs an order"][peer.name].append(cost)
+                    for fixed in sizes.rates:
+                        made = orders(round(fixed * sizes.seconds))
+                        outcomes[peer.name, fixed].append(await at_rate(partial(submit, peer), made, fixed))
+    figures = [
+        paired(*(PART, name, unit, made["engine"], "echo", made["echo"]), lower_is_better=unit != "orders/s")
+        for (name, unit), made in turns.items()
     ]
+    for fixed in sizes.rates:
+        figures += at_fixed_rate(fixed, outcomes["engine", fixed], outcomes["echo", fixed])
+    return figures
+
+
+def at_fixed_rate(per_second: int, engine: Sequence[Outcome], echo: Sequence[Outcome]) -> list[Figure]:
+    """Latencies at one rate, and how late the load itself was; a rate that was not sustained has none."""
+    name = f"{per_second:,} a second"
+    failed = {"engine": sum(turn.failed for turn in engine), "echo": sum(turn.failed for turn in echo)}
+    for peer, count in failed.items():
+        if count:
+            return [
+                missing(PART, name, "ms", f"not sustained: {peer} took {count:,} of the orders not at all")
+            ]
+    figures = [
+        paired(
+            *(PART, name, f"ms, {label}", [ms(turn.answered, share) for turn in engine]),
+            *("echo", [ms(turn.answered, share) for turn in echo]),
+            lower_is_better=True,
+        )
+        for label, share in SHARES.items()
+    ]
+    late = [ms(turn.late, SHARES["p99"]) for turn in (*engine, *echo)]
+    figures.append(alone(PART, name, "ms that the load was late, p99", late, lower_is_better=True))
+    return figures
+
+
+def ms(histogram: Any, share: float) -> float:
+    """A percentile in milliseconds."""
+    return float(histogram.get_value_at_percentile(100 * share) / 1e3)
+
+
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part."""
+    return uvloop.run(measure(sizes, console()))
 
 
 def main() -> None:
@@ -76,16 +145,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--orders", type=int, default=1_000, help="one after the other, a turn")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--orders", type=int, default=Sizes().orders, help="one after the other, a turn")
+    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
+    parser.add_argument("--seconds", type=float, default=Sizes().seconds, help="of a turn at a fixed rate")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    results = uvloop.run(measure(options.orders, options.pairs))
-    table = Table("", "engine", "echo", "engine / echo", title="SubmitOrder, journaled")
-    for row in results:
-        table.add_row(row["figure"], f"{row['engine']:,.2f}", f"{row['echo']:,.2f}", f"{row['ratio']:.2f}")
-    Console().print(table)
-    write_json(options.json, results)
+    figures = run(Sizes(options.orders, options.pairs, options.seconds))
+    show(PART, figures, console())
+    write_json(options.json, " ".join(sys.argv), figures)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ that on an oversized message or a protocol error, without a word) tells its owne
 crash-only.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client, Srv
@@ -47,6 +48,16 @@ class Connection(Client):
             # nats-py forgets a socket on which a frozen server said nothing.
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        task = asyncio.current_task()
+        asked = task.cancelling() if task is not None else 0
+        flushed = await super()._flush_pending(force_flush)
+        # nats-py swallows a cancellation here. Whoever published would go on for ever, and a process that
+        # has to end would not.
+        if task is not None and task.cancelling() > asked:
+            raise asyncio.CancelledError
+        return flushed
 
     async def drain(self) -> None:
         """Deliver what is queued, then close for good, as `close` does."""

@@ -9,7 +9,9 @@ stores nothing.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from typing import Final
 
 import msgspec
 from nats.aio.client import Client
@@ -27,6 +29,8 @@ from bus.stream import (
     settled_extent,
     until_connected,
 )
+
+_log: Final = logging.getLogger(__name__)
 
 
 class ExecutionsDamaged(Exception):
@@ -69,6 +73,7 @@ class ExecutionsWriter:
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
         self._publisher.next_message()
         crash_points.reach("reports begun")
+        told = ""
         while True:
             ack = await self._publisher.attempt(self._subject, payload, demand)
             if ack is not None and ack.error is None:
@@ -77,6 +82,11 @@ class ExecutionsWriter:
             await until_connected(self._client)
             if await self._find(payload, message.epoch):
                 break
+            if self.trouble and self.trouble != told:
+                told = self.trouble
+                _log.warning("execution reports of E%d wait: %s", message.engine, told)
+        if told:
+            _log.warning("execution reports of E%d are stored again", message.engine)
         self._in_flight = False
         crash_points.reach("reports stored")
 

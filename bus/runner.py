@@ -6,12 +6,14 @@ starts again from what is stored). A bug shows where it happened.
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import nats.errors
 import uvloop
@@ -22,6 +24,11 @@ DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 
 START_DEADLINE_S: Final = 10.0
 """How long a start waits for a NATS server."""
+
+END_DEADLINE_S: Final = 3.0
+"""How long a process may take to end once a part of it has failed, or it was told to."""
+
+_LOOK_S: Final = 0.5
 
 CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
@@ -122,7 +129,8 @@ def run_until_signal(
 ) -> None:
     """Run a process until SIGTERM or SIGINT, which end it with exit code 0; one of `faults` ends it with 1.
 
-    `start` reads the settings, sets up the log and returns the process's main coroutine.
+    A part that does not let it end is not waited for longer than END_DEADLINE_S. `start` reads the settings,
+    sets up the log and returns the process's main coroutine.
     """
     failed = False
     try:
@@ -146,11 +154,28 @@ async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop)
+    ending_since: float | None = None
+    while not running.done():
+        await asyncio.wait((running,), timeout=_LOOK_S)
+        if not running.cancelling():
+            ending_since = None
+        elif ending_since is None:
+            ending_since = time.monotonic()
+        elif time.monotonic() - ending_since > END_DEADLINE_S and not running.done():
+            _end_at_once()
     try:
         await running
     except asyncio.CancelledError:
         if not stopping.is_set():
             raise
+
+
+def _end_at_once() -> NoReturn:
+    """End this process though some part of it goes on: half a process is worse than none."""
+    parts = sorted({str(task.get_coro()).partition(" at ")[0] for task in asyncio.all_tasks()})
+    logging.getLogger(__name__).critical("does not end by itself, so it is ended: %s", ", ".join(parts))
+    logging.shutdown()
+    os._exit(1)
 
 
 def _texts(group: BaseExceptionGroup[Exception]) -> Iterator[str]:

@@ -15,8 +15,8 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import nats.errors
@@ -65,6 +65,8 @@ _SILENCE_S: Final = 1.0
 _STALE_S: Final = 10.0
 _CONSUMER_LIFE_S: Final = 15.0
 _RETRY_S: Final = 0.05
+
+T = TypeVar("T")
 
 
 class StreamError(Exception):
@@ -152,9 +154,27 @@ _decode_message: Final = msgspec.json.Decoder(_MessageAnswer).decode
 _decode_extent: Final = msgspec.json.Decoder(_ExtentAnswer).decode
 
 
+async def heed_cancellation(request: Awaitable[T]) -> T:
+    """Await a request that nats-py makes; cancelled meanwhile, the task ends, whatever the answer.
+
+    nats-py waits with `asyncio.wait_for`, and that of Python 3.11 forgets a cancellation that comes together
+    with the answer. A task that asks for ever would then never end, nor a take-over that waits for its end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()  # what cleans up after a cancellation may ask too
+    try:
+        return await request
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 async def extent(client: Client, stream: str) -> Extent:
     """What the stream holds now. Raises StreamMissing, or one of AWAY."""
-    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
+    answer = await heed_cancellation(
+        client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
+    )
     decoded = _decode_extent(answer.data)
     _raise_fault(stream, decoded.error)
     assert decoded.state is not None
@@ -194,8 +214,9 @@ async def last_message(client: Client, stream: str, subject: str) -> Stored | No
 
 
 async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
-    answer = await client.request(
-        f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps(question).encode(), timeout=ANSWER_TIMEOUT_S
+    request = json.dumps(question).encode()
+    answer = await heed_cancellation(
+        client.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
     )
     decoded = _decode_message(answer.data)
     if decoded.error is not None and decoded.error.err_code == _NO_MESSAGE_FOUND:
@@ -371,16 +392,18 @@ class StreamReader:
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(self._inbox, cb=self._received)
         try:
-            created = await self._client.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
-                self._stream,
-                ConsumerConfig(
-                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                    opt_start_seq=self.next_sequence,
-                    ack_policy=AckPolicy.NONE,
-                    mem_storage=True,
-                    num_replicas=1,
-                    inactive_threshold=_CONSUMER_LIFE_S,
-                ),
+            created = await heed_cancellation(
+                self._client.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
+                    self._stream,
+                    ConsumerConfig(
+                        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                        opt_start_seq=self.next_sequence,
+                        ack_policy=AckPolicy.NONE,
+                        mem_storage=True,
+                        num_replicas=1,
+                        inactive_threshold=_CONSUMER_LIFE_S,
+                    ),
+                )
             )
         except nats.js.errors.NotFoundError as error:
             raise StreamMissing(self._stream) from error

@@ -6,7 +6,8 @@
         print(result.status, result.fills)
 
 Prices and quantities are `Decimal`, `str` or `int`; a `float` is refused. A refused order is returned, not
-raised (`OrderResult.raise_if_refused` raises). What is raised is drawn in `client/errors.py`.
+raised (`OrderResult.raise_if_refused` raises). What is raised is drawn in `client/errors.py`. `Venue` asks
+what needs no registration.
 """
 
 from client.client import Client
@@ -24,7 +25,9 @@ from client.errors import (
 from client.results import (
     Book,
     BookLevel,
+    BookOrder,
     EngineQuantity,
+    EngineStatus,
     Fill,
     OrderResult,
     OrderState,
@@ -32,6 +35,8 @@ from client.results import (
     PreventedMatch,
 )
 from client.terms import (
+    EngineRole,
+    EngineState,
     Liquidity,
     OrderStatus,
     OrderType,
@@ -41,14 +46,19 @@ from client.terms import (
     TimeInForce,
 )
 from client.units import Instrument
+from client.venue import Venue
 
 __all__ = [
     "AuthenticationFailed",
     "Book",
     "BookLevel",
+    "BookOrder",
     "Client",
     "ClientClosed",
     "EngineQuantity",
+    "EngineRole",
+    "EngineState",
+    "EngineStatus",
     "Fill",
     "FillGap",
     "Instrument",
@@ -69,4 +79,5 @@ __all__ = [
     "TimeInForce",
     "Unavailable",
     "UnknownSymbol",
+    "Venue",
 ]

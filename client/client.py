@@ -30,6 +30,7 @@ from client.results import Book, Fill, OrderResult, OrderState, Position
 from client.session import Retry, Session
 from client.terms import OrderStatus, RejectReason
 from client.units import Instrument, Number
+from client.venue import Venue
 
 DEFAULT_DEADLINE_S: Final = 30.0
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
@@ -118,6 +119,11 @@ class Client:
     def engine(self) -> int:
         """The number of our home engine: all our orders rest there."""
         return self._session.engine
+
+    @property
+    def venue(self) -> Venue:
+        """What anyone may ask the venue: its engines, its instruments."""
+        return Venue(self._session)
 
     async def submit(
         self,
@@ -287,18 +293,24 @@ class Client:
                 retry.progressed()
             await retry.failed(error, generation)
 
-    async def book(self, symbol: str, depth: int = 0, *, consolidated: bool = False) -> Book:
-        """A symbol's book at our home engine, or summed over all live engines; `depth` 0 means all levels."""
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
-        message: pb.OrderBook | pb.ConsolidatedBook
+    async def book(
+        self, symbol: str, depth: int = 0, *, consolidated: bool = False, orders: bool = False
+    ) -> Book:
+        """A symbol's book at our home engine, or summed over all live engines; `depth` 0 means all levels.
+
+        With `orders` each level of the home engine's book lists its orders; a consolidated book has none, so
+        both together raise `ValueError`.
+        """
         if consolidated:
-            message = await self._session.ask_exchange(
-                "GetConsolidatedBook", pb.GetConsolidatedBookRequest(symbol=symbol, depth=depth)
-            )
-        else:
-            message = await self._session.ask_engine(
-                "GetOrderBook", pb.GetOrderBookRequest(symbol=symbol, depth=depth)
-            )
+            if orders:
+                raise ValueError("a consolidated book lists no orders: leave out one of the two")
+            self._session.check_open()
+            return await self.venue.book(symbol, depth)
+        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        detail = pb.BOOK_DETAIL_ORDERS if orders else pb.BOOK_DETAIL_LEVELS
+        message: pb.OrderBook = await self._session.ask_engine(
+            "GetOrderBook", pb.GetOrderBookRequest(symbol=symbol, depth=depth, detail=detail)
+        )
         return results.book(message, instrument)
 
     async def order(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderState:

@@ -12,6 +12,8 @@ from matchbus.v1 import matchbus_pb2 as pb
 from client import terms
 from client.errors import OrderRefused
 from client.terms import (
+    EngineRole,
+    EngineState,
     Liquidity,
     OrderStatus,
     OrderType,
@@ -120,13 +122,24 @@ class EngineQuantity(msgspec.Struct, frozen=True):
     order_count: int
 
 
+class BookOrder(msgspec.Struct, frozen=True):
+    """One order in the queue of a price level."""
+
+    order_id: int
+    quantity: Decimal
+
+
 class BookLevel(msgspec.Struct, frozen=True):
-    """One price with all that rests there; `engines` is filled in a consolidated book."""
+    """One price with all that rests there.
+
+    `engines` is filled in a consolidated book, `orders` where they were asked for: first in the queue first.
+    """
 
     price: Decimal
     quantity: Decimal
     order_count: int
     engines: tuple[EngineQuantity, ...] = ()
+    orders: tuple[BookOrder, ...] = ()
 
 
 class Book(msgspec.Struct, frozen=True):
@@ -146,6 +159,25 @@ class Book(msgspec.Struct, frozen=True):
     def best_ask(self) -> BookLevel | None:
         """The lowest price someone sells at, or None."""
         return self.asks[0] if self.asks else None
+
+
+class EngineStatus(msgspec.Struct, frozen=True):
+    """One engine process as the exchange sees it.
+
+    `lag_ns` is the queueing delay of a primary's feed. A standby has no feed: its `state` is None, and
+    `lag_batches` says how many batches of the journal it has not applied yet. `batch_number` is where it
+    stands in the journal, `reason` why it is not live.
+    """
+
+    engine: int
+    role: EngineRole
+    state: EngineState | None
+    epoch: int
+    address: str
+    lag_ns: int
+    batch_number: int
+    lag_batches: int
+    reason: str
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -255,6 +287,21 @@ def book(message: pb.OrderBook | pb.ConsolidatedBook, instrument: Instrument) ->
     )
 
 
+def engine_status(message: pb.Engine) -> EngineStatus:
+    """One process as the exchange lists it; an exchange that names no role has no standbys."""
+    return EngineStatus(
+        engine=message.engine,
+        role=terms.ENGINE_ROLES.get(message.role, EngineRole.PRIMARY),
+        state=terms.ENGINE_STATES.get(message.state),
+        epoch=message.epoch,
+        address=message.address,
+        lag_ns=message.lag_ns,
+        batch_number=message.batch_number,
+        lag_batches=message.lag_batches,
+        reason=message.reason,
+    )
+
+
 def position(message: pb.Position, instruments: Mapping[str, Instrument]) -> Position:
     """What the exchange has summed up for one symbol."""
     instrument = instruments[message.symbol]
@@ -278,6 +325,7 @@ def _level(message: pb.Level, instrument: Instrument) -> BookLevel:
                 for share in message.engines
             ]
         ),
+        tuple([BookOrder(order.order_id, instrument.quantity(order.quantity)) for order in message.orders]),
     )
 
 

@@ -168,7 +168,7 @@ class Session:
             except grpc.aio.AioRpcError as error:
                 if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
                     raise _final(error) from error
-                _log.warning("registration failed: %s %s", error.code(), error.details())
+                _log.info("registration failed: %s %s", error.code(), error.details())
 
     async def find_home(self, generation: int) -> bool:
         """Learn where our home engine is now, unless another task has done so since `generation`.
@@ -213,19 +213,29 @@ class Session:
 
     async def ask_exchange(self, method: str, request: Message) -> Any:
         """The exchange's answer to a single call, over failures."""
+        self.check_open()
+        return await self._ask(method, request, at_exchange=True)
+
+    async def ask_publicly(self, method: str, request: Message) -> Any:
+        """The exchange's answer to a single call that anyone may make, registered or not, over failures."""
         return await self._ask(method, request, at_exchange=True)
 
     async def ask_engine(self, method: str, request: Message) -> Any:
         """The home engine's answer to a single call, over failures."""
+        self.check_open()
         return await self._ask(method, request, at_exchange=False)
 
     async def learn(self, symbol: str) -> Instrument:
         """The instrument of a symbol that may be listed since registration. Raises `UnknownSymbol`."""
-        reply = await self.ask_exchange("ListInstruments", pb.ListInstrumentsRequest())
-        self._take_instruments(reply.instruments)
+        await self.learn_all()
         if symbol not in self.instruments:
             raise UnknownSymbol(symbol)
         return self.instruments[symbol]
+
+    async def learn_all(self) -> None:
+        """Bring `instruments` up to date."""
+        reply = await self.ask_publicly("ListInstruments", pb.ListInstrumentsRequest())
+        self._take_instruments(reply.instruments)
 
     def check_open(self) -> None:
         """Raise `ClientClosed` unless the client is open."""
@@ -233,7 +243,6 @@ class Session:
             raise ClientClosed("the client is not open")
 
     async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
-        self.check_open()
         retry = Retry(self, self.deadline_s)
         try:
             while True:

@@ -66,6 +66,21 @@ class Liquidity(StrEnum):
     TAKER = auto()
 
 
+class EngineRole(StrEnum):
+    """PRIMARY takes orders; STANDBY follows its journal and takes over when it is gone."""
+
+    PRIMARY = auto()
+    STANDBY = auto()
+
+
+class EngineState(StrEnum):
+    """How the exchange sees a primary's feed; only the quotes of a LIVE one count."""
+
+    LIVE = auto()
+    SUSPECT = auto()
+    DOWN = auto()
+
+
 class RejectReason(StrEnum):
     """Why a command was refused. OTHER: a reason newer than this library; the text tells it."""
 
@@ -110,6 +125,8 @@ SELF_TRADE_PREVENTIONS: Final = {0: SelfTradePrevention.NONE} | _words(
 )
 STATUSES: Final = _words(OrderStatus, pb.OrderStatus, "ORDER_STATUS_")
 LIQUIDITIES: Final = _words(Liquidity, pb.Liquidity, "LIQUIDITY_")
+ENGINE_ROLES: Final = _words(EngineRole, pb.EngineRole, "ENGINE_ROLE_")
+ENGINE_STATES: Final = _words(EngineState, pb.EngineState, "ENGINE_STATE_")
 REJECT_REASONS: Final = _words(RejectReason, pb.RejectReason, "REJECT_REASON_")
 
 

@@ -16,7 +16,7 @@ from simulation import chaos, report
 from simulation.bitstamp import CaptureMalformed
 from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.faults import Pace
-from simulation.matchbus import Interrupted, interruptible, positive, run_with_view, seconds
+from simulation.operate import Interrupted, interruptible, positive, run_with_view, seconds
 from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
 from simulation.run import Plan
 

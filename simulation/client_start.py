@@ -21,7 +21,7 @@ from rich.console import Console
 from client import MatchbusError
 from simulation import report
 from simulation.cluster import DEFAULT_PASSWORD
-from simulation.matchbus import Interrupted, interruptible, run_with_view
+from simulation.operate import Interrupted, interruptible, run_with_view
 from simulation.run import Plan
 
 EXCHANGE_PORT: Final = 50050

@@ -17,7 +17,7 @@ from rich.console import Console
 from bus.connection import connect
 from bus.executions import ExecutionsDamaged, ExecutionsReader
 from bus.messages import Executions, Report, ReportedFill, ReportedOrder
-from bus.runner import DEFAULT_NATS_URL
+from simulation.nats_option import NATS_HELP
 
 CONNECT_PATIENCE_S: Final = 5.0
 
@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     """Add `dropcopy` to the sub-commands of `matchbus`."""
     what = "follow the execution reports of all engines, from the first one on, until Ctrl-C"
     parser = commands.add_parser("dropcopy", help=what, description=what)
-    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+    parser.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
     parser.add_argument("--client", default="", help="only this client's")
     parser.add_argument("--no-follow", action="store_true", help="end at the newest report")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

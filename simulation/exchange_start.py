@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from rich.console import Console
 
 from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError, Ports
-from simulation.matchbus import serve
+from simulation.operate import serve
 
 EXCHANGE_PORT: Final = 50050
 FIRST_ENGINE_PORT: Final = 50051

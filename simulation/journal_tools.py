@@ -33,12 +33,12 @@ from rich.table import Table
 from bus import subjects
 from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
-from bus.runner import DEFAULT_NATS_URL
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
 from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
+from simulation.nats_option import NATS_HELP
 
 WHOLE: Final = 0
 DAMAGED: Final = 1
@@ -92,7 +92,7 @@ def add_parser(commands: Any) -> None:
     ):
         action = actions.add_parser(name, help=what, description=what)
         action.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-        action.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+        action.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
         action.add_argument("--json", action="store_true", help="JSON instead of text")
         if name == "dump":
             action.add_argument("--from", dest="first", metavar="N", type=_batch, default=1, help="default 1")

@@ -1,330 +1,90 @@
-"""The `matchbus` command: `up` runs a market on this machine, `demo` also lets clients trade on it.
+"""The `matchbus` command: finds who does what was asked for, and loads nothing else.
 
-`journal` looks into the journal of an engine (`simulation/journal_tools.py`), `snapshot` shows and makes its
-snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`simulation/dropcopy.py`).
-`handover` lets a standby of a running market take over.
+What a trader does is in `client/cli/`, what runs and looks after a market in `simulation/operate.py`.
 """
 
-import argparse
-import asyncio
-import contextlib
-import importlib.util
-import json
-import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
 
-from rich.console import Console
+USAGE_ERROR: Final = 2
+INTERRUPTED: Final = 130
 
-from bus.runner import DEFAULT_NATS_URL
-from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
-from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member, Ports
-from simulation.handover import HandoverFailed
-from simulation.run import Outcome, Plan, Progress, simulate
-
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-_log: Final = logging.getLogger(__name__)
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM came before the work was done."""
+TRADING: Final = {
+    "register": "register a client, and keep it as the context in use",
+    "context": "list, use, show, set or remove contexts: who trades where",
+    "submit": "enter an order: submit buy 10 AAPL 100.00",
+    "cancel": "cancel an order, or all",
+    "replace": "give an order a new price and quantity",
+    "orders": "list open orders, or show one",
+    "fills": "show your fills, and follow them (-f)",
+    "positions": "show what you hold",
+    "trade": "trade at a prompt, or by lines from a pipe",
+}
+LOOKING: Final = {
+    "book": "show a symbol's book, and watch it (--watch)",
+    "engines": "list the engines: who reigns, who stands by",
+    "status": "show whether exchange, NATS and engines are there",
+    "feed": "follow a symbol's market data over NATS",
+}
+RUNNING: Final = {
+    "up": "run nats-server, the exchange and the engines until stopped",
+    "demo": "a market with simulated clients and a live view",
+    "admin": "what an operator does: hand an engine over, make a snapshot",
+    "handover": "let the standby of an engine reign, without a crash",
+    "snapshot": "list, verify or make snapshots of an engine",
+    "journal": "look into the journal of an engine",
+    "dropcopy": "follow the execution reports of all engines",
+    "bench": "run a benchmark of this checkout",
+}
+GROUPS: Final = {"Trade": TRADING, "Look": LOOKING, "Run a market": RUNNING}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    console = Console()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else USAGE_ERROR
+    name, *rest = words
+    # What breaks is said by the command itself; gRPC's own account would stand in the middle of its answer.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        return asyncio.run(_COMMANDS[options.command](options, console))
-    except (ClusterError, HandoverFailed) as error:
-        print(error, file=sys.stderr)
-        return 1
+        if name in TRADING or name in LOOKING:
+            return int(import_module("client.cli.main").main(name, rest))
+        if name == "bench":
+            return int(import_module("simulation.bench").main(rest))
+        if name in RUNNING:
+            return int(import_module("simulation.operate").main(words))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(f"matchbus: there is no command {name!r}{_nearest(name)}", file=sys.stderr)
+    print("  `matchbus --help` lists the commands", file=sys.stderr)
+    return USAGE_ERROR
 
 
-def parser() -> argparse.ArgumentParser:
-    """What the command understands."""
-    top = argparse.ArgumentParser(
-        prog="matchbus", description="A distributed matching engine on this machine."
-    )
-    commands = top.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
-    up.add_argument("--engines", type=positive, default=2, help="how many engines (default 2)")
-    up.add_argument(
-        "--standbys",
-        type=int,
-        choices=(0, 1),
-        default=0,
-        help="standby processes for each engine (default 0)",
-    )
-    up.add_argument(
-        "--nats-nodes",
-        type=int,
-        choices=(1, 3),
-        default=1,
-        help="nats-servers; three keep every stream threefold, and any two go on (default 1)",
-    )
-    up.add_argument(
-        "--snapshot-every",
-        metavar="COMMANDS",
-        type=positive,
-        default=COMMANDS_PER_SNAPSHOT,
-        help="an engine makes a snapshot after so many commands (default %(default)s)",
-    )
-    up.add_argument(
-        "--trim-journals",
-        action="store_true",
-        help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
-    )
-    up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
-    up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
-    up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
-    up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
-    up.add_argument("--dashboard", action="store_true", help="serve the page that shows the market")
-    add_dashboard_port(up)
-    up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
-    hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
-    hand.add_argument("engine", type=positive, help="the engine's number")
-    hand.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
-    demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
-    demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
-    demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
-    demo.add_argument("--engines", type=positive, default=2)
-    demo.add_argument("--clients", type=positive, default=10)
-    demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
-    demo.add_argument("--seed", type=int, default=1)
-    demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
-    add_dashboard_port(demo)
-    snapshot_tools.add_parser(commands)
-    dropcopy.add_parser(commands)
-    journal_tools.add_parser(commands)
-    return top
+def help_text() -> str:
+    """All commands, by what they are for."""
+    lines = [
+        "usage: matchbus COMMAND ...",
+        "",
+        "A distributed matching engine: trade on it, look at it, run it.",
+    ]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<10} {what}" for name, what in commands.items()]
+    lines += ["", "`matchbus COMMAND --help` tells the rest; docs/command-line.md has examples of each."]
+    return "\n".join(lines)
 
 
-def add_dashboard_port(command: argparse.ArgumentParser) -> None:
-    """Let a command say where its dashboard is, always on loopback."""
-    command.add_argument(
-        "--dashboard-port", metavar="PORT", type=positive, default=0, help="default: a free one"
-    )
+def _nearest(name: str) -> str:
+    import difflib  # noqa: PLC0415 -- for a mistyped command only
 
-
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A number above 0, for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-
-@contextlib.asynccontextmanager
-async def stop_signals() -> AsyncIterator[asyncio.Event]:
-    """An event that Ctrl-C and SIGTERM set, instead of ending the process."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.asynccontextmanager
-async def interruptible() -> AsyncIterator[None]:
-    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Interrupted` once it has cleaned up."""
-    async with stop_signals() as stop:
-        body = asyncio.current_task()
-        assert body is not None
-
-        async def cancel_when_asked() -> None:
-            await stop.wait()
-            body.cancel()
-
-        waiting = asyncio.create_task(cancel_when_asked())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if stop.is_set():
-                body.uncancel()
-                raise Interrupted from None
-            raise
-        finally:
-            waiting.cancel()
-
-
-def ready_document(cluster: Cluster) -> str:
-    """The ready file: where everything listens and which process it is."""
-
-    def place(member: Member) -> dict[str, str | int]:
-        return {"address": member.address, "pid": member.pid}
-
-    dashboard = {"dashboard": cluster.dashboard_url} if cluster.dashboard_url else {}
-    document: dict[str, Any] = {
-        "nats_url": cluster.nats_url,
-        "nats_pid": cluster.nats[0].pid,
-        "exchange": place(cluster.exchange),
-        "engines": {str(number): place(member) for number, member in cluster.engines.items()},
-        **dashboard,
-    }
-    if cluster.standbys:
-        document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
-    if len(cluster.nats) > 1:
-        document["nats_nodes"] = {
-            server.node.name: {"url": server.url, "pid": server.pid} for server in cluster.nats if server.node
-        }
-    return json.dumps(document, indent=2)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, so that a reader sees all of it or nothing."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
-
-
-def forget(path: Path) -> None:
-    """Remove a ready file of an earlier market: it must not be taken for ours."""
-    path.unlink(missing_ok=True)
-
-
-async def serve(cluster: Cluster, console: Console, ready_file: Path | None = None) -> int:
-    """Run the market until Ctrl-C or SIGTERM; the exit code."""
-    try:
-        async with interruptible(), cluster:
-            if ready_file is not None:
-                write_whole(ready_file, ready_document(cluster))
-            console.print(report.cluster_table(cluster))
-            console.print("Ready. Ctrl-C stops all.")
-            await asyncio.Event().wait()
-    except Interrupted:
-        console.print("Stopped.")
-    return 0
-
-
-async def _up(options: argparse.Namespace, console: Console) -> int:
-    ready_file: Path | None = options.ready_file
-    if ready_file is not None:
-        forget(ready_file)
-
-    def tell() -> None:
-        if ready_file is not None:
-            write_whole(ready_file, ready_document(cluster))
-
-    cluster = Cluster(
-        engines=options.engines,
-        standbys=options.standbys,
-        nats_nodes=options.nats_nodes,
-        snapshot_every=options.snapshot_every,
-        trim_journals=options.trim_journals,
-        data_dir=options.data,
-        instruments=options.instruments,
-        durability=options.durability,
-        password=options.password,
-        ports=Ports(dashboard=options.dashboard_port),
-        dashboard=options.dashboard,
-        on_change=tell,
-    )
-    return await serve(cluster, console, ready_file)
-
-
-async def _handover(options: argparse.Namespace, console: Console) -> int:
-    done = await handover.hand_over(options.nats, options.engine)
-    console.print(
-        f"E{options.engine} reigned at {done.old.address} and reigns at {done.new.address} in epoch "
-        f"{done.new.epoch}. Outage: {done.outage_ms:.0f} ms.",
-        soft_wrap=True,
-    )
-    return 0
-
-
-async def _demo(options: argparse.Namespace, console: Console) -> int:
-    has_dashboard = not options.no_dashboard
-    if has_dashboard and importlib.util.find_spec("uvicorn") is None:
-        console.print("For a page that shows it all: pip install 'matchbus[dashboard]'", soft_wrap=True)
-        has_dashboard = False
-    cluster = Cluster(
-        engines=options.engines,
-        standbys=options.standbys,
-        ports=Ports(dashboard=options.dashboard_port),
-        dashboard=has_dashboard,
-    )
-
-    def plan() -> Plan:
-        return Plan(
-            exchange=cluster.exchange.address,
-            nats=cluster.nats_url,
-            clients=options.clients,
-            duration_s=options.duration,
-            seed=options.seed,
-        )
-
-    try:
-        async with interruptible(), cluster:
-            console.print(report.cluster_table(cluster))
-            async with _demo_page(cluster, console):
-                outcome = await run_with_view(plan(), console, headless=options.headless)
-    except Interrupted:
-        console.print("Stopped.")
-        return 0
-    return report.show(console, outcome)
-
-
-@contextlib.asynccontextmanager
-async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
-    """The endpoint behind the dashboard's buttons, and the address of both on the screen."""
-    if not cluster.dashboard_url:
-        yield
-        return
-    from simulation.controls import running_controls  # noqa: PLC0415  # an extra that need not be installed
-
-    async with running_controls(cluster) as controls:
-        console.print(f"See it, and strike it: {controls.page_url}", soft_wrap=True, highlight=False)
-        yield
-
-
-async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outcome:
-    """Simulate while showing how it goes."""
-    viewing: list[asyncio.Task[None]] = []
-
-    def begin(progress: Progress) -> None:
-        viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
-
-    try:
-        return await simulate(plan, begin)
-    finally:
-        for view in viewing:
-            view.cancel()
-        for ended in await asyncio.gather(*viewing, return_exceptions=True):
-            if isinstance(ended, Exception):
-                _log.error("the view failed, the run went on", exc_info=ended)
-
-
-_COMMANDS: Final = {
-    "up": _up,
-    "demo": _demo,
-    "handover": _handover,
-    "journal": journal_tools.run,
-    "snapshot": snapshot_tools.run,
-    "dropcopy": dropcopy.run,
-}
+    known = [command for commands in GROUPS.values() for command in commands]
+    near = difflib.get_close_matches(name, known, 1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The tables that people read: what runs where, what a run came to, what its checks say."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from exchange.runtime.instruments import read_instruments
 from simulation.checks import MAX_SHOWN, Check, FillCounts
-from simulation.cluster import Cluster
+from simulation.cluster import DEFAULT_PASSWORD, Cluster
 from simulation.run import Outcome
 
 
@@ -24,6 +26,17 @@ def cluster_table(cluster: Cluster) -> Table:
         table.add_row("dashboard", cluster.dashboard_url, str(cluster.exchange.pid))
     table.caption = f"store: {cluster.data_dir}"
     return table
+
+
+def first_steps(cluster: Cluster) -> list[str]:
+    """The two commands that a newcomer types next."""
+    first = read_instruments(cluster.instruments)[0]
+    price, quantity = 10_000 * Decimal(first.tick_size), 10 * Decimal(first.lot_size)
+    password = "" if cluster.password == DEFAULT_PASSWORD else " --password PASSWORD"
+    return [
+        f"matchbus register alice --exchange {cluster.exchange.address} --nats {cluster.nats_url}{password}",
+        f"matchbus submit buy {quantity:f} {first.symbol} {price:f}",
+    ]
 
 
 def clients_table(outcome: Outcome) -> Table:

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, JournalError
-from bus.runner import DEFAULT_NATS_URL
 from bus.snapshots import SnapshotEntry, SnapshotStore
 from engine.runtime import snapshots
 from engine.state import State
 from simulation.journal_tools import engine_number
+from simulation.nats_option import NATS_HELP
 
 WELL: Final = 0
 DAMAGED: Final = 1
@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
     ):
         action = actions.add_parser(name, help=what, description=what)
         action.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-        action.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+        action.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
         action.add_argument("--json", action="store_true", help="JSON instead of a table")
 
 

@@ -27,6 +27,9 @@ MAY_IMPORT = {
     "exchange": ("exchange", "bus", "matchbus"),
     "exchange.runtime": ("exchange", "bus", "matchbus"),
     "client": ("client", "matchbus", *PURE_BUS),
+    "client.cli": ("client",),
+    "client.cli.feed": ("client", "bus"),
+    "client.cli.health": ("client", "bus"),
     "simulation": ("simulation", "engine", "bus", "exchange", "client", "matchbus"),
 }
 """What the modules of a package may import of ours."""
@@ -150,6 +153,9 @@ def test_the_rules_are_about_something() -> None:
         ("exchange.runtime.servicer", "import engine.terms"),
         ("client.client", "from bus.connection import connect"),
         ("client.client", "from engine.terms import Side"),
+        ("client.cli.orders", "from matchbus.v1 import matchbus_pb2"),
+        ("client.cli.orders", "import simulation.matchbus"),
+        ("client.cli.orders", "from bus.connection import connect"),
     ],
 )
 def test_a_wrong_import_is_found(module: str, source: str) -> None:
@@ -182,6 +188,7 @@ def test_an_impurity_is_found(source: str) -> None:
         ("engine.state", "from engine.book import Book\nimport msgspec"),
         ("engine.runtime.legs", "from engine.state import State\nfrom bus import messages"),
         ("client.client", "from matchbus.v1 import matchbus_pb2\nfrom bus import consolidated, replica"),
+        ("client.cli.feed", "from bus.connection import connect\nfrom client import Client"),
         ("simulation.run", "import client.client, exchange.directory, engine.state"),
     ],
 )

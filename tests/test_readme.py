@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -130,3 +131,26 @@ def test_every_refusal_is_explained() -> None:
     rows = re.findall(r"^\| ([A-Z_]+) \|", (ROOT / "docs" / "trading.md").read_text(), re.MULTILINE)
     reasons = [name.removeprefix("REJECT_REASON_") for name in pb.RejectReason.keys()[1:]]
     assert [row for row in rows if row in reasons] == reasons
+
+
+def test_trading_by_hand(venue: Cluster, tmp_path: Path) -> None:
+    """The commands that the README types by hand print what stands there, but for the market's addresses."""
+    steps = README.partition("**Trade by hand**")[2].partition("Then `matchbus")[0]
+    lines = [line.removeprefix("    ") for line in steps.splitlines() if line.startswith("    ")]
+    assert lines.pop(0) == "$ matchbus up"
+    exchange, nats = re.search(r"--exchange (\S+) --nats (\S+)", steps).groups()  # type: ignore[union-attr]
+    shown = []
+    for command in (line for line in lines if line.startswith("$ matchbus ")):
+        words = command.replace(exchange, venue.exchange.address).replace(nats, venue.nats_url).split()[2:]
+        shown.append(command)
+        done = subprocess.run(
+            [sys.executable, "-m", "simulation.matchbus", *words],
+            cwd=ROOT,
+            env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=True,
+        )
+        shown += done.stdout.replace(venue.exchange.address, exchange).splitlines()
+    assert shown == lines

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from bus import crash_points, subjects
 from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
 from bus.replica import BookReplica
+from bus.stream import heed_cancellation
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
 from engine.events import LegSent, LegTaken
 from engine.runtime.away import AwayView
@@ -124,7 +125,9 @@ class Legs:
     async def _ask(self, leg: LegSent, message: bytes, patience_s: float) -> LegAnswer | None:
         """One request; None when there is no answer in time, or none that can be the leg's."""
         try:
-            reply = await self._nc.request(subjects.route(leg.peer), message, timeout=patience_s)
+            reply = await heed_cancellation(
+                self._nc.request(subjects.route(leg.peer), message, timeout=patience_s)
+            )
             answer = decode_leg_answer(reply.data)
         except (TimeoutError, nats.errors.Error):
             return None

@@ -49,6 +49,33 @@ async def test_it_comes_back_after_a_restart(own_server: NatsServer) -> None:
     assert said == ["reconnected"], "the owner's own close is no loss"
 
 
+async def test_who_waits_to_publish_can_be_cancelled(own_server: NatsServer) -> None:
+    """A publish waits while the server takes nothing; cancelled, it does not go on as if nothing was."""
+    connection, _, _ = await _opened(own_server)
+    published = 0
+
+    async def publish() -> None:
+        nonlocal published
+        while True:
+            await connection.publish("anything", bytes(1_000_000))
+            published += 1
+
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        publishing = asyncio.create_task(publish())
+        seen = -1
+        while seen != published:  # until it waits
+            seen = published
+            await asyncio.sleep(0.2)
+        assert not publishing.done()
+        publishing.cancel()
+        await asyncio.wait((publishing,), timeout=1)
+        assert publishing.cancelled()
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    await connection.close()
+
+
 async def test_a_frozen_server_is_noticed(own_server: NatsServer) -> None:
     """A server that keeps its socket but answers nothing counts as away after at most 4 s."""
     connection, said, reported = await _opened(own_server)

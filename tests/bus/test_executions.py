@@ -1,6 +1,7 @@
 """Execution reports."""
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -175,3 +176,30 @@ async def test_a_missing_stream_is_named(own_connection: Connection) -> None:
         await anext(aiter(read(own_connection)))
     with pytest.raises(ExecutionsDamaged, match="no stream EXECUTIONS"):
         await ExecutionsWriter(own_connection, 1).start()
+
+
+async def test_a_full_stream_is_told_and_waited_for(
+    own_connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What finds no room is not lost: the log says why it waits, and when it was stored after all."""
+    await provision.provision_shared(own_connection, executions_bytes=2_000)
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+
+    async def publish() -> None:
+        for batch in range(1, 51):
+            await writer.publish(_message(1, batch, batch))
+
+    publishing = asyncio.create_task(publish())
+    with caplog.at_level(logging.WARNING):
+        await until(lambda: "execution reports of E1 wait: maximum bytes exceeded" in caplog.text)
+        jetstream = own_connection.jetstream()
+        config = (await jetstream.stream_info(subjects.EXECUTIONS_STREAM)).config
+        config.max_bytes = 200_000
+        await jetstream.update_stream(config)
+        async with asyncio.timeout(10):
+            await publishing
+    assert "execution reports of E1 are stored again" in caplog.text
+    assert caplog.text.count(" wait: ") == 1, "said once, not with every attempt"
+    stored = await _stored(own_connection, 1)
+    assert [message.first_batch for message in stored] == list(range(1, 51))

@@ -38,6 +38,19 @@ async def fail_twice():
         outer.create_task(fail(ExceptionGroup("inner", [ProcessFault("no luck"), ValueError("bad luck")])))
         outer.create_task(fail(ProcessFault("no luck")))
 
+async def go_on():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def fail_beside_one_who_goes_on():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(go_on())
+        await asyncio.sleep(0)
+        group.create_task(fail(ProcessFault("no luck")))
+
 async def follow(url):
     link = Link(url)
     try:
@@ -121,6 +134,16 @@ def test_faults_of_several_tasks(tmp_path: Path) -> None:
     assert process.returncode == 1
     lines = [line.partition("CRITICAL ")[2] for line in process.stderr.splitlines()]
     assert sorted(lines) == ["test: test ends: bad luck", "test: test ends: no luck"]
+
+
+def test_a_part_that_goes_on_does_not_keep_half_a_process_alive(tmp_path: Path) -> None:
+    """A task that swallows its cancellation, as nats-py does, is not waited for longer than the deadline."""
+    started = time.monotonic()
+    process = ended("(log_to(None), fail_beside_one_who_goes_on())[1]", tmp_path)
+    assert process.returncode == 1
+    assert time.monotonic() - started < runner.END_DEADLINE_S + 3
+    assert "CRITICAL bus.runner: does not end by itself, so it is ended: " in process.stderr
+    assert "go_on" in process.stderr
 
 
 def test_a_bug_shows_where_it_happened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +14,15 @@ import bus.stream
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.server import NatsServer
-from bus.stream import MAX_REQUEST_BYTES, Publisher, Stored, StreamGap, StreamReader, settled_extent
+from bus.stream import (
+    MAX_REQUEST_BYTES,
+    Publisher,
+    Stored,
+    StreamGap,
+    StreamReader,
+    heed_cancellation,
+    settled_extent,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -201,3 +210,44 @@ async def test_a_reader_that_was_cut_off_as_too_slow_reads_on(
     assert await going_on == list(range(SMALL + 1, 201))
     assert reading.stats["reconnects"] == 1
     await reader.close()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_cancellation_that_comes_with_the_answer_counts(refused: bool) -> None:
+    """A task that asks for ever ends, though nats-py's wait is over in the same moment."""
+    asked: list[asyncio.Future[None]] = []
+
+    async def ask_for_ever() -> None:
+        while True:
+            asked.append(asyncio.get_running_loop().create_future())
+            with suppress(ConnectionError):
+                await heed_cancellation(asyncio.wait_for(asked[-1], 10))
+
+    task = asyncio.create_task(ask_for_ever())
+    await asyncio.sleep(0)
+    if refused:
+        asked[0].set_exception(ConnectionError())
+    else:
+        asked[0].set_result(None)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.1)
+    assert task.cancelled()
+
+
+async def test_what_cleans_up_may_ask() -> None:
+    """A task that was cancelled may still wait for an answer at its end, as for the release of a lease."""
+    answered = asyncio.get_running_loop().create_future()
+    answered.set_result(5)
+    heard: list[int] = []
+
+    async def clean_up_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            heard.append(await heed_cancellation(asyncio.wait_for(answered, 10)))
+
+    task = asyncio.create_task(clean_up_at_the_end())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert heard == [5]

@@ -190,6 +190,8 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
     async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:
         await self.unary(context)
         bids = [pb.Level(price=10_125 - step, quantity=5, order_count=2) for step in range(3)]
+        if request.detail == pb.BOOK_DETAIL_ORDERS:
+            bids[0].orders.add(order_id=7, quantity=5)
         return pb.OrderBook(symbol=request.symbol, sequence=9, bids=bids[: request.depth or None])
 
 
@@ -269,7 +271,12 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.searches += 1
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
         standby = pb.Engine(engine=number, address=self.standby_address, role=role)
-        home = pb.Engine(engine=number, address=self.home.address, role=pb.ENGINE_ROLE_PRIMARY)
+        home = pb.Engine(
+            engine=number,
+            address=self.home.address,
+            role=pb.ENGINE_ROLE_PRIMARY,
+            state=pb.ENGINE_STATE_LIVE,
+        )
         return pb.ListEnginesReply(engines=[standby, home])  # a client relies on no order
 
     async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:

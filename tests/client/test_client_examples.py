@@ -65,7 +65,7 @@ async def test_follow_feed(shared_server: NatsServer, connections: Connections) 
         await joins.next_msg(timeout=20)
         lines = [await process.stdout.readline()]
         ask, bids_and_ask = [(11, 2, 1)], [[1, 9, 5, 1, "later"], [1, 8, 3, 1], [2, 11, 2, 1]]
-        await send("snapshot", 1, 7, 1, 0, bids_and_ask, checksum([(9, 5, 1), (8, 3, 1)], ask))
+        await send("snapshot", 1, 7, 1, 0, bids_and_ask, checksum([(9, 5, 1), (8, 3, 1)], ask), 1, 1)
         lines.append(await process.stdout.readline())
         unknown_level = [2, 10, 0, 0]
         await send("delta", 1, 8, 7, 2, 0, [[1, 9, 0, 0], unknown_level], checksum([(8, 3, 1)], ask))

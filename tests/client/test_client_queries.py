@@ -7,7 +7,7 @@ from decimal import Decimal
 import grpc
 import pytest
 
-from client import ClientClosed, FillGap, OrderNotFound, Unavailable
+from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue
 from tests.client.fake_venue import FakeVenue, until
 
 
@@ -117,6 +117,40 @@ async def test_books(venue: FakeVenue) -> None:
     assert home.best_bid is not None
     assert (home.best_bid.price, home.best_bid.quantity) == (Decimal("101.25"), Decimal("0.5"))
     assert [(share.engine, share.quantity) for share in everywhere.asks[0].engines] == [(2, Decimal("0.5"))]
+
+
+async def test_a_book_lists_its_orders_where_asked(venue: FakeVenue) -> None:
+    """With `orders` the home book has each order in its queue; a consolidated book has none to list."""
+    async with venue.client() as client:
+        (level, *_) = (await client.book("AAPL", orders=True)).bids
+        assert [(order.order_id, order.quantity) for order in level.orders] == [(7, Decimal("0.5"))]
+        assert (await client.book("AAPL")).bids[0].orders == ()
+        with pytest.raises(ValueError, match="consolidated"):
+            await client.book("AAPL", consolidated=True, orders=True)
+
+
+async def test_a_venue_is_asked_without_registration(venue: FakeVenue) -> None:
+    """Engines, instruments and the consolidated book need no client, and make none."""
+    venue.failures.append(grpc.StatusCode.UNAVAILABLE)  # of a registration, which must not be made
+    async with Venue.connect(venue.address, deadline_s=5) as public:
+        standby, home = await public.engines()
+        assert (standby.role, standby.state, home.role, home.state) == ("standby", None, "primary", "live")
+        assert home.address == venue.home.address
+        assert list(await public.instruments()) == ["AAPL"]
+        assert (await public.book("AAPL")).asks[0].price == Decimal("101.25")
+        with pytest.raises(UnknownSymbol):
+            await public.book("NONE")
+    assert venue.failures
+    async with venue.client() as client:
+        assert [engine.engine for engine in await client.venue.engines()] == [1, 1]
+
+
+async def test_a_venue_that_is_away_is_given_up_at_the_deadline(venue: FakeVenue) -> None:
+    """A public question raises `Unavailable` when nobody answers it in time."""
+    await venue.stop_exchange()
+    async with asyncio.timeout(5), Venue.connect(venue.address, deadline_s=0.3) as public:
+        with pytest.raises(Unavailable):
+            await public.engines()
 
 
 async def test_orders(venue: FakeVenue) -> None:

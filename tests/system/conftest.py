@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.terminal import TICKERS, Terminal
 from tests.system.venue import Venue
 
 
@@ -44,3 +45,26 @@ def own_venue(tmp_path: Path) -> Iterator[Callable[..., Venue]]:
     yield make
     for venue in made:
         venue.stop()
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
+    """A venue for the command line: two engines, a standby each."""
+    venue = Venue(
+        tmp_path_factory.mktemp("commands"),
+        engines=2,
+        symbols=TICKERS,
+        options=("--standbys", "1"),
+    )
+    try:
+        yield venue.start()
+    finally:
+        venue.stop()
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, market: Venue) -> Iterator[Terminal]:
+    """A terminal where nobody is registered yet."""
+    opened = Terminal(tmp_path / "config", market)
+    yield opened
+    opened.end()

@@ -1,0 +1,93 @@
+"""How a command is typed: the options that all have, and how numbers, symbols and ids are written.
+
+A wrong word is a `Misuse`, which a prompt survives and a command ends with.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Final, NoReturn
+
+from client.cli.failures import Misuse
+
+_ORDER_ID_BITS: Final = 64
+_SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,23}")
+
+
+class HelpShown(Exception):
+    """Help was asked for and printed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the words of one command; raises instead of ending the process."""
+
+    def __init__(self, name: str, *, what: str) -> None:
+        super().__init__(prog=f"matchbus {name}", description=what, allow_abbrev=False)
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The options; options and words may come in any order. Raises `Misuse` and `HelpShown`."""
+        return self.parse_intermixed_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `Misuse`."""
+        usage = " ".join(self.format_usage().removeprefix("usage: ").split())
+        raise Misuse(message, f"usage: {usage}")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Raise `HelpShown`: nothing else gets here."""
+        del status, message
+        raise HelpShown
+
+
+def add_common(parser: Parser) -> None:
+    """Add the options of every command."""
+    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    group = parser.add_argument_group(
+        "who and where", "An option comes before the environment (MATCHBUS_...), then the context, then this:"
+    )
+    group.add_argument("--context", metavar="NAME", help="the context to use; default: the one in use")
+    group.add_argument("--exchange", metavar="HOST:PORT", help="default 127.0.0.1:50050")
+    group.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
+    group.add_argument("--client-id", metavar="NAME", help="who trades")
+    group.add_argument(
+        "--secret", metavar="S", help="the client's own; others may see it here: MATCHBUS_SECRET"
+    )
+    group.add_argument("--password", metavar="P", help='the exchange\'s; default "password"')
+    group.add_argument("--timeout", metavar="SECONDS", help="how long an answer may take, default 5")
+
+
+def number(text: str) -> Decimal:
+    """A decimal number. Whether a price or quantity is a good one, the venue says."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: write it like 100.25")
+    return value
+
+
+def symbol(text: str) -> str:
+    """A symbol, in capitals."""
+    capitals = text.upper()
+    if _SYMBOL.fullmatch(capitals) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no symbol: write it like AAPL or BTC-USD")
+    return capitals
+
+
+def order_id(text: str) -> int:
+    """The number of an order."""
+    if not text.isdecimal() or not 0 < int(text) < 2**_ORDER_ID_BITS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no order id: `matchbus orders` shows them; an id of your own goes into "
+            "--client-order-id"
+        )
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)

@@ -1,0 +1,36 @@
+"""What a command is made of: how it is typed, and what it does at a desk."""
+
+import argparse
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from client.cli.arguments import Parser, add_common
+from client.cli.desk import Desk
+
+Options = argparse.Namespace
+Run = Callable[[Options, Desk], Coroutine[Any, Any, int]]
+
+
+def never(_: Options) -> bool:
+    """For commands that end by themselves."""
+    return False
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. `run` returns the exit code; `goes_on` tells whether Ctrl-C is its ordinary end."""
+
+    name: str
+    what: str
+    arrange: Callable[[Parser], None]
+    run: Run
+    goes_on: Callable[[Options], bool] = never
+
+    def parser(self, *, alone: bool = True) -> Parser:
+        """Reads its words; `alone` adds what only a whole command line has: who, where and `--json`."""
+        parser = Parser(self.name, what=self.what)
+        self.arrange(parser)
+        if alone:
+            add_common(parser)
+        return parser

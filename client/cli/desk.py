@@ -1,0 +1,89 @@
+"""A trader's desk: settings, output and the connection that commands share, opened when first needed."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+from client import Client, MatchbusError, Unavailable, UnknownSymbol, Venue
+from client.cli.failures import ExchangeAway, Failure, explain
+from client.cli.output import Output
+from client.cli.settings import Settings, SettingsError, contexts_file, load, resolve
+
+
+@asynccontextmanager
+async def exchange_asked() -> AsyncIterator[None]:
+    """Around a question to the exchange: its silence becomes `ExchangeAway`."""
+    try:
+        yield
+    except Unavailable as error:
+        raise ExchangeAway(error) from error
+
+
+class Desk:
+    """What every command works with: `async with Desk(...) as desk`.
+
+    `options` are what was typed. The contexts are read when the settings are first needed.
+    """
+
+    def __init__(self, options: Mapping[str, Any], environment: Mapping[str, str], output: Output) -> None:
+        self.output = output
+        self._options = options
+        self._environment = environment
+        self._client: Client | None = None
+        self._venue: Venue | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for opened in (self._client, self._venue):
+            if opened is not None:
+                await opened.close()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Who trades where. Raises `SettingsError`."""
+        return resolve(self._options, self._environment, load(contexts_file(self._environment)))
+
+    async def client(self, *, preferred_engine: int = 0) -> Client:
+        """The registered client. Raises `SettingsError` when nobody is, `ExchangeAway`, and the library's."""
+        if self._client is None:
+            settings = self.settings
+            settings.check_registered()
+            client = Client.connect(
+                settings.exchange,
+                client_id=settings.client_id,
+                password=settings.password,
+                secret=settings.secret,
+                preferred_engine=preferred_engine,
+                deadline_s=settings.timeout_s,
+            )
+            what = f"registering {settings.client_id} at {settings.exchange}"
+            async with self.output.waiting(what), exchange_asked():
+                self._client = await client.open()
+        return self._client
+
+    async def venue(self) -> Venue:
+        """What anyone may ask; its calls may raise `Unavailable` when the exchange is away."""
+        if self._client is not None:
+            return self._client.venue
+        if self._venue is None:
+            self._venue = Venue.connect(self.settings.exchange, deadline_s=self.settings.timeout_s)
+        return self._venue
+
+    async def explain(self, error: Exception) -> Failure:
+        """The failure that an error means here."""
+        match error:
+            case Failure():
+                return error
+            case SettingsError():
+                return Failure(str(error), error.hint)
+        listed: list[str] = []
+        if isinstance(error, UnknownSymbol):
+            with suppress(MatchbusError):  # then the list is missing, and the error is said all the same
+                listed = list(await (await self.venue()).instruments())
+        return explain(error, self.settings, listed)

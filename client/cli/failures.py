@@ -1,0 +1,130 @@
+"""What a command ends with when it cannot do what was asked: what was wrong, and what to do.
+
+Failure
+└── Misuse      the command makes no sense as it was typed; exit code 2
+"""
+
+from difflib import get_close_matches
+from typing import Final
+
+from client import (
+    AuthenticationFailed,
+    FillGap,
+    MatchbusError,
+    OrderNotFound,
+    RejectReason,
+    Unavailable,
+    UnknownSymbol,
+)
+from client.cli.settings import Settings
+
+DONE: Final = 0
+REFUSED: Final = 1
+MISUSED: Final = 2
+
+_SHOWN_SYMBOLS: Final = 12
+
+WHAT_TO_DO: Final = {
+    RejectReason.INVALID_CLIENT_ORDER_ID: "make another id: 1 to 36 printable ASCII characters",
+    RejectReason.UNKNOWN_SYMBOL: "`matchbus status` shows which venue this is",
+    RejectReason.INVALID_PRICE: "correct the price: at least one tick, at most 10^12 ticks",
+    RejectReason.INVALID_QUANTITY: "correct the quantity: at least one lot, at most 10^12 lots",
+    RejectReason.NOTIONAL_TOO_LARGE: "split the order",
+    RejectReason.UNSUPPORTED: "send a limit or market order, good till cancelled, --ioc or --fok",
+    RejectReason.CONFLICTING_INSTRUCTIONS: "leave out --post-only, or what keeps the order from resting",
+    RejectReason.DUPLICATE_CLIENT_ORDER_ID: "give a new order an id of its own",
+    RejectReason.POST_ONLY_WOULD_CROSS: "move the price away; give the new order a new id",
+    RejectReason.FOK_NEEDS_AWAY_LIQUIDITY: "send --ioc, or fewer: `matchbus book` shows what home has",
+    RejectReason.UNKNOWN_ORDER: "check the id: `matchbus orders` lists what is open",
+    RejectReason.ORDER_CLOSED: "nothing: `matchbus orders ORDER_ID` shows how it ended",
+    RejectReason.ORDER_PENDING: "try again: it waits for another engine's answer, milliseconds as a rule",
+}
+"""For each refusal that a person can run into here. docs/trading.md has them all."""
+
+
+class Failure(Exception):
+    """The command failed. `hint` says what to do, `code` is the exit code."""
+
+    code = REFUSED
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+
+class Misuse(Failure):
+    """The command was typed wrongly."""
+
+    code = MISUSED
+
+
+class ExchangeAway(MatchbusError):
+    """The exchange gave no answer to the first question; `cause` is the last failure."""
+
+    def __init__(self, cause: Unavailable) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
+    """The failure that an error means to the person at the keyboard; `listed` are the venue's symbols."""
+    match error:
+        case ExchangeAway():
+            return Failure(
+                f"no exchange answers at {settings.exchange} ({settings.source('exchange')}): "
+                f"{reason_of(error.cause)}",
+                "start one with `matchbus up`, or name the one that runs: --exchange HOST:PORT, "
+                "or `matchbus register` with it",
+            )
+        case Unavailable(client_order_id=str(name)) if name and error.sent:
+            return Failure(
+                f"the order may or may not have been entered: {reason_of(error)}",
+                f"see `matchbus orders --client-order-id {name}`, or send the same command again with "
+                f"--client-order-id {name}: it is entered once at most",
+            )
+        case Unavailable():
+            return Failure(
+                reason_of(error),
+                "`matchbus status` shows who is away; try again, with a longer --timeout if need be",
+            )
+        case UnknownSymbol():
+            near = get_close_matches(error.symbol, listed, 1)
+            return Failure(
+                f"{error.symbol!r} is not traded here" + (f": did you mean {near[0]}?" if near else ""),
+                f"traded here: {some_of(listed) or 'nothing'}",
+            )
+        case OrderNotFound():
+            return Failure(str(error), "`matchbus orders` lists what is open")
+        case AuthenticationFailed() if "password" in str(error):
+            return Failure(
+                f"the exchange at {settings.exchange} does not take the password "
+                f"({settings.source('password')}): {error}",
+                "give the one it was started with: --password or MATCHBUS_PASSWORD",
+            )
+        case AuthenticationFailed():
+            return Failure(
+                f"the exchange at {settings.exchange} does not take {settings.client_id!r} with this secret "
+                f"({settings.source('secret')}): {error}",
+                "give the secret of its first registration by --secret or MATCHBUS_SECRET, "
+                "or register another name",
+            )
+        case ValueError() if "is not on a " in str(error):
+            return Failure(str(error), "write a multiple of it: nothing is rounded here")
+        case FillGap():
+            return Failure(str(error), "stop trading on this history, and ask the operator")
+        case _:
+            return Failure(str(error))
+
+
+def some_of(symbols: list[str]) -> str:
+    """The symbols, or the first of many."""
+    more = len(symbols) - _SHOWN_SYMBOLS
+    return ", ".join(symbols[:_SHOWN_SYMBOLS]) + (f" and {more} more" if more > 0 else "")
+
+
+def reason_of(error: Unavailable) -> str:
+    """Why nobody answered, without the words that gRPC wraps around a refused connection."""
+    text = str(error)
+    start, _, rest = text.partition("failed to connect to all addresses")
+    return f"{start}nobody listens there" if rest and "refused" in rest else text

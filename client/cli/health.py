@@ -1,0 +1,141 @@
+"""status: whether the venue is there, as seen from here."""
+
+import asyncio
+import time
+from typing import Any, Final
+
+import nats.errors
+import nats.js.errors
+
+from bus.connection import connect
+from client import EngineRole, EngineState, EngineStatus, MatchbusError, Position
+from client.cli.arguments import Parser
+from client.cli.command import Command, Options
+from client.cli.desk import Desk, exchange_asked
+from client.cli.failures import DONE, REFUSED
+from client.cli.settings import SettingsError
+from client.cli.sheets import Cell, Sheet, engines_sheet, positions_sheet
+
+_AWAY: Final = (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error)
+
+
+def _arrange(parser: Parser) -> None:
+    del parser
+
+
+async def status(options: Options, desk: Desk) -> int:
+    """Show exchange, NATS, engines, and own positions when somebody is registered."""
+    del options
+    settings = desk.settings
+    async with desk.output.waiting("looking at the venue"):
+        (exchange, engines), bus = await asyncio.gather(
+            _exchange(desk), _nats(settings.nats, settings.timeout_s)
+        )
+        client, positions = await _client(desk, reachable=exchange["reachable"])
+    primaries = [engine for engine in engines if engine.role is EngineRole.PRIMARY]
+    well = (
+        exchange["reachable"]
+        and bus["reachable"]
+        and bool(primaries)
+        and all(engine.state is EngineState.LIVE for engine in primaries)
+        and (client is None or client["registered"])
+    )
+    document = {"well": well, "exchange": exchange, "nats": bus, "engines": engines, "client": client}
+    if client is not None:
+        document["client"] = client | {"positions": positions}
+    if desk.output.as_json:
+        desk.output.answer(document)
+    else:
+        desk.output.sheets(_venue_sheet(exchange, bus, client), engines_sheet(engines))
+        if positions:
+            desk.output.sheets(positions_sheet(positions))
+    return DONE if well else REFUSED
+
+
+async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
+    seen: dict[str, Any] = {"address": desk.settings.exchange, "reachable": False, "error": ""}
+    venue = await desk.venue()
+    try:
+        async with exchange_asked():
+            await venue.engines()  # the first call also connects
+            began = time.monotonic()
+            engines = await venue.engines()
+    except MatchbusError as error:
+        failure = await desk.explain(error)
+        return seen | {"round_trip_ms": None, "error": f"{failure.text}; {failure.hint}"}, []
+    return seen | {"reachable": True, "round_trip_ms": _ms_since(began)}, engines
+
+
+async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
+    seen: dict[str, Any] = {"url": url, "reachable": False}
+    nothing = {"round_trip_ms": None, "version": "", "streams": None}
+    try:
+        async with asyncio.timeout(timeout_s):
+            nc = await connect(url, name="status", on_closed=lambda: None, on_error=lambda _: True)
+            try:
+                began = time.monotonic()
+                await nc.flush()
+                round_trip_ms = _ms_since(began)
+                streams = (await nc.jetstream().account_info()).streams
+                server = nc.connected_server_version
+                version = f"{server.major}.{server.minor}.{server.patch}"
+            finally:
+                await nc.close()
+    except _AWAY as error:
+        hint = "name another by --nats, or keep it by `matchbus context set NAME --nats URL`"
+        return seen | nothing | {"error": f"no NATS answers there ({type(error).__name__}): {hint}"}
+    found = {"round_trip_ms": round_trip_ms, "version": version, "streams": streams, "error": ""}
+    return seen | {"reachable": True} | found
+
+
+async def _client(desk: Desk, *, reachable: bool) -> tuple[dict[str, Any] | None, list[Position]]:
+    """Who is registered here, None for nobody, and what is held."""
+    settings = desk.settings
+    if not settings.client_id:
+        return None, []
+    seen: dict[str, Any] = {"client_id": settings.client_id, "registered": False, "engine": None, "error": ""}
+    if not reachable:
+        return seen | {"error": "cannot be told while the exchange is away"}, []
+    try:
+        client = await desk.client()
+        async with exchange_asked():
+            positions = list((await client.positions()).values())
+    except (MatchbusError, SettingsError) as error:
+        failure = await desk.explain(error)
+        return seen | {"error": f"{failure.text}; {failure.hint}"}, []
+    return seen | {"registered": True, "engine": client.engine}, positions
+
+
+def _venue_sheet(exchange: dict[str, Any], bus: dict[str, Any], client: dict[str, Any] | None) -> Sheet:
+    def verdict(part: dict[str, Any], well: str) -> Cell:
+        return (well, "green") if not part["error"] else (str(part["error"]), "red")
+
+    rows: list[tuple[Cell, ...]] = [
+        ("exchange", exchange["address"], verdict(exchange, f"answers in {exchange['round_trip_ms']} ms")),
+        (
+            "NATS",
+            bus["url"],
+            verdict(
+                bus,
+                f"answers in {bus['round_trip_ms']} ms, version {bus['version']}, {bus['streams']} streams",
+            ),
+        ),
+    ]
+    if client is None:
+        rows.append(("client", "nobody", "register with `matchbus register NAME`"))
+    else:
+        rows.append(
+            ("client", client["client_id"], verdict(client, f"registered, at home on E{client['engine']}"))
+        )
+    return Sheet("Venue", ("part", "where", "state"), rows)
+
+
+def _ms_since(began: float) -> float:
+    return round((time.monotonic() - began) * 1e3, 1)
+
+
+COMMANDS: Final = (
+    Command(
+        "status", "Show whether exchange, NATS and engines are there, and what you hold.", _arrange, status
+    ),
+)

@@ -1,0 +1,116 @@
+"""Finds a command, reads its words, runs it at a desk, and turns how it went into an exit code.
+
+0   done; also when Ctrl-C or SIGTERM ended what goes on until then
+1   refused or failed
+2   typed wrongly
+130 interrupted before it was done
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from importlib import import_module
+from typing import Final
+
+from client import MatchbusError
+from client.cli.arguments import HelpShown
+from client.cli.command import Command, Options
+from client.cli.desk import Desk
+from client.cli.failures import DONE, Failure
+from client.cli.output import Output
+from client.cli.settings import SettingsError
+
+INTERRUPTED: Final = 130
+
+MODULES: Final = {
+    "register": "account",
+    "context": "account",
+    "submit": "orders",
+    "cancel": "orders",
+    "replace": "orders",
+    "orders": "orders",
+    "fills": "holdings",
+    "positions": "holdings",
+    "book": "market",
+    "engines": "market",
+    "status": "health",
+    "feed": "feed",
+    "trade": "prompt",
+}
+"""Where each command is. Only its module is loaded: not all need NATS, and few a prompt."""
+
+_ERRORS: Final = (Failure, SettingsError, MatchbusError, ValueError)
+"""What a command may raise. `ValueError`: what the library cannot send, such as a price off the tick."""
+
+
+def main(name: str, words: Sequence[str]) -> int:
+    """Run one command; the exit code."""
+    output = Output(as_json="--json" in words)
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        command = find(name)
+        options = command.parser().read(words)
+        return asyncio.run(run(command, options, output))
+    except HelpShown:
+        return DONE
+    except Failure as failure:
+        output.failure(failure)
+        return failure.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def find(name: str) -> Command:
+    """The command of that name."""
+    module = import_module(f"client.cli.{MODULES[name]}")
+    commands: Sequence[Command] = module.COMMANDS
+    return next(command for command in commands if command.name == name)
+
+
+async def run(command: Command, options: Options, output: Output) -> int:
+    """Run a command that was read; the exit code. What it raises is explained on stderr."""
+    async with Desk(vars(options), os.environ, output) as desk:
+        try:
+            return await _carry_out(command, options, desk)
+        except _ERRORS as error:
+            failure = await desk.explain(error)
+            output.failure(failure)
+            return failure.code
+
+
+async def _carry_out(command: Command, options: Options, desk: Desk) -> int:
+    if not command.goes_on(options):
+        return await command.run(options, desk)
+    async with _until_stopped():
+        return await command.run(options, desk)
+    return DONE
+
+
+@contextlib.asynccontextmanager
+async def _until_stopped() -> AsyncIterator[None]:
+    """Cancel the body at Ctrl-C or SIGTERM, which is how it is meant to end."""
+    loop, body, stopped = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    assert body is not None
+
+    def stop() -> None:
+        stopped.set()
+        body.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
+        body.uncancel()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,59 @@
+"""`matchbus bench`: lists the benchmarks of a checkout and runs one; an installed package has none."""
+
+import argparse
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).resolve().parent.parent
+ALL: Final = "all"
+
+
+def main(words: Sequence[str]) -> int:
+    """List the benchmarks, or run one and return its exit code."""
+    options = _parser().parse_args(words)
+    found = offered(CHECKOUT / "benchmarks")
+    if not found:
+        print(f"matchbus: there are no benchmarks in {CHECKOUT}", file=sys.stderr)
+        print(
+            "  they come with the source: clone the repository, `make install`, run it there", file=sys.stderr
+        )
+        return 1
+    if options.name is None:
+        for name, what in found.items():
+            print(json.dumps({"name": name, "what": what}) if options.json else f"{name:<16} {what}")
+        return 0
+    if options.name not in found:
+        print(f"matchbus: there is no benchmark {options.name!r}", file=sys.stderr)
+        print(f"  choose one of {', '.join(found)}", file=sys.stderr)
+        return 2
+    script = str(CHECKOUT / "benchmarks" / f"{options.name}.py")
+    program = ["-m", "benchmarks"] if options.name == ALL else [script]
+    command = [sys.executable, *program, *options.arguments]
+    return subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603 -- a script of ours
+
+
+def offered(directory: Path) -> dict[str, str]:
+    """What can be run there, each with the first line of what it says of itself."""
+    scripts: dict[str, str] = {}
+    if (directory / "__main__.py").is_file():
+        scripts[ALL] = "Every benchmark; --quick with small sizes, --help tells the rest."
+    for path in sorted(directory.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if "__main__" in source and path.stem != "__main__":
+            scripts[path.stem] = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return scripts
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="matchbus bench", description="Run a benchmark of this checkout; without a name, list them."
+    )
+    parser.add_argument("--json", action="store_true", help="the list as JSON lines")
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="options of the benchmark")
+    return parser

@@ -1,0 +1,378 @@
+"""What runs and looks after a market: `up` runs one on this machine, `demo` also lets clients trade on it.
+
+`journal` looks into the journal of an engine (`simulation/journal_tools.py`), `snapshot` shows and makes its
+snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`simulation/dropcopy.py`).
+`handover` lets a standby of a running market take over; `admin` is the door to what changes a market.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from client.cli.settings import SettingsError
+from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
+from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
+from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member, Ports
+from simulation.handover import HandoverFailed
+from simulation.journal_tools import engine_number
+from simulation.nats_option import NATS_HELP, nats_url
+from simulation.run import Outcome, Plan, Progress, simulate
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came before the work was done."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    console = Console()
+    try:
+        if hasattr(options, "nats"):
+            options.nats = nats_url(options.nats)
+        return asyncio.run(_COMMANDS[options.command](options, console))
+    except (ClusterError, HandoverFailed) as error:
+        print(error, file=sys.stderr)
+    except SettingsError as error:
+        print(f"{error}\n  {error.hint}", file=sys.stderr)
+    return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command understands."""
+    top = argparse.ArgumentParser(
+        prog="matchbus", description="A distributed matching engine on this machine."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
+    up.add_argument("--engines", type=positive, default=2, help="how many engines (default 2)")
+    up.add_argument(
+        "--standbys",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="standby processes for each engine (default 0)",
+    )
+    up.add_argument(
+        "--nats-nodes",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="nats-servers; three keep every stream threefold, and any two go on (default 1)",
+    )
+    up.add_argument(
+        "--snapshot-every",
+        metavar="COMMANDS",
+        type=positive,
+        default=COMMANDS_PER_SNAPSHOT,
+        help="an engine makes a snapshot after so many commands (default %(default)s)",
+    )
+    up.add_argument(
+        "--trim-journals",
+        action="store_true",
+        help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
+    )
+    up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
+    up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
+    up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
+    up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
+    up.add_argument("--dashboard", action="store_true", help="serve the page that shows the market")
+    _add_dashboard_port(up)
+    up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
+    up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
+    _add_handover(commands)
+    admin = commands.add_parser("admin", help="what an operator does to a running market")
+    acts = admin.add_subparsers(dest="act", required=True)
+    _add_handover(acts)
+    make = acts.add_parser("snapshot", help="make a snapshot of an engine now, beside it")
+    make.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
+    make.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
+    make.add_argument("--json", action="store_true", help="JSON instead of a table")
+    make.set_defaults(action="make")
+    demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
+    demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
+    demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
+    demo.add_argument("--engines", type=positive, default=2)
+    demo.add_argument("--clients", type=positive, default=10)
+    demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
+    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
+    _add_dashboard_port(demo)
+    snapshot_tools.add_parser(commands)
+    dropcopy.add_parser(commands)
+    journal_tools.add_parser(commands)
+    return top
+
+
+def _add_handover(commands: Any) -> None:
+    hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
+    hand.add_argument("engine", type=positive, help="the engine's number")
+    hand.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
+    hand.add_argument("--json", action="store_true", help="JSON instead of a sentence")
+
+
+def _add_dashboard_port(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dashboard-port", metavar="PORT", type=positive, default=0, help="on loopback; default a free one"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+@contextlib.asynccontextmanager
+async def stop_signals() -> AsyncIterator[asyncio.Event]:
+    """An event that Ctrl-C and SIGTERM set, instead of ending the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def interruptible() -> AsyncIterator[None]:
+    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Interrupted` once it has cleaned up."""
+    async with stop_signals() as stop:
+        body = asyncio.current_task()
+        assert body is not None
+
+        async def cancel_when_asked() -> None:
+            await stop.wait()
+            body.cancel()
+
+        waiting = asyncio.create_task(cancel_when_asked())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if stop.is_set():
+                body.uncancel()
+                raise Interrupted from None
+            raise
+        finally:
+            waiting.cancel()
+
+
+def ready_document(cluster: Cluster) -> str:
+    """The ready file: where everything listens and which process it is."""
+
+    def place(member: Member) -> dict[str, str | int]:
+        return {"address": member.address, "pid": member.pid}
+
+    document: dict[str, Any] = {
+        "nats_url": cluster.nats_url,
+        "nats_pid": cluster.nats[0].pid,
+        "exchange": place(cluster.exchange),
+        "engines": {str(number): place(member) for number, member in cluster.engines.items()},
+    }
+    if cluster.dashboard_url:
+        document["dashboard"] = cluster.dashboard_url
+    if cluster.standbys:
+        document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
+    if len(cluster.nats) > 1:
+        document["nats_nodes"] = {
+            server.node.name: {"url": server.url, "pid": server.pid} for server in cluster.nats if server.node
+        }
+    return json.dumps(document, indent=2)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once, so that a reader sees all of it or nothing."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def forget(path: Path) -> None:
+    """Remove a ready file of an earlier market: it must not be taken for ours."""
+    path.unlink(missing_ok=True)
+
+
+async def serve(
+    cluster: Cluster, console: Console, ready_file: Path | None = None, *, as_json: bool = False
+) -> int:
+    """Run the market until Ctrl-C or SIGTERM; the exit code."""
+    try:
+        async with contextlib.AsyncExitStack() as running:
+            await running.enter_async_context(interruptible())
+            with Console(stderr=True).status("starting nats-server, the exchange and the engines"):
+                await running.enter_async_context(cluster)
+            if ready_file is not None:
+                write_whole(ready_file, ready_document(cluster))
+            if as_json:
+                print(json.dumps(json.loads(ready_document(cluster))), flush=True)
+            else:
+                console.print(report.cluster_table(cluster))
+                console.print("Ready. Ctrl-C stops all. Trade by hand, in another terminal:")
+                for step in report.first_steps(cluster):
+                    console.print(f"    {step}", soft_wrap=True, highlight=False, markup=False)
+            await asyncio.Event().wait()
+    except Interrupted:
+        if not as_json:
+            console.print("Stopped.")
+    return 0
+
+
+async def _up(options: argparse.Namespace, console: Console) -> int:
+    ready_file: Path | None = options.ready_file
+    if ready_file is not None:
+        forget(ready_file)
+
+    def tell() -> None:
+        if ready_file is not None:
+            write_whole(ready_file, ready_document(cluster))
+
+    cluster = Cluster(
+        engines=options.engines,
+        standbys=options.standbys,
+        nats_nodes=options.nats_nodes,
+        snapshot_every=options.snapshot_every,
+        trim_journals=options.trim_journals,
+        data_dir=options.data,
+        instruments=options.instruments,
+        durability=options.durability,
+        password=options.password,
+        ports=Ports(dashboard=options.dashboard_port),
+        dashboard=options.dashboard,
+        on_change=tell,
+    )
+    return await serve(cluster, console, ready_file, as_json=options.json)
+
+
+async def _handover(options: argparse.Namespace, console: Console) -> int:
+    with Console(stderr=True).status(f"handing E{options.engine} over"):
+        done = await handover.hand_over(options.nats, options.engine)
+    if options.json:
+        answer = {
+            "engine": options.engine,
+            "old_address": done.old.address,
+            "new_address": done.new.address,
+            "epoch": done.new.epoch,
+            "outage_ms": round(done.outage_ms, 1),
+        }
+        print(json.dumps(answer))
+        return 0
+    console.print(
+        f"E{options.engine} reigned at {done.old.address} and reigns at {done.new.address} in epoch "
+        f"{done.new.epoch}. Outage: {done.outage_ms:.0f} ms.",
+        soft_wrap=True,
+    )
+    return 0
+
+
+async def _admin(options: argparse.Namespace, console: Console) -> int:
+    act = {"handover": _handover, "snapshot": snapshot_tools.run}[options.act]
+    return await act(options, console)
+
+
+async def _demo(options: argparse.Namespace, console: Console) -> int:
+    has_dashboard = not options.no_dashboard
+    if has_dashboard and importlib.util.find_spec("uvicorn") is None:
+        console.print("For a page that shows it all: pip install 'matchbus[dashboard]'", soft_wrap=True)
+        has_dashboard = False
+    cluster = Cluster(
+        engines=options.engines,
+        standbys=options.standbys,
+        ports=Ports(dashboard=options.dashboard_port),
+        dashboard=has_dashboard,
+    )
+
+    def plan() -> Plan:
+        return Plan(
+            exchange=cluster.exchange.address,
+            nats=cluster.nats_url,
+            clients=options.clients,
+            duration_s=options.duration,
+            seed=options.seed,
+        )
+
+    try:
+        async with interruptible(), cluster:
+            console.print(report.cluster_table(cluster))
+            async with _demo_page(cluster, console):
+                outcome = await run_with_view(plan(), console, headless=options.headless)
+    except Interrupted:
+        console.print("Stopped.")
+        return 0
+    return report.show(console, outcome)
+
+
+@contextlib.asynccontextmanager
+async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
+    """The endpoint behind the dashboard's buttons, and the address of both on the screen."""
+    if not cluster.dashboard_url:
+        yield
+        return
+    from simulation.controls import running_controls  # noqa: PLC0415  # an extra that need not be installed
+
+    async with running_controls(cluster) as controls:
+        console.print(f"See it, and strike it: {controls.page_url}", soft_wrap=True, highlight=False)
+        yield
+
+
+async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outcome:
+    """Simulate while showing how it goes."""
+    viewing: list[asyncio.Task[None]] = []
+
+    def begin(progress: Progress) -> None:
+        viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
+
+    try:
+        return await simulate(plan, begin)
+    finally:
+        for view in viewing:
+            view.cancel()
+        for ended in await asyncio.gather(*viewing, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _log.error("the view failed, the run went on", exc_info=ended)
+
+
+_COMMANDS: Final = {
+    "up": _up,
+    "demo": _demo,
+    "admin": _admin,
+    "handover": _handover,
+    "journal": journal_tools.run,
+    "snapshot": snapshot_tools.run,
+    "dropcopy": dropcopy.run,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

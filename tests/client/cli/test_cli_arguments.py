@@ -1,0 +1,78 @@
+from decimal import Decimal
+from itertools import permutations
+
+import pytest
+
+from client.cli.arguments import HelpShown
+from client.cli.failures import Misuse
+from client.cli.main import MODULES, find
+
+
+def test_options_and_words_come_in_any_order() -> None:
+    """An option between the words of an order does not eat one of them."""
+    words = ["buy", "10", "aapl", "100.00"]
+    parser = find("submit").parser()
+    for options in permutations((["--ioc"], ["--client-order-id", "mine"])):
+        for place in range(5):
+            typed = [*words[:place], *options[0], *words[place:], *options[1]]
+            read = parser.read(typed)
+            assert (read.side, read.quantity, read.symbol, read.price) == (
+                "buy",
+                Decimal(10),
+                "AAPL",
+                Decimal("100.00"),
+            )
+            assert (read.ioc, read.fok, read.client_order_id) == (True, False, "mine")
+
+
+def test_a_price_keeps_its_digits() -> None:
+    """Numbers are decimals as written, never floats; signs pass, for the venue to refuse."""
+    parser = find("submit").parser()
+    assert str(parser.read(["sell", "0.00000001", "BTC-USD", "65000.10"]).price) == "65000.10"
+    assert parser.read(["sell", "-5", "AAPL", "1"]).quantity == -5
+    assert parser.read(["sell", "5", "AAPL", "--market"]).price is None
+
+
+def test_replace_takes_an_order_by_either_id() -> None:
+    """Two numbers are price and quantity; a third before them is the order."""
+    parser = find("replace").parser()
+    read = parser.read(["281474976710657", "99.5", "6"])
+    assert (read.order_id, read.price, read.quantity) == (281474976710657, Decimal("99.5"), Decimal(6))
+    read = parser.read(["99.5", "6", "--client-order-id", "mine"])
+    assert (read.order_id, read.price, read.client_order_id) == (None, Decimal("99.5"), "mine")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "named"),
+    [
+        ("submit", ["buy", "nan", "AAPL", "1"], "'nan' is no number"),
+        ("submit", ["buy", "1", "AAPL", "1e"], "'1e' is no number"),
+        ("submit", ["buy", "1", "A*", "1"], "'A*' is no symbol"),
+        ("submit", ["buy", "1", "AAPL", "1", "2"], "2"),
+        ("submit", ["buy", "1", "AAPL", "1", "--po"], "--po"),
+        ("replace", ["0", "1", "1"], "'0' is no order id"),
+        ("replace", [str(2**64), "1", "1"], "is no order id"),
+        ("fills", ["--since", "x"], "'x' is no whole number"),
+        ("book", ["AAPL", "--depth", "-1"], "'-1' is no whole number"),
+        ("context", ["burn"], "'burn'"),
+    ],
+)
+def test_a_wrong_word_is_named(command: str, words: list[str], named: str) -> None:
+    """What cannot be read raises with the word in its text and the usage in its hint."""
+    with pytest.raises(Misuse) as caught:
+        find(command).parser().read(words)
+    assert named in caught.value.text
+    assert caught.value.hint.startswith(f"usage: matchbus {command}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` tells what a command is for, and that JSON and contexts are to be had."""
+    command = find(name)
+    assert command.name == name
+    with pytest.raises(HelpShown):
+        command.parser().read(["--help"])
+    shown = capsys.readouterr().out
+    assert "--json" in shown
+    assert "--context" in shown
+    assert command.what.split(maxsplit=1)[0] in shown

@@ -1,0 +1,95 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from client import (
+    AuthenticationFailed,
+    FillGap,
+    MatchbusError,
+    OrderNotFound,
+    RejectReason,
+    Unavailable,
+    UnknownSymbol,
+)
+from client.cli.desk import Desk
+from client.cli.failures import WHAT_TO_DO, ExchangeAway, Failure, Misuse, explain, some_of
+from client.cli.output import Output
+from client.cli.settings import Context, Contexts, Settings, SettingsError, resolve
+
+TRADING = Path(__file__).parents[3] / "docs" / "trading.md"
+REFUSED_CONNECTION = (
+    "no answer within 5 s, last failure: UNAVAILABLE: failed to connect to all addresses; last error: "
+    "ipv4:127.0.0.1:1: Failed to connect to remote host: connect: Connection refused (111)"
+)
+
+
+def settings() -> Settings:
+    """Alice's, from a context."""
+    context = Context("host:1", "nats://host", "alice", "hers", "pw")
+    return resolve({}, {}, Contexts("alice", {"alice": context}))
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "hint"),
+    [
+        (ExchangeAway(Unavailable(REFUSED_CONNECTION)), "host:1 (from context alice)", "matchbus up"),
+        (Unavailable("no answer within 5 s"), "no answer within 5 s", "matchbus status"),
+        (
+            Unavailable("no answer", sent=True, client_order_id="mine"),
+            "may or may not have been entered",
+            "--client-order-id mine",
+        ),
+        (UnknownSymbol("APPL"), "did you mean AAPL?", "AAPL, MSFT"),
+        (UnknownSymbol("ZZZ"), "'ZZZ' is not traded here", "AAPL, MSFT"),
+        (OrderNotFound("order 5 is none"), "order 5", "matchbus orders"),
+        (AuthenticationFailed("wrong password"), "password (from context alice)", "MATCHBUS_PASSWORD"),
+        (AuthenticationFailed("another secret"), "'alice' with this secret (from context", "MATCHBUS_SECRET"),
+        (ValueError("price 1.005 of AAPL is not on a tick"), "1.005", "multiple"),
+        (FillGap(3, 5), "fill 3 is missing", "operator"),
+        (MatchbusError("anything"), "anything", ""),
+    ],
+)
+def test_every_error_says_what_and_what_to_do(error: Exception, text: str, hint: str) -> None:
+    """The failure has the value and where it came from, and a way out; it is not a usage error."""
+    failure = explain(error, settings(), ["AAPL", "MSFT"])
+    assert text in failure.text
+    assert hint in failure.hint
+    assert failure.code == 1
+
+
+def test_a_refused_connection_is_said_in_plain_words() -> None:
+    """Nobody needs gRPC's account of it."""
+    failure = explain(ExchangeAway(Unavailable(REFUSED_CONNECTION)), settings(), [])
+    assert failure.text.endswith("nobody listens there")
+
+
+async def test_failures_stay_as_they_are() -> None:
+    """What was explained already is not explained again, nor are settings that cannot be read."""
+    misuse = Misuse("wrong", "right")
+    desk = Desk({"context": "none"}, {"XDG_CONFIG_HOME": "/nowhere"}, Output(as_json=True))
+    assert await desk.explain(misuse) is misuse
+    with pytest.raises(SettingsError) as caught:
+        _ = desk.settings
+    assert "none" in (await desk.explain(caught.value)).text
+    assert (misuse.code, Failure("").code) == (2, 1)
+
+
+def test_many_symbols_are_not_all_listed() -> None:
+    """A person sees the first of a long list and how many more there are."""
+    assert some_of(["A", "B"]) == "A, B"
+    assert some_of([f"S{number}" for number in range(20)]).endswith("S11 and 8 more")
+
+
+def test_hints_are_for_refusals_that_exist() -> None:
+    """Each refusal but those that no command can meet has a hint."""
+    rows = re.findall(r"^\| ([A-Z_]+) \| [^|]+ \| [^|]+ \|$", TRADING.read_text(), re.MULTILINE)
+    documented = {RejectReason[row] for row in rows if row in RejectReason.__members__}
+    cannot_be_typed = {
+        RejectReason.EMPTY_COMMAND,
+        RejectReason.INVALID_SIDE,
+        RejectReason.INVALID_ORDER_TYPE,
+        RejectReason.INVALID_TIME_IN_FORCE,
+        RejectReason.INVALID_SELF_TRADE_PREVENTION,
+    }
+    assert documented - cannot_be_typed == set(WHAT_TO_DO)

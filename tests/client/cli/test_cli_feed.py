@@ -1,0 +1,138 @@
+import json
+from typing import Any
+
+import pytest
+
+from bus import subjects
+from bus.messages import (
+    ASK,
+    BID,
+    BookDelta,
+    BookSnapshot,
+    FeedMessage,
+    Heartbeat,
+    LevelChange,
+    Trades,
+    encode,
+)
+from bus.replica import BookReplica
+from client.cli.feed import Tape
+from client.cli.output import Output
+from client.units import instrument
+from tests.client.fake_venue import instrument as listing
+
+SYMBOL = "BRK.B"
+
+
+class Engine:
+    """The sending end: a book whose messages go to a tape."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.book = BookReplica(SYMBOL)
+        self.book.load(1, 0, ())
+        self.now_s = 100.0
+
+    def send(self, message: FeedMessage, subject: str = subjects.book(1, SYMBOL)) -> int | None:
+        """Give the tape a message; whom it wants to ask for a snapshot."""
+        self.now_s += 0.06
+        return self.tape.receive(subject, encode(message), self.now_s)
+
+    def delta(self, *levels: LevelChange) -> BookDelta:
+        """The next change of the book."""
+        before = self.book.sequence
+        checksum = self.book.advance(before + 1, levels)
+        return BookDelta(1, before + 1, before, 9, 1_000, levels, checksum)
+
+    def snapshot(self) -> BookSnapshot:
+        """The book as it is."""
+        return self.book.snapshot(9, 1_000)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """An engine with its tape, in JSON."""
+    return Engine(Tape(instrument(listing(SYMBOL)), Output(as_json=True)))
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What was printed since the last time."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_book_is_asked_for_until_it_is_there(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first sign of life makes the tape ask, not more often than every 0.2 s; a snapshot ends that."""
+    beat = Heartbeat(1, 1, 9, 0, {})
+    asked = [engine.send(beat, subjects.heartbeat(1)) for _ in range(6)]
+    assert asked == [1, None, None, None, 1, None]
+    assert engine.send(engine.snapshot()) is None
+    assert [engine.send(beat, subjects.heartbeat(1)) for _ in range(10)] == [None] * 10
+    (snapshot,) = printed(capsys)
+    assert (snapshot["kind"], snapshot["outcome"], snapshot["levels"]) == ("snapshot", "applied", [])
+
+
+def test_deltas_and_trades_have_decimals(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ticks and lots become prices and quantities, sides become words."""
+    engine.send(engine.snapshot())
+    engine.send(engine.delta((BID, 10_125, 3, 1), (ASK, 10_200, 5, 2)))
+    engine.send(Trades(1, 9, 1_000, ((77, 10_125, 2, ASK),)), subjects.trades(1, SYMBOL))
+    _, delta, trade = printed(capsys)
+    assert delta["outcome"] == "applied"
+    assert delta["levels"] == [
+        {"side": "buy", "price": "101.25", "quantity": "0.3", "order_count": 1},
+        {"side": "sell", "price": "102.00", "quantity": "0.5", "order_count": 2},
+    ]
+    assert (trade["price"], trade["quantity"], trade["taker_side"]) == ("101.25", "0.2", "sell")
+    assert trade["execution_id"] == 77
+
+
+def test_a_gap_is_marked_and_mended(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """A delta that does not follow on is shown as a gap, and the book is asked for again."""
+    engine.send(engine.snapshot())
+    engine.delta((BID, 1, 1, 1))  # lost on the way
+    assert engine.send(engine.delta((BID, 2, 1, 1))) == 1
+    assert engine.send(engine.snapshot()) is None
+    assert engine.send(engine.delta((BID, 3, 1, 1))) is None
+    assert [message["outcome"] for message in printed(capsys)] == ["applied", "gap", "applied", "applied"]
+
+
+def test_a_lost_last_delta_shows_at_the_heartbeat(engine: Engine) -> None:
+    """A heartbeat that knows a newer sequence than we have makes the tape ask."""
+    engine.send(engine.snapshot())
+    engine.now_s += 1
+    assert engine.send(Heartbeat(1, 1, 9, 0, {SYMBOL: 1}), subjects.heartbeat(1)) == 1
+
+
+def test_other_symbols_and_repeats_are_left_out(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only this symbol is printed, and a snapshot that says nothing new only where that was asked for."""
+    other = subjects.book(1, "BRK-B")
+    assert engine.send(engine.delta((BID, 1, 1, 1)), other) is None
+    engine.send(engine.snapshot())
+    engine.send(engine.snapshot())
+    assert len(printed(capsys)) == 1
+    loud = Engine(Tape(instrument(listing(SYMBOL)), Output(as_json=True), repeats=True))
+    loud.send(loud.snapshot())
+    loud.send(loud.snapshot())
+    assert [message["outcome"] for message in printed(capsys)] == ["applied", "duplicate"]
+
+
+def test_what_is_no_message_is_said(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anyone may publish on NATS without a password: nonsense ends nothing."""
+    engine.tape.receive(subjects.book(1, SYMBOL), b"{", 0.0)
+    engine.tape.receive(subjects.book(1, SYMBOL), b"\xff", 0.0)
+    assert [message["kind"] for message in printed(capsys)] == ["malformed", "malformed"]
+
+
+def test_lines_are_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people each message is a line: the engine, what it is, when, and what changed."""
+    engine = Engine(Tape(instrument(listing(SYMBOL)), Output(as_json=False)))
+    engine.send(engine.snapshot())
+    engine.send(engine.delta((BID, 10_125, 3, 1)))
+    engine.send(engine.delta((BID, 10_125, 0, 0)))
+    engine.send(Trades(1, 9, 1_000, ((77, 10_125, 2, BID),)), subjects.trades(1, SYMBOL))
+    assert capsys.readouterr().out.splitlines() == [
+        "E1  snapshot  00:00:00.000001  sequence 0  no bid  no ask",
+        "E1  delta     00:00:00.000001  sequence 1  bid 101.25 x 0.3",
+        "E1  delta     00:00:00.000001  sequence 2  bid 101.25 gone",
+        "E1  trade     00:00:00.000001  0.2 at 101.25, the taker bought",
+    ]

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from client.cli.failures import Failure
+from client.cli.output import Output
+from client.cli.sheets import Sheet
+
+SHEET = Sheet("Title", ("name", ">number"), [("[red]mine[/]", ("5", "green"))], note="below")
+
+
+def test_answers_are_json_or_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """One answer is an object for a program and sentences for a person, never both."""
+    Output(as_json=True).answer({"a": 1}, "one")
+    Output(as_json=True).line("only for people")
+    Output(as_json=False).answer({"a": 1}, "one", "two")
+    assert capsys.readouterr().out == '{"a": 1}\none\ntwo\n'
+
+
+def test_tables_keep_what_clients_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names are not taken for markup, and nothing is folded where no terminal is."""
+    wide = Sheet("", ("name",), [("x" * 150,)])
+    Output(as_json=False).sheets(SHEET, wide)
+    shown = capsys.readouterr().out
+    assert "[red]mine[/]" in shown
+    assert "below" in shown
+    assert "x" * 150 in shown
+
+
+def test_no_answers_are_told_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty list is no line in JSON and a sentence otherwise."""
+    Output(as_json=True).table([], lambda: SHEET, nothing="nothing")
+    Output(as_json=False).table([], lambda: SHEET, nothing="nothing")
+    assert capsys.readouterr().out == "nothing\n"
+
+
+def test_failures_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was wrong, and below it what to do; an object in JSON."""
+    Output(as_json=False).failure(Failure("wrong", "do right"))
+    Output(as_json=True).failure(Failure("wrong"))
+    shown = capsys.readouterr()
+    text, _, last = shown.err.rstrip("\n").rpartition("\n")
+    assert text == "matchbus: wrong\n  do right"
+    assert json.loads(last) == {"error": "wrong", "hint": ""}
+    assert shown.out == ""
+
+
+def test_a_watched_thing_is_printed_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same state twice is one line; a state that comes back is a change."""
+    with Output(as_json=True).watching() as show:
+        for state in (1, 1, 2, 2, 1):
+            show({"state": state}, lambda: SHEET)
+    assert [json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 1]
+
+
+async def test_waiting_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal on stderr there is no spinner in a log file."""
+    async with Output(as_json=False).waiting("something") as tell:
+        tell("something else")
+    assert capsys.readouterr() == ("", "")

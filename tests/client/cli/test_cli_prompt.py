@@ -1,0 +1,119 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from client.cli import prompt
+from client.cli.arguments import HelpShown
+from client.cli.failures import Misuse
+from tests.client.cli.screen import Screen
+from tests.client.cli.test_cli_sheets import ORDER
+from tests.client.fake_venue import FakeVenue
+
+SYMBOLS = ("AAPL", "AMZN", "MSFT")
+
+
+def offered(before: str) -> list[str]:
+    """The words that Tab offers."""
+    return [word for word, _, _ in prompt.completions(before, SYMBOLS, [ORDER])]
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("", list(prompt.WORDS)),
+        ("b", ["buy", "book"]),
+        ("buy", ["buy"]),
+        ("buy 10 ", list(SYMBOLS)),
+        ("buy 10 a", ["AAPL", "AMZN"]),
+        ("submit ", ["buy", "sell"]),
+        ("submit s", ["sell"]),
+        ("submit sell 10 M", ["MSFT"]),
+        ("buy 10 AAPL 100 --p", ["--post-only"]),
+        ("buy 10 AAPL 100 --f", ["--fok"]),
+        ("cancel ", ["3", "--client-order-id", "--all", "--side"]),
+        ("cancel --all ", list(SYMBOLS)),
+        ("cancel --client-order-id ", ["[red]mine"]),
+        ("replace ", ["3"]),
+        ("orders ", [*SYMBOLS, "3"]),
+        ("book M", ["MSFT"]),
+        ("book MSFT --d", ["--depth"]),
+        ("nonsense ", []),
+    ],
+)
+def test_words_are_completed(before: str, words: list[str]) -> None:
+    """Tab knows commands, symbols in any case, open orders and options, each where it may stand."""
+    assert offered(before) == words
+
+
+def test_an_order_is_described_where_its_id_is_offered() -> None:
+    """Nobody knows orders by their numbers."""
+    assert ("3", "buy 6 AAPL at 100.00", "") in prompt.completions("cancel ", SYMBOLS, [ORDER])
+    assert prompt.completions("buy 1 AA", SYMBOLS, [])[0] == ("AAPL", "", "AA")
+
+
+def test_a_line_is_read_as_a_command() -> None:
+    """Buy and sell stand for submit; quotes hold words together; empty lines and comments say nothing."""
+    command, options = prompt.read('buy 10 AAPL 100 --client-order-id "my own"')
+    assert command is not None
+    assert (command.name, options.side, options.client_order_id) == ("submit", "buy", "my own")
+    assert prompt.read("submit sell 1 AAPL 1")[1].side == "sell"
+    assert prompt.read("  # nothing")[0] is None
+    assert prompt.read("")[0] is None
+    for word in prompt.ENDS:
+        with pytest.raises(prompt.Ended):
+            prompt.read(word)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("register x", "'register' is no command here"),
+        ("fills -f", "would go on for ever"),
+        ("book AAPL --watch", "would go on for ever"),
+        ('buy "1', "cannot be read"),
+        ("buy 1 AAPL 1 --json", "--json"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_named(line: str, named: str) -> None:
+    """What cannot be done at a prompt is refused before anything happens."""
+    with pytest.raises(Misuse) as caught:
+        prompt.read(line)
+    assert named in caught.value.text
+
+
+def test_help_tells_how_everything_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`help` has a line for each command, without what only a whole command line takes."""
+    with pytest.raises(HelpShown):
+        prompt.read("help")
+    shown = capsys.readouterr().out
+    for name in prompt.LINE_COMMANDS:
+        assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
+    assert "--exchange" not in shown
+
+
+async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
+    """Tab completes, answers and fills are shown, a mistake and Ctrl-C do not end it, Ctrl-D does, with 0."""
+    venue.engines[0].add_fills(1)  # of before, not to be told
+    screen = Screen(venue, tmp_path, "trade")
+    try:
+        await screen.until("alice@E1>")
+        screen.type("bu\t")
+        await screen.until("buy")
+        screen.type(" 1 aap\t")
+        await screen.until("AAPL")
+        screen.type(" 2\r")
+        await screen.until("NEW  buy 1 AAPL at 2")
+        await screen.until("alice@E1>")
+        screen.type("nonsense\r")
+        await screen.until("is no command here")
+        await screen.until("alice@E1>")
+        venue.engines[0].add_fills(1)
+        await screen.until("fill 2: bought 0.3 AAPL at 101.25")
+        screen.type("cancel \x03")
+        await screen.until("alice@E1>")
+        screen.type("\x04")
+        assert await screen.end() == 0
+    finally:
+        screen.close()
+    assert len(venue.engines[0].orders) == 1

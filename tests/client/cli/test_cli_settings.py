@@ -1,0 +1,130 @@
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.cli.settings import (
+    DEFAULT_EXCHANGE,
+    DEFAULT_NATS,
+    Context,
+    Contexts,
+    SettingsError,
+    contexts_file,
+    load,
+    resolve,
+    save,
+)
+
+ALICE = Context("ctx:1", "nats://ctx", "alice", "hers", "pw")
+BOB = Context("ctx:2", "", "bob", "his", "")
+KEPT = Contexts("alice", {"alice": ALICE, "bob": BOB})
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "kept"),
+    [
+        ("exchange", DEFAULT_EXCHANGE, "ctx:1"),
+        ("nats", DEFAULT_NATS, "nats://ctx"),
+        ("client_id", "", "alice"),
+        ("secret", "", "hers"),
+        ("password", "password", "pw"),
+    ],
+)
+def test_option_before_environment_before_context_before_default(key: str, default: str, kept: str) -> None:
+    """Each value is taken from the first place that has it, and the place is remembered."""
+    variable, option = f"MATCHBUS_{key.upper()}", f"--{key.replace('_', '-')}"
+    environment, options = {variable: "env"}, {key: "opt"}
+    cases: list[tuple[dict[str, str], dict[str, str], Contexts, str, str]] = [
+        ({}, {}, Contexts(), default, "default"),
+        ({}, {}, KEPT, kept, "from context alice"),
+        ({}, environment, KEPT, "env", f"from {variable}"),
+        (options, environment, KEPT, "opt", f"from {option}"),
+    ]
+    for typed, surrounding, contexts, value, source in cases:
+        settings = resolve(typed, surrounding, contexts)
+        assert (getattr(settings, key), settings.source(key)) == (value, source)
+
+
+def test_what_was_not_typed_does_not_count() -> None:
+    """An option that argparse left at None, or an empty variable, stands for nothing."""
+    settings = resolve({"exchange": None}, {"MATCHBUS_EXCHANGE": ""}, KEPT)
+    assert settings.exchange == "ctx:1"
+
+
+def test_the_context_is_chosen_by_option_then_environment_then_use() -> None:
+    """--context wins over MATCHBUS_CONTEXT, which wins over the one in use."""
+    assert resolve({}, {}, KEPT).client_id == "alice"
+    assert resolve({}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).client_id == "bob"
+    assert resolve({"context": "alice"}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).client_id == "alice"
+    assert resolve({}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).nats == DEFAULT_NATS  # bob has none of his own
+
+
+def test_an_unknown_context_names_those_there_are() -> None:
+    """Whoever mistypes a context sees the right ones."""
+    with pytest.raises(SettingsError, match="'carol'") as caught:
+        resolve({"context": "carol"}, {}, KEPT)
+    assert "alice, bob" in caught.value.hint
+
+
+def test_nobody_is_registered_without_name_or_secret() -> None:
+    """Trading needs both; what is missing and how to get it is said."""
+    with pytest.raises(SettingsError, match="nobody") as caught:
+        resolve({}, {}, Contexts()).check_registered()
+    assert "matchbus register" in caught.value.hint
+    with pytest.raises(SettingsError, match=r"secret of 'zoe' \(from --client-id\)"):
+        resolve({"client_id": "zoe"}, {}, Contexts()).check_registered()
+    resolve({}, {}, KEPT).check_registered()
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_timeout_must_be_a_time(text: str) -> None:
+    """A timeout that is no time is refused with its value."""
+    with pytest.raises(SettingsError, match=text):
+        resolve({"timeout": text}, {}, Contexts())
+    assert resolve({"timeout": "2.5"}, {}, Contexts()).timeout_s == 2.5
+
+
+def test_secrets_do_not_show_in_a_log() -> None:
+    """Printing settings shows neither secret nor password."""
+    shown = repr(resolve({}, {}, KEPT))
+    assert "hers" not in shown
+    assert "pw" not in shown
+
+
+def test_contexts_come_back_as_they_were(tmp_path: Path) -> None:
+    """What is saved is loaded; only the owner may read it, whatever the umask or an older file says."""
+    file = tmp_path / "deep" / "contexts.json"
+    assert load(file) == Contexts()
+    save(file, KEPT)
+    file.chmod(0o644)
+    save(file, KEPT)
+    assert load(file) == KEPT
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"contexts": {"a": 5}}', b"\xff"])
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    """A file that cannot be read is no empty one: its name and the way out are told."""
+    file = tmp_path / "contexts.json"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=str(file)):
+        load(file)
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Where contexts cannot be kept, the error says where."""
+    (tmp_path / "matchbus").write_text("a file where a directory should be")
+    with pytest.raises(SettingsError, match="cannot be kept"):
+        save(tmp_path / "matchbus" / "contexts.json", KEPT)
+
+
+def test_contexts_are_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """$XDG_CONFIG_HOME when it is an absolute path, else ~/.config."""
+    home: dict[str, Any] = {"HOME": "/home/ann"}
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert contexts_file({"XDG_CONFIG_HOME": "/etc/x"}) == Path("/etc/x/matchbus/contexts.json")
+    for environment in (home, home | {"XDG_CONFIG_HOME": ""}, home | {"XDG_CONFIG_HOME": "relative"}):
+        assert contexts_file(environment) == Path("/home/ann/.config/matchbus/contexts.json")

@@ -1,0 +1,92 @@
+"""The `matchbus` command itself: what it lists, what it loads, what it says to a mistyped word."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.cli.main import MODULES
+from simulation import bench, matchbus, operate
+
+TRADING = {**matchbus.TRADING, **matchbus.LOOKING}
+
+
+def test_every_command_is_somebodys() -> None:
+    """The commands that are listed are those that the trader's side and the operator's side have."""
+    assert set(TRADING) == set(MODULES)
+    (choices,) = [action.choices for action in operate.parser()._actions if action.choices]  # noqa: SLF001
+    assert choices is not None
+    assert set(matchbus.RUNNING) == {*choices, "bench"}
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`matchbus --help` ends with 0, and without a word with 2, on stderr."""
+    assert matchbus.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for commands in matchbus.GROUPS.values() for name in commands)
+    assert matchbus.main([]) == 2
+    assert capsys.readouterr().err == shown
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown word ends with 2 and a proposal, where one is near."""
+    assert matchbus.main(["sumbit", "buy"]) == 2
+    assert "did you mean submit?" in capsys.readouterr().err
+    assert matchbus.main(["xyzzy"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("statement", "not_needed"),
+    [
+        ("matchbus.main(['--help'])", {"client", "grpc", "rich", "nats", "argparse", "asyncio"}),
+        (
+            "import client.cli.main; client.cli.main.find('submit').parser()",
+            {"nats", "rich", "prompt_toolkit", "engine", "exchange", "bus", "simulation.operate"},
+        ),
+        ("import client.cli.main; client.cli.main.find('trade')", {"prompt_toolkit", "engine", "rich"}),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(statement: str, not_needed: set[str]) -> None:
+    """Starting must be fast: nothing is imported that this command does not use."""
+    shown = "print(json.dumps([*sys.modules]))"
+    program = f"import sys, json; from simulation import matchbus; {statement}; {shown}"
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not_needed & set(json.loads(output.splitlines()[-1])) == set()
+
+
+def test_benchmarks_are_listed_with_what_they_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    """`matchbus bench` names the scripts that can be run, not what they share."""
+    assert matchbus.main(["bench", "--json"]) == 0
+    listed = {line["name"]: line["what"] for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert "operations a second" in listed["core"]
+    assert "all" in listed
+    assert not {"peers", "__main__"} & set(listed)
+    assert matchbus.main(["bench", "nonsense"]) == 2
+    assert "core" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_run_with_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The rest of the words goes to the script, and its exit code is ours; without a checkout it is said."""
+    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
+    assert matchbus.main(["bench"]) == 1
+    assert "clone the repository" in capfd.readouterr().err
+    (tmp_path / "benchmarks").mkdir()
+    script = """'Counts.'
+import sys
+if __name__ == "__main__":
+    print(sys.argv[1:])
+    sys.exit(3)
+"""
+    (tmp_path / "benchmarks" / "count.py").write_text(script)
+    assert matchbus.main(["bench", "count", "--pairs", "2"]) == 3
+    assert capfd.readouterr().out == "['--pairs', '2']\n"
+    assert matchbus.main(["bench", "all"]) == 2  # no runner there
+    (tmp_path / "benchmarks" / "__main__.py").write_text(script)
+    assert matchbus.main(["bench", "all", "--quick"]) == 3
+    assert capfd.readouterr().out == "['--quick']\n"
