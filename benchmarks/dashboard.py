@@ -86,7 +86,7 @@ async def trade(exchange: str, engine: int, rate: float, stop: asyncio.Event) ->
 
 
 async def watch(url: str, seconds: float) -> tuple[float, float, float] | None:
-    """Frames a second, the longest frame in ms, and how busy the page's thread is; None without a browser."""
+    """Frames a second, the longest in ms, and the main thread's share of a core; None without a browser."""
     try:
         from playwright.async_api import async_playwright  # noqa: PLC0415  # need not be installed
     except ImportError:
@@ -101,7 +101,7 @@ async def watch(url: str, seconds: float) -> tuple[float, float, float] | None:
         page: Any = await browser.new_page(viewport={"width": 1400, "height": 900})
         await page.goto(url)
         session = await page.context.new_cdp_session(page)
-        await session.send("Performance.enable")
+        await session.send("Performance.enable", {"timeDomain": "threadTicks"})
         before = await busy_s(session)
         frames, longest = await page.evaluate(FRAMES, seconds)
         busy = (await busy_s(session) - before) / seconds
@@ -110,7 +110,7 @@ async def watch(url: str, seconds: float) -> tuple[float, float, float] | None:
 
 
 async def busy_s(session: Any) -> float:
-    """How long the page's main thread has worked."""
+    """How much processor time the page's main thread has used."""
     metrics = (await session.send("Performance.getMetrics"))["metrics"]
     return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
 
@@ -138,7 +138,7 @@ async def measure(options: argparse.Namespace) -> None:
         if frames is not None:
             print(
                 f"the page: {frames[0]:.0f} frames a second, the longest {frames[1]:.0f} ms, "
-                f"its thread busy for {100 * frames[2]:.0f} % of the time"
+                f"its main thread {100 * frames[2]:.0f} % of a core"
             )
 
 

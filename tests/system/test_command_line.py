@@ -1,12 +1,15 @@
 """The processes started by hand, each with its own command, as the terminals of the README do it."""
 
 import asyncio
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -265,6 +268,25 @@ def test_the_ready_file_is_whole_and_names_living_processes(tmp_path: Path) -> N
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_the_ready_file_names_the_dashboard(tmp_path: Path) -> None:
+    """With --dashboard the page is served at the address there, and says where its market's NATS is."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ("--dashboard", "--dashboard-port", str(port))
+    venue = Venue(tmp_path, engines=1, symbols=["AAA"], options=options).start()
+    try:
+        address = venue.ready["dashboard"]
+        assert address == f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(address, timeout=5) as page:
+            assert b"<title>Matchbus</title>" in page.read()
+        with urllib.request.urlopen(f"{address}/config.json", timeout=5) as config:
+            (nats,) = json.load(config)["nats"]
+        assert re.fullmatch(r"ws://127\.0\.0\.1:[1-9]\d+", nats)
+    finally:
+        venue.stop()
 
 
 def test_a_killed_up_takes_its_children_along(tmp_path: Path) -> None:

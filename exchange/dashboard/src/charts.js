@@ -52,6 +52,8 @@ export class PriceChart {
     const colours = { bid: () => css("--bid"), ask: () => css("--ask"), mid: () => css("--text") };
     const line = { width: 1.25, points: { show: false }, spanGaps: false, paths: uPlot.paths.stepped({ align: 1 }) };
     const decimals = (_, splits) => splits.map((value) => value.toFixed(this.#digits()));
+    // From zero up, or from below where engines crossed each other for a moment.
+    const spreads = (_, least, most) => [Math.min(0, least ?? 0), most > 0 ? most * 1.1 : 1];
     const incrs = () => {
       const powers = Array.from({ length: 12 }, (_, power) => 10 ** (power - this.#digits()));
       return powers.flatMap((power) => ROUND.map((factor) => factor * power));
@@ -73,7 +75,7 @@ export class PriceChart {
       spreadNode,
       {
         series: [{}, { ...line, stroke: colours.mid, fill: () => css("--band") }],
-        scales: { y: { range: (_, __, most) => [0, Number.isFinite(most) && most > 0 ? most * 1.1 : 1] } },
+        scales: { y: { range: spreads } },
         axes: [axis({ space: 80, show: false }), axis({ size: 62, space: 22, values: decimals, incrs })],
       },
       [[], []],
