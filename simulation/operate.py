@@ -106,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
     demo.add_argument("--duration", type=seconds, default=30.0, help="seconds (default 30)")
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
+    demo.add_argument(
+        "--json", action="store_true", help="the summary as one JSON object; the rest goes to stderr"
+    )
     demo.add_argument("--engines", type=positive, default=2)
     demo.add_argument("--clients", type=positive, default=10)
     demo.add_argument("--seed", type=int, default=1)
@@ -297,13 +300,17 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
             seed=options.seed,
         )
 
+    view = Console(stderr=True) if options.json else console
     try:
         async with interruptible(), cluster:
-            console.print(report.cluster_table(cluster))
-            outcome = await run_with_view(plan(), console, headless=options.headless)
+            view.print(report.cluster_table(cluster))
+            outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
     except Interrupted:
-        console.print("Stopped.")
+        view.print("Stopped.")
         return 0
+    if options.json:
+        print(json.dumps(report.outcome_document(outcome)))
+        return 0 if outcome.holds else 1
     return report.show(console, outcome)
 
 
