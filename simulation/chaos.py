@@ -25,7 +25,7 @@ from bus import subjects
 from bus.connection import Connection, connect
 from bus.messages import Executions, ReportedFill, decode_executions
 from bus.stream import StreamReader, extent
-from client import Client, MatchbusError
+from client import Client, EngineRole, MatchbusError
 from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
@@ -353,6 +353,7 @@ class Run:
                 await self._until_uncrossed()
                 self._uncrossed_s = (time.time_ns() - self._all_up_ns) / 1e9
                 await self._until_followed()
+                await self._until_stood_by()
                 for task in background:
                     task.cancel()
         finally:
@@ -457,6 +458,22 @@ class Run:
 
         await self._until(unseen, QUIET_DEADLINE_S, "clients and exchange have seen the last fill")
 
+    async def _until_stood_by(self) -> None:
+        """Every engine has a standby that has all of its journal."""
+        await self._until(self._not_stood_by, QUIET_DEADLINE_S, "a standby follows each engine")
+
+    async def _not_stood_by(self) -> str:
+        if not self._settings.standbys:
+            return ""
+        processes = await self._loaders[0].client.venue.engines()
+        following = {
+            process.engine
+            for process in processes
+            if process.role is EngineRole.STANDBY and not process.lag_batches
+        }
+        missing = sorted(set(range(1, self._settings.engines + 1)) - following)
+        return ", ".join(f"none follows E{engine}" for engine in missing)
+
     async def evidence(self) -> tuple[Evidence, Check]:
         """Read everything there is, again while the reports lack what clients have seen."""
         nc = await connect(self._cluster.nats_url, name="witness", on_closed=lambda: None)
@@ -472,15 +489,17 @@ class Run:
                 )
                 seen = sum(len(log.fills) for log in evidence.clients.values())
                 if reported == seen or time.monotonic() > deadline:
-                    return evidence, self._up()
+                    return evidence, await self._up()
                 await asyncio.sleep(_POLL_S)
         finally:
             await nc.close()
 
-    def _up(self) -> Check:
-        """Whether everything came back."""
+    async def _up(self) -> Check:
+        """Whether everything came back; a process that listens may hang all the same."""
         check = Check("every process serves at the end", checked=len(self._cluster.members))
         check.violations = [f"{m.name} does not serve" for m in self._cluster.members if not m.ready]
+        if missing := await self._not_stood_by():
+            check.violations.append(missing)
         return check
 
     async def _read(self, nc: Connection) -> Evidence:

@@ -1,7 +1,7 @@
 """A whole market on this machine: nats-server, the exchange and N engines as child processes.
 
 Here: starting, waiting until each is ready, starting again what died, stopping. Not here: what the
-processes do, and who asks for them (`simulation/matchbus.py`, tests). All listen on loopback unless another
+processes do, and who asks for them (`simulation/operate.py`, tests). All listen on loopback unless another
 host is given. A process that died comes back on its own port; ports are not kept from one `Cluster` to the
 next on the same directory, so clients register again. With standbys an engine is two processes that take
 turns: `engines` names the one that reigns, `standbys` the other, whatever they were started as.

@@ -109,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
     demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
+    demo.add_argument(
+        "--json", action="store_true", help="the summary as one JSON object; the rest goes to stderr"
+    )
     demo.add_argument("--engines", type=positive, default=2)
     demo.add_argument("--clients", type=positive, default=10)
     demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
@@ -302,9 +305,10 @@ async def _admin(options: argparse.Namespace, console: Console) -> int:
 
 
 async def _demo(options: argparse.Namespace, console: Console) -> int:
+    view = Console(stderr=True) if options.json else console
     has_dashboard = not options.no_dashboard
     if has_dashboard and importlib.util.find_spec("uvicorn") is None:
-        console.print("For a page that shows it all: pip install 'matchbus[dashboard]'", soft_wrap=True)
+        view.print("For a page that shows it all: pip install 'matchbus[dashboard]'", soft_wrap=True)
         has_dashboard = False
     cluster = Cluster(
         engines=options.engines,
@@ -324,12 +328,15 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
 
     try:
         async with interruptible(), cluster:
-            console.print(report.cluster_table(cluster))
-            async with _demo_page(cluster, console):
-                outcome = await run_with_view(plan(), console, headless=options.headless)
+            view.print(report.cluster_table(cluster))
+            async with _demo_page(cluster, view):
+                outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
     except Interrupted:
-        console.print("Stopped.")
+        view.print("Stopped.")
         return 0
+    if options.json:
+        print(json.dumps(report.outcome_document(outcome)))
+        return 0 if outcome.holds else 1
     return report.show(console, outcome)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -103,6 +104,31 @@ def outcome_tables(outcome: Outcome) -> RenderableType:
         fills_table(outcome.fills),
         checks_table(outcome.checks),
     )
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """The summary of a run for a program."""
+    return {
+        "holds": outcome.holds,
+        "duration_s": outcome.duration_s,
+        "clients": [
+            {
+                "client_id": trader.name,
+                "engine": trader.client.engine,
+                "orders": trader.submitted,
+                "refused": trader.refusals.total(),
+                "fills": len(trader.fills),
+                "unanswered": trader.failures,
+            }
+            for trader in outcome.traders
+        ],
+        "trades_per_engine": {str(engine): count for engine, count in outcome.fills.per_engine.items()},
+        "trades_through_legs": outcome.fills.through_legs,
+        "checks": [
+            {"name": check.name, "checked": check.checked, "violations": check.violations}
+            for check in outcome.checks
+        ],
+    }
 
 
 def show(console: Console, outcome: Outcome) -> int:

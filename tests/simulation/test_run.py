@@ -38,6 +38,7 @@ async def test_simulated_market_keeps_its_invariants(tmp_path: Path) -> None:
     [
         (["simulation/simulation.py", "--duration", "2", "--clients", "4"], "All checks hold."),
         (["-m", "simulation.matchbus", "demo", "--duration", "2", "--headless"], "All checks hold."),
+        (["-m", "simulation.matchbus", "demo", "--duration", "1", "--json"], '{"holds": true, '),
         (["-m", "simulation.cli", "--duration", "2", "--engines", "1"], "All checks hold."),
     ],
 )

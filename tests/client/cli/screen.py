@@ -36,6 +36,7 @@ class Screen:
         os.close(terminal)
         os.set_blocking(self._keyboard, False)
         self.shown = ""
+        self.history = ""
 
     def type(self, keys: str) -> None:
         """Press keys."""
@@ -57,7 +58,8 @@ class Screen:
                 self.shown += os.read(self._keyboard, 65_536).decode(errors="replace")
             except BlockingIOError:
                 await asyncio.sleep(0.01)
-        self.shown = seen.partition(text)[2]
+        before, _, self.shown = seen.partition(text)
+        self.history += before + text
 
     async def end(self) -> int:
         """Wait for its end; the exit code."""

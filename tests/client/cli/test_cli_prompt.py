@@ -117,3 +117,4 @@ async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -
     finally:
         screen.close()
     assert len(venue.engines[0].orders) == 1
+    assert "fill 1:" not in screen.history
