@@ -13,7 +13,7 @@ import { Tape } from "./tape.js";
 import { startTheme } from "./theme.js";
 
 const SILENCE_MS = 2000;
-const CHARTS_MS = 200; // charts are the dear part of a frame, and nobody sees more of them
+const SLOW_MS = 200; // charts and trades are the dear parts of a frame, and nobody sees more of them
 
 const byId = (id) => document.getElementById(id);
 const connection = byId("connection");
@@ -29,7 +29,7 @@ const chooser = new SymbolChooser(byId("symbols"), choose);
 let book = null;
 let heardAt = 0;
 let isDirty = false;
-let chartsAt = 0;
+let slowAt = 0;
 
 startTheme(byId("theme"), () => {
   price.redraw();
@@ -69,19 +69,19 @@ function note() {
 
 function draw(now) {
   isDirty = false;
-  const withCharts = now - chartsAt >= CHARTS_MS;
-  if (withCharts) {
-    chartsAt = now;
+  const isSlowDue = now - slowAt >= SLOW_MS;
+  if (isSlowDue) {
+    slowAt = now;
     price.draw();
+    tape.draw();
   }
   if (book !== null) {
     const { price: asPrice, quantity: asQuantity } = units(book);
     ladder.show(book, asPrice, asQuantity, tape.last);
-    if (withCharts) {
+    if (isSlowDue) {
       depth.show(book);
     }
   }
-  tape.draw();
 }
 
 function showConnection(state, text) {
