@@ -47,9 +47,9 @@ def own_venue(tmp_path: Path) -> Iterator[Callable[..., Venue]]:
         venue.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
-    """A venue for the command line: two engines, a standby each."""
+    """A venue for the command line: two engines, a standby each, and at first nobody registered."""
     venue = Venue(
         tmp_path_factory.mktemp("commands"),
         engines=2,
