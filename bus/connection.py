@@ -7,9 +7,9 @@ crash-only.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import nats.errors
 from nats.aio.client import Client, Srv
@@ -21,6 +21,25 @@ _PENDING_BYTES: Final = 2 * 1024 * 1024
 _LOSSES: Final = (ConnectionError, nats.errors.UnexpectedEOF)
 
 _log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def heed_cancellation(waiting: Awaitable[T]) -> T:
+    """Await what nats-py does; cancelled meanwhile, the task ends, whatever comes of it.
+
+    nats-py swallows a cancellation while it flushes, and `asyncio.wait_for` of Python 3.11, with which it
+    waits for answers, forgets one that comes together with the answer. A task that asks or publishes for ever
+    would then never end, nor a process or a take-over that waits for its end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()  # what cleans up after a cancellation may ask too
+    try:
+        return await waiting
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Connection(Client):
@@ -50,14 +69,7 @@ class Connection(Client):
         await super()._connect_to_server(s)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        task = asyncio.current_task()
-        asked = task.cancelling() if task is not None else 0
-        flushed = await super()._flush_pending(force_flush)
-        # nats-py swallows a cancellation here. Whoever published would go on for ever, and a process that
-        # has to end would not.
-        if task is not None and task.cancelling() > asked:
-            raise asyncio.CancelledError
-        return flushed
+        return await heed_cancellation(super()._flush_pending(force_flush))
 
     async def drain(self) -> None:
         """Deliver what is queued, then close for good, as `close` does."""

@@ -15,8 +15,8 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import nats.errors
@@ -26,6 +26,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from bus import crash_points
+from bus.connection import heed_cancellation
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -65,8 +66,6 @@ _SILENCE_S: Final = 1.0
 _STALE_S: Final = 10.0
 _CONSUMER_LIFE_S: Final = 15.0
 _RETRY_S: Final = 0.05
-
-T = TypeVar("T")
 
 
 class StreamError(Exception):
@@ -152,22 +151,6 @@ class _ExtentAnswer(msgspec.Struct, frozen=True):
 _decode_ack: Final = msgspec.json.Decoder(Ack).decode
 _decode_message: Final = msgspec.json.Decoder(_MessageAnswer).decode
 _decode_extent: Final = msgspec.json.Decoder(_ExtentAnswer).decode
-
-
-async def heed_cancellation(request: Awaitable[T]) -> T:
-    """Await a request that nats-py makes; cancelled meanwhile, the task ends, whatever the answer.
-
-    nats-py waits with `asyncio.wait_for`, and that of Python 3.11 forgets a cancellation that comes together
-    with the answer. A task that asks for ever would then never end, nor a take-over that waits for its end.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    before = task.cancelling()  # what cleans up after a cancellation may ask too
-    try:
-        return await request
-    finally:
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
 
 
 async def extent(client: Client, stream: str) -> Extent:

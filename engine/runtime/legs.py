@@ -17,9 +17,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import crash_points, subjects
+from bus.connection import heed_cancellation
 from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
 from bus.replica import BookReplica
-from bus.stream import heed_cancellation
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
 from engine.events import LegSent, LegTaken
 from engine.runtime.away import AwayView

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 import bus.stream
 from bus import provision, subjects
-from bus.connection import Connection
+from bus.connection import Connection, heed_cancellation
 from bus.server import NatsServer
 from bus.stream import (
     MAX_REQUEST_BYTES,
@@ -20,7 +20,6 @@ from bus.stream import (
     Stored,
     StreamGap,
     StreamReader,
-    heed_cancellation,
     settled_extent,
 )
 
