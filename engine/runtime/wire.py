@@ -10,6 +10,7 @@ from typing import Final
 
 from matchbus.v1 import matchbus_pb2 as pb
 
+from bus.messages import ReportedFill
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from engine.events import Accepted, Answered, Fill
 from engine.orders import Order
@@ -158,7 +159,7 @@ def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderRe
     return reply
 
 
-def fill(made: pb.Fill, event: Fill) -> None:
+def fill(made: pb.Fill, event: Fill | ReportedFill) -> None:
     """Fill in one fill as its client sees it."""
     made.sequence = event.sequence
     made.execution_id = event.execution_id
@@ -178,7 +179,7 @@ def fill(made: pb.Fill, event: Fill) -> None:
         made.fee = event.fee
 
 
-def fill_batch(fills: Iterable[Fill]) -> pb.FillBatch:
+def fill_batch(fills: Iterable[Fill | ReportedFill]) -> pb.FillBatch:
     """Fills for a GetFills stream."""
     batch = pb.FillBatch()
     for event in fills:
