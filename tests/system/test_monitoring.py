@@ -17,7 +17,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.system.venue import REPOSITORY, Venue, floor
+from tests.system.venue import REPOSITORY, Venue, floor, run_command
 
 PAGE: Final = (REPOSITORY / "docs" / "monitoring.md").read_text()
 DASHBOARD: Final = json.loads((REPOSITORY / "docs" / "grafana.json").read_text())
@@ -243,6 +243,17 @@ def test_an_order_is_followed_by_its_id_through_both_engines(watched: Watched) -
     (made,) = [line for line in peer if line["event"] == "trade"]
     assert made["contra_order"] == watched.order_id
     assert {line["report"] for line in home if line["event"] == "report stored"} == {"accepted", "fill"}
+
+
+def test_a_standby_that_took_over_says_so_where_it_was(watched: Watched) -> None:
+    """Its metrics stay at their address, and change with its role."""
+    place = watched.venue.ready["standbys"]["1"]["metrics"]
+    assert run_command("handover", "1", "--nats", watched.venue.nats_url)
+    reigning = scrape(place)
+    assert value(reigning, "matchbus_role", role="primary") == 1
+    assert value(reigning, "matchbus_role", role="standby") == 0
+    assert value(reigning, "matchbus_epoch") == 2
+    assert "matchbus_standby_lag_batches" not in reigning
 
 
 def test_every_line_of_every_process_is_json(watched: Watched) -> None:
