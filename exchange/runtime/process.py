@@ -119,8 +119,6 @@ class Exchange:
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
                 group.create_task(self._publish_views())
-                if self._settings.dashboard:
-                    group.create_task(self._serve_dashboard())
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
@@ -130,6 +128,8 @@ class Exchange:
                 await edge.start()
                 log.info("exchange listens at %s", address)
                 listening(address)
+                if self._settings.dashboard:
+                    group.create_task(self._serve_dashboard(address))
                 await self._executions.caught_up.wait()
                 await edge.set_serving(serving=True)
                 log.info(
@@ -219,7 +219,7 @@ class Exchange:
                     await self._nc.publish(subject, messages.encode(view))
             await asyncio.sleep(_VIEWS_PERIOD_S)
 
-    async def _serve_dashboard(self) -> None:
+    async def _serve_dashboard(self, exchange: str) -> None:
         try:
             from exchange.runtime import dashboard  # noqa: PLC0415  # an extra that need not be installed
         except ImportError as error:
@@ -229,6 +229,7 @@ class Exchange:
         await dashboard.serve(
             self._settings.dashboard,
             self._settings.websocket_urls,
+            exchange,
             lambda address: log.info("the dashboard is at http://%s", address),
         )
 
