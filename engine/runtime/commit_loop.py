@@ -66,7 +66,8 @@ class Retired(CommitError):
 class Batch:
     """What one journal record holds, and what came of it.
 
-    `settled` are orders whose legs it brought back, each with the future of those who wait for that.
+    `settled` are orders whose legs it brought back, each with the future of those who wait for that. By
+    `time.monotonic()`: when its append began, when the journal had it.
     """
 
     number: int
@@ -76,6 +77,8 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     changes: list[BookChanged] = field(default_factory=list)
     settled: list[tuple[asyncio.Future[Answered], Answered]] = field(default_factory=list)
+    append_began_s: float = 0.0
+    committed_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +204,9 @@ class CommitLoop:
                 if batch.commands:
                     self._appending = True
                     self._in_flight = finished
+                    batch.append_began_s = time.monotonic()
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
+                    batch.committed_s = time.monotonic()
                     self._in_flight = []
                     self._appending = False
                     crash_points.reach("effects begun")

@@ -387,6 +387,7 @@ class Engine:
 
     async def _release(self, batch: Batch) -> Awaitable[None] | None:
         self._snapshot_maker.note(len(batch.commands))
+        self._market_data.note_append(batch.committed_s - batch.append_began_s)
         return await self._effects.release(batch)
 
     async def _tell_health(self, edge: Edge, loop: CommitLoop) -> None:
