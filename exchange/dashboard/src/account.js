@@ -1,6 +1,6 @@
 // How the account of who is signed in stands: open orders, fills, positions, and what of them is marked elsewhere.
 
-import { element, more, plain, say } from "./format.js";
+import { element, more, plain, rounded, say } from "./format.js";
 
 const KEPT = 50;
 
@@ -127,7 +127,7 @@ function positionRow(position) {
   row.append(
     element("td", "text", position.symbol),
     element("td", "", plain(position.quantity)),
-    element("td", "", plain(position.average_price)),
+    element("td", "", rounded(position.average_price)),
     element("td", position.realized_pnl.startsWith("-") ? "down" : "up", plain(position.realized_pnl)),
   );
   return row;

@@ -15,9 +15,11 @@ export class CandleChart {
   #isNew = false;
   #digits = 2;
   #chart;
+  #node;
   #note;
 
   constructor(node, chooser, note) {
+    this.#node = node;
     this.#note = note;
     const hidden = { paths: () => null, points: { show: false } };
     this.#chart = chart(
@@ -72,6 +74,7 @@ export class CandleChart {
       this.#isNew = false;
       const columns = this.#series.get(this.#symbol)?.get(this.#interval) ?? emptyColumns();
       this.#chart.setData(columns);
+      this.#node.dataset.candles = columns[0].length;
       say(this.#note, columns[0].length > 0 ? "since this page was opened" : "no trade since this page was opened");
     }
   }

@@ -67,6 +67,11 @@ export function plain(number) {
   return number.includes(".") ? number.replace(/\.?0+$/, "") : number;
 }
 
+/** An average, as exact as anybody reads it. */
+export function rounded(number) {
+  return String(Number(Number(number).toPrecision(9)));
+}
+
 /** How many more there are, where there are more. */
 export function more(number) {
   return number > 0 ? `and ${count(number)} more` : "";

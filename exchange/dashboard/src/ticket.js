@@ -2,7 +2,7 @@
 //
 // The token that a sign-in brings stays in this module's memory: closing or reloading the page forgets it.
 
-import { plain } from "./format.js";
+import { plain, rounded } from "./format.js";
 
 const PERIOD_MS = 500;
 const AFTER_A_FAILURE_MS = 2000;
@@ -131,7 +131,7 @@ export class Ticket {
     } else {
       const parts = [`${content.status}: ${words}`];
       if (Number(content.cumulative_quantity) > 0) {
-        parts.push(`${plain(content.cumulative_quantity)} filled at ${plain(content.average_price)}`);
+        parts.push(`${plain(content.cumulative_quantity)} filled at ${rounded(content.average_price)}`);
       }
       if (Number(content.leaves_quantity) > 0) {
         parts.push(`${plain(content.leaves_quantity)} left`);
