@@ -8,9 +8,19 @@ const SAMPLE_S = 0.2;
 export const CLOCK = "{HH}:{mm}:{ss}";
 const ROUND = [1, 2, 5];
 
-/** A variable of the style sheet, as it is now. */
+const colours = new Map(); // asking the browser makes it work out all styles anew
+
+/** A variable of the style sheet. */
 export function css(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!colours.has(name)) {
+    colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  }
+  return colours.get(name);
+}
+
+/** The style sheet's variables have other values now. */
+export function forgetColours() {
+  colours.clear();
 }
 
 /** An axis in the colours of the page. */

@@ -4,7 +4,7 @@ import "uplot/dist/uPlot.min.css";
 import "./style.css";
 import { Account } from "./account.js";
 import { CandleChart } from "./candles.js";
-import { PriceChart, DepthChart } from "./charts.js";
+import { DepthChart, forgetColours, PriceChart } from "./charts.js";
 import { findControls } from "./controls.js";
 import { EngineCards } from "./engines.js";
 import { Feed, token } from "./feed.js";
@@ -44,6 +44,7 @@ let isDepthNew = false;
 let ticket = null;
 
 startTheme(byId("theme"), () => {
+  forgetColours();
   cards.redraw();
   price.redraw();
   candles.redraw();

@@ -17,6 +17,7 @@ export class Strip {
   #colour;
   #samples = []; // [median, longest, age], null where there was none
   #isNew = true;
+  #size = { width: 0, height: 0 };
 
   /** `colour` is the name of a variable of the style sheet. */
   constructor(colour) {
@@ -25,7 +26,11 @@ export class Strip {
     this.#canvas.setAttribute("role", "img");
     this.#canvas.setAttribute("aria-label", `Latency. ${MEANING}`);
     this.node.append(this.#canvas);
-    new ResizeObserver(() => this.redraw()).observe(this.node);
+    // Its size is told once, because asking in the middle of changes makes the browser lay out twice.
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#size = contentRect;
+      this.redraw();
+    }).observe(this.node);
   }
 
   add(...sample) {
@@ -47,7 +52,7 @@ export class Strip {
     }
     this.#isNew = false;
     const ratio = devicePixelRatio;
-    const [width, height] = [this.node.clientWidth, this.node.clientHeight];
+    const { width, height } = this.#size;
     Object.assign(this.#canvas, { width: width * ratio, height: height * ratio });
     const pen = this.#canvas.getContext("2d");
     pen.scale(ratio, ratio);
