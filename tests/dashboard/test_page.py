@@ -282,14 +282,17 @@ async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
         await expect(page.locator("#account")).to_be_hidden()
 
 
-async def test_the_side_is_chosen_by_key(market: Market) -> None:
-    """Arrow keys go from buy to sell, and the button says what it would do."""
+async def test_an_order_is_made_by_key(market: Market) -> None:
+    """Arrow keys go from buy to sell, a button takes the best price, and another says what it would do."""
     async with opened(market.url) as (page, complaints):
         await page.get_by_role("button", name="trade as the demo user").click()
         await expect(page.locator("#send")).to_have_text("buy AAPL", timeout=LONG_MS)
         await page.locator("[name=side][value=buy]").focus()
         await page.keyboard.press("ArrowRight")
         await expect(page.locator("#send")).to_have_text("sell AAPL")
+        await expect(page.locator("#asks tr:last-child .price")).to_have_text("189.52", timeout=LONG_MS)
+        await page.get_by_role("button", name="price of the best ask").press("Enter")
+        await expect(page.locator("[name=price]")).to_have_value("189.52")
         assert complaints == []
 
 

@@ -34,12 +34,12 @@ class Controls {
     }
   }
 
-  /** Who may sign in at the order ticket; nobody where the launcher is away. */
+  /** Who may sign in at the order ticket; null where the launcher is away. */
   async introduce() {
     try {
       return JSON.parse(await this.#ask("trader"));
     } catch {
-      return { client: "", password: "", secret: "" };
+      return null;
     }
   }
 

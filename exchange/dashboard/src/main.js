@@ -53,7 +53,7 @@ startTheme(byId("theme"), () => {
 
 const { nats, ticket: canTrade } = await (await fetch("config.json")).json();
 if (canTrade) {
-  ticket = new Ticket(byId("ticket"), account, controls && (() => controls.introduce()));
+  ticket = new Ticket(byId("ticket"), account, controls && (() => controls.introduce()), bestPrice);
 }
 const feed = new Feed(nats, { onState: showConnection, onMessage: note });
 feed.follow("view.symbols", (view) => {
@@ -92,6 +92,12 @@ function choose(symbol) {
     book = view;
     isBookNew = true;
   });
+}
+
+/** The best price of a side as it is written, nothing where there is none. */
+function bestPrice(side) {
+  const level = book?.[side][0];
+  return level === undefined ? "" : units(book).price(level[0]);
 }
 
 /** Mark what is ours: these orders are open, these fills are new; null where nobody is signed in. */

@@ -19,8 +19,8 @@ export class Ticket {
   #symbol = "";
   #unanswered = { order: "", id: "" };
 
-  /** `introduce` gives a demo's ready user, and is null where there is none. */
-  constructor(node, account, introduce) {
+  /** `introduce` gives a demo's ready user, and is null where there is none; `best` the price of a side now. */
+  constructor(node, account, introduce, best) {
     this.#node = node;
     this.#account = account;
     this.#signIn = node.querySelector("#sign-in");
@@ -37,7 +37,17 @@ export class Ticket {
     node.querySelector("#sign-out").addEventListener("click", () => this.#close("Signed out. Your orders stay."));
     const demo = node.querySelector("#as-demo");
     demo.hidden = introduce === null;
-    demo.addEventListener("click", async () => this.#open(await introduce()));
+    demo.addEventListener("click", async () => {
+      const who = await introduce();
+      if (who === null) {
+        this.#say("The launcher of this market does not answer.", "refused");
+      } else {
+        this.#open(who);
+      }
+    });
+    for (const button of node.querySelectorAll("[data-best]")) {
+      button.addEventListener("click", () => this.quote(best(button.dataset.best)));
+    }
     addEventListener("pagehide", () => this.#token && this.#ask("sign-out", {}, { keepalive: true }));
     account.onCancel = (orderId) => this.#cancel(orderId);
     node.hidden = false;
