@@ -44,12 +44,12 @@ DEADLINE_S: Final = 5.0
 """How long the venue has for an answer."""
 
 SWEEP_S: Final = 5.0
+AWAY_PAUSE_S: Final = 1.0
 MAX_ORDERS: Final = 100
 MAX_FILLS: Final = 50
 
 _MAX_BODY_BYTES: Final = 8_192
 _TOKEN_BYTES: Final = 24
-_UNAVAILABLE_PAUSE_S: Final = 1.0
 
 
 T = TypeVar("T")
@@ -242,7 +242,7 @@ class _Session:
                 async for fill in self.client.fills(since=since):
                     self.fills.append(fill)
             except VenueUnavailable:
-                await asyncio.sleep(_UNAVAILABLE_PAUSE_S)
+                await asyncio.sleep(AWAY_PAUSE_S)
             except MatchbusError as error:
                 self.trouble = str(error)
                 return

@@ -299,9 +299,7 @@ async def test_an_order_is_made_by_key(market: Market) -> None:
 async def test_candles_appear(market: Market) -> None:
     """Trades make candles of the interval that is chosen; before the first the page says that it has none."""
     async with opened(market.url) as (page, complaints):
-        await expect(page.locator("#candles-note")).to_have_text(
-            "no trade since this page was opened", timeout=LONG_MS
-        )
+        await expect(page.locator("#candles-note")).to_have_text("no trade since opening", timeout=LONG_MS)
         await market.bob.submit("AAPL", "buy", quantity="1", price="189.52")
         await expect(page.locator("#candles")).to_have_attribute("data-candles", "1", timeout=LONG_MS)
         second = int(time.time())
@@ -313,7 +311,7 @@ async def test_candles_appear(market: Market) -> None:
         await page.keyboard.press("ArrowRight")
         await expect(page.locator("[name=interval][value='60']")).to_be_checked()
         await expect(page.locator("#candles")).to_have_attribute("data-candles", re.compile("1|2"))
-        await expect(page.locator("#candles-note")).to_have_text("since this page was opened")
+        await expect(page.locator("#candles-note")).to_have_text("since opening")
         assert complaints == []
 
 

@@ -26,7 +26,10 @@ export class CandleChart {
       node,
       {
         series: [{}, hidden, hidden, hidden, hidden],
-        scales: { x: { range: (_, __, last) => [last - (KEPT - 1) * this.#interval, last + this.#interval] } },
+        scales: {
+          x: { range: (_, __, last) => [last - (KEPT - 1) * this.#interval, last + this.#interval] },
+          y: { range: (_, lowest, highest) => this.#around(lowest ?? 0, highest ?? 0) },
+        },
         axes: [
           axis({ space: 80, size: 26, values: CLOCK }),
           axis({
@@ -75,7 +78,7 @@ export class CandleChart {
       const columns = this.#series.get(this.#symbol)?.get(this.#interval) ?? emptyColumns();
       this.#chart.setData(columns);
       this.#node.dataset.candles = columns[0].length;
-      say(this.#note, columns[0].length > 0 ? "since this page was opened" : "no trade since this page was opened");
+      say(this.#note, columns[0].length > 0 ? "since opening" : "no trade since opening");
     }
   }
 
@@ -88,6 +91,12 @@ export class CandleChart {
     this.#interval = interval;
     this.#isNew = true;
     this.draw();
+  }
+
+  /** Some room above and below, a few ticks where all prices are one. */
+  #around(lowest, highest) {
+    const room = Math.max(0.08 * (highest - lowest), 3 / 10 ** this.#digits);
+    return [lowest - room, highest + room];
   }
 
   #drawCandles(plot) {

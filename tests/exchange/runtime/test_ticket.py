@@ -12,6 +12,7 @@ import pytest
 from exchange.runtime import dashboard, ticket, web
 from exchange.runtime.ticket import GIVEN_UP_S, IDLE_S, MAX_FILLS, MAX_ORDERS, TOKEN_HEADER, Tickets
 from tests.client.fake_venue import PASSWORD, FakeVenue
+from tests.waiting import until
 
 ALICE = {"client": "alice", "password": PASSWORD, "secret": "mine"}
 QUOTE = {"symbol": "AAPL", "side": "buy", "quantity": "0.3", "price": "101.25"}
@@ -213,6 +214,41 @@ async def test_a_venue_that_is_away_is_said_so(
     await page.sign_in()
     venue.engines[0].unary_failures.extend([grpc.StatusCode.RESOURCE_EXHAUSTED] * 100)
     assert (await page.ask("account"))[0] == 503
+
+
+async def test_fills_go_on_when_the_engine_is_back(
+    page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it was away, fills go on after the last one that was told."""
+    monkeypatch.setattr(ticket, "DEADLINE_S", 0.1)
+    monkeypatch.setattr(ticket, "AWAY_PAUSE_S", 0.01)
+    await page.sign_in()
+    engine = venue.engines[0]
+    engine.add_fills(2)
+    await page.fills(2)
+    await engine.server.stop(None)
+    while (await page.ask("account"))[0] == 200:
+        pass
+    asked = len(engine.fills_asked)
+    await venue.start(engine)
+    engine.add_fills(1)
+    await until(lambda: len(engine.fills_asked) > asked, timeout_s=10)
+    async with asyncio.timeout(10):
+        while (await page.ask("account"))[0] != 200:
+            pass
+    assert [fill["sequence"] for fill in await page.fills(3)] == [1, 2, 3]
+
+
+async def test_a_hole_in_the_fills_is_told(page: Page, venue: FakeVenue) -> None:
+    """Nobody should take an incomplete list for a whole one."""
+    await page.sign_in()
+    engine = venue.engines[0]
+    engine.add_fills(1)
+    engine.fills[0].sequence = 2
+    async with asyncio.timeout(10):
+        while not (trouble := (await page.account())["trouble"]):
+            pass
+    assert trouble == "fill 1 is missing: the venue went on with 2"
 
 
 async def test_seats_are_bounded_and_come_free(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
