@@ -57,6 +57,9 @@ class Trades(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="heartbeat"):
     """An engine lives. `sequences` is the last sequence of each symbol changed in the last two seconds.
 
+    `append_p50_us` and `append_max_us` are how long its journal took to store a batch in the last second, 0
+    when there was none.
+
     `sent_ns` is the sender's monotonic clock: only differences between heartbeats of one epoch mean anything.
     """
 
@@ -65,6 +68,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     batch_number: int
     sent_ns: int
     sequences: dict[str, int]
+    append_p50_us: int = 0
+    append_max_us: int = 0
 
 
 FeedMessage = BookDelta | BookSnapshot | Trades | Heartbeat

@@ -426,6 +426,7 @@ class Engine:
 
     async def _release(self, batch: Batch) -> Awaitable[None] | None:
         self._snapshot_maker.note(len(batch.commands))
+        self._market_data.note_append(batch.committed_s - batch.append_began_s)
         shown = await self._effects.release(batch)
         self._counts.note(batch)
         return shown
