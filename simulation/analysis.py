@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from simulation.plots import Bin
+from simulation.plots import Bin, Point
 from simulation.recording import EngineState, SentOrder, Strike, TakenFill
 
 LATENCY_BINS_A_DECADE: Final = 10
@@ -42,6 +42,13 @@ class Outage(NamedTuple):
         return None if self.until_s is None else self.until_s - self.since_s
 
 
+class Books(NamedTuple):
+    """Of one kind of agent over time: its gains, and what it holds is worth (less than 0: it is short)."""
+
+    profit: list[tuple[float, float]]
+    worth: list[tuple[float, float]]
+
+
 def trades(fills: Iterable[TakenFill]) -> list[TakenFill]:
     """Every trade once, as its taker saw it."""
     return [one for one in fills if one.fill.liquidity == "taker"]
@@ -62,10 +69,16 @@ def volume_by_engine(fills: Sequence[TakenFill], end_s: float, count: int) -> li
     return _binned([(one.at_s, f"E{one.fill.engine}", value_of(one)) for one in trades(fills)], end_s, count)
 
 
-def share_routed(fills: Sequence[TakenFill], end_s: float, count: int) -> list[tuple[float, float | None]]:
+def answers_by_engine(orders: Iterable[SentOrder], end_s: float, count: int) -> list[Bin]:
+    """How many orders were answered in each stretch, by the engine that their clients are at home on."""
+    answered = [(one.answered_s, f"E{one.engine}", 1.0) for one in orders if one.answered_s is not None]
+    return _binned(answered, end_s, count)
+
+
+def share_routed(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Point]:
     """Which percentage of the value traded came through legs, at the middle of each stretch."""
     parted = [(one.at_s, ROUTED if is_routed(one) else AT_HOME, value_of(one)) for one in trades(fills)]
-    points: list[tuple[float, float | None]] = []
+    points: list[Point] = []
     for stretch in _binned(parted, end_s, count):
         total = sum(stretch.values.values())
         share = 100 * stretch.values.get(ROUTED, 0.0) / total if total else None
@@ -94,9 +107,7 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
 
 
-def latency_over_time(
-    orders: Iterable[SentOrder], end_s: float, count: int, percent: float
-) -> list[tuple[float, float | None]]:
+def latency_over_time(orders: Iterable[SentOrder], end_s: float, count: int, percent: float) -> list[Point]:
     """A percentile of the latency of the orders sent in each stretch."""
     width = end_s / count
     stretches: dict[int, list[float]] = defaultdict(list)
@@ -106,16 +117,13 @@ def latency_over_time(
     return [((index + 0.5) * width, percentile(stretches[index], percent)) for index in range(count)]
 
 
-def profit_by_kind(
-    fills: Iterable[TakenFill], end_s: float, count: int
-) -> dict[str, list[tuple[float, float | None]]]:
-    """What each kind of agent has gained at the end of each stretch: cash, and what it holds at last prices.
+def books_by_kind(fills: Iterable[TakenFill], end_s: float, count: int) -> dict[str, Books]:
+    """What each kind of agent has gained and holds at the end of each stretch, at last prices.
 
     All kinds together gain nothing, because what one pays another gets.
     """
     ordered = sorted(fills, key=lambda one: one.at_s)
-    kinds = list(dict.fromkeys(one.kind for one in ordered))
-    curves: dict[str, list[tuple[float, float | None]]] = {kind: [(0.0, 0.0)] for kind in kinds}
+    books = {kind: Books([(0.0, 0.0)], [(0.0, 0.0)]) for kind in dict.fromkeys(one.kind for one in ordered)}
     cash: dict[str, float] = defaultdict(float)
     held: dict[tuple[str, str], float] = defaultdict(float)
     last: dict[str, float] = {}
@@ -129,10 +137,11 @@ def profit_by_kind(
             held[one.kind, one.fill.symbol] += sign * float(one.fill.quantity)
             last[one.fill.symbol] = float(one.fill.price)
             one = next(coming, None)
-        for kind in kinds:
+        for kind, book in books.items():
             worth = sum(held[kind, symbol] * price for symbol, price in last.items())
-            curves[kind].append((until_s, cash[kind] + worth))
-    return curves
+            book.profit.append((until_s, cash[kind] + worth))
+            book.worth.append((until_s, worth))
+    return books
 
 
 def outages(

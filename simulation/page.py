@@ -4,17 +4,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from simulation import analysis, plots
 from simulation.checks import MAX_SHOWN
-from simulation.plots import Line, Mark, Span, Strip
+from simulation.plots import Bin, Line, Mark, Span, Strip
 from simulation.recording import EngineState, Quote, Recording, SentOrder
 from simulation.run import Outcome
 from simulation.scenario import Scenario
 
 FILES: Final = {
-    "quotes.csv": "best prices and depth, ten times a second",
+    "quotes.csv": "best prices and depth, up to ten times a second",
     "orders.csv": "every order with its answer and latency",
     "fills.csv": "both sides of every trade",
     "faults.jsonl": "every fault with its outage",
@@ -39,7 +39,7 @@ _STYLE: Final = """
   --c1: #5b98f2; --c2: #e6a93c; --c3: #a685ee; --c4: #34b5a6; --c5: #e56fa9; --c6: #9ebd3f; --c7: #3fb2d3;
   --c8: #b98357; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 16px; max-width: 1400px; background: var(--background); color: var(--text);
+body { margin: 0 auto; padding: 16px; max-width: 1060px; background: var(--background); color: var(--text);
   font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
   font-variant-numeric: tabular-nums; }
 h1 { font-size: 22px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 26px 0 8px; }
@@ -50,11 +50,11 @@ p { margin: 0 0 6px; } .muted { color: var(--muted); }
 .facts div, figure, .table { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; }
 .facts div { padding: 8px 12px; } .facts b { display: block; font-size: 19px; font-weight: 600; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 10px; }
-figure { margin: 0; padding: 10px 10px 4px; min-width: 0; } figure.wide { grid-column: 1 / -1; }
+figure { margin: 0; padding: 10px 10px 4px; min-width: 0; }
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 12px; margin-bottom: 2px; }
 figcaption b { font-weight: 600; } figcaption span { color: var(--muted); white-space: nowrap; }
 figcaption i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px; }
-svg { display: block; width: 100%; height: auto; } figure.wide svg { max-width: 900px; }
+svg { display: block; width: 100%; height: auto; }
 svg text { font-size: 12px; fill: var(--muted); }
 .grid, .axis { stroke: var(--line); fill: none; }
 .mark { stroke: var(--ask); stroke-dasharray: 3 3; fill: none; }
@@ -67,12 +67,23 @@ ul { margin: 0; padding-left: 18px; } code { font-size: 13px; }
 """
 
 
+class _Time(NamedTuple):
+    """The time axis that most charts share: its end, what struck, and for how long clients noticed."""
+
+    end_s: float
+    marks: Sequence[Mark]
+    spans: Sequence[Span]
+
+
 def page(scenario: Scenario, outcome: Outcome, recording: Recording) -> str:
     """The whole page."""
     title = scenario.title or "A simulated market"
     faults = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
-    marks = [Mark(strike.at_s, f"{strike.kind} E{strike.engine}") for strike in recording.strikes]
-    spans = [_span(fault, scenario.duration_s) for fault in faults]
+    time = _Time(
+        scenario.duration_s,
+        [Mark(strike.at_s, f"{strike.kind} E{strike.engine}") for strike in recording.strikes],
+        [_span(fault, scenario.duration_s) for fault in faults],
+    )
     verdict = (
         '<span class="holds">All checks hold.</span>'
         if outcome.holds
@@ -82,10 +93,10 @@ def page(scenario: Scenario, outcome: Outcome, recording: Recording) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="muted">{escape(_description(scenario))}</p><p>{verdict}</p>',
         _facts(outcome, recording),
-        _faults(scenario, recording, faults, marks),
-        *(_symbol(symbol, recording, scenario.duration_s, marks, spans) for symbol in scenario.symbols),
-        _trading(recording, scenario, marks, spans),
-        _agents(scenario, outcome, recording, marks, spans),
+        _engines(scenario, recording, faults, time),
+        *(_symbol(symbol, scenario, recording, time) for symbol in scenario.symbols),
+        _trading(scenario, recording, time),
+        _agents(outcome, recording, time),
         _checks(outcome),
         _files(),
     ]
@@ -132,13 +143,20 @@ def _facts(outcome: Outcome, recording: Recording) -> str:
     )
 
 
-def _faults(
-    scenario: Scenario, recording: Recording, faults: Sequence[analysis.Outage], marks: Sequence[Mark]
-) -> str:
-    if not faults:
-        return ""
+def _engines(scenario: Scenario, recording: Recording, faults: Sequence[analysis.Outage], time: _Time) -> str:
     names = [f"E{engine + 1}" for engine in range(scenario.engines)]
-    stretches = _state_strips(recording.states, scenario.duration_s)
+    title = "Engines as the exchange saw them"
+    svg = plots.strips(title, names, _state_strips(recording.states, time.end_s), time.end_s, time.marks)
+    answers = analysis.answers_by_engine(recording.orders, time.end_s, _STRETCHES)
+    charts = [
+        _figure(title, svg, list(_STATE_COLOURS.items())),
+        _bars("Orders answered, by home engine", answers, scenario.engines, time),
+    ]
+    table = _faults_table(faults) if faults else ""
+    return f"<h2>{'Faults and recovery' if faults else 'Engines'}</h2>{table}{_charts(charts)}"
+
+
+def _faults_table(faults: Iterable[analysis.Outage]) -> str:
     rows = [
         (
             f"{fault.strike.kind} E{fault.strike.engine}",
@@ -150,14 +168,8 @@ def _faults(
         )
         for fault in faults
     ]
-    heads = (
-        *("fault", "at", "lasts", "outage as its clients saw it", "longest silence elsewhere"),
-        "live for the exchange after",
-    )
-    title = "Engines as the exchange saw them, seconds"
-    svg = plots.strips(title, names, stretches, scenario.duration_s, marks)
-    chart = _figure(title, svg, list(_STATE_COLOURS.items()), wide=True)
-    return f'<h2>Faults and recovery</h2>{_table(heads, rows)}<div class="charts">{chart}</div>'
+    heads = ("fault", "at", "lasts", "its clients had no answer for", "others meanwhile", "live again after")
+    return _table(heads, rows)
 
 
 def _state_strips(states: Sequence[EngineState], end_s: float) -> list[Strip]:
@@ -177,35 +189,35 @@ def _state_strips(states: Sequence[EngineState], end_s: float) -> list[Strip]:
     return strips
 
 
-def _symbol(
-    symbol: str, recording: Recording, end_s: float, marks: Sequence[Mark], spans: Sequence[Span]
-) -> str:
-    quotes = [quote for quote in recording.quotes if quote.symbol == symbol and quote.at_s <= end_s]
-    bid = Line("bid", "var(--bid)", [(quote.at_s, _float(quote.bid)) for quote in quotes])
-    ask = Line("ask", "var(--ask)", [(quote.at_s, _float(quote.ask)) for quote in quotes])
-    value = Line("value", "var(--c1)", [(quote.at_s, quote.value) for quote in quotes], dashed=True)
-    price = [bid, ask, value] if any(quote.value is not None for quote in quotes) else [bid, ask]
+def _symbol(symbol: str, scenario: Scenario, recording: Recording, time: _Time) -> str:
+    quotes = [quote for quote in recording.quotes if quote.symbol == symbol and quote.at_s <= time.end_s]
+    fills = [one for one in recording.fills if one.fill.symbol == symbol]
+    price = [
+        Line("bid", "var(--bid)", [(quote.at_s, _float(quote.bid)) for quote in quotes]),
+        Line("ask", "var(--ask)", [(quote.at_s, _float(quote.ask)) for quote in quotes]),
+        Line("value", "var(--c1)", [(quote.at_s, quote.value) for quote in quotes], dashed=True),
+    ]
     spread = [Line("spread", "var(--c3)", [(quote.at_s, _spread(quote)) for quote in quotes])]
     depth = [
         Line("bid", "var(--bid)", [(quote.at_s, float(quote.bid_depth)) for quote in quotes]),
         Line("ask", "var(--ask)", [(quote.at_s, float(quote.ask_depth)) for quote in quotes]),
     ]
+    volume = analysis.volume_by_engine(fills, time.end_s, _STRETCHES)
     charts = [
-        _lines(f"{symbol}: price", price, end_s, marks, spans),
-        _lines(f"{symbol}: spread", spread, end_s, marks, spans, from_zero=True),
-        _lines(f"{symbol}: depth of the best levels", depth, end_s, marks, spans, from_zero=True),
+        _lines(f"{symbol}: price", price if scenario.fundamental else price[:2], time),
+        _lines(f"{symbol}: spread", spread, time, from_zero=True),
+        _lines(f"{symbol}: depth of the best levels", depth, time, from_zero=True),
+        _bars(f"{symbol}: value traded by engine", volume, scenario.engines, time),
     ]
-    return f'<h2>{escape(symbol)}</h2><div class="charts">{"".join(charts)}</div>'
+    return f"<h2>{escape(symbol)}</h2>{_charts(charts)}"
 
 
-def _trading(recording: Recording, scenario: Scenario, marks: Sequence[Mark], spans: Sequence[Span]) -> str:
-    end_s = scenario.duration_s
-    colours = {f"E{engine + 1}": _colour(engine) for engine in range(scenario.engines)}
-    volume = analysis.volume_by_engine(recording.fills, end_s, _STRETCHES)
-    routed = [Line("share", "var(--c3)", analysis.share_routed(recording.fills, end_s, _STRETCHES))]
+def _trading(scenario: Scenario, recording: Recording, time: _Time) -> str:
+    volume = analysis.volume_by_engine(recording.fills, time.end_s, _STRETCHES)
+    routed = [Line("share", "var(--c3)", analysis.share_routed(recording.fills, time.end_s, _STRETCHES))]
     latencies = _latencies(recording.orders)
     over_time = [
-        Line(name, colour, analysis.latency_over_time(recording.orders, end_s, 2 * _STRETCHES, percent))
+        Line(name, colour, analysis.latency_over_time(recording.orders, time.end_s, 2 * _STRETCHES, percent))
         for name, colour, percent in (("median", "var(--c1)", 50), ("longest", "var(--c2)", 100))
     ]
     points = [
@@ -213,45 +225,44 @@ def _trading(recording: Recording, scenario: Scenario, marks: Sequence[Mark], sp
         for text, percent in (("50 %", 50), ("99 %", 99))
         if (value := analysis.percentile(latencies, percent)) is not None
     ]
-    title, latency_title = "Value traded by engine", "Latency from submit to answer, ms"
+    title = "Orders by latency from submit to answer, ms"
+    histogram = plots.counts(title, analysis.latency_bins(latencies), "var(--c1)", points)
     charts = [
-        _figure(title, plots.bars(title, volume, colours, marks=marks, spans=spans), list(colours.items())),
-        _lines("Share of it routed to another engine, %", routed, end_s, marks, spans, from_zero=True),
-        _figure(
-            f"{latency_title}: orders",
-            plots.counts(latency_title, analysis.latency_bins(latencies), "var(--c1)", points),
-        ),
-        _lines(f"{latency_title}: over time", over_time, end_s, marks, spans, from_zero=True),
+        _bars("Value traded by engine", volume, scenario.engines, time),
+        _lines("Share of it routed to another engine, %", routed, time, from_zero=True),
+        _figure(title, histogram),
+        _lines("Latency over time, ms", over_time, time, from_zero=True),
     ]
-    return f'<h2>Trading</h2><div class="charts">{"".join(charts)}</div>'
+    return f"<h2>Trading</h2>{_charts(charts)}"
 
 
-def _agents(
-    scenario: Scenario, outcome: Outcome, recording: Recording, marks: Sequence[Mark], spans: Sequence[Span]
-) -> str:
-    curves = analysis.profit_by_kind(recording.fills, scenario.duration_s, _CURVE_POINTS)
+def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
+    books = analysis.books_by_kind(recording.fills, time.end_s, _CURVE_POINTS)
     kinds = list(dict.fromkeys(trader.player.kind for trader in outcome.traders))
-    lines = [Line(kind, _colour(kinds.index(kind)), curve) for kind, curve in curves.items()]
-    volumes: Counter[str] = Counter()
+    traded: dict[str, float] = defaultdict(float)
     for one in recording.fills:
-        volumes[one.kind] += round(analysis.value_of(one))
+        traded[one.kind] += analysis.value_of(one)
     rows = []
     for kind in kinds:
         traders = [trader for trader in outcome.traders if trader.player.kind == kind]
-        profit = curves[kind][-1][1] if kind in curves else 0.0
-        rows.append(
-            (
-                *(kind, str(len(traders)), f"{sum(trader.submitted for trader in traders):,}"),
-                f"{sum(trader.refusals.total() for trader in traders):,}",
-                f"{sum(trader.cancels + trader.replaces for trader in traders):,}",
-                *(f"{sum(len(trader.fills) for trader in traders):,}", f"{volumes[kind]:,}"),
-                f"{profit or 0.0:+,.2f}",
-            )
+        profit = books[kind].profit[-1][1] if kind in books else 0.0
+        sums = (
+            sum(trader.submitted for trader in traders),
+            sum(trader.refusals.total() for trader in traders),
+            sum(trader.cancels + trader.replaces for trader in traders),
+            sum(len(trader.fills) for trader in traders),
         )
+        numbers = (f"{number:,}" for number in (len(traders), *sums, round(traded[kind])))
+        rows.append((kind, *numbers, f"{profit:+,.2f}"))
     heads = ("agents", "clients", "orders", "refused", "changes", "fills", "value traded", "profit")
-    title = "Profit by kind of agent, holdings at last prices"
-    chart = _lines(title, lines, scenario.duration_s, marks, spans, from_zero=True, wide=True)
-    return f'<h2>Agents</h2>{_table(heads, rows)}<div class="charts">{chart}</div>'
+    colours = {kind: _colour(index) for index, kind in enumerate(kinds)}
+    profits = [Line(kind, colours[kind], books[kind].profit) for kind in kinds if kind in books]
+    worths = [Line(kind, colours[kind], books[kind].worth) for kind in kinds if kind in books]
+    charts = [
+        _lines("Profit, holdings at last prices", profits, time, from_zero=True),
+        _lines("Value of holdings", worths, time, from_zero=True),
+    ]
+    return f"<h2>Agents</h2>{_table(heads, rows)}{_charts(charts)}"
 
 
 def _checks(outcome: Outcome) -> str:
@@ -269,28 +280,28 @@ def _files() -> str:
     return f"<h2>Data</h2><ul>{listed}</ul>"
 
 
-def _lines(
-    title: str,
-    series: Sequence[Line],
-    end_s: float,
-    marks: Sequence[Mark],
-    spans: Sequence[Span],
-    *,
-    from_zero: bool = False,
-    wide: bool = False,
-) -> str:
-    svg = plots.lines(title, series, end_s, marks=marks, spans=spans, from_zero=from_zero)
-    return _figure(title, svg, [(line.name, line.colour) for line in series], wide=wide)
+def _lines(title: str, series: Sequence[Line], time: _Time, *, from_zero: bool = False) -> str:
+    svg = plots.lines(title, series, time.end_s, marks=time.marks, spans=time.spans, from_zero=from_zero)
+    return _figure(title, svg, [(line.name, line.colour) for line in series])
 
 
-def _figure(title: str, svg: str, legend: Sequence[tuple[str, str]] = (), *, wide: bool = False) -> str:
+def _bars(title: str, bins: Sequence[Bin], engines: int, time: _Time) -> str:
+    colours = {f"E{engine + 1}": _colour(engine) for engine in range(engines)}
+    svg = plots.bars(title, bins, colours, marks=time.marks, spans=time.spans)
+    return _figure(title, svg, list(colours.items()))
+
+
+def _figure(title: str, svg: str, legend: Sequence[tuple[str, str]] = ()) -> str:
     """A chart under its title and, where it has more than one name, what colour is which."""
     shown = legend if len(legend) > 1 else ()
     names = "".join(
         f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in shown
     )
-    kind = ' class="wide"' if wide else ""
-    return f"<figure{kind}><figcaption><b>{escape(title)}</b>{names}</figcaption>{svg}</figure>"
+    return f"<figure><figcaption><b>{escape(title)}</b>{names}</figcaption>{svg}</figure>"
+
+
+def _charts(charts: Iterable[str]) -> str:
+    return f'<div class="charts">{"".join(charts)}</div>'
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, text: bool = False) -> str:

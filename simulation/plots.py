@@ -27,7 +27,10 @@ _BOTTOM: Final = 24
 _TICKS_X: Final = 6
 _TICKS_Y: Final = 4
 _STRIP: Final = 26
-_MOST_EXPONENT: Final = 15
+_LARGEST: Final = 1e13
+_MOST_DECIMALS: Final = 12
+_UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_LETTER: Final = 6.5
 _ROUND_STEPS: Final = (1, 2, 5, 10)
 
 Point = tuple[float, float | None]
@@ -189,15 +192,15 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [step * number for number in range(first, last + 1)]
 
 
-def label(value: float, step: float) -> str:
-    """A tick's value with as many decimals as its step needs, and k, M, G for large ones."""
-    if abs(value) >= 10.0**_MOST_EXPONENT:
-        return f"{value:.0e}"
-    for least, unit, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= least:
-            return label(value / unit, step / unit) + suffix
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return f"{value:.{min(decimals, _MOST_EXPONENT)}f}"
+def labels(values: Sequence[float]) -> list[str]:
+    """Texts of ticks: as many decimals as their step needs; k, M or G for all of them when one is large."""
+    largest = max(map(abs, values), default=0.0)
+    if largest >= _LARGEST:
+        return [f"{value:.1e}" for value in values]
+    unit, suffix = next(((unit, suffix) for unit, suffix in _UNITS if largest >= 10 * unit), (1.0, ""))
+    step = abs(values[1] - values[0]) / unit if len(values) > 1 else largest / unit
+    decimals = min(max(0, -math.floor(math.log10(step) + 1e-9)), _MOST_DECIMALS) if step else 0
+    return [f"{value / unit:.{decimals}f}{suffix if value else ''}" for value in values]
 
 
 def _finite(value: float | None) -> bool:
@@ -232,12 +235,11 @@ def _empty(title: str) -> str:
 
 def _grid(x: Scale, y: Scale, *, decades: bool = False) -> str:
     values = ticks(y.low, y.high, _TICKS_Y)
-    step = values[1] - values[0] if len(values) > 1 else abs(values[0])
     drawn = []
-    for value in values:
+    for value, text in zip(values, labels(values), strict=True):
         place = y(value)
         drawn.append(f'<path class="grid" d="M{x.start:g} {place:.1f}H{x.end:g}"/>')
-        drawn.append(_text(x.start - 6, place + 4, label(value, step), "end"))
+        drawn.append(_text(x.start - 6, place + 4, text, "end"))
     return "".join([*drawn, *_x_axis(x, HEIGHT, decades=decades)])
 
 
@@ -251,9 +253,7 @@ def _x_axis(x: Scale, height: float, *, decades: bool = False) -> Iterator[str]:
 
 def _even(x: Scale) -> Iterator[tuple[float, str]]:
     values = ticks(x.low, x.high, _TICKS_X)
-    step = values[1] - values[0] if len(values) > 1 else 1.0
-    for value in values:
-        yield value, label(value, step)
+    yield from zip(values, labels(values), strict=True)
 
 
 def _decades(x: Scale) -> Iterator[tuple[float, str]]:
@@ -323,20 +323,19 @@ def _spans(spans: Iterable[Span], x: Scale) -> str:
 
 
 def _marks(marks: Iterable[Mark], x: Scale, height: float = HEIGHT) -> str:
+    """Vertical lines with their words; where there is no room for a word, it shows under the pointer."""
     drawn = []
-    for mark in marks:
-        if x.low <= mark.at <= x.high:
-            place = x(mark.at)
-            drawn.append(f'<path class="mark" d="M{place:.1f} {_TOP - 4}V{height - _BOTTOM:g}"/>')
-            near_the_end = place > (x.start + x.end) * 0.75
-            drawn.append(
-                _text(
-                    place + (-3 if near_the_end else 3),
-                    _TOP - 6,
-                    mark.text,
-                    "end" if near_the_end else "start",
-                )
-            )
+    free_from = 0.0
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        if not x.low <= mark.at <= x.high:
+            continue
+        place, wide = x(mark.at), len(mark.text) * _LETTER
+        line = f'<path class="mark" d="M{place:.1f} {_TOP - 4}V{height - _BOTTOM:g}"/>'
+        drawn.append(f"<g>{line}<title>{escape(mark.text)}</title></g>")
+        left = min(place + 3, WIDTH - wide)
+        if left >= free_from:
+            drawn.append(_text(left, _TOP - 6, mark.text, "start"))
+            free_from = left + wide
     return "".join(drawn)
 
 

@@ -62,7 +62,7 @@ def shipped() -> list[str]:
 
 
 def read(name: str, listed: Sequence[str]) -> Scenario:
-    """The scenario of a file, or one that came with Matchbus, by its name; `listed` are the symbols there are.
+    """The scenario of a file, or of the name of one that came with Matchbus. `listed` is what trades.
 
     Raises `ScenarioRefused`.
     """

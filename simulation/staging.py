@@ -38,7 +38,7 @@ def plan_of(
 
 
 async def strike(cluster: Cluster, faults: tuple[EngineFault, ...], progress: Progress) -> None:
-    """Let every fault strike at its time after the clients began; when the last is over, or cancelled, return.
+    """Let every fault strike at its time after the clients began; return when the last is over.
 
     An engine that is being started again just then is spared.
     """
