@@ -61,7 +61,8 @@ class MarketWatch:
         """Ask once for every book. Raises `grpc.aio.AioRpcError` when the exchange does not answer."""
         for symbol in symbols:
             request = pb.GetConsolidatedBookRequest(symbol=symbol, depth=DEPTH)
-            self._take(await self.exchange.GetConsolidatedBook(request, timeout=_CALL_DEADLINE_S))
+            book = await self.exchange.GetConsolidatedBook(request, timeout=_CALL_DEADLINE_S)
+            self.take(book, asyncio.get_running_loop().time())
 
     async def run(self, symbols: Sequence[str]) -> None:
         """Keep books and engines fresh until cancelled."""
@@ -69,8 +70,8 @@ class MarketWatch:
             group.create_task(self._follow_books(symbols))
             group.create_task(self._follow_engines())
 
-    def _take(self, book: pb.ConsolidatedBook) -> None:
-        now = asyncio.get_running_loop().time()
+    def take(self, book: pb.ConsolidatedBook, now: float) -> None:
+        """Keep a book that came just now, and note which engines changed their best prices."""
         self.books[book.symbol] = book
         for engine, best in best_by_engine(book).items():
             known = self._changed.get((book.symbol, engine))

@@ -74,6 +74,12 @@ class _Time(NamedTuple):
     marks: Sequence[Mark]
     spans: Sequence[Span]
 
+    def with_news(self, scenario: Scenario, symbol: str) -> "_Time":
+        """With the news of one symbol marked besides."""
+        jumps = scenario.fundamental.jumps if scenario.fundamental else ()
+        news = [Mark(jump.at_s, f"news {jump.ticks:+g}") for jump in jumps if jump.symbol in ("", symbol)]
+        return self._replace(marks=[*self.marks, *news])
+
 
 def page(scenario: Scenario, outcome: Outcome, recording: Recording) -> str:
     """The whole page."""
@@ -94,7 +100,10 @@ def page(scenario: Scenario, outcome: Outcome, recording: Recording) -> str:
         f'<p class="muted">{escape(_description(scenario))}</p><p>{verdict}</p>',
         _facts(outcome, recording),
         _engines(scenario, recording, faults, time),
-        *(_symbol(symbol, scenario, recording, time) for symbol in scenario.symbols),
+        *(
+            _symbol(symbol, scenario, recording, time.with_news(scenario, symbol))
+            for symbol in scenario.symbols
+        ),
         _trading(scenario, recording, time),
         _agents(outcome, recording, time),
         _checks(outcome),
@@ -117,7 +126,8 @@ def _description(scenario: Scenario) -> str:
     standbys = " with a standby each" if scenario.standbys else ""
     return (
         f"{scenario.duration_s:g} s, seed {scenario.seed}, {scenario.engines} engines{standbys}, "
-        f"{', '.join(scenario.symbols)}; {cast}"
+        f"{', '.join(scenario.symbols)}; {cast}. "
+        "Times are in seconds since the clients began."
     )
 
 
@@ -132,7 +142,7 @@ def _facts(outcome: Outcome, recording: Recording) -> str:
         "latency, median": _milliseconds(analysis.percentile(latencies, 50)),
         "latency, 99 %": _milliseconds(analysis.percentile(latencies, 99)),
         "longest latency": _milliseconds(analysis.percentile(latencies, 100)),
-        "without an answer": f"{sum(trader.failures for trader in outcome.traders):,}",
+        "unanswered": f"{sum(trader.failures for trader in outcome.traders):,}",
     }
     return (
         '<div class="facts">'

@@ -13,7 +13,7 @@ numbers break a line, and are left out of the scale.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 WIDTH: Final = 480
 HEIGHT: Final = 190
@@ -25,11 +25,17 @@ _RIGHT: Final = 12
 _TOP: Final = 18
 _BOTTOM: Final = 24
 _TICKS_X: Final = 6
-_TICKS_Y: Final = 4
-_STRIP: Final = 26
+_TICKS_Y: Final = 5
+_HIGHEST_STRIP: Final = 60
+_LOWEST_STRIP: Final = 22
+_INFINITE: Final = 1e300
+"""Beyond it a scale's width would be no finite number."""
+
 _LARGEST: Final = 1e13
 _MOST_DECIMALS: Final = 12
-_UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_UNITS: Final = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
+"""From which value on, what a unit is, and its letter; 5000 is short enough."""
+
 _LETTER: Final = 6.5
 _ROUND_STEPS: Final = (1, 2, 5, 10)
 
@@ -149,13 +155,14 @@ def strips(
     if not names:
         return _empty(title)
     x = _x_scale(0.0, x_end)
-    height = _TOP + _STRIP * len(names) + _BOTTOM
+    high = min(max((HEIGHT - _TOP - _BOTTOM) / len(names), _LOWEST_STRIP), _HIGHEST_STRIP)
+    height = max(_TOP + high * len(names) + _BOTTOM, HEIGHT)
     drawn = []
     for row, name in enumerate(names):
-        top = _TOP + row * _STRIP
-        drawn.append(_text(_LEFT - 8, top + _STRIP / 2 + 4, name, "end"))
+        top = _TOP + row * high
+        drawn.append(_text(_LEFT - 8, top + high / 2 + 4, name, "end"))
         drawn += [
-            _rectangle(x(one.start), top + 4, x(one.end), top + _STRIP - 4, one.colour, one.title)
+            _rectangle(x(one.start), top + high / 5, x(one.end), top + high * 4 / 5, one.colour, one.title)
             for one in stretches
             if one.name == name
         ]
@@ -197,14 +204,14 @@ def labels(values: Sequence[float]) -> list[str]:
     largest = max(map(abs, values), default=0.0)
     if largest >= _LARGEST:
         return [f"{value:.1e}" for value in values]
-    unit, suffix = next(((unit, suffix) for unit, suffix in _UNITS if largest >= 10 * unit), (1.0, ""))
+    unit, suffix = next(((unit, suffix) for least, unit, suffix in _UNITS if largest >= least), (1.0, ""))
     step = abs(values[1] - values[0]) / unit if len(values) > 1 else largest / unit
     decimals = min(max(0, -math.floor(math.log10(step) + 1e-9)), _MOST_DECIMALS) if step else 0
     return [f"{value / unit:.{decimals}f}{suffix if value else ''}" for value in values]
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and abs(value) < _INFINITE
 
 
 def _x_scale(low: float, high: float) -> Scale:
@@ -217,7 +224,7 @@ def _y_scale(values: Iterable[float]) -> Scale:
     low, high = min(known), max(known)
     room = (high - low) * 0.06 or abs(low) * 0.01 or 1.0
     bottom = low if low == 0 else low - room
-    top = high if high == 0 else high + room
+    top = high if high == 0 > low else high + room
     return Scale(bottom, top, HEIGHT - _BOTTOM, _TOP)
 
 
@@ -284,7 +291,7 @@ def _polylines(line: Line, x: Scale, y: Scale) -> str:
 def _pieces(points: Iterable[Point]) -> Iterator[list[tuple[float, float]]]:
     piece: list[tuple[float, float]] = []
     for at, value in points:
-        if value is not None and math.isfinite(value):
+        if _finite(value):
             piece.append((at, value))
         elif piece:
             yield piece
