@@ -1,6 +1,7 @@
 """Puts a scenario on a running market: its agents, what symbols are worth, and its faults at their times."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simulation.agents.cast import players
@@ -20,7 +21,8 @@ def plan_of(
     fundamental = None if value is None else Fundamental(value, scenario.seed)
 
     async def meanwhile(progress: Progress) -> None:
-        await strike(cluster, scenario.faults, progress)
+        note = (lambda _: None) if recording is None else recording.strikes.append
+        await strike(cluster, scenario.faults, progress.started, note)
 
     return Plan(
         exchange=cluster.exchange.address,
@@ -37,22 +39,22 @@ def plan_of(
     )
 
 
-async def strike(cluster: Cluster, faults: tuple[EngineFault, ...], progress: Progress) -> None:
-    """Let every fault strike at its time after the clients began; return when the last is over.
+async def strike(
+    cluster: Cluster, faults: Sequence[EngineFault], started: float, note: Callable[[Strike], None]
+) -> None:
+    """Let every fault strike at its time after `started`; return when the last is over.
 
-    An engine that is being started again just then is spared.
+    An engine that is being started again just then is spared. Cancelled, it leaves nothing frozen.
     """
     clock = asyncio.get_running_loop().time
     strikes = Strikes(cluster)
     try:
         for fault in sorted(faults, key=lambda fault: fault.at_s):
-            await asyncio.sleep(progress.started + fault.at_s - clock())
+            await asyncio.sleep(started + fault.at_s - clock())
             if not cluster.engines[fault.engine].running:
                 continue
             lasts_s = fault.lasts_s if fault.kind == "freeze" else 0.0
-            if progress.plan.recording is not None:
-                struck = Strike(clock() - progress.started, fault.kind, fault.engine, lasts_s)
-                progress.plan.recording.strikes.append(struck)
+            note(Strike(clock() - started, fault.kind, fault.engine, lasts_s))
             match fault.kind:
                 case "kill":
                     strikes.kill(fault.engine)

@@ -30,9 +30,9 @@ def polylines(svg: str) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in (pair.split(",") for pair in line.split())] for line in found]
 
 
-def one_line(points: list[Point], **options: bool) -> str:
+def one_line(points: list[Point], *, from_zero: bool = False) -> str:
     """A chart of one line over ten seconds."""
-    return plots.lines("title", [Line("line", "red", points)], 10.0, **options)
+    return plots.lines("title", [Line("line", "red", points)], 10.0, from_zero=from_zero)
 
 
 def test_axes_have_round_ticks() -> None:

@@ -151,6 +151,12 @@ def test_every_field_is_documented() -> None:
     assert documented == fields(inspect.type_info(Scenario))
 
 
+def test_the_documented_scenario_can_be_run() -> None:
+    """The example of docs/simulation.md is accepted as it stands there."""
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert scenario.parse(example, LISTED).title == "A maker that is too slow"
+
+
 def test_a_scenario_can_be_told_as_json() -> None:
     """What outcome.json says of a scenario makes the same scenario again."""
     known = scenario.read("news-shock", LISTED)
