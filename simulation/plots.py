@@ -36,7 +36,9 @@ _MOST_DECIMALS: Final = 12
 _UNITS: Final = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
 """From which value on, what a unit is, and its letter; 5000 is short enough."""
 
-_LETTER: Final = 6.5
+_LETTER: Final = 8
+"""How wide a letter is at most; on a small screen a page may write larger."""
+
 _ROUND_STEPS: Final = (1, 2, 5, 10)
 
 Point = tuple[float, float | None]

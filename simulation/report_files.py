@@ -30,6 +30,8 @@ FILL_COLUMNS: Final = (
     *("quantity", "liquidity", "engine", "routed"),
 )
 
+_PERCENTILES: Final = {"p50": 50, "p99": 99, "longest": 100}
+
 
 def write_report(folder: Path, scenario: Scenario, outcome: Outcome, recording: Recording) -> Path:
     """Write everything, over what an earlier report left there; the path of the page."""
@@ -40,7 +42,14 @@ def write_report(folder: Path, scenario: Scenario, outcome: Outcome, recording: 
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, fills))
     outages = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
-    document = {"scenario": msgspec.to_builtins(scenario), **outcome_document(outcome)}
+    document = {
+        "scenario": msgspec.to_builtins(scenario),
+        **outcome_document(outcome),
+        "latency_ms": _latency(recording.orders),
+        "profit": {
+            kind: round(books.profit[-1][1], 6) for kind, books in _books(scenario, recording).items()
+        },
+    }
     (folder / "outcome.json").write_text(json.dumps(document, indent=2) + "\n")
     (folder / PAGE).write_text(page(scenario, outcome, recording), encoding="utf-8")
     return folder / PAGE
@@ -77,6 +86,15 @@ def _fill_row(one: TakenFill) -> Sequence[object]:
         *(fill.symbol, fill.side, fill.price, f"{fill.quantity:f}", fill.liquidity, f"E{fill.engine}"),
         int(analysis.is_routed(one)),
     )
+
+
+def _latency(orders: Iterable[SentOrder]) -> dict[str, float | None]:
+    latencies = [order.latency_ms for order in orders if order.latency_ms is not None]
+    return {name: analysis.percentile(latencies, percent) for name, percent in _PERCENTILES.items()}
+
+
+def _books(scenario: Scenario, recording: Recording) -> dict[str, analysis.Books]:
+    return analysis.books_by_kind(recording.fills, scenario.duration_s, 1)
 
 
 def _fault(outage: analysis.Outage) -> dict[str, Any]:

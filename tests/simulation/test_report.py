@@ -92,6 +92,8 @@ def test_the_files_agree_with_the_outcome(written: Path) -> None:
         held[fill["symbol"]] += Decimal(fill["quantity"]) * (1 if fill["side"] == "buy" else -1)
     assert set(held) <= {"MSFT", "BTC-USD"}
     assert not any(held.values())
+    assert sum(outcome["profit"].values()) == pytest.approx(0, abs=1e-3)
+    assert 0 < outcome["latency_ms"]["p50"] <= outcome["latency_ms"]["longest"]
     routed = [fill for fill in fills if fill["routed"] == "1" and fill["liquidity"] == "taker"]
     assert len(routed) == outcome["trades_through_legs"]
 
