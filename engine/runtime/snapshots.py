@@ -24,7 +24,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
-from bus import crash_points, provision
+from bus import child, crash_points, provision
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.journal import JetStreamJournal, Journal, JournalError, Position
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
@@ -149,7 +149,9 @@ class SnapshotMaker:
     """Starts the maker's process after every so many commands; one at a time."""
 
     def __init__(self, engine: int, nats_url: str, *, commands_per_snapshot: int) -> None:
-        self._command = [sys.executable, "-m", "engine.runtime.snapshots"]
+        # A maker that outlived its engine would wait for a journal that may never be there again.
+        self._command = [sys.executable, "-I", "-S", child.__file__, str(os.getpid())]
+        self._command += [sys.executable, "-m", "engine.runtime.snapshots"]
         self._command += ["--number", str(engine), "--nats", nats_url]
         self._commands_per_snapshot = commands_per_snapshot
         self._commands = 0
