@@ -37,8 +37,8 @@ class MarketWatch:
     engines: list[pb.Engine] = field(default_factory=list)
     on_book: Callable[[pb.ConsolidatedBook], None] = lambda _: None
     on_engines: Callable[[list[pb.Engine]], None] = lambda _: None
-    _changed: dict[tuple[str, int], tuple[Best, float]] = field(default_factory=dict)
-    """The best prices of each symbol and engine, and since when they are so."""
+    _best: dict[str, dict[int, tuple[Best, float]]] = field(default_factory=dict)
+    """The best prices of each symbol by engine, and since when they are so."""
 
     def quotes(self, symbol: str) -> Best:
         """The best bid and ask of the whole market."""
@@ -49,13 +49,8 @@ class MarketWatch:
 
     def engine_quotes(self, symbol: str, now: float) -> tuple[EngineQuote, ...]:
         """The best bid and ask of each engine that quotes among the best levels."""
-        book = self.books.get(symbol)
-        if book is None:
-            return ()
-        return tuple(
-            EngineQuote(engine, *best, age_s=now - self._changed[symbol, engine][1])
-            for engine, best in best_by_engine(book).items()
-        )
+        known = self._best.get(symbol, {})
+        return tuple(EngineQuote(engine, *best, now - since) for engine, (best, since) in known.items())
 
     async def refresh(self, symbols: Sequence[str]) -> None:
         """Ask once for every book. Raises `grpc.aio.AioRpcError` when the exchange does not answer."""
@@ -72,11 +67,13 @@ class MarketWatch:
 
     def take(self, book: pb.ConsolidatedBook, now: float) -> None:
         """Keep a book that came just now, and note which engines changed their best prices."""
+        known = self._best.get(book.symbol, {})
+        changed = {engine: (best, now) for engine, best in best_by_engine(book).items()}
+        self._best[book.symbol] = {
+            engine: known[engine] if engine in known and known[engine][0] == new[0] else new
+            for engine, new in changed.items()
+        }
         self.books[book.symbol] = book
-        for engine, best in best_by_engine(book).items():
-            known = self._changed.get((book.symbol, engine))
-            if known is None or known[0] != best:
-                self._changed[book.symbol, engine] = (best, now)
         self.on_book(book)
 
     async def _follow_books(self, symbols: Sequence[str]) -> None:

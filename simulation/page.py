@@ -61,7 +61,8 @@ svg text { font-size: 12px; fill: var(--muted); }
 .line { fill: none; stroke-width: 1.5; stroke-linejoin: round; } .span { fill: var(--span); }
 .table { overflow-x: auto; margin-bottom: 10px; } table { border-collapse: collapse; width: 100%; }
 th, td { padding: 5px 12px; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
-thead th { border-top: 0; color: var(--muted); font-weight: 500; white-space: normal; vertical-align: bottom; }
+thead th { border-top: 0; color: var(--muted); font-weight: 500; white-space: normal;
+  vertical-align: bottom; }
 th:first-child, td:first-child, .text td, .text th { text-align: left; } .text td { white-space: normal; }
 ul { margin: 0; padding-left: 18px; } code { font-size: 13px; }
 @media (max-width: 520px) { svg text { font-size: 15px; } th, td { padding: 5px 8px; } }
