@@ -43,6 +43,11 @@ class Fundamental:
         self._seed = seed
         self._walks: dict[str, _Walk] = {}
 
+    @property
+    def start(self) -> int:
+        """What every symbol is worth at the start."""
+        return round(self._settings.start)
+
     def value(self, symbol: str, at_s: float) -> float:
         """The value so long after the start."""
         walk = self._walks.get(symbol)

@@ -153,7 +153,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
         log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
         trader = Trader(name, player, client, market, symbols, log, on_fill=progress.note)
         if plan.fundamental is not None:
-            trader.value = plan.fundamental.value
+            trader.value, trader.reference = plan.fundamental.value, plan.fundamental.start
         progress.traders.append(trader)
     return progress
 

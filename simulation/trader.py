@@ -12,7 +12,7 @@ from client import Client, Fill, MatchbusError, OrderResult
 from client.terms import OrderStatus, RejectReason
 from engine.terms import OrderType, Side
 from simulation.agents.cast import Player
-from simulation.agents.terms import Cancel, Intent, OpenOrder, Replace, Submit, View
+from simulation.agents.terms import REFERENCE_PRICE, Cancel, Intent, OpenOrder, Replace, Submit, View
 from simulation.market import MarketWatch
 from simulation.recording import SentOrder
 
@@ -24,7 +24,8 @@ class Trader:
     """One client of the market with the agent that drives it.
 
     `submitted`, `statuses` and `refusals` count what it sent and what became of it; `fills` is its history
-    as GetFills gave it. `value` tells a symbol's fundamental value so many seconds after the start.
+    as GetFills gave it. `value` tells a symbol's fundamental value so many seconds after the start,
+    `reference` is where an empty market starts.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Trader:
     on_fill: Callable[["Trader", Fill], None] = lambda _trader, _fill: None
     on_order: Callable[[SentOrder], None] = lambda _order: None
     value: Callable[[str, float], float | None] = lambda _symbol, _at_s: None
+    reference: int = REFERENCE_PRICE
     fills: list[Fill] = field(default_factory=list)
     submitted: int = 0
     cancels: int = 0
@@ -88,6 +90,7 @@ class Trader:
                     open_orders=tuple(resting.get(symbol, ())),
                     engines=self.market.engine_quotes(symbol, now),
                     fundamental=self.value(symbol, now - self._started),
+                    reference=self.reference,
                 )
             )
         return views

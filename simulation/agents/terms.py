@@ -13,7 +13,7 @@ from engine.terms import OrderType, SelfTradePrevention, Side, TimeInForce
 from simulation.agents.arrivals import ArrivalSettings, SteadySettings
 
 REFERENCE_PRICE: Final = 10_000
-"""Where an empty market starts, in ticks."""
+"""Where an empty market starts, in ticks, unless a scenario says otherwise."""
 
 Ticks = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Lots = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
@@ -47,7 +47,7 @@ class View:
     """What an agent sees of one symbol: the best quotes of the whole market, of each engine, its own state.
 
     `fundamental` is what the symbol is really worth, where the scenario has such a thing. Only an informed
-    agent looks at it.
+    agent looks at it. `reference` is where the market starts.
     """
 
     symbol: str
@@ -58,6 +58,7 @@ class View:
     open_orders: tuple[OpenOrder, ...] = ()
     engines: tuple[EngineQuote, ...] = ()
     fundamental: float | None = None
+    reference: int = REFERENCE_PRICE
 
     @property
     def middle(self) -> int:
@@ -67,7 +68,7 @@ class View:
         for price in (self.last_price, self.best_bid, self.best_ask):
             if price is not None:
                 return price
-        return REFERENCE_PRICE
+        return self.reference
 
     def touch(self, side: Side) -> int | None:
         """The best price that an order of this side can trade at."""

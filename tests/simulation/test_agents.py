@@ -130,6 +130,12 @@ def test_maker_quotes_both_sides_post_only() -> None:
     assert ask.post_only
 
 
+def test_an_empty_market_starts_where_the_scenario_says() -> None:
+    """Without a quote or a trade the reference is the middle; whatever else is known comes first."""
+    assert View("AAPL", reference=500).middle == 500
+    assert View("AAPL", best_ask=503, reference=500).middle == 503
+
+
 def test_maker_renews_only_stale_quotes() -> None:
     """A quote near its target stays, one far from it is cancelled and set anew."""
     near = OpenOrder("near", "AAPL", Side.BUY, 9_997, 50)
