@@ -14,9 +14,7 @@ import asyncio
 import contextlib
 import hmac
 import json
-import os
 import secrets
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -27,6 +25,7 @@ from starlette.routing import Route
 
 from exchange.runtime import web
 from simulation.cluster import LOOPBACK, Cluster
+from simulation.strikes import Strikes
 
 TOKEN_HEADER: Final = "x-matchbus-token"  # noqa: S105  # the name of the header
 FREEZE_S: Final = 3.0
@@ -49,8 +48,8 @@ class Controls:
         self.token = secrets.token_urlsafe(_TOKEN_BYTES)
         self._secret = secrets.token_urlsafe(_TOKEN_BYTES)
         self.address = ""
+        self.strikes = Strikes(cluster)
         self._cluster = cluster
-        self._thaws: set[asyncio.Task[None]] = set()
 
     @property
     def page_url(self) -> str:
@@ -72,12 +71,6 @@ class Controls:
     async def serve(self, listening: asyncio.Future[str]) -> None:
         """Serve on a free loopback port until cancelled."""
         await web.serve(self.make_app(), f"{LOOPBACK}:0", listening.set_result)
-
-    async def thaw_all(self) -> None:
-        """Let everything that is frozen go on now."""
-        for thaw in self._thaws:
-            thaw.cancel()
-        await asyncio.gather(*self._thaws, return_exceptions=True)
 
     def _answering(self, act: _Act) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
@@ -123,29 +116,16 @@ class Controls:
         return 200, json.dumps(who)
 
     def _kill(self, engine: int, pid: int) -> str:
-        os.kill(pid, signal.SIGKILL)
+        self.strikes.kill(engine)
         return f"Killed engine {engine}, process {pid}."
 
     def _freeze(self, engine: int, pid: int) -> str:
-        os.kill(pid, signal.SIGSTOP)
-        thaw = asyncio.create_task(self._thaw(engine, pid))
-        self._thaws.add(thaw)
-        thaw.add_done_callback(self._thaws.discard)
+        self.strikes.freeze(engine, FREEZE_S)
         return f"Froze engine {engine}, process {pid}, for {FREEZE_S:g} s."
 
     def _restart(self, engine: int, pid: int) -> str:
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGCONT)  # a frozen one hears nothing
+        self.strikes.restart(engine)
         return f"Asked engine {engine}, process {pid}, to end; it is started again."
-
-    async def _thaw(self, engine: int, pid: int) -> None:
-        """Let a process go on, unless it ended meanwhile and its number may be another's."""
-        try:
-            await asyncio.sleep(FREEZE_S)
-        finally:
-            members = (self._cluster.engines.get(engine), self._cluster.standbys.get(engine))
-            if any(member is not None and member.running and member.pid == pid for member in members):
-                os.kill(pid, signal.SIGCONT)
 
 
 _ACTIONS: Final[dict[str, Callable[[Controls, int, int], str]]] = {
@@ -171,4 +151,4 @@ async def running_controls(cluster: Cluster) -> AsyncIterator[Controls]:
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-        await controls.thaw_all()
+        await controls.strikes.thaw_all()
