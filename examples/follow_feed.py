@@ -1,4 +1,4 @@
-"""Follow one engine's book of one symbol with nothing but nats-py: docs/feed.md in code."""
+"""Follow a book with nothing but nats-py, docs/feed.md in code. Arguments: nats://HOST:PORT AAPL [engine]."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ def checksum(book: dict[int, dict[int, int]]) -> int:
 
 
 async def main(url: str, symbol: str, engine: str = "1") -> None:
-    """Print the best (price, quantity) a side whenever they change; `unsynced` while nobody can know."""
+    """Print sequence, checksum, best bid and ask at every change; `unsynced` while nobody can know."""
     nc, subject, shown = await nats.connect(url), f"md.{engine}.book.{symbol.replace('.', '=')}", ""
     feed = await nc.subscribe(f"md.{engine}.>")  # ONE subscription: two would reorder against each other
     book, epoch, sequence = dict[int, dict[int, int]]({1: {}, 2: {}}), 0, -1  # sequence -1: unsynced
@@ -51,7 +51,7 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
         if sequence < 0 and kind in ("heartbeat", "silence"):
             await nc.publish(f"snapshot.{engine}", json.dumps(["snapshot_request", [symbol]]).encode())
         best = f"{max(book[1].items(), default=None)} {min(book[2].items(), default=None)}"
-        if (now := "unsynced" if sequence < 0 else best) != shown:
+        if (now := "unsynced" if sequence < 0 else f"{sequence} {checksum(book)} {best}") != shown:
             print(shown := now, flush=True)
 
 

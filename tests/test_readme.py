@@ -126,6 +126,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_the_index_has_every_page() -> None:
+    """Whatever stands in docs is reached from docs/README.md."""
+    index = ROOT / "docs" / "README.md"
+    targets = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index.read_text())}
+    assert {page for page in (ROOT / "docs").rglob("*.md") if page != index} <= targets
+
+
 def test_every_refusal_is_explained() -> None:
     """docs/trading.md has a row for each RejectReason, in the order of the contract."""
     rows = re.findall(r"^\| ([A-Z_]+) \|", (ROOT / "docs" / "trading.md").read_text(), re.MULTILINE)

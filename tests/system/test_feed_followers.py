@@ -1,0 +1,191 @@
+"""Whoever follows docs/feed.md holds the engine's book, in any language, also when messages get lost."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats
+import pytest
+from matchbus.v1 import matchbus_pb2 as pb
+
+from tests.system.lossy import LossyWay
+from tests.system.venue import (
+    COMMAND,
+    REPOSITORY,
+    Trader,
+    Venue,
+    eventually,
+    floor,
+    fresh,
+    limit,
+    scaled,
+    show,
+)
+
+EXAMPLES = REPOSITORY / "examples"
+LOSSES = scaled(3, 30)
+SHARE_LOST = 0.05
+
+Place = tuple[int, int]
+"""(sequence, checksum) of a book that its follower trusts."""
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A program that follows a book: how it is started, and what a line of its output says."""
+
+    command: tuple[str | Path, ...]
+    place_of: Callable[[str], Place | None]
+
+
+@pytest.fixture(scope="module")
+def node_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`examples/feed.mjs` with its packages beside it."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("no node or npm: the feed was not followed from Node")
+    folder = tmp_path_factory.mktemp("node")
+    for name in ("feed.mjs", "package.json", "package-lock.json"):
+        shutil.copy(EXAMPLES / name, folder)
+    command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    if made.returncode:
+        pytest.skip(f"npm cannot fetch the packages, so the feed was not followed from Node: {made.stderr}")
+    return folder / "feed.mjs"
+
+
+def place_in_words(line: str) -> Place | None:
+    """What the examples print: `unsynced`, or sequence and checksum first."""
+    if line == "unsynced":
+        return None
+    sequence, checksum, *_ = line.split()
+    return int(sequence), int(checksum)
+
+
+def place_in_json(line: str) -> Place | None:
+    """What `matchbus feed --json` prints of books: where a message led, if anywhere."""
+    message = json.loads(line)
+    is_trusted = message["outcome"] in {"applied", "duplicate"}
+    return (message["sequence"], message["checksum"]) if is_trusted else None
+
+
+async def test_the_python_example_holds_the_book(one_engine: Venue, tmp_path: Path) -> None:
+    """`examples/follow_feed.py` ends with the engine's sequence and checksum though messages got lost."""
+    command = (sys.executable, EXAMPLES / "follow_feed.py")
+    await hold(one_engine, "S370", tmp_path, lambda url: Follower((*command, url, "S370"), place_in_words))
+
+
+async def test_the_node_example_holds_the_book(one_engine: Venue, tmp_path: Path, node_example: Path) -> None:
+    """`examples/feed.mjs` does the same."""
+    command = ("node", node_example)
+    await hold(one_engine, "S371", tmp_path, lambda url: Follower((*command, url, "S371"), place_in_words))
+
+
+async def test_the_command_holds_the_book(one_engine: Venue, tmp_path: Path) -> None:
+    """`matchbus feed` does the same."""
+    command = (*COMMAND, "feed", "S372", "--json", "--all", "--exchange", one_engine.exchange)
+    await hold(one_engine, "S372", tmp_path, lambda url: Follower((*command, "--nats", url), place_in_json))
+
+
+async def hold(venue: Venue, symbol: str, directory: Path, follower_at: Callable[[str], Follower]) -> None:
+    """Trade at random until the follower has lost its book several times; in the end it has the engine's."""
+    async with floor(venue) as trading, LossyWay(venue.nats_url, share=SHARE_LOST, seed=1) as way:
+        trader = await trading.trader(1)
+        with following(follower_at(way.url), directory) as places:
+            draw = random.Random(f"followers {symbol}")
+
+            async def lost_often() -> bool:
+                await trade(draw, trader, symbol)
+                return losses(places()) >= LOSSES
+
+            async def same() -> bool:
+                await ask_for_snapshot(venue, symbol)  # `matchbus feed` shows a book when something comes
+                return places()[-1:] == [place(await trader.book(symbol))]
+
+            await eventually(lambda: first_place(places), 30, "the book was joined")
+            await eventually(lost_often, 60, f"the book was lost {LOSSES} times")
+            await eventually(same, 30, "the follower has the engine's book")
+            show(f"{symbol}: {way.dropped} messages lost, and the book {losses(places())} times")
+
+
+async def trade(draw: random.Random, trader: Trader, symbol: str) -> None:
+    """Change the book by a few orders near the middle."""
+    orders = [
+        limit(
+            symbol,
+            draw.choice((1, 2)),
+            draw.randint(90, 110),
+            draw.randint(1, 20),
+            time_in_force=draw.choice((1, 1, 1, 2)),
+            client_order_id=fresh("f"),
+        )
+        for _ in range(4)
+    ]
+    await trader.enter([[pb.Command(new=order)] for order in orders])
+
+
+async def ask_for_snapshot(venue: Venue, symbol: str) -> None:
+    """Anyone may."""
+    connection = await nats.connect(venue.nats_url)
+    await connection.publish("snapshot.1", json.dumps(["snapshot_request", [symbol]]).encode())
+    await connection.drain()
+
+
+@contextmanager
+def following(follower: Follower, directory: Path) -> Iterator[Callable[[], list[Place | None]]]:
+    """Run a follower; gives what tells where its book stood, line by line."""
+    output = directory / "output"
+
+    def places() -> list[Place | None]:
+        assert process.poll() is None, (directory / "errors").read_text()
+        lines = output.read_text().rpartition("\n")[0].splitlines()
+        return [follower.place_of(line) for line in lines if '"kind": "trade"' not in line]
+
+    with output.open("wb") as out, (directory / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            follower.command,
+            cwd=REPOSITORY,
+            env=os.environ | {"XDG_CONFIG_HOME": str(directory), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+        )
+    try:
+        yield places
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def first_place(places: Callable[[], list[Place | None]]) -> bool:
+    """Whether the follower has had the book once."""
+    return any(places())
+
+
+def losses(places: Sequence[Place | None]) -> int:
+    """How often the book was there and then was not."""
+    return sum(before is not None and now is None for before, now in itertools.pairwise(places))
+
+
+def place(book: pb.OrderBook) -> Place:
+    """Sequence and checksum of the engine's book, as docs/feed.md has it."""
+    text = "|".join(
+        "".join(f"{level.price}:{level.quantity};" for level in side[:10]) for side in (book.bids, book.asks)
+    )
+    return book.sequence, zlib.crc32(text.encode())
+
+
+def test_an_example_of_a_checksum() -> None:
+    """The checksum that books are compared by is the one that docs/feed.md works out."""
+    bids = [pb.Level(price=18950, quantity=300), pb.Level(price=18949, quantity=1200)]
+    book = pb.OrderBook(sequence=3, bids=bids, asks=[pb.Level(price=18952, quantity=50)])
+    assert place(book) == (3, 3337965009)
