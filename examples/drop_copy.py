@@ -1,7 +1,7 @@
 """Follow all executions with nothing but nats-py: drop_copy.py nats://127.0.0.1:4222 [after].
 
 A line is the place of a message in the stream EXECUTIONS, the engine that reports, and one report, its fields
-as in bus/messages.py. The last place is all a program has to keep to go on where it stopped.
+as in docs/reference.md. The last place is all a program has to keep to go on where it stopped.
 """
 
 import asyncio

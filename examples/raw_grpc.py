@@ -1,6 +1,6 @@
 """Trade by the generated stubs alone, as in any other language: raw_grpc.py 127.0.0.1:50050 AAPL [password].
 
-The contract is proto/matchbus/v1/matchbus.proto. Prices are ticks, quantities lots.
+docs/reference.md has every call and field. Prices are ticks, quantities lots.
 """
 
 import sys
