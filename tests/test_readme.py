@@ -11,6 +11,7 @@ from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -123,6 +124,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_picture_needs_nothing_from_elsewhere() -> None:
+    """It is well-formed, says in words what it shows, and loads nothing."""
+    picture = ET.parse(ROOT / "docs" / "images" / "architecture.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert picture.findtext(f"{space}title")
+    assert picture.findtext(f"{space}desc")
+    assert not [name for element in picture.iter() for name in element.attrib if "href" in name]
 
 
 def test_the_index_has_every_page() -> None:
