@@ -1,6 +1,7 @@
 """The execution reports: each report of each engine exactly once, for positions, drop copy and audit.
 
-Here: storing one engine's messages and reading all engines' from the first on. Not here: what a report means,
+Here: storing one engine's messages, reading all engines' from the first on, and looking up a client's old
+fills. Not here: what a report means,
 and which batches share a message. An engine demands with every message that its own last one is the newest on
 its subject, and looks there when an answer is missing, so that nothing is stored twice and a replaced primary
 stores nothing.
@@ -10,7 +11,7 @@ stores nothing.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 import msgspec
@@ -26,6 +27,7 @@ from bus.stream import (
     StreamError,
     StreamReader,
     last_message,
+    next_message,
     settled_extent,
     until_connected,
 )
@@ -146,6 +148,73 @@ class ExecutionsReader:
 def read(client: Client) -> ExecutionsReader:
     """A reader of all execution reports, from the first one on."""
     return ExecutionsReader(client)
+
+
+class OldFills:
+    """Fills that their engine has let go of, from its reports. Messages before `first_epoch` do not count."""
+
+    def __init__(self, client: Client, engine: int, first_epoch: int = 0) -> None:
+        self._client = client
+        self._subject = subjects.execution(engine)
+        self._first_epoch = first_epoch
+
+    async def read(
+        self, owner: str, since: int, epoch: int, batch_number: int
+    ) -> AsyncGenerator[list[messages.ReportedFill]]:
+        """The owner's fills numbered above `since`, as far as they are stored and then as they come.
+
+        They come message by message, a list for each, which is empty where none is the owner's. None is from
+        before the end of that batch: its place is looked up in as many round trips as the number of messages
+        has binary digits. Raises ExecutionsDamaged when one is missing.
+        """
+        sequence = await self._first_after(max((epoch, batch_number), (self._first_epoch, 0)))
+        reader = StreamReader(self._client, subjects.EXECUTIONS_STREAM, sequence)
+        try:
+            while True:
+                for stored in await reader.read():
+                    if stored.subject != self._subject:
+                        continue
+                    fills = [
+                        report
+                        for report in _decode(stored.sequence, stored.payload).reports
+                        if type(report) is messages.ReportedFill
+                        and report.client == owner
+                        and report.sequence > since
+                    ]
+                    if fills:
+                        if fills[0].sequence != since + 1:
+                            raise ExecutionsDamaged(
+                                f"fills {since + 1} to {fills[0].sequence - 1} of a client are not reported"
+                            )
+                        since = fills[-1].sequence
+                    yield fills
+        except StreamError as error:
+            raise ExecutionsDamaged(str(error)) from error
+        finally:
+            await reader.close()
+
+    async def _first_after(self, place: tuple[int, int]) -> int:
+        """The sequence from which on all reports of batches after this (epoch, batch number) stand."""
+        extent = await settled_extent(self._client, subjects.EXECUTIONS_STREAM)
+        low, high = extent.first_seq, extent.last_seq + 1
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                stored = await next_message(self._client, subjects.EXECUTIONS_STREAM, middle, self._subject)
+            except AWAY:
+                await until_connected(self._client)
+                continue
+            if stored is None or _place(stored) > place:
+                high = middle
+            else:
+                low = stored.sequence + 1
+        return low
+
+
+def _place(stored: Stored) -> tuple[int, int]:
+    """How far the engine was at the end of a message; grows from message to message."""
+    message = _decode(stored.sequence, stored.payload)
+    return message.epoch, message.last_batch
 
 
 def _decode(sequence: int, payload: bytes) -> messages.Executions:

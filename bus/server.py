@@ -31,6 +31,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from bus import child
+from bus.process import ChildProcess
 
 MINIMUM_VERSION: Final = (2, 14)
 START_DEADLINE_S: Final = 15.0
@@ -152,7 +153,7 @@ def make_nodes(count: int, host: str = "127.0.0.1") -> list[Node]:
     return [Node(f"n{number}", port, ports) for number, port in enumerate(ports, start=1)]
 
 
-class NatsServer:
+class NatsServer(ChildProcess):
     """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
 
     It runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a
@@ -178,8 +179,7 @@ class NatsServer:
         self.node = node
         self._origins = origins
         self._store_dir = store_dir
-        self._log_file = log_file if log_file is not None else store_dir / "nats-server.log"
-        self._process: asyncio.subprocess.Process | None = None
+        super().__init__(log_file if log_file is not None else store_dir / "nats-server.log", STOP_DEADLINE_S)
         self._monitoring_port = 0
 
     @property
@@ -191,17 +191,6 @@ class NatsServer:
     def websocket_url(self) -> str:
         """Where pages connect that look on. Known once started."""
         return f"ws://{self.host}:{self.websocket_port}"
-
-    @property
-    def pid(self) -> int:
-        """The process id of the running child."""
-        assert self._process is not None, "the server was never started"
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the child runs."""
-        return self._process is not None and self._process.returncode is None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -217,7 +206,6 @@ class NatsServer:
 
         Raises ServerUnusable, or ServerFailed when it ended or was silent for 15 s; then no child is left.
         """
-        assert self._process is None or self._process.returncode is not None, "the server runs already"
         binary = await asyncio.to_thread(find_nats_server)
         self._store_dir.mkdir(parents=True, exist_ok=True)
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -225,22 +213,17 @@ class NatsServer:
             stale.unlink()
         settings = self._store_dir / SETTINGS
         settings.write_text(self._settings(), encoding="utf-8")
-        with self._log_file.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
-                str(binary),
-                *("-c", settings.name),
-                *("-a", self.host),
-                *("-p", str(self.port or -1)),
-                *("-m", "-1"),
-                *("--ports_file_dir", str(self._store_dir.resolve())),
-                *self._cluster_options(),
-                cwd=self._store_dir,  # nats.conf names its store relative to the working directory
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; the bus goes last
-            )
+        await self.launch(
+            *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
+            str(binary),
+            *("-c", settings.name),
+            *("-a", self.host),
+            *("-p", str(self.port or -1)),
+            *("-m", "-1"),
+            *("--ports_file_dir", str(self._store_dir.resolve())),
+            *self._cluster_options(),
+            directory=self._store_dir,  # nats.conf names its store relative to the working directory
+        )
         try:
             async with asyncio.timeout(START_DEADLINE_S):
                 await self._find_port()
@@ -253,30 +236,6 @@ class NatsServer:
         except BaseException:
             await self.stop()
             raise
-
-    async def wait(self) -> int:
-        """Wait until the child ends; its exit code, negative for a signal."""
-        assert self._process is not None, "the server was never started"
-        return await self._process.wait()
-
-    async def stop(self) -> None:
-        """Stop the child within 3 s: asked first, then killed. Does nothing when it has ended."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            async with asyncio.timeout(STOP_DEADLINE_S):
-                await self._process.wait()
-        except TimeoutError:
-            await self.kill()
-
-    async def kill(self) -> None:
-        """End the child with SIGKILL, as a crash would."""
-        assert self._process is not None, "the server was never started"
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
 
     async def restart(self) -> None:
         """Stop if it runs, then start on the same port with the same store."""

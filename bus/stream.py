@@ -196,6 +196,11 @@ async def last_message(client: Client, stream: str, subject: str) -> Stored | No
     return await _get(client, stream, {"last_by_subj": subject})
 
 
+async def next_message(client: Client, stream: str, sequence: int, subject: str) -> Stored | None:
+    """The first message of a subject from this sequence on. Raises StreamMissing, or one of AWAY."""
+    return await _get(client, stream, {"seq": sequence, "next_by_subj": subject})
+
+
 async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
     request = json.dumps(question).encode()
     answer = await heed_cancellation(

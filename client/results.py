@@ -84,8 +84,9 @@ class OrderResult(msgspec.Struct, frozen=True):
 
     A refusal is such an answer too (`rejected`, `reject_reason`, `reject_text`): refused orders are part of
     trading, and a loop over many orders should not end at one. `raise_if_refused` is for code that
-    cannot go on. `fills` holds what this command traded at once, `average_price` (for display) is over all
-    of the order's fills, 0 when there are none. `duplicate`: this is the answer to an earlier attempt of
+    cannot go on. `fills` holds what this command traded at once, without the last `fills_omitted` where those
+    are too many for a message: `Client.fills` has all. `average_price` (for display) is over all of the
+    order's fills, 0 when there are none. `duplicate`: this is the answer to an earlier attempt of
     the same command. `state` is set where the client had to ask how the order stands: see `Client.cancel`.
     """
 
@@ -101,6 +102,7 @@ class OrderResult(msgspec.Struct, frozen=True):
     prevented: tuple[PreventedMatch, ...] = ()
     duplicate: bool = False
     state: OrderState | None = None
+    fills_omitted: int = 0
 
     @property
     def rejected(self) -> bool:
@@ -237,6 +239,7 @@ def order_result(reply: pb.OrderReply, instrument: Instrument | None) -> OrderRe
         tuple([fill(message, instrument) for message in reply.fills]) if cumulative else (),
         tuple([_prevented(message, instrument) for message in reply.prevented]),
         reply.duplicate,
+        fills_omitted=reply.fills_omitted,
     )
 
 

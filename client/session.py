@@ -40,6 +40,9 @@ from client.units import Instrument, instrument
 _log: Final = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
+MAX_REPLY_BYTES: Final = 64 * 2**20
+"""A client may have more open orders, and a book more levels, than 4 MiB hold."""
+
 REGISTRATION_TIMEOUT_S: Final = 5.0
 SEARCH_TIMEOUT_S: Final = 1.0
 """How long the exchange has to say where an engine is."""
@@ -64,7 +67,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),  # a venue is reached directly, whatever the browser uses
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
 )
 
 _USELESS_TO_REPEAT: Final = frozenset(

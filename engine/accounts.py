@@ -8,7 +8,7 @@ from typing import Final
 
 from engine.commands import LegFill
 from engine.events import Accepted, Cancelled, Event, Fill, Prevented
-from engine.orders import REMEMBERED_FINISHED_ORDERS, Account, Order
+from engine.orders import REMEMBERED_FILLS, REMEMBERED_FINISHED_ORDERS, Account, Landmark, Order
 from engine.terms import Liquidity
 
 _MAKER: Final = int(Liquidity.MAKER)
@@ -19,7 +19,7 @@ class Accounts:
     """All accounts of one engine, and the facts of the command being applied.
 
     `events`, `taken` (fills of the command's own order), `prevented` and `leg_fills` start empty with each
-    command; `time_ns` is the batch's.
+    command; `time_ns` is the batch's. `crowded` are accounts with more fills at hand than need be.
     """
 
     def __init__(self, engine: int) -> None:
@@ -33,6 +33,7 @@ class Accounts:
         self.taken: list[Fill] = []
         self.prevented: list[Prevented] = []
         self.leg_fills: list[LegFill] = []
+        self.crowded: dict[str, Account] = {}
 
     def begin(self) -> list[Event]:
         """Start a command; returns the list its events will stand in."""
@@ -169,6 +170,13 @@ class Accounts:
         del account.orders[oldest.request.client_order_id]
         self.orders.pop(oldest.id, None)
 
+    def forget_fills(self, account: Account, needed_from: int, epoch: int, batch_number: int) -> None:
+        """Between two batches, let go of an account's old fills, and of none after `needed_from`."""
+        count = min(len(account.fills) - REMEMBERED_FILLS, needed_from - account.forgotten)
+        if count > 0:
+            del account.fills[:count]
+            account.landmarks.append(Landmark(account.traded, epoch, batch_number))
+
     def _fill(
         self,
         order: Order,
@@ -184,11 +192,12 @@ class Accounts:
         assert account is not None
         order.cumulative += quantity
         order.value += price * quantity
+        account.traded = sequence = account.traded + 1
         fills = account.fills
         request = order.request
         fill = Fill(
             account.name,
-            len(fills) + 1,
+            sequence,
             execution_id,
             order.id,
             request.client_order_id,
@@ -204,5 +213,7 @@ class Accounts:
             contra_order_id,
         )
         fills.append(fill)
+        if len(fills) >= 2 * REMEMBERED_FILLS:
+            self.crowded[account.name] = account
         self.events.append(fill)
         return fill

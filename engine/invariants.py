@@ -31,8 +31,9 @@ def check(state: State) -> None:
         assert in_book == order.is_resting, f"order {order.id} has {order.open} open but rests: {in_book}"
         assert order.is_resting or not order.open or order.reserved, f"order {order.id} waits for no leg"
     for account in state.accounts.by_name.values():
-        for expected, fill in enumerate(account.fills, start=1):
+        for expected, fill in enumerate(account.fills, start=account.forgotten + 1):
             assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected} (4)"
+        assert account.landmarks or not account.forgotten, f"{account.name}'s old fills cannot be found"
         assert len(account.orders) == len(account.open) + len(account.finished), f"{account.name}'s orders"
 
 

@@ -4,6 +4,7 @@ An order's quantity is always accounted for: quantity = cumulative + leaves + ca
 open (in the book, or being matched) + reserved (out on legs, able to trade nowhere else).
 """
 
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,13 +25,26 @@ _PENDING: Final = int(OrderStatus.PENDING)
 REMEMBERED_FINISHED_ORDERS: Final = 100_000
 """How many finished orders of a client keep their client order id and first answer."""
 
+REMEMBERED_FILLS: Final = 10_000
+"""How many of a client's newest fills stay at hand, up to twice as many; older ones are in the reports."""
+
+
+class Landmark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Fills numbered above `sequence` came after batch `batch_number` of epoch `epoch`."""
+
+    sequence: int
+    epoch: int
+    batch_number: int
+
 
 @dataclass(slots=True)
 class Account:
-    """A client's orders and its gap-free history of fills.
+    """A client's orders and the newest part of its gap-free history of fills.
 
     `orders` holds every remembered order by client order id, `open` those that can still trade by order id,
-    `finished` the rest in the order they finished.
+    `finished` the rest in the order they finished. `traded` counts all fills there ever were, of which
+    `fills` has the last; the `landmarks` say where to look for those before
+    (docs/decisions/0010-old-fills.md).
     """
 
     name: str
@@ -38,6 +52,18 @@ class Account:
     open: dict[int, "Order"] = field(default_factory=dict)
     finished: deque["Order"] = field(default_factory=deque)
     fills: list[Fill] = field(default_factory=list)
+    traded: int = 0
+    landmarks: list[Landmark] = field(default_factory=list)
+
+    @property
+    def forgotten(self) -> int:
+        """How many of the first fills are no longer at hand."""
+        return self.traded - len(self.fills)
+
+    def landmark(self, since: int) -> Landmark:
+        """The last place before which no fill numbered above `since` is."""
+        at = bisect_right(self.landmarks, since, key=lambda landmark: landmark.sequence)
+        return self.landmarks[at - 1] if at else Landmark(0, 0, 0)
 
 
 # gc=False: an order refers to its account and never the account's containers, and is dropped from those
@@ -47,8 +73,8 @@ class Order(msgspec.Struct, gc=False, eq=False):
 
     `worst` is the worst key of the opposite side (`engine.book`) that the order may trade at. `value` is
     the sum of price x quantity over its fills. `priority` orders the queue at a price; 0 before the order
-    first rests. `mark` is how many fills its account had when its last command began to trade. `answer` is
-    the first answer; None stands for the commonest, NEW with nothing filled.
+    first rests. `mark` is how many fills its account had had when its last command began to trade.
+    `answer` is the first answer; None stands for the commonest, NEW with nothing filled.
     """
 
     id: int

@@ -14,10 +14,10 @@ import msgspec
 
 from engine.commands import AddInstrument, NewOrder
 from engine.events import Answered, Fill, LegSent, LegTaken
-from engine.orders import Account, Order
+from engine.orders import Account, Landmark, Order
 from engine.state import OutLeg, PeerLegs, State
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the layout below and of everything in it."""
 
 
@@ -45,12 +45,14 @@ class _Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _Account(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A client's open orders by id, its finished ones in the order they finished, its history."""
+    """A client's open orders by id, its finished ones in the order they finished, its newest fills."""
 
     name: str
     open: list[_Order]
     finished: list[_Order]
     fills: list[Fill]
+    traded: int
+    landmarks: list[Landmark]
 
 
 class _Peer(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -127,6 +129,8 @@ def restore(state: State, snapshot: bytes) -> None:
     for kept in image.accounts:
         account = accounts.open_account(kept.name)
         account.fills = kept.fills
+        account.traded = kept.traded
+        account.landmarks = kept.landmarks
         for facts in kept.open:
             account.open[facts.id] = accounts.orders[facts.id] = _remember(account, facts)
         for facts in kept.finished:
@@ -156,6 +160,8 @@ def _account(account: Account) -> _Account:
         [_facts(order) for order in account.open.values()],
         [_facts(order) for order in account.finished],
         account.fills,
+        account.traded,
+        account.landmarks,
     )
 
 

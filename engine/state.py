@@ -119,7 +119,17 @@ class State:
                 book.sequence += 1
                 changes.append(BookChanged(book.symbol, book.sequence, levels))
         self._touched.clear()
+        if self.accounts.crowded:
+            self._forget_fills()
         return changes
+
+    def _forget_fills(self) -> None:
+        """Let go of old fills, but of none that an order with legs out has to answer for."""
+        accounts = self.accounts
+        for account in accounts.crowded.values():
+            marks = [leg.order.mark for leg in self.legs.values() if leg.order.account is account]
+            accounts.forget_fills(account, min(marks, default=account.traded), self.epoch, self.batch_number)
+        accounts.crowded.clear()
 
     def apply(self, command: Command) -> list[Event]:
         """Apply one command; returns its events.
@@ -175,7 +185,7 @@ class State:
             own_side, opposite, worst = book.bids, book.asks, -price
         else:
             own_side, opposite, worst = book.asks, book.bids, price
-        order_id, mark = accounts.next_order_id, len(account.fills)
+        order_id, mark = accounts.next_order_id, account.traded
         keys = opposite.keys
         if (
             (keys and keys[-1] >= worst)
@@ -631,7 +641,7 @@ class State:
             )
         for name in sorted(accounts.by_name):
             account = accounts.by_name[name]
-            digest.update(encode([name, len(account.orders)]))
+            digest.update(encode([name, len(account.orders), account.traded, account.landmarks]))
             for order in sorted(account.open.values(), key=lambda order: order.id):
                 digest.update(encode(_facts(order)))
             for order in account.finished:
@@ -645,14 +655,14 @@ def _mark(order: Order) -> None:
     """A command starts to trade for the order: its answer tells of fills from here on."""
     account = order.account
     assert account is not None
-    order.mark = len(account.fills)
+    order.mark = account.traded
 
 
 def _taken_since(order: Order) -> tuple[Fill, ...]:
     """What the order took since its mark, here and by its legs."""
     account = order.account
     assert account is not None
-    fills = account.fills[order.mark :]
+    fills = account.fills[order.mark - account.forgotten :]
     return tuple(fill for fill in fills if fill.order_id == order.id and fill.liquidity == _TAKER)
 
 

@@ -38,14 +38,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def offered(directory: Path) -> dict[str, str]:
-    """What can be run there, each with the first line of what it says of itself."""
+    """What says how a person runs it, each with the first line of what it says of itself."""
     scripts: dict[str, str] = {}
     if (directory / "__main__.py").is_file():
         scripts[ALL] = "Every benchmark; --quick with small sizes, --help tells the rest."
     for path in sorted(directory.glob("*.py")):
-        source = path.read_text(encoding="utf-8")
-        if "__main__" in source and path.stem != "__main__":
-            scripts[path.stem] = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        described = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if f"python benchmarks/{path.name}" in described:
+            scripts[path.stem] = described.partition("\n")[0]
     return scripts
 
 

@@ -36,6 +36,7 @@ from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 from bus import messages, subjects
 from bus.connection import connect
 from bus.messages import EngineEntry
+from bus.process import ChildProcess
 from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
 from engine.runtime.process import STANDBY_ROLE
@@ -95,44 +96,24 @@ class Ports:
     dashboard: int = 0
 
 
-class Member:
+class Member(ChildProcess):
     """The exchange or one engine: a child process with a name, an address and a log."""
 
     def __init__(
         self, name: str, command: Sequence[str], address: str, log_file: Path, environment: dict[str, str]
     ) -> None:
+        super().__init__(log_file, STOP_GRACE_S)
         self.name = name
         self.address = address
         self.restarts = 0
         self.ready = False
         self._command = command
-        self._log_file = log_file
         self._environment = environment
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id of the running child."""
-        assert self._process is not None, "the process was never started"
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the child runs."""
-        return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
         """Start the child without waiting for it."""
         self.ready = False
-        with self._log_file.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C is for the launcher, which stops all in order
-            )
+        await self.launch(*self._command, environment=self._environment)
 
     async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         """Return when the process serves or stands by. Raises `ProcessFailed`, also when it stays silent."""
@@ -148,25 +129,6 @@ class Member:
                 f"{self.name} was not ready within {deadline_s:g} s{self._last_words()}"
             ) from None
         self.ready = True
-
-    async def wait(self) -> int:
-        """Wait until the child ends; its exit code, negative for a signal."""
-        assert self._process is not None, "the process was never started"
-        return await self._process.wait()
-
-    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Stop the child: SIGTERM, and SIGKILL when it has not ended after the grace."""
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):

@@ -99,6 +99,15 @@ def test_every_call_that_needs_a_token_may_end_unauthenticated(contract: Contrac
     assert unauthenticated == every - public
 
 
+def test_the_trading_page_says_what_to_do_about_every_status(contract: Contract) -> None:
+    """Its table has a row for each status that a servicer gives, with something said of that servicer."""
+    rows = re.findall(r"^\| ([A-Z_]+) \|([^|]*)\|([^|]*)\| [^|]+ \|$", TRADING.read_text(), re.MULTILINE)
+    said = {status: {"MatchingEngine": engine, "Exchange": exchange} for status, engine, exchange in rows}
+    for service, _, calls in contract.services():
+        for ending in endings(SERVICERS[service], [name for name, *_ in calls]):
+            assert said[ending.status][service].strip(), (service, ending)
+
+
 def test_links_within_the_page_lead_somewhere() -> None:
     """Each type links to its own heading, of which there is one."""
     text = PAGE.read_text()

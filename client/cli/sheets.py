@@ -85,6 +85,8 @@ def result_lines(result: OrderResult, what: str) -> list[str]:
         f"  not traded with own order {match.maker_order_id}: {match.quantity:f} at {match.price:f}"
         for match in result.prevented
     ]
+    if result.fills_omitted:
+        lines.append(f"  and {result.fills_omitted:,} more: see `matchbus fills`")
     if result.cumulative_quantity:
         lines.append(f"  filled {result.cumulative_quantity:f} at {average(result.average_price)} on average")
     if result.leaves_quantity:

@@ -46,6 +46,10 @@ RECENT_NS: Final = 2_000_000_000
 ACTIVE_CYCLE_NS: Final = 1_500_000_000
 """An active symbol's snapshot comes round this often without anybody asking."""
 
+MAX_ACTIVE_PER_BEAT: Final = 100
+"""Active symbols whose snapshot comes round at one heartbeat. With more than 1,500 the round takes longer:
+snapshots of ten thousand would cost more than the orders do."""
+
 IDLE_CYCLE_BEATS: Final = 300
 """Each book's snapshot, active or not, comes round once in this many heartbeats."""
 
@@ -87,6 +91,7 @@ class MarketData:
         self._snapshot_ns: dict[str, int] = {}
         self._owed: dict[str, None] = {}
         self._parts: deque[tuple[str, bytes]] = deque()  # of one snapshot, as far as they have not left
+        self._active_cycle: list[str] = []
         self._idle_cycle: list[str] = []
 
     async def start(
@@ -200,9 +205,7 @@ class MarketData:
         )
         if self.epoch:
             await self._send(self._heartbeat_subject, encode(heartbeat))
-        for symbol in self._changed_ns:
-            if now_ns - self._snapshot_ns.get(symbol, 0) >= ACTIVE_CYCLE_NS:
-                self._owed[symbol] = None
+        self._turn_active_cycle(now_ns)
         self._turn_idle_cycle()
         await self._send_owed()
 
@@ -271,6 +274,16 @@ class MarketData:
             if now_ns - changed_ns <= RECENT_NS:
                 break
             del self._changed_ns[symbol]
+
+    def _turn_active_cycle(self, now_ns: int) -> None:
+        if not self._active_cycle:
+            self._active_cycle = [
+                symbol
+                for symbol in self._changed_ns
+                if now_ns - self._snapshot_ns.get(symbol, 0) >= ACTIVE_CYCLE_NS
+            ]
+        self._owed.update(dict.fromkeys(self._active_cycle[:MAX_ACTIVE_PER_BEAT]))
+        del self._active_cycle[:MAX_ACTIVE_PER_BEAT]
 
     def _turn_idle_cycle(self) -> None:
         if not self._idle_cycle:

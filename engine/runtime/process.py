@@ -32,7 +32,7 @@ from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
 from bus import crash_points, messages, subjects
-from bus.executions import ExecutionsDamaged, ExecutionsWriter
+from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
 from bus.lease import Lease, LeaseLost
@@ -348,6 +348,8 @@ class Engine:
             self._sessions,
             self._bell,
             ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
+            # Without a journal, what earlier processes reported is no history of this one's clients.
+            OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
         )
         door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
         await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))

@@ -5,9 +5,9 @@ the order. What a handler reads it reads through the commit loop, so it never sh
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar, cast
 
@@ -18,12 +18,14 @@ from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
 from bus import consolidated
+from bus.executions import ExecutionsDamaged, OldFills
+from bus.messages import ReportedFill
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.book import Book
 from engine.commands import Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
-from engine.orders import Order
+from engine.orders import Landmark, Order
 from engine.runtime import wire
 from engine.runtime.commit_loop import CommitError, CommitLoop, Overloaded, Submission
 from engine.runtime.effects import FillBell
@@ -40,6 +42,9 @@ SETTLE_PATIENCE_S: Final = 0.5
 MAX_FILLS_PER_BATCH: Final = 500
 MAX_FILL_STREAMS: Final = 8
 """GetFills streams of one client at once."""
+
+OLD_FILLS_PATIENCE_S: Final = 5.0
+"""How long the next message of the execution reports may take to come to who looks for old fills there."""
 
 STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back with the sequence it had."""
@@ -66,11 +71,19 @@ class _End:
 class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     """Answers the calls of service MatchingEngine; `away` gives the books that count, of all engines."""
 
-    def __init__(self, loop: CommitLoop, sessions: Sessions, bell: FillBell, away: "ProtectedBooks") -> None:
+    def __init__(
+        self,
+        loop: CommitLoop,
+        sessions: Sessions,
+        bell: FillBell,
+        away: "ProtectedBooks",
+        old_fills: OldFills,
+    ) -> None:
         self._loop = loop
         self._sessions = sessions
         self._bell = bell
         self._away = away
+        self._old_fills = old_fills
         self._fill_streams: defaultdict[str, int] = defaultdict(int)
 
     async def SubmitOrder(self, request: pb.NewOrder, context: Context) -> pb.OrderReply:
@@ -121,7 +134,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await reading
         finally:
             reading.cancel()
-            with suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
     async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> None:
@@ -258,28 +271,49 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         """Write fills above `since`; follow while the bell rings, or end at the newest without one."""
         by_name = self._loop.state.accounts.by_name
 
-        def newer() -> list[Fill]:
+        def newer() -> list[Fill] | Landmark:
             account = by_name.get(client)
-            return account.fills[since : since + MAX_FILLS_PER_BATCH] if account is not None else []
+            if account is None:
+                return []
+            if since < account.forgotten:
+                return account.landmark(since)
+            first = since - account.forgotten
+            return account.fills[first : first + MAX_FILLS_PER_BATCH]
 
         while True:
             if rung is not None:
                 rung.clear()
-            fills = await self._read(newer, context)
-            if fills:
-                try:
-                    async with asyncio.timeout(STALLED_READER_S):
-                        await context.write(wire.fill_batch(fills))
-                except TimeoutError:
-                    await context.abort(
-                        grpc.StatusCode.RESOURCE_EXHAUSTED,
-                        f"nothing was read for {STALLED_READER_S:g} s: ask again since your last sequence",
-                    )
-                since += len(fills)
+            found = await self._read(newer, context)
+            if isinstance(found, Landmark):
+                since = await self._send_old_fills(client, since, found, context)
+            elif found:
+                await _write_fills(found, context)
+                since += len(found)
             elif rung is None:
                 return
             else:
                 await rung.wait()
+
+    async def _send_old_fills(self, client: str, since: int, landmark: Landmark, context: Context) -> int:
+        """Write fills above `since` from the execution reports up to those at hand; the last one's number."""
+        account = self._loop.state.accounts.by_name[client]
+        reading = self._old_fills.read(client, since, landmark.epoch, landmark.batch_number)
+        try:
+            async with contextlib.aclosing(reading) as messages:
+                while since < account.forgotten:
+                    async with asyncio.timeout(OLD_FILLS_PATIENCE_S):
+                        fills = await anext(messages)
+                    for first in range(0, len(fills), MAX_FILLS_PER_BATCH):
+                        await _write_fills(fills[first : first + MAX_FILLS_PER_BATCH], context)
+                    since = fills[-1].sequence if fills else since
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE,
+                f"fills after {since} are in the execution reports, which do not come now: try again",
+            )
+        except ExecutionsDamaged as fault:
+            await context.abort(grpc.StatusCode.DATA_LOSS, f"{fault}; see docs/reliability.md")
+        return since
 
 
 class ProtectedBooks:
@@ -300,6 +334,18 @@ class ProtectedBooks:
         if symbol in self._own:
             books[self._engine] = self._own[symbol]
         return books
+
+
+async def _write_fills(fills: Sequence[Fill | ReportedFill], context: Context) -> None:
+    """Send a batch of fills to a reader that takes it."""
+    try:
+        async with asyncio.timeout(STALLED_READER_S):
+            await context.write(wire.fill_batch(fills))
+    except TimeoutError:
+        await context.abort(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"nothing was read for {STALLED_READER_S:g} s: ask again since your last sequence",
+        )
 
 
 async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:

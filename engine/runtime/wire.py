@@ -10,6 +10,7 @@ from typing import Final
 
 from matchbus.v1 import matchbus_pb2 as pb
 
+from bus.messages import ReportedFill
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from engine.events import Accepted, Answered, Fill
 from engine.orders import Order
@@ -18,6 +19,9 @@ from engine.terms import MAX_CLIENT_ORDER_ID_LENGTH, MAX_SYMBOL_LENGTH
 _NEW: Final = pb.ORDER_STATUS_NEW
 _REJECTED: Final = pb.ORDER_STATUS_REJECTED
 _EMPTY_COMMAND: Final = pb.REJECT_REASON_EMPTY_COMMAND
+MAX_FILLS_PER_MESSAGE: Final = 8_000
+"""Fills and prevented matches in one answer: with 10,000 replies they stay below what gRPC takes."""
+
 _MAX_ID: Final = MAX_CLIENT_ORDER_ID_LENGTH + 1
 _MAX_SYMBOL: Final = MAX_SYMBOL_LENGTH + 1
 _CUT: Final = "\ufffd"
@@ -99,6 +103,7 @@ def order_entry_response(
     """The replies to one message's commands, of which `answers` has those that are not empty."""
     response = pb.OrderEntryResponse()
     add = response.replies.add
+    room = MAX_FILLS_PER_MESSAGE
     following = iter(answers)
     for command in commands:
         if command is None:
@@ -117,14 +122,18 @@ def order_entry_response(
                 leaves_quantity=answer.quantity,
             )
         else:
-            order_reply(add(), answer)
+            reply = order_reply(add(), answer, room)
+            room -= len(reply.fills) + len(reply.prevented)
     return response
 
 
-def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderReply:
+def order_reply(
+    reply: pb.OrderReply, answer: Answered | Accepted, room: int = MAX_FILLS_PER_MESSAGE
+) -> pb.OrderReply:
     """Fill in the reply to a command about one order; an `Accepted` says that it rests whole.
 
-    The reply is given because one made inside its message need not be copied there.
+    The reply is given because one made inside its message need not be copied there. `room` is how many fills
+    and prevented matches it may have; of more it tells the number.
     """
     reply.client_order_id = answer.client_order_id
     reply.order_id = answer.order_id
@@ -138,13 +147,13 @@ def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderRe
     if answer.cumulative:
         reply.cumulative_quantity = answer.cumulative
         reply.average_price = answer.value / answer.cumulative
-        for event in answer.fills:
+        for event in answer.fills[:room]:
             fill(reply.fills.add(), event)
     if answer.reject_reason:
         reply.reject_reason = answer.reject_reason  # type: ignore[assignment]  # likewise
         reply.reject_text = answer.reject_text
     if answer.prevented:
-        for match in answer.prevented:
+        for match in answer.prevented[: room - len(reply.fills)]:
             reply.prevented.add(
                 symbol=match.symbol,
                 taker_order_id=match.taker_order_id,
@@ -153,12 +162,15 @@ def order_reply(reply: pb.OrderReply, answer: Answered | Accepted) -> pb.OrderRe
                 quantity=match.quantity,
                 mode=match.mode,
             )
+    omitted = len(answer.fills) + len(answer.prevented) - len(reply.fills) - len(reply.prevented)
+    if omitted:
+        reply.fills_omitted = omitted
     if answer.duplicate:
         reply.duplicate = True
     return reply
 
 
-def fill(made: pb.Fill, event: Fill) -> None:
+def fill(made: pb.Fill, event: Fill | ReportedFill) -> None:
     """Fill in one fill as its client sees it."""
     made.sequence = event.sequence
     made.execution_id = event.execution_id
@@ -178,7 +190,7 @@ def fill(made: pb.Fill, event: Fill) -> None:
         made.fee = event.fee
 
 
-def fill_batch(fills: Iterable[Fill]) -> pb.FillBatch:
+def fill_batch(fills: Iterable[Fill | ReportedFill]) -> pb.FillBatch:
     """Fills for a GetFills stream."""
     batch = pb.FillBatch()
     for event in fills:

@@ -26,7 +26,10 @@ MAX_CONCURRENT_STREAMS: Final = 1_000
 """Calls at once on one connection."""
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
-"""Room for a batch of 10,000 commands or a whole book; it is also what clients take by default."""
+"""Room for a batch of 10,000 commands and its answers; it is also what clients take by default."""
+
+MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
+"""Room for all open orders of a client, or a very deep book: who asks for such says that it takes them."""
 
 STOP_GRACE_S: Final = 0.5
 """How long calls under way may go on when a process ends."""
@@ -34,7 +37,7 @@ STOP_GRACE_S: Final = 0.5
 SERVER_OPTIONS: Final = (
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_REPLY_BYTES),
     ("grpc.max_metadata_size", 4 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),

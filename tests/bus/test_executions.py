@@ -1,6 +1,7 @@
 """Execution reports."""
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -8,9 +9,9 @@ import pytest
 
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.executions import ExecutionsDamaged, ExecutionsWriter, read
+from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills, read
 from bus.journal import Replaced
-from bus.messages import Executions, ReportedCancel
+from bus.messages import Executions, ReportedCancel, ReportedFill
 from bus.server import NatsServer
 from tests.waiting import until
 
@@ -203,3 +204,80 @@ async def test_a_full_stream_is_told_and_waited_for(
     assert caplog.text.count(" wait: ") == 1, "said once, not with every attempt"
     stored = await _stored(own_connection, 1)
     assert [message.first_batch for message in stored] == list(range(1, 51))
+
+
+def _fills(engine: int, batch: int, *owned: tuple[str, int], epoch: int = 1) -> Executions:
+    """A batch's fills, each by its owner and number."""
+    fills = tuple(
+        ReportedFill(owner, number, batch, number, f"o{number}", "AAPL", 1, 100, 1, 1, 1, 0, engine, batch, 9)
+        for owner, number in owned
+    )
+    return Executions(engine, epoch, batch, batch, len(fills), fills)
+
+
+async def _read_old(
+    fills: OldFills, owner: str, since: int, place: tuple[int, int], count: int
+) -> list[tuple[int, int]]:
+    """(number, batch) of the owner's next `count` fills, or those up to one that is missing."""
+    found: list[tuple[int, int]] = []
+    async with asyncio.timeout(5), contextlib.aclosing(fills.read(owner, since, *place)) as messages:
+        async for message in messages:
+            found += [(fill.sequence, fill.time_ns) for fill in message]
+            if len(found) >= count:
+                break
+    return found
+
+
+async def test_old_fills_are_found_from_any_place(connection: Connection, engine: int) -> None:
+    """A client's fills above any number, whatever stands between them, found from any place before them."""
+    writer, other = ExecutionsWriter(connection, engine), ExecutionsWriter(connection, engine + 30_000)
+    await writer.start()
+    await other.start()
+    history = [(number, batch) for number, batch in enumerate(range(3, 43, 4), start=1)]
+    for number, batch in history:
+        await other.publish(_fills(engine + 30_000, batch, ("ann", number)))
+        await writer.publish(_fills(engine, batch - 1, ("bob", number), epoch=1 + batch // 20))
+        await writer.publish(_fills(engine, batch, ("ann", number), ("bob", 99), epoch=1 + batch // 20))
+    old = OldFills(connection, engine)
+    for since in range(10):
+        epoch_and_batch = (1 + history[since][1] // 20, history[since][1] - 1)
+        for place in ((0, 0), epoch_and_batch):
+            assert await _read_old(old, "ann", since, place, 10 - since) == history[since:]
+
+
+async def test_old_fills_of_earlier_lives_do_not_count(connection: Connection, engine: int) -> None:
+    """An engine without a journal begins its numbers anew, and reads only what it reported itself."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    for epoch in (1, 2):
+        for batch in (2, 3):
+            await writer.publish(_fills(engine, batch, ("ann", batch - 1), epoch=epoch))
+            await writer.publish(_fills(engine, batch + 10, ("bob", batch - 1), epoch=epoch))
+    reading = OldFills(connection, engine, first_epoch=2).read("ann", 0, 0, 0)
+    async with asyncio.timeout(5), contextlib.aclosing(reading) as messages:
+        found = [fill.sequence for _ in range(4) for fill in await anext(messages)]
+        assert found == [1, 2]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await anext(messages)
+
+
+async def test_a_missing_old_fill_is_told(connection: Connection, engine: int) -> None:
+    """Never is a gap passed over."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    for batch, number in ((2, 1), (3, 3)):
+        await writer.publish(_fills(engine, batch, ("ann", number)))
+    with pytest.raises(ExecutionsDamaged, match="fills 2 to 2"):
+        await _read_old(OldFills(connection, engine), "ann", 0, (0, 0), 2)
+
+
+async def test_old_fills_that_are_not_stored_yet_are_waited_for(connection: Connection, engine: int) -> None:
+    """The reader is ahead of the writer: it gets them when they come."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        reading = group.create_task(_read_old(OldFills(connection, engine), "ann", 0, (0, 0), 1))
+        await asyncio.sleep(0)
+        await writer.publish(_fills(engine, 2, ("ann", 1)))
+    assert reading.result() == [(1, 2)]

@@ -1,12 +1,15 @@
 """Who owns what: client order ids, histories of fills, and what is forgotten when."""
 
+import msgspec
 import pytest
 
 from engine import orders as engine_orders
-from engine.commands import CancelOrder, NewOrder, OrderCommand, ReplaceOrder
-from engine.events import Answered, Fill
+from engine.commands import AwayQuote, CancelOrder, LegFill, LegResult, NewOrder, OrderCommand, ReplaceOrder
+from engine.events import Answered, Fill, LegSent
 from engine.invariants import check
+from engine.orders import Landmark
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from tests.engine.flow import SYMBOLS, Flow
 from tests.engine.venue import Venue, answer_of
 
 
@@ -147,6 +150,62 @@ def test_refused_orders_count_among_the_finished(monkeypatch: pytest.MonkeyPatch
         assert answer(market, refused).reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
     assert list(market.state.accounts.by_name["ann"].orders) == ["p2", "p3"]
     check(market.state)
+
+
+def test_only_the_newest_fills_stay_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that ends with twice the number forgets the oldest; numbers go on, and a landmark is left."""
+    monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", 3)
+    market = venue()
+    market.execute(order("bob", "ask", Side.SELL, 1_000))
+    numbers: list[list[int]] = []
+    account = market.state.accounts.open_account("ann")
+    for number in range(9):
+        market.execute(order("ann", f"o{number}", Side.BUY, 1))
+        numbers.append([fill.sequence for fill in account.fills])
+        check(market.state)
+    assert numbers[4:7] == [[1, 2, 3, 4, 5], [4, 5, 6], [4, 5, 6, 7]]
+    assert numbers[8] == [7, 8, 9]
+    batch = market.state.batch_number
+    assert account.landmarks == [Landmark(6, 1, batch - 3), Landmark(9, 1, batch)]
+    places = [account.landmark(since).batch_number for since in (0, 5, 6, 8, 9)]
+    assert places == [0, 0, batch - 3, batch - 3, batch]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_forgotten_changes_no_event(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that keeps two fills does what one does that keeps thousands."""
+    events = []
+    for remembered in (2, 10_000):
+        monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", remembered)
+        market = Venue()
+        for symbol, collar_bps in SYMBOLS.items():
+            market.add_instrument(symbol, collar_bps)
+        flow = Flow(seed)
+        for _ in range(100):
+            market.apply_batch(list(flow.commands(5)))
+            check(market.state)
+        events.append(market.events)
+    assert events[0] == events[1]
+
+
+def test_fills_that_a_leg_has_to_answer_for_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer tells of all that its command traded, however much is traded before its leg is back."""
+    monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", 2)
+    market = venue()
+    market.execute(order("bob", "ask", Side.SELL, 1, price=99))
+    market.execute(order("bob", "more", Side.SELL, 1_000, price=102))
+    away = (AwayQuote(2, 1, 1, ((100, 5),)),)
+    routed = msgspec.structs.replace(order("ann", "routed", Side.BUY, 6), away=away)
+    sent = market.apply_batch([routed])[0]
+    (leg,) = [event for event in sent if isinstance(event, LegSent)]
+    for number in range(6):
+        market.apply_batch([order("ann", f"o{number}", Side.BUY, 1, price=102)])
+    fills = market.state.accounts.by_name["ann"].fills
+    assert [fill.sequence for fill in fills] == [1, 2, 3, 4, 5, 6, 7]
+    back = market.apply_batch([LegResult(leg.leg_id, (LegFill(2 << 48, 100, 5, 2 << 48, 1),), ())])[0][-1]
+    assert isinstance(back, Answered)
+    assert [(fill.price, fill.quantity) for fill in back.fills] == [(99, 1), (100, 5)]
+    assert [fill.sequence for fill in fills] == [7, 8]
 
 
 def test_fills_carry_what_a_report_needs() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine import commands, invariants, snapshot
-from engine.snapshot import NotASnapshot
+from engine.snapshot import FORMAT, NotASnapshot
 from engine.state import State
 from tests.engine.flow import SYMBOLS, Flow
 from tests.engine.venue import Venue, apply_batch, restored
@@ -26,8 +26,12 @@ def busy_venue(seed: int) -> Venue:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_snapshot_after_any_batch_rolls_forward_to_the_same(seed: int) -> None:
+@pytest.mark.parametrize("remembered_fills", [5, 10_000])
+def test_a_snapshot_after_any_batch_rolls_forward_to_the_same(
+    seed: int, remembered_fills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Taken anywhere, it has the same digest; the next batch gives the same events and the same digest."""
+    monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", remembered_fills)
     state = State(1)
     for number, batch in enumerate(busy_venue(seed).batches, start=1):
         copy = restored(state)
@@ -51,7 +55,10 @@ def test_a_snapshot_of_a_restored_state_is_the_same_bytes() -> None:
         (lambda whole: whole[:-1], "no snapshot"),
         (lambda whole: b"", "no snapshot"),
         (lambda whole: msgspec.msgpack.encode([9, *msgspec.msgpack.decode(whole)[1:]]), "format 9"),
-        (lambda whole: msgspec.msgpack.encode([1, 2, *msgspec.msgpack.decode(whole)[2:]]), "of engine 2"),
+        (
+            lambda whole: msgspec.msgpack.encode([FORMAT, 2, *msgspec.msgpack.decode(whole)[2:]]),
+            "of engine 2",
+        ),
     ],
     ids=["cut", "empty", "other format", "other engine"],
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bus.process import ChildProcess
 from engine.runtime.process import parse_settings
 from simulation.cluster import (
     Cluster,
@@ -110,17 +111,11 @@ async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
     """A process that does not end on SIGTERM is killed after the grace."""
     log = tmp_path / "log"
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
-    member = Member(
-        "stubborn",
-        [sys.executable, "-c", f"{code}; time.sleep(60)"],
-        "127.0.0.1:1",
-        log,
-        dict(os.environ),
-    )
-    await member.start()
+    stubborn = ChildProcess(log, grace_s=0.2)
+    await stubborn.launch(sys.executable, "-c", f"{code}; time.sleep(60)")
     await eventually(lambda: bool(log.read_text()))
-    await member.stop(grace_s=0.2)
-    assert not member.running
+    await stubborn.stop()
+    assert await stubborn.wait() == -signal.SIGKILL
 
 
 async def test_missing_instruments_stop_the_start(tmp_path: Path) -> None:

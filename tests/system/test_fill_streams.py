@@ -92,16 +92,45 @@ async def test_a_follower_survives_the_kill_of_its_engine(own_venue: Callable[..
             group.create_task(follow())
             await trade(maker, taker, "AAA", 100)
             venue.kill(venue.engine_pid(1))
-            while True:
-                try:
-                    await maker.open_orders()
-                    break
-                except grpc.aio.AioRpcError as error:
-                    expect_status(error, grpc.StatusCode.UNAVAILABLE)
-                    await asyncio.sleep(0.05)
+            await until_answers(maker)
             await trade(maker, taker, "AAA", 100)
         assert [fill.sequence for fill in seen] == list(range(1, 201))
         assert seen == await taker.fills()
+
+
+async def test_a_long_history_is_whole_though_its_engine_holds_only_the_end(
+    own_venue: Callable[..., Venue],
+) -> None:
+    """Any part of it can be had, from before and after a kill, alike each time, by several at once."""
+    venue = own_venue(engines=1, options=("--snapshot-every", "20000"))
+    async with floor(venue) as trading:
+        maker, taker = await trading.trader(), await trading.trader()
+        await trade(maker, taker, "AAA", 25_000)
+        whole = await maker.fills()
+        assert [fill.sequence for fill in whole] == list(range(1, 25_001))
+        venue.kill(venue.engine_pid(1))
+        await until_answers(maker)
+        await trade(maker, taker, "AAA", 20_000)
+        sinces = (0, 1, 9_999, 10_000, 20_000, 24_999, 39_999, 45_000)
+        rests = await asyncio.gather(*(maker.fills(since) for since in sinces))
+        assert rests[0][:25_000] == whole
+        for since, rest in zip(sinces, rests, strict=True):
+            assert rest == rests[0][since:]
+        theirs = await taker.fills()
+        assert [fill.execution_id for fill in theirs] == [fill.execution_id for fill in rests[0]]
+
+
+async def until_answers(trader: Trader) -> None:
+    """Wait until the trader's engine is back."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await trader.open_orders()
+            except grpc.aio.AioRpcError as error:
+                expect_status(error, grpc.StatusCode.UNAVAILABLE)
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 def rss_bytes(pid: int) -> int:

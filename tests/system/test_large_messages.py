@@ -98,6 +98,7 @@ async def test_a_book_that_fits_into_no_message_is_known_everywhere(one_symbol: 
         symbol = "S" * 24
         own = await ann.book(symbol)
         assert len(own.bids) == 60_000
+        assert await open_orders(trading, one_symbol, ann) == 60_000
         await eventually(lambda: shows(trading, symbol, own), 20, "the exchange has the book")
         one_symbol.kill(one_symbol.exchange_pid)
         await eventually(lambda: shows(trading, symbol, own), 20, "the exchange that came later has it")
@@ -105,6 +106,14 @@ async def test_a_book_that_fits_into_no_message_is_known_everywhere(one_symbol: 
         await bob.limit(symbol, 2, 10**11, 5)
         fills = await eventually(bob.fills, 10, "an order at home on engine 2 takes the best bid")
         assert [(fill.price, fill.quantity) for fill in fills] == [(10**11, 5)]
+
+
+async def open_orders(trading: Floor, venue: Venue, trader: Trader) -> int:
+    """How many orders of a trader are open, asked for by somebody who takes large replies."""
+    options = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.insecure_channel(venue.address(1), options=options) as channel:
+        asking = Trader(trader.name, "", await trading.register(trader.name), channel)
+        return len(await asking.open_orders())
 
 
 async def shows(trading: Floor, symbol: str, own: pb.OrderBook) -> bool:
@@ -125,14 +134,18 @@ async def sees(trader: Trader, symbol: str, own: pb.OrderBook) -> bool:
 
 
 async def test_a_sweep_of_many_orders_is_reported_in_several_messages(one_symbol: Venue) -> None:
-    """One order takes 10,000: answer, histories, positions and stored reports have every fill once."""
-    orders = 10_000
+    """One order takes 40,000: histories, positions and stored reports have every fill once.
+
+    The answer has as many as fit into a message, and says how many it leaves out.
+    """
+    orders = 40_000
     async with floor(one_symbol) as trading:
         ann = await trading.trader(1, name="a" * 64)
         bob = await trading.trader(1, name="b" * 64)
         await rest(ann, [long_limit(number, 1, 10**6 - number, 1) for number in range(orders)])
         reply = await bob.submit(long_limit(0, 2, 1, orders).new)
-        assert (reply.status, len(reply.fills)) == (pb.ORDER_STATUS_FILLED, orders)
+        assert (reply.status, len(reply.fills)) == (pb.ORDER_STATUS_FILLED, 8_000)
+        assert reply.fills_omitted == orders - 8_000
         assert [fill.sequence for fill in await bob.fills()] == list(range(1, orders + 1))
         assert [fill.sequence for fill in await ann.fills()] == list(range(1, orders + 1))
 
@@ -154,4 +167,4 @@ async def test_a_sweep_of_many_orders_is_reported_in_several_messages(one_symbol
     assert largest <= MAX_MESSAGE_BYTES
     of_the_sweep = [message for message in decoded if message.last_batch == decoded[-1].last_batch]
     assert len(of_the_sweep) >= 2 * orders // 2_000
-    show(f"20,000 fills of one batch in {len(of_the_sweep)} messages, the largest of {largest} bytes")
+    show(f"{2 * orders:,} fills of one batch in {len(of_the_sweep)} messages, the largest of {largest} bytes")

@@ -289,7 +289,7 @@ class PreventedMatch(_message.Message):
     def __init__(self, symbol: _Optional[str] = ..., taker_order_id: _Optional[int] = ..., maker_order_id: _Optional[int] = ..., price: _Optional[int] = ..., quantity: _Optional[int] = ..., mode: _Optional[_Union[SelfTradePrevention, str]] = ...) -> None: ...
 
 class OrderReply(_message.Message):
-    __slots__ = ("client_order_id", "order_id", "status", "reject_reason", "reject_text", "cumulative_quantity", "leaves_quantity", "average_price", "fills", "duplicate", "prevented")
+    __slots__ = ("client_order_id", "order_id", "status", "reject_reason", "reject_text", "cumulative_quantity", "leaves_quantity", "average_price", "fills", "duplicate", "prevented", "fills_omitted")
     CLIENT_ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -301,6 +301,7 @@ class OrderReply(_message.Message):
     FILLS_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     PREVENTED_FIELD_NUMBER: _ClassVar[int]
+    FILLS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     client_order_id: str
     order_id: int
     status: OrderStatus
@@ -312,7 +313,8 @@ class OrderReply(_message.Message):
     fills: _containers.RepeatedCompositeFieldContainer[Fill]
     duplicate: bool
     prevented: _containers.RepeatedCompositeFieldContainer[PreventedMatch]
-    def __init__(self, client_order_id: _Optional[str] = ..., order_id: _Optional[int] = ..., status: _Optional[_Union[OrderStatus, str]] = ..., reject_reason: _Optional[_Union[RejectReason, str]] = ..., reject_text: _Optional[str] = ..., cumulative_quantity: _Optional[int] = ..., leaves_quantity: _Optional[int] = ..., average_price: _Optional[float] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., duplicate: _Optional[bool] = ..., prevented: _Optional[_Iterable[_Union[PreventedMatch, _Mapping]]] = ...) -> None: ...
+    fills_omitted: int
+    def __init__(self, client_order_id: _Optional[str] = ..., order_id: _Optional[int] = ..., status: _Optional[_Union[OrderStatus, str]] = ..., reject_reason: _Optional[_Union[RejectReason, str]] = ..., reject_text: _Optional[str] = ..., cumulative_quantity: _Optional[int] = ..., leaves_quantity: _Optional[int] = ..., average_price: _Optional[float] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., duplicate: _Optional[bool] = ..., prevented: _Optional[_Iterable[_Union[PreventedMatch, _Mapping]]] = ..., fills_omitted: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
     __slots__ = ("new", "cancel", "replace")

@@ -27,7 +27,7 @@ from bus.messages import (
 from bus.replica import BookReplica, Outcome
 from bus.server import NatsServer
 from engine.events import BookChanged, Fill
-from engine.runtime.market_data import MarketData
+from engine.runtime.market_data import MAX_ACTIVE_PER_BEAT, MarketData
 from engine.terms import Liquidity, Side
 
 if TYPE_CHECKING:
@@ -200,6 +200,21 @@ async def test_an_active_book_is_shown_again_without_being_asked(
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
         await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
     assert len(tape.heartbeats) <= 20
+
+
+async def test_snapshots_of_very_many_active_books_take_turns(
+    nats_connection: Connection, engine: int, tape: Tape
+) -> None:
+    """At one heartbeat a hundred and an idle one come round, and after a while each came."""
+    symbols = [f"S{number}" for number in range(250)]
+    market_data = MarketData(nats_connection, engine)
+    await market_data.start(3, dict.fromkeys(symbols, (0, ())))
+    changes = [BookChanged(symbol, 1, ((BID, 100, 5, 1),)) for symbol in symbols]
+    await market_data.publish(3, 1, 5, changes)
+    async with running(market_data):
+        await tape.until(lambda: len({subject for subject, _ in tape.snapshots[250:]}) == 250)
+    kinds = "".join("h" if isinstance(message, Heartbeat) else "s" for _, message in tape.messages[500:])
+    assert max(map(len, kinds.split("h"))) <= MAX_ACTIVE_PER_BEAT + 1
 
 
 async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(

@@ -1,7 +1,9 @@
 """Requests become commands and events become replies, field by field."""
 
+import msgspec
 import pytest
 from google.protobuf.message import Message
+from matchbus.edge import MAX_MESSAGE_BYTES
 from matchbus.v1 import matchbus_pb2 as pb
 
 from engine.commands import AddInstrument, CancelOrder, NewOrder
@@ -231,8 +233,9 @@ def test_a_refusal_says_why() -> None:
 
 def test_every_part_of_a_reply_is_given_by_some_answer() -> None:
     """A new field of the contract must be filled in here too."""
-    whole = Answered("a", "c", 1, 1, 1, "t", 1, 1, 1, (FILL,), (Prevented("a", "S", 1, 1, 1, 1, 1),), True)
-    reply = wire.order_reply(pb.OrderReply(), whole)
+    prevented = (Prevented("a", "S", 1, 1, 1, 1, 1),) * 2
+    whole = Answered("a", "c", 1, 1, 1, "t", 1, 1, 1, (FILL,), prevented, True)
+    reply = wire.order_reply(pb.OrderReply(), whole, room=2)
     assert [name for name, value in fields_of(reply).items() if not value] == []
     assert [name for name, value in fields_of(reply.fills[0]).items() if not value] == []
     assert [name for name, value in fields_of(reply.prevented[0]).items() if not value] == []
@@ -252,6 +255,24 @@ def test_every_command_of_a_message_gets_its_reply() -> None:
         pb.REJECT_REASON_EMPTY_COMMAND,
     )
     assert "new, cancel, replace" in refused.reject_text
+
+
+def test_no_answer_is_larger_than_clients_take() -> None:
+    """The largest replies and fills there are in one message; what has no room in it is counted."""
+    longest, number = "x" * MAX_CLIENT_ORDER_ID_LENGTH, 2**63 - 1
+    fill = msgspec.structs.replace(FILL, client_order_id=longest, symbol="S" * MAX_SYMBOL_LENGTH)
+    largest = msgspec.structs.replace(
+        fill, price=10**12, quantity=10**12, cumulative=10**12, leaves=10**12, time_ns=number, fee=0
+    )
+    refused = Answered(
+        "alice", longest, 2**64 - 1, int(OrderStatus.REJECTED), 1, "t" * 212, 10**12, 10**12, 10**15
+    )
+    taken = Answered("alice", longest, 2**64 - 1, 1, 0, "", 1, 1, 1, (largest,) * 6_000)
+    command = wire.cancel_order("alice", CANCEL)
+    response = wire.order_entry_response([command] * 10_000, [refused] * 9_998 + [taken] * 2)
+    assert response.ByteSize() < MAX_MESSAGE_BYTES
+    last = [(len(reply.fills), reply.fills_omitted) for reply in response.replies[-2:]]
+    assert last == [(6_000, 0), (2_000, 4_000)]
 
 
 def test_fills_go_out_in_order() -> None:

@@ -1,0 +1,71 @@
+"""A child process: how it is started, asked to end, and ended."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class ChildProcess:
+    """A child that writes what it prints to the end of `log_file`, and may be started again once it ended.
+
+    Asked to end, it is killed when it has not after `grace_s`.
+    """
+
+    def __init__(self, log_file: Path, grace_s: float) -> None:
+        self._log_file = log_file
+        self._grace_s = grace_s
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running child."""
+        return self._started.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the child runs."""
+        return self._process is not None and self._process.returncode is None
+
+    async def launch(
+        self, *command: str, environment: Mapping[str, str] | None = None, directory: Path | None = None
+    ) -> None:
+        """Start the child without waiting for it; its environment and directory are ours unless given."""
+        assert not self.running, "the child runs already"
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=directory,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, who stop all in order
+            )
+
+    async def wait(self) -> int:
+        """Wait until the child ends; its exit code, negative for a signal."""
+        return await self._started.wait()
+
+    async def stop(self) -> None:
+        """Ask the child to end, kill it when it has not after the grace. Nothing when it has ended."""
+        if not self.running:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._started.terminate()
+        try:
+            async with asyncio.timeout(self._grace_s):
+                await self.wait()
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End the child with SIGKILL, as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            self._started.kill()
+        await self.wait()
+
+    @property
+    def _started(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, "the child was never started"
+        return self._process
