@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ import nats
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
+from bus.server import NatsServer
+from tests.conftest import Connections
 from tests.system.lossy import LossyWay
 from tests.system.venue import (
     COMMAND,
@@ -174,6 +177,45 @@ async def first_place(places: Callable[[], list[Place | None]]) -> bool:
 def losses(places: Sequence[Place | None]) -> int:
     """How often the book was there and then was not."""
     return sum(before is not None and now is None for before, now in itertools.pairwise(places))
+
+
+@pytest.mark.parametrize("example", ["follow_feed.py", "feed.mjs"])
+async def test_what_comes_between_the_parts_of_a_snapshot_goes_on_top(
+    example: str,
+    shared_server: NatsServer,
+    connections: Connections,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    """A delta between two parts waits; a part without the one before, and a lower epoch, count for nothing."""
+    node = ("node", request.getfixturevalue("node_example")) if example == "feed.mjs" else ()
+    command = (*(node or (sys.executable, EXAMPLES / example)), shared_server.url, "B.C", "4712")
+    connection = await connections.open(shared_server.url)
+    joins = await connection.subscribe("snapshot.4712")
+
+    async def send(*message: object) -> None:
+        await connection.publish("md.4712.book.B=C", json.dumps(message).encode())
+
+    async def beat(sequence: int) -> None:
+        heartbeat = ["heartbeat", 4712, 3, 1, time.monotonic_ns(), {"B.C": sequence}]
+        await connection.publish("md.4712.heartbeat", json.dumps(heartbeat).encode())
+
+    whole = zlib.crc32(b"9:5;8:3;|11:2;")
+    after = zlib.crc32(b"9:4;8:3;|11:2;")
+    with following(Follower(command, place_in_words), tmp_path) as places:
+        await joins.next_msg(timeout=20)
+
+        async def holds() -> bool:
+            await beat(8)
+            await send("snapshot", 3, 6, 1, 0, [[2, 11, 2, 1]], whole, 2, 2)
+            await send("snapshot", 3, 7, 1, 0, [[1, 9, 5, 1], [1, 8, 3, 1]], whole, 1, 2)
+            await send("delta", 3, 8, 7, 2, 0, [[1, 9, 4, 1]], after)
+            await send("snapshot", 2, 9, 1, 0, [], zlib.crc32(b"|"), 1, 1)
+            await send("snapshot", 3, 7, 1, 0, [[2, 11, 2, 1]], whole, 2, 2)
+            return (8, after) in places()
+
+        await eventually(holds, 20, "the book is whole")
+        assert set(places()) <= {None, (7, whole), (8, after)}
 
 
 def place(book: pb.OrderBook) -> Place:
