@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import nats
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
+from nats.aio.msg import Msg
 
 from bus.server import NatsServer
 from tests.conftest import Connections
@@ -100,8 +101,15 @@ async def test_the_command_holds_the_book(one_engine: Venue, tmp_path: Path) -> 
 
 
 async def hold(venue: Venue, symbol: str, directory: Path, follower_at: Callable[[str], Follower]) -> None:
-    """Trade at random until the follower has lost its book several times; in the end it has the engine's."""
-    async with floor(venue) as trading, LossyWay(venue.nats_url, share=SHARE_LOST, seed=1) as way:
+    """Trade at random until the follower has lost its book several times; in the end it has the engine's.
+
+    And whatever it trusted meanwhile, at whatever sequence, was the engine's book there.
+    """
+    async with (
+        floor(venue) as trading,
+        LossyWay(venue.nats_url, share=SHARE_LOST, seed=1) as way,
+        published(venue, symbol) as true_places,
+    ):
         trader = await trading.trader(1)
         with following(follower_at(way.url), directory) as places:
             draw = random.Random(f"followers {symbol}")
@@ -117,6 +125,7 @@ async def hold(venue: Venue, symbol: str, directory: Path, follower_at: Callable
             await eventually(lambda: first_place(places), 30, "the book was joined")
             await eventually(lost_often, 60, f"the book was lost {LOSSES} times")
             await eventually(same, 30, "the follower has the engine's book")
+            assert set(places()) <= {None} | true_places
             show(f"{symbol}: {way.dropped} messages lost, and the book {losses(places())} times")
 
 
@@ -134,6 +143,22 @@ async def trade(draw: random.Random, trader: Trader, symbol: str) -> None:
         for _ in range(4)
     ]
     await trader.enter([[pb.Command(new=order)] for order in orders])
+
+
+@asynccontextmanager
+async def published(venue: Venue, symbol: str) -> AsyncIterator[set[Place]]:
+    """Collect where each delta and snapshot of engine 1 led, over a connection that loses nothing."""
+    places: set[Place] = set()
+
+    async def note(message: Msg) -> None:
+        kind, _, sequence, *fields = json.loads(message.data)
+        places.add((sequence, fields[4 if kind == "delta" else 3]))
+
+    connection = await nats.connect(venue.nats_url)
+    await connection.subscribe(f"md.1.book.{symbol}", cb=note)
+    await connection.flush()
+    yield places
+    await connection.close()
 
 
 async def ask_for_snapshot(venue: Venue, symbol: str) -> None:
@@ -187,7 +212,7 @@ async def test_what_comes_between_the_parts_of_a_snapshot_goes_on_top(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    """A delta between two parts waits; a part without the one before, and a lower epoch, count for nothing."""
+    """A delta between two parts waits; a part without the one before, and a lower epoch, do not count."""
     node = ("node", request.getfixturevalue("node_example")) if example == "feed.mjs" else ()
     command = (*(node or (sys.executable, EXAMPLES / example)), shared_server.url, "B.C", "4712")
     connection = await connections.open(shared_server.url)
