@@ -19,7 +19,7 @@ class LossyWay:
         self._upstream = host, int(port)
         self._share = share
         self._draw = random.Random(seed)
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._accepting: set[asyncio.Task[None]] = set()
         self.url = ""
         self.dropped = 0
 
@@ -30,20 +30,30 @@ class LossyWay:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._carrying:
+        for task in self._accepting:
             task.cancel()
-        await asyncio.gather(*self._carrying, return_exceptions=True)
+        await asyncio.gather(*self._accepting, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._accepting.add(task)
         up_reader, up_writer = await asyncio.open_connection(*self._upstream)
         flows = [
             asyncio.create_task(_carry(reader, up_writer)),
             asyncio.create_task(self._carry_lossily(up_reader, writer)),
         ]
-        self._carrying.update(flows)
-        await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
-        for end in (writer, up_writer):
-            end.transport.abort()
+        try:
+            await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # only `__aexit__` cancels; asyncio would log this end as a failure
+        finally:
+            for flow in flows:
+                flow.cancel()
+            await asyncio.gather(*flows, return_exceptions=True)
+            for end in (writer, up_writer):
+                end.transport.abort()
+            self._accepting.discard(task)
 
     async def _carry_lossily(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():

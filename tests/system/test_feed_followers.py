@@ -155,10 +155,12 @@ async def published(venue: Venue, symbol: str) -> AsyncIterator[set[Place]]:
         places.add((sequence, fields[4 if kind == "delta" else 3]))
 
     connection = await nats.connect(venue.nats_url)
-    await connection.subscribe(f"md.1.book.{symbol}", cb=note)
-    await connection.flush()
-    yield places
-    await connection.close()
+    try:
+        await connection.subscribe(f"md.1.book.{symbol}", cb=note)
+        await connection.flush()
+        yield places
+    finally:
+        await connection.close()
 
 
 async def ask_for_snapshot(venue: Venue, symbol: str) -> None:
