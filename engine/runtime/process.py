@@ -179,7 +179,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         state_dir=options.state_dir
         or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
         accept_loss=options.accept_loss,
-        metrics=options.metrics,
+        metrics=options.metrics or "",
         log_format=options.log_format,
         log_level=options.log_level,
     )
