@@ -42,6 +42,7 @@ IMPURE = {
     "grpc",
     "nats",
     "os",
+    "prometheus_client",
     "random",
     "secrets",
     "selectors",
@@ -175,6 +176,7 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
         "def f():\n    import asyncio",
         "import socket as s",
         "import uuid",
+        "from prometheus_client import Counter",
     ],
 )
 def test_an_impurity_is_found(source: str) -> None:

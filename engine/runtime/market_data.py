@@ -79,6 +79,7 @@ class MarketData:
         self.epoch = 0
         self.batch_number = 0
         self.replicas: dict[str, BookReplica] = {}
+        self.trades = 0
         self.messages_left_out = 0
         self.malformed_requests = 0
         self._nc = nc
@@ -140,6 +141,7 @@ class MarketData:
                     (fill.execution_id, fill.price, fill.quantity, taker_side)
                 )
         for symbol, made in trades.items():
+            self.trades += len(made)
             for first in range(0, len(made), MAX_TRADES_PER_MESSAGE):
                 part = tuple(made[first : first + MAX_TRADES_PER_MESSAGE])
                 message = Trades(epoch=epoch, batch_number=batch_number, time_ns=time_ns, trades=part)

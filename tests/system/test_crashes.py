@@ -1,11 +1,15 @@
 """Any process may be killed at any time: what was acknowledged is there, and trading goes on."""
 
 import asyncio
+import contextlib
 import json
+import os
 import random
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -213,6 +217,45 @@ async def everything(trading: Floor, load: Load, traders: list[Trader]) -> list[
 
     await eventually(positions_agree, 10, "positions follow the fills")
     return [*seen, fills, open_ids]
+
+
+async def test_a_snapshot_maker_dies_with_its_engine(own_venue: Callable[..., Venue]) -> None:
+    """None is left behind: it would hold a whole state, and wait for its journal for ever."""
+    venue = own_venue(engines=1, options=("--snapshot-every", "100"))
+    async with floor(venue) as trading:
+        trader = await trading.trader()
+        engine = venue.engine_pid(1)
+
+        async def maker() -> int:
+            await trader.enter([[pb.Command(new=limit("AAA", 1, 50, 1)) for _ in range(100)]])
+            return next((pid for pid in snapshot_makers() if parent(pid) == engine), 0)
+
+        pid = await eventually(maker, 20, "a snapshot is being made")
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot end by itself
+        venue.kill(engine)
+
+        async def is_gone() -> bool:
+            return pid not in snapshot_makers()
+
+        await eventually(is_gone, 10, "its maker ends")
+
+
+def snapshot_makers() -> list[int]:
+    """The processes that make snapshots, of any market."""
+    made_by = b"-m\0engine.runtime.snapshots\0"
+    found = []
+    for commands in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if made_by in commands.read_bytes().partition(b"\0")[2][: len(made_by)]:
+                found.append(int(commands.parent.name))
+    return found
+
+
+def parent(pid: int) -> int:
+    """The parent of a process; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 async def test_a_silent_journal_refuses_and_trading_resumes(own_venue: Callable[..., Venue]) -> None:
