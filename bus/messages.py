@@ -58,7 +58,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     """On `md.<n>.heartbeat`: an engine lives.
 
     `sequences` is the last sequence of each symbol changed in the last two seconds. `sent_ns` is the sender's
-    monotonic clock: only differences between heartbeats of one epoch mean anything.
+    monotonic clock: only differences between heartbeats of one epoch mean anything. `append_p50_us` and
+    `append_max_us` are how long its journal took to store a batch in the last second, 0 when there was none.
     """
 
     engine: int
@@ -66,6 +67,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     batch_number: int
     sent_ns: int
     sequences: dict[str, int]
+    append_p50_us: int = 0
+    append_max_us: int = 0
 
 
 FeedMessage = BookDelta | BookSnapshot | Trades | Heartbeat

@@ -234,12 +234,11 @@ class ProcessHealth(Collector):
 
 
 def add_metrics_option(parser: argparse.ArgumentParser) -> None:
-    """The option that exchange and engines have for this."""
+    """The option that exchange and engines have for this; None when it is left out."""
     parser.add_argument(
         "--metrics",
         metavar="HOST:PORT",
         type=_listen_address,
-        default="",
         help="serve Prometheus metrics at /metrics there, to whoever can reach it: keep it on loopback or in "
         "a network of your own; port 0 takes a free one (default: nowhere)",
     )

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Final
 
 import grpc.aio
+import msgspec
 from rich.console import Console
 
 from client import MatchbusError
-from simulation import chaos, report
+from exchange.runtime.instruments import read_instruments
+from simulation import chaos, report, scenario
+from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
-from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError
+from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.faults import Pace
 from simulation.operate import Interrupted, interruptible, positive, run_with_view, seconds
+from simulation.recording import Recording
 from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
-from simulation.run import Plan
+from simulation.report_files import write_report
+from simulation.scenario import Scenario, ScenarioRefused
+from simulation.staging import plan_of
 
 _COMMANDS: Final = ("run", "replay", "chaos")
 
@@ -36,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "chaos":
             return _chaos(options, console)
         return asyncio.run(_replay(options, console))
-    except (ClusterError, MatchbusError, ReplayFailed, CaptureMalformed) as error:
+    except (ClusterError, MatchbusError, ReplayFailed, CaptureMalformed, ScenarioRefused) as error:
         print(error, file=sys.stderr)
         return 1
     except grpc.aio.AioRpcError as error:
@@ -49,13 +55,19 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="simulation", description="Simulated and real flow through a market.")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="start a market, trade on it, check it (default)")
-    engines = int(os.environ.get("NUM_ENGINES", "2"))
-    run.add_argument("--engines", type=positive, default=engines, help="how many (default NUM_ENGINES, 2)")
-    run.add_argument("--clients", type=positive, default=10)
-    run.add_argument("--symbols", type=positive, default=4, help="how many of the instruments")
-    run.add_argument("--frequency", type=seconds, default=20.0, help="orders a second and client")
-    run.add_argument("--duration", type=seconds, default=10.0, help="seconds")
-    run.add_argument("--seed", type=int, default=1)
+    run.add_argument(
+        "--scenario",
+        metavar="FILE|NAME",
+        help=f"what to run: a file, or one of {', '.join(scenario.shipped())}",
+    )
+    run.add_argument("--report", type=Path, metavar="DIR", help="write a page with plots and the data there")
+    run.add_argument("--seed", type=int, help="default: the scenario's, 1 without one")
+    plain = run.add_argument_group("without a scenario")
+    plain.add_argument("--engines", type=positive, help="how many (default NUM_ENGINES, 2)")
+    plain.add_argument("--clients", type=positive, help="default 10")
+    plain.add_argument("--symbols", type=positive, help="how many of the instruments (default 4)")
+    plain.add_argument("--frequency", type=seconds, help="orders a second and client (default 20)")
+    plain.add_argument("--duration", type=seconds, help="seconds (default 10)")
     again = commands.add_parser("replay", help="30 minutes of a real market through the venue")
     again.add_argument("--engines", type=positive, default=1)
     again.add_argument("--limit", type=positive, default=0, help="only so many commands")
@@ -118,29 +130,43 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
     return 0 if result.holds else 1
 
 
+def _scenario(options: argparse.Namespace) -> Scenario:
+    """The scenario that was asked for, or the one that the other options describe."""
+    listed = [entry.symbol for entry in read_instruments(DEFAULT_INSTRUMENTS)]
+    if options.scenario is None:
+        return Scenario(
+            seed=1 if options.seed is None else options.seed,
+            duration_s=options.duration or 10.0,
+            engines=options.engines or int(os.environ.get("NUM_ENGINES", "2")),
+            symbols=tuple(listed[: options.symbols or 4]),
+            agents=tuple(usual_mix(options.clients or 10, options.frequency or 20.0)),
+        )
+    for name in ("engines", "clients", "symbols", "frequency", "duration"):
+        if getattr(options, name) is not None:
+            raise ScenarioRefused(f"--{name} is what a scenario says: leave it out, or change the file")
+    chosen = scenario.read(options.scenario, listed)
+    return chosen if options.seed is None else msgspec.structs.replace(chosen, seed=options.seed)
+
+
 async def _run(options: argparse.Namespace, console: Console) -> int:
     logs = Path("logs")
     password = os.environ.get("PASSWORD", DEFAULT_PASSWORD)
-    cluster = Cluster(engines=options.engines, password=password, log_dir=logs)
+    chosen = _scenario(options)
+    cluster = Cluster(engines=chosen.engines, standbys=chosen.standbys, password=password, log_dir=logs)
+    recording = None if options.report is None else Recording()
     try:
         async with interruptible(), cluster:
             console.print(report.cluster_table(cluster))
-            plan = Plan(
-                exchange=cluster.exchange.address,
-                nats=cluster.nats_url,
-                password=password,
-                clients=options.clients,
-                symbols=options.symbols,
-                frequency=options.frequency,
-                duration_s=options.duration,
-                seed=options.seed,
-                log_dir=logs,
-            )
+            plan = plan_of(chosen, cluster, recording=recording, log_dir=logs)
             outcome = await run_with_view(plan, console, headless=not console.is_terminal)
     except Interrupted:
         console.print("Stopped.")
         return 0
-    return report.show(console, outcome)
+    code = report.show(console, outcome)
+    if recording is not None:
+        page = write_report(options.report, chosen, outcome, recording)
+        console.print(f"The report is in {page}", soft_wrap=True, highlight=False)
+    return code
 
 
 async def _replay(options: argparse.Namespace, console: Console) -> int:

@@ -1,13 +1,14 @@
 """Runs simulated clients against a running market, then checks what came out.
 
-Deciding is in `agents.py`, carrying in `trader.py`, judging in `checks.py`; here they are put together.
+Deciding is in `agents`, carrying in `trader.py`, judging in `checks.py`; here they are put together.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,13 @@ from nats.aio.client import Client as NatsClient
 from bus import executions
 from bus.connection import connect
 from client import Client, Fill
-from simulation.agents import cast
+from client.terms import ENGINE_STATES
+from client.units import Instrument
+from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Ledger, count_fills, uncrossed
+from simulation.fundamental import Fundamental
 from simulation.market import MarketWatch
+from simulation.recording import Quote, Recording
 from simulation.trader import Trader
 
 SETTLE_DEADLINE_S: Final = 10.0
@@ -36,7 +41,12 @@ _SETTLE_POLL_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to simulate. `frequency` is steps a second and client; `symbols` 0 means all there are."""
+    """What to simulate.
+
+    `players` says who trades; without any it is `clients` of the usual mix, each with `frequency` steps a
+    second, or all of the kind `only`. The symbols are `named_symbols`, or else the first `symbols` of all
+    (0: all). `meanwhile` runs beside the clients, from their start on. A `recording` is filled.
+    """
 
     exchange: str
     nats: str = ""
@@ -48,6 +58,11 @@ class Plan:
     duration_s: float = 10.0
     seed: int = 1
     only: str = ""
+    players: Mapping[str, Player] = field(default_factory=dict)
+    named_symbols: tuple[str, ...] = ()
+    fundamental: Fundamental | None = None
+    meanwhile: Callable[["Progress"], Coroutine[None, None, None]] | None = None
+    recording: Recording | None = None
     log_dir: Path | None = None
 
 
@@ -82,14 +97,16 @@ class Progress:
     trades: int = 0
     volume: int = 0
 
-    def note(self, name: str, fill: Fill) -> None:
+    def note(self, trader: Trader, fill: Fill) -> None:
         """Count a fill; every trade is seen once, at its taker."""
+        if self.plan.recording is not None:
+            self.plan.recording.note_fill(trader.name, trader.player.kind, fill)
         if fill.liquidity == "taker":
             self.trades += 1
             self.volume += self.traders[0].client.instruments[fill.symbol].lots(fill.quantity)
             self.per_engine[fill.engine] += 1
             self.through_legs += fill.order_id >> 48 != fill.engine
-            self.last_fills.append((name, fill))
+            self.last_fills.append((trader.name, fill))
 
 
 async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> Outcome:
@@ -121,18 +138,23 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(plan.exchange))
     exchange = rpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
     listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10, wait_for_ready=True)
-    symbols = [instrument.symbol for instrument in listed.instruments][: plan.symbols or None]
+    all_symbols = [instrument.symbol for instrument in listed.instruments]
+    symbols = list(plan.named_symbols) or all_symbols[: plan.symbols or None]
     if not symbols:
         raise ValueError("the exchange lists no instruments")
     market = MarketWatch(exchange)
     progress = Progress(market, [], symbols, asyncio.get_running_loop().time(), plan)
-    for name, agent in cast(plan.clients, plan.seed, only=plan.only).items():
+    cast = plan.players or players(usual_mix(plan.clients, plan.frequency, only=plan.only), plan.seed)
+    for name, player in cast.items():
         log = stack.enter_context(_client_log(name, plan.log_dir))
         client = await stack.enter_async_context(
             Client.connect(plan.exchange, client_id=name, password=plan.password, secret=f"simulated {name}")
         )
         log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
-        progress.traders.append(Trader(name, agent, client, market, symbols, log, on_fill=progress.note))
+        trader = Trader(name, player, client, market, symbols, log, on_fill=progress.note)
+        if plan.fundamental is not None:
+            trader.value, trader.reference = plan.fundamental.value, plan.fundamental.start
+        progress.traders.append(trader)
     return progress
 
 
@@ -141,9 +163,13 @@ async def _trade_and_check(progress: Progress, ledger: Ledger) -> Outcome:
     plan = progress.plan
     await progress.market.refresh(progress.symbols)
     progress.started = clock()
+    if plan.recording is not None:
+        _record(progress, plan.recording)
     async with asyncio.TaskGroup() as group:
         for trader in progress.traders:
-            group.create_task(trader.trade(plan.frequency, progress.started + plan.duration_s))
+            group.create_task(trader.trade(progress.started, plan.duration_s))
+        if plan.meanwhile is not None:
+            group.create_task(plan.meanwhile(progress))
     elapsed = clock() - progress.started
     checks, positions = await _settle(progress, ledger if plan.nats else None)
     _log_positions(progress.traders, positions)
@@ -152,6 +178,42 @@ async def _trade_and_check(progress: Progress, ledger: Ledger) -> Outcome:
     else:
         fills = FillCounts(dict(sorted(progress.per_engine.items())), progress.through_legs, progress.volume)
     return Outcome(elapsed, progress.traders, checks, fills, positions)
+
+
+def _record(progress: Progress, recording: Recording) -> None:
+    """Let everything that is noticed from now on be kept, with its time."""
+    clock = asyncio.get_running_loop().time
+    recording.started_ns = time.time_ns()
+    instruments = progress.traders[0].client.instruments
+
+    def note_book(book: pb.ConsolidatedBook) -> None:
+        at_s = clock() - progress.started
+        fundamental = progress.plan.fundamental
+        value = None if fundamental is None else fundamental.value(book.symbol, at_s)
+        recording.quotes.append(_quote(book, instruments[book.symbol], at_s, value))
+
+    def note_engines(engines: list[pb.Engine]) -> None:
+        for engine in engines:
+            if engine.role != pb.ENGINE_ROLE_STANDBY:
+                state = ENGINE_STATES.get(engine.state)
+                recording.note_state(clock() - progress.started, engine.engine, str(state or "unknown"))
+
+    progress.market.on_book = note_book
+    progress.market.on_engines = note_engines
+    for trader in progress.traders:
+        trader.on_order = recording.orders.append
+
+
+def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value: float | None) -> Quote:
+    return Quote(
+        at_s=at_s,
+        symbol=book.symbol,
+        bid=instrument.price(book.bids[0].price) if book.bids else None,
+        ask=instrument.price(book.asks[0].price) if book.asks else None,
+        bid_depth=instrument.quantity(sum(level.quantity for level in book.bids)),
+        ask_depth=instrument.quantity(sum(level.quantity for level in book.asks)),
+        value=None if value is None else value * float(instrument.tick_size),
+    )
 
 
 async def _collect(nc: NatsClient, ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""Carries one agent's intents to the market and keeps what came back; `agents.py` decides what to do."""
+"""Carries one agent's intents to the market and keeps what came back; `agents` decide what to do."""
 
 import asyncio
 import logging
@@ -11,8 +11,10 @@ from typing import Final
 from client import Client, Fill, MatchbusError, OrderResult
 from client.terms import OrderStatus, RejectReason
 from engine.terms import OrderType, Side
-from simulation.agents import Agent, Cancel, Intent, OpenOrder, Replace, Submit, View
+from simulation.agents.cast import Player
+from simulation.agents.terms import REFERENCE_PRICE, Cancel, Intent, OpenOrder, Replace, Submit, View
 from simulation.market import MarketWatch
+from simulation.recording import SentOrder
 
 _OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
 
@@ -22,16 +24,20 @@ class Trader:
     """One client of the market with the agent that drives it.
 
     `submitted`, `statuses` and `refusals` count what it sent and what became of it; `fills` is its history
-    as GetFills gave it.
+    as GetFills gave it. `value` tells a symbol's fundamental value so many seconds after the start,
+    `reference` is where an empty market starts.
     """
 
     name: str
-    agent: Agent
+    player: Player
     client: Client
     market: MarketWatch
     symbols: Sequence[str]
     log: logging.Logger
-    on_fill: Callable[[str, Fill], None] = lambda _name, _fill: None
+    on_fill: Callable[["Trader", Fill], None] = lambda _trader, _fill: None
+    on_order: Callable[[SentOrder], None] = lambda _order: None
+    value: Callable[[str, float], float | None] = lambda _symbol, _at_s: None
+    reference: int = REFERENCE_PRICE
     fills: list[Fill] = field(default_factory=list)
     submitted: int = 0
     cancels: int = 0
@@ -39,20 +45,22 @@ class Trader:
     failures: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
+    _started: float = 0.0
     _open: dict[str, OpenOrder] = field(default_factory=dict)
     _closed: set[str] = field(default_factory=set)
     _positions: Counter[str] = field(default_factory=Counter)
     _last_prices: dict[str, int] = field(default_factory=dict)
 
-    async def trade(self, frequency: float, until: float) -> None:
-        """Take `frequency` steps a second until the loop's clock says `until`; late steps are left out."""
+    async def trade(self, started: float, duration_s: float) -> None:
+        """Step whenever the agent's arrivals say, for so long. A late step pushes the later ones back."""
+        self._started = started
         clock = asyncio.get_running_loop().time
-        pause = 1 / frequency
-        due = clock() + pause * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
-        while (due := max(due, clock())) < until:
+        wait_s = self.player.arrival.wait_s
+        due = started + wait_s() * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
+        while (due := max(due, clock())) < started + duration_s:
             await asyncio.sleep(due - clock())
-            due += pause
-            for intent in self.agent.decide(self._views()):
+            due += wait_s()
+            for intent in self.player.agent.decide(self._views()):
                 await self._carry(intent)
 
     async def follow(self) -> None:
@@ -69,6 +77,7 @@ class Trader:
         for order in self._open.values():
             resting.setdefault(order.symbol, []).append(order)
         views = []
+        now = asyncio.get_running_loop().time()
         for symbol in self.symbols:
             bid, ask = self.market.quotes(symbol)
             views.append(
@@ -79,6 +88,9 @@ class Trader:
                     last_price=self._last_prices.get(symbol),
                     position=self._positions[symbol],
                     open_orders=tuple(resting.get(symbol, ())),
+                    engines=self.market.engine_quotes(symbol, now),
+                    fundamental=self.value(symbol, now - self._started),
+                    reference=self.reference,
                 )
             )
         return views
@@ -102,16 +114,22 @@ class Trader:
     async def _submit(self, intent: Submit) -> None:
         instrument = self.client.instruments[intent.symbol]
         self.submitted += 1
-        result = await self.client.submit(
-            intent.symbol,
-            side=intent.side.name.lower(),
-            type=intent.type.name.lower(),
-            time_in_force=intent.time_in_force.name.lower(),
-            price=None if intent.type is OrderType.MARKET else instrument.price(intent.price),
-            quantity=instrument.quantity(intent.quantity),
-            post_only=intent.post_only,
-            self_trade_prevention=intent.self_trade_prevention.name.lower(),
-        )
+        clock = asyncio.get_running_loop().time
+        sent = clock()
+        result = None
+        try:
+            result = await self.client.submit(
+                intent.symbol,
+                side=intent.side.name.lower(),
+                type=intent.type.name.lower(),
+                time_in_force=intent.time_in_force.name.lower(),
+                price=None if intent.type is OrderType.MARKET else instrument.price(intent.price),
+                quantity=instrument.quantity(intent.quantity),
+                post_only=intent.post_only,
+                self_trade_prevention=intent.self_trade_prevention.name.lower(),
+            )
+        finally:
+            self.on_order(self._sent_order(intent, sent, result, clock()))
         self.log.info(
             "submitted %s %s %s %d @ %d: order %d %s",
             *(result.client_order_id, intent.side.name, intent.symbol, intent.quantity, intent.price),
@@ -125,6 +143,27 @@ class Trader:
             self._open[result.client_order_id] = OpenOrder(
                 result.client_order_id, intent.symbol, intent.side, intent.price, leaves
             )
+
+    def _sent_order(
+        self, intent: Submit, sent: float, result: OrderResult | None, answered: float
+    ) -> SentOrder:
+        instrument = self.client.instruments[intent.symbol]
+        return SentOrder(
+            sent_s=sent - self._started,
+            answered_s=None if result is None else answered - self._started,
+            client=self.name,
+            kind=self.player.kind,
+            engine=self.client.engine,
+            symbol=intent.symbol,
+            side=intent.side.name.lower(),
+            type=intent.type.name.lower(),
+            time_in_force=intent.time_in_force.name.lower(),
+            price=None if intent.type is OrderType.MARKET else instrument.price(intent.price),
+            quantity=instrument.quantity(intent.quantity),
+            status="" if result is None else str(result.status),
+            reason="" if result is None else str(result.reject_reason or ""),
+            order_id=0 if result is None else result.order_id,
+        )
 
     async def _replace(self, intent: Replace) -> None:
         order = self._open.get(intent.client_order_id)
@@ -173,4 +212,4 @@ class Trader:
             *(fill.sequence, fill.side, fill.quantity, fill.symbol, fill.price),
             *(fill.liquidity, fill.engine, fill.order_id),
         )
-        self.on_fill(self.name, fill)
+        self.on_fill(self, fill)

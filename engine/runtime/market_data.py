@@ -35,6 +35,7 @@ from bus.messages import (
 )
 from bus.replica import BookReplica
 from engine.events import BookChanged, Fill
+from engine.runtime.append_times import AppendTimes
 from engine.terms import Liquidity
 
 HEARTBEAT_NS: Final = 100_000_000
@@ -94,6 +95,7 @@ class MarketData:
         self._parts: deque[tuple[str, bytes]] = deque()  # of one snapshot, as far as they have not left
         self._active_cycle: list[str] = []
         self._idle_cycle: list[str] = []
+        self._append_times = AppendTimes()
 
     async def start(
         self,
@@ -149,6 +151,10 @@ class MarketData:
         if changes or trades:
             await asyncio.sleep(0)
 
+    def note_append(self, took_s: float) -> None:
+        """A batch was stored after so long: heartbeats tell of it."""
+        self._append_times.note(took_s, self._monotonic_ns())
+
     async def add_book(self, symbol: str) -> None:
         """A symbol starts to trade: its empty book is shown."""
         if symbol not in self.replicas:
@@ -198,12 +204,15 @@ class MarketData:
         now_ns = self._monotonic_ns()
         self._note_reconnect()
         self._forget_quiet(now_ns)
+        append_p50_us, append_max_us = self._append_times.recent_us(now_ns)
         heartbeat = Heartbeat(
             engine=self.engine,
             epoch=self.epoch,
             batch_number=self.batch_number,
             sent_ns=now_ns,
             sequences={symbol: self.replicas[symbol].sequence for symbol in self._changed_ns},
+            append_p50_us=append_p50_us,
+            append_max_us=append_max_us,
         )
         if self.epoch:
             await self._send(self._heartbeat_subject, encode(heartbeat))

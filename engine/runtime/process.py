@@ -179,7 +179,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         state_dir=options.state_dir
         or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
         accept_loss=options.accept_loss,
-        metrics=options.metrics,
+        metrics=options.metrics or "",
         log_format=options.log_format,
         log_level=options.log_level,
     )
@@ -426,6 +426,7 @@ class Engine:
 
     async def _release(self, batch: Batch) -> Awaitable[None] | None:
         self._snapshot_maker.note(len(batch.commands))
+        self._market_data.note_append(batch.committed_s - batch.append_began_s)
         shown = await self._effects.release(batch)
         self._counts.note(batch)
         return shown

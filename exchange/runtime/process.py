@@ -125,8 +125,6 @@ class Exchange:
                 group.create_task(self._publish_views())
                 if self._settings.metrics:
                     group.create_task(self._serve_metrics(servicer))
-                if self._settings.dashboard:
-                    group.create_task(self._serve_dashboard())
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
@@ -136,6 +134,8 @@ class Exchange:
                 await edge.start()
                 log.info("exchange listens at %s", address)
                 listening(address)
+                if self._settings.dashboard:
+                    group.create_task(self._serve_dashboard(address))
                 await self._executions.caught_up.wait()
                 await edge.set_serving(serving=True)
                 log.info(
@@ -246,7 +246,7 @@ class Exchange:
             lambda address: log.info("metrics are at http://%s/metrics", address),
         )
 
-    async def _serve_dashboard(self) -> None:
+    async def _serve_dashboard(self, exchange: str) -> None:
         try:
             from exchange.runtime import dashboard  # noqa: PLC0415  # an extra that need not be installed
         except ImportError as error:
@@ -256,6 +256,7 @@ class Exchange:
         await dashboard.serve(
             self._settings.dashboard,
             self._settings.websocket_urls,
+            exchange,
             lambda address: log.info("the dashboard is at http://%s", address),
         )
 

@@ -86,7 +86,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         trim_journals=options.trim_journals,
         dashboard=options.dashboard,
         websocket_urls=tuple(options.websocket.split(",")),
-        metrics=options.metrics,
+        metrics=options.metrics or "",
         log_format=options.log_format,
         log_level=options.log_level,
     )

@@ -182,6 +182,14 @@ def test_targets_are_what_file_sd_reads() -> None:
     ]
 
 
+def test_metrics_are_served_only_where_they_are_asked_for() -> None:
+    """Left out, the option names no address."""
+    parser = argparse.ArgumentParser()
+    add_metrics_option(parser)
+    assert parser.parse_args([]).metrics is None
+    assert parser.parse_args(["--metrics", "[::1]:0"]).metrics == "[::1]:0"
+
+
 @pytest.mark.parametrize("text", ["9464", ":9464", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536"])
 def test_an_address_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The command line says what is wrong before anything starts."""

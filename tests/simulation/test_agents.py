@@ -5,19 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.terms import OrderType, Side, TimeInForce
-from simulation.agents import (
-    REFERENCE_PRICE,
-    Agent,
-    Cancel,
-    Intent,
-    MarketMaker,
+from simulation.agents.cast import GROUPS, agent_of, players, usual_mix
+from simulation.agents.quoters import MarketMaker
+from simulation.agents.takers import (
+    ArbitrageGroup,
+    InformedGroup,
+    InformedTaker,
+    LatencyArbitrageur,
     MomentumTaker,
+    ReversionGroup,
+    ReversionTaker,
+)
+from simulation.agents.terms import (
+    REFERENCE_PRICE,
+    Cancel,
+    EngineQuote,
+    Intent,
     OpenOrder,
-    RandomTrader,
     Replace,
     Submit,
     View,
-    cast,
 )
 
 orders = st.builds(
@@ -29,6 +36,13 @@ orders = st.builds(
     leaves=st.integers(1, 500),
 )
 price = st.none() | st.integers(1, 20_000)
+quotes = st.builds(
+    EngineQuote,
+    engine=st.integers(1, 3),
+    best_bid=price,
+    best_ask=price,
+    age_s=st.floats(0, 60),
+)
 views = st.builds(
     View,
     symbol=st.just("AAPL"),
@@ -37,14 +51,15 @@ views = st.builds(
     last_price=price,
     position=st.integers(-5_000, 5_000),
     open_orders=st.lists(orders, max_size=25).map(tuple),
+    engines=st.lists(quotes, max_size=3).map(tuple),
+    fundamental=st.none() | st.floats(1, 20_000),
 )
 
 
 @given(st.lists(views, min_size=1, max_size=8), st.integers())
 def test_intents_are_possible_orders(seen: list[View], seed: int) -> None:
     """Whatever an agent sees, it wants orders that the venue's static rules take, and its own orders only."""
-    agents: list[Agent] = [kind(random.Random(seed)) for kind in (RandomTrader, MarketMaker, MomentumTaker)]
-    for agent in agents:
+    for agent in (agent_of(group(), random.Random(seed)) for group in GROUPS.values()):
         for view in seen:
             own = {order.client_order_id for order in view.open_orders}
             for intent in agent.decide([view]):
@@ -60,22 +75,47 @@ def test_intents_are_possible_orders(seen: list[View], seed: int) -> None:
                         assert min(intent.price, intent.leaves) > 0
 
 
-def test_same_seed_gives_the_same_intents() -> None:
-    """Two casts of one seed decide alike, step by step; another seed does not."""
+@given(st.lists(views, min_size=1, max_size=8), st.integers())
+def test_same_seed_and_views_give_the_same_decisions(seen: list[View], seed: int) -> None:
+    """Every kind of agent decides by its seed and by what it saw, and by nothing else; so do its arrivals."""
 
-    def story(seed: int) -> list[Intent]:
-        agents = cast(5, seed)
-        view = View("AAPL", best_bid=9_990, best_ask=10_010)
-        return [intent for agent in agents.values() for _ in range(20) for intent in agent.decide([view])]
+    def story() -> list[tuple[str, list[Intent], float]]:
+        cast = players([group() for group in GROUPS.values()], seed)
+        return [
+            (name, player.agent.decide([view]), player.arrival.wait_s())
+            for view in seen
+            for name, player in cast.items()
+        ]
 
-    assert story(7) == story(7)
+    assert story() == story()
+
+
+def test_another_seed_gives_other_decisions() -> None:
+    """Seeds make runs differ, also those of two agents of one group."""
+
+    def story(seed: int, index: int = 0) -> list[Intent]:
+        player = list(players([GROUPS["random"](count=2)], seed).values())[index]
+        return [intent for _ in range(20) for intent in player.agent.decide([View("AAPL")])]
+
     assert story(7) != story(8)
+    assert story(7) != story(7, 1)
 
 
-def test_cast_has_every_kind() -> None:
+def test_usual_mix_has_every_usual_kind() -> None:
     """Five clients are three random traders, a market maker and a momentum taker, by name."""
-    assert [name.split("-")[0] for name in cast(5, 1)] == ["random", "maker", "random", "momentum", "random"]
-    assert [name.split("-")[0] for name in cast(2, 1, only="random")] == ["random", "random"]
+
+    def names(count: int, only: str = "") -> list[str]:
+        return [name.split("-")[0] for name in players(usual_mix(count, 20.0, only=only), 1)]
+
+    assert names(5) == ["random", "maker", "random", "momentum", "random"]
+    assert names(2, only="random") == ["random", "random"]
+
+
+def test_players_are_numbered_through() -> None:
+    """A group's count gives so many clients, and no two have the same name."""
+    assert list(players([GROUPS["maker"](count=2), GROUPS["random"]()], 1)) == [
+        *("maker-1", "maker-2", "random-3")
+    ]
 
 
 def test_maker_quotes_both_sides_post_only() -> None:
@@ -88,6 +128,12 @@ def test_maker_quotes_both_sides_post_only() -> None:
     assert abs((bid.price + ask.price) / 2 - REFERENCE_PRICE) <= 1
     assert bid.post_only
     assert ask.post_only
+
+
+def test_an_empty_market_starts_where_the_scenario_says() -> None:
+    """Without a quote or a trade the reference is the middle; whatever else is known comes first."""
+    assert View("AAPL", reference=500).middle == 500
+    assert View("AAPL", best_ask=503, reference=500).middle == 503
 
 
 def test_maker_renews_only_stale_quotes() -> None:
@@ -115,3 +161,62 @@ def test_momentum_taker_follows_the_move() -> None:
     assert intent.side is Side.BUY
     assert 105 <= intent.price <= 107
     assert intent.time_in_force is TimeInForce.IOC
+
+
+def taken(intents: list[Intent]) -> tuple[Side, int]:
+    """Side and price of the one order that takes at once or never."""
+    (intent,) = intents
+    assert isinstance(intent, Submit)
+    assert intent.time_in_force is TimeInForce.IOC
+    return intent.side, intent.price
+
+
+def test_reversion_taker_trades_against_a_move_and_gives_back() -> None:
+    """It sells what rose far above its mean, waits while it is there, and buys back when it has fallen."""
+    taker = ReversionTaker(random.Random(1), ReversionGroup(memory=10, threshold=5))
+    assert taker.decide([View("AAPL", 99, 101)]) == []
+    assert taken(taker.decide([View("AAPL", 109, 111)])) == (Side.SELL, 109)
+    assert taker.decide([View("AAPL", 102, 104, position=-20)]) == []
+    assert taken(taker.decide([View("AAPL", 99, 101, position=-20)])) == (Side.BUY, 101)
+    assert taker.decide([View("AAPL", 99, 101)]) == []
+
+
+@pytest.mark.parametrize(
+    ("fundamental", "wanted"),
+    [(110.0, (Side.BUY, 107)), (90.0, (Side.SELL, 93)), (102.0, None), (None, None)],
+)
+def test_informed_taker_goes_for_what_it_is_worth(
+    fundamental: float | None, wanted: tuple[Side, int] | None
+) -> None:
+    """It takes up to the value less its edge, and nothing without that edge or without knowing the value."""
+    taker = InformedTaker(random.Random(1), InformedGroup(edge=3, error=0))
+    intents = taker.decide([View("AAPL", 99, 101, fundamental=fundamental)])
+    assert (taken(intents) if intents else None) == wanted
+
+
+@pytest.mark.parametrize(
+    ("leader", "other", "wanted"),
+    [
+        ((104, 106), (99, 101), (Side.BUY, 101)),
+        ((94, 96), (99, 101), (Side.SELL, 99)),
+        ((99, 103), (99, 101), None),
+        ((None, 106), (99, 101), None),
+        ((104, 106), (None, None), None),
+    ],
+)
+def test_arbitrageur_takes_the_stale_quote(
+    leader: tuple[int | None, int | None],
+    other: tuple[int | None, int | None],
+    wanted: tuple[Side, int] | None,
+) -> None:
+    """When one engine's prices moved and another's did not, it takes the old quote on the wrong side."""
+    view = View("AAPL", engines=(EngineQuote(1, *other, age_s=2.0), EngineQuote(2, *leader, age_s=0.1)))
+    intents = LatencyArbitrageur(random.Random(1)).decide([view])
+    assert (taken(intents) if intents else None) == wanted
+
+
+def test_arbitrageur_believes_nobody_when_both_moved() -> None:
+    """Quotes of the same age say nothing about which is stale."""
+    view = View("AAPL", engines=(EngineQuote(1, 99, 101, 0.1), EngineQuote(2, 104, 106, 0.1)))
+    taker = LatencyArbitrageur(random.Random(1), ArbitrageGroup(lag_s=0.05))
+    assert taker.decide([view]) == []

@@ -1,0 +1,195 @@
+"""Sums up a recording for its report: volume, routing, latency, profit, outages. Pure.
+
+Times are seconds since the clients began, money is in the unit that prices are in.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from simulation.plots import Bin, Point
+from simulation.recording import EngineState, SentOrder, Strike, TakenFill
+
+LATENCY_BINS_A_DECADE: Final = 10
+OUTAGE_WINDOW_S: Final = 20.0
+"""How long after a strike silence is put down to it, unless the engine is struck again before."""
+
+HOME_SHIFT: Final = 48
+"""An order id has the number of the engine that gave it in the bits above."""
+
+ROUTED: Final = "routed"
+AT_HOME: Final = "at home"
+
+
+class Outage(NamedTuple):
+    """What clients noticed of a strike: the longest silence of the struck engine, and of others meanwhile.
+
+    `until_s` is None when it never answered again, `live_s` when the exchange first saw it live again: None
+    where it never saw it otherwise, or not again.
+    """
+
+    strike: Strike
+    since_s: float
+    until_s: float | None
+    elsewhere_s: float
+    live_s: float | None
+
+    @property
+    def lasted_s(self) -> float | None:
+        """How long clients at home there had no answer."""
+        return None if self.until_s is None else self.until_s - self.since_s
+
+
+class Books(NamedTuple):
+    """Of one kind of agent over time: its gains, and what it holds is worth (less than 0: it is short)."""
+
+    profit: list[tuple[float, float]]
+    worth: list[tuple[float, float]]
+
+
+def trades(fills: Iterable[TakenFill]) -> list[TakenFill]:
+    """Every trade once, as its taker saw it."""
+    return [one for one in fills if one.fill.liquidity == "taker"]
+
+
+def value_of(one: TakenFill) -> float:
+    """What was paid."""
+    return float(one.fill.price * one.fill.quantity)
+
+
+def is_routed(one: TakenFill) -> bool:
+    """Whether an order traded on another engine than its own, through a leg."""
+    return one.fill.order_id >> HOME_SHIFT != one.fill.engine
+
+
+def volume_by_engine(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Bin]:
+    """The value traded on each engine in each of `count` equal stretches."""
+    return _binned([(one.at_s, f"E{one.fill.engine}", value_of(one)) for one in trades(fills)], end_s, count)
+
+
+def answers_by_engine(orders: Iterable[SentOrder], end_s: float, count: int) -> list[Bin]:
+    """How many orders were answered in each stretch, by the engine that their clients are at home on."""
+    answered = [(one.answered_s, f"E{one.engine}", 1.0) for one in orders if one.answered_s is not None]
+    return _binned(answered, end_s, count)
+
+
+def share_routed(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Point]:
+    """Which percentage of the value traded came through legs, at the middle of each stretch."""
+    parted = [(one.at_s, ROUTED if is_routed(one) else AT_HOME, value_of(one)) for one in trades(fills)]
+    points: list[Point] = []
+    for stretch in _binned(parted, end_s, count):
+        total = sum(stretch.values.values())
+        share = 100 * stretch.values.get(ROUTED, 0.0) / total if total else None
+        points.append(((stretch.low + stretch.high) / 2, share))
+    return points
+
+
+def latency_bins(latencies_ms: Sequence[float]) -> list[Bin]:
+    """How many answers took how long, in bins of equal width on a logarithmic axis."""
+    places = Counter(math.floor(math.log10(max(one, 1e-3)) * LATENCY_BINS_A_DECADE) for one in latencies_ms)
+    if not places:
+        return []
+    return [
+        Bin(
+            10 ** (place / LATENCY_BINS_A_DECADE),
+            10 ** ((place + 1) / LATENCY_BINS_A_DECADE),
+            {"": float(places[place])},
+        )
+        for place in range(min(places), max(places) + 1)
+    ]
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """The smallest value that at least so many percent do not exceed; None without values."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
+
+
+def latency_over_time(orders: Iterable[SentOrder], end_s: float, count: int, percent: float) -> list[Point]:
+    """A percentile of the latency of the orders sent in each stretch."""
+    width = end_s / count
+    stretches: dict[int, list[float]] = defaultdict(list)
+    for order in orders:
+        if order.latency_ms is not None:
+            stretches[_place(order.sent_s, width, count)].append(order.latency_ms)
+    return [((index + 0.5) * width, percentile(stretches[index], percent)) for index in range(count)]
+
+
+def books_by_kind(fills: Iterable[TakenFill], end_s: float, count: int) -> dict[str, Books]:
+    """What each kind of agent has gained and holds at the end of each stretch, at last prices.
+
+    All kinds together gain nothing, because what one pays another gets.
+    """
+    ordered = sorted(fills, key=lambda one: one.at_s)
+    books = {kind: Books([(0.0, 0.0)], [(0.0, 0.0)]) for kind in dict.fromkeys(one.kind for one in ordered)}
+    cash: dict[str, float] = defaultdict(float)
+    held: dict[tuple[str, str], float] = defaultdict(float)
+    last: dict[str, float] = {}
+    coming = iter(ordered)
+    one = next(coming, None)
+    for index in range(count):
+        until_s = end_s * (index + 1) / count
+        while one is not None and (one.at_s <= until_s or index == count - 1):
+            sign = 1 if one.fill.side == "buy" else -1
+            cash[one.kind] -= sign * value_of(one)
+            held[one.kind, one.fill.symbol] += sign * float(one.fill.quantity)
+            last[one.fill.symbol] = float(one.fill.price)
+            one = next(coming, None)
+        for kind, book in books.items():
+            worth = sum(held[kind, symbol] * price for symbol, price in last.items())
+            book.profit.append((until_s, cash[kind] + worth))
+            book.worth.append((until_s, worth))
+    return books
+
+
+def outages(
+    orders: Sequence[SentOrder], strikes: Sequence[Strike], states: Sequence[EngineState], end_s: float
+) -> list[Outage]:
+    """What clients noticed of each strike, from the times at which they had answers."""
+    return [
+        _outage(strike, _window_end(strike, strikes, end_s), orders, states)
+        for strike in sorted(strikes, key=lambda strike: strike.at_s)
+    ]
+
+
+def _window_end(strike: Strike, strikes: Iterable[Strike], end_s: float) -> float:
+    again = [one.at_s for one in strikes if one.engine == strike.engine and one.at_s > strike.at_s]
+    return min([strike.at_s + OUTAGE_WINDOW_S, end_s, *again])
+
+
+def _outage(
+    strike: Strike, until_s: float, orders: Iterable[SentOrder], states: Iterable[EngineState]
+) -> Outage:
+    own, others = [strike.at_s], [strike.at_s]
+    for order in orders:
+        # What was sent within the window may be answered after it, and that is when the outage ended.
+        if order.answered_s is not None and order.answered_s > strike.at_s and order.sent_s <= until_s:
+            (own if order.engine == strike.engine else others).append(order.answered_s)
+    since_s, back_s = _longest_gap(own, until_s)
+    end_s = until_s if back_s is None else back_s
+    before, after = _longest_gap([at_s for at_s in others if at_s <= end_s], end_s)
+    later = [one for one in states if one.engine == strike.engine and one.at_s >= strike.at_s]
+    live_s = next((one.at_s for one in later if one.state == "live"), None)
+    return Outage(strike, since_s, back_s, (end_s if after is None else after) - before, live_s)
+
+
+def _longest_gap(times: Iterable[float], until_s: float) -> tuple[float, float | None]:
+    """The longest stretch without one of the times, from the first on; open when it lasts until the end."""
+    ordered = sorted(times)
+    since_s, back_s = max(pairwise([*ordered, max(until_s, ordered[-1])]), key=lambda gap: gap[1] - gap[0])
+    return since_s, None if since_s == ordered[-1] else back_s
+
+
+def _binned(amounts: Iterable[tuple[float, str, float]], end_s: float, count: int) -> list[Bin]:
+    width = end_s / count
+    sums: list[dict[str, float]] = [defaultdict(float) for _ in range(count)]
+    for at_s, name, amount in amounts:
+        sums[_place(at_s, width, count)][name] += amount
+    return [Bin(index * width, (index + 1) * width, values) for index, values in enumerate(sums)]
+
+
+def _place(at_s: float, width: float, count: int) -> int:
+    """Which stretch a time is in; what came just before or after the run counts to its ends."""
+    return min(max(int(at_s / width), 0), count - 1)

@@ -1,0 +1,100 @@
+"""What a run looked like, moment by moment: quotes, orders, fills, faults. Pure: times are passed in.
+
+All times are seconds since the clients began. Prices and quantities are decimals in the instrument's units.
+"""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple
+
+from client import Fill
+
+NS_PER_S = 1_000_000_000
+
+
+class Quote(NamedTuple):
+    """One symbol's consolidated book at one moment; depths are what rests on the watched levels of a side."""
+
+    at_s: float
+    symbol: str
+    bid: Decimal | None
+    ask: Decimal | None
+    bid_depth: Decimal
+    ask_depth: Decimal
+    value: float | None
+    """The fundamental value, where the scenario has one."""
+
+
+class SentOrder(NamedTuple):
+    """One order as its client saw it. Without an answer `answered_s` is None and `status` empty."""
+
+    sent_s: float
+    answered_s: float | None
+    client: str
+    kind: str
+    engine: int
+    """Where the client is at home."""
+    symbol: str
+    side: str
+    type: str
+    time_in_force: str
+    price: Decimal | None
+    quantity: Decimal
+    status: str
+    reason: str
+    order_id: int
+
+    @property
+    def latency_ms(self) -> float | None:
+        """From the call to its answer."""
+        return None if self.answered_s is None else (self.answered_s - self.sent_s) * 1_000
+
+
+class TakenFill(NamedTuple):
+    """One side of a trade."""
+
+    at_s: float
+    client: str
+    kind: str
+    fill: Fill
+
+
+class Strike(NamedTuple):
+    """A fault that struck an engine; `lasts_s` is 0 for what is over at once."""
+
+    at_s: float
+    kind: str
+    engine: int
+    lasts_s: float
+
+
+class EngineState(NamedTuple):
+    """From here on the exchange saw the engine so."""
+
+    at_s: float
+    engine: int
+    state: str
+
+
+@dataclass(slots=True)
+class Recording:
+    """Everything that happened, in the order in which it was noticed."""
+
+    started_ns: int = 0
+    """UTC."""
+    quotes: list[Quote] = field(default_factory=list)
+    orders: list[SentOrder] = field(default_factory=list)
+    fills: list[TakenFill] = field(default_factory=list)
+    strikes: list[Strike] = field(default_factory=list)
+    states: list[EngineState] = field(default_factory=list)
+
+    def note_fill(self, client: str, kind: str, fill: Fill) -> None:
+        """Place a fill by the time that its engine gave it."""
+        at_s = (fill.timestamp_ns - self.started_ns) / NS_PER_S
+        self.fills.append(TakenFill(at_s, client, kind, fill))
+
+    def note_state(self, at_s: float, engine: int, state: str) -> None:
+        """Keep an engine's state if it is another than before."""
+        before = next((known.state for known in reversed(self.states) if known.engine == engine), None)
+        if state != before:
+            self.states.append(EngineState(at_s, engine, state))

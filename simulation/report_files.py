@@ -1,0 +1,114 @@
+"""Writes the report of a run into a directory: the page, and the data as CSV, JSON and JSON Lines.
+
+`docs/simulation.md` says what each column is.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from simulation import analysis
+from simulation.page import page
+from simulation.recording import Quote, Recording, SentOrder, TakenFill
+from simulation.report import outcome_document
+from simulation.run import Outcome
+from simulation.scenario import Scenario
+
+PAGE: Final = "index.html"
+
+QUOTE_COLUMNS: Final = ("time_s", "symbol", "bid", "ask", "bid_depth", "ask_depth", "value")
+ORDER_COLUMNS: Final = (
+    *("sent_s", "latency_ms", "client", "kind", "home", "symbol", "side", "type", "time_in_force"),
+    *("price", "quantity", "status", "reason", "order_id"),
+)
+FILL_COLUMNS: Final = (
+    *("time_s", "client", "kind", "sequence", "execution_id", "order_id", "symbol", "side", "price"),
+    *("quantity", "liquidity", "engine", "routed"),
+)
+
+_PERCENTILES: Final = {"p50": 50, "p99": 99, "longest": 100}
+
+
+def write_report(folder: Path, scenario: Scenario, outcome: Outcome, recording: Recording) -> Path:
+    """Write everything, over what an earlier report left there; the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))
+    _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, recording.orders))
+    fills = sorted(recording.fills, key=lambda one: (one.at_s, one.fill.execution_id))
+    _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, fills))
+    outages = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
+    (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
+    document = {
+        "scenario": msgspec.to_builtins(scenario),
+        **outcome_document(outcome),
+        "latency_ms": _latency(recording.orders),
+        "profit": {
+            kind: round(books.profit[-1][1], 6) for kind, books in _books(scenario, recording).items()
+        },
+    }
+    (folder / "outcome.json").write_text(json.dumps(document, indent=2) + "\n")
+    (folder / PAGE).write_text(page(scenario, outcome, recording), encoding="utf-8")
+    return folder / PAGE
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _quote_row(quote: Quote) -> Sequence[object]:
+    value = None if quote.value is None else f"{quote.value:.6g}"
+    return (
+        *(_time(quote.at_s), quote.symbol, quote.bid, quote.ask),
+        *(f"{quote.bid_depth:f}", f"{quote.ask_depth:f}", value),
+    )
+
+
+def _order_row(order: SentOrder) -> Sequence[object]:
+    latency = None if order.latency_ms is None else f"{order.latency_ms:.3f}"
+    return (
+        *(_time(order.sent_s), latency, order.client, order.kind, f"E{order.engine}", order.symbol),
+        *(order.side, order.type, order.time_in_force, order.price, f"{order.quantity:f}"),
+        *(order.status, order.reason, order.order_id or None),
+    )
+
+
+def _fill_row(one: TakenFill) -> Sequence[object]:
+    fill = one.fill
+    return (
+        *(_time(one.at_s), one.client, one.kind, fill.sequence, fill.execution_id, fill.order_id),
+        *(fill.symbol, fill.side, fill.price, f"{fill.quantity:f}", fill.liquidity, f"E{fill.engine}"),
+        int(analysis.is_routed(one)),
+    )
+
+
+def _latency(orders: Iterable[SentOrder]) -> dict[str, float | None]:
+    latencies = [order.latency_ms for order in orders if order.latency_ms is not None]
+    return {name: analysis.percentile(latencies, percent) for name, percent in _PERCENTILES.items()}
+
+
+def _books(scenario: Scenario, recording: Recording) -> dict[str, analysis.Books]:
+    return analysis.books_by_kind(recording.fills, scenario.duration_s, 1)
+
+
+def _fault(outage: analysis.Outage) -> dict[str, Any]:
+    return {
+        "time_s": round(outage.strike.at_s, 3),
+        "kind": outage.strike.kind,
+        "engine": outage.strike.engine,
+        "lasts_s": outage.strike.lasts_s,
+        "silent_from_s": round(outage.since_s, 3),
+        "outage_s": None if outage.lasted_s is None else round(outage.lasted_s, 3),
+        "elsewhere_s": round(outage.elsewhere_s, 3),
+        "live_s": None if outage.live_s is None else round(outage.live_s, 3),
+    }
+
+
+def _time(at_s: float) -> str:
+    return f"{at_s:.3f}"

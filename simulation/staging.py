@@ -1,0 +1,67 @@
+"""Puts a scenario on a running market: its agents, what symbols are worth, and its faults at their times."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from simulation.agents.cast import players
+from simulation.cluster import Cluster
+from simulation.fundamental import Fundamental
+from simulation.recording import Recording, Strike
+from simulation.run import Plan, Progress
+from simulation.scenario import EngineFault, Scenario
+from simulation.strikes import Strikes
+
+
+def plan_of(
+    scenario: Scenario, cluster: Cluster, *, recording: Recording | None = None, log_dir: Path | None = None
+) -> Plan:
+    """What to simulate on a started market. Same seed and scenario: the same agents and values."""
+    value = scenario.fundamental
+    fundamental = None if value is None else Fundamental(value, scenario.seed)
+
+    async def meanwhile(progress: Progress) -> None:
+        note = (lambda _: None) if recording is None else recording.strikes.append
+        await strike(cluster, scenario.faults, progress.started, note)
+
+    return Plan(
+        exchange=cluster.exchange.address,
+        nats=cluster.nats_url,
+        password=cluster.password,
+        duration_s=scenario.duration_s,
+        seed=scenario.seed,
+        players=players(scenario.agents, scenario.seed),
+        named_symbols=scenario.symbols,
+        fundamental=fundamental,
+        meanwhile=meanwhile,
+        recording=recording,
+        log_dir=log_dir,
+    )
+
+
+async def strike(
+    cluster: Cluster, faults: Sequence[EngineFault], started: float, note: Callable[[Strike], None]
+) -> None:
+    """Let every fault strike at its time after `started`; return when the last is over.
+
+    An engine that is being started again just then is spared. Cancelled, it leaves nothing frozen.
+    """
+    clock = asyncio.get_running_loop().time
+    strikes = Strikes(cluster)
+    try:
+        for fault in sorted(faults, key=lambda fault: fault.at_s):
+            await asyncio.sleep(started + fault.at_s - clock())
+            if not cluster.engines[fault.engine].running:
+                continue
+            lasts_s = fault.lasts_s if fault.kind == "freeze" else 0.0
+            note(Strike(clock() - started, fault.kind, fault.engine, lasts_s))
+            match fault.kind:
+                case "kill":
+                    strikes.kill(fault.engine)
+                case "freeze":
+                    strikes.freeze(fault.engine, fault.lasts_s)
+                case "restart":
+                    strikes.restart(fault.engine)
+        await strikes.until_thawed()
+    finally:
+        await strikes.thaw_all()

@@ -1,0 +1,139 @@
+"""What a recording adds up to."""
+
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+
+from client import Fill
+from client.terms import Liquidity, Side
+from simulation import analysis
+from simulation.recording import EngineState, Recording, SentOrder, Strike, TakenFill
+
+E1_ORDER, E2_ORDER = 1 << 48, 2 << 48
+
+
+def taken(
+    at_s: float,
+    kind: str,
+    side: Side,
+    price: str,
+    quantity: int = 1,
+    *,
+    liquidity: Liquidity = Liquidity.TAKER,
+    order_id: int = E1_ORDER,
+    engine: int = 1,
+) -> TakenFill:
+    """One side of a trade in AAPL."""
+    fill = Fill(
+        *(1, 1, order_id, "id", "AAPL", side, Decimal(price), Decimal(quantity), liquidity),
+        *(Decimal(quantity), Decimal(0), engine, 0, Decimal(0), 0),
+    )
+    return TakenFill(at_s, f"{kind}-1", kind, fill)
+
+
+def trade(at_s: float, buyer: str, seller: str, price: str, quantity: int = 1) -> list[TakenFill]:
+    """Both sides of a trade; the buyer takes."""
+    return [
+        taken(at_s, buyer, Side.BUY, price, quantity),
+        taken(at_s, seller, Side.SELL, price, quantity, liquidity=Liquidity.MAKER),
+    ]
+
+
+def order(sent_s: float, answered_s: float | None, engine: int = 1) -> SentOrder:
+    """An order of a client at home on an engine."""
+    return SentOrder(
+        *(sent_s, answered_s, "c", "random", engine, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(1)),
+        *("new", "", 1),
+    )
+
+
+def test_every_trade_counts_once_where_it_was_made() -> None:
+    """Volume is told by takers, in the stretch and on the engine of the trade."""
+    fills = [*trade(1.0, "a", "b", "10", 2), taken(9.0, "a", Side.BUY, "5", 4, engine=2)]
+    first, last = analysis.volume_by_engine(fills, 10.0, 2)
+    assert (first.low, first.high, dict(first.values)) == (0.0, 5.0, {"E1": 20.0})
+    assert dict(last.values) == {"E2": 20.0}
+
+
+def test_routed_is_what_traded_away_from_home() -> None:
+    """An order of E2 that traded on E1 was routed; a stretch without a trade has no share."""
+    fills = [
+        taken(1.0, "a", Side.BUY, "10", 3),
+        taken(1.5, "a", Side.BUY, "10", 1, order_id=E2_ORDER),
+    ]
+    assert analysis.share_routed(fills, 20.0, 2) == [(5.0, 25.0), (15.0, None)]
+
+
+def test_profit_is_cash_and_holdings_at_last_prices() -> None:
+    """Who bought lower than the last price has gained; all together gain nothing at any time."""
+    fills = [*trade(1.0, "a", "b", "100", 2), *trade(6.0, "b", "c", "103", 1)]
+    books = analysis.books_by_kind(fills, 10.0, 2)
+    assert books["a"].profit == [(0.0, 0.0), (5.0, 0.0), (10.0, 6.0)]
+    assert [books[kind].profit[-1][1] for kind in "abc"] == [6.0, -6.0, 0.0]
+    assert [books[kind].worth[-1][1] for kind in "abc"] == [206.0, -103.0, -103.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [([], 50, None), ([3.0], 99, 3.0), ([4.0, 1.0, 3.0, 2.0], 50, 2.0), (list(range(1, 101)), 99, 99)],
+)
+def test_percentile(values: list[float], percent: float, expected: float | None) -> None:
+    """The smallest value that at least so many percent do not exceed."""
+    assert analysis.percentile(values, percent) == expected
+
+
+def test_latency_bins_hold_every_answer() -> None:
+    """Bins follow each other on a logarithmic axis, empty ones in between included."""
+    bins = analysis.latency_bins([0.0, 1.05, 1.1, 95.0])
+    assert sum(one.values[""] for one in bins) == 4
+    assert all(one.high == pytest.approx(two.low) for one, two in pairwise(bins))
+    assert bins[0].low > 0
+    assert analysis.latency_bins([]) == []
+
+
+def test_latency_over_time() -> None:
+    """An order counts when it was sent; what got no answer has no latency."""
+    orders = [order(1.0, 1.1), order(2.0, 8.0), order(7.0, None)]
+    (_, first), (_, last) = analysis.latency_over_time(orders, 10.0, 2, 100)
+    assert first == pytest.approx(6_000)
+    assert last is None
+
+
+def test_outage_is_the_longest_silence_after_the_strike() -> None:
+    """It is that of clients at home on the struck engine; others are told besides."""
+    own = [order(at_s, at_s + 0.1) for at_s in (1.0, 4.95, 7.0, 8.0)]
+    others = [order(at_s, at_s + 0.1, engine=2) for at_s in (1.0, 5.1, 5.6, 6.8, 7.1)]
+    states = [EngineState(0.0, 1, "live"), EngineState(5.3, 1, "down"), EngineState(7.2, 1, "live")]
+    (outage,) = analysis.outages([*own, *others], [Strike(5.0, "kill", 1, 0.0)], states, 9.0)
+    assert outage.since_s == pytest.approx(5.05)
+    assert outage.until_s == pytest.approx(7.1)
+    assert outage.lasted_s == pytest.approx(2.05)
+    assert outage.elsewhere_s == pytest.approx(1.2)
+    assert outage.live_s == 7.2
+
+
+def test_an_engine_that_never_answers_again() -> None:
+    """Its outage is open, however short the pauses before it fell silent were."""
+    orders = [order(4.0, 4.1), order(4.9, 5.01), order(5.5, None)]
+    (outage,) = analysis.outages(orders, [Strike(5.0, "kill", 1, 0.0)], [], 9.0)
+    assert (outage.since_s, outage.until_s, outage.lasted_s, outage.live_s) == (5.01, None, None, None)
+
+
+def test_an_outage_ends_before_the_next_strike_on_the_engine() -> None:
+    """Silence after the second strike is put down to that one."""
+    orders = [order(at_s, at_s + 0.1) for at_s in (2.0, 2.5, 6.0)]
+    strikes = [Strike(1.0, "kill", 1, 0.0), Strike(3.0, "kill", 1, 0.0)]
+    first, second = analysis.outages(orders, strikes, [], 9.0)
+    assert first.lasted_s == pytest.approx(1.1)
+    assert second.lasted_s == pytest.approx(3.1)
+
+
+def test_an_engines_state_is_kept_when_it_changes() -> None:
+    """Polling adds nothing, each engine has states of its own."""
+    recording = Recording()
+    for at_s, engine, state in ((0.0, 1, "live"), (0.1, 2, "live"), (0.2, 1, "live"), (0.3, 1, "down")):
+        recording.note_state(at_s, engine, state)
+    assert recording.states == [
+        *(EngineState(0.0, 1, "live"), EngineState(0.1, 2, "live"), EngineState(0.3, 1, "down"))
+    ]

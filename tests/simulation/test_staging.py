@@ -1,0 +1,88 @@
+"""A scenario's faults at their times, on a process that only waits; and the plan that a scenario makes."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from simulation import scenario
+from simulation.cluster import Cluster, Member
+from simulation.recording import Strike
+from simulation.scenario import EngineFault
+from simulation.staging import plan_of, strike
+from tests.waiting import until
+
+
+@pytest.fixture
+async def member(tmp_path: Path) -> AsyncIterator[Member]:
+    """A process that only waits."""
+    waiting = [sys.executable, "-c", "import signal; signal.pause()"]
+    member = Member("engine 1", waiting, "127.0.0.1:1", tmp_path / "log", {})
+    await member.start()
+    yield member
+    await member.stop()
+
+
+@pytest.fixture
+def cluster(member: Member, tmp_path: Path) -> Cluster:
+    """A market whose engine 1 is that process."""
+    cluster = Cluster(data_dir=tmp_path)
+    cluster.engines[1] = member
+    return cluster
+
+
+def is_frozen(member: Member) -> bool:
+    """Whether Linux says that the process is stopped."""
+    return Path(f"/proc/{member.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def striking(cluster: Cluster, noted: list[Strike], *faults: EngineFault) -> asyncio.Task[None]:
+    """The faults of a run that begins now."""
+    now = asyncio.get_running_loop().time()
+    return asyncio.create_task(strike(cluster, faults, now, noted.append))
+
+
+async def test_faults_strike_in_the_order_of_their_times(cluster: Cluster, member: Member) -> None:
+    """Whatever the order of the file; each is noted with its time; a process that has ended is spared."""
+    noted: list[Strike] = []
+    await striking(cluster, noted, EngineFault(0.2, "kill", 1), EngineFault(0.0, "freeze", 1, 0.1))
+    assert await member.wait() == -signal.SIGKILL
+    await striking(cluster, noted, EngineFault(0.0, "restart", 1))
+    assert [(one.kind, one.engine, one.lasts_s) for one in noted] == [("freeze", 1, 0.1), ("kill", 1, 0.0)]
+    assert noted[1].at_s >= 0.2
+
+
+async def test_a_run_that_is_stopped_leaves_nothing_frozen(cluster: Cluster, member: Member) -> None:
+    """Cancelled in the middle of a freeze, the process goes on."""
+    task = striking(cluster, [], EngineFault(0.0, "freeze", 1, 60.0))
+    await until(lambda: is_frozen(member))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: not is_frozen(member))
+
+
+async def test_restart_is_asked_for(cluster: Cluster, member: Member) -> None:
+    """The process hears SIGTERM."""
+    await striking(cluster, [], EngineFault(0.0, "restart", 1))
+    assert await member.wait() == -signal.SIGTERM
+
+
+def test_a_scenario_makes_the_same_plan_again(tmp_path: Path) -> None:
+    """Same scenario, same players with the same arrivals, and the same values of symbols."""
+    news = scenario.read("news-shock", ["AAPL", "MSFT"])
+    cluster = Cluster(data_dir=tmp_path)
+    cluster._exchange = Member("exchange", [], "127.0.0.1:1", tmp_path / "log", {})  # noqa: SLF001
+    one, two = plan_of(news, cluster), plan_of(news, cluster)
+    assert list(one.players) == list(two.players)
+    assert len(one.players) == sum(group.count for group in news.agents)
+    for name, player in one.players.items():
+        assert [player.arrival.wait_s() for _ in range(5)] == [
+            two.players[name].arrival.wait_s() for _ in range(5)
+        ]
+    assert one.fundamental is not None
+    assert two.fundamental is not None
+    assert one.fundamental.value("AAPL", 20.0) == two.fundamental.value("AAPL", 20.0)
+    assert (one.named_symbols, one.duration_s, one.seed) == (news.symbols, news.duration_s, news.seed)
