@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 CONTRACT := proto/matchbus/v1/matchbus.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers test dashboard browser demo chaos bench bench-quick ratchet proto clean
+.PHONY: help install peers test dashboard browser demo chaos bench bench-quick ratchet proto reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ $(PEERS)/.installed: benchmarks/peer_books.txt
 
 proto: install ## generate the Python modules of the gRPC contract
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(CONTRACT)
+
+reference: install ## write docs/reference.md from the contract, the docstrings and the servicers
+	$(BIN)/python -m tests.reference_page
 
 clean: ## remove .venv, .venv-peers and what tools left
 	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis logs

@@ -9,6 +9,7 @@ the views alone, not that of following the feed.
 import argparse
 import random
 import time
+from typing import NamedTuple
 
 from bus.messages import (
     ASK,
@@ -56,16 +57,18 @@ class Source:
         self.feed.on_message(BookDelta(1, before + 1, before, 1, 1, levels, check), symbol, 1)
 
 
-def main() -> None:
-    """Run and print what a second of views cost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engines", type=int, default=2)
-    parser.add_argument("--symbols", type=int, default=6)
-    parser.add_argument("--orders", type=int, default=20_000, help="a second, of all engines")
-    parser.add_argument("--seconds", type=int, default=10)
-    options = parser.parse_args()
-    symbols = [f"S{number}" for number in range(options.symbols)]
-    sources = [Source(number, symbols) for number in range(1, options.engines + 1)]
+class Cost(NamedTuple):
+    """What a second of views takes: part of a core, messages, bytes."""
+
+    share: float
+    messages: float
+    octets: float
+
+
+def publishing(engines: int, symbol_count: int, orders: int, seconds: int) -> Cost:
+    """The cost of making and encoding the views of so many orders a second, over so many seconds."""
+    symbols = [f"S{number}" for number in range(symbol_count)]
+    sources = [Source(number, symbols) for number in range(1, engines + 1)]
     market = Market(
         {symbol: InstrumentEntry(symbol, "0.01", "1") for symbol in symbols},
         {source.engine: EngineEntry(source.engine, 1, "127.0.0.1:1", 1) for source in sources},
@@ -73,12 +76,12 @@ def main() -> None:
     )
     views, draw = MarketViews(), random.Random(1)
     spent_ns = messages = octets = 0
-    for number in range(options.seconds * ROUNDS_PER_S):
+    for number in range(seconds * ROUNDS_PER_S):
         now_ns = number * ROUND_NS
         for source in sources:
             source.feed.on_message(Heartbeat(source.engine, 1, number, now_ns, {}), None, now_ns)
         noted = []
-        for _ in range(options.orders // ROUNDS_PER_S):
+        for _ in range(orders // ROUNDS_PER_S):
             source, symbol = draw.choice(sources), draw.choice(symbols)
             source.order(symbol, draw)
             noted.append((source.engine, symbol, draw.randrange(4) == 0))
@@ -95,10 +98,21 @@ def main() -> None:
             messages += 1
             octets += len(subject) + len(encode(view))
         spent_ns += time.process_time_ns() - begun_ns
+    return Cost(spent_ns / 1e9 / seconds, messages / seconds, octets / seconds)
+
+
+def main() -> None:
+    """Run and print what a second of views cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engines", type=int, default=2)
+    parser.add_argument("--symbols", type=int, default=6)
+    parser.add_argument("--orders", type=int, default=20_000, help="a second, of all engines")
+    parser.add_argument("--seconds", type=int, default=10)
+    options = parser.parse_args()
+    cost = publishing(options.engines, options.symbols, options.orders, options.seconds)
     print(
         f"{options.orders} orders/s, {options.engines} engines, {options.symbols} symbols: "
-        f"{spent_ns / 1e7 / options.seconds:.1f} % of a core, {messages / options.seconds:.0f} messages/s, "
-        f"{octets / options.seconds / 1024:.0f} kB/s"
+        f"{100 * cost.share:.1f} % of a core, {cost.messages:.0f} messages/s, {cost.octets / 1024:.0f} kB/s"
     )
 
 

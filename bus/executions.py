@@ -127,6 +127,8 @@ class ExecutionsReader:
     def __init__(self, client: Client) -> None:
         self.caught_up = asyncio.Event()
         """Set when the consumer has come back for more after the last message that existed at the start."""
+        self.pending = 0
+        """How many messages came after the newest that was read, as the server said with that one."""
         self._client = client
 
     async def __aiter__(self) -> AsyncIterator[messages.Executions]:
@@ -137,7 +139,9 @@ class ExecutionsReader:
             while True:
                 if reader.next_sequence > end:
                     self.caught_up.set()
-                for stored in await reader.read():
+                arrived = await reader.read()
+                self.pending = reader.pending
+                for stored in arrived:
                     yield _decode(stored.sequence, stored.payload)
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error

@@ -18,7 +18,7 @@ LevelChange = tuple[int, int, int, int]
 
 
 class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="delta"):
-    """What one batch changed in one symbol's book; it applies to the state at `previous_sequence`."""
+    """On `md.<n>.book.<SYMBOL>`: what one batch changed in the book; it applies at `previous_sequence`."""
 
     epoch: int
     sequence: int
@@ -30,7 +30,7 @@ class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
 
 
 class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="snapshot"):
-    """One symbol's whole book, true at `sequence`; in several parts where NATS takes no message so large.
+    """On `md.<n>.book.<SYMBOL>`: the whole book at `sequence`; in parts where one message would be too large.
 
     The checksum is that of the whole in every part.
     """
@@ -46,7 +46,7 @@ class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
 
 
 class Trades(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="trades"):
-    """Trades of one batch in one symbol: (execution id, price, quantity, side of the taker)."""
+    """On `md.<n>.trade.<SYMBOL>`: one batch's, as (execution id, price, quantity, side of the taker)."""
 
     epoch: int
     batch_number: int
@@ -55,9 +55,11 @@ class Trades(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="heartbeat"):
-    """An engine lives. `sequences` is the last sequence of each symbol changed in the last two seconds.
+    """On `md.<n>.heartbeat`: an engine lives.
 
-    `sent_ns` is the sender's monotonic clock: only differences between heartbeats of one epoch mean anything.
+    `sequences` is the last sequence of each symbol changed in the last two seconds. `sent_ns` is the sender's
+    monotonic clock: only differences between heartbeats of one epoch mean anything. `append_p50_us` and
+    `append_max_us` are how long its journal took to store a batch in the last second, 0 when there was none.
     """
 
     engine: int
@@ -65,42 +67,49 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     batch_number: int
     sent_ns: int
     sequences: dict[str, int]
+    append_p50_us: int = 0
+    append_max_us: int = 0
 
 
 FeedMessage = BookDelta | BookSnapshot | Trades | Heartbeat
 
 
 class SnapshotRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="snapshot_request"):
-    """Asks an engine to publish snapshots of these symbols, of all it has when empty."""
+    """On `snapshot.<n>`: asks an engine to publish snapshots of these symbols, of all it has when empty."""
 
     symbols: tuple[str, ...] = ()
 
 
 class Leg(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg"):
-    """Take up to `quantity` at `limit` or better on the receiver's book, at once or never."""
+    """On `route.<n>`: take up to `quantity` at `limit` or better on the receiver's book, at once or never."""
 
     leg_id: int
+    """The sender's number in the top 16 bits, a counter below."""
     sender: int
     peer_epoch: int
+    """The reign whose quotes it aims at; another one refuses it."""
     order_id: int
+    """The sender's order."""
     symbol: str
     side: int
     limit: int
     quantity: int
     settled_below: int
+    """The sender asks after no leg of its own below this id any more."""
 
 
 class LegQuery(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg_query"):
-    """What became of that leg? If it was never seen, refuse it for ever and say so."""
+    """On `route.<n>`: what became of that leg? If it was never seen, refuse it for ever and say so."""
 
     leg_id: int
     sender: int
 
 
 class LegAnswer(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg_answer"):
-    """The one, final answer to a leg. `book_sequence`: the taker's view of the book is at least this new.
+    """The reply to both: the one, final answer to a leg.
 
-    `fills` holds (execution id, price, quantity, contra order id, time).
+    `book_sequence`: the taker's view of the book is at least this new. `fills` holds (execution id, price,
+    quantity, contra order id, time).
     """
 
     leg_id: int
@@ -110,7 +119,7 @@ class LegAnswer(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
 
 
 class ReportedOrder(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="accepted"):
-    """An order entered the market."""
+    """A report: an order entered the market."""
 
     client: str
     order_id: int
@@ -124,7 +133,7 @@ class ReportedOrder(msgspec.Struct, frozen=True, array_like=True, tag_field="kin
 
 
 class ReportedFill(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="fill"):
-    """One party's side of a trade; `sequence` is gap-free per client."""
+    """A report: one party's side of a trade; `sequence` is gap-free per client."""
 
     client: str
     sequence: int
@@ -145,7 +154,7 @@ class ReportedFill(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
 
 
 class ReportedReplace(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="replaced"):
-    """An order has a new price and total quantity."""
+    """A report: an order has a new price and total quantity."""
 
     client: str
     order_id: int
@@ -155,7 +164,7 @@ class ReportedReplace(msgspec.Struct, frozen=True, array_like=True, tag_field="k
 
 
 class ReportedCancel(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="cancelled"):
-    """`quantity` lots of an order will never trade; `leaves` are left."""
+    """A report: `quantity` lots of an order will never trade; `leaves` are left."""
 
     client: str
     order_id: int
@@ -166,7 +175,7 @@ class ReportedCancel(msgspec.Struct, frozen=True, array_like=True, tag_field="ki
 
 
 class ReportedPrevention(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="prevented"):
-    """A match that self-trade prevention stopped."""
+    """A report: a match that self-trade prevention stopped."""
 
     client: str
     symbol: str
@@ -181,7 +190,7 @@ Report = ReportedOrder | ReportedFill | ReportedReplace | ReportedCancel | Repor
 
 
 class Executions(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="executions"):
-    """Execution reports of the batches `first_batch` to `last_batch` of one engine, in order.
+    """On `execution.<n>`, as MessagePack: reports of the batches `first_batch` to `last_batch`, in order.
 
     A batch with more reports than a message takes goes on in the next message: `last_reports` is how many of
     `last_batch`'s reports are stored once this message is.
@@ -196,21 +205,22 @@ class Executions(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
 
 
 class ProvisionRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="provision"):
-    """An engine asks the exchange to make its journal stream."""
+    """On `provision.<n>`: an engine asks the exchange to make its journal stream."""
 
     engine: int
 
 
 class ProvisionReply(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="provisioned"):
-    """The stream exists with the right configuration, or `error` says why not."""
+    """The reply: the stream exists with the right configuration, or `error` says why not."""
 
     error: str = ""
 
 
 class StandbyStatus(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="standby"):
-    """A process that stands by for an engine lives. `lag_batches` is how many stored batches it has not read.
+    """On `standby.<n>`: a process that stands by for an engine lives.
 
-    `epoch` and `batch_number` are those of the last batch it has applied.
+    `lag_batches` is how many stored batches it has not read. `epoch` and `batch_number` are those of the last
+    batch it has applied.
     """
 
     engine: int
@@ -222,13 +232,13 @@ class StandbyStatus(msgspec.Struct, frozen=True, array_like=True, tag_field="kin
 
 
 class HandoverRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="handover"):
-    """Asks the process that reigns as this engine to let a standby take its place."""
+    """On `handover.<n>`: asks the process that reigns as this engine to let a standby take its place."""
 
     engine: int
 
 
 class HandoverReply(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="handed_over"):
-    """It takes no more commands and has let the lease go, or `error` says why it reigns on."""
+    """The reply: it takes no more commands and has let the lease go, or `error` says why it reigns on."""
 
     error: str = ""
 

@@ -89,6 +89,8 @@ class PeerFeed:
         self.engine = engine
         self.epoch = 0
         self.batch_number = 0
+        self.append_us: tuple[int, int] | None = None
+        """How long its journal took of late, the median and the longest; None when it stored nothing."""
         self.state = PeerState.DOWN
         self.replicas: dict[str, BookReplica] = {}
         self.counters = FeedCounters()
@@ -211,6 +213,8 @@ class PeerFeed:
             return True
         self._measure(heartbeat.sent_ns, received_ns)
         self.batch_number = max(self.batch_number, heartbeat.batch_number)
+        append_us = heartbeat.append_p50_us, heartbeat.append_max_us
+        self.append_us = append_us if heartbeat.append_max_us else None
         changed = False
         for symbol, sequence in heartbeat.sequences.items():
             replica = self._replica(symbol)
@@ -240,6 +244,7 @@ class PeerFeed:
             self._want_all()  # the first reign we hear of was asked about before
         self.epoch = epoch
         self.batch_number = 0
+        self.append_us = None
         self.counters.new_epochs += 1
         for replica in self.replicas.values():
             replica.begin_epoch(epoch)

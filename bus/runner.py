@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -19,6 +19,7 @@ import nats.errors
 import uvloop
 
 from bus.connection import Connection, connect
+from bus.logs import Form, Level, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 
@@ -33,7 +34,9 @@ _LOOK_S: Final = 0.5
 CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
 
-_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_CHATTY: Final = ("asyncio", "grpc", "nats")
+"""Loggers of others: what they tell at DEBUG is of no order."""
 
 
 class ProcessFault(Exception):
@@ -53,6 +56,11 @@ class Link:
         self.on_error: Callable[[Exception], object] = lambda _: False
         self._last_error = "no word from it"
         self._connections: list[Connection] = []
+
+    @property
+    def connections(self) -> Sequence[Connection]:
+        """All that were opened."""
+        return self._connections
 
     async def open(self, name: str, *, buffered: bool = True) -> Connection:
         """Connect, or say within START_DEADLINE_S that no server is there. Raises ProcessFault."""
@@ -100,16 +108,18 @@ def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def log_to(path: Path | None, *loggers: str) -> None:
+def log_to(path: Path | None, *loggers: str, form: Form = "text", level: Level = "info") -> None:
     """Log to the terminal, or to the file at `path` with only warnings to the terminal. Raises ProcessFault.
 
     With `loggers`, only these go to the file; without, everything.
     """
     root = logging.getLogger()
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(root.level, logging.INFO))
     if not root.handlers:
         terminal = logging.StreamHandler()
-        terminal.setFormatter(logging.Formatter(_LOG_FORMAT))
+        terminal.setFormatter(formatter(form))
         root.addHandler(terminal)
     if path is None:
         return
@@ -119,7 +129,7 @@ def log_to(path: Path | None, *loggers: str) -> None:
     except OSError as error:
         raise ProcessFault(f"cannot write the log {path}: {error.strerror}") from error
     root.handlers[0].setLevel(logging.WARNING)
-    file.setFormatter(logging.Formatter(_LOG_FORMAT))
+    file.setFormatter(formatter(form))
     for name in loggers or ("",):
         logging.getLogger(name).addHandler(file)
 

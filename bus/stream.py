@@ -309,6 +309,8 @@ class StreamReader:
     ) -> None:
         self.next_sequence = next_sequence
         """The sequence after the last one that `read` returned."""
+        self.pending = 0
+        """How many messages the server still had when it sent that one."""
         self._client = client
         self._stream = stream
         self._contiguous = contiguous
@@ -438,6 +440,7 @@ class StreamReader:
             self._asked -= 1
             self._largest = max(self._largest, len(message.data))
             self.next_sequence = sequence + 1
+            self.pending = int(tokens[7].rpartition(".")[2])
             deleted = message.headers is not None and "KV-Operation" in message.headers
             taken.append(Stored(sequence, message.subject, message.data, deleted))
         return taken

@@ -14,18 +14,40 @@ SYMBOL_PATTERN: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,23}")
 MAX_ENGINE: Final = 65_535
 
 EXECUTIONS_STREAM: Final = "EXECUTIONS"
+"""The stream of all engines' execution reports."""
+
 EXECUTIONS_SUBJECTS: Final = "execution.*"
+"""What that stream stores."""
+
 HEARTBEATS: Final = "md.*.heartbeat"
+"""Every engine's sign of life: how engines are found."""
+
 PROVISION_SUBJECTS: Final = "provision.*"
+"""Every engine's request for its journal, which the exchange answers."""
+
 STANDBYS: Final = "standby.*"
+"""Every standby's sign of life."""
+
 VIEW_ENGINES: Final = "view.engines"
+"""The exchange's view of every process."""
+
 VIEW_SYMBOLS: Final = "view.symbols"
+"""All that trades."""
 
 INSTRUMENTS_BUCKET: Final = "instruments"
+"""What trades, by symbol; the exchange writes, engines follow."""
+
 CLIENTS_BUCKET: Final = "clients"
+"""Whose name is bound to which secret and home engine."""
+
 SESSIONS_BUCKET: Final = "sessions"
+"""Whose token is whose, by the token's digest."""
+
 ENGINES_BUCKET: Final = "engines"
+"""Where each engine's reigning process listens."""
+
 LEASES_BUCKET: Final = "leases"
+"""Which process may reign as which engine; an entry is gone a second after its last renewal."""
 
 
 def symbol_token(symbol: str) -> str:

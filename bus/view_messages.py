@@ -87,6 +87,9 @@ class EngineStatus(msgspec.Struct, frozen=True):
     lag_batches: int
     """How many batches of the journal a standby has still to read."""
     resyncs: int
+    commit_p50_ms: float | None = None
+    """How long the journal took to store a batch in the last second, the median; None when there was none."""
+    commit_max_ms: float | None = None
 
 
 class EnginesView(msgspec.Struct, frozen=True):

@@ -54,6 +54,7 @@ _RATE_NS: Final = 2_000_000_000
 
 _NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
+_US_PER_MS: Final = 1_000
 _HOME_SHIFT: Final = 48
 _MAKER: Final = 1
 
@@ -195,6 +196,7 @@ class MarketViews:
         orders_per_s, trades_per_s, batches_per_s = activity.rates(batch_number, now_ns)
         age_ns = None if peer is None else peer.age_ns(now_ns)
         state = PeerState.DOWN if peer is None else peer.state
+        commit_p50_ms, commit_max_ms = _commit_ms(peer)
         return EngineStatus(
             engine=entry.engine,
             role="primary",
@@ -209,6 +211,8 @@ class MarketViews:
             lag_ms=None if age_ns is None else max(0, age_ns) / _NS_PER_MS,
             lag_batches=0,
             resyncs=0 if peer is None else _resyncs(peer),
+            commit_p50_ms=commit_p50_ms,
+            commit_max_ms=commit_max_ms,
         )
 
     def _activity_of(self, engine: int) -> "_Activity":
@@ -283,6 +287,14 @@ def _standby(status: Standby) -> EngineStatus:
         lag_batches=status.lag_batches,
         resyncs=0,
     )
+
+
+def _commit_ms(peer: PeerFeed | None) -> tuple[float | None, float | None]:
+    """What the newest heartbeat says of the journal, unless that is old news."""
+    if peer is None or peer.append_us is None or peer.state is PeerState.DOWN:
+        return None, None
+    p50_us, max_us = peer.append_us
+    return p50_us / _US_PER_MS, max_us / _US_PER_MS
 
 
 def _resyncs(peer: PeerFeed) -> int:

@@ -118,6 +118,11 @@ class Positions:
         """The gap in this client's fills, if there is one."""
         return self._gaps.get(client)
 
+    @property
+    def gap_count(self) -> int:
+        """How many clients' fills have a gap."""
+        return len(self._gaps)
+
     def of(self, client: str, symbol: str = "") -> Sequence[tuple[str, Holding]]:
         """A client's holdings in order of their symbols, only one symbol's unless empty."""
         holdings = self._holdings.get(client, {})

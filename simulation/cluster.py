@@ -35,7 +35,9 @@ from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
 from bus.connection import connect
+from bus.logs import Form, Level
 from bus.messages import EngineEntry
+from bus.metrics import targets_file
 from bus.process import ChildProcess
 from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
@@ -48,6 +50,9 @@ Durability = Literal["journal", "none"]
 DEFAULT_INSTRUMENTS: Final = shipped_instruments()
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- the documented default, refused off loopback
 LOOPBACK: Final = "127.0.0.1"
+TARGETS_FILE: Final = "prometheus.json"
+"""In the data directory: where every process serves its metrics, for Prometheus' `file_sd`."""
+
 READY_DEADLINE_S: Final = 30.0
 STOP_GRACE_S: Final = 1.5
 """How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
@@ -100,11 +105,19 @@ class Member(ChildProcess):
     """The exchange or one engine: a child process with a name, an address and a log."""
 
     def __init__(
-        self, name: str, command: Sequence[str], address: str, log_file: Path, environment: dict[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        address: str,
+        log_file: Path,
+        environment: dict[str, str],
+        metrics: str = "",
     ) -> None:
         super().__init__(log_file, STOP_GRACE_S)
         self.name = name
         self.address = address
+        self.metrics = metrics
+        """Where its metrics are, HOST:PORT; empty for nowhere."""
         self.restarts = 0
         self.ready = False
         self._command = command
@@ -152,13 +165,15 @@ class Cluster:
 
     Without `data_dir` everything lives in a temporary directory and is gone afterwards. With it, a second
     `Cluster` on the same directory finds every acknowledged order again, and `durability` (None: as before,
-    "journal" at first) must be the same. `log_dir` makes the processes write one file a component there.
+    "journal" at first) must be the same. `log_dir` makes the processes write one file a component there;
+    `log_format` and `log_level` are those of the processes.
     `nats_nodes` is how many nats-servers there are, 1 or 3: three keep every stream threefold, and any two of
     them go on. `standbys` is how many processes stand by for each engine, 0 or 1. An engine makes a snapshot
     after `snapshot_every` commands; with `trim_journals` its journal loses what stands before the oldest kept
-    one. With `dashboard` the exchange serves that, on loopback whatever the host. `on_change` is called after
-    anything got a new process id, or another process reigns. `nats_url_of` is given a process's name and
-    `nats_url`, and says where that process is to connect: to a proxy in between, say.
+    one. With `dashboard` the exchange serves that, on loopback whatever the host; with `metrics` each process
+    serves its own there, and `TARGETS_FILE` in the directory tells Prometheus where. `on_change` is called
+    after anything got a new process id, or another process reigns. `nats_url_of` is given a process's name
+    and `nats_url`, and says where that process is to connect: to a proxy in between, say.
     """
 
     def __init__(
@@ -176,7 +191,10 @@ class Cluster:
         host: str = "127.0.0.1",
         ports: Ports | None = None,
         log_dir: Path | None = None,
+        log_format: Form = "text",
+        log_level: Level = "info",
         dashboard: bool = False,
+        metrics: bool = False,
         on_change: Callable[[], None] = lambda: None,
         nats_url_of: Callable[[str, str], str] = lambda _name, url: url,
     ) -> None:
@@ -196,7 +214,9 @@ class Cluster:
         self._wanted_durability = durability
         self._ports = ports or Ports()
         self._log_dir = log_dir
+        self._log_options = ["--log-format", log_format, "--log-level", log_level]
         self._has_dashboard = dashboard
+        self._has_metrics = metrics
         self.dashboard_url = ""
         self._on_change = on_change
         self._nats_url_of = nats_url_of
@@ -251,7 +271,9 @@ class Cluster:
         durability = keep_durability(self.data_dir, self._wanted_durability)
         if self.standby_count and durability == "none":
             raise NoJournal("standbys follow the journal, and with --durability none there is none")
-        ports = claim_ports(self.host, self._ports, self.engine_count, self.standby_count)
+        ports = claim_ports(
+            self.host, self._ports, self.engine_count, self.standby_count, metrics=self._has_metrics
+        )
         if self._has_dashboard:
             self.dashboard_url = (
                 f"http://{LOOPBACK}:{claim_port(LOOPBACK, self._ports.dashboard, 'dashboard')}"
@@ -266,6 +288,11 @@ class Cluster:
         except* ServerError as failures:
             raise ProcessFailed(str(failures.exceptions[0])) from failures
         self._build_members(ports, durability, output)
+        if self._has_metrics:
+            targets = targets_file({member.name: member.metrics for member in self.members})
+            (self.data_dir / TARGETS_FILE).write_bytes(targets)
+        else:
+            (self.data_dir / TARGETS_FILE).unlink(missing_ok=True)
         for member in self.members:
             await member.start()
         try:
@@ -345,17 +372,20 @@ class Cluster:
             ) from error
 
     def _build_members(self, ports: Iterator[int], durability: Durability, output: Path) -> None:
-        logs = [] if self._log_dir is None else ["--log-dir", str(self._log_dir)]
+        logs = self._log_options + ([] if self._log_dir is None else ["--log-dir", str(self._log_dir)])
 
         # Not on the command line, where every user of the machine could read it.
         environment = {**os.environ, "PASSWORD": self.password}
 
         def member(name: str, module: str, *arguments: str) -> Member:
             address = f"{self.host}:{next(ports)}"
+            metrics = f"{LOOPBACK}:{next(ports)}" if self._has_metrics else ""
             command = [sys.executable, "-m", "simulation.child", str(os.getpid()), module]
             nats_url = self._nats_url_of(name, self.nats_url)
             command += ["--nats", nats_url, "--listen", address, *arguments, *logs]
-            return Member(name, command, address, output / f"{name.replace(' ', '_')}.log", environment)
+            command += ["--metrics", metrics] if metrics else []
+            log_file = output / f"{name.replace(' ', '_')}.log"
+            return Member(name, command, address, log_file, environment, metrics)
 
         self._exchange = member(
             "exchange",
@@ -485,10 +515,13 @@ def check_nodes(data_dir: Path, wanted: int) -> None:
         raise NodesDiffer(f"{data_dir} was made with --nats-nodes {kept}, not {wanted}")
 
 
-def claim_ports(host: str, wanted: Ports, engines: int, standbys: int = 0) -> Iterator[int]:
+def claim_ports(
+    host: str, wanted: Ports, engines: int, standbys: int = 0, *, metrics: bool = False
+) -> Iterator[int]:
     """The ports of nats-server (0: it takes a free one itself), the exchange, the engines, their standbys.
 
-    In this order; `standbys` is how many each engine has, and they take free ports.
+    In this order; `standbys` is how many each engine has, and they take free ports. With `metrics` a free
+    loopback port follows that of each process but nats-server.
 
     Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
     """
@@ -500,11 +533,17 @@ def claim_ports(host: str, wanted: Ports, engines: int, standbys: int = 0) -> It
     if wanted.nats:
         with contextlib.closing(socket.socket()) as probe:
             _bind(probe, "127.0.0.1", wanted.nats, "nats-server")
-    with contextlib.ExitStack() as held:
-        sockets = [(held.enter_context(contextlib.closing(socket.socket())), *ask) for ask in asked]
-        for claimed, name, port in sockets:
+    taken = [wanted.nats]
+    with contextlib.ExitStack() as held:  # all at once, or one could be given out twice
+        for name, port in asked:
+            claimed = held.enter_context(contextlib.closing(socket.socket()))
             _bind(claimed, host, port, name)
-        return iter([wanted.nats, *(claimed.getsockname()[1] for claimed, _, _ in sockets)])
+            taken.append(claimed.getsockname()[1])
+            if metrics:
+                claimed = held.enter_context(contextlib.closing(socket.socket()))
+                _bind(claimed, LOOPBACK, 0, f"the metrics of {name}")
+                taken.append(claimed.getsockname()[1])
+    return iter(taken)
 
 
 def claim_port(host: str, port: int, name: str) -> int:

@@ -1,8 +1,9 @@
-"""Lets the dashboard of a demo strike its engines: HTTP on loopback, for those who hold this launch's token.
+"""What the dashboard of a demo can do besides: HTTP on loopback, for those who hold this launch's token.
 
     POST /engines/<n>/kill      SIGKILL to the process that reigns as engine n
     POST /engines/<n>/freeze    SIGSTOP, and SIGCONT after FREEZE_S
     POST /engines/<n>/restart   SIGTERM
+    POST /trader                who may sign in at the order ticket, as {client, password, secret}
 
 Whatever ends is started again by the `Cluster`, as always. Nothing happens without the token, which is in a
 header that no page of elsewhere can know or send: its browser asks first, and is told no. The name by which
@@ -12,8 +13,9 @@ the endpoint was reached and the page that reaches it are checked besides. Needs
 import asyncio
 import contextlib
 import hmac
+import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from starlette.applications import Starlette
@@ -27,6 +29,8 @@ from simulation.strikes import Strikes
 
 TOKEN_HEADER: Final = "x-matchbus-token"  # noqa: S105  # the name of the header
 FREEZE_S: Final = 3.0
+TRADER: Final = "demo"
+"""The client that a visitor of the page trades as."""
 
 _TOKEN_BYTES: Final = 24
 _FORBIDDEN: Final = 403
@@ -34,11 +38,15 @@ _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 
 
+_Act = Callable[[Request], tuple[int, str]]
+
+
 class Controls:
     """Strikes engines of a running market. `token` is what a page needs, drawn anew at every start."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.token = secrets.token_urlsafe(_TOKEN_BYTES)
+        self._secret = secrets.token_urlsafe(_TOKEN_BYTES)
         self.address = ""
         self.strikes = Strikes(cluster)
         self._cluster = cluster
@@ -51,27 +59,40 @@ class Controls:
     def make_app(self) -> Starlette:
         """The endpoint."""
         return Starlette(
-            routes=[Route("/engines/{engine:int}/{action:str}", self._answer, methods=["POST", "OPTIONS"])]
+            routes=[
+                Route(path, self._answering(act), methods=["POST", "OPTIONS"])
+                for path, act in (
+                    ("/engines/{engine:int}/{action:str}", self._strike),
+                    ("/trader", self._introduce),
+                )
+            ]
         )
 
     async def serve(self, listening: asyncio.Future[str]) -> None:
         """Serve on a free loopback port until cancelled."""
         await web.serve(self.make_app(), f"{LOOPBACK}:0", listening.set_result)
 
-    async def _answer(self, request: Request) -> Response:
-        origin = self._origin_of(request)
-        if origin is None:
-            return PlainTextResponse("Not from there.", _FORBIDDEN)
-        headers = {
-            "access-control-allow-origin": origin,
-            "access-control-allow-headers": TOKEN_HEADER,
-            "access-control-allow-methods": "POST",
-            "vary": "origin",
-        }
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=headers)
-        status, text = self._strike(request)
-        return PlainTextResponse(text, status, headers)
+    def _answering(self, act: _Act) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            origin = self._origin_of(request)
+            if origin is None:
+                return PlainTextResponse("Not from there.", _FORBIDDEN)
+            headers = {
+                "access-control-allow-origin": origin,
+                "access-control-allow-headers": TOKEN_HEADER,
+                "access-control-allow-methods": "POST",
+                "vary": "origin",
+            }
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+            token = request.headers.get(TOKEN_HEADER, "")
+            if not hmac.compare_digest(token.encode(), self.token.encode()):
+                text = "The token is another one: open the address that this launch has printed."
+                return PlainTextResponse(text, _FORBIDDEN, headers)
+            status, text = act(request)
+            return PlainTextResponse(text, status, headers)
+
+        return answer
 
     def _origin_of(self, request: Request) -> str | None:
         """Which page asks, where it is the dashboard's and reached us by our own address; else None."""
@@ -81,8 +102,6 @@ class Controls:
         return origin if origin in pages and request.headers.get("host") == self.address else None
 
     def _strike(self, request: Request) -> tuple[int, str]:
-        if not hmac.compare_digest(request.headers.get(TOKEN_HEADER, "").encode(), self.token.encode()):
-            return _FORBIDDEN, "The token is another one: open the address that this launch has printed."
         engine, action = request.path_params["engine"], request.path_params["action"]
         strike = _ACTIONS.get(action)
         member = self._cluster.engines.get(engine)
@@ -91,6 +110,10 @@ class Controls:
         if not member.running:
             return _CONFLICT, f"Engine {engine} is being started again just now."
         return 200, strike(self, engine, member.pid)
+
+    def _introduce(self, _: Request) -> tuple[int, str]:
+        who = {"client": TRADER, "password": self._cluster.password, "secret": self._secret}
+        return 200, json.dumps(who)
 
     def _kill(self, engine: int, pid: int) -> str:
         self.strikes.kill(engine)

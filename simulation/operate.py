@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from bus.logs import add_log_options
 from client.cli.settings import SettingsError
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
@@ -95,6 +96,10 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
     up.add_argument("--dashboard", action="store_true", help="serve the page that shows the market")
     _add_dashboard_port(up)
+    up.add_argument(
+        "--metrics", action="store_true", help="serve Prometheus metrics of every process, on loopback"
+    )
+    add_log_options(up)
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
     _add_handover(commands)
@@ -196,7 +201,8 @@ def ready_document(cluster: Cluster) -> str:
     """The ready file: where everything listens and which process it is."""
 
     def place(member: Member) -> dict[str, str | int]:
-        return {"address": member.address, "pid": member.pid}
+        metrics = {"metrics": member.metrics} if member.metrics else {}
+        return {"address": member.address, "pid": member.pid, **metrics}
 
     document: dict[str, Any] = {
         "nats_url": cluster.nats_url,
@@ -273,6 +279,9 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         password=options.password,
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=options.dashboard,
+        metrics=options.metrics,
+        log_format=options.log_format,
+        log_level=options.log_level,
         on_change=tell,
     )
     return await serve(cluster, console, ready_file, as_json=options.json)
@@ -315,6 +324,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
         standbys=options.standbys,
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=has_dashboard,
+        metrics=True,
     )
 
     def plan() -> Plan:

@@ -16,13 +16,14 @@ from simulation.run import Outcome
 def cluster_table(cluster: Cluster) -> Table:
     """What runs where."""
     table = Table(title="Matchbus", title_justify="left")
-    for column in ("process", "address", "pid"):
+    for column in ("process", "address", "pid", *(["metrics"] if cluster.exchange.metrics else [])):
         table.add_column(column)
     for server in cluster.nats:
         name = f"nats-server {server.node.name}" if server.node else "nats-server"
         table.add_row(name, server.url, str(server.pid))
     for member in cluster.members:
-        table.add_row(member.name, member.address, str(member.pid))
+        metrics = [member.metrics] if member.metrics else []
+        table.add_row(member.name, member.address, str(member.pid), *metrics)
     if cluster.dashboard_url:
         table.add_row("dashboard", cluster.dashboard_url, str(cluster.exchange.pid))
     table.caption = f"store: {cluster.data_dir}"

@@ -15,7 +15,7 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -24,6 +24,7 @@ from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
 from engine.commands import Command, LegResult, NewOrder, ReplaceOrder, Uncross, encode
 from engine.events import Answered, BookChanged, Event
+from engine.runtime import order_log
 from engine.state import State
 from engine.terms import OrderStatus
 
@@ -66,7 +67,8 @@ class Retired(CommitError):
 class Batch:
     """What one journal record holds, and what came of it.
 
-    `settled` are orders whose legs it brought back, each with the future of those who wait for that.
+    `settled` are orders whose legs it brought back, each with the future of those who wait for that. By
+    `time.monotonic()`: when its append began, when the journal had it, when it was shown to peers.
     """
 
     number: int
@@ -76,6 +78,9 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     changes: list[BookChanged] = field(default_factory=list)
     settled: list[tuple[asyncio.Future[Answered], Answered]] = field(default_factory=list)
+    append_began_s: float = 0.0
+    committed_s: float = 0.0
+    shown_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +124,8 @@ class CommitLoop:
         self.queued_commands = 0
         self.retired = False
         """Set to take no more commands of others."""
+        self.untaken: Counter[type[CommitError]] = Counter()
+        """Commands that were not taken, by why."""
         self._catch_up = catch_up
         self._attach = attach
         self._release = release
@@ -138,14 +145,10 @@ class CommitLoop:
         `takes`: among them may be orders, which must not miss a quote of a peer. Giving up on the future does
         not take a command back. Raises CommitError, having taken none.
         """
-        if self.retired:
-            raise Retired("this process hands over to another one")
-        if self.is_silent():
-            raise self._unavailable()
-        if self.queued_commands + len(commands) > MAX_QUEUED_COMMANDS:
-            raise Overloaded(
-                f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
-            )
+        fault = self._why_untaken(len(commands))
+        if fault is not None:
+            self.untaken[type(fault)] += len(commands)
+            raise fault
         return self._enqueue(Submission(commands, asyncio.get_running_loop().create_future(), takes=takes))
 
     def submit_own(self, command: Command) -> asyncio.Future[Submission]:
@@ -153,6 +156,18 @@ class CommitLoop:
         return self._enqueue(
             Submission([command], asyncio.get_running_loop().create_future(), is_own=True, takes=False)
         )
+
+    def _why_untaken(self, more: int) -> CommitError | None:
+        """What so many more commands are told; None when they are taken."""
+        if self.retired:
+            return Retired("this process hands over to another one")
+        if self.is_silent():
+            return self._unavailable()
+        if self.queued_commands + more > MAX_QUEUED_COMMANDS:
+            return Overloaded(
+                f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
+            )
+        return None
 
     def _enqueue(self, submission: Submission) -> asyncio.Future[Submission]:
         crash_points.reach("command received")
@@ -201,10 +216,14 @@ class CommitLoop:
                 if batch.commands:
                     self._appending = True
                     self._in_flight = finished
+                    order_log.sequenced(batch.number, batch.commands, batch.events)
+                    batch.append_began_s = time.monotonic()
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
+                    batch.committed_s = time.monotonic()
                     self._in_flight = []
                     self._appending = False
                     crash_points.reach("effects begun")
+                    order_log.committed(batch.number, batch.commands, batch.events)
                     if not self._is_followed():
                         self._answer(batch, finished)
                         finished = []

@@ -8,7 +8,8 @@ batch ──▶ legs to peers
 """
 
 import asyncio
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bus.journal import Replaced as OtherWriter
 from bus.messages import Executions, Report, encode_executions
 from bus.provision import MAX_MESSAGE_BYTES
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
+from engine.runtime import order_log
 from engine.runtime.commit_loop import Batch
 from engine.runtime.market_data import MarketData
 
@@ -91,6 +93,11 @@ class Reports:
         self._has_room = asyncio.Event()
         self._has_room.set()
 
+    @property
+    def queued(self) -> int:
+        """How many reports the stream has not stored yet."""
+        return self._queued
+
     def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
         """Queue what a batch has to report; what the stream has already is left out."""
         last_batch, last_reports = self._published
@@ -160,6 +167,7 @@ class Reports:
             message = self._next_message()
             await self._writer.publish(message)
             self._queued -= len(message.reports)
+            order_log.reported(message.reports)
             self._progressed.set()
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
@@ -220,6 +228,8 @@ class Effects:
         self._send_leg = send_leg
         self._uncross = uncross
         self._shown = shown
+        self.refusals: Counter[int] = Counter()
+        """Refused commands by `RejectReason`."""
 
     async def release(self, batch: Batch) -> Awaitable[None] | None:
         """Let out what a batch caused, the market data before any answer.
@@ -233,7 +243,8 @@ class Effects:
             if kind is Accepted:  # most are, or are answers
                 reported.append(event)
             elif kind is Answered:
-                continue
+                if event.reject_reason:  # type: ignore[union-attr]  # a cast is a call, for every answer
+                    self.refusals[event.reject_reason] += 1  # type: ignore[union-attr]
             elif kind in REPORTED:
                 reported.append(event)
                 if kind is Fill:
@@ -243,6 +254,7 @@ class Effects:
             elif kind is Listed:
                 await self._market_data.add_book(cast("Listed", event).symbol)
         await self._market_data.publish(batch.epoch, batch.number, batch.time_ns, batch.changes, fills)
+        batch.shown_s = time.monotonic()
         crash_points.reach("market data sent")
         self._reports.add(batch.epoch, batch.number, reported)
         for change in batch.changes:

@@ -8,6 +8,8 @@ section 7).
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -19,6 +21,7 @@ from nats.aio.msg import Msg
 from bus import crash_points, subjects
 from bus.connection import heed_cancellation
 from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
+from bus.metrics import Histogram
 from bus.replica import BookReplica
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
 from engine.events import LegSent, LegTaken
@@ -37,6 +40,10 @@ MAX_PENDING_LEGS: Final = 20_000
 
 LOOK_S: Final = 1.0
 """How often all symbols are looked at for what crosses."""
+
+SENT_OUTCOMES: Final = ("filled", "partial", "empty", "refused")
+TAKEN_OUTCOMES: Final = ("filled", "empty", "refused")
+"""To who takes a leg it is filled when anything of it is."""
 
 _LOOKS_A_TURN: Final = 200
 _INT64_MAX: Final = 2**63 - 1
@@ -64,6 +71,14 @@ class Legs:
         self._away = away
         self._replicas = replicas
         self._group = group
+        self.sent: Counter[str] = Counter()
+        """Our legs that are back, by outcome."""
+        self.taken: Counter[str] = Counter()
+        """Peers' legs that were answered, by outcome."""
+        self.questions = 0
+        """How often a leg without an answer was asked after."""
+        self.waits = Histogram()
+        """Seconds from when a leg left, or was first asked after, to its answer."""
 
     async def serve(self) -> None:
         """Start to take legs of peers."""
@@ -86,14 +101,14 @@ class Legs:
             leg.settled_below,
         )
         _log.info(
-            "order %d: leg %d to E%d, %s %d %s at %d or better",
-            leg.order_id,
-            leg.leg_id,
-            leg.peer,
-            Side(leg.side).name,
-            leg.quantity,
-            leg.symbol,
-            leg.limit,
+            "leg sent",
+            extra={
+                **_named(leg),
+                "side": Side(leg.side).name,
+                "quantity": leg.quantity,
+                "symbol": leg.symbol,
+                "limit": leg.limit,
+            },
         )
         self._group.create_task(self._carry(leg, encode(message)))
 
@@ -105,12 +120,14 @@ class Legs:
     async def _carry(self, leg: LegSent, message: bytes) -> None:
         """Ask until there is an answer, then let the state machine know."""
         crash_points.reach("leg about to leave")
+        left_s = time.monotonic()
         answer = await self._ask(leg, message, ANSWER_PATIENCE_S)
         wait_s, patience_s = RETRY_S, ANSWER_PATIENCE_S
         while answer is None:
             crash_points.reach("leg asked after")
             self._away.leg_unanswered(leg.peer)
-            _log.warning("leg %d to E%d has no answer: asking after it", leg.leg_id, leg.peer)
+            self.questions += 1
+            _log.warning("leg has no answer: asking after it", extra=_named(leg))
             await asyncio.sleep(wait_s)
             answer = await self._ask(leg, encode(LegQuery(leg.leg_id, self._engine)), patience_s)
             wait_s = min(2 * wait_s, MAX_RETRY_S)
@@ -119,7 +136,9 @@ class Legs:
         self._away.leg_answered(leg, answer)
         fills = tuple(LegFill(*fill[:4], time_ns=fill[4]) for fill in answer.fills)
         filled = sum(fill.quantity for fill in fills)
-        _log.info("leg %d to E%d filled %d of %d", leg.leg_id, leg.peer, filled, leg.quantity)
+        self.sent[_outcome(filled, leg.quantity, refused=answer.refused)] += 1
+        self.waits.observe(time.monotonic() - left_s)
+        _log.info("leg answered", extra={**_named(leg), "filled": filled, "quantity": leg.quantity})
         self._loop.submit_own(LegResult(leg.leg_id, fills))
 
     async def _ask(self, leg: LegSent, message: bytes, patience_s: float) -> LegAnswer | None:
@@ -175,6 +194,7 @@ class Legs:
             (fill.execution_id, fill.price, fill.quantity, fill.contra_order_id, fill.time_ns)
             for fill in taken.fills
         )
+        self.taken["refused" if taken.refused else "filled" if fills else "empty"] += 1
         answer = LegAnswer(taken.leg_id, taken.refused, replica.sequence if replica else 0, fills)
         try:
             await self._nc.publish(reply, encode(answer))
@@ -211,6 +231,20 @@ class Uncrosser:
                 self._asked.add((symbol, side))
                 done = self._loop.submit_own(Uncross(symbol, side, ()))
                 done.add_done_callback(lambda _, place=(symbol, side): self._asked.discard(place))  # type: ignore[misc]  # mypy infers no lambda default
+
+
+def _named(leg: LegSent) -> dict[str, int]:
+    """The fields by which a log line names a leg."""
+    return {"order": leg.order_id, "leg": leg.leg_id, "peer": leg.peer}
+
+
+def _outcome(filled: int, quantity: int, *, refused: bool) -> str:
+    """What came of a leg, in one of `SENT_OUTCOMES`."""
+    if refused:
+        return "refused"
+    if not filled:
+        return "empty"
+    return "filled" if filled == quantity else "partial"
 
 
 def _is_plausible(message: Leg | LegQuery) -> bool:

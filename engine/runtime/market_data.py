@@ -35,6 +35,7 @@ from bus.messages import (
 )
 from bus.replica import BookReplica
 from engine.events import BookChanged, Fill
+from engine.runtime.append_times import AppendTimes
 from engine.terms import Liquidity
 
 HEARTBEAT_NS: Final = 100_000_000
@@ -79,6 +80,7 @@ class MarketData:
         self.epoch = 0
         self.batch_number = 0
         self.replicas: dict[str, BookReplica] = {}
+        self.trades = 0
         self.messages_left_out = 0
         self.malformed_requests = 0
         self._nc = nc
@@ -93,6 +95,7 @@ class MarketData:
         self._parts: deque[tuple[str, bytes]] = deque()  # of one snapshot, as far as they have not left
         self._active_cycle: list[str] = []
         self._idle_cycle: list[str] = []
+        self._append_times = AppendTimes()
 
     async def start(
         self,
@@ -140,12 +143,17 @@ class MarketData:
                     (fill.execution_id, fill.price, fill.quantity, taker_side)
                 )
         for symbol, made in trades.items():
+            self.trades += len(made)
             for first in range(0, len(made), MAX_TRADES_PER_MESSAGE):
                 part = tuple(made[first : first + MAX_TRADES_PER_MESSAGE])
                 message = Trades(epoch=epoch, batch_number=batch_number, time_ns=time_ns, trades=part)
                 await self._send(subjects.trades(self.engine, symbol), encode(message))
         if changes or trades:
             await asyncio.sleep(0)
+
+    def note_append(self, took_s: float) -> None:
+        """A batch was stored after so long: heartbeats tell of it."""
+        self._append_times.note(took_s, self._monotonic_ns())
 
     async def add_book(self, symbol: str) -> None:
         """A symbol starts to trade: its empty book is shown."""
@@ -196,12 +204,15 @@ class MarketData:
         now_ns = self._monotonic_ns()
         self._note_reconnect()
         self._forget_quiet(now_ns)
+        append_p50_us, append_max_us = self._append_times.recent_us(now_ns)
         heartbeat = Heartbeat(
             engine=self.engine,
             epoch=self.epoch,
             batch_number=self.batch_number,
             sent_ns=now_ns,
             sequences={symbol: self.replicas[symbol].sequence for symbol in self._changed_ns},
+            append_p50_us=append_p50_us,
+            append_max_us=append_max_us,
         )
         if self.epoch:
             await self._send(self._heartbeat_subject, encode(heartbeat))

@@ -36,7 +36,9 @@ from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
 from bus.lease import Lease, LeaseLost
+from bus.logs import Form, Level, add_log_options
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
+from bus.metrics import MetricsServer, add_metrics_option
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
@@ -51,6 +53,7 @@ from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
+from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.recovery import begin_reign, catch_up, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
@@ -109,6 +112,11 @@ class Settings:
     state_dir: Path
     accept_loss: bool
     commands_per_snapshot: int = COMMANDS_PER_SNAPSHOT
+    metrics: str = ""
+    """Where metrics are served, HOST:PORT; empty for nowhere."""
+
+    log_format: Form = "text"
+    log_level: Level = "info"
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
@@ -149,6 +157,8 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         action="store_true",
         help="leave the first reign to another process of this number, follow it, take over when it is gone",
     )
+    add_metrics_option(parser)
+    add_log_options(parser)
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
     try:
@@ -169,6 +179,9 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         state_dir=options.state_dir
         or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
         accept_loss=options.accept_loss,
+        metrics=options.metrics or "",
+        log_format=options.log_format,
+        log_level=options.log_level,
     )
 
 
@@ -204,8 +217,25 @@ class Engine:
         self._bell = FillBell()
         self._round_trip = RoundTrip(nc)
         self._told_states: dict[int, tuple[PeerState, int]] = {}
+        self._snapshots = SnapshotStore(nc, number)
         self._snapshot_maker = SnapshotMaker(
-            number, settings.nats_url, commands_per_snapshot=settings.commands_per_snapshot
+            number,
+            settings.nats_url,
+            commands_per_snapshot=settings.commands_per_snapshot,
+            store=self._snapshots,
+            log_format=settings.log_format,
+        )
+        self._counts = CommitCounts()
+        self._metrics = EngineCollector(
+            state=self._state,
+            journal=journal,
+            connections=lambda: link.connections,
+            follower=self._follower,
+            away=self._away,
+            market_data=self._market_data,
+            sessions=self._sessions,
+            snapshots=self._snapshot_maker,
+            counts=self._counts,
         )
 
     async def run(self, edge: Edge, door: Door, address: str) -> None:
@@ -228,14 +258,16 @@ class Engine:
     async def _recover(self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str) -> None:
         """Come to where the journal ends, wait for our turn, and reign."""
         state, number = self._state, self._settings.number
+        if self._settings.metrics:
+            group.create_task(MetricsServer(self._metrics).run(self._settings.metrics, _tell_metrics))
         known = self._watch(group)
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
         if not self._settings.durable:
             published = 0, 0
-        reports = Reports(number, writer, published)
+        reports = self._metrics.reports = Reports(number, writer, published)
         if self._settings.durable:
-            await load(state, self._journal, SnapshotStore(self._nc, number), published)
+            self._snapshot_maker.newest = await load(state, self._journal, self._snapshots, published)
         self._snapshot_maker.note(await replay(state, self._journal, reports))
         if not check_reports(
             number, published[0], self._journal.position, accept_loss=self._settings.accept_loss
@@ -281,7 +313,9 @@ class Engine:
             place = f"batch {state.batch_number} of epoch {state.epoch}"
             _log.info("E%d stands by at %s, at %s", state.engine, lease.entry.address, place)
             standby = Standby(self._nc, lease, state, self._journal, reports, writer)
+            self._metrics.standby, self._metrics.role = standby, Role.STANDBY
             await standby.until_reign(LEAVE_FIRST_S if settings.standby else 0.0)
+            self._metrics.role = Role.STARTING
             await edge.set_role(STANDBY_ROLE, held=False)
             _log.info("E%d takes over after batch %d", state.engine, state.batch_number)
         crash_points.reach("lease claimed")
@@ -311,7 +345,7 @@ class Engine:
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
         legs = Legs(self._nc, number, loop, self._away, self._market_data.replicas, group)
-        self._effects = Effects(
+        effects = self._effects = Effects(
             self._market_data,
             reports,
             self._bell,
@@ -351,6 +385,9 @@ class Engine:
             # Without a journal, what earlier processes reported is no history of this one's clients.
             OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
         )
+        self._metrics.loop, self._metrics.effects = loop, effects
+        self._metrics.legs, self._metrics.servicer = legs, servicer
+        self._metrics.role = Role.PRIMARY
         door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
         await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
         await self._await_peers()
@@ -389,7 +426,10 @@ class Engine:
 
     async def _release(self, batch: Batch) -> Awaitable[None] | None:
         self._snapshot_maker.note(len(batch.commands))
-        return await self._effects.release(batch)
+        self._market_data.note_append(batch.committed_s - batch.append_began_s)
+        shown = await self._effects.release(batch)
+        self._counts.note(batch)
+        return shown
 
     async def _tell_health(self, edge: Edge, loop: CommitLoop) -> None:
         """Serving as long as the journal answers."""
@@ -445,6 +485,10 @@ class Engine:
             _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
 
 
+def _tell_metrics(address: str) -> None:
+    _log.info("metrics are at http://%s/metrics", address)
+
+
 async def run(settings: Settings) -> None:
     """Run an engine until cancelled. Raises one of the faults that end it, or a group of them."""
     name = f"engine-{settings.number}"
@@ -484,9 +528,11 @@ def _start() -> Coroutine[Any, Any, None]:
     settings = parse_settings()
     name = f"engine_{settings.number}.log"
     directory = settings.log_dir
-    log_to(directory / "engine_logs" / name if directory else None)
+    form, level = settings.log_format, settings.log_level
+    log_to(directory / "engine_logs" / name if directory else None, form=form, level=level)
     if directory:
-        log_to(directory / "synchronizer_logs" / name, "synchronizer", "routing")
+        routed = directory / "synchronizer_logs" / name
+        log_to(routed, "synchronizer", "routing", form=form, level=level)
     return run(settings)
 
 

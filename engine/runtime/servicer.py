@@ -6,7 +6,7 @@ the order. What a handler reads it reads through the commit loop, so it never sh
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar, cast
@@ -26,7 +26,7 @@ from engine.book import Book
 from engine.commands import Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Landmark, Order
-from engine.runtime import wire
+from engine.runtime import order_log, wire
 from engine.runtime.commit_loop import CommitError, CommitLoop, Overloaded, Submission
 from engine.runtime.effects import FillBell
 from engine.runtime.sessions import Sessions
@@ -84,7 +84,21 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self._bell = bell
         self._away = away
         self._old_fills = old_fills
-        self._fill_streams: defaultdict[str, int] = defaultdict(int)
+        self._fill_streams: Counter[str] = Counter()
+        self._entry_streams: Counter[str] = Counter()
+
+    @property
+    def open_streams(self) -> dict[str, int]:
+        """How many calls that go on are open, by their name in the contract."""
+        return {
+            "OrderEntry": self._entry_streams.total(),
+            "GetFills": self._fill_streams.total(),
+        }
+
+    @property
+    def streaming_clients(self) -> int:
+        """How many clients have such a call open."""
+        return len(self._entry_streams.keys() | self._fill_streams.keys())
 
     async def SubmitOrder(self, request: pb.NewOrder, context: Context) -> pb.OrderReply:
         """Take an order; answers when it has come to rest."""
@@ -121,6 +135,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         waiting: asyncio.Queue[_Entry | _End] = asyncio.Queue()
         room = asyncio.Semaphore(MAX_UNANSWERED_MESSAGES)
         reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
+        self._entry_streams[client] += 1
         try:
             while isinstance(entry := await waiting.get(), _Entry):
                 submission = await self._committed(entry.done, context)
@@ -133,6 +148,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 await abort_bad_request(context, "commands", str(entry.fault))
             await reading
         finally:
+            _close_stream(self._entry_streams, client)
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
@@ -154,9 +170,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     client, request.since_sequence, rung if request.follow else None, context
                 )
         finally:
-            self._fill_streams[client] -= 1
-            if not self._fill_streams[client]:
-                del self._fill_streams[client]
+            _close_stream(self._fill_streams, client)
 
     async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.OrderState:
         """Show one of the caller's orders."""
@@ -336,6 +350,13 @@ class ProtectedBooks:
         return books
 
 
+def _close_stream(streams: Counter[str], client: str) -> None:
+    """One stream of the client is open no more."""
+    streams[client] -= 1
+    if not streams[client]:
+        del streams[client]
+
+
 async def _write_fills(fills: Sequence[Fill | ReportedFill], context: Context) -> None:
     """Send a batch of fills to a reader that takes it."""
     try:
@@ -365,6 +386,7 @@ async def _answers(submission: Submission) -> list[Answered | Accepted]:
             if future.done():
                 duplicate = type(pending) is Answered and pending.duplicate
                 answers[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
+    order_log.replied(answers)
     return answers
 
 

@@ -26,6 +26,10 @@ class Sessions:
         self._known: dict[str, SessionEntry] = {}
         self._lookups: dict[str, asyncio.Task[SessionEntry | None]] = {}
 
+    def __len__(self) -> int:
+        """How many tokens are known."""
+        return len(self._known)
+
     async def watch(self, filled: asyncio.Event) -> None:
         """Follow the bucket for ever; `filled` is set when all that is there now is known."""
         await self._sessions.watch(self._on_session, filled=filled)

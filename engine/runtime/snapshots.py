@@ -25,8 +25,10 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from bus import child, crash_points, provision
+from bus.connection import heed_cancellation
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.journal import JetStreamJournal, Journal, JournalError, Position
+from bus.logs import Form, add_log_options
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
@@ -146,26 +148,42 @@ async def trim(nc: Client, engine: int, store: SnapshotStore) -> int:
 
 
 class SnapshotMaker:
-    """Starts the maker's process after every so many commands; one at a time."""
+    """Starts the maker's process after every so many commands; one at a time.
 
-    def __init__(self, engine: int, nats_url: str, *, commands_per_snapshot: int) -> None:
+    `store` is where it looks what was made.
+    """
+
+    def __init__(
+        self,
+        engine: int,
+        nats_url: str,
+        *,
+        commands_per_snapshot: int,
+        store: SnapshotStore | None = None,
+        log_format: Form = "text",
+    ) -> None:
         # A maker that outlived its engine would wait for a journal that may never be there again.
         self._command = [sys.executable, "-I", "-S", child.__file__, str(os.getpid())]
         self._command += [sys.executable, "-m", "engine.runtime.snapshots"]
-        self._command += ["--number", str(engine), "--nats", nats_url]
+        self._command += ["--number", str(engine), "--nats", nats_url, "--log-format", log_format]
         self._commands_per_snapshot = commands_per_snapshot
-        self._commands = 0
+        self._store = store
+        self.commands = 0
+        """Commands in the journal since a snapshot was last asked for."""
+        self.newest: SnapshotEntry | None = None
+        """The newest snapshot that this process loaded or had made."""
+        self.failures = 0
 
     def note(self, commands: int) -> None:
         """So many commands more are in the journal than in the last snapshot."""
-        self._commands += commands
+        self.commands += commands
 
     async def run(self) -> None:
         """Make snapshots as they fall due, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_PERIOD_S)
-            if self._commands >= self._commands_per_snapshot:
-                self._commands = 0
+            if self.commands >= self._commands_per_snapshot:
+                self.commands = 0
                 await self._make()
 
     async def _make(self) -> None:
@@ -177,8 +195,18 @@ class SnapshotMaker:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-        if process.returncode:
+        if not process.returncode:
+            await self._look()
+        else:
+            self.failures += 1
             _log.warning("no snapshot was made: its maker ended with code %d", process.returncode)
+
+    async def _look(self) -> None:
+        """Note the newest snapshot there is."""
+        if self._store is None:
+            return
+        with suppress(nats.errors.Error, nats.js.errors.Error):
+            self.newest = next(iter(await heed_cancellation(self._store.entries())), None)
 
 
 async def _run(number: int, nats_url: str) -> None:
@@ -214,8 +242,9 @@ def main() -> None:
         parser = argparse.ArgumentParser(prog="engine.runtime.snapshots")
         parser.add_argument("--number", type=int, required=True)
         parser.add_argument("--nats", required=True)
+        add_log_options(parser)
         options = parser.parse_args()
-        log_to(None)
+        log_to(None, form=options.log_format, level=options.log_level)
         return _run(options.number, options.nats)
 
     run_until_signal("engine", start, _FAULTS)

@@ -74,6 +74,8 @@ class Standby:
         self._journal = journal
         self._reports = reports
         self._writer = writer
+        self.lag_batches = 0
+        """How many stored batches were not applied yet when that was last looked at."""
 
     async def until_reign(self, leave_first_s: float) -> None:
         """Return as soon as the lease is ours; the journal may have grown a little since.
@@ -92,9 +94,14 @@ class Standby:
         subject = subjects.standby(self._state.engine)
         entry = self._lease.entry
         while True:
-            lag = await self._journal.lag()
+            self.lag_batches = await self._journal.lag()
             status = StandbyStatus(
-                entry.engine, entry.address, entry.pid, self._state.epoch, self._state.batch_number, lag
+                entry.engine,
+                entry.address,
+                entry.pid,
+                self._state.epoch,
+                self._state.batch_number,
+                self.lag_batches,
             )
             await self._nc.publish(subject, encode(status))
             self._reports.forget(await self._writer.start())

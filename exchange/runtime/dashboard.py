@@ -1,7 +1,8 @@
-"""Serves the dashboard's page, and nothing but the page: what it shows comes to a browser straight from NATS.
+"""Serves the dashboard's page; what it shows comes to a browser straight from NATS.
 
 The page is `exchange/dashboard/page`, built from the sources beside it. It holds no secret and may be read by
-anybody who reaches the port. Needs the extra `dashboard`.
+anybody who reaches the port. On loopback its order ticket (`exchange.runtime.ticket`) is served beside it.
+Needs the extra `dashboard`.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exchange.runtime import web
 from exchange.runtime.settings import is_loopback
+from exchange.runtime.ticket import Tickets
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "dashboard" / "page"
 
@@ -30,18 +32,22 @@ _HEADERS: Final = {
 }
 
 
-def make_app(websocket_urls: Sequence[str], host: str) -> Starlette:
-    """The page, which is told by `/config.json` where NATS takes WebSockets.
+def make_app(websocket_urls: Sequence[str], host: str, ticket_routes: Sequence[Route] = ()) -> Starlette:
+    """The page, which is told by `/config.json` where NATS takes WebSockets and whether one can trade.
 
     Reached through loopback it answers to no other name, so that no page of elsewhere can pass for it.
     """
 
     async def config(_: Request) -> Response:
-        return JSONResponse({"nats": list(websocket_urls)})
+        return JSONResponse({"nats": list(websocket_urls), "ticket": bool(ticket_routes)})
 
     names = [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else ["*"]
     return Starlette(
-        routes=[Route("/config.json", config), Mount("/", StaticFiles(directory=PAGE, html=True))],
+        routes=[
+            Route("/config.json", config),
+            *ticket_routes,
+            Mount("/", StaticFiles(directory=PAGE, html=True)),
+        ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=names),
             Middleware(_Headers, policy=content_policy(websocket_urls)),
@@ -59,11 +65,21 @@ def content_policy(websocket_urls: Sequence[str]) -> str:
 
 
 async def serve(
-    listen: str, websocket_urls: Sequence[str], listening: Callable[[str], None] = lambda _: None
+    listen: str,
+    websocket_urls: Sequence[str],
+    exchange: str,
+    listening: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve the page at HOST:PORT until cancelled; `listening` is told the address. Raises CannotListen."""
+    """Serve the page at HOST:PORT until cancelled; `listening` is told the address. Raises CannotListen.
+
+    `exchange` is where clients register, HOST:PORT. Off loopback the page only looks on: passwords would
+    travel in clear text.
+    """
     host = listen.rpartition(":")[0]
-    await web.serve(make_app(websocket_urls, host), listen, listening)
+    tickets = Tickets(exchange)
+    routes = tickets.routes() if is_loopback(host) else []
+    async with tickets.kept():
+        await web.serve(make_app(websocket_urls, host, routes), listen, listening)
 
 
 class _Headers:

@@ -34,6 +34,7 @@ from bus import executions, messages, provision, subjects
 from bus.executions import ExecutionsDamaged
 from bus.follower import FeedFollower
 from bus.messages import EngineEntry, InstrumentEntry, ProvisionReply
+from bus.metrics import MetricsServer
 from bus.peer import PeerFeed
 from bus.provision import ProvisionError
 from bus.registry import Bucket, BucketUnavailable
@@ -44,6 +45,7 @@ from exchange.market_views import Market, MarketViews
 from exchange.positions import Positions
 from exchange.runtime import views
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments, read_instruments
+from exchange.runtime.metrics import ExchangeCollector, ViewCounts
 from exchange.runtime.registration import Registrar
 from exchange.runtime.servicer import EngineView, ExchangeServicer
 from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
@@ -87,6 +89,7 @@ class Exchange:
         self._executions = executions.read(nc)
         self._feed_log = views.FeedLog()
         self._market_views = MarketViews()
+        self._view_counts = ViewCounts()
         self._follower = FeedFollower(
             nc, own_engine=None, on_change=self._on_book_change, on_state=self._on_feed_state
         )
@@ -111,7 +114,8 @@ class Exchange:
         """
         await publish_instruments(self._instruments_bucket, entries)
         edge = Edge(SERVICE)
-        matchbus_pb2_grpc.add_ExchangeServicer_to_server(self._make_servicer(), edge.server)  # type: ignore[no-untyped-call]
+        servicer = self._make_servicer()
+        matchbus_pb2_grpc.add_ExchangeServicer_to_server(servicer, edge.server)  # type: ignore[no-untyped-call]
         try:
             async with asyncio.TaskGroup() as group:
                 filled = self._start_watches(group)
@@ -119,8 +123,8 @@ class Exchange:
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
                 group.create_task(self._publish_views())
-                if self._settings.dashboard:
-                    group.create_task(self._serve_dashboard())
+                if self._settings.metrics:
+                    group.create_task(self._serve_metrics(servicer))
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
@@ -130,6 +134,8 @@ class Exchange:
                 await edge.start()
                 log.info("exchange listens at %s", address)
                 listening(address)
+                if self._settings.dashboard:
+                    group.create_task(self._serve_dashboard(address))
                 await self._executions.caught_up.wait()
                 await edge.set_serving(serving=True)
                 log.info(
@@ -217,9 +223,30 @@ class Exchange:
                 # What cannot leave at once is dropped: within a second all is shown again.
                 if self._nc.is_connected and self._nc.pending_data_size < _MAX_UNSENT_VIEWS_BYTES:
                     await self._nc.publish(subject, messages.encode(view))
+                    self._view_counts.published += 1
+                else:
+                    self._view_counts.dropped += 1
             await asyncio.sleep(_VIEWS_PERIOD_S)
 
-    async def _serve_dashboard(self) -> None:
+    async def _serve_metrics(self, servicer: ExchangeServicer) -> None:
+        collector = ExchangeCollector(
+            connections=lambda: self._link.connections,
+            follower=self._follower,
+            engines=self._engines,
+            standbys=self._standbys,
+            instruments=self._instruments,
+            directory=self._directory,
+            servicer=servicer,
+            views=self._view_counts,
+            executions=self._executions,
+            positions=self._positions,
+        )
+        await MetricsServer(collector).run(
+            self._settings.metrics,
+            lambda address: log.info("metrics are at http://%s/metrics", address),
+        )
+
+    async def _serve_dashboard(self, exchange: str) -> None:
         try:
             from exchange.runtime import dashboard  # noqa: PLC0415  # an extra that need not be installed
         except ImportError as error:
@@ -229,6 +256,7 @@ class Exchange:
         await dashboard.serve(
             self._settings.dashboard,
             self._settings.websocket_urls,
+            exchange,
             lambda address: log.info("the dashboard is at http://%s", address),
         )
 
@@ -311,7 +339,8 @@ def main() -> None:
 def _start() -> Coroutine[Any, Any, None]:
     settings = parse_settings(sys.argv[1:], os.environ)
     directory = settings.log_dir
-    log_to(directory / "exchange_logs" / "exchange.log" if directory else None)
+    path = directory / "exchange_logs" / "exchange.log" if directory else None
+    log_to(path, form=settings.log_format, level=settings.log_level)
     return run(settings)
 
 

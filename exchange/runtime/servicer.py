@@ -5,6 +5,7 @@ market data is.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -24,6 +25,7 @@ from exchange.runtime import registration
 log = logging.getLogger("exchange")
 
 _AWAY: Final = (BucketUnavailable, StreamError, nats.errors.Error)
+REGISTRATION_OUTCOMES: Final = ("registered", "malformed", "wrong_password", "refused", "unavailable")
 _STORAGE_AWAY: Final = "the exchange cannot reach its storage just now; try again"
 
 
@@ -67,6 +69,8 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         self._caught_up = caught_up
         self._list_engines = list_engines
         self._consolidated_book = consolidated_book
+        self.registrations: Counter[str] = Counter()
+        """Calls of RegisterClient by outcome, one of `REGISTRATION_OUTCOMES`."""
 
     async def RegisterClient(
         self, request: matchbus_pb2.RegisterClientRequest, context: Context
@@ -78,8 +82,10 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             ("secret", directory.secret_violation(request.secret)),
         ):
             if violation:
+                self.registrations["malformed"] += 1
                 await abort_bad_request(context, field, violation)
         if not directory.same_text(request.password, self._password):
+            self.registrations["wrong_password"] += 1
             log.warning("refused a registration from %s: wrong password", context.peer())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         try:
@@ -87,11 +93,14 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
                 request.client_id, request.secret, request.preferred_engine
             )
         except (registration.RegistrationRefused, assignment.NoHome) as refusal:
+            self.registrations["refused"] += 1
             log.warning("refused to register client %s: %s", request.client_id, refusal)
             await context.abort(_status_of(refusal), str(refusal))
         except _AWAY as fault:
+            self.registrations["unavailable"] += 1
             log.warning("cannot register client %s: %r", request.client_id, fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
+        self.registrations["registered"] += 1
         home = registered.home
         log.info("registered client %s, home engine E%d at %s", request.client_id, home.engine, home.address)
         return matchbus_pb2.RegisterClientReply(

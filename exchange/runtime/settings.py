@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bus.logs import Form, Level, add_log_options
+from bus.metrics import add_metrics_option
 from bus.runner import DEFAULT_NATS_URL, host_and_port
 from exchange.directory import secret_violation
 
@@ -47,6 +49,12 @@ class Settings:
     websocket_urls: tuple[str, ...] = (DEFAULT_WEBSOCKET_URL,)
     """Where its page finds NATS."""
 
+    metrics: str = ""
+    """Where metrics are served, HOST:PORT; empty for nowhere."""
+
+    log_format: Form = "text"
+    log_level: Level = "info"
+
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
@@ -78,6 +86,9 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         trim_journals=options.trim_journals,
         dashboard=options.dashboard,
         websocket_urls=tuple(options.websocket.split(",")),
+        metrics=options.metrics or "",
+        log_format=options.log_format,
+        log_level=options.log_level,
     )
 
 
@@ -138,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_WEBSOCKET_URL,
         help="where the dashboard's page finds NATS, with commas between several (default %(default)s)",
     )
+    add_metrics_option(parser)
+    add_log_options(parser)
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
     return parser
 

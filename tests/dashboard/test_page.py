@@ -17,6 +17,7 @@ import pytest
 from client import Client
 from simulation.cluster import Cluster
 from simulation.controls import running_controls
+from tests.waiting import until
 
 playwright_api = pytest.importorskip(
     "playwright.async_api", reason="the dashboard was not tested in a browser: no Playwright (`make browser`)"
@@ -41,6 +42,17 @@ OPTIONS = (
     "--disable-sync",
 )
 LONG_MS = 20_000
+RECOVERY_S = 3.0
+UNTIL = """([state, epoch, shares]) => new Promise((resolve) => {
+    const look = () => {
+        const {dataset} = document.querySelector(".card[data-engine='1']");
+        const isSo = dataset.state === state && dataset.epoch === epoch && dataset.role === "primary"
+            && document.querySelector("#asks tr:last-child .shares").title === shares;
+        isSo ? resolve() : setTimeout(look, 5);
+    };
+    look();
+})"""
+"""Until the card of engine 1 and the best ask are like this: looks more often than Playwright does."""
 
 
 @contextlib.asynccontextmanager
@@ -139,7 +151,7 @@ async def test_another_symbol_is_chosen_by_key(market: Market) -> None:
 async def test_a_killed_engine_comes_back_in_a_higher_epoch(
     market: Market, record_property: Callable[[str, object], None]
 ) -> None:
-    """The button kills it, its card and the ladder say so, and within seconds both are right again."""
+    """The button kills it, card and ladder say so, and in under three seconds both are right again."""
     async with opened(market.url) as (page, complaints):
         await expect(level(page, "189.52").locator("td.shares")).to_have_attribute(
             "title", "E1 10, E2 5", timeout=LONG_MS
@@ -150,15 +162,11 @@ async def test_a_killed_engine_comes_back_in_a_higher_epoch(
         begun = time.monotonic()
         await page.get_by_role("button", name="kill engine 1").click()
         await expect(page.locator("#said")).to_have_text(f"Killed engine 1, process {pid}.")
-        await expect(card).to_have_attribute("data-state", "down", timeout=LONG_MS)
-        await expect(level(page, "189.52").locator("td.shares")).to_have_attribute("title", "E2 5")
-        await expect(card).to_have_attribute("data-epoch", "2", timeout=LONG_MS)
-        await expect(card).to_have_attribute("data-state", "live", timeout=LONG_MS)
-        await expect(level(page, "189.52").locator("td.shares")).to_have_attribute(
-            "title", "E1 10, E2 5", timeout=LONG_MS
-        )
-        record_property("recovery_s", round(time.monotonic() - begun, 2))
-        await expect(card).to_have_attribute("data-role", "primary")
+        await page.evaluate(UNTIL, ["down", "1", "E2 5"])
+        await page.evaluate(UNTIL, ["live", "2", "E1 10, E2 5"])
+        recovery_s = time.monotonic() - begun
+        record_property("recovery_s", round(recovery_s, 2))
+        assert recovery_s < RECOVERY_S
         assert complaints == []
 
 
@@ -204,11 +212,126 @@ async def test_narrow_windows_need_no_sideways_scrolling(market: Market, width: 
         assert complaints == []
 
 
+async def test_trading_by_hand(market: Market) -> None:
+    """A price is taken from the ladder; the order is marked there, and gone when it is cancelled."""
+    async with opened(market.url) as (page, complaints):
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await expect(page.locator("#trader")).to_contain_text("demo, at home on E", timeout=LONG_MS)
+        await level(page, "189.40").click(timeout=LONG_MS)
+        await expect(page.locator("[name=price]")).to_have_value("189.40")
+        await expect(page.locator("[name=quantity]")).to_be_focused()
+        await page.keyboard.type("3")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#ticket-said")).to_have_text(
+            "new: buy 3 AAPL at 189.40, 3 left", timeout=LONG_MS
+        )
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 3", timeout=LONG_MS)
+        await expect(level(page, "189.40").locator("td").nth(1)).to_have_text("10", timeout=LONG_MS)
+        await expect(page.locator("#orders tbody tr")).to_contain_text("3 of 3")
+        await page.get_by_role("button", name="cancel order").click()
+        await expect(page.locator("#orders tbody tr")).to_have_count(0, timeout=LONG_MS)
+        await expect(level(page, "189.40").locator("td").nth(1)).to_have_text("7", timeout=LONG_MS)
+        await expect(page.locator("#ladder .own:not(:empty)")).to_have_count(0)
+        assert complaints == []
+
+
+async def test_own_fills_are_told_and_marked(market: Market) -> None:
+    """A market order's fill is in the list, the position, and marked on the tape; one of others is not."""
+    async with opened(market.url) as (page, complaints):
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await page.locator("[name=quantity]").fill("4", timeout=LONG_MS)
+        await page.locator("[name=type]").select_option("market")
+        await expect(page.locator("[name=price]")).to_be_disabled()
+        await page.locator("#send").click()
+        await expect(page.locator("#ticket-said")).to_contain_text("4 filled at 189.52", timeout=LONG_MS)
+        await expect(page.locator("#fills tbody tr")).to_have_count(1, timeout=LONG_MS)
+        await expect(page.locator("#fills tbody tr")).to_contain_text("taker on E")
+        await expect(page.locator("#tape tr.own")).to_have_count(1, timeout=LONG_MS)
+        await expect(page.locator("#positions tbody tr")).to_have_text(
+            re.compile("AAPL.*4.*189.52"), timeout=LONG_MS
+        )
+        await market.bob.submit("AAPL", "buy", quantity="1", price="189.52")
+        await expect(page.locator("#tape tbody tr")).to_have_count(2, timeout=LONG_MS)
+        await expect(page.locator("#tape tr.own")).to_have_count(1)
+        assert complaints == []
+
+
+async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
+    """The exchange's words for a wrong password, the engine's for an order that it refuses."""
+    async with opened(market.url) as (page, _):
+        said = page.locator("#ticket-said")
+        for password in ("guessed", market.cluster.password):
+            await page.locator("[name=client]").fill("carol")
+            await page.locator("[name=secret]").fill("carol's own")
+            await page.locator("[name=password]").fill(password)
+            await page.keyboard.press("Enter")
+            if password == "guessed":
+                await expect(said).to_contain_text("password", timeout=LONG_MS)
+                await expect(said).to_have_attribute("data-kind", "refused")
+        await expect(page.locator("#trader")).to_contain_text("carol, at home on E", timeout=LONG_MS)
+        await page.locator("[name=quantity]").fill("1")
+        await page.locator("[name=price]").fill("189.52")
+        await page.locator("[name=post_only]").check()
+        await page.keyboard.press("Enter")
+        refused = await market.bob.submit("AAPL", "buy", quantity="1", price="189.52", post_only=True)
+        await expect(said).to_have_text(
+            f"rejected: {refused.reject_reason}: {refused.reject_text}", timeout=LONG_MS
+        )
+        await page.get_by_role("button", name="sign out").click()
+        await expect(page.locator("#sign-in")).to_be_visible()
+        await expect(page.locator("#account")).to_be_hidden()
+
+
+async def test_an_order_is_made_by_key(market: Market) -> None:
+    """Arrow keys go from buy to sell, a button takes the best price, and another says what it would do."""
+    async with opened(market.url) as (page, complaints):
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await expect(page.locator("#send")).to_have_text("buy AAPL", timeout=LONG_MS)
+        await page.locator("[name=side][value=buy]").focus()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator("#send")).to_have_text("sell AAPL")
+        await expect(page.locator("#asks tr:last-child .price")).to_have_text("189.52", timeout=LONG_MS)
+        await page.get_by_role("button", name="price of the best ask").press("Enter")
+        await expect(page.locator("[name=price]")).to_have_value("189.52")
+        assert complaints == []
+
+
+async def test_candles_appear(market: Market) -> None:
+    """Trades make candles of the interval that is chosen; before the first the page says that it has none."""
+    async with opened(market.url) as (page, complaints):
+        await expect(page.locator("#candles-note")).to_have_text("no trade since opening", timeout=LONG_MS)
+        await market.bob.submit("AAPL", "buy", quantity="1", price="189.52")
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", "1", timeout=LONG_MS)
+        second = int(time.time())
+        await until(lambda: int(time.time()) > second)
+        await market.bob.submit("AAPL", "buy", quantity="1", price="189.52")
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", "2", timeout=LONG_MS)
+        await page.locator("[name=interval][value='1']").focus()
+        await page.keyboard.press("ArrowRight")
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator("[name=interval][value='60']")).to_be_checked()
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", re.compile("1|2"))
+        await expect(page.locator("#candles-note")).to_have_text("since opening")
+        assert complaints == []
+
+
+async def test_a_card_tells_how_long_commits_take(market: Market) -> None:
+    """While orders come; and nothing a second after the last."""
+    async with opened(market.url) as (page, complaints):
+        commit = page.locator(".card[data-engine='1'] .commit dd")
+        await market.alice.submit("AAPL", "sell", quantity="1", price="189.60")
+        await expect(commit).to_have_text(re.compile(r"^[\d.,]+ / [\d.,]+ ms$"), timeout=LONG_MS)
+        await expect(commit).to_have_text("\N{EN DASH}", timeout=LONG_MS)
+        assert complaints == []
+
+
 async def test_buttons_only_with_a_token(market: Market) -> None:
     """Who opens the plain address looks on; the token is gone from the address bar of who may strike."""
     async with opened(market.cluster.dashboard_url) as (page, _):
         await expect(page.locator(".card")).to_have_count(2, timeout=LONG_MS)
         await expect(page.get_by_role("button", name="kill engine 1")).to_have_count(0)
+        await expect(page.locator("#sign-in")).to_be_visible()
+        await expect(page.locator("#as-demo")).to_be_hidden()
     async with opened(market.url) as (page, _):
         await expect(page.get_by_role("button", name="kill engine 1")).to_have_count(1, timeout=LONG_MS)
         assert "#" not in page.url

@@ -96,6 +96,20 @@ def test_a_better_price_away_attracts_a_leg() -> None:
     assert {fill.engine for fill in answer.fills} == {1, 2}
 
 
+def test_the_order_whose_way_the_architecture_page_follows() -> None:
+    """docs/architecture.md: 5 at 189.52 by a leg, 4 at 189.60 at once; the last one rests after the leg."""
+    world = world_with(2, (1, "a", SELL, 4, 18_960), (2, "b", SELL, 5, 18_952))
+    world.submit(1, limit_order("alice", BUY, 10, 19_000))
+    assert [(leg.limit, leg.quantity) for leg in legs(world)] == [(18_952, 5)]
+    answer = last_answer(world, "alice")
+    assert (answer.status, answer.cumulative) == (OrderStatus.PENDING, 4)
+    assert world.combined(BUY) == []
+    world.settle()
+    assert world.taken() == {("alice", 18_952): 5, ("alice", 18_960): 4}
+    assert last_answer(world, "alice").cumulative == 9
+    assert world.combined(BUY) == [(19_000, 1)]
+
+
 def test_what_a_leg_brings_back_is_planned_again() -> None:
     """A quote that is gone sends the quantity on to the next best, and at last to rest."""
     world = world_with(3, (2, "b", SELL, 5, 100), (3, "c", SELL, 3, 101))

@@ -62,11 +62,18 @@ class Venue:
         for number in self.market.peers:
             self.beat(number)
 
-    def beat(self, engine: int, batch_number: int = 1, sequences: dict[str, int] | None = None) -> None:
+    def beat(
+        self,
+        engine: int,
+        batch_number: int = 1,
+        sequences: dict[str, int] | None = None,
+        append_us: tuple[int, int] = (0, 0),
+    ) -> None:
         """Two heartbeats: what makes a feed with a snapshot live."""
         feed = self.market.peers[engine]
         for sent_ns in (self.now_ns - 1, self.now_ns):
-            feed.on_message(Heartbeat(engine, 1, batch_number, sent_ns, sequences or {}), None, self.now_ns)
+            heartbeat = Heartbeat(engine, 1, batch_number, sent_ns, sequences or {}, *append_us)
+            feed.on_message(heartbeat, None, self.now_ns)
 
     def book(self, engine: int, symbol: str, sequence: int, *levels: LevelChange) -> None:
         """The engine's book becomes this."""
@@ -242,6 +249,21 @@ def test_an_engine_tells_its_rates() -> None:
     assert (status.orders_per_s, status.trades_per_s, status.batches_per_s) == (30.0, 1.0, 15.0)
     assert (status.batch_number, status.lag_ms) == (25, 0.0)
     assert venue.engine(1, after_ms=3_000).orders_per_s == 0.0
+
+
+def test_an_engine_tells_how_long_its_journal_takes() -> None:
+    """As its newest heartbeat says; nothing where nothing was stored, or where that is old news."""
+    venue = Venue("AAPL", engines=1)
+    venue.book(1, "AAPL", 1, (BID, 100, 5, 1))
+    status = venue.engine(1)
+    assert (status.commit_p50_ms, status.commit_max_ms) == (None, None)
+    venue.beat(1, append_us=(900, 4_200))
+    status = venue.engine(1)
+    assert (status.commit_p50_ms, status.commit_max_ms) == (0.9, 4.2)
+    venue.now_ns += DOWN_NS
+    venue.market.peers[1].tick(venue.now_ns)
+    status = venue.engine(1)
+    assert (status.commit_p50_ms, status.commit_max_ms) == (None, None)
 
 
 def test_an_engine_tells_why_it_is_down() -> None:

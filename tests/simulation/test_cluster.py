@@ -70,6 +70,13 @@ def test_standbys_have_ports_of_their_own() -> None:
     assert len(set(others)) == 5
 
 
+def test_every_process_has_a_port_for_its_metrics() -> None:
+    """One more loopback port behind that of the exchange, each engine and each standby."""
+    nats, *others = claim_ports("127.0.0.1", Ports(), 2, standbys=1, metrics=True)
+    assert nats == 0
+    assert len(set(others)) == 10
+
+
 async def test_standbys_need_a_journal(tmp_path: Path) -> None:
     """Without one there is nothing to follow: the start says so before anything runs."""
     with pytest.raises(NoJournal, match="durability none"):

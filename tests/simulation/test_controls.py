@@ -1,5 +1,6 @@
 """The endpoint that strikes engines of a demo: what it does, and for whom."""
 
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -138,6 +139,17 @@ async def test_a_browser_that_asks_first_hears_who_may(controls: Controls, membe
     assert status == 403
     assert "access-control-allow-origin" not in headers
     assert member.running
+
+
+async def test_a_visitor_is_told_who_to_trade_as(controls: Controls, cluster: Cluster) -> None:
+    """A client of this launch alone, told only to who holds its token."""
+    status, text, _ = await ask(controls, "/trader")
+    assert status == 200
+    who = json.loads(text)
+    assert (who["client"], who["password"]) == ("demo", cluster.password)
+    assert len(who["secret"]) >= 32
+    assert (await ask(controls, "/trader", **{TOKEN_HEADER: "x"}))[0] == 403
+    assert (await ask(controls, "/trader", Origin="http://evil.example"))[0] == 403
 
 
 async def test_every_launch_has_a_token_of_its_own(cluster: Cluster) -> None:

@@ -5,14 +5,26 @@ import { say, units } from "./format.js";
 
 const KEPT_S = 300;
 const SAMPLE_S = 0.2;
-const CLOCK = "{HH}:{mm}:{ss}";
+export const CLOCK = "{HH}:{mm}:{ss}";
 const ROUND = [1, 2, 5];
 
-function css(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const colours = new Map(); // asking the browser makes it work out all styles anew
+
+/** A variable of the style sheet. */
+export function css(name) {
+  if (!colours.has(name)) {
+    colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  }
+  return colours.get(name);
 }
 
-function axis(extra) {
+/** The style sheet's variables have other values now. */
+export function forgetColours() {
+  colours.clear();
+}
+
+/** An axis in the colours of the page. */
+export function axis(extra) {
   return {
     stroke: () => css("--muted"),
     grid: { stroke: () => css("--line"), width: 1 },
@@ -22,8 +34,14 @@ function axis(extra) {
   };
 }
 
+/** Round distances between the marks of an axis of prices with so many digits. */
+export function steps(digits) {
+  const powers = Array.from({ length: 12 }, (_, power) => 10 ** (power - digits));
+  return powers.flatMap((power) => ROUND.map((factor) => factor * power));
+}
+
 /** A chart that has always the size of the element it is in. */
-function chart(node, options, data) {
+export function chart(node, options, data) {
   const size = () => ({ width: Math.max(node.clientWidth, 50), height: Math.max(node.clientHeight, 50) });
   const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 24, 6, 0] };
   const made = new uPlot({ ...size(), ...quiet, ...options }, data, node);
@@ -32,7 +50,7 @@ function chart(node, options, data) {
 }
 
 /** Draw in the colours of now. An empty chart has no scales yet, and uPlot cannot draw that again. */
-function redraw(made) {
+export function redraw(made) {
   if (made.data[0].length > 0) {
     made.redraw(false);
   }
@@ -54,10 +72,7 @@ export class PriceChart {
     const decimals = (_, splits) => splits.map((value) => value.toFixed(this.#digits()));
     // From zero up, or from below where engines crossed each other for a moment.
     const spreads = (_, least, most) => [Math.min(0, least ?? 0), most > 0 ? most * 1.1 : 1];
-    const incrs = () => {
-      const powers = Array.from({ length: 12 }, (_, power) => 10 ** (power - this.#digits()));
-      return powers.flatMap((power) => ROUND.map((factor) => factor * power));
-    };
+    const incrs = () => steps(this.#digits());
     this.#price = chart(
       priceNode,
       {

@@ -1,4 +1,4 @@
-// Striking engines of a demo, through the HTTP endpoint of its launcher.
+// What a demo's launcher lets its page do, through HTTP: striking engines, and trading as a ready user.
 //
 // The launcher prints the page's address with `#controls=PORT.TOKEN`. The token stays in this tab: it is taken
 // out of the address bar, so that a copied address does not give it away.
@@ -28,13 +28,26 @@ class Controls {
   /** Do it; in words, what was done or why not. */
   async strike(engine, action) {
     try {
-      const answer = await fetch(`${this.#url}/engines/${engine}/${action}`, {
-        method: "POST",
-        headers: { "x-matchbus-token": this.#token },
-      });
-      return await answer.text();
+      return await this.#ask(`engines/${engine}/${action}`);
     } catch {
       return "The launcher of this market does not answer.";
     }
+  }
+
+  /** Who may sign in at the order ticket; null where the launcher is away. */
+  async introduce() {
+    try {
+      return JSON.parse(await this.#ask("trader"));
+    } catch {
+      return null;
+    }
+  }
+
+  async #ask(path) {
+    const answer = await fetch(`${this.#url}/${path}`, {
+      method: "POST",
+      headers: { "x-matchbus-token": this.#token },
+    });
+    return await answer.text();
   }
 }

@@ -1,6 +1,7 @@
 // One card for each engine: who it is, whether it lives, how much it does, and who stands by for it.
 
-import { colour, count, element, say } from "./format.js";
+import { colour, colourName, count, element, say } from "./format.js";
+import { Strip } from "./strip.js";
 
 const ACTIONS = [
   ["kill", "kill -9 its process"],
@@ -19,6 +20,16 @@ export class EngineCards {
     this.#node = node;
     this.#controls = controls;
     this.#say = tell;
+  }
+
+  /** Draw what was shown last. */
+  draw() {
+    this.#cards.forEach((card) => card.strip.draw());
+  }
+
+  /** Draw in the colours of now. */
+  redraw() {
+    this.#cards.forEach((card) => card.strip.redraw());
   }
 
   show({ engines }) {
@@ -48,6 +59,7 @@ class Card {
   #reason = element("span", "reason");
   #standby = element("p", "standby");
   #facts = {};
+  strip;
 
   constructor(engine, controls, tell) {
     this.node.dataset.engine = engine;
@@ -65,6 +77,7 @@ class Card {
       ["orders", "orders/s"],
       ["trades", "trades/s"],
       ["journal", "journal"],
+      ["commit", "commit"],
       ["lag", "lag"],
       ["resyncs", "resyncs"],
     ]) {
@@ -73,7 +86,8 @@ class Card {
       pair.append(element("dt", "", name), this.#facts[key]);
       facts.append(pair);
     }
-    this.node.append(head, facts, this.#standby);
+    this.strip = new Strip(colourName(engine));
+    this.node.append(head, facts, this.strip.node, this.#standby);
   }
 
   show(status, standbys) {
@@ -86,6 +100,9 @@ class Card {
     say(this.#facts.orders, count(status.orders_per_s));
     say(this.#facts.trades, count(status.trades_per_s));
     say(this.#facts.journal, count(status.batch_number));
+    const { commit_p50_ms: median = null, commit_max_ms: longest = null } = status;
+    say(this.#facts.commit, median === null ? "–" : `${short(median)} / ${short(longest)} ms`);
+    this.strip.add(median, longest, status.lag_ms);
     say(this.#facts.lag, status.lag_ms === null ? "–" : `${count(status.lag_ms)} ms`);
     say(this.#facts.resyncs, count(status.resyncs));
     say(this.#reason, status.reason);
@@ -95,6 +112,11 @@ class Card {
     });
     say(this.#standby, words.join("; "));
   }
+}
+
+/** Milliseconds, with a decimal where there are few. */
+function short(ms) {
+  return ms < 10 ? ms.toFixed(1) : count(ms);
 }
 
 function buttons(engine, controls, tell) {

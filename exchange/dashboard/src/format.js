@@ -37,9 +37,14 @@ export function count(number) {
   return whole.format(number);
 }
 
-/** The colour of an engine: one for each, eight in turn. */
+/** The variable of the style sheet with an engine's colour: one for each, eight in turn. */
+export function colourName(engine) {
+  return `--e${((engine - 1) % 8) + 1}`;
+}
+
+/** The colour of an engine, for the style of an element. */
 export function colour(engine) {
-  return `var(--e${((engine - 1) % 8) + 1})`;
+  return `var(${colourName(engine)})`;
 }
 
 /** An element with a class and a text. */
@@ -55,4 +60,19 @@ export function say(node, text) {
   if (node.textContent !== text) {
     node.textContent = text;
   }
+}
+
+/** A decimal without zeros at its end. */
+export function plain(number) {
+  return number.includes(".") ? number.replace(/\.?0+$/, "") : number;
+}
+
+/** An average, as exact as anybody reads it. */
+export function rounded(number) {
+  return String(Number(Number(number).toPrecision(9)));
+}
+
+/** How many more there are, where there are more. */
+export function more(number) {
+  return number > 0 ? `and ${count(number)} more` : "";
 }

@@ -12,7 +12,16 @@ export class Ladder {
   #legend;
   #legendText = "";
 
-  constructor(asks, bids, middle, legend) {
+  /** `onPrice` is called with the price of a level that was clicked. */
+  constructor(asks, bids, middle, legend, onPrice) {
+    for (const body of [asks, bids]) {
+      body.addEventListener("click", ({ target }) => {
+        const text = target.closest("tr")?.querySelector(".price").textContent;
+        if (text) {
+          onPrice(text);
+        }
+      });
+    }
     this.#asks = Array.from({ length: DEPTH }, (_, index) => new Row(asks, index, true));
     this.#bids = Array.from({ length: DEPTH }, (_, index) => new Row(bids, index, false));
     this.#middle = middle.rows[0].cells[0];
@@ -26,10 +35,11 @@ export class Ladder {
     say(this.#middle, "");
   }
 
-  show(book, price, quantity, last) {
+  /** `own` has the quantity of our open orders by price as it is written. */
+  show(book, price, quantity, last, own) {
     const most = Math.max(1, ...book.bids.map((level) => level[1]), ...book.asks.map((level) => level[1]));
-    this.#side(this.#asks, book.asks, most, price, quantity);
-    this.#side(this.#bids, book.bids, most, price, quantity);
+    this.#side(this.#asks, book.asks, most, price, quantity, own.sell);
+    this.#side(this.#bids, book.bids, most, price, quantity, own.buy);
     const [ask, bid] = [book.asks[0], book.bids[0]];
     const parts = ask && bid ? [`spread ${price(ask[0] - bid[0])}`] : ["no spread"];
     if (last !== null) {
@@ -39,10 +49,10 @@ export class Ladder {
     this.#showLegend(book.engines);
   }
 
-  #side(rows, levels, most, price, quantity) {
+  #side(rows, levels, most, price, quantity, own) {
     rows.forEach((row, index) => {
       if (index < levels.length) {
-        row.show(levels[index], most, price, quantity);
+        row.show(levels[index], most, price, quantity, own);
       } else {
         row.clear();
       }
@@ -69,13 +79,14 @@ class Row {
   #row = element("tr");
   #bar = element("td", "shares");
   #fill = element("div", "bar");
+  #own = element("span", "own");
   #quantity = element("td");
   #price = element("td", "price");
   #orders = element("td", "orders");
 
   /** Rows of asks stand in reverse, so that the best is next to the middle. */
   constructor(body, index, isReversed) {
-    this.#bar.append(this.#fill);
+    this.#bar.append(this.#own, this.#fill);
     this.#row.append(this.#bar, this.#quantity, this.#price, this.#orders);
     // The style sheet leaves out the levels that a small window has no room for.
     this.#row.className = ["", "deep", "deeper", "deepest"][LEVELS_OF_SIZES.filter((most) => index >= most).length];
@@ -87,16 +98,19 @@ class Row {
   }
 
   clear() {
-    for (const cell of [this.#quantity, this.#price, this.#orders]) {
+    for (const cell of [this.#quantity, this.#price, this.#orders, this.#own]) {
       say(cell, "");
     }
     this.#fill.style.background = "none";
+    delete this.#fill.dataset.shares;
     this.#bar.removeAttribute("aria-label");
     this.#bar.removeAttribute("title");
   }
 
-  show([ticks, lots, orders, shares], most, price, quantity) {
-    say(this.#price, price(ticks));
+  show([ticks, lots, orders, shares], most, price, quantity, own) {
+    const written = price(ticks);
+    say(this.#price, written);
+    say(this.#own, own.has(written) ? `you ${own.get(written)}` : "");
     say(this.#quantity, quantity(lots));
     say(this.#orders, String(orders));
     const words = shares.map(([engine, part]) => `E${engine} ${quantity(part)}`).join(", ");

@@ -2,15 +2,18 @@
 
 import "uplot/dist/uPlot.min.css";
 import "./style.css";
-import { PriceChart, DepthChart } from "./charts.js";
+import { Account } from "./account.js";
+import { CandleChart } from "./candles.js";
+import { DepthChart, forgetColours, PriceChart } from "./charts.js";
 import { findControls } from "./controls.js";
 import { EngineCards } from "./engines.js";
 import { Feed, token } from "./feed.js";
-import { units } from "./format.js";
+import { plain, units } from "./format.js";
 import { Ladder } from "./ladder.js";
 import { SymbolChooser } from "./symbols.js";
 import { Tape } from "./tape.js";
 import { startTheme } from "./theme.js";
+import { Ticket } from "./ticket.js";
 
 const SILENCE_MS = 2000;
 const SLOW_MS = 200; // charts and trades are the dear parts of a frame, and nobody sees more of them
@@ -19,26 +22,44 @@ const byId = (id) => document.getElementById(id);
 const connection = byId("connection");
 const notice = byId("notice");
 const price = new PriceChart(byId("price"), byId("spread"), byId("price-now"), byId("spread-now"));
+const candles = new CandleChart(byId("candles"), byId("intervals"), byId("candles-note"));
 const depth = new DepthChart(byId("depth"));
-const ladder = new Ladder(byId("asks"), byId("bids"), byId("middle"), byId("legend"));
+const ladder = new Ladder(byId("asks"), byId("bids"), byId("middle"), byId("legend"), (text) => ticket?.quote(text));
 const tape = new Tape(byId("tape").tBodies[0], byId("trades-note"));
 const controls = findControls();
 const cards = new EngineCards(byId("engines"), controls, (text) => (byId("said").textContent = text));
 const chooser = new SymbolChooser(byId("symbols"), choose);
+const account = new Account(byId("account"), showOwn);
 
+let chosen = "";
+let listed = new Map(); // symbol to its sizes
 let book = null;
+let isBookNew = false;
+let ownOrders = [];
+let own = { buy: new Map(), sell: new Map() };
 let heardAt = 0;
 let isDirty = false;
 let slowAt = 0;
+let isDepthNew = false;
+let ticket = null;
 
 startTheme(byId("theme"), () => {
+  forgetColours();
+  cards.redraw();
   price.redraw();
+  candles.redraw();
   depth.redraw();
 });
 
-const { nats } = await (await fetch("config.json")).json();
+const { nats, ticket: canTrade } = await (await fetch("config.json")).json();
+if (canTrade) {
+  ticket = new Ticket(byId("ticket"), account, controls && (() => controls.introduce()), bestPrice);
+}
 const feed = new Feed(nats, { onState: showConnection, onMessage: note });
-feed.follow("view.symbols", (view) => chooser.list(view.symbols));
+feed.follow("view.symbols", (view) => {
+  listed = new Map(view.symbols.map((entry) => [entry.symbol, entry]));
+  chooser.list(view.symbols);
+});
 feed.follow("view.engines", (view) => {
   heardAt = performance.now();
   cards.show(view);
@@ -47,17 +68,59 @@ feed.follow("nbbo.>", (view) => {
   price.add(view);
   chooser.show(view);
 });
+feed.follow("view.trades.>", (view) => {
+  candles.add(view);
+  if (view.symbol === chosen) {
+    tape.add(view);
+  }
+});
 setInterval(showSilence, 500);
 feed.run();
 
 function choose(symbol) {
+  chosen = symbol;
   book = null;
+  isDepthNew = false;
+  own = ownAt(symbol);
   price.select(symbol);
+  candles.select(symbol);
+  ticket?.select(listed.get(symbol));
   depth.clear();
   ladder.clear();
   tape.clear();
-  feed.instead("book", `view.book.${token(symbol)}`, (view) => (book = view));
-  feed.instead("trades", `view.trades.${token(symbol)}`, (view) => tape.add(view));
+  feed.instead("book", `view.book.${token(symbol)}`, (view) => {
+    book = view;
+    isBookNew = true;
+  });
+}
+
+/** The best price of a side as it is written, nothing where there is none. */
+function bestPrice(side) {
+  const level = book?.[side][0];
+  return level === undefined ? "" : units(book).price(level[0]);
+}
+
+/** Mark what is ours: these orders are open, these fills are new; null where nobody is signed in. */
+function showOwn(orders, fills) {
+  ownOrders = orders;
+  own = ownAt(chosen);
+  isBookNew = true;
+  if (fills === null) {
+    tape.unmark();
+  } else if (fills.length > 0) {
+    tape.mark(fills);
+  }
+  note();
+}
+
+/** What our open orders of a symbol add up to at each price, by side. */
+function ownAt(symbol) {
+  const sums = { buy: new Map(), sell: new Map() };
+  for (const order of ownOrders.filter((order) => order.symbol === symbol)) {
+    const side = sums[order.side];
+    side.set(order.price, plain(String(Number(side.get(order.price) ?? 0) + Number(order.leaves_quantity))));
+  }
+  return sums;
 }
 
 function note() {
@@ -72,15 +135,20 @@ function draw(now) {
   const isSlowDue = now - slowAt >= SLOW_MS;
   if (isSlowDue) {
     slowAt = now;
+    cards.draw();
     price.draw();
+    candles.draw();
     tape.draw();
   }
-  if (book !== null) {
+  if (book !== null && isBookNew) {
     const { price: asPrice, quantity: asQuantity } = units(book);
-    ladder.show(book, asPrice, asQuantity, tape.last);
-    if (isSlowDue) {
-      depth.show(book);
-    }
+    ladder.show(book, asPrice, asQuantity, tape.last, own);
+    isBookNew = false;
+    isDepthNew = true;
+  }
+  if (isDepthNew && isSlowDue) {
+    isDepthNew = false;
+    depth.show(book);
   }
 }
 

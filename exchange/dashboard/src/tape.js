@@ -10,6 +10,7 @@ export class Tape {
   #note;
   #waiting = [];
   #leftOut = 0;
+  #own = new Set(); // keys of the trades that were ours
   /** The price of the newest trade in ticks, null before there is one. */
   last = null;
 
@@ -27,20 +28,37 @@ export class Tape {
   }
 
   add(view) {
-    const { price, quantity } = units(view);
+    const written = units(view);
     for (const trade of view.trades) {
-      this.#waiting.push([trade, price, quantity]);
+      this.#waiting.push([trade, written]);
     }
     this.#waiting = this.#waiting.slice(-KEPT);
     this.#leftOut += view.left_out;
     this.last = view.trades.at(-1)?.[2] ?? this.last;
   }
 
+  /** Mark the trades that these fills are of, now or when they come. */
+  mark(fills) {
+    for (const fill of fills) {
+      this.#own.add(key(fill.engine, fill.price, Number(fill.quantity), fill.time_ns));
+    }
+    this.#own = new Set([...this.#own].slice(-KEPT));
+    for (const made of this.#body.rows) {
+      made.classList.toggle("own", this.#own.has(made.dataset.key));
+    }
+  }
+
+  /** Nobody's trades are ours. */
+  unmark() {
+    this.#own.clear();
+    this.mark([]);
+  }
+
   draw() {
     if (this.#waiting.length === 0) {
       return;
     }
-    const rows = this.#waiting.map(([trade, price, quantity]) => row(trade, price, quantity)).reverse();
+    const rows = this.#waiting.map(([trade, written]) => row(trade, written, this.#own)).reverse();
     this.#waiting = [];
     this.#body.prepend(...rows);
     while (this.#body.rows.length > KEPT) {
@@ -50,18 +68,25 @@ export class Tape {
   }
 }
 
-function row([engine, home, ticks, lots, side, time], price, quantity) {
+// What a trade and our fill of it have in common.
+function key(engine, price, amount, time) {
+  return `${engine} ${price} ${amount} ${time}`;
+}
+
+function row([engine, home, ticks, lots, side, time], { price, quantity, amount }, own) {
   const made = element("tr");
+  made.dataset.key = key(engine, price(ticks), amount(lots), time);
   const isBuy = side === BUY;
   const at = new Date(time / 1e6);
   const clock = `${at.toTimeString().slice(0, 8)}.${String(at.getMilliseconds()).padStart(3, "0")}`;
   const where = element("td", "text");
   if (home !== engine) {
     where.append(chip(home), element("span", "arrow", " → "));
-    made.className = "routed";
+    made.classList.add("routed");
     made.title = `routed: came to E${home} and traded on E${engine}`;
   }
   where.append(chip(engine));
+  made.classList.toggle("own", own.has(made.dataset.key));
   made.append(
     element("td", "text muted", clock),
     element("td", isBuy ? "up" : "down", price(ticks)),

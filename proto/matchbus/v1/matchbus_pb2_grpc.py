@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ExchangeStub:
-    """Missing associated documentation comment in .proto file."""
+    """Who trades where: clients, engines, instruments, positions. Trading goes on without it.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -62,34 +63,42 @@ class ExchangeStub:
 
 
 class ExchangeServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Who trades where: clients, engines, instruments, positions. Trading goes on without it.
+    """
 
     def RegisterClient(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Bind a client's name to its secret and to a home engine at its first registration, check the secret at
+        any other, and give out a new token.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInstruments(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What trades. Needs no registration.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEngines(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Which processes there are, where, and how the exchange sees them. Needs no registration.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPositions(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What the caller holds, summed from the execution reports, shortly after the fills. Carries the metadata
+        `authorization: Bearer <token>`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsolidatedBook(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All live engines' books of a symbol together. Needs no registration.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -131,7 +140,8 @@ def add_ExchangeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Exchange:
-    """Missing associated documentation comment in .proto file."""
+    """Who trades where: clients, engines, instruments, positions. Trading goes on without it.
+    """
 
     @staticmethod
     def RegisterClient(request,
@@ -270,7 +280,8 @@ class Exchange:
 
 
 class MatchingEngineStub:
-    """Every call carries the metadata `authorization: Bearer <token>`.
+    """One engine: the orders and fills of the clients that are at home there. Every call carries the metadata
+    `authorization: Bearer <token>`.
     """
 
     def __init__(self, channel):
@@ -327,59 +338,70 @@ class MatchingEngineStub:
 
 
 class MatchingEngineServicer:
-    """Every call carries the metadata `authorization: Bearer <token>`.
+    """One engine: the orders and fills of the clients that are at home there. Every call carries the metadata
+    `authorization: Bearer <token>`.
     """
 
     def SubmitOrder(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Enter an order. Answers when it has come to rest, or PENDING when a leg is still out after 500 ms.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Cancel what is open of an order.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceOrder(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Give an order a new price and a new total quantity. The same price and no larger total keeps its place.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelAll(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Cancel the caller's open orders.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def OrderEntry(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Commands by the message; each message is answered by one, in order. The stream is read no further while 8
+        messages wait for their answers.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFills(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The caller's fills above a sequence, then, if asked, every new one. At most 8 such streams of one client.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One of the caller's orders.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOpenOrders(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The caller's orders that can still trade.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrderBook(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """A book: this engine's, by level or order by order, or that of all live engines.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -441,7 +463,8 @@ def add_MatchingEngineServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MatchingEngine:
-    """Every call carries the metadata `authorization: Bearer <token>`.
+    """One engine: the orders and fills of the clients that are at home there. Every call carries the metadata
+    `authorization: Bearer <token>`.
     """
 
     @staticmethod

@@ -371,6 +371,7 @@ async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: py
     first = rig.submit(order("a"), order("b"))
     with pytest.raises(Overloaded, match="2 commands are waiting, 3 is the limit"):
         rig.submit(order("c"), order("d"))
+    assert rig.loop.untaken == {Overloaded: 2}
     assert rig.loop.queued_commands == 2
     own = rig.loop.submit_own(QueryLeg(2 << 48, 2))
     last = rig.loop.submit_own(QueryLeg(2 << 48, 2))

@@ -323,6 +323,14 @@ class _Noting:
         await self._outside.room.wait()
 
 
+async def test_refusals_are_counted_by_reason() -> None:
+    """Only answers that refuse count."""
+    outside = Outside()
+    refused = Answered("alice", "c", 1, 5, reject_reason=8)
+    await outside.effects.release(Batch(12, 3, 99, events=[refused, Answered("alice", "d", 2, 1), refused]))
+    assert outside.effects.refusals == {8: 2}
+
+
 async def test_a_batch_is_released_in_order() -> None:
     """New books and legs, then the feed, then the rest; only reports are reported, only fills are trades."""
     outside = Outside()

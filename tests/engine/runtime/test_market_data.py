@@ -151,7 +151,11 @@ async def test_heartbeats_keep_their_rhythm_and_name_what_changed(
     async with running(market_data):
         await tape.until(lambda: len(tape.heartbeats) == 1)
         assert tape.heartbeats[0].sequences == {}
+        assert tape.heartbeats[0].append_max_us == 0
+        market_data.note_append(0.002)
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
+        await tape.until(lambda: len(tape.heartbeats) == 2)
+        assert (tape.heartbeats[1].append_p50_us, tape.heartbeats[1].append_max_us) == (2_000, 2_000)
         await tape.until(lambda: len(tape.heartbeats) == 11)
     sent = [heartbeat.sent_ns for heartbeat in tape.heartbeats]
     assert 990 * MS <= sent[10] - sent[0] <= 1_100 * MS

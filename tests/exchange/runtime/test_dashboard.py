@@ -20,13 +20,14 @@ from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
 from simulation.cluster import DEFAULT_INSTRUMENTS
 
 NATS = ("ws://127.0.0.1:1", "ws://127.0.0.1:2")
+EXCHANGE = "127.0.0.1:3"
 
 
 @contextlib.asynccontextmanager
 async def served(listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """The page's address, for as long as the body runs."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(dashboard.serve(listen, NATS, listening.set_result))
+    serving = asyncio.create_task(dashboard.serve(listen, NATS, EXCHANGE, listening.set_result))
     await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
@@ -58,7 +59,7 @@ async def test_the_page_comes_with_all_it_needs() -> None:
             status, body, _ = await get(url + path)
             assert (status, text in body) == (200, True), path
         _, config, _ = await get(f"{url}/config.json")
-        assert config == '{"nats":["ws://127.0.0.1:1","ws://127.0.0.1:2"]}'
+        assert config == '{"nats":["ws://127.0.0.1:1","ws://127.0.0.1:2"],"ticket":true}'
         assert (await get(f"{url}/nothing"))[0] == 404
 
 
@@ -77,6 +78,15 @@ async def test_on_loopback_it_answers_to_no_other_name() -> None:
     async with served() as url:
         assert (await get(url, Host="evil.example"))[0] == 400
         assert (await get(url, Host="localhost"))[0] == 200
+
+
+async def test_off_loopback_one_only_looks_on() -> None:
+    """Without TLS nobody's password is asked for where others could read it."""
+    async with served("0.0.0.0:0") as url:
+        own = url.replace("0.0.0.0", "127.0.0.1")
+        assert '"ticket":false' in (await get(f"{own}/config.json"))[1]
+        async with aiohttp.ClientSession() as session, session.post(f"{own}/ticket/sign-in") as answer:
+            assert answer.status == 405
 
 
 async def test_a_taken_port_is_named() -> None:

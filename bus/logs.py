@@ -1,0 +1,86 @@
+"""How log lines look: as text for people, or as JSON or key=value pairs for what collects logs.
+
+A record's fields are what it was logged with as `extra`. As text they follow the message; in the other forms
+every record is one line with `time`, `level`, `logger`, `event` and then the fields. Strings that are not
+plain are quoted, so that nothing a client made can pass for a line or a field of ours.
+"""
+
+import argparse
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, get_args
+
+Form = Literal["text", "json", "keyvalue"]
+Level = Literal["debug", "info", "warning", "error"]
+
+_TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; anything else is a field."""
+
+_PLAIN: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """The options that exchange and engines have for this."""
+    parser.add_argument(
+        "--log-format", choices=get_args(Form), default="text", help="of every line (default %(default)s)"
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=get_args(Level),
+        default="info",
+        help="debug shows an order's whole way (default %(default)s)",
+    )
+
+
+def formatter(form: Form) -> logging.Formatter:
+    """What makes a record's line."""
+    return {"text": _Text, "json": _Json, "keyvalue": _KeyValue}[form](_TEXT)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record was logged with as `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in _OWN}
+
+
+def pairs(fields: dict[str, Any]) -> str:
+    """Fields as key=value, with spaces in between."""
+    return " ".join(f"{name}={_quoted(str(value))}" for name, value in fields.items())
+
+
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        fields = pairs(fields_of(record))
+        line = super().formatMessage(record)
+        return f"{line} {fields}" if fields else line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_whole(self, record), default=str)
+
+
+class _KeyValue(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return pairs(_whole(self, record))
+
+
+def _whole(made_by: logging.Formatter, record: logging.LogRecord) -> dict[str, Any]:
+    """Everything that a record says, in the order in which it is shown."""
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    said = {
+        "time": time.replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "event": record.getMessage(),
+        **fields_of(record),
+    }
+    if record.exc_info:
+        said["exception"] = made_by.formatException(record.exc_info)
+    return said
+
+
+def _quoted(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

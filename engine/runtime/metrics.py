@@ -1,0 +1,271 @@
+"""What one engine tells Prometheus; docs/monitoring.md has the table.
+
+The parts count in plain numbers whether anybody asks or not; only a scrape makes metrics of them, so an order
+costs the same with `--metrics` and without. Labels are kinds, reasons, states and engine numbers: no string
+that a client made, no order id.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Final, get_args
+
+from nats.aio.client import Client
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from bus.follower import FeedFollower
+from bus.journal import Journal
+from bus.metrics import (
+    Histogram,
+    connection_families,
+    counter,
+    counters,
+    feed_families,
+    gauge,
+    gauges,
+    histogram,
+    one_of,
+)
+from engine.commands import Command
+from engine.runtime.away import AwayView
+from engine.runtime.commit_loop import Batch, CommitLoop, JournalUnavailable, Overloaded, Retired
+from engine.runtime.effects import Effects, Reports
+from engine.runtime.legs import SENT_OUTCOMES, TAKEN_OUTCOMES, Legs
+from engine.runtime.market_data import MarketData
+from engine.runtime.servicer import MatchingEngineServicer
+from engine.runtime.sessions import Sessions
+from engine.runtime.snapshots import SnapshotMaker
+from engine.runtime.standby import Standby
+from engine.state import State
+from engine.terms import RejectReason
+
+_BATCH_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
+_NS_PER_S: Final = 1_000_000_000
+_UNTAKEN: Final = {
+    Overloaded: "overloaded",
+    JournalUnavailable: "journal_unavailable",
+    Retired: "handed_over",
+}
+_REASONS: Final = sorted(set(RejectReason) - {RejectReason.NONE, RejectReason.EMPTY_COMMAND})
+"""Why the state machine refuses; an empty command does not get so far."""
+
+_KINDS: Final[dict[type, str]] = {kind: kind.__struct_config__.tag for kind in get_args(Command)}
+"""Commands by their names in the journal."""
+
+
+class Role(Enum):
+    """What a process is to its engine."""
+
+    STARTING = "starting"
+    STANDBY = "standby"
+    PRIMARY = "primary"
+
+
+class CommitCounts:
+    """What committed batches held, and how long they took."""
+
+    def __init__(self) -> None:
+        self.commands: Counter[type] = Counter()
+        self.sizes = Histogram(_BATCH_SIZES)
+        self.appends = Histogram()
+        self.to_feed = Histogram()
+
+    def note(self, batch: Batch) -> None:
+        """Count a batch whose effects were let out."""
+        self.commands.update(map(type, batch.commands))
+        self.sizes.observe(len(batch.commands))
+        self.appends.observe(batch.committed_s - batch.append_began_s)
+        if batch.changes:
+            self.to_feed.observe(batch.shown_s - batch.committed_s)
+
+
+class EngineCollector(Collector):
+    """Reads the parts of one engine. Those that are None are not there yet, or not in this role."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        journal: Journal,
+        connections: Callable[[], Sequence[Client]],
+        follower: FeedFollower,
+        away: AwayView,
+        market_data: MarketData,
+        sessions: Sessions,
+        snapshots: SnapshotMaker,
+        counts: CommitCounts,
+    ) -> None:
+        self.role = Role.STARTING
+        self.reports: Reports | None = None
+        self.standby: Standby | None = None
+        self.loop: CommitLoop | None = None
+        self.effects: Effects | None = None
+        self.legs: Legs | None = None
+        self.servicer: MatchingEngineServicer | None = None
+        self._state = state
+        self._journal = journal
+        self._connections = connections
+        self._follower = follower
+        self._away = away
+        self._market_data = market_data
+        self._sessions = sessions
+        self._snapshots = snapshots
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """As Collector says; must run in the event loop's thread."""
+        yield from self._place()
+        yield from self._commits()
+        yield from self._queues()
+        yield from self._legs_families()
+        yield from self._market_data_families()
+        yield from self._clients()
+        if self.role is Role.PRIMARY:  # who stands by hears of no snapshot after its start
+            yield from self._snapshot_families()
+        yield from connection_families(self._connections())
+        yield from feed_families(self._follower.peers, time.monotonic_ns())
+
+    def _place(self) -> Iterator[Metric]:
+        yield one_of(
+            "matchbus_role",
+            "1 for what this process is to its engine.",
+            "role",
+            [role.value for role in Role],
+            self.role.value,
+        )
+        yield gauge("matchbus_epoch", "The reign that the state is in.", self._state.epoch)
+        yield gauge(
+            "matchbus_journal_batch_number",
+            "The newest batch that is known to be stored and applied.",
+            self._journal.position.batch_number,
+        )
+        since = self._journal.unanswered_since
+        yield gauge(
+            "matchbus_journal_unanswered_seconds",
+            "How long the journal has given no good answer; 0 when it is healthy.",
+            time.monotonic() - since if since is not None else 0,
+        )
+        if self.standby is not None and self.role is Role.STANDBY:
+            yield gauges(
+                "matchbus_standby_lag_batches",
+                "Stored batches that the standby has not applied.",
+                ["engine"],
+                {(str(self._state.engine),): self.standby.lag_batches},
+            )
+
+    def _commits(self) -> Iterator[Metric]:
+        counts = self._counts
+        yield counters(
+            "matchbus_commands",
+            "Committed commands by kind.",
+            ["kind"],
+            {(name,): counts.commands[kind] for kind, name in _KINDS.items()},
+        )
+        if self.effects is not None:
+            yield counters(
+                "matchbus_refusals",
+                "Committed commands that were refused, by reason.",
+                ["reason"],
+                {(reason.name.lower(),): self.effects.refusals[reason] for reason in _REASONS},
+            )
+        if self.loop is not None:
+            yield counters(
+                "matchbus_untaken_commands",
+                "Commands that were not taken, by why; they may be sent again.",
+                ["reason"],
+                {(name,): self.loop.untaken[kind] for kind, name in _UNTAKEN.items()},
+            )
+        yield counter("matchbus_trades", "Trades made on this engine.", self._market_data.trades)
+        yield histogram("matchbus_batch_commands", "Commands in a batch.", counts.sizes)
+        yield histogram(
+            "matchbus_append_seconds", "From sending a batch to the journal to its answer.", counts.appends
+        )
+        yield histogram(
+            "matchbus_commit_to_feed_seconds",
+            "From the journal's answer to the batch's deltas and trades on their way to peers.",
+            counts.to_feed,
+        )
+
+    def _queues(self) -> Iterator[Metric]:
+        depths: dict[tuple[str, ...], float] = {("legs",): len(self._state.legs)}
+        if self.loop is not None:
+            depths["commands",] = self.loop.queued_commands
+        if self.reports is not None:
+            depths["reports",] = self.reports.queued
+        yield gauges(
+            "matchbus_queue_depth",
+            "What waits: commands for a batch, reports for their stream, legs for their result.",
+            ["queue"],
+            depths,
+        )
+
+    def _legs_families(self) -> Iterator[Metric]:
+        if self.legs is not None:
+            yield counters(
+                "matchbus_legs_sent",
+                "Our legs that are back, by outcome.",
+                ["outcome"],
+                {(outcome,): self.legs.sent[outcome] for outcome in SENT_OUTCOMES},
+            )
+            yield counters(
+                "matchbus_legs_taken",
+                "Legs of peers that were answered, by outcome.",
+                ["outcome"],
+                {(outcome,): self.legs.taken[outcome] for outcome in TAKEN_OUTCOMES},
+            )
+            yield counter(
+                "matchbus_leg_questions", "Times an unanswered leg was asked after.", self.legs.questions
+            )
+            yield histogram("matchbus_leg_seconds", "From sending a leg to its answer.", self.legs.waits)
+        yield gauges(
+            "matchbus_peer_legs_suspect",
+            "Whether the peer let too many legs wait, so that its quotes do not count.",
+            ["peer"],
+            {(str(number),): float(self._away.is_suspect(number)) for number in self._follower.peers},
+        )
+
+    def _market_data_families(self) -> Iterator[Metric]:
+        yield counter(
+            "matchbus_feed_left_out",
+            "Messages of our own feed that NATS did not take; snapshots follow.",
+            self._market_data.messages_left_out,
+        )
+
+    def _clients(self) -> Iterator[Metric]:
+        yield gauge("matchbus_sessions", "Tokens of clients that are known.", len(self._sessions))
+        yield gauge(
+            "matchbus_accounts",
+            "Clients that ever had an order here.",
+            len(self._state.accounts.by_name),
+        )
+        if self.servicer is not None:
+            yield gauges(
+                "matchbus_open_streams",
+                "Calls that go on, by their name in the contract.",
+                ["call"],
+                {(call,): count for call, count in self.servicer.open_streams.items()},
+            )
+            yield gauge(
+                "matchbus_streaming_clients",
+                "Clients that have such a call open.",
+                self.servicer.streaming_clients,
+            )
+
+    def _snapshot_families(self) -> Iterator[Metric]:
+        snapshots = self._snapshots
+        yield gauge(
+            "matchbus_commands_since_snapshot",
+            "Commands that a start would have to replay, as far as this process knows.",
+            snapshots.commands,
+        )
+        yield counter("matchbus_snapshot_failures", "Snapshots that could not be made.", snapshots.failures)
+        newest = snapshots.newest
+        if newest is not None:
+            yield gauge(
+                "matchbus_snapshot_timestamp_seconds",
+                "When the newest snapshot was made that this process loaded or had made.",
+                newest.time_ns / _NS_PER_S,
+            )
+            yield gauge("matchbus_snapshot_size_bytes", "Its size as it is stored.", newest.size)

@@ -1,0 +1,44 @@
+"""Follow all executions with nothing but nats-py: drop_copy.py nats://127.0.0.1:4222 [after].
+
+A line is the place of a message in the stream EXECUTIONS, the engine that reports, and one report, its fields
+as in docs/reference.md. The last place is all a program has to keep to go on where it stopped.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+
+import msgspec
+import nats
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+PATIENCE_S = 5.0
+
+
+async def main(url: str, after: int) -> None:
+    """Print what is stored behind `after`, then what comes, until interrupted."""
+    nc = await nats.connect(url)
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=after + 1,
+        inactive_threshold=60,
+    )
+    stored = await nc.jetstream().pull_subscribe("execution.*", stream="EXECUTIONS", config=config)
+    while True:
+        try:
+            messages = await stored.fetch(100, timeout=PATIENCE_S)
+        except nats.errors.TimeoutError:
+            continue  # nobody traded
+        for message in messages:
+            place = message.metadata.sequence.stream
+            # Take fields from the front: later versions may add some.
+            _, engine, _, _, _, _, reports = msgspec.msgpack.decode(message.data)[:7]
+            for report in reports:
+                print(place, f"E{engine}", json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))
