@@ -7,6 +7,7 @@ const KEPT = 240; // views of engines come four times a second
 const LEAST_MS = 0.1;
 const MOST_MS = 1000;
 const MARKS_MS = [1, 10, 100];
+const LEFT = 20; // of it stand the marks
 const MEANING =
   "The last minute, in milliseconds on a logarithmic scale. Band: commit, from the median to the longest. " +
   "Line: age of the newest heartbeat.";
@@ -56,13 +57,13 @@ export class Strip {
     Object.assign(this.#canvas, { width: width * ratio, height: height * ratio });
     const pen = this.#canvas.getContext("2d");
     pen.scale(ratio, ratio);
-    const x = (index) => width - ((this.#samples.length - 1 - index) / (KEPT - 1)) * width;
+    const step = (width - LEFT) / KEPT;
+    const x = (index) => width - (this.#samples.length - 1 - index) * step;
     const y = (ms) => {
       const part = Math.log(Math.min(Math.max(ms, LEAST_MS), MOST_MS) / LEAST_MS) / Math.log(MOST_MS / LEAST_MS);
       return (height - 1) * (1 - part);
     };
     this.#drawMarks(pen, width, y);
-    const step = width / (KEPT - 1);
     pen.fillStyle = css(this.#colour);
     this.#samples.forEach(([median, longest], index) => {
       if (median !== null) {
@@ -87,7 +88,7 @@ export class Strip {
     for (const mark of MARKS_MS) {
       pen.fillText(String(mark), 0, y(mark) + 3);
       pen.beginPath();
-      pen.moveTo(18, y(mark));
+      pen.moveTo(LEFT, y(mark));
       pen.lineTo(width, y(mark));
       pen.stroke();
     }
