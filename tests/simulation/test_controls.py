@@ -17,9 +17,15 @@ PAGE = "http://127.0.0.1:8123"
 
 
 @pytest.fixture
+def cluster(cluster: Cluster) -> Cluster:
+    """It has a page."""
+    cluster.dashboard_url = PAGE
+    return cluster
+
+
+@pytest.fixture
 async def controls(cluster: Cluster) -> AsyncIterator[Controls]:
     """The controls of it."""
-    cluster.dashboard_url = PAGE
     async with running_controls(cluster) as controls:
         yield controls
 
