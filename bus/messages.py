@@ -114,6 +114,7 @@ class LegAnswer(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
 
     leg_id: int
     refused: bool
+    """It traded nothing and never will."""
     book_sequence: int
     fills: tuple[tuple[int, int, int, int, int], ...]
 

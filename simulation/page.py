@@ -140,10 +140,10 @@ def _facts(outcome: Outcome, recording: Recording) -> str:
     facts = {
         "orders": f"{sum(trader.submitted for trader in outcome.traders):,}",
         "trades": f"{fills.total:,}",
-        "of them routed": f"{routed:.0f} %",
-        "latency, median": _milliseconds(analysis.percentile(latencies, 50)),
-        "latency, 99 %": _milliseconds(analysis.percentile(latencies, 99)),
-        "longest latency": _milliseconds(analysis.percentile(latencies, 100)),
+        "routed": f"{routed:.0f} %",
+        "half within": _milliseconds(analysis.percentile(latencies, 50)),
+        "99 % within": _milliseconds(analysis.percentile(latencies, 99)),
+        "longest wait": _milliseconds(analysis.percentile(latencies, 100)),
         "unanswered": f"{sum(trader.failures for trader in outcome.traders):,}",
     }
     return (

@@ -139,7 +139,7 @@ def explain(error: str, document: Any) -> str:
     value = _value(path, document)
     if what.startswith("Invalid"):
         limit = f"expected one of {', '.join(_words(path, document))}"
-    return f"{_field(path)} is {value!r}: {limit}." if path else f"{limit}."
+    return f"{_field(path)} is {value!r:.60}: {limit}." if path else f"{limit}."
 
 
 def _field(path: str, below: str = "") -> str:

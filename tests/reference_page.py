@@ -357,8 +357,10 @@ orders do is in [trading.md](trading.md), how to hold a book in [feed.md](feed.m
 A field without a meaning here means what its name says, in these words. Prices are integer ticks, quantities
 integer lots, times nanoseconds UTC. `sequence`: of a book, per symbol and engine; of a fill, per client; from
 1 without gaps. `epoch`: the reign of one process of an engine. `batch_number`: a place in its journal.
-`cumulative`, `leaves`: what has traded of an order, and what still may. Sides are 1 (buy, bids) and 2 (sell,
-asks).
+`cumulative`, `leaves`: what has traded of an order, and what still may. `order_id`: made by the order's home
+engine, whose number is its top 16 bits; `client_order_id`: made by its client; `execution_id`: a trade's, the
+same on both sides. `side`: 1 (buy, bids) or 2 (sell, asks). `type`, `time_in_force`, `liquidity`, `mode`: the
+numbers of the [enums](#enums). `pid`: of a process, on the machine of its `address`.
 """
 
 

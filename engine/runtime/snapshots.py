@@ -25,7 +25,6 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from bus import child, crash_points, provision
-from bus.connection import heed_cancellation
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.journal import JetStreamJournal, Journal, JournalError, Position
 from bus.logs import Form, add_log_options
@@ -206,7 +205,7 @@ class SnapshotMaker:
         if self._store is None:
             return
         with suppress(nats.errors.Error, nats.js.errors.Error):
-            self.newest = next(iter(await heed_cancellation(self._store.entries())), None)
+            self.newest = next(iter(await self._store.entries()), None)
 
 
 async def _run(number: int, nats_url: str) -> None:

@@ -25,8 +25,3 @@ async def test_write_an_agent(tmp_path: Path) -> None:
     ]
     assert int(traders[-1].split()[1]) > 0
     assert verdict == "All checks hold."
-
-
-def test_the_example_stays_short() -> None:
-    """An example is read in one look."""
-    assert len(EXAMPLE.read_text().splitlines()) < 60

@@ -86,18 +86,18 @@ def test_one_point() -> None:
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@given(st.lists(st.tuples(st.floats(-10, 20), st.none() | numbers), max_size=300), st.booleans())
+@given(st.lists(st.tuples(st.floats(-10, 20), st.none() | numbers), max_size=60), st.booleans())
 def test_whatever_the_numbers_the_chart_stays_in_its_frame(points: list[Point], from_zero: bool) -> None:
     """Huge, tiny, equal and impossible values give a well-formed chart, and no point outside of it."""
     for line in polylines(one_line(points, from_zero=from_zero)):
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in line)
 
 
-@given(st.lists(st.tuples(st.floats(0, 10), st.none() | st.floats(-1e6, 1e6)), max_size=2_000))
+@given(st.lists(st.tuples(st.floats(0, 10), st.none() | st.floats(-1e6, 1e6)), max_size=200))
 def test_thinning_keeps_the_extremes(points: list[Point]) -> None:
     """Of many points a few remain, in order, and the highest and the lowest are among them."""
-    kept = plots.thin(points, columns=50)
-    assert len(kept) <= max(4 * 50, len(points) if len(points) <= 50 else 0)
+    kept = plots.thin(points, columns=10)
+    assert len(kept) <= 4 * 10
     known = [value for _, value in points if value is not None]
     left = [value for _, value in kept if value is not None]
     assert (not known) or (max(left), min(left)) == (max(known), min(known))

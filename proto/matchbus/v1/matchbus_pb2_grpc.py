@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ExchangeStub:
-    """Who trades where: clients, engines, instruments, positions. It is on no order's path.
+    """Who trades where: clients, engines, instruments, positions. Trading goes on without it.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class ExchangeStub:
 
 
 class ExchangeServicer:
-    """Who trades where: clients, engines, instruments, positions. It is on no order's path.
+    """Who trades where: clients, engines, instruments, positions. Trading goes on without it.
     """
 
     def RegisterClient(self, request, context):
@@ -140,7 +140,7 @@ def add_ExchangeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Exchange:
-    """Who trades where: clients, engines, instruments, positions. It is on no order's path.
+    """Who trades where: clients, engines, instruments, positions. Trading goes on without it.
     """
 
     @staticmethod

@@ -214,6 +214,7 @@ async def test_a_leg_trades_at_the_peer(nats_connection: Connection, engine: int
         named = {name: getattr(sent, name) for name in LegSent.__struct_fields__ if name != "peer"}
         assert msgspec.structs.asdict(taken) == {**named, "sender": engine}
         assert len(await home.commands(LegResult)) == 1
+        assert (home.legs.sent, away.legs.taken, home.legs.questions) == ({"filled": 1}, {"filled": 1}, 0)
         check(home.state)
         check(away.state)
 
@@ -292,6 +293,9 @@ async def test_a_leg_that_never_arrived_never_trades(
             reply = await nats_connection.request(subjects.route(other), encode(late), timeout=2)
             assert decode_leg_answer(reply.data).refused
         assert away.fills == []
+        assert home.legs.sent == {"refused": 1}
+        assert home.legs.questions > 0
+        assert away.legs.taken.keys() == {"refused"}
         assert away.state.books["AAPL"].best(Side.SELL) == (100, 5)
 
 
