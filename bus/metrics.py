@@ -87,10 +87,7 @@ def gauge(name: str, text: str, value: float) -> Metric:
 
 def gauges(name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
     """Numbers of now, by the values of their labels."""
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for label_values, value in values.items():
-        family.add_metric(label_values, value)
-    return family
+    return _labelled(GaugeMetricFamily(name, text, labels=labels), values)
 
 
 def counter(name: str, text: str, value: float) -> Metric:
@@ -100,7 +97,12 @@ def counter(name: str, text: str, value: float) -> Metric:
 
 def counters(name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
     """Numbers that only grow, by the values of their labels."""
-    family = CounterMetricFamily(name, text, labels=labels)
+    return _labelled(CounterMetricFamily(name, text, labels=labels), values)
+
+
+def _labelled(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[tuple[str, ...], float]
+) -> Metric:
     for label_values, value in values.items():
         family.add_metric(label_values, value)
     return family

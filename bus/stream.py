@@ -26,7 +26,6 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from bus import crash_points
-from bus.connection import heed_cancellation
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -155,9 +154,7 @@ _decode_extent: Final = msgspec.json.Decoder(_ExtentAnswer).decode
 
 async def extent(client: Client, stream: str) -> Extent:
     """What the stream holds now. Raises StreamMissing, or one of AWAY."""
-    answer = await heed_cancellation(
-        client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
-    )
+    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
     decoded = _decode_extent(answer.data)
     _raise_fault(stream, decoded.error)
     assert decoded.state is not None
@@ -203,9 +200,7 @@ async def next_message(client: Client, stream: str, sequence: int, subject: str)
 
 async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
     request = json.dumps(question).encode()
-    answer = await heed_cancellation(
-        client.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
-    )
+    answer = await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
     decoded = _decode_message(answer.data)
     if decoded.error is not None and decoded.error.err_code == _NO_MESSAGE_FOUND:
         return None
@@ -382,18 +377,16 @@ class StreamReader:
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(self._inbox, cb=self._received)
         try:
-            created = await heed_cancellation(
-                self._client.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
-                    self._stream,
-                    ConsumerConfig(
-                        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                        opt_start_seq=self.next_sequence,
-                        ack_policy=AckPolicy.NONE,
-                        mem_storage=True,
-                        num_replicas=1,
-                        inactive_threshold=_CONSUMER_LIFE_S,
-                    ),
-                )
+            created = await self._client.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
+                self._stream,
+                ConsumerConfig(
+                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                    opt_start_seq=self.next_sequence,
+                    ack_policy=AckPolicy.NONE,
+                    mem_storage=True,
+                    num_replicas=1,
+                    inactive_threshold=_CONSUMER_LIFE_S,
+                ),
             )
         except nats.js.errors.NotFoundError as error:
             raise StreamMissing(self._stream) from error

@@ -19,7 +19,6 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import crash_points, subjects
-from bus.connection import heed_cancellation
 from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
 from bus.metrics import Histogram
 from bus.replica import BookReplica
@@ -144,9 +143,7 @@ class Legs:
     async def _ask(self, leg: LegSent, message: bytes, patience_s: float) -> LegAnswer | None:
         """One request; None when there is no answer in time, or none that can be the leg's."""
         try:
-            reply = await heed_cancellation(
-                self._nc.request(subjects.route(leg.peer), message, timeout=patience_s)
-            )
+            reply = await self._nc.request(subjects.route(leg.peer), message, timeout=patience_s)
             answer = decode_leg_answer(reply.data)
         except (TimeoutError, nats.errors.Error):
             return None

@@ -26,7 +26,6 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from bus import child, crash_points, provision
-from bus.connection import heed_cancellation
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.journal import JetStreamJournal, Journal, JournalError, Position
 from bus.logs import Form, add_log_options
@@ -195,7 +194,7 @@ class SnapshotMaker:
         """Note the newest snapshot there is; while NATS is away it is looked for again."""
         with suppress(nats.errors.Error, msgspec.MsgspecError, TimeoutError):
             async with asyncio.timeout(_LOOK_PATIENCE_S):  # nats-py waits for ever for what was cut off
-                self.newest = next(iter(await heed_cancellation(store.entries())), None)
+                self.newest = next(iter(await store.entries()), None)
                 self._is_news = False
 
     async def _make(self) -> None:
@@ -207,8 +206,9 @@ class SnapshotMaker:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-        self._is_news = not process.returncode
-        if process.returncode:
+        if not process.returncode:
+            self._is_news = True
+        else:
             self.failures += 1
             _log.warning("no snapshot was made: its maker ended with code %d", process.returncode)
 

@@ -114,15 +114,8 @@ def order_entry_response(
             )
             continue
         answer = next(following)
-        if type(answer) is Accepted:
-            add(
-                client_order_id=answer.client_order_id,
-                order_id=answer.order_id,
-                status=_NEW,
-                leaves_quantity=answer.quantity,
-            )
-        else:
-            reply = order_reply(add(), answer, room)
+        reply = order_reply(add(), answer, room)
+        if type(answer) is Answered:
             room -= len(reply.fills) + len(reply.prevented)
     return response
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -18,21 +17,9 @@ PAGE = "http://127.0.0.1:8123"
 
 
 @pytest.fixture
-async def member(tmp_path: Path) -> AsyncIterator[Member]:
-    """A process that only waits."""
-    waiting = [sys.executable, "-c", "import signal; signal.pause()"]
-    member = Member("engine 1", waiting, "127.0.0.1:1", tmp_path / "log", {})
-    await member.start()
-    yield member
-    await member.stop()
-
-
-@pytest.fixture
-def cluster(member: Member, tmp_path: Path) -> Cluster:
-    """A market whose engine 1 is that process."""
-    cluster = Cluster(data_dir=tmp_path)
+def cluster(cluster: Cluster) -> Cluster:
+    """It has a page."""
     cluster.dashboard_url = PAGE
-    cluster.engines[1] = member
     return cluster
 
 

@@ -2,11 +2,7 @@
 
 import asyncio
 import signal
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from simulation import scenario
 from simulation.cluster import Cluster, Member
@@ -14,24 +10,6 @@ from simulation.recording import Strike
 from simulation.scenario import EngineFault
 from simulation.staging import plan_of, strike
 from tests.waiting import until
-
-
-@pytest.fixture
-async def member(tmp_path: Path) -> AsyncIterator[Member]:
-    """A process that only waits."""
-    waiting = [sys.executable, "-c", "import signal; signal.pause()"]
-    member = Member("engine 1", waiting, "127.0.0.1:1", tmp_path / "log", {})
-    await member.start()
-    yield member
-    await member.stop()
-
-
-@pytest.fixture
-def cluster(member: Member, tmp_path: Path) -> Cluster:
-    """A market whose engine 1 is that process."""
-    cluster = Cluster(data_dir=tmp_path)
-    cluster.engines[1] = member
-    return cluster
 
 
 def is_frozen(member: Member) -> bool:
