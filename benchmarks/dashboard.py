@@ -11,13 +11,14 @@ Shares of a core are those of whole processes; what of the exchange's is for pub
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import os
 import random
 import shutil
 import statistics
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -31,9 +32,15 @@ from benchmarks.views import publishing
 from simulation.cluster import Cluster
 
 BATCH: Final = 100
+MAX_BATCHES_OUT: Final = 8
+"""Unanswered batches of one client: how long one takes must not decide how many there are."""
+
 SYMBOLS: Final = ("AAPL", "MSFT", "GOOG", "AMZN")
 MIDDLE: Final = 10_000
 VIEWS_S: Final = 5
+SETTLING_S: Final = 2.0
+"""A page that was just opened is not counted for so long."""
+
 PAGE_WORK: Final = {
     "all": "TaskDuration",
     "script": "ScriptDuration",
@@ -77,35 +84,50 @@ async def trade(exchange: str, engine: int, rate: float, trading: Trading) -> No
                 client_id=f"bench{engine}", password="password", secret="s", preferred_engine=engine
             )
         )
-    draw, run, number = random.Random(engine), uuid.uuid4().hex[:8], 0
     async with grpc.aio.insecure_channel(reply.engine_address) as channel:
         stub = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
         call = stub.OrderEntry(metadata=(("authorization", f"Bearer {reply.token}"),))
+        room = asyncio.Semaphore(MAX_BATCHES_OUT)
+
+        async def count() -> None:
+            async for answer in call:
+                trading.answered += len(answer.replies)
+                room.release()
+
+        counting = asyncio.create_task(count())
         due = time.perf_counter()
-        while not trading.stop.is_set():
-            commands = []
-            for _ in range(BATCH):
-                number += 1
-                side = draw.choice((pb.SIDE_BUY, pb.SIDE_SELL))
-                away = draw.randrange(-8, 40)
-                commands.append(
-                    pb.Command(
-                        new=pb.NewOrder(
-                            client_order_id=f"{run}-{number}",
-                            symbol=draw.choice(SYMBOLS),
-                            side=side,
-                            type=pb.ORDER_TYPE_LIMIT,
-                            price=MIDDLE - away if side == pb.SIDE_BUY else MIDDLE + away,
-                            quantity=draw.randrange(1, 10),
-                            do_not_route=True,
-                        )
-                    )
-                )
-            await call.write(pb.OrderEntryRequest(commands=commands))
-            trading.answered += len((await call.read()).replies)
+        for request in orders(engine):
+            if trading.stop.is_set():
+                break
+            await room.acquire()
+            await call.write(request)
             due = max(due + BATCH / rate, time.perf_counter() - BATCH / rate)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
         await call.done_writing()
+        await counting
+
+
+def orders(engine: int) -> Iterator[pb.OrderEntryRequest]:
+    """Batches of limit orders for ever, some of which trade."""
+    draw, run, number = random.Random(engine), uuid.uuid4().hex[:8], 0
+    while True:
+        request = pb.OrderEntryRequest()
+        for _ in range(BATCH):
+            number += 1
+            side = draw.choice((pb.SIDE_BUY, pb.SIDE_SELL))
+            away = draw.randrange(-8, 40)
+            request.commands.add().new.CopyFrom(
+                pb.NewOrder(
+                    client_order_id=f"{run}-{number}",
+                    symbol=draw.choice(SYMBOLS),
+                    side=side,
+                    type=pb.ORDER_TYPE_LIMIT,
+                    price=MIDDLE - away if side == pb.SIDE_BUY else MIDDLE + away,
+                    quantity=draw.randrange(1, 10),
+                    do_not_route=True,
+                )
+            )
+        yield request
 
 
 class Frames(NamedTuple):
@@ -116,15 +138,21 @@ class Frames(NamedTuple):
     shares: dict[str, float]
 
 
+def chromium() -> str | None:
+    """The browser, where there is one and Playwright to drive it."""
+    if importlib.util.find_spec("playwright") is None:
+        return None
+    return os.environ.get("CHROMIUM") or shutil.which("chromium")
+
+
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Any]:
     """The page in a Chromium of its own."""
     from playwright.async_api import async_playwright  # noqa: PLC0415  # need not be installed
 
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
         )
         try:
             page = await browser.new_page(viewport={"width": 1400, "height": 900})
@@ -135,14 +163,11 @@ async def opened(url: str) -> AsyncIterator[Any]:
             await browser.close()
 
 
-async def watch(page: Any, seconds: float) -> Frames:
-    """Count the page's frames for so long."""
+async def begin_watch(page: Any) -> Any:
+    """Let the browser count what the page costs; the session to ask."""
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    before = await spent_s(session)
-    per_s, longest_ms = await page.evaluate(FRAMES, seconds)
-    after = await spent_s(session)
-    return Frames(per_s, longest_ms, {name: (after[name] - before[name]) / seconds for name in PAGE_WORK})
+    return session
 
 
 async def spent_s(session: Any) -> dict[str, float]:
@@ -162,21 +187,29 @@ class Turn(NamedTuple):
 
 
 async def turn(cluster: Cluster, trading: list[Trading], seconds: float, *, with_page: bool) -> Turn:
-    """Let the clients trade for so long, with the page open or not."""
+    """Let the clients trade for so long, with the page open or not.
+
+    Frames are counted after that, for as long again: counting makes the browser begin 60 of them a second.
+    """
     async with contextlib.AsyncExitStack() as stack:
         page = await stack.enter_async_context(opened(cluster.dashboard_url)) if with_page else None
+        session = None if page is None else await begin_watch(page)
+        await asyncio.sleep(SETTLING_S)
         pids = {member.name: member.pid for member in cluster.members}
         answered = sum(client.answered for client in trading)
         before = {name: processor_s(pid) for name, pid in pids.items()}
+        work = {} if session is None else await spent_s(session)
         begun = time.perf_counter()
-        frames = None
-        if page is None:
-            await asyncio.sleep(seconds)
-        else:
-            frames = await watch(page, seconds)
+        await asyncio.sleep(seconds)
         elapsed = time.perf_counter() - begun
+        rate = (sum(client.answered for client in trading) - answered) / elapsed
         shares = {name: (processor_s(pid) - before[name]) / elapsed for name, pid in pids.items()}
-        return Turn((sum(client.answered for client in trading) - answered) / elapsed, shares, frames)
+        if page is None:
+            return Turn(rate, shares, None)
+        done = await spent_s(session)
+        per_s, longest_ms = await page.evaluate(FRAMES, seconds)
+        page_shares = {name: (done[name] - spent) / elapsed for name, spent in work.items()}
+        return Turn(rate, shares, Frames(per_s, longest_ms, page_shares))
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -187,8 +220,9 @@ async def measure(options: argparse.Namespace) -> None:
             group.create_task(trade(cluster.exchange.address, engine, options.rate / 2, client))
         await asyncio.sleep(1)  # the books fill
         turns = []
+        turn_kinds = (False,) if options.no_page or chromium() is None else (False, True)
         for _ in range(options.rounds):
-            for with_page in (False,) if options.no_page else (False, True):
+            for with_page in turn_kinds:
                 turns.append(await turn(cluster, trading, options.seconds, with_page=with_page))
                 show(turns[-1])
         for client in trading:

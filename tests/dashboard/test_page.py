@@ -286,7 +286,8 @@ async def test_an_order_is_made_by_key(market: Market) -> None:
     """Arrow keys go from buy to sell, a button takes the best price, and another says what it would do."""
     async with opened(market.url) as (page, complaints):
         await page.get_by_role("button", name="trade as the demo user").click()
-        await expect(page.locator("#send")).to_have_text("buy AAPL", timeout=LONG_MS)
+        await expect(page.locator("[name=quantity]")).to_be_focused(timeout=LONG_MS)
+        await expect(page.locator("#send")).to_have_text("buy AAPL")
         await page.locator("[name=side][value=buy]").focus()
         await page.keyboard.press("ArrowRight")
         await expect(page.locator("#send")).to_have_text("sell AAPL")
