@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
@@ -44,6 +45,7 @@ COMMANDS_PER_SNAPSHOT: Final = 1_000_000
 """About ten seconds of replay on a slow core."""
 
 _LOOK_PERIOD_S: Final = 0.5
+_LOOK_PATIENCE_S: Final = 5.0
 _LOWEST_PRIORITY: Final = 19
 
 _log: Final = logging.getLogger("engine")
@@ -172,6 +174,7 @@ class SnapshotMaker:
         self.newest: SnapshotEntry | None = None
         """The newest snapshot that this process loaded or had made."""
         self.failures = 0
+        self._is_news = False
 
     def note(self, commands: int) -> None:
         """So many commands more are in the journal than in the last snapshot."""
@@ -184,6 +187,15 @@ class SnapshotMaker:
             if self.commands >= self._commands_per_snapshot:
                 self.commands = 0
                 await self._make()
+            if self._is_news and self._store is not None:
+                await self._look(self._store)
+
+    async def _look(self, store: SnapshotStore) -> None:
+        """Note the newest snapshot there is; while NATS is away it is looked for again."""
+        with suppress(nats.errors.Error, msgspec.MsgspecError, TimeoutError):
+            async with asyncio.timeout(_LOOK_PATIENCE_S):  # nats-py waits for ever for what was cut off
+                self.newest = next(iter(await store.entries()), None)
+                self._is_news = False
 
     async def _make(self) -> None:
         # By subprocess and in a thread: it starts a child without copying this process's page tables.
@@ -195,17 +207,10 @@ class SnapshotMaker:
             with suppress(ProcessLookupError):
                 process.kill()
         if not process.returncode:
-            await self._look()
+            self._is_news = True
         else:
             self.failures += 1
             _log.warning("no snapshot was made: its maker ended with code %d", process.returncode)
-
-    async def _look(self) -> None:
-        """Note the newest snapshot there is."""
-        if self._store is None:
-            return
-        with suppress(nats.errors.Error, nats.js.errors.Error):
-            self.newest = next(iter(await self._store.entries()), None)
 
 
 async def _run(number: int, nats_url: str) -> None:
