@@ -92,8 +92,8 @@ class Client:
         is wrong with it.
         """
         try:
-            self._tracer = traces.tracer()
             await self._session.open()
+            self._tracer = traces.tracer()
         except BaseException:
             await self._session.close()
             raise
