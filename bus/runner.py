@@ -35,7 +35,7 @@ CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
 
 
-_CHATTY: Final = ("asyncio", "grpc", "nats")
+_CHATTY: Final = ("asyncio", "grpc", "nats", "urllib3")
 """Loggers of others: what they tell at DEBUG is of no order."""
 
 

@@ -13,6 +13,7 @@ Commands of one client are sent in the order in which they were given, after a r
 """
 
 import asyncio
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
@@ -21,9 +22,10 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import grpc
+from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2 as pb
 
-from client import results, terms
+from client import results, terms, traces
 from client.errors import FillGap, OrderNotFound
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
@@ -57,6 +59,7 @@ class Client:
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_counter = count(1)
         self._order_symbols: OrderedDict[str | int, str] = OrderedDict()
+        self._tracer: Tracer | None = None
 
     @classmethod
     def connect(
@@ -83,9 +86,14 @@ class Client:
         return cls(Session(exchange, request, deadline_s=deadline_s, credentials=credentials))
 
     async def open(self) -> Self:
-        """Register. Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline."""
+        """Register. Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline.
+
+        With MATCHBUS_TRACE in the environment, orders are traced (docs/monitoring.md); `ValueError` says what
+        is wrong with it.
+        """
         try:
             await self._session.open()
+            self._tracer = traces.tracer()
         except BaseException:
             await self._session.close()
             raise
@@ -99,6 +107,8 @@ class Client:
             self._entry_task.cancel()
             await asyncio.wait((self._entry_task,))
         await self._session.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         if self._entry_task is not None and not self._entry_task.cancelled():
             self._entry_task.result()
 
@@ -180,7 +190,10 @@ class Client:
             order.self_trade_prevention = terms.number_of(
                 terms.SELF_TRADE_PREVENTION_NUMBERS, self_trade_prevention, "self_trade_prevention"
             )
+        began_s = time.monotonic()
         reply = await self._send(request, client_order_id).answer
+        if self._tracer is not None:
+            traces.note_submitted(self._tracer, began_s, order, reply)
         if reply.leaves_quantity:
             self._remember(reply, symbol)
         return results.order_result(reply, instrument)

@@ -171,9 +171,11 @@ class Cluster:
     them go on. `standbys` is how many processes stand by for each engine, 0 or 1. An engine makes a snapshot
     after `snapshot_every` commands; with `trim_journals` its journal loses what stands before the oldest kept
     one. With `dashboard` the exchange serves that, on loopback whatever the host; with `metrics` each process
-    serves its own there, and `TARGETS_FILE` in the directory tells Prometheus where. `on_change` is called
-    after anything got a new process id, or another process reigns. `nats_url_of` is given a process's name
-    and `nats_url`, and says where that process is to connect: to a proxy in between, say.
+    serves its own there, and `TARGETS_FILE` in the directory tells Prometheus where. Engines send traces of
+    the share `trace_ratio` of orders to the OTLP/HTTP endpoint `trace`, if there is one.
+    `on_change` is called after anything got a new process id, or another process reigns. `nats_url_of` is
+    given a process's name and `nats_url`, and says where that process is to connect: to a proxy in between,
+    say.
     """
 
     def __init__(
@@ -195,6 +197,8 @@ class Cluster:
         log_level: Level = "info",
         dashboard: bool = False,
         metrics: bool = False,
+        trace: str = "",
+        trace_ratio: float = 1.0,
         on_change: Callable[[], None] = lambda: None,
         nats_url_of: Callable[[str, str], str] = lambda _name, url: url,
     ) -> None:
@@ -217,6 +221,7 @@ class Cluster:
         self._log_options = ["--log-format", log_format, "--log-level", log_level]
         self._has_dashboard = dashboard
         self._has_metrics = metrics
+        self._trace_options = ["--trace", trace, "--trace-ratio", str(trace_ratio)] if trace else []
         self.dashboard_url = ""
         self._on_change = on_change
         self._nats_url_of = nats_url_of
@@ -404,6 +409,7 @@ class Cluster:
                 *("--durability", durability),
                 *("--snapshot-every", str(self._snapshot_every)),
                 *("--state-dir", str(self.data_dir / f"engine_{number}")),
+                *self._trace_options,
             )
         for number in numbers if self.standby_count else ():
             self.standbys[number] = member(
@@ -412,6 +418,7 @@ class Cluster:
                 *("--number", str(number), "--standby"),
                 *("--snapshot-every", str(self._snapshot_every)),
                 *("--state-dir", str(self.data_dir / f"standby_{number}")),
+                *self._trace_options,
             )
 
     async def stop(self) -> None:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from matchbus.tracing import add_trace_options
 from rich.console import Console
 
 from bus.logs import add_log_options
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--metrics", action="store_true", help="serve Prometheus metrics of every process, on loopback"
     )
+    add_trace_options(up)
     add_log_options(up)
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
@@ -280,6 +282,8 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=options.dashboard,
         metrics=options.metrics,
+        trace=options.trace or "",
+        trace_ratio=options.trace_ratio,
         log_format=options.log_format,
         log_level=options.log_level,
         on_change=tell,

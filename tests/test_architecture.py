@@ -43,6 +43,7 @@ IMPURE = {
     "datetime",
     "grpc",
     "nats",
+    "opentelemetry",
     "os",
     "prometheus_client",
     "random",
@@ -203,6 +204,16 @@ def test_an_impurity_is_found(source: str) -> None:
 def test_a_right_import_is_let_through(module: str, source: str) -> None:
     """The reader of imports does not see breaches where there are none."""
     assert wrong_imports(module, ast.parse(source)) == []
+
+
+def test_only_one_module_knows_opentelemetry() -> None:
+    """It is an extra: whoever does not trace need not have it, and `matchbus.tracing` loads that module."""
+    knowing = [
+        path.name
+        for path in (*sources(), *(ROOT / "proto" / "matchbus").glob("*.py"))
+        if any(within(name, ("opentelemetry",)) for name in imported(ast.parse(path.read_text())))
+    ]
+    assert knowing == ["otlp.py"]
 
 
 def test_no_module_of_ours_hides_a_standard_one() -> None:

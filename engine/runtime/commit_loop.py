@@ -24,7 +24,7 @@ from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
 from engine.commands import Command, LegResult, NewOrder, ReplaceOrder, Uncross, encode
 from engine.events import Answered, BookChanged, Event
-from engine.runtime import order_log
+from engine.runtime import order_log, order_trace
 from engine.state import State
 from engine.terms import OrderStatus
 
@@ -224,6 +224,7 @@ class CommitLoop:
                     self._appending = False
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
+                    order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
                     if not self._is_followed():
                         self._answer(batch, finished)
                         finished = []

@@ -21,7 +21,7 @@ from bus.journal import Replaced as OtherWriter
 from bus.messages import Executions, Report, encode_executions
 from bus.provision import MAX_MESSAGE_BYTES
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
-from engine.runtime import order_log
+from engine.runtime import order_log, order_trace
 from engine.runtime.commit_loop import Batch
 from engine.runtime.market_data import MarketData
 
@@ -168,6 +168,7 @@ class Reports:
             await self._writer.publish(message)
             self._queued -= len(message.reports)
             order_log.reported(message.reports)
+            order_trace.reported(message.reports)
             self._progressed.set()
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()

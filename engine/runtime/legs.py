@@ -24,6 +24,7 @@ from bus.metrics import Histogram
 from bus.replica import BookReplica
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
 from engine.events import LegSent, LegTaken
+from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import CommitError, CommitLoop, Submission
 from engine.terms import MAX_LEG_FILLS, MAX_SYMBOL_LENGTH, Side
@@ -135,9 +136,11 @@ class Legs:
         self._away.leg_answered(leg, answer)
         fills = tuple(LegFill(*fill[:4], time_ns=fill[4]) for fill in answer.fills)
         filled = sum(fill.quantity for fill in fills)
-        self.sent[_outcome(filled, leg.quantity, refused=answer.refused)] += 1
+        outcome = _outcome(filled, leg.quantity, refused=answer.refused)
+        self.sent[outcome] += 1
         self.waits.observe(time.monotonic() - left_s)
         _log.info("leg answered", extra={**_named(leg), "filled": filled, "quantity": leg.quantity})
+        order_trace.leg_answered(leg, left_s, outcome, filled)
         self._loop.submit_own(LegResult(leg.leg_id, fills))
 
     async def _ask(self, leg: LegSent, message: bytes, patience_s: float) -> LegAnswer | None:

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import nats.errors
 from matchbus.edge import Door, Edge
+from matchbus.tracing import Tracer, add_trace_options
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
@@ -47,6 +48,7 @@ from bus.runner import DEFAULT_NATS_URL, Link, ProcessFault, host_and_port, log_
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
 from engine.commands import AddInstrument
+from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
@@ -115,6 +117,10 @@ class Settings:
     metrics: str = ""
     """Where metrics are served, HOST:PORT; empty for nowhere."""
 
+    trace: str = ""
+    """The OTLP/HTTP endpoint that gets traces of orders; empty for none."""
+
+    trace_ratio: float = 1.0
     log_format: Form = "text"
     log_level: Level = "info"
 
@@ -158,6 +164,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         help="leave the first reign to another process of this number, follow it, take over when it is gone",
     )
     add_metrics_option(parser)
+    add_trace_options(parser)
     add_log_options(parser)
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     options = parser.parse_args(arguments)
@@ -180,6 +187,8 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
         accept_loss=options.accept_loss,
         metrics=options.metrics or "",
+        trace=options.trace or "",
+        trace_ratio=options.trace_ratio,
         log_format=options.log_format,
         log_level=options.log_level,
     )
@@ -497,6 +506,8 @@ async def run(settings: Settings) -> None:
     door = Door(SERVICE, f"this process stands by for E{settings.number}; ask the exchange for its address")
     edge.server.add_generic_rpc_handlers((door,))
     link = Link(settings.nats_url)
+    if settings.trace:
+        order_trace.begin(Tracer(settings.trace, settings.trace_ratio, f"matchbus-{name}"))
     try:
         await edge.start()
         nc = await link.open(name)
@@ -517,6 +528,7 @@ async def run(settings: Settings) -> None:
     finally:
         await edge.stop()
         await link.close()
+        await order_trace.end()
 
 
 def main() -> None:

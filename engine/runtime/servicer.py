@@ -26,7 +26,7 @@ from engine.book import Book
 from engine.commands import Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Landmark, Order
-from engine.runtime import order_log, wire
+from engine.runtime import order_log, order_trace, wire
 from engine.runtime.commit_loop import CommitError, CommitLoop, Overloaded, Submission
 from engine.runtime.effects import FillBell
 from engine.runtime.sessions import Sessions
@@ -387,6 +387,7 @@ async def _answers(submission: Submission) -> list[Answered | Accepted]:
                 duplicate = type(pending) is Answered and pending.duplicate
                 answers[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
     order_log.replied(answers)
+    order_trace.replied(answers)
     return answers
 
 

@@ -56,7 +56,7 @@ class CannotListen(OSError):
     """The address cannot be listened on; the text says which and why."""
 
 
-class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # the stubs make it Any
+class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has none
     """The calls of one service: refused until `open_to` names who answers them, and after `shut`.
 
     A process that stands by has to say so to those who call it, before it has anything that could answer.
