@@ -14,6 +14,7 @@ import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 PATIENCE_S = 5.0
+MESSAGES = 16  # of up to 256 kB; nats-server cuts off whom more than 16 MB wait for
 
 
 async def main(url: str, after: int) -> None:
@@ -28,7 +29,7 @@ async def main(url: str, after: int) -> None:
     stored = await nc.jetstream().pull_subscribe("execution.*", stream="EXECUTIONS", config=config)
     while True:
         try:
-            messages = await stored.fetch(100, timeout=PATIENCE_S)
+            messages = await stored.fetch(MESSAGES, timeout=PATIENCE_S)
         except nats.errors.TimeoutError:
             continue  # nobody traded
         for message in messages:

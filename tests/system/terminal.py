@@ -112,7 +112,8 @@ class Running:
         """Press Ctrl-C; the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(DEADLINE_S)
-        assert not self.errors()
+        errors = self.errors()
+        assert not errors, errors
         return code
 
     def end(self) -> None:

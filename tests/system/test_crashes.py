@@ -18,6 +18,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 from tests.system.test_three_engines import check_pairs, net
 from tests.system.venue import (
+    CALL_TIMEOUT_S,
     STOP_DEADLINE_S,
     Floor,
     Trader,
@@ -182,12 +183,27 @@ def dropped(venue: Venue, trader: Trader) -> list[int]:
 
 async def everything(trading: Floor, load: Load, traders: list[Trader]) -> list[object]:
     """Check that all that was acknowledged is there and adds up; returns what can be seen."""
+    exchange = await trading.exchange()
 
     async def quiet() -> bool:
+        """Whether nothing more trades by itself: what crosses is uncrossed once engines see each other."""
+        try:
+            engines = (await exchange.ListEngines(pb.ListEnginesRequest(), timeout=CALL_TIMEOUT_S)).engines
+            for symbol in SYMBOLS:
+                request = pb.GetConsolidatedBookRequest(symbol=symbol, depth=1)
+                book = await exchange.GetConsolidatedBook(request, timeout=CALL_TIMEOUT_S)
+                if book.best_bid.price >= book.best_ask.price > 0:
+                    return False
+        except grpc.aio.AioRpcError as error:
+            expect_status(error, grpc.StatusCode.UNAVAILABLE)
+            return False
+        primaries = [engine for engine in engines if engine.role == pb.ENGINE_ROLE_PRIMARY]
+        if any(engine.state != pb.ENGINE_STATE_LIVE for engine in primaries):
+            return False
         open_orders = [order for trader in traders for order in await trader.open_orders()]
         return all(order.status != pb.ORDER_STATUS_PENDING for order in open_orders)
 
-    await eventually(quiet, 10, "no order is pending")
+    await eventually(quiet, 10, "no order is pending, and no book crossed")
     seen: list[object] = []
     fills = {trader.name: await trader.fills() for trader in traders}
     by_order: dict[int, list[pb.Fill]] = defaultdict(list)
