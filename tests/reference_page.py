@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,8 @@ import msgspec
 from google.protobuf import descriptor_pb2
 from matchbus import edge
 
-from bus import consolidated, messages, replica, subjects, view_messages
+from bus import consolidated, journal, messages, replica, subjects, view_messages
+from engine import commands
 from engine.runtime import process, sessions
 from engine.runtime import servicer as engine_servicer
 from exchange import assignment
@@ -342,6 +343,7 @@ def page() -> str:
         _subjects(),
         _nats_messages(),
         _views(),
+        _journal(),
     )
     return "\n".join(line for part in parts for line in part)
 
@@ -352,7 +354,8 @@ Made by `make reference` from the contract's comments, docstrings and the servic
 orders do is in [trading.md](trading.md), how to hold a book in [feed.md](feed.md).
 
 [gRPC calls](#grpc-calls) · [messages](#messages) · [enums](#enums) · [refusals](#refusals) ·
-[NATS subjects](#nats-subjects) · [messages on NATS](#messages-on-nats) · [views](#views)
+[NATS subjects](#nats-subjects) · [messages on NATS](#messages-on-nats) · [views](#views) ·
+[journal records](#journal-records)
 
 A field without a meaning here means what its name says, in these words. Prices are integer ticks, quantities
 integer lots, times nanoseconds UTC. `sequence`: of a book, per symbol and engine; of a fill, per client; from
@@ -438,28 +441,41 @@ def _subjects() -> Iterator[str]:
 def _nats_messages() -> Iterator[str]:
     yield "## Messages on NATS\n"
     yield "Arrays in JSON, a tag first; later versions may add fields at the end. A bucket's are objects.\n"
-    for kind, meaning, fields in structs(messages):
-        yield f"### {kind.__name__}\n\n{meaning}\n"
-        if kind.__struct_config__.array_like:
-            yield from table(
-                ("place", "field", "type", "meaning"),
-                [
-                    ("0", f'`"{kind.__struct_config__.tag}"`', "", "the tag"),
-                    *((str(place), *row) for place, row in enumerate(_field_rows(fields), 1)),
-                ],
-            )
-        else:
-            yield from table(("key", "type", "meaning"), _field_rows(fields))
-        yield ""
+    yield from _structs(structs(messages))
     yield _alias(messages, "LevelChange")
+
+
+def _journal() -> Iterator[str]:
+    yield "## Journal records\n"
+    yield "A record is what one message of `journal.<n>` holds: an array in MessagePack. Its `commands` are"
+    yield "the bytes of an array of those below, which `matchbus journal dump` shows.\n"
+    yield from _structs(one for one in structs(journal) if one[0] is journal.Record)
+    yield from _structs(structs(commands), where=" in the journal")
+
+
+def _structs(
+    kinds: Iterable[tuple[type[msgspec.Struct], str, list[Field]]], where: str = ""
+) -> Iterator[str]:
+    """A section for each class: its meaning, and its fields by place or by key.
+
+    `where` ends the headings of what has namesakes on the page.
+    """
+    for kind, meaning, fields in kinds:
+        yield f"### {kind.__name__}{where}\n\n{meaning}\n"
+        rows = _field_rows(fields)
+        if kind.__struct_config__.array_like:
+            tag = kind.__struct_config__.tag
+            tagged = [(f'`"{tag}"`', "", "the tag")] if tag else []
+            places = [(str(place), *row) for place, row in enumerate((*tagged, *rows))]
+            yield from table(("place", "field", "type", "meaning"), places)
+        else:
+            yield from table(("key", "type", "meaning"), rows)
+        yield ""
 
 
 def _views() -> Iterator[str]:
     yield "## Views\n\nObjects in JSON; [views.md](views.md) shows one of each.\n"
-    for kind, meaning, fields in structs(view_messages):
-        yield f"### {kind.__name__}\n\n{meaning}\n"
-        yield from table(("key", "type", "meaning"), _field_rows(fields))
-        yield ""
+    yield from _structs(structs(view_messages))
     yield _alias(view_messages, "TradeOfView")
     yield _alias(replica, "Level")
     yield f"`ConsolidatedLevel`: {_joined(consolidated.ConsolidatedLevel.__doc__ or '')}\n"

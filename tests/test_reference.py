@@ -6,6 +6,7 @@ import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from bus import messages, view_messages
+from engine import commands
 from tests.engine.test_matching import MET_ELSEWHERE
 from tests.reference_page import (
     PAGE,
@@ -79,7 +80,7 @@ def test_subjects_and_messages_have_a_meaning() -> None:
     """Whatever travels over NATS says what it is, and each subject of a message is one that is spelled."""
     assert [name for _, name, text in subject_rows() if not text] == []
     spelled = {spelling for spelling, _, _ in subject_rows()}
-    for module in (messages, view_messages):
+    for module in (messages, view_messages, commands):
         for kind, meaning, _ in structs(module):
             assert meaning, kind
             assert set(re.findall(r"^On `([^`]+)`", meaning)) <= spelled, kind
