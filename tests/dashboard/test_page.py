@@ -41,6 +41,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
+NOBODY_LISTENS = {"nats": ["ws://127.0.0.1:1"], "ticket": True}
 LONG_MS = 20_000
 RECOVERY_S = 3.0
 UNTIL = """([state, epoch, shares]) => new Promise((resolve) => {
@@ -280,6 +281,16 @@ async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
         await page.get_by_role("button", name="sign out").click()
         await expect(page.locator("#sign-in")).to_be_visible()
         await expect(page.locator("#account")).to_be_hidden()
+
+
+async def test_nothing_is_traded_before_there_is_a_symbol(market: Market) -> None:
+    """The ticket appears with the instruments: no order is without one, no price typed early is wiped."""
+    async with opened(market.url) as (page, _):
+        await expect(page.locator("#ticket")).to_be_visible(timeout=LONG_MS)
+        await page.route("**/config.json", lambda route: route.fulfill(json=NOBODY_LISTENS))
+        await page.reload()
+        await expect(page.locator("#connection")).to_contain_text("NATS is away", timeout=LONG_MS)
+        await expect(page.locator("#ticket")).to_be_hidden()
 
 
 async def test_an_order_is_made_by_key(market: Market) -> None:

@@ -50,13 +50,13 @@ export class Ticket {
     }
     addEventListener("pagehide", () => this.#token && this.#ask("sign-out", {}, { keepalive: true }));
     account.onCancel = (orderId) => this.#cancel(orderId);
-    node.hidden = false;
   }
 
-  /** Trade this from now on: a price of another symbol is none. */
+  /** Trade this from now on: a price of another symbol is none, and before the first there is nothing to order. */
   select({ symbol, tick_size: tick, lot_size: lot }) {
     if (symbol !== this.#symbol) {
       this.#symbol = symbol;
+      this.#node.hidden = false;
       const { price, quantity } = this.#order.elements;
       price.step = price.min = tick;
       quantity.step = quantity.min = lot;
