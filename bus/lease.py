@@ -45,7 +45,7 @@ _SILENCE_S: Final = 2 * RENEW_S
 """A lease that was not renewed for this long is about to expire: look often."""
 
 _LOOK_S: Final = 0.02
-_NEWCOMER_S: Final = 0.3
+NEWCOMER_S: Final = 0.3
 """How long who has just come leaves a lapsed lease to those that wait for longer; less with age."""
 
 _STREAM: Final = bucket_stream(subjects.LEASES_BUCKET)
@@ -117,8 +117,9 @@ class Lease:
         """Wait until the lease is free and take it.
 
         `leave_first_s`: for that long a lease that nobody has held since this call is left to others. After
-        NATS was away the process that reigned gets the time of a lease to renew. When a lease runs out, who
-        has waited longest comes first: a standby before the killed process that was started again.
+        NATS was away the process that reigned gets the time of a lease to renew, if it has not let go of it.
+        When a lease runs out, who has waited longest comes first: a standby before the killed process that
+        was started again.
         """
         began = time.monotonic()
         not_before = began + leave_first_s
@@ -153,9 +154,12 @@ class Lease:
                     freed = None
                 else:
                     freed = now if freed is None else freed
-                    ran_out = stored is None and known
-                    turn = freed + _NEWCOMER_S / (1 + freed - began) if ran_out else not_before
-                    if now >= max(turn, not_before) and await self.acquire():
+                    turn = not_before
+                    if known and stored is not None:  # the holder has let go of it
+                        turn = began
+                    elif known:
+                        turn = max(not_before, freed + NEWCOMER_S / (1 + freed - began))
+                    if now >= turn and await self.acquire():
                         return
                 await _wait(heard, max(_LOOK_S, renewed + _SILENCE_S - now))
         finally:

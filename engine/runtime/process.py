@@ -36,7 +36,7 @@ from bus import crash_points, messages, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
-from bus.lease import Lease, LeaseLost
+from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.logs import Form, Level, add_log_options
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.metrics import MetricsServer, add_metrics_option
@@ -316,14 +316,16 @@ class Engine:
     ) -> None:
         """Return when we may reign and the state is where the journal ends."""
         state, settings = self._state, self._settings
-        if settings.standby or not await lease.acquire():
+        # Whoever reigned before may have a standby, whose turn it is when the lease has just run out.
+        leave_first_s = LEAVE_FIRST_S if settings.standby else NEWCOMER_S if state.epoch else 0.0
+        if leave_first_s or not await lease.acquire():
             gc.freeze()  # what follows is followed for days: its collections need not walk what was there
             await edge.set_role(STANDBY_ROLE, held=True)
             place = f"batch {state.batch_number} of epoch {state.epoch}"
             _log.info("E%d stands by at %s, at %s", state.engine, lease.entry.address, place)
             standby = Standby(self._nc, lease, state, self._journal, reports, writer)
             self._metrics.standby, self._metrics.role = standby, Role.STANDBY
-            await standby.until_reign(LEAVE_FIRST_S if settings.standby else 0.0)
+            await standby.until_reign(leave_first_s)
             self._metrics.role = Role.STARTING
             await edge.set_role(STANDBY_ROLE, held=False)
             _log.info("E%d takes over after batch %d", state.engine, state.batch_number)

@@ -8,7 +8,7 @@ import pytest
 
 from bus import provision
 from bus.connection import Connection
-from bus.lease import RENEW_S, TTL_S, Lease, LeaseLost
+from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
 from bus.messages import LeaseEntry
 from bus.server import NatsServer
 from tests.waiting import until
@@ -149,8 +149,13 @@ async def test_the_first_claim_is_left_to_others_for_a_while(rivals: tuple[Lease
     await asyncio.wait_for(claiming, 5)
 
 
+@pytest.mark.parametrize("comes", ["before the lease runs out", "when it has just run out"])
 async def test_who_waits_longer_comes_first(
-    rivals: tuple[Lease, Lease], connections: "Connections", shared_server: NatsServer, engine: int
+    rivals: tuple[Lease, Lease],
+    connections: "Connections",
+    shared_server: NatsServer,
+    engine: int,
+    comes: str,
 ) -> None:
     """A standby takes a lapsed lease before a process that has just been started again."""
     standby, reigning = rivals
@@ -159,12 +164,42 @@ async def test_who_waits_longer_comes_first(
     waiting = asyncio.create_task(standby.claim())
     await asyncio.wait((waiting,), timeout=2 * TTL_S)
     opened = await connections.open(shared_server.url, buffered=False)
-    newcomer = asyncio.create_task(lease_of(opened, engine, "newcomer").claim())
-    await asyncio.wait((newcomer,), timeout=0.1)
-    reign.cancel()
-    await asyncio.wait_for(waiting, 5)
+    late = lease_of(opened, engine, "newcomer")
+    if comes == "before the lease runs out":
+        newcomer = asyncio.create_task(late.claim())
+        await asyncio.wait((newcomer,), timeout=0.1)
+        reign.cancel()
+    else:
+        reign.cancel()
+        while await late.holder() == reigning.entry:  # noqa: ASYNC110 - the server lets it expire
+            await asyncio.sleep(0.001)
+        newcomer = asyncio.create_task(late.claim(leave_first_s=NEWCOMER_S))
+    await asyncio.wait((waiting, newcomer), timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert (waiting.done(), newcomer.done()) == (True, False)
     assert await standby.holder() == standby.entry
     newcomer.cancel()
+
+
+async def test_what_was_let_go_is_taken_at_once_after_an_outage(
+    own_server: NatsServer, connections: "Connections", engine: int
+) -> None:
+    """The time that is left to who reigned is for renewing: who lets go of the lease needs none."""
+    opened = [await connections.open(own_server.url, buffered=False) for _ in range(2)]
+    await provision.provision_shared(opened[0])
+    first, second = lease_of(opened[0], engine, "first"), lease_of(opened[1], engine, "second")
+    assert await first.acquire()
+    claiming = asyncio.create_task(second.claim())
+    await asyncio.wait((claiming,), timeout=0.1)
+    await own_server.kill()
+    await asyncio.wait((claiming,), timeout=TTL_S)
+    await own_server.start()
+    await until(lambda: all(connection.is_connected for connection in opened))
+    assert await first.acquire()
+    assert not claiming.done()
+    began = time.monotonic()
+    await first.release()
+    await asyncio.wait_for(claiming, 5)
+    assert time.monotonic() - began < SOON_S
 
 
 async def test_after_an_outage_the_holder_renews_first(
