@@ -9,6 +9,7 @@ import pytest
 
 from client import (
     AuthenticationFailed,
+    Client,
     ClientClosed,
     OrderRefused,
     OrderResult,
@@ -16,7 +17,9 @@ from client import (
     RequestInvalid,
     Unavailable,
     UnknownSymbol,
+    order_entry,
 )
+from client.order_entry import AMPLE_COMMANDS
 from tests.client.fake_venue import FakeEngine, FakeVenue, until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -108,16 +111,51 @@ async def test_orders_of_many_tasks_share_messages(venue: FakeVenue) -> None:
     assert engine.messages == [256, 256, 256, 232]
 
 
+async def test_few_orders_wait_for_the_answer_before_them(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a message is under way, what is queued becomes one message, and goes with its answer."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        orders = [asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))]
+        await until(lambda: in_flight(client) == 1)
+        for _ in range(AMPLE_COMMANDS - 1):
+            orders.append(asyncio.create_task(client.submit("AAPL", "buy", "1", "2")))
+            await asyncio.sleep(0)
+        engine.hold.set()
+        assert all([(await order).status == "new" for order in orders])
+    assert engine.messages == [1, AMPLE_COMMANDS - 1]
+
+
+async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(venue: FakeVenue) -> None:
+    """An order whose legs are out has no answer yet: the next order leaves all the same."""
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        first = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        second = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 2)
+        engine.hold.set()
+        assert [(await order).status for order in (first, second)] == ["new", "new"]
+
+
+def in_flight(client: Client) -> int:
+    """How many messages of the client have no answer yet."""
+    assert client._entry is not None  # noqa: SLF001
+    return client._entry._messages_in_flight  # noqa: SLF001
+
+
 async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
     """While the engine answers nothing, at most four messages are out; the rest waits and goes on after."""
     engine = venue.engines[0]
     engine.hold = asyncio.Event()
     async with venue.client() as client, asyncio.timeout(20):
         orders = [asyncio.create_task(client.submit("AAPL", "buy", "1", "2")) for _ in range(5 * 256)]
-        entry = client._entry  # noqa: SLF001
-        assert entry is not None
-        await until(lambda: entry._messages_in_flight == 4)  # noqa: SLF001
-        assert len(entry._queue) == 256  # noqa: SLF001
+        await until(lambda: in_flight(client) == 4)
+        assert len(client._entry._queue) == 256  # type: ignore[union-attr]  # noqa: SLF001
         engine.hold.set()
         assert all([(await order).status == "new" for order in orders])
 
