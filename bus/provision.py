@@ -1,8 +1,9 @@
 """Which streams and buckets exist, and with which settings. The exchange makes them, engines only use them.
 
-Every function may be repeated. A stream that exists with other settings than the wanted ones is never changed
-and never used: a journal that, say, drops its head when full has lost orders already. On how many servers a
-stream is kept, and whether a journal may be trimmed, is the exchange's choice alone.
+Every function may be repeated. A stream that exists with other settings than the wanted ones is never used: a
+journal that, say, drops its head when full has lost orders already. One thing alone is ever changed: a stream
+that may become less large than wanted may become so from then on. How large, on how many servers a stream is
+kept, and whether a journal may be trimmed, is the exchange's choice alone.
 
     ProvisionError
     ├── ConfigurationMismatch   it exists with other settings
@@ -22,12 +23,14 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from bus import messages, subjects
 from bus.stream import AWAY
 
-JOURNAL_BYTES: Final = 4 * 1024**3
+GIB: Final = 1024**3
+
+JOURNAL_BYTES: Final = 4 * GIB
 """Default limit of one engine's journal: about 6 minutes at 200,000 orders a second, weeks at a hundred. When
 it is reached the engine refuses new commands with the reason; nothing is dropped."""
 
-EXECUTIONS_BYTES: Final = 16 * 1024**3
-"""Default limit of the execution reports of all engines together."""
+EXECUTIONS_BYTES: Final = 16 * GIB
+"""Default limit of the execution reports of all engines together. Likewise."""
 
 MAX_MESSAGE_BYTES: Final = 262_144
 """Largest journal record with its header."""
@@ -47,7 +50,6 @@ _COMPARED: Final = (
     "storage",
     "retention",
     "discard",
-    "max_bytes",
     "max_age",
     "max_msgs",
     "max_msgs_per_subject",
@@ -110,7 +112,7 @@ async def await_shared(client: Client, deadline_s: float) -> None:
     wanted = [_executions(EXECUTIONS_BYTES), *map(_bucket, BUCKETS)]
     while wanted:
         try:
-            if await _exists(client, wanted[0]):
+            if await _found(client, wanted[0]):
                 wanted.pop(0)
                 continue
             why = "is an exchange running on this NATS server?"
@@ -141,19 +143,28 @@ async def provision_journal(
     await _provision(client, journal, replicas)
 
 
-async def await_journal(
-    client: Client, engine: int, deadline_s: float, *, max_bytes: int = JOURNAL_BYTES
-) -> None:
+async def grow_journals(client: Client, max_bytes: int) -> None:
+    """Let the journals that there are become that large. Raises one of nats' errors."""
+    jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_S)
+    seen = 0
+    while page := await jetstream.streams_info(seen):
+        seen += len(page)
+        for stream in page:
+            if (stream.config.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX):
+                await _grow(client, stream.config, max_bytes)
+
+
+async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
     """Return when the engine's journal and object store exist as they must; else ask the exchange for them.
 
     Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
     """
-    wanted = [_snapshots(engine), _journal(engine, max_bytes)]
+    wanted = [_snapshots(engine), _journal(engine, JOURNAL_BYTES)]
     ask = messages.encode(messages.ProvisionRequest(engine))
     deadline = time.monotonic() + deadline_s
     while True:
         try:
-            while wanted and await _exists(client, wanted[0]):
+            while wanted and await _found(client, wanted[0]):
                 wanted.pop(0)
             if not wanted:
                 return
@@ -253,22 +264,33 @@ def _bucket(bucket: str) -> StreamConfig:
 
 async def _provision(client: Client, wanted: StreamConfig, replicas: int) -> None:
     wanted.num_replicas = replicas
-    if await _exists(client, wanted, _COMPARED_BY_MAKER):
-        return
-    try:
-        await client.jetstream(timeout=_REQUEST_TIMEOUT_S).add_stream(wanted)
-    except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
-        if not await _exists(client, wanted, _COMPARED_BY_MAKER):
-            raise
+    found = await _found(client, wanted, _COMPARED_BY_MAKER)
+    if found is None:
+        try:
+            await client.jetstream(timeout=_REQUEST_TIMEOUT_S).add_stream(wanted)
+        except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
+            if await _found(client, wanted, _COMPARED_BY_MAKER) is None:
+                raise
+    elif wanted.max_bytes is not None:
+        await _grow(client, found, wanted.max_bytes)
 
 
-async def _exists(client: Client, wanted: StreamConfig, compared: Sequence[str] = _COMPARED) -> bool:
-    """Whether the stream is there; raises ConfigurationMismatch when it is there with other settings."""
+async def _grow(client: Client, found: StreamConfig, max_bytes: int) -> None:
+    """Let a stream become that large, if it may not already."""
+    if 0 < (found.max_bytes or 0) < max_bytes:
+        found.max_bytes = max_bytes
+        await client.jetstream(timeout=_REQUEST_TIMEOUT_S).update_stream(found)
+
+
+async def _found(
+    client: Client, wanted: StreamConfig, compared: Sequence[str] = _COMPARED
+) -> StreamConfig | None:
+    """The stream as it is, None if there is none. Raises ConfigurationMismatch when it is another one."""
     assert wanted.name is not None
     try:
         found = (await client.jetstream(timeout=_REQUEST_TIMEOUT_S).stream_info(wanted.name)).config
     except nats.js.errors.NotFoundError:
-        return False
+        return None
     differences = [
         f"{field} is {_shown(found, field)} and must be {_shown(wanted, field)}"
         for field in compared
@@ -279,7 +301,7 @@ async def _exists(client: Client, wanted: StreamConfig, compared: Sequence[str] 
             f"stream {wanted.name} exists with other settings: {'; '.join(differences)}."
             " Start with the settings it was made with, or on another NATS store."
         )
-    return True
+    return found
 
 
 def _shown(config: StreamConfig, field: str) -> str:

@@ -19,6 +19,9 @@ EXECUTIONS_STREAM: Final = "EXECUTIONS"
 EXECUTIONS_SUBJECTS: Final = "execution.*"
 """What that stream stores."""
 
+JOURNAL_STREAM_PREFIX: Final = "JOURNAL_"
+"""What the names of the engines' journals begin with."""
+
 HEARTBEATS: Final = "md.*.heartbeat"
 """Every engine's sign of life: how engines are found."""
 
@@ -111,7 +114,7 @@ def journal(engine: int) -> str:
 
 def journal_stream(engine: int) -> str:
     """The stream of an engine's journal."""
-    return f"JOURNAL_{engine_token(engine)}"
+    return f"{JOURNAL_STREAM_PREFIX}{engine_token(engine)}"
 
 
 def snapshots_bucket(engine: int) -> str:

@@ -170,7 +170,9 @@ class Cluster:
     `nats_nodes` is how many nats-servers there are, 1 or 3: three keep every stream threefold, and any two of
     them go on. `standbys` is how many processes stand by for each engine, 0 or 1. An engine makes a snapshot
     after `snapshot_every` commands; with `trim_journals` its journal loses what stands before the oldest kept
-    one. With `dashboard` the exchange serves that, on loopback whatever the host; with `metrics` each process
+    one. Each journal may become `journal_gib` large and all execution reports `executions_gib`, in GiB; None
+    leaves that to the exchange.
+    With `dashboard` the exchange serves that, on loopback whatever the host; with `metrics` each process
     serves its own there, and `TARGETS_FILE` in the directory tells Prometheus where. Engines send traces of
     the share `trace_ratio` of orders to the OTLP/HTTP endpoint `trace`, if there is one.
     `on_change` is called after anything got a new process id, or another process reigns. `nats_url_of` is
@@ -186,6 +188,8 @@ class Cluster:
         nats_nodes: int = 1,
         snapshot_every: int = COMMANDS_PER_SNAPSHOT,
         trim_journals: bool = False,
+        journal_gib: int | None = None,
+        executions_gib: int | None = None,
         data_dir: Path | None = None,
         instruments: Path = DEFAULT_INSTRUMENTS,
         durability: Durability | None = None,
@@ -235,6 +239,10 @@ class Cluster:
         self._nats_nodes = nats_nodes
         self._snapshot_every = snapshot_every
         self._trim_journals = trim_journals
+        self._size_options = [
+            *(["--journal-gib", str(journal_gib)] if journal_gib else []),
+            *(["--executions-gib", str(executions_gib)] if executions_gib else []),
+        ]
         self._keepers: list[asyncio.Task[None]] = []
         self._exchange: Member | None = None
 
@@ -398,6 +406,7 @@ class Cluster:
             *("--instruments", str(self.instruments.resolve())),
             *("--replicas", str(self._nats_nodes)),
             *(["--trim-journals"] if self._trim_journals else []),
+            *self._size_options,
             *self._dashboard_options(),
         )
         numbers = range(1, self.engine_count + 1)

@@ -24,6 +24,7 @@ from rich.console import Console
 from bus.logs import add_log_options
 from client.cli.settings import SettingsError
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
+from exchange.runtime.settings import add_size_options
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member, Ports
 from simulation.handover import HandoverFailed
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
+    add_size_options(up)
     up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
@@ -275,6 +277,8 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         nats_nodes=options.nats_nodes,
         snapshot_every=options.snapshot_every,
         trim_journals=options.trim_journals,
+        journal_gib=options.journal_gib,
+        executions_gib=options.executions_gib,
         data_dir=options.data,
         instruments=options.instruments,
         durability=options.durability,

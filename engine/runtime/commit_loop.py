@@ -9,7 +9,7 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 
     CommitError
     ├── Overloaded           the queue is full; nothing was taken
-    ├── JournalUnavailable   the journal does not answer; nothing was taken
+    ├── JournalUnavailable   what must be stored is not, the journal or the reports; nothing was taken
     └── Retired              another process takes over; nothing was taken
 """
 
@@ -30,7 +30,8 @@ from engine.terms import OrderStatus
 
 MAX_QUEUED_COMMANDS: Final = 50_000
 JOURNAL_PATIENCE_S: Final = 2.0
-"""With an append unanswered for longer than this, new commands are refused at once."""
+"""With an append unanswered for longer than this, or no room for execution reports, new commands are refused
+at once."""
 
 _WATCH_PERIOD_S: Final = 0.1
 
@@ -56,7 +57,7 @@ class Overloaded(CommitError):
 
 
 class JournalUnavailable(CommitError):
-    """The journal has not answered for a while."""
+    """What must be stored has not been for a while."""
 
 
 class Retired(CommitError):
@@ -104,8 +105,9 @@ class CommitLoop:
 
     `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
     the away quotes of this moment (None: there is nothing left to do). `release` lets a committed batch's
-    effects out and must not wait for anything outside; what it returns says when all can see them. While no
-    peer follows (`is_followed`), answers need not wait for the other effects.
+    effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
+    none); what it returns says when all can see them. While no peer follows (`is_followed`), answers need not
+    wait for the other effects.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class CommitLoop:
         catch_up: Callable[[], Awaitable[None]],
         attach: Callable[[Command], Command | None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
+        release_trouble: Callable[[], str] = lambda: "",
         is_followed: Callable[[], bool] = lambda: True,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -129,12 +132,14 @@ class CommitLoop:
         self._catch_up = catch_up
         self._attach = attach
         self._release = release
+        self._release_trouble = release_trouble
         self._is_followed = is_followed
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
         self._arrived = asyncio.Event()
         self._busy = False
         self._appending = False
+        self._releasing_since: float | None = None
         self._in_flight: list[Submission] = []
         self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._settling: dict[int, asyncio.Future[Answered]] = {}
@@ -161,8 +166,8 @@ class CommitLoop:
         """What so many more commands are told; None when they are taken."""
         if self.retired:
             return Retired("this process hands over to another one")
-        if self.is_silent():
-            return self._unavailable()
+        if trouble := self.trouble():
+            return JournalUnavailable(trouble)
         if self.queued_commands + more > MAX_QUEUED_COMMANDS:
             return Overloaded(
                 f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
@@ -193,8 +198,8 @@ class CommitLoop:
         """
         if not self._appending:
             return query()
-        if self.is_silent():
-            raise self._unavailable()
+        if trouble := self.trouble():
+            raise JournalUnavailable(trouble)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._reads.append((query, answer))  # type: ignore[arg-type]  # the future gets what the query returns
         return await answer
@@ -220,7 +225,6 @@ class CommitLoop:
                     batch.append_began_s = time.monotonic()
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
                     batch.committed_s = time.monotonic()
-                    self._in_flight = []
                     self._appending = False
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
@@ -229,7 +233,10 @@ class CommitLoop:
                         self._answer(batch, finished)
                         finished = []
                         await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
+                    self._releasing_since = batch.committed_s
                     shown = await self._release(batch)
+                    self._releasing_since = None
+                    self._in_flight = []
                 if shown is None:
                     self._answer(batch, finished)
                 else:  # the next batch need not wait until the last one is seen, only its answers
@@ -262,15 +269,16 @@ class CommitLoop:
         crash_points.reach("answers given")
 
     async def watch(self) -> None:
-        """Give up waiting, for ever, for a journal that is silent: what waits hears JournalUnavailable.
+        """Give up waiting, for ever, for what is not stored: who waits hears JournalUnavailable.
 
-        What is in flight may be stored all the same, so its commands are told to come again as they are.
+        What is in flight may be in the journal, so its commands are told to come again as they are.
         """
         while True:
             await asyncio.sleep(_WATCH_PERIOD_S)
-            if not self.is_silent():
+            trouble = self.trouble()
+            if not trouble:
                 continue
-            fault = self._unavailable()
+            fault = JournalUnavailable(trouble)
             started = [submission for submission in self._queue if submission.answers]
             for submission in (*self._in_flight, *self._queue):
                 if not submission.is_own and not submission.done.done():
@@ -284,13 +292,14 @@ class CommitLoop:
             self._queue = deque(dict.fromkeys((*started, *own)))
             self.queued_commands = sum(len(submission.commands) for submission in self._queue)
 
-    def _unavailable(self) -> JournalUnavailable:
-        return JournalUnavailable(f"the journal does not answer: {self.journal.trouble}")
-
-    def is_silent(self) -> bool:
-        """Whether the journal has not answered for so long that nothing more is taken."""
-        since = self.journal.unanswered_since
-        return since is not None and time.monotonic() - since > JOURNAL_PATIENCE_S
+    def trouble(self) -> str:
+        """Why nothing more is taken: what must be stored was not for a while. Empty when all is well."""
+        unanswered, releasing = self.journal.unanswered_since, self._releasing_since
+        if unanswered is not None and time.monotonic() - unanswered > JOURNAL_PATIENCE_S:
+            return f"the journal does not answer: {self.journal.trouble}"
+        if releasing is not None and time.monotonic() - releasing > JOURNAL_PATIENCE_S:
+            return f"the execution reports cannot be stored: {self._release_trouble()}"
+        return ""
 
     def _sequence(self, waiting: int) -> tuple[Batch, list[Submission]]:
         """Apply the first `waiting` submissions, up to the size of a record.

@@ -98,6 +98,11 @@ class Reports:
         """How many reports the stream has not stored yet."""
         return self._queued
 
+    @property
+    def trouble(self) -> str:
+        """Why the stream does not take them; empty when it does."""
+        return self._writer.trouble
+
     def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
         """Queue what a batch has to report; what the stream has already is left out."""
         last_batch, last_reports = self._published

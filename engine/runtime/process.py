@@ -352,6 +352,7 @@ class Engine:
             catch_up=self._catch_up,
             attach=self._away.attach,
             release=self._release,
+            release_trouble=lambda: reports.trouble,
             is_followed=lambda: bool(self._follower.peers),
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
@@ -443,13 +444,14 @@ class Engine:
         return shown
 
     async def _tell_health(self, edge: Edge, loop: CommitLoop) -> None:
-        """Serving as long as the journal answers."""
+        """Serving as long as orders are taken."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
-            if loop.is_silent() == serving:
+            trouble = loop.trouble()
+            if serving == bool(trouble):
                 serving = not serving
-                _log.warning("the journal %s", "answers again" if serving else "does not answer: not serving")
+                _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")
                 await edge.set_serving(serving=serving)
 
     async def _await_peers(self) -> None:

@@ -291,6 +291,7 @@ class Exchange:
             await provision.provision_journal(
                 self._nc,
                 engine,
+                max_bytes=self._settings.journal_bytes,
                 replicas=self._settings.replicas,
                 trimmable=self._settings.trim_journals,
             )
@@ -310,19 +311,21 @@ async def run(settings: Settings, listening: Callable[[str], None] = lambda _: N
     link = Link(settings.nats_url)
     try:
         nc = await link.open("exchange")
-        await _provision(nc, settings.replicas)
+        await _provision(nc, settings)
         await Exchange(settings, nc, link).run(entries, listening)
     finally:
         await link.close()
 
 
-async def _provision(nc: Client, replicas: int) -> None:
+async def _provision(nc: Client, settings: Settings) -> None:
     """Make what all share, as soon as JetStream answers: it comes up a little after the server."""
+    executions_bytes, replicas = settings.executions_bytes, settings.replicas
     try:
         async with asyncio.timeout(START_DEADLINE_S):
             while True:
                 try:
-                    return await provision.provision_shared(nc, replicas=replicas)
+                    await provision.provision_shared(nc, executions_bytes=executions_bytes, replicas=replicas)
+                    return await provision.grow_journals(nc, settings.journal_bytes)
                 except AWAY:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError as error:

@@ -12,6 +12,7 @@ from typing import Final
 
 from bus.logs import Form, Level, add_log_options
 from bus.metrics import add_metrics_option
+from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
 from bus.runner import DEFAULT_NATS_URL, host_and_port
 from exchange.directory import secret_violation
 
@@ -22,6 +23,7 @@ DEFAULT_WEBSOCKET_URL: Final = "ws://127.0.0.1:4223"
 
 _INSTRUMENTS_FILE: Final = "instruments.toml"
 _MAX_PORT: Final = 65_535
+_MAX_GIB: Final = 1_000_000
 
 
 class SettingsRefused(Exception):
@@ -42,6 +44,12 @@ class Settings:
 
     trim_journals: bool = False
     """Whether journals lose what stands before the oldest kept snapshot."""
+
+    journal_bytes: int = JOURNAL_BYTES
+    """How large each engine's journal may become; one that may become larger already stays so."""
+
+    executions_bytes: int = EXECUTIONS_BYTES
+    """Likewise the execution reports of all engines."""
 
     dashboard: str = ""
     """Where the dashboard is served, HOST:PORT; empty for nowhere."""
@@ -84,6 +92,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         log_dir=options.log_dir,
         replicas=options.replicas,
         trim_journals=options.trim_journals,
+        journal_bytes=options.journal_gib * GIB,
+        executions_bytes=options.executions_gib * GIB,
         dashboard=options.dashboard,
         websocket_urls=tuple(options.websocket.split(",")),
         metrics=options.metrics or "",
@@ -137,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
+    add_size_options(parser)
     parser.add_argument(
         "--dashboard",
         metavar="HOST:PORT",
@@ -153,6 +164,29 @@ def _parser() -> argparse.ArgumentParser:
     add_log_options(parser)
     parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
     return parser
+
+
+def add_size_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told how large what is stored may become."""
+    for option, what, default in (
+        ("--journal-gib", "each engine's journal", JOURNAL_BYTES),
+        ("--executions-gib", "the execution reports of all engines", EXECUTIONS_BYTES),
+    ):
+        parser.add_argument(
+            option,
+            metavar="N",
+            type=_gib,
+            default=default // GIB,
+            help=f"how large {what} may become, in GiB; a later start with more lets it grow "
+            "(default %(default)s)",
+        )
+
+
+def _gib(text: str) -> int:
+    number = int(text)
+    if not 0 < number <= _MAX_GIB:
+        raise argparse.ArgumentTypeError(f"{number} must be 1 to {_MAX_GIB:,}")
+    return number
 
 
 def _host_of(listen: str, option: str) -> str:

@@ -56,6 +56,27 @@ async def test_other_settings_are_refused(nats_connection: Connection, engine: i
             await attempt
 
 
+async def test_a_stream_may_grow_and_never_shrinks(own_connection: Connection) -> None:
+    """A later start with more room lets a stream become as large, one with less does not change it."""
+
+    async def limit(stream: str) -> int | None:
+        return (await own_connection.jetstream().stream_info(stream)).config.max_bytes
+
+    for executions, journal, expected in ((2_000, 3_000, (2_000, 3_000)), (4_000, 5_000, (4_000, 5_000))):
+        await provision.provision_shared(own_connection, executions_bytes=executions)
+        await provision.provision_journal(own_connection, 1, max_bytes=journal)
+        await provision.provision_shared(own_connection, executions_bytes=1_000)
+        await provision.provision_journal(own_connection, 1, max_bytes=1_000)
+        assert (await limit(subjects.EXECUTIONS_STREAM), await limit(subjects.journal_stream(1))) == expected
+    await provision.provision_journal(own_connection, 2, max_bytes=9_000)
+    await provision.grow_journals(own_connection, 7_000)
+    assert await limit(subjects.journal_stream(1)) == 7_000
+    assert await limit(subjects.journal_stream(2)) == 9_000
+    assert await limit(subjects.EXECUTIONS_STREAM) == 4_000
+    await provision.await_shared(own_connection, 1)
+    await provision.await_journal(own_connection, 1, 1)
+
+
 async def test_an_engine_asks_the_exchange(nats_connection: Connection, engine: int) -> None:
     """An engine without a journal asks, and goes on when the exchange has made it."""
 

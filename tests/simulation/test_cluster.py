@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 
+from bus import subjects
 from bus.process import ChildProcess
 from engine.runtime.process import parse_settings
 from simulation.cluster import (
@@ -130,6 +132,21 @@ async def test_missing_instruments_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"no instruments file .*nothing\.toml"):
         async with Cluster(data_dir=tmp_path, instruments=tmp_path / "nothing.toml"):
             pass
+
+
+async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
+    """Journals and execution reports grow to what they are given, and do not shrink when it is left out."""
+    for journal, executions, expected in ((5, 17, (5, 17)), (6, None, (6, 17)), (None, None, (6, 17))):
+        async with Cluster(
+            engines=1, data_dir=tmp_path, journal_gib=journal, executions_gib=executions
+        ) as cluster:
+            connection = await nats.connect(cluster.nats_url)
+            limits = [
+                (await connection.jetstream().stream_info(stream)).config.max_bytes
+                for stream in (subjects.journal_stream(1), subjects.EXECUTIONS_STREAM)
+            ]
+            await connection.close()
+        assert limits == [gib * 2**30 for gib in expected]
 
 
 @pytest.fixture

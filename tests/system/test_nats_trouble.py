@@ -22,13 +22,15 @@ from matchbus.edge import Door, Edge
 from matchbus.v1 import matchbus_pb2 as pb
 
 import bus.server
-from bus import provision, subjects
+from bus import executions, provision, subjects
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal
-from bus.messages import SnapshotRequest, encode
+from bus.messages import ReportedOrder, SnapshotRequest, encode
+from bus.provision import EXECUTIONS_BYTES, JOURNAL_BYTES
 from bus.runner import Link
 from bus.server import NatsServer, find_nats_conf
 from engine.commands import NewOrder, decode
+from engine.runtime import effects
 from engine.runtime.process import SERVICE, Engine, Settings
 from tests.system.engine_process import (
     ann,
@@ -156,14 +158,16 @@ class Wired:
 
 
 @contextlib.asynccontextmanager
-async def wired_engine(server: NatsServer, journal_bytes: int) -> AsyncIterator[Wired]:
-    """Everything `engine.runtime.process.run` wires, on a journal of another size than it demands."""
+async def wired_engine(
+    server: NatsServer, *, journal_bytes: int = JOURNAL_BYTES, executions_bytes: int = EXECUTIONS_BYTES
+) -> AsyncIterator[Wired]:
+    """Everything `engine.runtime.process.run` wires, on streams of these sizes."""
     link = Link(server.url)
     edge = Edge(SERVICE)
     thresholds = gc.get_threshold()
     try:
         nc = await link.open("engine-1")
-        await provision.provision_shared(nc)
+        await provision.provision_shared(nc, executions_bytes=executions_bytes)
         await provision.provision_journal(nc, 1, max_bytes=journal_bytes)
         await list_symbol_and_session(nc)
         address = edge.bind("127.0.0.1:0")
@@ -215,13 +219,47 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
             connection = await connect(own_server.url, name="test", on_closed=lambda: None)
             assert await stored_orders(connection) >= set(clients.acknowledged)
             assert max(at for at, _ in clients.acknowledged.values()) < full - PATIENCE_S + 0.5
-            info = await connection.jetstream().stream_info(subjects.journal_stream(1))
-            info.config.max_bytes = 60_000_000
-            await connection.jetstream().update_stream(info.config)
+            await provision.grow_journals(connection, 60_000_000)
             await connection.close()
             await clients.have_acknowledged(100, 5)
         await eventually(partial(is_serving, engine.address), 2, "health says SERVING")
         await clients.check_open()
+
+
+async def test_full_reports_refuse_with_the_reason_until_they_have_room(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many wait for their stream: UNAVAILABLE naming it, NOT_SERVING; with more room all are stored."""
+    monkeypatch.setattr(effects, "MAX_QUEUED_REPORTS", 300)
+    async with wired_engine(own_server, executions_bytes=60_000) as engine:
+        clients = Watchers(engine.trader, "AAA")
+        async with clients.submitting():
+            await clients.have_heard("execution reports cannot be stored: maximum bytes exceeded", 20)
+            await eventually(partial(is_not_serving, engine.address), 2, "health says NOT_SERVING")
+            assert not engine.running.done()
+            connection = await connect(own_server.url, name="test", on_closed=lambda: None)
+            await provision.provision_shared(connection, executions_bytes=60_000_000)
+            await clients.have_acknowledged(100, 5)
+        await eventually(partial(is_serving, engine.address), 2, "health says SERVING")
+        await clients.check_open()
+        wanted = set(clients.acknowledged)
+
+        async def are_reported() -> bool:
+            return wanted <= await reported_orders(connection)
+
+        await eventually(are_reported, 10, "every acknowledged order is reported")
+        await connection.close()
+
+
+async def reported_orders(connection: Connection) -> set[str]:
+    """The client order ids that the execution reports have now."""
+    stored = (await connection.jetstream().stream_info(subjects.EXECUTIONS_STREAM)).state.messages
+    found: set[str] = set()
+    async with contextlib.aclosing(aiter(executions.read(connection))) as messages:  # type: ignore[type-var]
+        for _ in range(stored):
+            reports = (await anext(messages)).reports
+            found |= {report.client_order_id for report in reports if isinstance(report, ReportedOrder)}
+    return found
 
 
 @pytest.fixture

@@ -102,6 +102,8 @@ class Rig:
         self.catch_ups = 0
         self.shown: list[asyncio.Future[None]] = []
         self.shows = False
+        self.has_room = asyncio.Event()
+        self.has_room.set()
         self.is_followed = True
         self.loop = CommitLoop(
             self.state,
@@ -109,6 +111,7 @@ class Rig:
             catch_up=self._catch_up,
             attach=self._attach,
             release=self._release,
+            release_trouble=lambda: "no room",
             is_followed=lambda: self.is_followed,
             utc_ns=lambda: self.clock_ns,
         )
@@ -154,6 +157,7 @@ class Rig:
     async def _release(self, batch: Batch) -> Awaitable[None] | None:
         self.batches.append(batch)
         self.happened.append(f"release {batch.number}")
+        await self.has_room.wait()
         if not self.shows:
             return None
         self.shown.append(asyncio.get_running_loop().create_future())
@@ -424,6 +428,33 @@ async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
     assert first.duplicate, "it was stored after all"
     assert isinstance(second, Accepted)
     assert QueryLeg(2 << 48, 2) in await rig.journal.commands()
+
+
+async def test_reports_without_room_are_told_to_all_who_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full stream of execution reports is as a journal that is silent; with room, all goes on.
+
+    What the journal has can be read meanwhile.
+    """
+    monkeypatch.setattr(commit_loop, "JOURNAL_PATIENCE_S", 0.05)
+    rig.has_room.clear()
+    async with rig.running():
+        committed = rig.submit(order("committed"))
+        await until(lambda: bool(rig.batches))
+        queued = rig.submit(order("queued"))
+        for done in (committed, queued):
+            with pytest.raises(JournalUnavailable, match="execution reports cannot be stored: no room"):
+                await asyncio.wait_for(done, 2)
+        with pytest.raises(JournalUnavailable, match="no room"):
+            rig.submit(order("new"))
+        assert await rig.loop.read(lambda: len(rig.state.orders)) == 1
+        rig.has_room.set()
+        await until(lambda: not rig.loop.trouble())
+        first, second = (await rig.submit(order("committed"), order("queued"))).answers
+    assert isinstance(first, Answered)
+    assert first.duplicate, "the journal had it"
+    assert isinstance(second, Accepted)
 
 
 async def test_a_silent_journal_is_no_error_to_those_who_left(rig: Rig) -> None:

@@ -85,6 +85,20 @@ def test_an_empty_password() -> None:
         parse_settings([], {"PASSWORD": ""})
 
 
+@pytest.mark.parametrize("gib", ["0", "-1", "1000001", "4.5", "much"])
+def test_an_impossible_size(gib: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What no stream could be limited to ends the command, and says which option was wrong."""
+    with pytest.raises(SystemExit):
+        parse_settings(["--journal-gib", gib], {})
+    assert "--journal-gib" in capsys.readouterr().err
+
+
+def test_sizes() -> None:
+    """They are given in GiB."""
+    settings = parse_settings(["--journal-gib", "1", "--executions-gib", "2"], {})
+    assert (settings.journal_bytes, settings.executions_bytes) == (2**30, 2**31)
+
+
 def test_the_password_is_not_shown() -> None:
     """Settings that are printed or logged keep the password to themselves."""
     assert "s3cret" not in repr(parse_settings(["--password", "s3cret"], {}))
