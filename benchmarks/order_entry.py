@@ -28,8 +28,6 @@ from client import Client
 PART: Final = "OrderEntry, journaled"
 IN_FLIGHT: Final = 8
 """Messages sent ahead of their answers, a stream."""
-TASKS: Final = 64
-"""Tasks that each await one order of the client library after the other."""
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -39,11 +37,11 @@ class Sizes(msgspec.Struct, frozen=True):
     pairs: int = 5
     clients: tuple[int, ...] = (1, 8)
     batches: tuple[int, ...] = (1, 16, 100, 500)
-    library: bool = True
-    """Whether the client library is measured too."""
+    tasks: tuple[int, ...] = (8, 64, 1_000)
+    """How many tasks each await one order of the client library after the other."""
 
 
-QUICK: Final = Sizes(orders=2_000, pairs=1, batches=(16, 100))
+QUICK: Final = Sizes(orders=2_000, pairs=1, batches=(16, 100), tasks=(64,))
 
 
 async def stream(peer: Peer, messages: Sequence[pb.OrderEntryRequest]) -> int:
@@ -104,9 +102,9 @@ async def measure(sizes: Sizes, output: Console) -> list[Figure]:
                     figures += await compare(
                         engine, echo, number, size, sizes.pairs, f"{named}, batch {size}"
                     )
-        if sizes.library:
-            with output.status(f"client library, {TASKS} tasks"):
-                figures.append(await library(market, sizes))
+        for tasks in sizes.tasks:
+            with output.status(f"client library, {tasks} tasks"):
+                figures.append(await library(market, tasks, sizes))
     return figures
 
 
@@ -127,14 +125,15 @@ async def compare(
     ]
 
 
-async def library(market: Venue, sizes: Sizes) -> Figure:
+async def library(market: Venue, tasks: int, sizes: Sizes) -> Figure:
     """Orders a second of `await client.submit(...)` in a loop, from many tasks of one client."""
     turns = []
+    count = max(tasks, sizes.orders // 3)
     async with Client.connect(
-        market.cluster.exchange.address, client_id="library", password="password", secret="bench"
+        market.cluster.exchange.address, client_id=f"library{tasks}", password="password", secret="bench"
     ) as client:
         for _ in range(sizes.pairs + 1):
-            made = iter(orders(sizes.orders // 3))
+            made = iter(orders(count))
 
             async def work(waiting: Iterator[pb.NewOrder] = made) -> None:
                 for order in waiting:
@@ -142,9 +141,9 @@ async def library(market: Venue, sizes: Sizes) -> Figure:
                     await client.submit(SYMBOL, side, order.quantity, f"{order.price / 100:.2f}")
 
             started = time.perf_counter()
-            await asyncio.gather(*(work() for _ in range(TASKS)))
-            turns.append(sizes.orders // 3 / (time.perf_counter() - started))
-    return alone(PART, f"client library, {TASKS} tasks", "orders/s", turns[1:])
+            await asyncio.gather(*(work() for _ in range(tasks)))
+            turns.append(count / (time.perf_counter() - started))
+    return alone(PART, f"client library, {tasks:,} tasks", "orders/s", turns[1:])
 
 
 def run(sizes: Sizes) -> list[Figure]:

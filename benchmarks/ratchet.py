@@ -126,7 +126,7 @@ MEASURED: Final[dict[str, Callable[[], list[Figure]]]] = {
     "way": partial(slices.way, 40_000),
     "order_entry": partial(
         order_entry.run,
-        order_entry.Sizes(orders=3_000, pairs=_PAIRS, clients=(1,), batches=(100,), library=False),
+        order_entry.Sizes(orders=3_000, pairs=_PAIRS, clients=(1,), batches=(100,), tasks=()),
     ),
 }
 
