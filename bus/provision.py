@@ -1,9 +1,9 @@
 """Which streams and buckets exist, and with which settings. The exchange makes them, engines only use them.
 
 Every function may be repeated. A stream that exists with other settings than the wanted ones is never used: a
-journal that, say, drops its head when full has lost orders already. One thing alone is ever changed: a stream
-that may become less large than wanted may become so from then on. How large, on how many servers a stream is
-kept, and whether a journal may be trimmed, is the exchange's choice alone.
+journal that, say, drops its head when full has lost orders already. One setting alone is ever changed: a
+limit in bytes below the wanted one is raised. That limit, on how many servers a stream is kept, and whether a
+journal may be trimmed, is the exchange's choice alone.
 
     ProvisionError
     ├── ConfigurationMismatch   it exists with other settings
