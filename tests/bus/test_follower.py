@@ -44,10 +44,18 @@ class Venue:
 
     async def change(self, symbol: str, *levels: LevelChange, fills: tuple[Fill, ...] = ()) -> None:
         """One batch."""
+        await self._publish([self._next(symbol, 1, levels)], fills)
+
+    async def change_at_once(self, symbol: str, count: int) -> None:
+        """So many changes of a level that leave in one write, more than a reader takes turn by turn."""
+        await self._publish([self._next(symbol, n, ((BID, 90, n, 1),)) for n in range(1, count + 1)])
+
+    def _next(self, symbol: str, further: int, levels: tuple[LevelChange, ...]) -> BookChanged:
+        return BookChanged(symbol, self.market_data.replicas[symbol].sequence + further, levels)
+
+    async def _publish(self, changes: list[BookChanged], fills: tuple[Fill, ...] = ()) -> None:
         self._batch += 1
-        sequence = self.market_data.replicas[symbol].sequence + 1
-        change = BookChanged(symbol, sequence, levels)
-        await self.market_data.publish(self._epoch, self._batch, self._batch, [change], fills)
+        await self.market_data.publish(self._epoch, self._batch, self._batch, changes, fills)
 
 
 @asynccontextmanager
@@ -182,8 +190,7 @@ async def test_an_overflow_throws_the_queue_away_and_resyncs(
     async with running(venue.market_data, follower):
         await until(lambda: agrees(follower, venue, "AAPL"))
         applied = follower.peers[venue.number].counters.applied
-        for number in range(3_000):
-            await venue.change("AAPL", (BID, 90, number + 1, 1))
+        await venue.change_at_once("AAPL", 3_000)
         await until(lambda: overflows > 0)
         await until(lambda: agrees(follower, venue, "AAPL"))
         assert follower.peers[venue.number].counters.applied < applied + 3_000
