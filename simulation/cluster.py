@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -63,6 +64,12 @@ _STEADY_S: Final = 10.0
 """A process that served, or lived this long, starts its back-off from the beginning."""
 _STUCK_PERIOD_S: Final = 1.0
 _LOG_LINES: Final = 15
+
+_FREE_PORTS: Final = range(15_000, 32_000)
+"""Where free ports are looked for: below those that the kernel gives to outgoing connections, one of which
+could come between the choice and the process that is to listen there."""
+
+_PORT_TRIES: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -570,6 +577,10 @@ def claim_port(host: str, port: int, name: str) -> int:
 
 
 def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:
+    for _ in range(_PORT_TRIES if not port else 0):
+        with contextlib.suppress(OSError):
+            claimed.bind((host, _FREE_PORTS.start + secrets.randbelow(len(_FREE_PORTS))))
+            return
     # Connections of a process that just ended may linger on its port; only a listener is in the way.
     claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
