@@ -373,6 +373,7 @@ class StreamReader:
         self._broken = False
         self._heard = asyncio.get_running_loop().time()
         self._asked = 0
+        self._largest = 0  # more than what came before may be what cut us off
         self._consumer_sequence = 0
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(self._inbox, cb=self._received)

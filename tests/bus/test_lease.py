@@ -180,42 +180,42 @@ async def test_who_waits_longer_comes_first(
     newcomer.cancel()
 
 
-async def test_what_was_let_go_is_taken_at_once_after_an_outage(
-    own_server: NatsServer, connections: "Connections", engine: int
-) -> None:
-    """The time that is left to who reigned is for renewing: who lets go of the lease needs none."""
-    opened = [await connections.open(own_server.url, buffered=False) for _ in range(2)]
+async def after_an_outage(
+    server: NatsServer, connections: "Connections", engine: int, outage_s: float
+) -> tuple[Lease, Lease, asyncio.Task[None]]:
+    """The one who reigned and the one who claims, and its claim, as both are connected again."""
+    opened = [await connections.open(server.url, buffered=False) for _ in range(2)]
     await provision.provision_shared(opened[0])
     first, second = lease_of(opened[0], engine, "first"), lease_of(opened[1], engine, "second")
     assert await first.acquire()
     claiming = asyncio.create_task(second.claim())
     await asyncio.wait((claiming,), timeout=0.1)
-    await own_server.kill()
-    await asyncio.wait((claiming,), timeout=TTL_S)
-    await own_server.start()
+    await server.kill()
+    await asyncio.wait((claiming,), timeout=outage_s)
+    await server.start()
     await until(lambda: all(connection.is_connected for connection in opened))
+    return first, second, claiming
+
+
+async def test_what_was_let_go_is_taken_at_once_after_an_outage(
+    own_server: NatsServer, connections: "Connections", engine: int
+) -> None:
+    """The time that is left to who reigned is for renewing: who lets go of the lease needs none."""
+    first, second, claiming = await after_an_outage(own_server, connections, engine, TTL_S)
     assert await first.acquire()
     assert not claiming.done()
     began = time.monotonic()
     await first.release()
     await asyncio.wait_for(claiming, 5)
     assert time.monotonic() - began < SOON_S
+    assert await first.holder() == second.entry
 
 
 async def test_after_an_outage_the_holder_renews_first(
     own_server: NatsServer, connections: "Connections", engine: int
 ) -> None:
     """NATS was away for longer than a lease lives: who waits leaves the one who reigned the time to renew."""
-    opened = [await connections.open(own_server.url, buffered=False) for _ in range(2)]
-    await provision.provision_shared(opened[0])
-    first, second = lease_of(opened[0], engine, "first"), lease_of(opened[1], engine, "second")
-    assert await first.acquire()
-    claiming = asyncio.create_task(second.claim())
-    await asyncio.wait((claiming,), timeout=0.1)
-    await own_server.kill()
-    await asyncio.wait((claiming,), timeout=1.5 * TTL_S)
-    await own_server.start()
-    await until(lambda: opened[1].is_connected)
+    first, second, claiming = await after_an_outage(own_server, connections, engine, 1.5 * TTL_S)
     await asyncio.wait((claiming,), timeout=0.6 * TTL_S)
     assert not claiming.done()
     assert not await first.renew(), "it had run out"
