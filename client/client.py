@@ -60,6 +60,9 @@ class Client:
         self._id_counter = count(1)
         self._order_symbols: OrderedDict[str | int, str] = OrderedDict()
         self._tracer: Tracer | None = None
+        # Filled in anew for each order: a new message would cost nearly as much again as filling it in.
+        self._submission = pb.OrderEntryRequest()
+        self._new_order = self._submission.commands.add().new
 
     @classmethod
     def connect(
@@ -172,8 +175,8 @@ class Client:
             client_order_id = f"{self._id_prefix}-{next(self._id_counter)}"
         else:
             _check_client_order_id(client_order_id)
-        request = pb.OrderEntryRequest()
-        order = request.commands.add().new
+        order = self._new_order
+        order.Clear()
         order.client_order_id = client_order_id
         order.symbol = symbol
         order.side = terms.number_of(terms.SIDE_NUMBERS, side, "side")
@@ -191,9 +194,10 @@ class Client:
                 terms.SELF_TRADE_PREVENTION_NUMBERS, self_trade_prevention, "self_trade_prevention"
             )
         began_s = time.monotonic()
-        reply = await self._send(request, client_order_id).answer
+        pending = self._send(self._submission, client_order_id)
+        reply = await pending.answer
         if self._tracer is not None:
-            traces.note_submitted(self._tracer, began_s, order, reply)
+            traces.note_submitted(self._tracer, began_s, pending.command, reply)
         if reply.leaves_quantity:
             self._remember(reply, symbol)
         return results.order_result(reply, instrument)

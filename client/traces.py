@@ -12,10 +12,11 @@ def tracer() -> Tracer | None:
     return tracing.tracer_of_environment("matchbus-client")
 
 
-def note_submitted(tracer: Tracer, began_s: float, order: pb.NewOrder, reply: pb.OrderReply) -> None:
-    """An order that was given at this `time.monotonic()` is answered."""
+def note_submitted(tracer: Tracer, began_s: float, command: bytes, reply: pb.OrderReply) -> None:
+    """An order that was given at this `time.monotonic()` is answered; `command` is as it was sent."""
     if not tracer.samples(reply.order_id):
         return
+    order = pb.OrderEntryRequest.FromString(command).commands[0].new
     fields = {
         "client_order_id": order.client_order_id,
         "symbol": order.symbol,

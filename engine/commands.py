@@ -4,7 +4,7 @@ A command never changes once made. It carries everything its decision needs: who
 quotes that the shell saw when it sequenced the command, so that a replay decides the same.
 """
 
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
@@ -42,6 +42,7 @@ class EpochStarted(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
     epoch: int
 
 
+@final
 class NewOrder(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="new", gc=False):
     """A client's order. Numbers as they came over the wire: nothing is checked before the state machine."""
 

@@ -98,7 +98,7 @@ class Positions:
         return [
             report.client
             for report in executions.reports
-            if isinstance(report, ReportedFill) and not self._apply_fill(report)
+            if type(report) is ReportedFill and not self._apply_fill(report)
         ]
 
     def _apply_fill(self, fill: ReportedFill) -> bool:

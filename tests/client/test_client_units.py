@@ -30,6 +30,14 @@ def test_float_is_refused_with_advice() -> None:
         AAPL.lots(True)
 
 
+def test_what_was_read_before_excuses_nothing() -> None:
+    """A float, a bool and what is no number are refused, also where an equal number was taken before."""
+    assert AAPL.lots(1) == AAPL.lots("1") == AAPL.lots(Decimal(1)) == 10
+    for value in (True, 1.0, [1], None):
+        with pytest.raises(TypeError, match=f"quantity is a {type(value).__name__}"):
+            AAPL.lots(value)  # type: ignore[arg-type]
+
+
 def test_off_the_grid_is_refused_not_rounded() -> None:
     """A price off the tick or a quantity off the lot raises a ValueError that names the size."""
     with pytest.raises(ValueError, match=r"tick size is 0\.01"):
@@ -43,6 +51,13 @@ def test_what_is_no_price_is_refused(price: str) -> None:
     """Words, infinities and what does not fit the wire raise a ValueError."""
     with pytest.raises(ValueError, match="price"):
         AAPL.ticks(price)
+
+
+@pytest.mark.parametrize("price", ["NaN", "sNaN", "-Infinity"])
+def test_a_decimal_that_is_no_price_is_refused(price: str) -> None:
+    """What a calculation that went wrong leaves in a Decimal raises the same ValueError."""
+    with pytest.raises(ValueError, match="is no number that AAPL could trade at"):
+        AAPL.ticks(Decimal(price))
 
 
 def test_conversion_ignores_the_users_decimal_context() -> None:
