@@ -20,7 +20,16 @@ from nats.aio.subscription import Subscription
 from nats.errors import SlowConsumerError
 
 from bus import subjects
-from bus.messages import FeedMessage, Heartbeat, SnapshotRequest, Trades, decode_feed, encode
+from bus.messages import (
+    BookDelta,
+    BookSnapshot,
+    FeedMessage,
+    Heartbeat,
+    SnapshotRequest,
+    Trades,
+    decode_feed,
+    encode,
+)
 from bus.peer import PeerFeed
 
 TICK_S: Final = 0.02
@@ -31,6 +40,7 @@ MAX_PENDING_MESSAGES: Final = 20_000
 MAX_PENDING_BYTES: Final = 16_000_000
 
 _BOOK_SUBJECT_TOKENS: Final = 4
+_KIND_TOKENS: Final[dict[type, str]] = {BookDelta: "book", BookSnapshot: "book", Trades: "trade"}
 
 OnChange = Callable[[int, str], None]
 OnTrade = Callable[[int, str, Trades], None]
@@ -198,7 +208,7 @@ class _Following:
             return
         changed = feed.on_message(message, symbol, self._monotonic_ns())
         self._tell_state(always=changed and symbol is None)
-        if isinstance(message, Trades) and message.epoch == feed.epoch and self._listeners.trade is not None:
+        if self._listeners.trade is not None and isinstance(message, Trades) and message.epoch == feed.epoch:
             self._listeners.trade(feed.engine, str(symbol), message)
         if changed and symbol is not None and self._listeners.change is not None:
             self._listeners.change(feed.engine, symbol)
@@ -216,8 +226,7 @@ class _Following:
 def _symbol_named(subject: str, message: FeedMessage) -> str | None:
     """The symbol in `md.<n>.<kind>.<token>`, None where the subject is not one of this message's kind."""
     parts = subject.split(".")
-    kind = "trade" if isinstance(message, Trades) else "book"
-    if isinstance(message, Heartbeat) or len(parts) != _BOOK_SUBJECT_TOKENS or parts[2] != kind:
+    if len(parts) != _BOOK_SUBJECT_TOKENS or parts[2] != _KIND_TOKENS.get(type(message)):
         return None
     symbol = subjects.symbol_of(parts[3])
     return symbol if subjects.SYMBOL_PATTERN.fullmatch(symbol) is not None else None

@@ -112,13 +112,13 @@ class PeerFeed:
             return False
         if message.epoch > self.epoch:
             self._begin_epoch(message.epoch)
-        match message:
-            case Heartbeat():
-                return self._on_heartbeat(message, received_ns)
-            case Trades():
-                return False
+        match message:  # the commonest first
             case BookDelta() | BookSnapshot():
                 return self._on_book(message, symbol, received_ns)
+            case Trades():
+                return False
+            case Heartbeat():
+                return self._on_heartbeat(message, received_ns)
         assert_never(message)
 
     def on_malformed(self) -> None:
@@ -184,12 +184,12 @@ class PeerFeed:
         if replica is None:
             return False
         was_synced = replica.synced
-        if isinstance(message, BookSnapshot):
+        if isinstance(message, BookDelta):
+            outcome = replica.apply_delta(message)
+        else:
             outcome = replica.apply_snapshot(message)
             if outcome in (Outcome.APPLIED, Outcome.DUPLICATE):
                 self._on_snapshot(received_ns)
-        else:
-            outcome = replica.apply_delta(message)
         if outcome is Outcome.MALFORMED:
             self.on_malformed()
             return True

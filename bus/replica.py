@@ -62,17 +62,23 @@ def checksum(bids: Iterable[Level], asks: Iterable[Level]) -> int:
 
 
 def _text(levels: Iterable[Level]) -> str:
-    return "".join([f"{price}:{quantity};" for price, quantity, _ in islice(levels, CHECKSUM_DEPTH)])
+    return "".join([_text_of(level) for level in islice(levels, CHECKSUM_DEPTH)])
+
+
+def _text_of(level: Level) -> str:
+    price, quantity, _ = level
+    return f"{price}:{quantity};"
 
 
 class _Side:
     """The levels of one side, best first.
 
     Keys are ranks, not prices: a bid's is its negative price, so on either side the smallest is the best.
-    The checksum's text is kept until a level it covers changes: making it is the dearest part of a delta.
+    The checksum's text is kept until a level it covers changes, and each level's part of it until that one
+    does: making it is the dearest part of a delta.
     """
 
-    __slots__ = ("_levels", "_sign", "_text", "_text_end")
+    __slots__ = ("_levels", "_parts", "_sign", "_text", "_text_end")
 
     def __init__(self, side: int, levels: Iterable[LevelChange] = ()) -> None:
         self._sign = sign = -1 if side == BID else 1
@@ -80,6 +86,7 @@ class _Side:
         self._levels: SortedDict[int, Level] = SortedDict(
             {sign * level[1]: level[1:] for level in levels if level[0] == side}
         )
+        self._parts: dict[int, str] = {}
         self._text = ""
         self._text_end = _INT64_MAX  # no change of a rank above this one changes the text
 
@@ -96,16 +103,22 @@ class _Side:
             self._levels[rank] = (price, quantity, order_count)
         else:
             self._levels.pop(rank, None)
+        self._parts.pop(rank, None)
         if rank <= self._text_end:
             self._text = ""
 
     def text(self) -> str:
         """This side's part of the checksum's text."""
         if not self._text and self._levels:
-            self._text = _text(self)
-            covers_all = len(self._levels) < CHECKSUM_DEPTH
-            self._text_end = _INT64_MAX if covers_all else self._levels.keys()[CHECKSUM_DEPTH - 1]
+            parts = self._parts
+            covered = list(islice(self._levels, CHECKSUM_DEPTH))
+            self._text = "".join([parts.get(rank) or self._part(rank) for rank in covered])
+            self._text_end = covered[-1] if len(covered) == CHECKSUM_DEPTH else _INT64_MAX
         return self._text
+
+    def _part(self, rank: int) -> str:
+        part = self._parts[rank] = _text_of(self._levels[rank])
+        return part
 
     def best(self) -> Level | None:
         """The best level, None where the side is empty."""
