@@ -4,7 +4,8 @@
                                          ▲        (one batch)    (one append)       │
                                          └──── what arrived meanwhile: next batch ──┘
 
-While an append is in flight the queue fills, so batches grow with the load by themselves (group commit).
+While an append is in flight the queue fills, so batches grow with the load by themselves (group commit); when
+the processor is what is short, they also wait a little for more (`commit_delay`).
 Nothing outside sees a batch before the journal has it; `read` too waits for that.
 
     CommitError
@@ -14,6 +15,7 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +31,9 @@ from engine.state import State
 from engine.terms import OrderStatus
 
 MAX_QUEUED_COMMANDS: Final = 50_000
+AMPLE_COMMANDS: Final = 128
+"""A batch of so many waits for no more: what it costs beside its commands is little then."""
+
 JOURNAL_PATIENCE_S: Final = 2.0
 """With an append unanswered for longer than this, or no room for execution reports, new commands are refused
 at once."""
@@ -107,7 +112,7 @@ class CommitLoop:
     the away quotes of this moment (None: there is nothing left to do). `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
     none); what it returns says when all can see them. While no peer follows (`is_followed`), answers need not
-    wait for the other effects.
+    wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
     """
 
     def __init__(
@@ -120,6 +125,7 @@ class CommitLoop:
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         release_trouble: Callable[[], str] = lambda: "",
         is_followed: Callable[[], bool] = lambda: True,
+        delay_s: Callable[[], float] = lambda: 0.0,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.state = state
@@ -134,9 +140,11 @@ class CommitLoop:
         self._release = release
         self._release_trouble = release_trouble
         self._is_followed = is_followed
+        self._delay_s = delay_s
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
         self._arrived = asyncio.Event()
+        self._ample = asyncio.Event()
         self._busy = False
         self._appending = False
         self._releasing_since: float | None = None
@@ -179,6 +187,8 @@ class CommitLoop:
         self._queue.append(submission)
         self.queued_commands += len(submission.commands)
         self._arrived.set()
+        if self.queued_commands >= AMPLE_COMMANDS:
+            self._ample.set()
         return submission.done
 
     @property
@@ -248,6 +258,12 @@ class CommitLoop:
 
     async def _gather(self) -> None:
         """Let what is just arriving into this batch too, up to a full record: size makes orders cheap."""
+        delay_s = self._delay_s()
+        if delay_s and self.queued_commands < AMPLE_COMMANDS:
+            self._ample.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._ample.wait()
         gathered = 0
         while gathered != len(self._queue) and self.queued_commands * _COMMAND_BYTES < MAX_RECORD_BYTES:
             gathered = len(self._queue)

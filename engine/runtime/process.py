@@ -50,6 +50,7 @@ from bus.stream import StreamError
 from engine.commands import AddInstrument
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
+from engine.runtime.commit_delay import CommitDelay
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
@@ -354,6 +355,7 @@ class Engine:
             release=self._release,
             release_trouble=lambda: reports.trouble,
             is_followed=lambda: bool(self._follower.peers),
+            delay_s=CommitDelay().next_s,
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
         legs = Legs(self._nc, number, loop, self._away, self._market_data.replicas, group)

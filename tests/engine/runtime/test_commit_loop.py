@@ -28,6 +28,7 @@ from engine.commands import (
 from engine.events import Accepted, Answered, LegSent
 from engine.runtime import commit_loop, wire
 from engine.runtime.commit_loop import (
+    AMPLE_COMMANDS,
     Batch,
     CommitLoop,
     JournalUnavailable,
@@ -105,6 +106,7 @@ class Rig:
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.is_followed = True
+        self.delay_s = 0.0
         self.loop = CommitLoop(
             self.state,
             self.journal,
@@ -113,6 +115,7 @@ class Rig:
             release=self._release,
             release_trouble=lambda: "no room",
             is_followed=lambda: self.is_followed,
+            delay_s=lambda: self.delay_s,
             utc_ns=lambda: self.clock_ns,
         )
 
@@ -293,6 +296,27 @@ async def test_what_arrives_during_an_append_is_the_next_batch(rig: Rig) -> None
         await asyncio.gather(*later)
     assert [names(asked) for asked in rig.journal.asked] == [["a"], ["b", "c", "d"]]
     assert [batch.number for batch in rig.batches] == [3, 4]
+
+
+async def test_a_small_batch_waits_for_more_while_told_to(rig: Rig) -> None:
+    """Commands that come one by one during the delay share a record, which leaves once it is ample."""
+    rig.delay_s = 3600.0
+    given = [f"o{number}" for number in range(AMPLE_COMMANDS)]
+    answers = []
+    async with rig.running():
+        for name in given:
+            assert rig.journal.asked == []
+            answers.append(rig.submit(order(name)))
+            await quiet()
+        await asyncio.gather(*answers)
+    assert [names(commands) for commands in rig.journal.asked] == [given]
+
+
+async def test_a_small_batch_waits_no_longer_than_told(rig: Rig) -> None:
+    """When nothing more comes, a command is stored all the same."""
+    rig.delay_s = 0.001
+    async with rig.running():
+        assert (await rig.submit(order("o1"))).answers
 
 
 async def test_each_command_is_answered_by_its_last_event(rig: Rig) -> None:
