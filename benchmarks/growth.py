@@ -4,7 +4,8 @@
 
 The load is OrderEntry in batches of 100, beside an echo in turns. The cost of an order is the processor time
 of all engines: on two cores the rate says little about four engines. A history is one of steady trading, in
-which orders are cancelled as others come, so that about as many rest at any time.
+which orders are cancelled as others come, so that about as many rest at any time. In the end it takes turns with
+an engine that has none.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.child import in_child
-from benchmarks.figures import Figure, alone, paired
+from benchmarks.figures import Figure, alone, paired, percentile
 from benchmarks.order_entry import batched, stream
 from benchmarks.peers import Peer, orders, venue
 from benchmarks.processes import cpu_seconds, resident_bytes
 from benchmarks.report import console, show, write_json
+from benchmarks.unary import latencies
 
 PART: Final = "Growth"
 BATCH: Final = 100
@@ -169,10 +171,10 @@ def messages(commands: Iterator[pb.Command], count: int, size: int) -> Iterator[
 
 
 async def history(sizes: Sizes, output: Console) -> list[Figure]:
-    """One engine; at each mark, turns of the same steady load beside the echo."""
+    """One engine; at each mark, turns of the same load beside the echo, at the last also beside a new engine."""
     figures: list[Figure] = []
     commands, bare_commands = steady(), steady()
-    async with venue() as market:
+    async with venue() as new_market, venue() as market:
         client, echo = await market.client(), market.echo()
         journaled = 0
         with Progress(console=output, transient=True) as progress:
@@ -192,7 +194,30 @@ async def history(sizes: Sizes, output: Console) -> list[Figure]:
                 figures += beside_echo(name, ours[1:], bare[1:])
                 memory = resident_bytes(client.pid) / 2**20
                 figures.append(alone(PART, name, "MiB of the engine", [memory], lower_is_better=True))
-    return figures
+        new = await new_market.client()
+        return figures + await beside_new(named(sizes.marks[-1], "command"), client, commands, new, sizes)
+
+
+async def beside_new(
+    name: str, client: Peer, commands: Iterator[pb.Command], new: Peer, sizes: Sizes
+) -> list[Figure]:
+    """Turns of an engine with a history and of one without, short ones: it must stay new."""
+    new_commands = steady()
+    await stream(new, list(messages(new_commands, sizes.marks[0], BATCH)))
+    rates: tuple[list[float], list[float]] = [], []
+    medians: tuple[list[float], list[float]] = [], []
+    for _ in range(2 * sizes.pairs):
+        for at, (peer, made) in enumerate(((client, commands), (new, new_commands))):
+            load = list(messages(made, sizes.orders // 4, BATCH))
+            rates[at].append((await turn([peer], [load])).per_second)
+            medians[at].append(percentile(await latencies(peer, orders(BATCH)), 0.5))
+    return [
+        paired(PART, f"after {name}", "orders/s", rates[0], "new engine", rates[1]),
+        paired(
+            *(PART, f"after {name}", "ms an order, p50", medians[0], "new engine", medians[1]),
+            lower_is_better=True,
+        ),
+    ]
 
 
 # ---------------------------------------------------------------- all of it
