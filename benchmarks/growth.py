@@ -4,8 +4,8 @@
 
 The load is OrderEntry in batches of 100, beside an echo in turns. The cost of an order is the processor time
 of all engines: on two cores the rate says little about four engines. A history is one of steady trading, in
-which orders are cancelled as others come, so that about as many rest at any time. In the end it takes turns with
-an engine that has none.
+which orders are cancelled as others come, so that about as many rest at any time. In the end it takes turns
+with an engine that has none.
 """
 
 import argparse
@@ -171,7 +171,7 @@ def messages(commands: Iterator[pb.Command], count: int, size: int) -> Iterator[
 
 
 async def history(sizes: Sizes, output: Console) -> list[Figure]:
-    """One engine; at each mark, turns of the same load beside the echo, at the last also beside a new engine."""
+    """One engine; at each mark, turns of the same load beside an echo, at the last also a new engine."""
     figures: list[Figure] = []
     commands, bare_commands = steady(), steady()
     async with venue() as new_market, venue() as market:
