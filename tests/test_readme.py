@@ -6,14 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree as ET
 
+import nats
 import pytest
+from nats.aio.client import Client as Nats
 
 from client import Client
 from simulation.cluster import Cluster
@@ -62,13 +64,25 @@ async def test_client_example(venue: Cluster) -> None:
     assert output.decode().splitlines() == [line.strip() for line in shown.splitlines()]
 
 
-async def test_feed_subscriber(venue: Cluster) -> None:
+async def test_feed_subscriber(venue: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The subscriber's book equals the engine's: joined late, followed, after a silence and a restart."""
     subscriber = ModuleType("subscriber")
     exec(compile(FEED_SUBSCRIBER, "README.md", "exec"), subscriber.__dict__)
-    async with Client.connect(
-        venue.exchange.address, client_id="ann", password=venue.password, secret="s", preferred_engine=1
-    ) as client:
+    closing = AsyncExitStack()
+
+    async def connect(url: str, open_connection: Callable[..., Awaitable[Nats]] = nats.connect) -> Nats:
+        """The subscriber's connection ends with its process; here it would try to reconnect for minutes."""
+        connection = await open_connection(url)
+        closing.push_async_callback(connection.close)
+        return connection
+
+    monkeypatch.setattr(nats, "connect", connect)
+    async with (
+        closing,
+        Client.connect(
+            venue.exchange.address, client_id="ann", password=venue.password, secret="s", preferred_engine=1
+        ) as client,
+    ):
         await trade(client, 0)
         async with aclosing(subscriber.follow(venue.nats_url, "AAPL")) as books:
             await until_equal(books, client)

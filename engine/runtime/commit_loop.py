@@ -135,6 +135,8 @@ class CommitLoop:
         """Set to take no more commands of others."""
         self.untaken: Counter[type[CommitError]] = Counter()
         """Commands that were not taken, by why."""
+        self.batch_delay_s = 0.0
+        """How long the newest batch was to wait for more commands."""
         self._catch_up = catch_up
         self._attach = attach
         self._release = release
@@ -258,11 +260,11 @@ class CommitLoop:
 
     async def _gather(self) -> None:
         """Let what is just arriving into this batch too, up to a full record: size makes orders cheap."""
-        delay_s = self._delay_s()
-        if delay_s and self.queued_commands < AMPLE_COMMANDS:
+        self.batch_delay_s = self._delay_s()
+        if self.batch_delay_s and self.queued_commands < AMPLE_COMMANDS:
             self._ample.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
+                async with asyncio.timeout(self.batch_delay_s):
                     await self._ample.wait()
         gathered = 0
         while gathered != len(self._queue) and self.queued_commands * _COMMAND_BYTES < MAX_RECORD_BYTES:

@@ -177,6 +177,11 @@ class EngineCollector(Collector):
                 ["reason"],
                 {(name,): self.loop.untaken[kind] for kind, name in _UNTAKEN.items()},
             )
+            yield gauge(
+                "matchbus_batch_delay_seconds",
+                "How long a small batch waits for more commands; 0 with processor time to spare.",
+                self.loop.batch_delay_s,
+            )
         yield counter("matchbus_trades", "Trades made on this engine.", self._market_data.trades)
         yield histogram("matchbus_batch_commands", "Commands in a batch.", counts.sizes)
         yield histogram(

@@ -317,6 +317,7 @@ async def test_a_small_batch_waits_no_longer_than_told(rig: Rig) -> None:
     rig.delay_s = 0.001
     async with rig.running():
         assert (await rig.submit(order("o1"))).answers
+    assert rig.loop.batch_delay_s == rig.delay_s
 
 
 async def test_each_command_is_answered_by_its_last_event(rig: Rig) -> None:
