@@ -18,6 +18,7 @@ ZERO: Final = Decimal(0)
 # Our own context: a user's changed precision must not change what we send.
 _CONTEXT: Final = Context(prec=40, traps=[InvalidOperation])
 _MAX_WIRE: Final = 2**63 - 1
+_NO_NUMBER: Final = Decimal("NaN")
 
 
 class Instrument(msgspec.Struct, frozen=True):
@@ -72,21 +73,20 @@ def _units(value: Number, size: Decimal, what: str, unit: str, symbol: str) -> i
         )
     if not isinstance(value, (Decimal, str, int)) or isinstance(value, bool):
         raise TypeError(f"{what} is a {type(value).__name__}: write a Decimal, a str or an int")
-    if isinstance(value, Decimal) and not value.is_finite():
-        raise ValueError(f"{what} {value} is no number that {symbol} could trade at")
-    return _whole_units(value, size, what, unit, symbol)
+    return _whole_units(str(value), size, what, unit, symbol)
 
 
-# Prices and quantities come again and again, and reading them took a third of what a `submit` takes here. A
-# cache takes 1.0 and True for 1, so those are refused before.
+# Prices and quantities come again and again, and reading them took a third of what a `submit` takes here.
 @lru_cache(maxsize=4_096)
-def _whole_units(value: Number, size: Decimal, what: str, unit: str, symbol: str) -> int:
+def _whole_units(number: str, size: Decimal, what: str, unit: str, symbol: str) -> int:
     try:
-        units, rest = _CONTEXT.divmod(Decimal(value), size)
+        units, rest = _CONTEXT.divmod(Decimal(number), size)
     except InvalidOperation:
-        raise ValueError(f"{what} {value!r:.60} is no number that {symbol} could trade at") from None
+        units = rest = _NO_NUMBER
+    if not units.is_finite():
+        raise ValueError(f"{what} {number!r:.60} is no number that {symbol} could trade at")
     if rest:
-        raise ValueError(f"{what} {value} of {symbol} is not on a {unit}: {unit} size is {size}")
+        raise ValueError(f"{what} {number} of {symbol} is not on a {unit}: {unit} size is {size}")
     if abs(units) > _MAX_WIRE:
-        raise ValueError(f"{what} {value!s:.60} of {symbol} is too large")
+        raise ValueError(f"{what} {number:.60} of {symbol} is too large")
     return int(units)

@@ -54,10 +54,11 @@ def test_what_is_no_price_is_refused(price: str) -> None:
 
 
 @pytest.mark.parametrize("price", ["NaN", "sNaN", "-Infinity"])
-def test_a_decimal_that_is_no_price_is_refused(price: str) -> None:
-    """What a calculation that went wrong leaves in a Decimal raises the same ValueError."""
-    with pytest.raises(ValueError, match="is no number that AAPL could trade at"):
-        AAPL.ticks(Decimal(price))
+def test_a_calculation_that_went_wrong_is_no_number(price: str) -> None:
+    """What it leaves behind is called that, in a Decimal as in a str."""
+    for written in (price, Decimal(price)):
+        with pytest.raises(ValueError, match="is no number that AAPL could trade at"):
+            AAPL.ticks(written)
 
 
 def test_conversion_ignores_the_users_decimal_context() -> None:
