@@ -17,7 +17,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.system.venue import REPOSITORY, Venue, eventually, floor, run_command
+from tests.system.venue import REPOSITORY, Venue, eventually, floor, limit, run_command
 
 PAGE: Final = (REPOSITORY / "docs" / "monitoring.md").read_text()
 DASHBOARD: Final = json.loads((REPOSITORY / "docs" / "grafana.json").read_text())
@@ -265,3 +265,30 @@ def test_every_line_of_every_process_is_json(watched: Watched) -> None:
     for path in (watched.venue.directory / "data" / "output").glob("*.log"):
         for line in path.read_text().splitlines() if "nats" not in path.name else ():
             assert json.loads(line).keys() >= {"time", "level", "logger", "event"}
+
+
+async def test_an_engine_short_of_processor_time_lets_batches_wait(tmp_path: Path) -> None:
+    """Under a flood of orders the delay of batches shows; with time to spare it is gone."""
+    venue = Venue(tmp_path, engines=1, symbols=("AAA",), options=("--metrics",))
+    try:
+        venue.start()
+        place = venue.ready["engines"]["1"]["metrics"]
+        async with floor(venue) as trading:
+            trader = await trading.trader()
+
+            async def delay_after(messages: int, size: int) -> float:
+                """The delay once so many messages of so many resting orders are answered."""
+                orders = [pb.Command(new=limit("AAA", pb.SIDE_SELL, 100, 1)) for _ in range(messages * size)]
+                await trader.enter(orders[at : at + size] for at in range(0, len(orders), size))
+                return value(scrape(place), "matchbus_batch_delay_seconds")
+
+            async def is_delayed() -> bool:
+                return await delay_after(messages=100, size=100) > 0
+
+            async def is_not() -> bool:
+                return await delay_after(messages=1, size=1) == 0
+
+            await eventually(is_delayed, DEADLINE_S, "the flood makes batches wait")
+            await eventually(is_not, DEADLINE_S, "nothing waits any more")
+    finally:
+        venue.stop()
