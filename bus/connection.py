@@ -18,7 +18,9 @@ from nats.aio.msg import Msg
 PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
 RECONNECT_WAIT_S: Final = 0.1
+_CLOSE_S: Final = 1.0
 _PENDING_BYTES: Final = 2 * 1024 * 1024
+_UNSENT_BYTES: Final = 64 * 1024
 _LOSSES: Final = (ConnectionError, nats.errors.UnexpectedEOF)
 
 _log: Final = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ class Connection(Client):
     async def close(self) -> None:
         """Close for good; `on_closed` is not called, because the owner knows.
 
-        What is pending goes out first; while the server is away it is dropped, as nobody could take it.
+        What is pending goes out first, for a second at most; while the server is away it is dropped, as
+        nobody could take it.
         """
         self.closed_by_owner = True
         # nats-py would write it even into a dead socket, at which uvloop raises RuntimeError in the middle of
@@ -61,7 +64,11 @@ class Connection(Client):
                 self._transport.writelines(self._pending)
         self._pending = []
         self._pending_data_size = 0
-        await super().close()
+        giving_up = asyncio.get_running_loop().call_later(_CLOSE_S, self._abort)
+        try:
+            await super().close()
+        finally:
+            giving_up.cancel()
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is not None:
@@ -69,12 +76,39 @@ class Connection(Client):
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
+    async def _attempt_reconnect(self) -> None:
+        # nats-py first waits until the socket has closed: for ever, when a frozen server leaves bytes in it.
+        # And cancelled there, by a close, it would take down that close with it.
+        self._abort()
+        if self._transport is not None:
+            with suppress(OSError):
+                await asyncio.shield(self._transport.wait_closed())  # type: ignore[no-untyped-call]
+        await super()._attempt_reconnect()
+
+    def _abort(self) -> None:
+        """Close the socket now, whatever is still in it."""
+        if (socket := self._socket) is not None:
+            socket.abort()
+
     async def request(self, *question: Any, **terms: Any) -> Msg:
         """As nats-py's, with which all of JetStream asks; a task that is cancelled meanwhile ends."""
         return await heed_cancellation(super().request(*question, **terms))
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        return await heed_cancellation(super()._flush_pending(force_flush))
+        """As nats-py's; but what the socket takes it gets now, not when a task of nats-py's has woken."""
+        socket = self._socket if self._pending and self.is_connected and not force_flush else None
+        if socket is None or socket.is_closing() or socket.get_write_buffer_size() >= _UNSENT_BYTES:
+            return await heed_cancellation(super()._flush_pending(force_flush))
+        socket.writelines(self._pending)
+        self._pending = []
+        self._pending_data_size = 0
+        return None
+
+    @property
+    def _socket(self) -> asyncio.WriteTransport | None:
+        """Where bytes leave; None before the first connection."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return writer.transport if writer is not None else None
 
     async def drain(self) -> None:
         """Deliver what is queued, then close for good, as `close` does."""

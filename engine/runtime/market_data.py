@@ -127,7 +127,7 @@ class MarketData:
     ) -> None:
         """Show what a committed batch did: a delta per changed book, then the trades made here.
 
-        Waits for nothing but one turn of the event loop, in which nats-py hands the bytes to the socket.
+        Waits for nothing but one turn of the event loop, in which bytes leave, and arrive for the next batch.
         """
         assert epoch == self.epoch, f"batch of epoch {epoch} in the feed of epoch {self.epoch}"
         self.batch_number = batch_number

@@ -88,6 +88,46 @@ async def test_a_frozen_server_is_noticed(own_server: NatsServer) -> None:
     await connection.close()
 
 
+async def test_a_frozen_server_that_takes_no_more_is_left(tmp_path: Path) -> None:
+    """With its socket full of bytes that will never leave, a connection still goes to another server."""
+    async with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
+        connection = await connect(f"{one.url},{two.url}", name="test", on_closed=lambda: None)
+        frozen, other = (one, two) if _is_connected_to(connection, one) else (two, one)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            filling = asyncio.create_task(_fill(connection))
+            await until(lambda: _is_connected_to(connection, other), 6)
+            filling.cancel()
+            await connection.close()
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+
+
+async def test_closing_does_not_wait_for_a_frozen_server(own_server: NatsServer) -> None:
+    """A close while the socket is full ends, though the server takes nothing."""
+    connection, _, _ = await _opened(own_server)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        filling = asyncio.create_task(_fill(connection))
+        await until(lambda: connection.pending_data_size > 0)
+        async with asyncio.timeout(3):
+            await connection.close()
+        filling.cancel()
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+
+
+def _is_connected_to(connection: Connection, server: NatsServer) -> bool:
+    url = connection.connected_url
+    return url is not None and url.netloc == server.url.removeprefix("nats://")
+
+
+async def _fill(connection: Connection) -> None:
+    """Publish until a publish waits, and on."""
+    while True:
+        await connection.publish("anything", bytes(1_000_000))
+
+
 async def test_a_close_by_the_server_is_told(shared_server: NatsServer) -> None:
     """When nats-py gives a connection up for good, which a fatal protocol error does, its owner is called."""
     connection, said, reported = await _opened(shared_server)
