@@ -50,6 +50,12 @@ class Connection(Client):
 
     closed_by_owner = False
 
+    @property
+    def pending_data_size(self) -> int:
+        """Bytes that were published and have not left, whether nats-py holds them or the socket."""
+        socket = self._socket
+        return self._pending_data_size + (socket.get_write_buffer_size() if socket is not None else 0)
+
     async def close(self) -> None:
         """Close for good; `on_closed` is not called, because the owner knows.
 

@@ -13,12 +13,12 @@ journal may be trimmed, is the exchange's choice alone.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
 from bus import messages, subjects
 from bus.stream import AWAY
@@ -73,6 +73,13 @@ class ConfigurationMismatch(ProvisionError):
 
 class NotProvisioned(ProvisionError):
     """A stream does not exist, and nobody made it before the deadline."""
+
+
+class StreamSize(NamedTuple):
+    """How many bytes a stream holds, and how many it may."""
+
+    used: int
+    limit: int
 
 
 def bucket_stream(bucket: str) -> str:
@@ -145,13 +152,26 @@ async def provision_journal(
 
 async def grow_journals(client: Client, max_bytes: int) -> None:
     """Let the journals that there are become that large. Raises one of nats' errors."""
+    for stream in await _streams(client):
+        if (stream.config.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX):
+            await _grow(client, stream.config, max_bytes)
+
+
+async def stream_sizes(client: Client) -> dict[str, StreamSize]:
+    """How full the streams are that have a limit, by name. Raises one of nats' errors."""
+    return {
+        stream.config.name or "": StreamSize(stream.state.bytes, stream.config.max_bytes)
+        for stream in await _streams(client)
+        if stream.config.max_bytes is not None and stream.config.max_bytes > 0
+    }
+
+
+async def _streams(client: Client) -> list[StreamInfo]:
     jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_S)
-    seen = 0
-    while page := await jetstream.streams_info(seen):
-        seen += len(page)
-        for stream in page:
-            if (stream.config.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX):
-                await _grow(client, stream.config, max_bytes)
+    streams: list[StreamInfo] = []
+    while page := await jetstream.streams_info(len(streams)):
+        streams += page
+    return streams
 
 
 async def await_journal(client: Client, engine: int, deadline_s: float) -> None:

@@ -1,13 +1,18 @@
 """What the exchange tells Prometheus; docs/monitoring.md has the table. Its parts count, a scrape reads."""
 
+import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
+import nats.errors
 from nats.aio.client import Client
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from bus import provision
 from bus.executions import ExecutionsReader
 from bus.follower import FeedFollower
 from bus.messages import EngineEntry, InstrumentEntry
@@ -17,6 +22,23 @@ from exchange.directory import Directory
 from exchange.positions import Positions
 from exchange.runtime.servicer import REGISTRATION_OUTCOMES, ExchangeServicer
 from exchange.runtime.views import Standbys
+
+STREAM_SIZES_PERIOD_S: Final = 10.0
+"""How often NATS is asked how full the streams are."""
+
+
+class StreamSizes:
+    """How full the streams are that have a limit, as NATS said last."""
+
+    def __init__(self) -> None:
+        self.newest: Mapping[str, provision.StreamSize] = {}
+
+    async def run(self, client: Client) -> None:
+        """Ask for ever."""
+        while True:
+            with contextlib.suppress(nats.errors.Error):
+                self.newest = await provision.stream_sizes(client)
+            await asyncio.sleep(STREAM_SIZES_PERIOD_S)
 
 
 class ViewCounts:
@@ -43,6 +65,7 @@ class ExchangeCollector(Collector):
         views: ViewCounts,
         executions: ExecutionsReader,
         positions: Positions,
+        streams: StreamSizes,
     ) -> None:
         self._connections = connections
         self._follower = follower
@@ -54,6 +77,7 @@ class ExchangeCollector(Collector):
         self._views = views
         self._executions = executions
         self._positions = positions
+        self._streams = streams
 
     def collect(self) -> Iterator[Metric]:
         """As Collector says; must run in the event loop's thread."""
@@ -61,6 +85,7 @@ class ExchangeCollector(Collector):
         yield from self._engine_families(now_ns)
         yield from self._clients()
         yield from self._shown()
+        yield from self._stream_families()
         yield from connection_families(self._connections())
         yield from feed_families(self._follower.peers, now_ns)
 
@@ -116,4 +141,19 @@ class ExchangeCollector(Collector):
             "matchbus_position_gaps",
             "Clients whose positions are unknown, because a fill is missing.",
             self._positions.gap_count,
+        )
+
+    def _stream_families(self) -> Iterator[Metric]:
+        streams = self._streams.newest
+        yield gauges(
+            "matchbus_stream_size_bytes",
+            "What a stream holds that has a limit; asked every 10 s.",
+            ["stream"],
+            {(name,): size.used for name, size in streams.items()},
+        )
+        yield gauges(
+            "matchbus_stream_limit_bytes",
+            "What it may hold; with more its engine refuses commands, with full reports all engines do.",
+            ["stream"],
+            {(name,): size.limit for name, size in streams.items()},
         )

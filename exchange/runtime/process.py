@@ -45,7 +45,7 @@ from exchange.market_views import Market, MarketViews
 from exchange.positions import Positions
 from exchange.runtime import views
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments, read_instruments
-from exchange.runtime.metrics import ExchangeCollector, ViewCounts
+from exchange.runtime.metrics import ExchangeCollector, StreamSizes, ViewCounts
 from exchange.runtime.registration import Registrar
 from exchange.runtime.servicer import EngineView, ExchangeServicer
 from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
@@ -90,6 +90,7 @@ class Exchange:
         self._feed_log = views.FeedLog()
         self._market_views = MarketViews()
         self._view_counts = ViewCounts()
+        self._stream_sizes = StreamSizes()
         self._follower = FeedFollower(
             nc, own_engine=None, on_change=self._on_book_change, on_state=self._on_feed_state
         )
@@ -124,6 +125,7 @@ class Exchange:
                 group.create_task(self._write_best_prices())
                 group.create_task(self._publish_views())
                 if self._settings.metrics:
+                    group.create_task(self._stream_sizes.run(self._nc))
                     group.create_task(self._serve_metrics(servicer))
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
@@ -240,6 +242,7 @@ class Exchange:
             views=self._view_counts,
             executions=self._executions,
             positions=self._positions,
+            streams=self._stream_sizes,
         )
         await MetricsServer(collector).run(
             self._settings.metrics,

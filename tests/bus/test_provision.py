@@ -77,6 +77,24 @@ async def test_a_stream_may_grow_and_never_shrinks(own_connection: Connection) -
     await provision.await_journal(own_connection, 1, 1)
 
 
+async def test_how_full_streams_are(own_connection: Connection) -> None:
+    """Of journals and reports, which have a limit, also of more than NATS lists at once; of no bucket."""
+    await provision.provision_shared(own_connection, executions_bytes=5_000)
+    await provision.provision_journal(own_connection, 1, max_bytes=4_000)
+    before = await provision.stream_sizes(own_connection)
+    assert before == {"EXECUTIONS": (0, 5_000), "JOURNAL_1": (0, 4_000)}
+    await own_connection.jetstream().publish(subjects.journal(1), bytes(1_000))
+    after = await provision.stream_sizes(own_connection)
+    assert 1_000 < after["JOURNAL_1"].used < 1_200
+    await asyncio.gather(
+        *(
+            own_connection.jetstream().add_stream(name=f"S{number}", subjects=[f"s.{number}"], max_bytes=1)
+            for number in range(300)
+        )
+    )
+    assert len(await provision.stream_sizes(own_connection)) == 302
+
+
 async def test_an_engine_asks_the_exchange(nats_connection: Connection, engine: int) -> None:
     """An engine without a journal asks, and goes on when the exchange has made it."""
 

@@ -164,7 +164,7 @@ def test_the_dashboard_asks_for_what_there_is(watched: Watched) -> None:
         assert NAME.findall(query), query
         assert set(NAME.findall(query)) <= there, query
     rules = re.findall(r"^ +expr: (.*)$", PAGE, re.MULTILINE)
-    assert len(rules) == 3
+    assert len(rules) == 4
     assert {name for rule in rules for name in NAME.findall(rule)} <= there
 
 
@@ -190,6 +190,7 @@ def test_the_numbers_are_those_of_the_trade(watched: Watched) -> None:
     assert value(watched.scrapes["standby 1"], "matchbus_role", role="standby") == 1
     assert sum(value(watched.scrapes["exchange"], "matchbus_engines", state=state) for state in states) == 2
     assert value(watched.scrapes["exchange"], "matchbus_registrations_total", outcome="registered") == 2
+    assert value(watched.scrapes["exchange"], "matchbus_stream_limit_bytes", stream="EXECUTIONS") == 2**34
     place = watched.venue.ready["engines"]["1"]["metrics"]
     assert f"http://{place}/metrics" in (log_file(watched.venue, 1)).read_text()
 
