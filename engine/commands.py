@@ -12,13 +12,15 @@ import msgspec
 class AwayQuote(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one peer showed on the side a command takes from, best price first.
 
-    Only levels at least as good as the command's limit; `levels` holds (price, quantity).
+    Only levels at least as good as the command's limit; `levels` holds (price, quantity). `cut`: there is
+    more after the last one, at that price or a worse one, that the command may need and does not know.
     """
 
     engine: int
     epoch: int
     book_sequence: int
     levels: tuple[tuple[int, int], ...]
+    cut: bool = False
 
 
 class AddInstrument(

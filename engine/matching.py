@@ -86,11 +86,14 @@ def available(resting: BookSide, taker: Order, worst: int) -> int:
     prevention = taker.request.self_trade_prevention
     needed = taker.open
     found = 0
+    own: set[int] = set()  # levels to look into; any other counts whole, however many orders it holds
+    if prevention > _NONE and account is not None:
+        own = {order.price * resting.sign for order in account.open.values() if order.side != taker.side}
     for key in reversed(resting.keys):
         if key < worst:
             break
         level = resting.levels[key]
-        if prevention <= _NONE:
+        if key not in own:
             found += level.quantity
         else:
             for maker in level.orders.values():

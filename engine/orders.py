@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from engine.commands import NewOrder
-from engine.events import Answered, Fill
+from engine.events import Answered, Fill, Prevented
 from engine.terms import OrderStatus
 
 _NEW: Final = int(OrderStatus.NEW)
@@ -74,7 +74,8 @@ class Order(msgspec.Struct, gc=False, eq=False):
     `worst` is the worst key of the opposite side (`engine.book`) that the order may trade at. `value` is
     the sum of price x quantity over its fills. `priority` orders the queue at a price; 0 before the order
     first rests. `mark` is how many fills its account had had when its last command began to trade.
-    `answer` is the first answer; None stands for the commonest, NEW with nothing filled.
+    `answer` is the first answer; None stands for the commonest, NEW with nothing filled. `prevented` is what
+    a replace prevented whose answer waits for legs.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Order(msgspec.Struct, gc=False, eq=False):
     cancelling: bool = False
     refused: bool = False
     answer: Answered | None = None
+    prevented: tuple[Prevented, ...] = ()
 
     @property
     def leaves(self) -> int:

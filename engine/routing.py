@@ -15,12 +15,16 @@ from engine.commands import AwayQuote
 
 
 class AwayLevel(msgspec.Struct, gc=False):
-    """A level that a peer shows. `quantity` shrinks as legs are planned against it."""
+    """A level that a peer shows. `quantity` shrinks as legs are planned against it.
+
+    Beyond the last level of a quote that was cut more is shown than is known.
+    """
 
     key: int
     quantity: int
     engine: int
     epoch: int
+    is_horizon: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -34,12 +38,17 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 def rank(quotes: Iterable[AwayQuote], sign: int) -> list[AwayLevel]:
     """All away levels, the one to take first at the front. `sign` turns prices into keys."""
     levels = [
-        AwayLevel(price * sign, quantity, quote.engine, quote.epoch)
+        AwayLevel(price * sign, quantity, quote.engine, quote.epoch, quote.cut and at == len(quote.levels))
         for quote in quotes
-        for price, quantity in quote.levels
+        for at, (price, quantity) in enumerate(quote.levels, start=1)
     ]
     levels.sort(key=lambda level: (-level.key, -level.quantity, level.engine))
     return levels
+
+
+def horizon(away: Iterable[AwayLevel]) -> int | None:
+    """The key down to which all is known that is shown elsewhere, None when it all is. `away` is ranked."""
+    return next((level.key for level in away if level.is_horizon), None)
 
 
 def plan(quantity: int, worst: int, home: Iterator[tuple[int, int]], away: Iterable[AwayLevel]) -> list[Step]:

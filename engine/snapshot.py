@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 
 from engine.commands import AddInstrument, NewOrder
-from engine.events import Answered, Fill, LegSent, LegTaken
+from engine.events import Answered, Fill, LegSent, LegTaken, Prevented
 from engine.orders import Account, Landmark, Order
-from engine.state import OutLeg, PeerLegs, State
+from engine.state import PeerLegs, State, without_value
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the layout below and of everything in it."""
 
 
@@ -26,7 +26,7 @@ class NotASnapshot(ValueError):
 
 
 class _Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An order's facts; its account is the one it stands under."""
+    """An order's facts; its account is the one it stands under. The answer's value is that of its fills."""
 
     id: int
     request: NewOrder
@@ -37,11 +37,12 @@ class _Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mark: int
     reserved: int
     cumulative: int
-    value: int
+    value: str
     priority: int
     cancelling: bool
     refused: bool
     answer: Answered | None
+    prevented: tuple[Prevented, ...]
 
 
 class _Account(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -140,7 +141,7 @@ def restore(state: State, snapshot: bytes) -> None:
                 accounts.orders[order.id] = order
     _queue(state)
     for sent in image.legs:
-        state.legs[sent.leg_id] = OutLeg(sent, accounts.orders[sent.order_id])
+        state.add_leg(sent, accounts.orders[sent.order_id])
     for peer in image.peers:
         legs = state.peer_legs[peer.engine] = PeerLegs()
         legs.settled_below = peer.settled_below
@@ -176,16 +177,21 @@ def _facts(order: Order) -> _Order:
         order.mark,
         order.reserved,
         order.cumulative,
-        order.value,
+        str(order.value),
         order.priority,
         order.cancelling,
         order.refused,
-        order.answer,
+        without_value(order.answer),
+        order.prevented,
     )
 
 
 def _remember(account: Account, facts: _Order) -> Order:
     """An order of this account again, known by its client order id."""
+    answer = facts.answer
+    if answer is not None and answer.fills:
+        value = sum(fill.price * fill.quantity for fill in answer.fills)
+        answer = msgspec.structs.replace(answer, value=value)
     order = Order(
         facts.id,
         account,
@@ -198,11 +204,12 @@ def _remember(account: Account, facts: _Order) -> Order:
         facts.mark,
         facts.reserved,
         facts.cumulative,
-        facts.value,
+        int(facts.value),
         facts.priority,
         facts.cancelling,
         facts.refused,
-        facts.answer,
+        answer,
+        facts.prevented,
     )
     account.orders[facts.request.client_order_id] = order
     return order

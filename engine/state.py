@@ -44,7 +44,7 @@ from engine.events import (
 from engine.matching import available, take, within
 from engine.orders import Order
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
-from engine.routing import AwayLevel, plan, rank
+from engine.routing import AwayLevel, horizon, plan, rank
 from engine.terms import MAX_LEG_FILLS, Liquidity, OrderStatus, OrderType, RejectReason, Side, TimeInForce
 
 _BUY: Final = int(Side.BUY)
@@ -101,6 +101,7 @@ class State:
         self.next_leg_id = (engine << 48) + 1
         self.next_priority = 1
         self.peer_legs: dict[int, PeerLegs] = {}
+        self._legs_to: dict[int, dict[int, None]] = {}  # the ids of `legs` by peer, oldest first
         self._touched: dict[str, Book] = {}
 
     # -- batches ------------------------------------------------------------------------------------
@@ -302,7 +303,8 @@ class State:
             order.quantity = order.cumulative
             self._report_replaced(order)
             self.accounts.finish(order)
-        self._answer(order)
+        answer = self._answer(order)
+        order.prevented = answer.prevented if order.reserved else ()
 
     def _refuse_replace_now(self, order: Order, command: ReplaceOrder) -> Refusal | None:
         """Why the order as it stands cannot be replaced."""
@@ -329,7 +331,7 @@ class State:
     def _enter(self, order: Order, book: Book, away: list[AwayLevel]) -> None:
         """Trade what can trade now, send legs where the price is better, then rest or cancel the rest."""
         opposite = book.opposite(order.side)
-        locking = False
+        locking = more_away = False
         if not away:
             if opposite.keys and opposite.keys[-1] >= order.worst:
                 take(opposite, order, order.worst, order.open, self.accounts)
@@ -337,10 +339,12 @@ class State:
             locking = away[0].key >= order.worst
             take(opposite, order, _worst_at_home(order, away), order.open, self.accounts)
         else:
-            self._route(order, opposite, away)
+            more_away = self._route(order, opposite, away)
         if not order.open:
             if not order.reserved:
                 self.accounts.finish(order)
+        elif more_away and order.reserved and not order.priority:
+            pass  # whatever it is, it goes on when its legs are back, with quotes of that moment
         elif locking or order.request.type == _MARKET or order.request.time_in_force in (_IOC, _FOK):
             self.accounts.cancel(order, order.open)
         elif order.priority or not order.reserved:
@@ -367,12 +371,18 @@ class State:
 
     # -- routing ------------------------------------------------------------------------------------
 
-    def _route(self, order: Order, opposite: BookSide, away: list[AwayLevel]) -> None:
-        """Trade at home and send legs by one plan; again while prevented self-trades leave something open."""
+    def _route(self, order: Order, opposite: BookSide, away: list[AwayLevel]) -> bool:
+        """Trade at home and send legs by one plan; again while prevented self-trades leave something open.
+
+        Returns whether more is shown elsewhere, at prices the order would take, than the plan could know.
+        """
         legs: dict[int, tuple[AwayLevel, int]] = {}
+        known_to = horizon(away)
+        more_away = known_to is not None and known_to >= order.worst
+        worst = known_to if known_to is not None and more_away else order.worst
         while order.open:
             home = ((key, opposite.levels[key].quantity) for key in reversed(opposite.keys))
-            steps = plan(order.open, order.worst, home, away)
+            steps = plan(order.open, worst, home, away)
             if not steps:
                 break
             for step in steps:
@@ -387,11 +397,13 @@ class State:
                     legs[step.level.engine] = (step.level, sent + quantity)
         for worst_level, quantity in legs.values():
             self._send_leg(order, worst_level, worst_level.key * opposite.sign, quantity)
+        return more_away
 
     def _send_leg(self, order: Order, level: AwayLevel, limit: int, quantity: int) -> None:
         """Tell the shell to send a leg of quantity already reserved."""
         leg_id = self.next_leg_id
         self.next_leg_id += 1
+        oldest = next(iter(self._legs_to.get(level.engine, ())), leg_id)
         sent = LegSent(
             leg_id,
             level.engine,
@@ -401,15 +413,21 @@ class State:
             order.side,
             limit,
             quantity,
-            next(iter(self.legs), leg_id),
+            oldest,
         )
-        self.legs[leg_id] = OutLeg(sent, order)
+        self.add_leg(sent, order)
         self.accounts.events.append(sent)
+
+    def add_leg(self, sent: LegSent, order: Order) -> None:
+        """A leg of an order is out from now on."""
+        self.legs[sent.leg_id] = OutLeg(sent, order)
+        self._legs_to.setdefault(sent.peer, {})[sent.leg_id] = None
 
     def _leg_result(self, command: LegResult) -> None:
         leg = self.legs.pop(command.leg_id, None)
         if leg is None:
             return  # the same answer came twice
+        del self._legs_to[leg.sent.peer][command.leg_id]
         order = leg.order
         filled = sum(fill.quantity for fill in command.fills)
         sent = leg.sent.quantity
@@ -440,9 +458,11 @@ class State:
             order.answer = self._answer_with(order, _taken_since(order), prevented)
             if not order.reserved:
                 self.accounts.events.append(order.answer)
-        elif not order.reserved:
-            answer = self._answer_with(order, _taken_since(order), tuple(self.accounts.prevented))
-            self.accounts.events.append(answer)
+            return
+        prevented = order.prevented + tuple(self.accounts.prevented)
+        order.prevented = prevented if order.reserved else ()
+        if not order.reserved:
+            self.accounts.events.append(self._answer_with(order, _taken_since(order), prevented))
 
     def _take_leg(self, command: TakeLeg) -> None:
         peer = self.peer_legs.get(command.sender)
@@ -678,13 +698,19 @@ def _facts(order: Order) -> tuple[object, ...]:
         order.worst,
         order.reserved,
         order.cumulative,
-        order.value,
+        str(order.value),  # it may be larger than any encoding's integers
         order.priority,
         order.mark,
         order.cancelling,
         order.refused,
-        order.answer,
+        without_value(order.answer),
+        order.prevented,
     )
+
+
+def without_value(answer: Answered | None) -> Answered | None:
+    """A first answer as it is stored: its value, which its fills give, may be too large for any encoding."""
+    return msgspec.structs.replace(answer, value=0) if answer is not None and answer.value else answer
 
 
 def _worst_at_home(order: Order, away: list[AwayLevel]) -> int:

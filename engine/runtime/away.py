@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -26,7 +27,8 @@ MAX_QUOTES: Final = 64
 """Peers quoted to one command, the best priced ones."""
 
 MAX_LEVELS: Final = 20
-"""Levels of one peer that one command carries; an order that needs more plans again with fresh quotes."""
+"""Levels of one peer that one command carries; an order that needs more plans again with fresh quotes, and
+until then does not trade beyond (`AwayQuote.cut`)."""
 
 SUSPECT_AFTER_UNANSWERED: Final = 3
 SUSPECT_WINDOW_S: Final = 1.0
@@ -87,10 +89,14 @@ class AwayView:
                 return self._with_quotes(command, command.symbol, command.side, limit, command.quantity)
             case ReplaceOrder():
                 order = self._state.accounts.find(command.client, command.order_id, command.client_order_id)
-                return command if order is None else self._for_order(command, order, command.price)
+                if order is None:
+                    return command
+                return self._for_order(command, order, command.price, command.quantity)
             case LegResult():
                 leg = self._state.legs.get(command.leg_id)
-                return command if leg is None else self._for_order(command, leg.order, leg.order.price)
+                if leg is None:
+                    return command
+                return self._for_order(command, leg.order, leg.order.price, leg.order.quantity)
             case Uncross():
                 return self._for_uncross(command)
             case _:
@@ -108,8 +114,8 @@ class AwayView:
                 sides.append(side)
         return sides
 
-    def leg_sent(self, leg: LegSent) -> None:
-        """A leg leaves: what it aims at is spoken for."""
+    def leg_planned(self, leg: LegSent) -> None:
+        """A leg is to leave: what it aims at is spoken for."""
         self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken()).out += leg.quantity
 
     def leg_answered(self, leg: LegSent, answer: LegAnswer) -> None:
@@ -138,11 +144,11 @@ class AwayView:
         )
 
     def _for_order(
-        self, command: ReplaceOrder | LegResult, order: Order, price: int
+        self, command: ReplaceOrder | LegResult, order: Order, price: int, quantity: int
     ) -> NewOrder | ReplaceOrder | LegResult:
         request = order.request
         limit = None if request.type == _MARKET else price
-        return self._with_quotes(command, request.symbol, order.side, limit, order.quantity)
+        return self._with_quotes(command, request.symbol, order.side, limit, quantity)
 
     def _with_quotes(
         self,
@@ -172,6 +178,8 @@ class AwayView:
             sign = 1 if side == _BUY else -1
             quotes.sort(key=lambda quote: sign * quote.levels[0][0])
             del quotes[MAX_QUOTES:]
+            # Those left out show nothing better than the last one's best price: no more is known than that.
+            quotes[-1] = msgspec.structs.replace(quotes[-1], levels=quotes[-1].levels[:1], cut=True)
         return tuple(quotes)
 
     def _quotes(
@@ -186,9 +194,11 @@ class AwayView:
             best = replica.best(opposite)
             if best is None or not _reaches(side, limit, best[0]) or self.is_suspect(number):
                 continue
-            levels = tuple(self._untaken(replica, (number, symbol, side), limit, quantity))
+            untaken = self._untaken(replica, (number, symbol, side), limit, quantity)
+            levels = tuple(islice(untaken, MAX_LEVELS + 1))
             if levels:
-                yield AwayQuote(number, replica.epoch, replica.sequence, levels)
+                cut = len(levels) > MAX_LEVELS
+                yield AwayQuote(number, replica.epoch, replica.sequence, levels[:MAX_LEVELS], cut)
 
     def _untaken(
         self, replica: BookReplica, place: tuple[int, str, int], limit: int | None, quantity: int
@@ -204,7 +214,7 @@ class AwayView:
                 if fill.epoch == replica.epoch and fill.book_sequence > replica.sequence
             ]
             spoken_for = taken.out + sum(fill.quantity for fill in late)
-        for price, shown, _ in replica.levels(3 - side, MAX_LEVELS):
+        for price, shown, _ in replica.levels(3 - side):
             if not _reaches(side, limit, price) or quantity <= 0:
                 return
             if any(fill.exhausted and _reaches(side, fill.limit, price) for fill in late):

@@ -25,7 +25,7 @@ from typing import Final, TypeVar
 from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
 from engine.commands import Command, LegResult, NewOrder, ReplaceOrder, Uncross, encode
-from engine.events import Answered, BookChanged, Event
+from engine.events import Answered, BookChanged, Event, LegSent
 from engine.runtime import order_log, order_trace
 from engine.state import State
 from engine.terms import OrderStatus
@@ -33,6 +33,9 @@ from engine.terms import OrderStatus
 MAX_QUEUED_COMMANDS: Final = 50_000
 AMPLE_COMMANDS: Final = 128
 """A batch of so many waits for no more: what it costs beside its commands is little then."""
+
+MAX_BATCH_S: Final = 0.02
+"""A batch takes no more commands when it has computed for so long: heartbeats and readers come in between."""
 
 JOURNAL_PATIENCE_S: Final = 2.0
 """With an append unanswered for longer than this, or no room for execution reports, new commands are refused
@@ -109,7 +112,8 @@ class CommitLoop:
     """Owns the state of one engine. `run` is its only task; everything else only queues.
 
     `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
-    the away quotes of this moment (None: there is nothing left to do). `release` lets a committed batch's
+    the away quotes of this moment (None: there is nothing left to do), and `leg_planned` hears at once of
+    each leg, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
     none); what it returns says when all can see them. While no peer follows (`is_followed`), answers need not
     wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
@@ -122,6 +126,7 @@ class CommitLoop:
         *,
         catch_up: Callable[[], Awaitable[None]],
         attach: Callable[[Command], Command | None],
+        leg_planned: Callable[[LegSent], None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         release_trouble: Callable[[], str] = lambda: "",
         is_followed: Callable[[], bool] = lambda: True,
@@ -139,6 +144,7 @@ class CommitLoop:
         """How long the newest batch was to wait for more commands."""
         self._catch_up = catch_up
         self._attach = attach
+        self._leg_planned = leg_planned
         self._release = release
         self._release_trouble = release_trouble
         self._is_followed = is_followed
@@ -320,7 +326,7 @@ class CommitLoop:
         return ""
 
     def _sequence(self, waiting: int) -> tuple[Batch, list[Submission]]:
-        """Apply the first `waiting` submissions, up to the size of a record.
+        """Apply the first `waiting` submissions, up to the size of a record and for MAX_BATCH_S.
 
         Returns the batch and the submissions it finishes.
         """
@@ -331,13 +337,14 @@ class CommitLoop:
         state.begin_batch(batch.number, time_ns)
         finished: list[Submission] = []
         room = MAX_RECORD_BYTES
+        until_s = time.monotonic() + MAX_BATCH_S
         attach, apply, is_followed = self._attach, state.apply, self._is_followed()
         applied, batch_events = batch.commands, batch.events
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission = queue[0]
             commands, answers = submission.commands, submission.answers
             for asked in commands[len(answers) :] if answers else commands:
-                if room <= _COMMAND_BYTES:
+                if room <= _COMMAND_BYTES or (applied and time.monotonic() > until_s):
                     break
                 command = asked
                 if is_followed or not submission.takes:
@@ -359,6 +366,8 @@ class CommitLoop:
                 answers.append(answer)
                 if type(answer) is Answered and answer.status == _PENDING:
                     submission.settling[len(answers) - 1] = self._settlement(answer.order_id)
+                if command is not asked:  # it has quotes
+                    self._note_legs(events)
                 if self._settling and type(command) is LegResult:
                     self._settle(events, batch)
             if len(answers) < len(commands):
@@ -372,6 +381,11 @@ class CommitLoop:
             state.begin_batch(batch.number - 1, last_time_ns)
         batch.changes = state.end_batch()
         return batch, finished
+
+    def _note_legs(self, events: list[Event]) -> None:
+        for event in events:
+            if type(event) is LegSent:
+                self._leg_planned(event)
 
     def _settlement(self, order_id: int) -> asyncio.Future[Answered]:
         """The answer to come when the order's legs are back; shared by all who wait for it."""

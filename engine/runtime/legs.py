@@ -27,7 +27,7 @@ from engine.events import LegSent, LegTaken
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import CommitError, CommitLoop, Submission
-from engine.terms import MAX_LEG_FILLS, MAX_SYMBOL_LENGTH, Side
+from engine.terms import MAX_LEG_FILLS, MAX_PRICE, MAX_SYMBOL_LENGTH, Side
 
 ANSWER_PATIENCE_S: Final = 0.25
 MAX_ANSWER_PATIENCE_S: Final = 2.0
@@ -88,7 +88,6 @@ class Legs:
 
     def send(self, leg: LegSent) -> None:
         """Carry a leg that the journal has."""
-        self._away.leg_sent(leg)
         message = Leg(
             leg.leg_id,
             self._engine,
@@ -114,7 +113,7 @@ class Legs:
 
     def resume(self, leg: LegSent) -> None:
         """Ask after a leg that an earlier run of this engine sent."""
-        self._away.leg_sent(leg)
+        self._away.leg_planned(leg)
         self._group.create_task(self._carry(leg, encode(LegQuery(leg.leg_id, self._engine))))
 
     async def _carry(self, leg: LegSent, message: bytes) -> None:
@@ -272,5 +271,8 @@ def _fits(leg: LegSent, answer: LegAnswer) -> bool:
         and len(answer.fills) <= MAX_LEG_FILLS
         and all(0 <= number <= _UINT64_MAX for fill in answer.fills for number in fill)
         and sum(fill[2] for fill in answer.fills) <= leg.quantity
-        and all(fill[2] > 0 and fill[1] > 0 and sign * fill[1] <= worst for fill in answer.fills)
+        and all(
+            fill[2] > 0 and 0 < fill[1] <= MAX_PRICE and sign * fill[1] <= worst and fill[4] <= _INT64_MAX
+            for fill in answer.fills
+        )
     )

@@ -9,10 +9,11 @@ from collections import Counter, defaultdict
 import pytest
 
 from engine import commands
+from engine.book import Book
 from engine.commands import AwayQuote, CancelOrder, LegResult, QueryLeg, TakeLeg
 from engine.events import Answered, Fill, LegSent, LegTaken
 from engine.invariants import check
-from engine.routing import plan, rank
+from engine.routing import horizon, plan, rank
 from engine.state import State
 from engine.terms import Liquidity, OrderStatus, RejectReason, SelfTradePrevention, Side, TimeInForce
 from tests.engine.venue import answer_of, apply_batch, restored
@@ -49,6 +50,15 @@ def test_plan_at_one_price_takes_home_first_then_the_larger_quote_then_the_lower
     """The order of engines at one price is fixed."""
     quotes = [AwayQuote(number, 1, 1, ((100, size),)) for number, size in ((5, 3), (4, 3), (3, 9))]
     assert planned(30, 100, [(100, 2)], *quotes) == [(0, 100, 2), (3, 100, 9), (4, 100, 3), (5, 100, 3)]
+
+
+def test_the_horizon_is_the_best_place_where_a_quote_was_cut() -> None:
+    """The last level of that quote; none where all quotes are whole."""
+    whole, cut = AwayQuote(2, 1, 1, ((100, 5), (102, 5))), AwayQuote(3, 1, 1, ((99, 1), (101, 5)), cut=True)
+    cut_later = AwayQuote(4, 1, 1, ((99, 1), (103, 5)), cut=True)
+    assert horizon(rank((whole,), -1)) is None
+    assert horizon(rank((whole, cut), -1)) == -101
+    assert horizon(rank((cut_later, whole, cut), -1)) == -101
 
 
 def test_plan_stops_at_limit_and_quantity() -> None:
@@ -380,6 +390,54 @@ def test_settled_answers_are_forgotten() -> None:
     assert len(world.nodes[2].state.peer_legs[1].answers) <= 1
 
 
+def test_a_dead_peer_keeps_no_answers_of_others() -> None:
+    """Which legs a peer may forget depends on the legs to that peer alone."""
+    world = World(3)
+    world.submit(3, limit_order("x", SELL, 1, 100))
+    world.submit(1, limit_order("y", BUY, 1, 100))
+    world.parcels.clear()  # engine 3 has died: its leg stays out
+    world.nodes[3].state.books[SYMBOL] = Book(SYMBOL)
+    for number in range(50):
+        world.submit(2, limit_order(f"s{number}", SELL, 1, 90))
+        world.submit(1, limit_order(f"b{number}", BUY, 1, 90))
+        world.deliver_all()
+    assert len(world.nodes[1].state.legs) == 1
+    assert len(world.nodes[2].state.peer_legs[1].answers) <= 1
+    assert restored(world.nodes[1].state).digest() == world.nodes[1].state.digest()
+
+
+def test_an_answer_after_legs_lists_what_a_replace_prevented() -> None:
+    """The replace met an own order, then sent a leg; its last answer still tells of the former."""
+    world = world_with(2, (2, "b", SELL, 5, 101))
+    world.submit(1, limit_order("own", SELL, 5, 100, client="t"))
+    prevention = SelfTradePrevention.CANCEL_OLDEST
+    world.submit(1, limit_order("t", BUY, 10, 90, self_trade_prevention=prevention))
+    order_id = max(world.nodes[1].state.orders)
+    first = answer_of(world.replace(1, "t", order_id, 101, 10)[-1])
+    assert isinstance(first, Answered)
+    assert (first.status, len(first.prevented)) == (OrderStatus.PENDING, 1)
+    assert restored(world.nodes[1].state).digest() == world.nodes[1].state.digest()
+    world.settle()
+    last = world.last_answers()[order_id]
+    assert (last.status, last.prevented) == (OrderStatus.PARTIALLY_FILLED, first.prevented)
+
+
+@pytest.mark.parametrize(
+    ("time_in_force", "price"), [(TimeInForce.GTC, 110), (TimeInForce.IOC, 110), (TimeInForce.GTC, 0)]
+)
+def test_an_order_does_not_trade_beyond_what_it_knows(time_in_force: TimeInForce, price: int) -> None:
+    """Of three levels it is told one: it takes that, waits, and plans again, not through the other two."""
+    world = World(2, most_levels=1)
+    for step in range(3):
+        world.submit(2, limit_order(f"a{step}", SELL, 1, 100 + step))
+    world.submit(1, limit_order("home", SELL, 9, 105))
+    world.submit(1, limit_order("t", BUY, 5, price, time_in_force=time_in_force))
+    assert not world.taken()
+    world.settle()
+    assert world.taken() == {("t", 100): 1, ("t", 101): 1, ("t", 102): 1, ("t", 105): 2}
+    assert_all_at_rest(world)
+
+
 def test_an_unknown_leg_result_changes_nothing() -> None:
     """A result for a leg that is not out is the second of two, and says nothing new."""
     world = world_with(2, (1, "a", SELL, 5, 101))
@@ -389,11 +447,15 @@ def test_an_unknown_leg_result_changes_nothing() -> None:
 # -- whole scenarios --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("most_levels", [1, 2, 1_000])
 @pytest.mark.parametrize("seed", range(20))
-def test_three_engines_trade_like_one(seed: int) -> None:
-    """Orders dealt over three engines trade, taker by taker, what one engine trades, and leave its book."""
+def test_three_engines_trade_like_one(seed: int, most_levels: int) -> None:
+    """Orders dealt over three engines trade, taker by taker, what one engine trades, and leave its book.
+
+    However few levels of a peer a command may carry.
+    """
     source = random.Random(seed)
-    alone, spread = World(1), World(3)
+    alone, spread = World(1), World(3, most_levels=most_levels)
     for number in range(200):
         order = random_order(source, f"o{number}")
         alone.submit(1, order)
@@ -409,7 +471,7 @@ def test_three_engines_trade_like_one(seed: int) -> None:
 def test_nothing_is_lost_or_traded_twice_whatever_the_network_does(seed: int) -> None:
     """Late, lost, repeated and reordered legs, queries, new reigns: all comes to rest, exactly."""
     source = random.Random(1000 + seed)
-    world = World(3)
+    world = World(3, most_levels=1 if seed % 3 == 0 else 1_000)
     for number in range(150):
         home = source.randint(1, 3)
         world.submit(home, random_terms(source, random_order(source, f"o{number}")))

@@ -8,6 +8,7 @@ import pytest
 from engine import commands, invariants, snapshot
 from engine.snapshot import FORMAT, NotASnapshot
 from engine.state import State
+from engine.terms import MAX_PRICE
 from tests.engine.flow import SYMBOLS, Flow
 from tests.engine.venue import Venue, apply_batch, restored
 
@@ -47,6 +48,21 @@ def test_a_snapshot_of_a_restored_state_is_the_same_bytes() -> None:
     """Nothing is lost on the way, and nothing depends on how the state came about."""
     state = busy_venue(7).state
     assert snapshot.take(restored(state)) == snapshot.take(state)
+
+
+def test_an_order_worth_more_than_any_integer_of_an_encoding() -> None:
+    """One that sells at any price, into the highest ones: its value is right after a restore too."""
+    venue = Venue()
+    venue.add_instrument("ACME", 0)
+    for number in range(5):
+        venue.execute(commands.NewOrder("b", f"b{number}", "ACME", 1, 1, 1, MAX_PRICE, 4_611_686))
+    venue.execute(commands.NewOrder("s", "s", "ACME", 2, 1, 1, 1, 23_058_430))
+    copy = restored(venue.state)
+    assert copy.digest() == venue.state.digest()
+    for state in (venue.state, copy):
+        sold = state.accounts.by_name["s"].orders["s"]
+        assert sold.answer is not None
+        assert sold.value == sold.answer.value == 23_058_430 * MAX_PRICE > 2**64
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,13 @@ class Node:
 
 
 class World:
-    """Engines 1 to `count`, the parcels between them, and what each leg of theirs was."""
+    """Engines 1 to `count`, the parcels between them, and what each leg of theirs was.
 
-    def __init__(self, count: int) -> None:
+    A command carries at most `most_levels` of each peer.
+    """
+
+    def __init__(self, count: int, *, most_levels: int = 1_000) -> None:
+        self.most_levels = most_levels
         self.nodes = {number: Node(State(number)) for number in range(1, count + 1)}
         self.parcels: list[Parcel] = []
         self.sent: dict[int, LegSent] = {}
@@ -82,7 +86,9 @@ class World:
                     if (price <= limit if side == Side.BUY else price >= limit)
                 )
                 if levels:
-                    quotes.append(AwayQuote(peer, node.state.epoch, book.sequence, levels))
+                    cut = len(levels) > self.most_levels
+                    shown = levels[: self.most_levels]
+                    quotes.append(AwayQuote(peer, node.state.epoch, book.sequence, shown, cut))
         return tuple(quotes)
 
     def submit(self, number: int, order: NewOrder) -> list[Event]:

@@ -131,7 +131,25 @@ def test_a_command_carries_a_bounded_number_of_levels() -> None:
     """The best ones."""
     asks = tuple((100 + step, 1) for step in range(MAX_LEVELS + 5))
     setting = Setting(live_peer(2, asks=asks))
-    assert setting.levels(buy(10_000, 10_000)) == {2: asks[:MAX_LEVELS]}
+    assert setting.seen(buy(10_000, 10_000)) == (AwayQuote(2, 1, 10, asks[:MAX_LEVELS], cut=True),)
+    for whole in (buy(MAX_LEVELS, 10_000), buy(10_000, 100 + MAX_LEVELS - 1)):
+        assert setting.seen(whole) == (AwayQuote(2, 1, 10, asks[:MAX_LEVELS]),)
+
+
+def test_what_own_legs_take_hides_nothing_behind_it() -> None:
+    """With the first levels all spoken for, a command gets the next ones."""
+    asks = tuple((100 + step, 1) for step in range(MAX_LEVELS + 5))
+    setting = Setting(live_peer(2, asks=asks))
+    setting.view.leg_planned(leg(MAX_LEVELS, 100 + MAX_LEVELS))
+    assert setting.levels(buy(10_000, 10_000)) == {2: asks[MAX_LEVELS:]}
+
+
+def test_a_replace_gets_quotes_for_its_new_quantity() -> None:
+    """What the order had before does not matter."""
+    setting = Setting(live_peer(2, asks=ASKS))
+    setting.state.apply(buy(1, 90))
+    replace = ReplaceOrder("alice", max(setting.state.orders), "", 103, 9)
+    assert setting.levels(replace) == {2: ASKS}
 
 
 @pytest.mark.parametrize("side", Side)
@@ -143,6 +161,7 @@ def test_a_command_carries_a_bounded_number_of_quotes(side: Side) -> None:
     offset, best_first = (500, sorted(prices)) if side is Side.BUY else (0, sorted(prices, reverse=True))
     quotes = setting.seen(order(side, 10_000, 0))
     assert sorted(quote.levels[0][0] - offset for quote in quotes) == sorted(best_first[:MAX_QUOTES])
+    assert [quote.levels[0][0] - offset for quote in quotes if quote.cut] == [best_first[MAX_QUOTES - 1]]
 
 
 def test_only_synced_books_of_live_peers_count() -> None:
@@ -202,10 +221,10 @@ def test_the_result_of_a_leg_is_planned_again_with_fresh_quotes(price: int, expe
 def test_what_a_leg_takes_is_spoken_for() -> None:
     """From the moment it leaves until it is back, best levels first; on no other side, peer or symbol."""
     setting = Setting(live_peer(2, BIDS, ASKS), live_peer(3, asks=ASKS))
-    setting.view.leg_sent(leg(4, 101))
+    setting.view.leg_planned(leg(4, 101))
     assert setting.levels(buy(99, 103)) == {2: ((101, 3), (103, 5)), 3: ASKS}
     assert setting.levels(order(Side.SELL, 99, 96)) == {2: BIDS}
-    setting.view.leg_sent(leg(20, 101))
+    setting.view.leg_planned(leg(20, 101))
     assert set(setting.levels(buy(99, 103))) == {3}
     setting.view.leg_answered(leg(4, 101), answer(10, refused=True))
     setting.view.leg_answered(leg(20, 101), answer(10, refused=True))
@@ -216,7 +235,7 @@ def test_what_a_leg_took_is_subtracted_until_the_feed_shows_it() -> None:
     """The feed shows it from the answer's book sequence on."""
     peer = live_peer(2, asks=ASKS)
     setting = Setting(peer)
-    setting.view.leg_sent(leg(4, 101))
+    setting.view.leg_planned(leg(4, 101))
     setting.view.leg_answered(leg(4, 101), answer(12, (100, 3), (101, 1)))
     taken = ((101, 3), (103, 5))
     assert setting.levels(buy(99, 103)) == {2: taken}
@@ -233,7 +252,7 @@ def test_several_late_fills_add_up_and_go_one_by_one() -> None:
     peer = live_peer(2, asks=((100, 10),))
     setting = Setting(peer)
     for number, sequence in ((1, 11), (2, 12)):
-        setting.view.leg_sent(leg(3, 100, leg_id=number))
+        setting.view.leg_planned(leg(3, 100, leg_id=number))
         setting.view.leg_answered(leg(3, 100, leg_id=number), answer(sequence, (100, 3)))
     assert setting.levels(buy(99, 100)) == {2: ((100, 4),)}
     show(peer, 11, asks=((100, 7),))
@@ -246,7 +265,7 @@ def test_a_new_epoch_shows_everything() -> None:
     """Its book was made from the peer's journal, so what an earlier reign's leg took is gone from it."""
     peer = live_peer(2, asks=ASKS)
     setting = Setting(peer)
-    setting.view.leg_sent(leg(3, 100))
+    setting.view.leg_planned(leg(3, 100))
     setting.view.leg_answered(leg(3, 100), answer(10_000, (100, 3)))
     assert setting.levels(buy(99, 100)) == {}
     setting.peers[2] = live_peer(2, asks=ASKS, epoch=2)
@@ -257,7 +276,7 @@ def test_a_leg_that_came_back_short_hides_what_it_could_not_get() -> None:
     """Down to its limit the peer had nothing left, whatever an older book shows; beyond it, all counts."""
     peer = live_peer(2, asks=ASKS)
     setting = Setting(peer)
-    setting.view.leg_sent(leg(7, 101))
+    setting.view.leg_planned(leg(7, 101))
     setting.view.leg_answered(leg(7, 101), answer(12, (100, 1)))
     assert setting.levels(buy(99, 103)) == {2: ((103, 5),)}
     show(peer, 12, asks=((101, 2), (103, 5)))
@@ -267,7 +286,7 @@ def test_a_leg_that_came_back_short_hides_what_it_could_not_get() -> None:
 def test_a_leg_that_met_too_many_orders_hides_nothing() -> None:
     """It came back short because an answer has room for so many fills, not because nothing was left."""
     setting = Setting(live_peer(2, asks=((100, 2_000),)))
-    setting.view.leg_sent(leg(2_000, 100))
+    setting.view.leg_planned(leg(2_000, 100))
     setting.view.leg_answered(leg(2_000, 100), answer(12, *[(100, 1)] * MAX_LEG_FILLS))
     assert setting.levels(buy(5_000, 100)) == {2: ((100, 2_000 - MAX_LEG_FILLS),)}
 
@@ -275,7 +294,7 @@ def test_a_leg_that_met_too_many_orders_hides_nothing() -> None:
 def test_a_leg_that_found_nothing_hides_its_level_too() -> None:
     """Otherwise its order would chase the same quote for ever."""
     setting = Setting(live_peer(2, asks=ASKS))
-    setting.view.leg_sent(leg(3, 100))
+    setting.view.leg_planned(leg(3, 100))
     setting.view.leg_answered(leg(3, 100), answer(11))
     assert setting.levels(buy(99, 101)) == {2: ((101, 4),)}
 
@@ -292,7 +311,7 @@ def test_a_peer_that_lets_three_legs_wait_attracts_no_more() -> None:
     assert set(setting.levels(buy(1, 100))) == {3}
     setting.now_s += 3600
     assert setting.view.is_suspect(2), "time alone is no sign of life"
-    setting.view.leg_sent(leg(1, 100))
+    setting.view.leg_planned(leg(1, 100))
     setting.view.leg_answered(leg(1, 100), answer(10, refused=True))
     assert set(setting.levels(buy(1, 100))) == {2, 3}
 
@@ -348,5 +367,5 @@ def test_what_legs_take_already_does_not_cross() -> None:
     setting.state.apply(buy(3, 100))
     setting.peers[9] = live_peer(9, asks=ASKS)
     assert setting.view.crossing("AAPL") == [Side.BUY]
-    setting.view.leg_sent(leg(3, 100, peer=9))
+    setting.view.leg_planned(leg(3, 100, peer=9))
     assert setting.view.crossing("AAPL") == []

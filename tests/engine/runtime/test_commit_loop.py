@@ -112,6 +112,7 @@ class Rig:
             self.journal,
             catch_up=self._catch_up,
             attach=self._attach,
+            leg_planned=lambda _: None,
             release=self._release,
             release_trouble=lambda: "no room",
             is_followed=lambda: self.is_followed,
@@ -392,6 +393,18 @@ async def test_a_submission_larger_than_a_record_is_answered_once(rig: Rig) -> N
     ]
     assert [answer.client_order_id for answer in submission.answers if type(answer) is Accepted] == expected
     assert rig.loop.queued_commands == 0
+
+
+async def test_a_batch_that_computes_for_long_takes_no_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little its commands weigh, the event loop gets its turn; each is answered once."""
+    monkeypatch.setattr("engine.runtime.commit_loop.MAX_BATCH_S", 0.0)
+    async with rig.running() as run:
+        done = rig.submit(*(order(f"o{number}") for number in range(5)))
+        await stored(done, run)
+        assert [names(batch.commands) for batch in rig.batches] == [[f"o{number}"] for number in range(5)]
+        assert len(done.result().answers) == 5
 
 
 async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

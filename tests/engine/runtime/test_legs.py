@@ -65,7 +65,12 @@ class Node:
         self.sent: list[LegSent] = []
         self.fills: list[Fill] = []
         self.loop = CommitLoop(
-            self.state, self.journal, catch_up=self._catch_up, attach=self.away.attach, release=self._release
+            self.state,
+            self.journal,
+            catch_up=self._catch_up,
+            attach=self.away.attach,
+            leg_planned=self.away.leg_planned,
+            release=self._release,
         )
         self.legs = Legs(self.nc, self.number, self.loop, self.away, self.replicas, self.group)
 
@@ -231,6 +236,21 @@ async def test_what_a_leg_could_not_get_rests_at_home(
         assert len(home.sent) == 1
         assert home.state.books["AAPL"].best(Side.BUY) == (101, 3)
         assert away.state.books["AAPL"].best(Side.SELL) is None
+
+
+async def test_a_quote_is_handed_out_once_in_a_batch(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """The second of two orders that come together knows that the first one's leg takes it all."""
+    async with tasks() as group:
+        home, _ = await two_engines(nats_connection, group, engine, other)
+        both = [NewOrder(name, name, "AAPL", Side.BUY, 1, 2, 101, 5) for name in ("ann", "ben")]
+        submission = await home.loop.submit(both)
+        assert [leg.quantity for leg in home.sent] == [5]
+        assert (await settled(submission)).status == OrderStatus.FILLED
+        last = submission.answers[1]
+        assert isinstance(last, Answered)
+        assert (last.status, last.cumulative) == (OrderStatus.CANCELLED, 0)
 
 
 async def test_a_leg_that_meets_very_many_orders_comes_in_parts(
