@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -28,9 +28,16 @@ class ChildProcess:
         return self._process is not None and self._process.returncode is None
 
     async def launch(
-        self, *command: str, environment: Mapping[str, str] | None = None, directory: Path | None = None
+        self,
+        *command: str,
+        environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+        open_files: Sequence[int] = (),
     ) -> None:
-        """Start the child without waiting for it; its environment and directory are ours unless given."""
+        """Start the child without waiting for it; its environment and directory are ours unless given.
+
+        Of our open files it gets `open_files`, by their descriptors.
+        """
         assert not self.running, "the child runs already"
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -40,6 +47,7 @@ class ChildProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=open_files,
                 start_new_session=True,  # Ctrl-C is for us, who stop all in order
             )
 

@@ -5,12 +5,13 @@ streams and buckets (`bus/provision.py`). The child dies with this process, what
 ports over a restart. Several may be the nodes of one cluster, in which a stream can have replicas.
 
     ServerError
-    ├── ServerUnusable   no nats-server, or one that is too old
+    ├── ServerUnusable   no nats-server, one that is too old, or another runs on the same store
     └── ServerFailed     it ended, or did not answer in time; holds the last lines of its log
 """
 
 import asyncio
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -19,11 +20,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TextIO
 
 import msgspec
 import nats.errors
@@ -42,6 +44,11 @@ CLUSTER: Final = "matchbus"
 """The name of a cluster of nodes."""
 
 STOP_DEADLINE_S: Final = 2.0
+CLAIM_DEADLINE_S: Final = 3.0
+"""How long a start waits for another server on its store to end, which may just be doing so."""
+
+LOCK: Final = "nats-server.lock"
+"""Beside the store: held by the server that runs on it, whose process id is its content."""
 
 SETTINGS: Final = "nats-server.conf"
 """The settings file of the child: an include of `nats.conf`, and what is its own."""
@@ -82,6 +89,15 @@ class _Health(msgspec.Struct):
     """The answer of /healthz."""
 
     error: str = ""
+
+
+def _is_locked(lock: TextIO) -> bool:
+    """Whether the file is locked for us now; another process may hold it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def find_nats_server() -> Path:
@@ -209,6 +225,38 @@ class NatsServer(ChildProcess):
         binary = await asyncio.to_thread(find_nats_server)
         self._store_dir.mkdir(parents=True, exist_ok=True)
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        async with self._claimed_store() as lock:
+            await self._launch_on(binary, lock)
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                await self._find_port()
+                await self._await_jetstream()
+        except TimeoutError as error:
+            await self.stop()
+            raise ServerFailed(
+                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._log_tail()
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _claimed_store(self) -> AsyncIterator[TextIO]:
+        """The lock of the store, which is ours: two servers on one store destroy what is in it."""
+        with (self._store_dir / LOCK).open("a+", encoding="utf-8") as lock:
+            deadline = time.monotonic() + CLAIM_DEADLINE_S
+            while not _is_locked(lock):
+                if time.monotonic() > deadline:
+                    lock.seek(0)
+                    raise ServerUnusable(
+                        f"another market runs on {self._store_dir.resolve()}: its nats-server is process"
+                        f" {lock.read()}. Stop that one first, or take another directory"
+                    )
+                await asyncio.sleep(_POLL_S)
+            yield lock
+
+    async def _launch_on(self, binary: Path, lock: TextIO) -> None:
+        """Start the child, which holds the lock from now on, for as long as it lives."""
         for stale in self._store_dir.glob("*.ports"):
             stale.unlink()
         settings = self._store_dir / SETTINGS
@@ -223,19 +271,10 @@ class NatsServer(ChildProcess):
             *("--ports_file_dir", str(self._store_dir.resolve())),
             *self._cluster_options(),
             directory=self._store_dir,  # nats.conf names its store relative to the working directory
+            open_files=(lock.fileno(),),
         )
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                await self._find_port()
-                await self._await_jetstream()
-        except TimeoutError as error:
-            await self.stop()
-            raise ServerFailed(
-                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._log_tail()
-            ) from error
-        except BaseException:
-            await self.stop()
-            raise
+        lock.truncate(0)
+        lock.write(str(self.pid))
 
     async def restart(self) -> None:
         """Stop if it runs, then start on the same port with the same store."""

@@ -48,6 +48,26 @@ async def test_restart_keeps_the_ports_and_the_streams(
     assert (await again.jetstream().stream_info("KEPT")).state.messages == 1
 
 
+async def test_two_servers_never_share_a_store(
+    tmp_path: Path, connections: "Connections", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is refused by name, without harm to the first; a start waits for one that is just ending."""
+    first, second = NatsServer(tmp_path), NatsServer(tmp_path)
+    await first.start()
+    monkeypatch.setattr("bus.server.CLAIM_DEADLINE_S", 0.1)
+    refusal = f"another market runs on .*: its nats-server is process {first.pid}"
+    with pytest.raises(ServerUnusable, match=refusal):
+        await second.start()
+    await (await connections.open(first.url)).jetstream().account_info()
+    monkeypatch.setattr("bus.server.CLAIM_DEADLINE_S", 10.0)
+    starting = asyncio.create_task(second.start())
+    await asyncio.wait((starting,), timeout=0.1)
+    assert not starting.done()
+    await first.stop()
+    await starting
+    await second.stop()
+
+
 async def test_stop_is_quick_and_may_be_repeated(tmp_path: Path) -> None:
     """A stop takes less than 3 s, frozen child or not, and a second stop does nothing."""
     server = NatsServer(tmp_path)
