@@ -91,6 +91,23 @@ class Connection(Client):
                 await asyncio.shield(self._transport.wait_closed())  # type: ignore[no-untyped-call]
         await super()._attempt_reconnect()
 
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (OSError, nats.errors.Error):
+            raise
+        except Exception as error:
+            # Of a socket that is reset between two lines, or of what is no nats-server, comes anything, and
+            # nats-py would never try again.
+            raise nats.errors.Error(f"the server does not answer as one: {error!r}") from error
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Any:
+        try:
+            return super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:  # nats-server passes on any bytes; nats-py would stop to read
+            subject, reply = (text.decode(errors="replace").encode() for text in (subject, reply))
+            return super()._build_message(sid, subject, reply, data, headers)
+
     def _abort(self) -> None:
         """Close the socket now, whatever is still in it."""
         if (socket := self._socket) is not None:

@@ -370,6 +370,7 @@ class StreamReader:
 
     async def _open(self) -> None:
         """Make the consumer."""
+        await self.close()  # an earlier call may have been cut off between subscription and consumer
         self._broken = False
         self._heard = asyncio.get_running_loop().time()
         self._asked = 0

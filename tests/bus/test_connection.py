@@ -3,7 +3,11 @@
 import asyncio
 import os
 import signal
+import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import nats.errors
 import pytest
@@ -126,6 +130,89 @@ async def _fill(connection: Connection) -> None:
     """Publish until a publish waits, and on."""
     while True:
         await connection.publish("anything", bytes(1_000_000))
+
+
+@pytest.mark.parametrize("first_line", [True, False], ids=["behind the first line", "instead of a line"])
+def test_a_reset_in_the_middle_of_a_reconnect(tmp_path: Path, *, first_line: bool) -> None:
+    """Under uvloop, too, where a write into such a socket is a RuntimeError: it connects again."""
+
+    async def reset_once() -> None:
+        async with NatsServer(tmp_path) as server, _Door(server.port) as door:
+            connection = await connect(f"nats://127.0.0.1:{door.port}", name="test", on_closed=lambda: None)
+            door.refuse_next(after_first_line=first_line)
+            door.cut()
+            await until(lambda: connection.stats["reconnects"] == 1)
+            assert door.refused == 1
+            await connection.close()
+
+    uvloop.run(reset_once())
+
+
+class _Door:
+    """Passes connections on to a port; the next one may be reset, or be told what no server says."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self.refused = 0
+        self._inner = port
+        self._refuse: bool | None = None
+        self._through: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    def refuse_next(self, *, after_first_line: bool) -> None:
+        """The next connection gets the server's first line, or nonsense for it, and a reset."""
+        self._refuse = after_first_line
+
+    def cut(self) -> None:
+        """Reset what is connected."""
+        for writer in self._through:
+            writer.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, to_inner = await asyncio.open_connection("127.0.0.1", self._inner)
+        self._through += (writer, to_inner)
+        if self._refuse is None:
+            await asyncio.gather(_pipe(reader, to_inner), _pipe(inner, writer))
+            return
+        first_line, self._refuse = self._refuse, None
+        self.refused += 1
+        writer.write(await inner.readline() if first_line else b"INFO\r\n")
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        writer.transport.abort()
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while part := await reader.read(65_536):
+            writer.write(part)
+
+
+async def test_a_subject_that_is_no_text_stops_nothing(own_server: NatsServer) -> None:
+    """It arrives with what it has for text; what comes after it arrives too."""
+    connection, said, _ = await _opened(own_server)
+    subscription = await connection.subscribe("junk.*")
+    await connection.flush()
+    reader, writer = await asyncio.open_connection("127.0.0.1", own_server.port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false}\r\nPUB junk.\xff 5\r\nhello\r\nPUB junk.next 3\r\nyou\r\n')
+    received = [await subscription.next_msg(2) for _ in range(2)]
+    assert [message.data for message in received] == [b"hello", b"you"]
+    assert received[1].subject == "junk.next"
+    assert said == []
+    writer.close()
+    await connection.close()
 
 
 async def test_a_close_by_the_server_is_told(shared_server: NatsServer) -> None:

@@ -1,6 +1,8 @@
 """Reading a stream on, whatever gets lost on the way."""
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +14,7 @@ from nats.aio.msg import Msg
 
 import bus.stream
 from bus import provision, subjects
-from bus.connection import Connection, heed_cancellation
+from bus.connection import Connection, connect, heed_cancellation
 from bus.server import NatsServer
 from bus.stream import (
     MAX_REQUEST_BYTES,
@@ -63,6 +65,24 @@ async def test_a_message_lost_on_the_way_is_fetched_again(
         monkeypatch.setattr(reader, "_received", _Dropping(reader, lost).received)
         assert await _read(reader, 260, patience_s) == list(range(1, 261))
         await reader.close()
+
+
+async def test_a_reader_that_is_cut_off_while_it_opens_leaves_nothing(own_server: NatsServer) -> None:
+    """A caller of little patience asks again and again while the server is frozen: one subscription stays."""
+    connection = await connect(own_server.url, name="test", on_closed=lambda: None)
+    stream = await _fill(connection, 1, 3)
+    reader = StreamReader(connection, stream)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        before = len(asyncio.all_tasks())
+        for _ in range(5):
+            assert await reader.read(0.05) == []
+        assert len(asyncio.all_tasks()) <= before + 2  # the subscription's, and that of the answers
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    assert await _read(reader, 3) == [1, 2, 3]
+    await reader.close()
+    await connection.close()
 
 
 class _Dropping:
