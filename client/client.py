@@ -26,7 +26,7 @@ from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client import results, terms, traces
-from client.errors import FillGap, OrderNotFound
+from client.errors import ClientClosed, FillGap, OrderNotFound
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
 from client.session import Retry, Session
@@ -58,7 +58,7 @@ class Client:
         # Unique over all runs of all programs: 64 random bits, then a counter.
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_counter = count(1)
-        self._order_symbols: OrderedDict[str | int, str] = OrderedDict()
+        self._known_orders: OrderedDict[str | int, _KnownOrder] = OrderedDict()
         self._tracer: Tracer | None = None
         # Filled in anew for each order: a new message would cost nearly as much again as filling it in.
         self._submission = pb.OrderEntryRequest()
@@ -89,11 +89,17 @@ class Client:
         return cls(Session(exchange, request, deadline_s=deadline_s, credentials=credentials))
 
     async def open(self) -> Self:
-        """Register. Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline.
+        """Register; nothing when that was done. A closed client raises `ClientClosed`: make a new one.
+
+        Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline.
 
         With MATCHBUS_TRACE in the environment, orders are traced (docs/monitoring.md); `ValueError` says what
         is wrong with it.
         """
+        if self._session.closed:
+            raise ClientClosed("the client was closed: make a new one")
+        if self._entry is not None:
+            return self
         try:
             await self._session.open()
             self._tracer = traces.tracer()
@@ -199,7 +205,7 @@ class Client:
         if self._tracer is not None:
             traces.note_submitted(self._tracer, began_s, pending.command, reply)
         if reply.leaves_quantity:
-            self._remember(reply, symbol)
+            self._remember(reply.order_id, client_order_id, symbol)
         return results.order_result(reply, instrument)
 
     async def cancel(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderResult:
@@ -233,12 +239,14 @@ class Client:
         The same price and no larger quantity keeps the place in the queue; anything else goes to the back
         and may trade at once. A total at or below what is filled finishes the order. An answer that was
         lost is dealt with as in `cancel`: an order closed with just this price and quantity was replaced.
+        Replaces of one order go out one after the other: sent again behind a later one, an earlier one would
+        bring its old price back.
         """
         request = pb.OrderEntryRequest()
         command = request.commands.add().replace
         _name_order(command, order_id, client_order_id)
         try:
-            instrument = await self._instrument_of(order_id, client_order_id)
+            known = await self._known_order(order_id, client_order_id)
         except OrderNotFound as error:
             return OrderResult(
                 client_order_id or "",
@@ -247,9 +255,11 @@ class Client:
                 RejectReason.UNKNOWN_ORDER,
                 str(error),
             )
+        instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
-        pending = self._send(request, client_order_id or "")
-        reply = await pending.answer
+        async with known.replacing():
+            pending = self._send(request, client_order_id or "")
+            reply = await pending.answer
         if _may_be_our_own_doing(reply, pending):
             state = await self.order(order_id=order_id, client_order_id=client_order_id)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
@@ -361,30 +371,49 @@ class Client:
         assert self._entry is not None
         return self._entry.send(request.SerializeToString(), client_order_id)
 
-    def _remember(self, reply: pb.OrderReply, symbol: str) -> None:
+    def _remember(self, order_id: int, client_order_id: str, symbol: str) -> "_KnownOrder":
         """Keep an open order's symbol: replies and replaces by id do not tell it."""
-        symbols = self._order_symbols
-        symbols[reply.order_id] = symbols[reply.client_order_id] = symbol
-        while len(symbols) > 2 * _REMEMBERED_ORDERS:
-            symbols.popitem(last=False)
+        known = self._known_orders
+        known[order_id] = known[client_order_id] = made = _KnownOrder(symbol)
+        while len(known) > 2 * _REMEMBERED_ORDERS:
+            known.popitem(last=False)
+        return made
 
-    async def _instrument_of(self, order_id: int | None, client_order_id: str | None) -> Instrument:
-        """The instrument of one of our orders; asks the engine where it is not remembered."""
-        symbol = self._order_symbols.get(order_id or client_order_id or "")
-        if symbol is None:
-            symbol = (await self.order(order_id=order_id, client_order_id=client_order_id)).symbol
-        return self._session.instruments[symbol]
+    async def _known_order(self, order_id: int | None, client_order_id: str | None) -> "_KnownOrder":
+        """One of our orders; asks the engine where it is not remembered."""
+        known = self._known_orders.get(order_id or client_order_id or "")
+        if known is None:
+            state = await self.order(order_id=order_id, client_order_id=client_order_id)
+            known = self._remember(state.order_id, state.client_order_id, state.symbol)
+        return known
 
     async def _result_for(
         self, reply: pb.OrderReply, order_id: int | None, client_order_id: str | None
     ) -> OrderResult:
         if not (reply.cumulative_quantity or reply.leaves_quantity):
             return results.order_result(reply, None)
-        return results.order_result(reply, await self._instrument_of(order_id, client_order_id))
+        known = await self._known_order(order_id, client_order_id)
+        return results.order_result(reply, self._session.instruments[known.symbol])
 
     async def _learn_all(self, symbols: set[str]) -> None:
         for symbol in symbols - self._session.instruments.keys():
             await self._session.learn(symbol)
+
+
+class _KnownOrder:
+    """What replies do not tell of an order of ours, and whose turn it is to replace it."""
+
+    __slots__ = ("_turn", "symbol")
+
+    def __init__(self, symbol: str) -> None:
+        self.symbol = symbol
+        self._turn: asyncio.Lock | None = None  # few orders are ever replaced
+
+    def replacing(self) -> asyncio.Lock:
+        """Held by who replaces the order."""
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        return self._turn
 
 
 def _name_order(

@@ -67,6 +67,7 @@ class OrderEntry:
         # The deadline is each command's own (see _expire), so the stream itself never gives up.
         self._retry = Retry(session, float("inf"))
         self._ended = False
+        self._trouble = ""
 
     def send(self, command: bytes, client_order_id: str) -> Pending:
         """Queue a command: the bytes of an `OrderEntryRequest` that holds just this one.
@@ -92,7 +93,9 @@ class OrderEntry:
                     await self._wake.wait()
                 generation = self._session.generation
                 error = await self._serve_stream()
-                _log.info("order entry stream ended: %s", "no status" if error is None else error.code())
+                status = "the stream ended" if error is None else f"{error.code().name}: {error.details()}"
+                self._trouble = f", last failure: {status}"
+                _log.info("order entry stream ended: %s", status)
                 if self._queue:
                     await self._recover(error, generation)
         finally:
@@ -188,6 +191,7 @@ class OrderEntry:
         sent = self._sent
         async for response in call:
             self._retry.progressed()
+            self._trouble = ""
             for reply in response.replies:
                 if not sent:
                     _log.error("the engine sent more replies than there were commands")
@@ -210,7 +214,7 @@ class OrderEntry:
             if not pending.answer.done():
                 pending.answer.set_exception(
                     Unavailable(
-                        f"no answer within {self._session.deadline_s:g} s",
+                        f"no answer within {self._session.deadline_s:g} s{self._trouble}",
                         sent=pending.attempts > 0,
                         client_order_id=pending.client_order_id,
                     )

@@ -44,6 +44,9 @@ MAX_REPLY_BYTES: Final = 64 * 2**20
 """A client may have more open orders, and a book more levels, than 4 MiB hold."""
 
 REGISTRATION_TIMEOUT_S: Final = 5.0
+_LONGEST_CALL_S: Final = 86_400.0
+"""What one attempt is given at most: gRPC takes a much larger number for none at all."""
+
 SEARCH_TIMEOUT_S: Final = 1.0
 """How long the exchange has to say where an engine is."""
 
@@ -120,6 +123,8 @@ class Session:
         deadline_s: float,
         credentials: grpc.ChannelCredentials | None,
     ) -> None:
+        if not deadline_s > 0:
+            raise ValueError(f"deadline_s {deadline_s} must be more than 0 seconds")
         self.deadline_s = deadline_s
         self.instruments: dict[str, Instrument] = {}
         self.engine = 0
@@ -253,7 +258,7 @@ class Session:
                 stub = self._link(self._exchange_address).exchange if at_exchange else self.home.engine
                 try:
                     return await getattr(stub, method)(
-                        request, metadata=self.metadata, timeout=retry.remaining_s
+                        request, metadata=self.metadata, timeout=min(retry.remaining_s, _LONGEST_CALL_S)
                     )
                 except grpc.aio.AioRpcError as error:
                     await retry.failed(error, generation)
@@ -285,10 +290,10 @@ class Session:
         self.instruments.update({message.symbol: instrument(message) for message in messages})
 
     def _link(self, address: str) -> Link:
+        if self.closed:
+            raise ClientClosed("the client is closed")
         link = self._links.get(address)
         if link is None:
-            if self.closed:
-                raise ClientClosed("the client is closed")
             link = self._links[address] = Link(address, self._credentials)
         return link
 

@@ -13,6 +13,7 @@ from typing import Final, NoReturn, TypeVar, cast
 
 import grpc
 import msgspec
+from google.protobuf.message import Message
 from matchbus.edge import Context, abort_bad_request
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
@@ -36,6 +37,9 @@ MAX_COMMANDS_PER_MESSAGE: Final = 10_000
 MAX_UNANSWERED_MESSAGES: Final = 8
 """OrderEntry messages of one stream that may wait for their answers; then the stream is read no further."""
 
+MAX_ENTRY_STREAMS: Final = 64
+"""OrderEntry streams of one client at once."""
+
 SETTLE_PATIENCE_S: Final = 0.5
 """How long an answer waits for an order's legs before it says PENDING."""
 
@@ -47,7 +51,7 @@ OLD_FILLS_PATIENCE_S: Final = 5.0
 """How long the next message of the execution reports may take to come to who looks for old fills there."""
 
 STALLED_READER_S: Final = 5.0
-"""A reader that takes nothing for this long is cut off; it comes back with the sequence it had."""
+"""A reader that takes nothing for this long is cut off; it comes back and goes on where it was."""
 
 
 T = TypeVar("T")
@@ -132,15 +136,16 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     ) -> None:
         """Take commands by the message and answer each message with one, in order."""
         client = await self._sessions.client_of(context)
+        await _open_stream(self._entry_streams, client, MAX_ENTRY_STREAMS, "OrderEntry", context)
         waiting: asyncio.Queue[_Entry | _End] = asyncio.Queue()
         room = asyncio.Semaphore(MAX_UNANSWERED_MESSAGES)
         reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
-        self._entry_streams[client] += 1
         try:
             while isinstance(entry := await waiting.get(), _Entry):
                 submission = await self._committed(entry.done, context)
                 answers = await _answers(submission)
-                await context.write(wire.order_entry_response(entry.commands, answers))
+                response = wire.order_entry_response(entry.commands, answers)
+                await _write(response, context, "send what has no answer again, with the same ids")
                 room.release()
             if isinstance(entry.fault, CommitError):
                 await _abort_untaken(context, entry.fault)
@@ -158,12 +163,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         client = await self._sessions.client_of(context)
         if request.since_sequence < 0:
             await abort_bad_request(context, "since_sequence", f"{request.since_sequence} must be 0 or more")
-        if self._fill_streams[client] >= MAX_FILL_STREAMS:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{MAX_FILL_STREAMS} GetFills streams of this client are open: close one",
-            )
-        self._fill_streams[client] += 1
+        await _open_stream(self._fill_streams, client, MAX_FILL_STREAMS, "GetFills", context)
         try:
             with self._bell.listen(client) as rung:
                 await self._send_fills(
@@ -350,6 +350,15 @@ class ProtectedBooks:
         return books
 
 
+async def _open_stream(streams: Counter[str], client: str, most: int, call: str, context: Context) -> None:
+    """One stream more of the client is open, unless it has as many as it may."""
+    if streams[client] >= most:
+        await context.abort(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, f"{most} {call} streams of this client are open: close one"
+        )
+    streams[client] += 1
+
+
 def _close_stream(streams: Counter[str], client: str) -> None:
     """One stream of the client is open no more."""
     streams[client] -= 1
@@ -358,14 +367,18 @@ def _close_stream(streams: Counter[str], client: str) -> None:
 
 
 async def _write_fills(fills: Sequence[Fill | ReportedFill], context: Context) -> None:
-    """Send a batch of fills to a reader that takes it."""
+    await _write(wire.fill_batch(fills), context, "ask again since your last sequence")
+
+
+async def _write(message: Message, context: Context, how_to_go_on: str) -> None:
+    """Send a message to a reader that takes it."""
     try:
         async with asyncio.timeout(STALLED_READER_S):
-            await context.write(wire.fill_batch(fills))
+            await context.write(message)
     except TimeoutError:
         await context.abort(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"nothing was read for {STALLED_READER_S:g} s: ask again since your last sequence",
+            f"nothing was read for {STALLED_READER_S:g} s: {how_to_go_on}",
         )
 
 

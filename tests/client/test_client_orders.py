@@ -393,6 +393,50 @@ async def test_repeated_cancel_of_a_filled_order_is_refused(venue: FakeVenue) ->
     assert (result.state.status, result.cumulative_quantity) == ("filled", Decimal(1))
 
 
+async def test_an_earlier_replace_never_comes_behind_a_later_one(venue: FakeVenue) -> None:
+    """Answers are lost while two replaces of an order are given: its last price is that of the second."""
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "10", "2")
+        venue.engines[0].break_after += [UNAVAILABLE, None, UNAVAILABLE]
+        await asyncio.gather(
+            client.replace(order_id=order.order_id, price="3", quantity="10"),
+            client.replace(client_order_id=order.client_order_id, price="4", quantity="10"),
+        )
+    prices = [command.replace.price for command in venue.engines[0].commands[1:]]
+    assert prices == [300, 300, 400, 400], "each is sent again at once, and the second after the first"
+
+
+async def test_a_client_is_opened_once(venue: FakeVenue) -> None:
+    """Opened again it is the same; closed, it is not opened any more, and asks nothing."""
+    async with await venue.client().open() as client:
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+        assert len(_order_entries()) == 1
+    for call in (client.open, client.venue.engines, client.positions, client.cancel_all):
+        with pytest.raises(ClientClosed):
+            await call()
+    assert not _order_entries()
+
+
+def _order_entries() -> list[asyncio.Task[Any]]:
+    """The tasks that keep an OrderEntry stream."""
+    return [task for task in asyncio.all_tasks() if "OrderEntry.run" in repr(task.get_coro())]
+
+
+@pytest.mark.parametrize("deadline_s", [float("inf"), 1e10])
+async def test_a_deadline_that_never_comes(venue: FakeVenue, deadline_s: float) -> None:
+    """Calls are answered all the same, though gRPC does not take such a number."""
+    async with venue.client(deadline_s=deadline_s) as client, asyncio.timeout(5):
+        assert await client.open_orders() == []
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, float("nan")])
+def test_a_deadline_that_is_none(deadline_s: float) -> None:
+    """It is refused with its value."""
+    with pytest.raises(ValueError, match=rf"deadline_s {deadline_s} must be more than 0"):
+        Client.connect("127.0.0.1:1", client_id="a", password="b", secret="c", deadline_s=deadline_s)
+
+
 async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
     """A cancel with no id or both ids is a mistake, not a guess."""
     async with venue.client() as client:

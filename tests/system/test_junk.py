@@ -11,7 +11,8 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # gene
 from grpc_status import rpc_status
 from matchbus.v1 import matchbus_pb2 as pb
 
-from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, floor, fresh, levels, limit
+from engine.runtime.servicer import MAX_ENTRY_STREAMS
+from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, eventually, floor, fresh, levels, limit
 
 MEGABYTE = "A" * 1_000_000
 INT64_MAX = 2**63 - 1
@@ -300,6 +301,38 @@ async def test_callers_without_a_good_token_are_turned_away(one_engine: Venue) -
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 grpc.StatusCode.UNAUTHENTICATED,
             )
+
+
+async def test_one_client_cannot_take_all_streams(one_engine: Venue) -> None:
+    """Of OrderEntry streams it has 64; one whose replies it does not read is cut off, and makes room."""
+    refused = [pb.Command(new=pb.NewOrder(client_order_id="x" * 36))] * 10_000
+
+    async def flood() -> AsyncIterator[pb.OrderEntryRequest]:
+        while True:
+            yield pb.OrderEntryRequest(commands=refused)
+
+    async with floor(one_engine) as trading:
+        greedy, other = await trading.trader(1), await trading.trader(1)
+        calls = [greedy.stub.OrderEntry(metadata=greedy.metadata) for _ in range(MAX_ENTRY_STREAMS - 1)]
+        for call in calls:
+            await call.write(pb.OrderEntryRequest())
+            assert await call.read() == pb.OrderEntryResponse()
+        stalled = greedy.stub.OrderEntry(flood(), metadata=greedy.metadata)
+        assert len((await stalled.read()).replies) == 10_000
+        code, details = await status_of(greedy.enter([]))
+        assert (code, details) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "64 OrderEntry streams of this client are open: close one",
+        )
+        assert (await other.limit("S0", pb.SIDE_BUY, 1, 1)).status == pb.ORDER_STATUS_NEW
+
+        async def comes_in() -> bool:
+            call = greedy.stub.OrderEntry(metadata=greedy.metadata, timeout=CALL_TIMEOUT_S)
+            await call.done_writing()
+            return await call.code() is grpc.StatusCode.OK
+
+        await eventually(comes_in, 30, "the stalled stream is cut off")
+        stalled.cancel()
 
 
 async def test_another_engine_names_the_home_address(three_engines: Venue) -> None:
