@@ -19,7 +19,8 @@ from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.faults import Pace
-from simulation.operate import Interrupted, interruptible, positive, run_with_view, seconds
+from simulation.operate import Interrupted, interruptible, run_with_view
+from simulation.option_types import MAX_MINUTES, MAX_RATE, per_minute, positive, seconds, up_to
 from simulation.recording import Recording
 from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
 from simulation.report_files import write_report
@@ -76,17 +77,17 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--nats", default="", help="the running market's NATS, to check its journals")
     again.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
     fire = commands.add_parser("chaos", help="faults strike a market under load; a witness judges")
-    fire.add_argument("--minutes", type=seconds, default=2.0)
+    fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=2.0)
     fire.add_argument("--seed", type=int, default=1, help="the same seed, the same faults")
     fire.add_argument("--engines", type=positive, default=2)
     fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
     fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help="nats-servers")
     fire.add_argument("--snapshot-every", metavar="COMMANDS", type=positive, default=50_000)
     fire.add_argument("--clients", type=positive, default=3, help="at home on each engine")
-    fire.add_argument("--rate", type=seconds, default=2_000.0, help="commands a second, of all clients")
-    fire.add_argument("--kills-per-minute", type=float, default=Pace().kills)
-    fire.add_argument("--freezes-per-minute", type=float, default=Pace().freezes)
-    fire.add_argument("--partitions-per-minute", type=float, default=Pace().partitions)
+    fire.add_argument("--rate", type=up_to(MAX_RATE), default=2_000.0, help="commands a second, of all")
+    fire.add_argument("--kills-per-minute", metavar="N", type=per_minute, default=Pace().kills)
+    fire.add_argument("--freezes-per-minute", metavar="N", type=per_minute, default=Pace().freezes)
+    fire.add_argument("--partitions-per-minute", metavar="N", type=per_minute, default=Pace().partitions)
     fire.add_argument(
         "--longest", type=seconds, default=Pace().longest_s, help="seconds of a freeze or partition"
     )

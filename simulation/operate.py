@@ -30,6 +30,7 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, C
 from simulation.handover import HandoverFailed
 from simulation.journal_tools import engine_number
 from simulation.nats_option import NATS_HELP, nats_url
+from simulation.option_types import positive, seconds
 from simulation.run import Outcome, Plan, Progress, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -144,24 +145,6 @@ def _add_dashboard_port(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dashboard-port", metavar="PORT", type=positive, default=0, help="on loopback; default a free one"
     )
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A number above 0, for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 @contextlib.asynccontextmanager
