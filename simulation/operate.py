@@ -30,7 +30,7 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, C
 from simulation.handover import HandoverFailed
 from simulation.journal_tools import engine_number
 from simulation.nats_option import NATS_HELP, nats_url
-from simulation.option_types import positive, seconds
+from simulation.option_types import OptionRefused, check_replaceable, folder, positive, seconds
 from simulation.run import Outcome, Plan, Progress, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(options, "nats"):
             options.nats = nats_url(options.nats)
         return asyncio.run(_COMMANDS[options.command](options, console))
-    except (ClusterError, HandoverFailed) as error:
+    except (ClusterError, HandoverFailed, OptionRefused) as error:
         print(error, file=sys.stderr)
     except SettingsError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
     add_size_options(up)
-    up.add_argument("--data", type=Path, help="where everything is kept; without it, gone when stopped")
+    up.add_argument("--data", type=folder, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
     up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
@@ -208,11 +208,18 @@ def ready_document(cluster: Cluster) -> str:
     return json.dumps(document, indent=2)
 
 
+class ReadyFileUnwritable(ClusterError):
+    """The ready file could be written before the start, and cannot be now."""
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, so that a reader sees all of it or nothing."""
+    """Replace a file at once, so that a reader sees all of it or nothing. Raises `ReadyFileUnwritable`."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    except OSError as error:
+        raise ReadyFileUnwritable(f"the ready file {path} cannot be written: {error.strerror}") from error
 
 
 def forget(path: Path) -> None:
@@ -248,11 +255,18 @@ async def serve(
 async def _up(options: argparse.Namespace, console: Console) -> int:
     ready_file: Path | None = options.ready_file
     if ready_file is not None:
+        if options.data is not None:
+            options.data.mkdir(parents=True, exist_ok=True)  # the ready file may be in there
+        check_replaceable("--ready-file", ready_file)
         forget(ready_file)
 
     def tell() -> None:
-        if ready_file is not None:
+        if ready_file is None:
+            return
+        try:
             write_whole(ready_file, ready_document(cluster))
+        except ReadyFileUnwritable as error:
+            _log.warning("%s; the market goes on", error)
 
     cluster = Cluster(
         engines=options.engines,

@@ -1,12 +1,17 @@
 """What the numbers and paths on a command line may be: types for argparse, which says what they refuse.
 
 Each refuses by value and limit, and argparse adds the option. NaN compares with nothing, so every check says
-what must hold. A limit stands where a larger number would never end: 1e300 less 1 is 1e300.
+what must hold. A limit stands where a larger number would never end: 1e300 less 1 is 1e300. Whether a place
+can be written is tried, because permissions do not tell all, and the trial leaves nothing behind.
 """
 
 import argparse
+import errno
 import math
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 MAX_MINUTES: Final = 1_440
@@ -56,6 +61,47 @@ def per_minute(text: str) -> float:
     if not 0 <= number <= MAX_PER_MINUTE:
         raise OptionRefused(f"{text!r} is not a number from 0 to {MAX_PER_MINUTE}")
     return number
+
+
+def folder(text: str) -> Path:
+    """A directory that can be written, or could once it is made with those above it."""
+    path = Path(text)
+    try:
+        _try_to_write(next(one for one in (path, *path.parents) if os.path.lexists(one)))
+    except OSError as error:
+        raise OptionRefused(
+            f"{text!r} cannot be written ({error.strerror}): name a directory that can be made or written"
+        ) from error
+    return path
+
+
+def check_replaceable(option: str, file: Path) -> None:
+    """Whether a file can be made, and replaced by one made beside it. Raises `OptionRefused`.
+
+    No type for argparse: the directory may be one that another option has made.
+    """
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _try_to_write(file.parent)
+    except OSError as error:
+        raise OptionRefused(
+            f"{option} {file} cannot be written ({error.strerror}): "
+            "name a file in a directory that is there and can be written"
+        ) from error
+
+
+def check_writable(option: str, file: Path) -> None:
+    """Whether a file, which may be a pipe or a device, can be made or written. Raises `OptionRefused`."""
+    if not os.access(file, os.F_OK) or file.is_dir():
+        check_replaceable(option, file)
+    elif not os.access(file, os.W_OK):
+        raise OptionRefused(f"{option} {file} may not be written: name another file")
+
+
+def _try_to_write(there: Path) -> None:
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def _number(text: str) -> float:

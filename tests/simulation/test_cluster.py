@@ -152,8 +152,8 @@ async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
 
 @pytest.fixture
 async def up(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
-    """`matchbus up --engines 2` as a process, and its ready file."""
-    ready = tmp_path / "ready.json"
+    """`matchbus up --engines 2` as a process, and its ready file, in the directory that it makes."""
+    ready = tmp_path / "data" / "ready.json"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "simulation.matchbus", "up", "--engines", "2"),
         *("--data", str(tmp_path / "data"), "--ready-file", str(ready)),

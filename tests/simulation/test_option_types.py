@@ -1,8 +1,13 @@
 """What a command line may not say is refused before anything starts, by option, value and limit."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from simulation import cli, operate
+from simulation.cluster import ClusterError
+from simulation.option_types import check_replaceable, check_writable, folder
 
 PACES = ("--kills-per-minute", "--freezes-per-minute", "--partitions-per-minute")
 MAINS = {"simulation": cli.main, "matchbus": operate.main}
@@ -42,3 +47,58 @@ def test_numbers_out_of_bounds_are_refused(
 def test_no_faults_of_a_class_can_be_asked_for(pace: str) -> None:
     """0 in a minute is never."""
     assert cli.parser().parse_args(["chaos", pace, "0"])
+
+
+@pytest.fixture
+def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a command, with a file and a directory in it; nothing may be added."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
+@pytest.mark.parametrize("command", ["matchbus up --data"])
+def test_a_directory_that_cannot_be_written_is_refused(
+    command: str, place: str, used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a file is in the way, or nothing can be made, the option is named and nothing starts."""
+    program, *words = command.split()
+    with pytest.raises(SystemExit) as ended:
+        MAINS[program]([*words, place])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {words[-1]}: {place!r} cannot be written (" in said
+    assert sorted(path.name for path in used.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("place", ["folder", "none/new", "file/below", "/proc/none"])
+@pytest.mark.parametrize("command", ["matchbus up --ready-file"])
+def test_a_file_that_cannot_be_written_is_refused(
+    command: str, place: str, used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would fail when all has run is said before anything starts, in one line."""
+    program, *words = command.split()
+    assert MAINS[program]([*words, place]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"{words[-1]} {place} cannot be written (")
+    assert said.count("\n") == 1
+    assert sorted(path.name for path in used.iterdir()) == ["file", "folder"]
+
+
+def test_a_directory_that_went_away_is_said(tmp_path: Path) -> None:
+    """A ready file that could be written at first is a fault of the market's, which `up` says."""
+    with pytest.raises(ClusterError, match=r"ready file .*ready\.json cannot be written: No such file"):
+        operate.write_whole(tmp_path / "gone" / "ready.json", "{}")
+
+
+def test_what_can_be_written_is_left_alone(used: Path) -> None:
+    """A directory may be missing, also those above it; a file may be there, or be a device."""
+    for place in ("new/below", "folder", "."):
+        assert folder(place) == Path(place)
+    for place in ("file", "new", "folder/new"):
+        check_replaceable("--ready-file", Path(place))
+    for place in ("file", "new", os.devnull):
+        check_writable("--json", Path(place))
+    assert sorted(path.name for path in used.iterdir()) == ["file", "folder"]
