@@ -20,7 +20,17 @@ from simulation.bitstamp import CaptureMalformed
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.faults import Pace
 from simulation.operate import Interrupted, interruptible, run_with_view
-from simulation.option_types import MAX_MINUTES, MAX_RATE, per_minute, positive, seconds, up_to
+from simulation.option_types import (
+    MAX_MINUTES,
+    MAX_RATE,
+    OptionRefused,
+    engines,
+    engines_of_environment,
+    per_minute,
+    positive,
+    seconds,
+    up_to,
+)
 from simulation.recording import Recording
 from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
 from simulation.report_files import write_report
@@ -28,6 +38,7 @@ from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
 
 _COMMANDS: Final = ("run", "replay", "chaos")
+_SAID: Final = (ClusterError, MatchbusError, OptionRefused, ReplayFailed, CaptureMalformed, ScenarioRefused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "chaos":
             return _chaos(options, console)
         return asyncio.run(_replay(options, console))
-    except (ClusterError, MatchbusError, ReplayFailed, CaptureMalformed, ScenarioRefused) as error:
+    except _SAID as error:
         print(error, file=sys.stderr)
         return 1
     except grpc.aio.AioRpcError as error:
@@ -64,13 +75,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--report", type=Path, metavar="DIR", help="write a page with plots and the data there")
     run.add_argument("--seed", type=int, help="default: the scenario's, 1 without one")
     plain = run.add_argument_group("without a scenario")
-    plain.add_argument("--engines", type=positive, help="how many (default NUM_ENGINES, 2)")
+    plain.add_argument("--engines", type=engines, help="how many (default NUM_ENGINES, 2)")
     plain.add_argument("--clients", type=positive, help="default 10")
     plain.add_argument("--symbols", type=positive, help="how many of the instruments (default 4)")
     plain.add_argument("--frequency", type=seconds, help="orders a second and client (default 20)")
     plain.add_argument("--duration", type=seconds, help="seconds (default 10)")
     again = commands.add_parser("replay", help="30 minutes of a real market through the venue")
-    again.add_argument("--engines", type=positive, default=1)
+    again.add_argument("--engines", type=engines, default=1)
     again.add_argument("--limit", type=positive, default=0, help="only so many commands")
     again.add_argument("--cache", type=Path, default=cache_dir(), help="where the capture is kept")
     again.add_argument("--exchange", default="", help="HOST:PORT of a running exchange; without it, its own")
@@ -79,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     fire = commands.add_parser("chaos", help="faults strike a market under load; a witness judges")
     fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=2.0)
     fire.add_argument("--seed", type=int, default=1, help="the same seed, the same faults")
-    fire.add_argument("--engines", type=positive, default=2)
+    fire.add_argument("--engines", type=engines, default=2)
     fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
     fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help="nats-servers")
     fire.add_argument("--snapshot-every", metavar="COMMANDS", type=positive, default=50_000)
@@ -138,7 +149,7 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         return Scenario(
             seed=1 if options.seed is None else options.seed,
             duration_s=options.duration or 10.0,
-            engines=options.engines or int(os.environ.get("NUM_ENGINES", "2")),
+            engines=options.engines or engines_of_environment(),
             symbols=tuple(listed[: options.symbols or 4]),
             agents=tuple(usual_mix(options.clients or 10, options.frequency or 20.0)),
         )

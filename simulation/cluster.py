@@ -8,6 +8,7 @@ turns: `engines` names the one that reigns, `standbys` the other, whatever they 
 
     ClusterError
     ├── PortTaken            a port that was asked for is in use
+    ├── TooManyFiles         this process may not have as many files open as so many processes need
     ├── DurabilityDiffers    the directory was made with another durability
     ├── NodesDiffer          the directory was made with another number of NATS servers
     ├── NoJournal            standbys without a journal
@@ -80,6 +81,10 @@ class ClusterError(Exception):
 
 class PortTaken(ClusterError):
     """A port that was asked for is in use by another process."""
+
+
+class TooManyFiles(ClusterError):
+    """This process may not have as many files open as the market has ports."""
 
 
 class DurabilityDiffers(ClusterError):
@@ -547,6 +552,7 @@ def claim_ports(
     loopback port follows that of each process but nats-server.
 
     Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
+    Raises `TooManyFiles`.
     """
     asked = [
         ("exchange", wanted.exchange),
@@ -559,11 +565,11 @@ def claim_ports(
     taken = [wanted.nats]
     with contextlib.ExitStack() as held:  # all at once, or one could be given out twice
         for name, port in asked:
-            claimed = held.enter_context(contextlib.closing(socket.socket()))
+            claimed = held.enter_context(contextlib.closing(_socket()))
             _bind(claimed, host, port, name)
             taken.append(claimed.getsockname()[1])
             if metrics:
-                claimed = held.enter_context(contextlib.closing(socket.socket()))
+                claimed = held.enter_context(contextlib.closing(_socket()))
                 _bind(claimed, LOOPBACK, 0, f"the metrics of {name}")
                 taken.append(claimed.getsockname()[1])
     return iter(taken)
@@ -574,6 +580,15 @@ def claim_port(host: str, port: int, name: str) -> int:
     with contextlib.closing(socket.socket()) as claimed:
         _bind(claimed, host, port, name)
         return int(claimed.getsockname()[1])
+
+
+def _socket() -> socket.socket:
+    try:
+        return socket.socket()
+    except OSError as error:
+        raise TooManyFiles(
+            f"no more ports can be held open: {error.strerror}. Ask for fewer engines, or raise `ulimit -n`"
+        ) from error
 
 
 def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:

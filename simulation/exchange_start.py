@@ -19,6 +19,7 @@ from rich.console import Console
 
 from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError, Ports
 from simulation.operate import serve
+from simulation.option_types import OptionRefused, engines_of_environment
 
 EXCHANGE_PORT: Final = 50050
 FIRST_ENGINE_PORT: Final = 50051
@@ -29,14 +30,14 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         cluster = Cluster(
-            engines=int(os.environ.get("NUM_ENGINES", "2")),
+            engines=engines_of_environment(),
             password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
             host=os.environ.get("IP_ADDR", "127.0.0.1"),
             ports=Ports(exchange=EXCHANGE_PORT, first_engine=FIRST_ENGINE_PORT),
             log_dir=Path("logs"),
         )
         return asyncio.run(serve(cluster, Console()))
-    except (ClusterError, ValueError) as error:
+    except (ClusterError, OptionRefused) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -30,7 +30,7 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, C
 from simulation.handover import HandoverFailed
 from simulation.journal_tools import engine_number
 from simulation.nats_option import NATS_HELP, nats_url
-from simulation.option_types import OptionRefused, check_replaceable, folder, positive, seconds
+from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.run import Outcome, Plan, Progress, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
-    up.add_argument("--engines", type=positive, default=2, help="how many engines (default 2)")
+    up.add_argument("--engines", type=engines, default=2, help="how many engines (default 2)")
     up.add_argument(
         "--standbys",
         type=int,
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--json", action="store_true", help="the summary as one JSON object; the rest goes to stderr"
     )
-    demo.add_argument("--engines", type=positive, default=2)
+    demo.add_argument("--engines", type=engines, default=2)
     demo.add_argument("--clients", type=positive, default=10)
     demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
     demo.add_argument("--seed", type=int, default=1)
@@ -143,7 +143,7 @@ def _add_handover(commands: Any) -> None:
 
 def _add_dashboard_port(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--dashboard-port", metavar="PORT", type=positive, default=0, help="on loopback; default a free one"
+        "--dashboard-port", metavar="PORT", type=port, default=0, help="on loopback; default a free one"
     )
 
 

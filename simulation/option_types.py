@@ -14,6 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+MAX_ENGINES: Final = 1_000
+"""On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
+
+MAX_PORT: Final = 65_535
 MAX_MINUTES: Final = 1_440
 """A day, as the longest scenario."""
 
@@ -33,6 +37,24 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise OptionRefused(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def engines(text: str) -> int:
+    """How many engines a market has on this machine."""
+    return _whole(text, MAX_ENGINES)
+
+
+def port(text: str) -> int:
+    """A TCP port to listen on."""
+    return _whole(text, MAX_PORT)
+
+
+def engines_of_environment() -> int:
+    """How many engines NUM_ENGINES asks for, 2 without it. Raises `OptionRefused`."""
+    try:
+        return engines(os.environ.get("NUM_ENGINES") or "2")
+    except OptionRefused as error:
+        raise OptionRefused(f"NUM_ENGINES in the environment: {error}") from error
 
 
 def seconds(text: str) -> float:
@@ -102,6 +124,12 @@ def check_writable(option: str, file: Path) -> None:
 def _try_to_write(there: Path) -> None:
     with tempfile.TemporaryFile(dir=there):
         pass
+
+
+def _whole(text: str, most: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise OptionRefused(f"{text!r} is not a whole number from 1 to {most:,}")
+    return int(text)
 
 
 def _number(text: str) -> float:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ from simulation.cluster import (
     Ports,
     PortTaken,
     ProcessFailed,
+    TooManyFiles,
     claim_ports,
     keep_durability,
 )
@@ -78,6 +80,17 @@ def test_every_process_has_a_port_for_its_metrics() -> None:
     nats, *others = claim_ports("127.0.0.1", Ports(), 2, standbys=1, metrics=True)
     assert nats == 0
     assert len(set(others)) == 10
+
+
+def test_more_ports_than_files_are_refused() -> None:
+    """What the limit of open files does not allow is said with what to do."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
+    try:
+        with pytest.raises(TooManyFiles, match=r"Too many open files.*fewer engines, or raise `ulimit -n`"):
+            claim_ports("127.0.0.1", Ports(), 300)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_standbys_need_a_journal(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a command line may not say is refused before anything starts, by option, value and limit."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,12 @@ MAINS = {"simulation": cli.main, "matchbus": operate.main}
         ("simulation replay", "--limit", "-1 0 nan", "whole number from 1 on"),
         ("matchbus demo", "--duration", "-1 0 nan inf", "finite number above 0"),
         ("matchbus demo", "--clients", "-1 0 nan", "whole number from 1 on"),
+        *(
+            (command, "--engines", "-1 0 nan 70000", "from 1 to 1,000")
+            for command in ("matchbus up", "matchbus demo", "simulation run", "simulation chaos")
+        ),
+        ("matchbus up", "--dashboard-port", "-1 0 99999", "from 1 to 65,535"),
+        ("matchbus demo", "--dashboard-port", "-1 0 99999", "from 1 to 65,535"),
         ("matchbus up", "--snapshot-every", "-1 0 nan", "whole number from 1 on"),
     ],
 )
@@ -47,6 +55,29 @@ def test_numbers_out_of_bounds_are_refused(
 def test_no_faults_of_a_class_can_be_asked_for(pace: str) -> None:
     """0 in a minute is never."""
     assert cli.parser().parse_args(["chaos", pace, "0"])
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "70000"])
+def test_engines_of_the_environment_are_checked(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A NUM_ENGINES that cannot be is named with its limit, in one line, and nothing starts."""
+    monkeypatch.setenv("NUM_ENGINES", value)
+    assert cli.main([]) == 1
+    assert capsys.readouterr().err == (
+        f"NUM_ENGINES in the environment: {value!r} is not a whole number from 1 to 1,000\n"
+    )
+
+
+def test_the_script_checks_them_too() -> None:
+    """`exchange_start.py` has them of nowhere else."""
+    script = Path(operate.__file__).with_name("exchange_start.py")
+    environment = {**os.environ, "NUM_ENGINES": "abc"}
+    ended = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("NUM_ENGINES in the environment: 'abc' is not a whole number")
 
 
 @pytest.fixture
