@@ -24,12 +24,15 @@ from simulation.option_types import (
     MAX_MINUTES,
     MAX_RATE,
     OptionRefused,
+    check_writable,
     engines,
     engines_of_environment,
+    folder,
     per_minute,
     positive,
     seconds,
     up_to,
+    written,
 )
 from simulation.recording import Recording
 from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
@@ -72,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE|NAME",
         help=f"what to run: a file, or one of {', '.join(scenario.shipped())}",
     )
-    run.add_argument("--report", type=Path, metavar="DIR", help="write a page with plots and the data there")
+    run.add_argument(
+        "--report", type=folder, metavar="DIR", help="write a page with plots and the data there"
+    )
     run.add_argument("--seed", type=int, help="default: the scenario's, 1 without one")
     plain = run.add_argument_group("without a scenario")
     plain.add_argument("--engines", type=engines, help="how many (default NUM_ENGINES, 2)")
@@ -102,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     fire.add_argument(
         "--longest", type=seconds, default=Pace().longest_s, help="seconds of a freeze or partition"
     )
-    fire.add_argument("--data", type=Path, help="where everything is kept; without it, gone at the end")
+    fire.add_argument("--data", type=folder, help="where everything is kept; without it, gone at the end")
     fire.add_argument("--json", type=Path, help="write the outcome there too")
     return top
 
@@ -126,6 +131,11 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
         data=options.data,
     )
 
+    if options.json is not None:
+        if options.data is not None:
+            options.data.mkdir(parents=True, exist_ok=True)  # the file may be beside what is kept
+        check_writable("--json", options.json)
+
     async def run() -> chaos.Result:
         async with interruptible():
             return await chaos.chaos(settings, console)
@@ -135,10 +145,13 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
     except Interrupted:
         console.print("Stopped.")
         return 1
-    if options.json is not None:
-        options.json.write_text(chaos.document(result))
-    console.print(chaos.tables(result))
-    console.print("All checks hold." if result.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
+    try:
+        if options.json is not None:
+            with written("--json", options.json):
+                options.json.write_text(chaos.document(result))
+    finally:  # whatever became of the file, the outcome is told
+        console.print(chaos.tables(result))
+        console.print("All checks hold." if result.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
     return 0 if result.holds else 1
 
 
@@ -164,6 +177,7 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
     logs = Path("logs")
     password = os.environ.get("PASSWORD", DEFAULT_PASSWORD)
     chosen = _scenario(options)
+    folder(str(logs))
     cluster = Cluster(engines=chosen.engines, standbys=chosen.standbys, password=password, log_dir=logs)
     recording = None if options.report is None else Recording()
     try:
@@ -176,7 +190,8 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
         return 0
     code = report.show(console, outcome)
     if recording is not None:
-        page = write_report(options.report, chosen, outcome, recording)
+        with written("--report", options.report):
+            page = write_report(options.report, chosen, outcome, recording)
         console.print(f"The report is in {page}", soft_wrap=True, highlight=False)
     return code
 

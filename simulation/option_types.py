@@ -6,11 +6,12 @@ can be written is tried, because permissions do not tell all, and the trial leav
 """
 
 import argparse
+import contextlib
 import errno
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -92,9 +93,18 @@ def folder(text: str) -> Path:
         _try_to_write(next(one for one in (path, *path.parents) if os.path.lexists(one)))
     except OSError as error:
         raise OptionRefused(
-            f"{text!r} cannot be written ({error.strerror}): name a directory that can be made or written"
+            f"{text!r} cannot be written ({error.strerror}): it must be a directory, there or to be made"
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def written(option: str, path: Path) -> Iterator[None]:
+    """Write there what was tried at the start. Raises `OptionRefused` when it has become impossible."""
+    try:
+        yield
+    except OSError as error:
+        raise OptionRefused(f"{option} {path} could not be written: {error.strerror}") from error
 
 
 def check_replaceable(option: str, file: Path) -> None:

@@ -104,7 +104,12 @@ def fetch(cache: Path) -> Path:
     wheel = cache / WHEEL
     if wheel.is_file():
         return wheel
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReplayFailed(
+            f"the cache {cache} cannot be made ({error.strerror}): name another with --cache"
+        ) from error
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(cache), REQUIREMENT]
     try:

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
 from engine.terms import Side
-from simulation import bitstamp
+from simulation import bitstamp, cli
 from simulation.bitstamp import Cancel, Place, Reduce, Trade
 from simulation.cluster import DEFAULT_PASSWORD, Cluster
 from simulation.replay import WHEEL, ReplayFailed, Settings, command_of, deal, fetch, replay, show, trades_of
@@ -103,6 +104,13 @@ def test_wheel_in_the_cache_is_not_fetched_again(wheel: Path, monkeypatch: pytes
     """With the wheel in the cache nothing is run."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert fetch(wheel.parent) == wheel
+
+
+def test_a_cache_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file in the way ends the command before a market starts, in one line that names the option."""
+    (tmp_path / "file").touch()
+    assert cli.main(["replay", "--cache", str(tmp_path / "file")]) == 1
+    assert re.fullmatch(r"the cache .*/file cannot be made \(.*\): .* --cache\n", capsys.readouterr().err)
 
 
 def test_failed_download_says_what_pip_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

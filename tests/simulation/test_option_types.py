@@ -1,13 +1,15 @@
 """What a command line may not say is refused before anything starts, by option, value and limit."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from simulation import cli, operate
+from simulation import chaos, cli, operate
 from simulation.cluster import ClusterError
 from simulation.option_types import check_replaceable, check_writable, folder
 
@@ -90,7 +92,9 @@ def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
-@pytest.mark.parametrize("command", ["matchbus up --data"])
+@pytest.mark.parametrize(
+    "command", ["matchbus up --data", "simulation chaos --data", "simulation run --report"]
+)
 def test_a_directory_that_cannot_be_written_is_refused(
     command: str, place: str, used: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +109,7 @@ def test_a_directory_that_cannot_be_written_is_refused(
 
 
 @pytest.mark.parametrize("place", ["folder", "none/new", "file/below", "/proc/none"])
-@pytest.mark.parametrize("command", ["matchbus up --ready-file"])
+@pytest.mark.parametrize("command", ["matchbus up --ready-file", "simulation chaos --json"])
 def test_a_file_that_cannot_be_written_is_refused(
     command: str, place: str, used: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +126,36 @@ def test_a_directory_that_went_away_is_said(tmp_path: Path) -> None:
     """A ready file that could be written at first is a fault of the market's, which `up` says."""
     with pytest.raises(ClusterError, match=r"ready file .*ready\.json cannot be written: No such file"):
         operate.write_whole(tmp_path / "gone" / "ready.json", "{}")
+
+
+def test_an_outcome_is_told_though_its_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the directory goes away during the run, the tables are printed and the exit code is 1."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+
+    async def run(*_: object) -> SimpleNamespace:
+        gone.rmdir()
+        return SimpleNamespace(holds=True)
+
+    monkeypatch.setattr(chaos, "chaos", run)
+    monkeypatch.setattr(chaos, "document", lambda _: "{}")
+    monkeypatch.setattr(chaos, "tables", lambda _: "the tables")
+    assert cli.main(["chaos", "--json", str(gone / "outcome.json")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "the tables\nAll checks hold.\n"
+    assert re.fullmatch(r"--json .*outcome\.json could not be written: .*\n", said.err)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--scenario", "calm"]])
+def test_logs_that_cannot_be_written_stop_a_run(
+    arguments: list[str], used: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the log directory is to be is said before anything starts."""
+    (used / "file").rename(used / "logs")
+    assert cli.main(["run", *arguments]) == 1
+    assert capsys.readouterr().err.startswith("'logs' cannot be written (")
 
 
 def test_what_can_be_written_is_left_alone(used: Path) -> None:
