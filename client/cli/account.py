@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
+from client import AuthenticationFailed, RequestInvalid
 from client.cli import settings as kept
 from client.cli.arguments import Parser, whole
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
 from client.cli.failures import DONE, Misuse, some_of
-from client.cli.settings import CONTEXT_NAME, Context, Contexts
+from client.cli.settings import CONTEXT_NAME, Context, Contexts, Settings
 from client.cli.sheets import Sheet
 
 _SECRET_BYTES: Final = 18
@@ -32,41 +33,28 @@ async def register(options: Options, desk: Desk) -> int:
     """Register a client and keep it as the context in use.
 
     The context is named as the client unless --context says otherwise. A client that is known here keeps its
-    secret; a new one gets a random one.
+    secret; a new one gets a random one, which is kept before the exchange hears of it: nobody else has it.
     """
     file = kept.contexts_file(os.environ)
-    contexts = kept.load(file)
-    who = options.name or options.client_id or os.environ.get("MATCHBUS_CLIENT_ID", "")
-    given = vars(options) | {"client_id": who, "context": None}
-    name = options.context or os.environ.get("MATCHBUS_CONTEXT") or who or contexts.current
-    if not name:
-        raise Misuse("who is to be registered?", "`matchbus register NAME`, with a name of your choice")
-    _check_name(name)
-    known = contexts.contexts.get(name, Context())
-    # A second trader at the same venue: addresses come from the context in use where there is no own one.
-    at = contexts.contexts.get(contexts.current, Context())
-    base = msgspec.structs.replace(
-        known,
-        exchange=known.exchange or at.exchange,
-        nats=known.nats or at.nats,
-        password=known.password or at.password,
-        client_id=known.client_id or name,
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "MATCHBUS_CONTEXT"}
-    settings = kept.resolve(given, environment, Contexts(name, {name: base}))
-    if not settings.secret or (settings.client_id != known.client_id and settings.secret == known.secret):
-        settings = replace(
-            settings,
-            secret=secrets.token_urlsafe(_SECRET_BYTES),
-            sources={**settings.sources, "secret": "a new one"},
+    with kept.changing(file) as contexts:
+        name, settings = _who(options, contexts)
+        chosen = Context(
+            settings.exchange, settings.nats, settings.client_id, settings.secret, settings.password
         )
+        before = contexts.contexts.get(name)
+        is_new = before is None or not before.secret
+        if is_new:
+            contexts.contexts[name] = chosen
     desk.settings = settings
-    client = await desk.client(preferred_engine=options.engine)
-    contexts.contexts[name] = Context(
-        settings.exchange, settings.nats, settings.client_id, settings.secret, settings.password
-    )
-    contexts.current = name
-    kept.save(file, contexts)
+    try:
+        client = await desk.client(preferred_engine=options.engine)
+    except (AuthenticationFailed, RequestInvalid):  # any other failure may come after the registration
+        if is_new:
+            _forget(file, name, chosen, before)
+        raise
+    with kept.changing(file) as contexts:
+        contexts.contexts[name] = chosen
+        contexts.current = name
     symbols = sorted(client.instruments)
     answer = {
         "client_id": settings.client_id,
@@ -86,6 +74,49 @@ async def register(options: Options, desk: Desk) -> int:
     return DONE
 
 
+def _who(options: Options, contexts: Contexts) -> tuple[str, Settings]:
+    """Who is to be registered: the name of the context, and all that is known or made up for it."""
+    who = options.name or options.client_id or os.environ.get("MATCHBUS_CLIENT_ID", "")
+    given = vars(options) | {"client_id": who, "context": None}
+    name = options.context or os.environ.get("MATCHBUS_CONTEXT") or who or contexts.current
+    if not name:
+        raise Misuse("who is to be registered?", "`matchbus register NAME`, with a name of your choice")
+    _check_name(name)
+    known = contexts.contexts.get(name, Context())
+    # A second trader at the same venue: addresses come from the context in use where there is no own one.
+    at = contexts.contexts.get(contexts.current, Context())
+    base = msgspec.structs.replace(
+        known,
+        exchange=known.exchange or at.exchange,
+        nats=known.nats or at.nats,
+        password=known.password or at.password,
+        client_id=known.client_id or name,
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "MATCHBUS_CONTEXT"}
+    settings = kept.resolve(given, environment, Contexts(name, {name: base}))
+    if known.secret and settings.client_id != base.client_id:
+        raise Misuse(
+            f"context {name} keeps the secret of {base.client_id}, which would be lost",
+            f"keep {settings.client_id} in another: --context NAME",
+        )
+    if not settings.secret:
+        settings = replace(
+            settings,
+            secret=secrets.token_urlsafe(_SECRET_BYTES),
+            sources={**settings.sources, "secret": "a new one"},
+        )
+    return name, settings
+
+
+def _forget(file: Path, name: str, chosen: Context, before: Context | None) -> None:
+    """Put back what a context was before its client was refused, unless somebody has changed it since."""
+    with kept.changing(file) as contexts:
+        if contexts.contexts.get(name) == chosen:
+            del contexts.contexts[name]
+            if before is not None:
+                contexts.contexts[name] = before
+
+
 def _arrange_context(parser: Parser) -> None:
     parser.add_argument("action", choices=("list", "use", "show", "set", "remove"))
     parser.add_argument("name", metavar="NAME", nargs="?", help="default: the context in use")
@@ -95,32 +126,38 @@ def _arrange_context(parser: Parser) -> None:
 async def context(options: Options, desk: Desk) -> int:
     """List, use, show, change or remove what is kept."""
     file = kept.contexts_file(os.environ)
-    contexts = kept.load(file)
-    name = options.name or options.context or os.environ.get("MATCHBUS_CONTEXT") or contexts.current
     if options.action == "list":
-        return _list(desk, file, contexts)
+        return _list(desk, file, kept.load(file))
+    if options.action == "show":
+        contexts = kept.load(file)
+        return _show(desk, _named(options, contexts), contexts, with_secrets=options.secrets)
     if options.action in ("use", "remove") and not options.name:
         raise Misuse(f"which context to {options.action}?", f"`matchbus context {options.action} NAME`")
-    if not name:
-        raise kept.SettingsError("there is no context yet", kept.HOW_TO_REGISTER)
-    match options.action:
-        case "show":
-            return _show(desk, name, contexts, with_secrets=options.secrets)
-        case "use":
-            chosen = contexts.get(name)
-            contexts.current = name
-            text = f"{name} is in use: {chosen.client_id or 'nobody'} at {_place(chosen)}."
-        case "set":
-            text = _set(options, name, contexts)
-        case _:
-            contexts.get(name)
-            del contexts.contexts[name]
-            if contexts.current == name:
-                contexts.current = ""
-            text = f"{name} is removed. Its orders, if any, stay in the market."
-    kept.save(file, contexts)
+    with kept.changing(file) as contexts:
+        name = _named(options, contexts)
+        match options.action:
+            case "use":
+                chosen = contexts.get(name)
+                contexts.current = name
+                text = f"{name} is in use: {chosen.client_id or 'nobody'} at {_place(chosen)}."
+            case "set":
+                text = _set(options, name, contexts)
+            case _:
+                contexts.get(name)
+                del contexts.contexts[name]
+                if contexts.current == name:
+                    contexts.current = ""
+                text = f"{name} is removed. Its orders, if any, stay in the market."
     desk.output.answer({"context": name, "current": contexts.current}, text)
     return DONE
+
+
+def _named(options: Options, contexts: Contexts) -> str:
+    """The context that is meant. Raises `SettingsError` when there is none."""
+    name = options.name or options.context or os.environ.get("MATCHBUS_CONTEXT") or contexts.current
+    if not name:
+        raise kept.SettingsError("there is no context yet", kept.HOW_TO_REGISTER)
+    return str(name)
 
 
 def _list(desk: Desk, file: Path, contexts: Contexts) -> int:

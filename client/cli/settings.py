@@ -8,12 +8,15 @@ A value is taken from the first of these that has it:
     4. the default
 
 Contexts are kept in `matchbus/contexts.json` of the user's configuration directory ($XDG_CONFIG_HOME, else
-~/.config). The file holds secrets: only its owner may read it, and it is replaced whole.
+~/.config). The file holds secrets: only its owner may read it, and it is replaced whole. Whoever changes it
+holds the lock beside it: commands at the same time keep each other's contexts.
 """
 
+import fcntl
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -125,6 +128,31 @@ def load(file: Path) -> Contexts:
     return contexts
 
 
+@contextmanager
+def changing(file: Path) -> Iterator[Contexts]:
+    """What is kept, for the body to change; kept again at its end, unless it raises.
+
+    Nobody else changes it meanwhile: the body must not wait for anything. Raises `SettingsError`, and before
+    the body where nothing could be kept.
+    """
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A file of its own: the contexts are replaced, and a lock on what was replaced holds nobody back.
+        lock = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _not_kept(file, error) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _not_kept(file, error) from error
+        contexts = load(file)
+        yield contexts
+        save(file, contexts)
+    finally:
+        os.close(lock)
+
+
 def save(file: Path, contexts: Contexts) -> None:
     """Keep this from now on, readable by its owner only. Raises `SettingsError`."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
@@ -136,10 +164,14 @@ def save(file: Path, contexts: Contexts) -> None:
             out.write(msgspec.json.format(msgspec.json.encode(contexts)) + b"\n")
         draft.replace(file)
     except OSError as error:
-        raise SettingsError(
-            f"the contexts cannot be kept in {file}: {error.strerror}",
-            "make the directory writable, or choose another by XDG_CONFIG_HOME",
-        ) from error
+        raise _not_kept(file, error) from error
+
+
+def _not_kept(file: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"the contexts cannot be kept in {file}: {error.strerror}",
+        "make the directory writable, or choose another by XDG_CONFIG_HOME",
+    )
 
 
 def resolve(

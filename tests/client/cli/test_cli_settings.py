@@ -1,20 +1,26 @@
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from client.cli.main import find, run
+from client.cli.output import Output
 from client.cli.settings import (
     DEFAULT_EXCHANGE,
     DEFAULT_NATS,
     Context,
     Contexts,
     SettingsError,
+    changing,
     contexts_file,
     load,
     resolve,
     save,
 )
+from tests.client.fake_venue import FakeVenue
 
 ALICE = Context("ctx:1", "nats://ctx", "alice", "hers", "pw")
 BOB = Context("ctx:2", "", "bob", "his", "")
@@ -103,6 +109,76 @@ def test_contexts_come_back_as_they_were(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    """Many that change contexts at once lose nothing of each other's; who fails half-way changes nothing."""
+    file = tmp_path / "contexts.json"
+    names = [f"c{number}" for number in range(100)]
+
+    def add(name: str) -> None:
+        with changing(file) as contexts:
+            contexts.contexts[name] = ALICE
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, names))
+    with pytest.raises(SettingsError), changing(file) as contexts:
+        contexts.get(contexts.contexts.popitem()[0])
+    assert sorted(load(file).contexts) == sorted(names)
+
+
+async def register(*words: str) -> int:
+    """`matchbus register` with these words; the exit code."""
+    command = find("register")
+    return await run(command, command.parser().read(words), Output(as_json=False))
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the contexts of this test are kept; Alice is registered already."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "matchbus" / "contexts.json"
+    save(file, Contexts("alice", {"alice": ALICE}))
+    return file
+
+
+async def test_a_secret_is_kept_before_the_exchange_hears_of_it(venue: FakeVenue, file: Path) -> None:
+    """A registration that may or may not have been done leaves its secret here, to be repeated with."""
+    venue.failures.extend([grpc.StatusCode.UNAVAILABLE] * 100)
+    words = ("dave", "--exchange", venue.address, "--password", "password")
+    assert await register(*words, "--timeout", "0.1") == 1
+    kept = load(file)
+    assert kept.current == "alice"
+    assert kept.contexts["dave"].secret
+    venue.failures.clear()
+    assert await register(*words) == 0
+    assert load(file) == Contexts("dave", kept.contexts)
+
+
+async def test_a_refused_registration_leaves_contexts_as_they_were(venue: FakeVenue, file: Path) -> None:
+    """A new context is gone again, one of before has what it had, and another client's is not taken."""
+    fresh = Context(exchange=venue.address)
+    save(file, Contexts("alice", {"alice": ALICE, "eve": fresh}))
+    before = load(file)
+    for name in ("dave", "eve", "alice"):
+        words = (name, "--exchange", venue.address, "--password", "wrong", "--secret", "s")
+        assert await register(*words) == 1
+        assert load(file) == before
+    words = ("dave", "--context", "alice", "--exchange", venue.address, "--password", "password")
+    assert await register(*words) == 2
+    assert load(file) == before
+    assert venue.registrations == 0
+
+
+async def test_nobody_is_registered_whose_secret_cannot_be_kept(
+    venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where contexts cannot be kept the exchange is not asked."""
+    (tmp_path / "matchbus").write_text("a file where a directory should be")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert await register("dave", "--exchange", venue.address) == 1
+    assert "cannot be kept" in capsys.readouterr().err
+    assert venue.registrations == 0
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"contexts": {"a": 5}}', b"\xff"])
