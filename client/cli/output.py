@@ -17,12 +17,18 @@ from client.cli.sheets import Sheet, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
+    from rich.text import Text
 
 QUIET_S: Final = 1.0
 """What takes longer than this shows that it is under way."""
 
 _WIDE: Final = 240
 """Columns of a table that goes into a file or a pipe: nothing is to be folded there."""
+
+_AROUND_A_CELL: Final = 3
+"""Columns that a table takes for a cell besides its text: a blank on each side, and a line."""
+
+_GAP: Final = "  "
 
 
 class Output:
@@ -54,7 +60,7 @@ class Output:
         """Draw tables."""
         console = _console()
         for sheet in sheets:
-            console.print(drawn(sheet))
+            console.print(drawn(sheet, console.width))
         sys.stdout.flush()
 
     def failure(self, failure: Failure) -> None:
@@ -112,26 +118,67 @@ class Output:
 
             def redraw(answer: Any, sheet: Callable[[], Sheet]) -> None:
                 if news(answer):
-                    live.update(drawn(sheet()), refresh=True)
+                    live.update(drawn(sheet(), live.console.width), refresh=True)
 
             yield redraw
 
 
-def drawn(sheet: Sheet) -> "Group":
-    """What people see: the table, and the note below it."""
-    from rich.console import Group  # noqa: PLC0415 -- see the module's docstring
+def drawn(sheet: Sheet, width: int) -> "Group":
+    """What people see: the table, and the note below it.
+
+    Cells are wrapped between words only. A table that is too wide for that becomes a list: an id or a number
+    that is cut short is none.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415 -- see the module's docstring
+    from rich.console import Group  # noqa: PLC0415 -- likewise
     from rich.table import Table  # noqa: PLC0415 -- likewise
     from rich.text import Text  # noqa: PLC0415 -- likewise
 
+    # Text, not markup: what clients have named must not colour the screen.
+    rows = [
+        [Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row]
+        for row in sheet.rows
+    ]
     table = Table(title=sheet.title or None, title_justify="left")
-    for column in sheet.columns:
+    needed = 1
+    for place, column in enumerate(sheet.columns):
         name = column.removeprefix(">")
-        table.add_column(name, justify="right" if name != column else "left")
-    for row in sheet.rows:
-        # Text, not markup: what clients have named must not colour the screen.
-        cells = ((cell, "") if isinstance(cell, str) else cell for cell in row)
-        table.add_row(*(Text(text, style=style) for text, style in cells))
-    return Group(table, Text(sheet.note)) if sheet.note else Group(table)
+        texts = [row[place].plain for row in rows]
+        wraps = any(" " in text for text in texts)
+        words = [word for text in texts for word in text.split()]
+        needed += max(map(cell_len, (name, *words))) + _AROUND_A_CELL
+        table.add_column(
+            name, justify="right" if name != column else "left", no_wrap=not wraps, overflow="fold"
+        )
+    if needed > width:
+        names = [column.removeprefix(">") for column in sheet.columns]
+        listed = [_listed(names, row, width) for row in rows]
+        return Group(*(Text(text) for text in (sheet.title,) if text), *listed, *_note(sheet))
+    for row in rows:
+        table.add_row(*row)
+    return Group(table, *_note(sheet))
+
+
+def _note(sheet: Sheet) -> "list[Text]":
+    from rich.text import Text  # noqa: PLC0415 -- see the module's docstring
+
+    return [Text(sheet.note)] if sheet.note else []
+
+
+def _listed(names: Sequence[str], row: "Sequence[Text]", width: int) -> "Text":
+    """A row as `name value  name value ...`, on as few lines as it takes; only the first is not indented."""
+    from rich.text import Text  # noqa: PLC0415 -- see the module's docstring
+
+    lines: list[Text] = []
+    for name, cell in zip(names, row, strict=True):
+        if not cell.plain:
+            continue
+        entry = Text.assemble((name, "dim"), " " if name else "", cell)
+        if lines and lines[-1].cell_len + len(_GAP) + entry.cell_len <= width:
+            lines[-1].append(_GAP).append_text(entry)
+        else:
+            lines.append(Text(_GAP if lines else "").append_text(entry))
+    return Text("\n", overflow="fold").join(lines)
 
 
 def _console() -> "Console":

@@ -1,10 +1,12 @@
 import json
 
+import msgspec
 import pytest
 
 from client.cli.failures import Failure
 from client.cli.output import Output
-from client.cli.sheets import Sheet
+from client.cli.sheets import FILL_COLUMNS, Sheet, fill_cells, orders_sheet
+from tests.client.cli.test_cli_sheets import FILL, ORDER
 
 SHEET = Sheet("Title", ("name", ">number"), [("[red]mine[/]", ("5", "green"))], note="below")
 
@@ -25,6 +27,25 @@ def test_tables_keep_what_clients_named(capsys: pytest.CaptureFixture[str]) -> N
     assert "[red]mine[/]" in shown
     assert "below" in shown
     assert "x" * 150 in shown
+
+
+def test_ids_and_numbers_are_whole_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words may be wrapped to the width of the terminal, ids, prices and quantities are not cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    number, queue = 281474976710657, "  ".join(f"{2**48 + place}:4*" for place in range(9))
+    order = msgspec.structs.replace(ORDER, order_id=number, client_order_id="a6cfdb5267c447f6-1")
+    fill = msgspec.structs.replace(FILL, order_id=number)
+    fills = Sheet("Fills", FILL_COLUMNS, [fill_cells(fill)])
+    book = Sheet("Book", (">price", "queue"), [("100.00", queue)])
+    Output(as_json=False).sheets(orders_sheet([order]), fills, book)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for text in (f"order {number}", "a6cfdb5267c447f6-1", "partially filled", "price 65000.10", "left 6"):
+        assert text in shown
+    assert "│ 100.00 │" in shown  # what fits is a table still
+    assert all(word in shown for word in queue.split())
 
 
 def test_no_answers_are_told_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:
