@@ -8,6 +8,7 @@ exit code is 1 if one did.
 
 import asyncio
 import re
+import selectors
 import shlex
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -55,7 +56,7 @@ async def trade(options: Options, desk: Desk) -> int:
     """Read lines until they end; the exit code is 1 when a piped one failed."""
     del options
     client = await desk.client()
-    if sys.stdin.isatty() and not desk.output.as_json:
+    if sys.stdin is not None and sys.stdin.isatty() and not desk.output.as_json:
         await _at_prompt(client, desk)
         return DONE
     code = DONE
@@ -175,16 +176,20 @@ def _short(order: OrderState) -> str:
 
 
 async def _piped_lines() -> AsyncIterator[str]:
-    """The lines of stdin, without a thread that could not be interrupted."""
-    reader = asyncio.StreamReader()
+    """The lines of stdin, without a thread that could not be interrupted; none where it is closed."""
+    if sys.stdin is None:
+        return
     try:
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
-    except ValueError:  # a plain file, of which no read ever waits
+        with selectors.DefaultSelector() as probe:
+            probe.register(sys.stdin, selectors.EVENT_READ)
+    except PermissionError:  # a plain file or /dev/null, of which no read ever waits
         for line in sys.stdin:
             yield line
         return
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     while line_read := await reader.readline():
         yield line_read.decode(errors="replace")
 

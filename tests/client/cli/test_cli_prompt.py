@@ -1,4 +1,6 @@
+import asyncio
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,8 @@ import pytest
 from client.cli import prompt
 from client.cli.arguments import HelpShown
 from client.cli.failures import Misuse
+from client.cli.main import find, run
+from client.cli.output import Output
 from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
 from tests.client.fake_venue import FakeVenue
@@ -90,6 +94,22 @@ def test_help_tells_how_everything_is_typed(capsys: pytest.CaptureFixture[str]) 
     for name in prompt.LINE_COMMANDS:
         assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
     assert "--exchange" not in shown
+
+
+@pytest.mark.parametrize("stdin", ["", "/dev/null", "file"])
+async def test_input_that_is_over_ends_it(
+    stdin: str, venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed stdin, /dev/null and an empty file are the end of the input: exit code 0."""
+    (tmp_path / "file").touch()
+    opened = (tmp_path / stdin).open() if stdin else None
+    monkeypatch.setattr(sys, "stdin", opened)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    async with asyncio.timeout(10):
+        assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 0
+    if opened is not None:
+        opened.close()
 
 
 async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
