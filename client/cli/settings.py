@@ -120,7 +120,7 @@ def load(file: Path) -> Contexts:
         contexts = msgspec.json.decode(file.read_bytes(), type=Contexts)
     except FileNotFoundError:
         return Contexts()
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"the contexts in {file} cannot be read: {error}",
             "correct the file, or delete it and register again",

@@ -181,7 +181,7 @@ async def test_nobody_is_registered_whose_secret_cannot_be_kept(
     assert venue.registrations == 0
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"contexts": {"a": 5}}', b"\xff"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"contexts": {"a": 5}}', b"\xff", b'{"current": "\xff"}'])
 def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     """A file that cannot be read is no empty one: its name and the way out are told."""
     file = tmp_path / "contexts.json"
