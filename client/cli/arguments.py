@@ -11,7 +11,14 @@ from typing import Final, NoReturn
 
 from client.cli.failures import Misuse
 
-_ORDER_ID_BITS: Final = 64
+_MAX_ORDER_ID: Final = 2**64 - 1
+_MAX_SEQUENCE: Final = 2**63 - 1
+_MAX_COUNT: Final = 2**31 - 1
+"""What the wire holds of each (proto/matchbus/v1/matchbus.proto)."""
+
+_MAX_DIGITS: Final = 60
+"""Of a number as it is typed and as it is printed: 1e999999999 has a billion."""
+
 _SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,23}")
 
 
@@ -63,8 +70,8 @@ def number(text: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number: write it like 100.25")
+    if not value.is_finite() or len(text) > _MAX_DIGITS or abs(value.adjusted()) > _MAX_DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no number: write it like 100.25")
     return value
 
 
@@ -72,22 +79,41 @@ def symbol(text: str) -> str:
     """A symbol, in capitals."""
     capitals = text.upper()
     if _SYMBOL.fullmatch(capitals) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no symbol: write it like AAPL or BTC-USD")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no symbol: write it like AAPL or BTC-USD")
     return capitals
 
 
 def order_id(text: str) -> int:
     """The number of an order."""
-    if not text.isdecimal() or not 0 < int(text) < 2**_ORDER_ID_BITS:
+    number = _up_to(_MAX_ORDER_ID, text)
+    if not number:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no order id: `matchbus orders` shows them; an id of your own goes into "
+            f"{text!r:.60} is no order id: `matchbus orders` shows them; an id of your own goes into "
             "--client-order-id"
         )
-    return int(text)
+    return number
 
 
 def whole(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    """A whole number from 0 on: how many, or an engine."""
+    return _whole(_MAX_COUNT, text)
+
+
+def sequence(text: str) -> int:
+    """The number of a fill, or 0."""
+    return _whole(_MAX_SEQUENCE, text)
+
+
+def _whole(limit: int, text: str) -> int:
+    number = _up_to(limit, text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no whole number from 0 to {limit}")
+    return number
+
+
+def _up_to(limit: int, text: str) -> int | None:
+    """The whole number that is written there; None for another text, and above the limit."""
+    # Python refuses to read numbers of thousands of digits, with a text about itself.
+    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > limit:
+        return None
     return int(text)

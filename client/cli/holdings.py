@@ -4,7 +4,7 @@ import contextlib
 from typing import Final
 
 from client import Fill
-from client.cli.arguments import Parser, symbol, whole
+from client.cli.arguments import Parser, sequence, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import DONE
@@ -17,7 +17,7 @@ def _arrange_fills(parser: Parser) -> None:
         "-f", "--follow", action="store_true", help="then new ones as they come, until Ctrl-C"
     )
     parser.add_argument(
-        "--since", metavar="N", type=whole, default=0, help="only those numbered above N; default 0: all"
+        "--since", metavar="N", type=sequence, default=0, help="only those numbered above N; default 0: all"
     )
 
 

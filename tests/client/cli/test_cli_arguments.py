@@ -33,6 +33,13 @@ def test_a_price_keeps_its_digits() -> None:
     assert parser.read(["sell", "5", "AAPL", "--market"]).price is None
 
 
+def test_the_largest_that_can_be_sent_is_taken() -> None:
+    """What fits into the message is no usage error."""
+    assert find("book").parser().read(["AAPL", "--depth", str(2**31 - 1)]).depth == 2**31 - 1
+    assert find("fills").parser().read(["--since", str(2**63 - 1)]).since == 2**63 - 1
+    assert find("replace").parser().read([str(2**64 - 1), "1", "1"]).order_id == 2**64 - 1
+
+
 def test_replace_takes_an_order_by_either_id() -> None:
     """Two numbers are price and quantity; a third before them is the order."""
     parser = find("replace").parser()
@@ -54,6 +61,12 @@ def test_replace_takes_an_order_by_either_id() -> None:
         ("replace", [str(2**64), "1", "1"], "is no order id"),
         ("fills", ["--since", "x"], "'x' is no whole number"),
         ("book", ["AAPL", "--depth", "-1"], "'-1' is no whole number"),
+        ("book", ["AAPL", "--depth", str(2**31)], "--depth: '2147483648' is no whole number from 0 to 2147"),
+        ("register", ["--engine", "9" * 5000], "--engine: '999"),
+        ("fills", ["--since", str(2**63)], "--since: '9223372036854775808' is no whole number from 0 to 922"),
+        ("replace", ["9" * 5000, "1", "1"], "is no order id"),
+        ("submit", ["buy", "1e999999999", "AAPL", "1"], "'1e999999999' is no number"),
+        ("submit", ["buy", "1", "AAPL", "1" * 5000], "is no number"),
         ("context", ["burn"], "'burn'"),
     ],
 )
@@ -62,6 +75,7 @@ def test_a_wrong_word_is_named(command: str, words: list[str], named: str) -> No
     with pytest.raises(Misuse) as caught:
         find(command).parser().read(words)
     assert named in caught.value.text
+    assert len(caught.value.text) < 200
     assert caught.value.hint.startswith(f"usage: matchbus {command}")
 
 
