@@ -3,12 +3,15 @@
 What a trader does is in `client/cli/`, what runs and looks after a market in `simulation/operate.py`.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, TextIO
 
+DONE: Final = 0
+FAILED: Final = 1
 USAGE_ERROR: Final = 2
 INTERRUPTED: Final = 130
 
@@ -43,23 +46,60 @@ GROUPS: Final = {"Trade": TRADING, "Look": LOOKING, "Run a market": RUNNING}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run the command and write out what it printed; the exit code."""
+    # Closed by `>&-` it is None here; what is printed goes nowhere then.
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        code = DONE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        code = _unwritten(error)
+    except SystemExit as end:
+        # From argparse, after its help or a wrong word, or from rich, which makes this of a broken pipe.
+        code = DONE if isinstance(end.__context__, BrokenPipeError) else int(end.code or DONE)
+    return _written_out(code)
+
+
+def _written_out(code: int) -> int:
+    """The exit code, once nothing is left that the interpreter would fail to write at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code == DONE and not isinstance(error, BrokenPipeError):
+            return _unwritten(error)
+    return code
+
+
+def _unwritten(error: OSError) -> int:
+    """Say that there is no room for what was to be written; the exit code."""
+    print(f"matchbus: nothing more can be written: {error.strerror}", file=sys.stderr)
+    return FAILED
+
+
+def _nowhere() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _run(words: list[str]) -> int:
+    """Find who does what was asked for, and let it be done; the exit code."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), file=sys.stdout if words else sys.stderr)
-        return 0 if words else USAGE_ERROR
+        return DONE if words else USAGE_ERROR
     name, *rest = words
     # What breaks is said by the command itself; gRPC's own account would stand in the middle of its answer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        if name in TRADING or name in LOOKING:
-            return int(import_module("client.cli.main").main(name, rest))
-        if name == "bench":
-            return int(import_module("simulation.bench").main(rest))
-        if name in RUNNING:
-            return int(import_module("simulation.operate").main(words))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if name in TRADING or name in LOOKING:
+        return int(import_module("client.cli.main").main(name, rest))
+    if name == "bench":
+        return int(import_module("simulation.bench").main(rest))
+    if name in RUNNING:
+        return int(import_module("simulation.operate").main(words))
     print(f"matchbus: there is no command {name!r}{_nearest(name)}", file=sys.stderr)
     print("  `matchbus --help` lists the commands", file=sys.stderr)
     return USAGE_ERROR

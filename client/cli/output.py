@@ -40,11 +40,13 @@ class Output:
     def line(self, text: str) -> None:
         """A sentence for people; nothing in JSON."""
         if not self.as_json:
-            print(text, flush=True)
+            with _writing():
+                print(text, flush=True)
 
     def answer(self, answer: Any, *lines: str) -> None:
         """One answer: an object in JSON, else the lines."""
-        print(json.dumps(plain(answer)) if self.as_json else "\n".join(lines), flush=True)
+        with _writing():
+            print(json.dumps(plain(answer)) if self.as_json else "\n".join(lines), flush=True)
 
     def table(self, answers: Sequence[Any], sheet: Callable[[], Sheet], *, nothing: str = "") -> None:
         """Many answers: an object a line in JSON, else a table, or `nothing` when there are none."""
@@ -59,9 +61,10 @@ class Output:
     def sheets(self, *sheets: Sheet) -> None:
         """Draw tables."""
         console = _console()
-        for sheet in sheets:
-            console.print(drawn(sheet, console.width))
-        sys.stdout.flush()
+        with _writing():
+            for sheet in sheets:
+                console.print(drawn(sheet, console.width))
+            sys.stdout.flush()
 
     def failure(self, failure: Failure) -> None:
         """Say on stderr what went wrong and what to do."""
@@ -121,6 +124,20 @@ class Output:
                     live.update(drawn(sheet(), live.console.width), refresh=True)
 
             yield redraw
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Around what goes to stdout: that nothing can be written there is a `Failure`."""
+    try:
+        yield
+    except BrokenPipeError:  # none: `| head` has seen enough
+        raise
+    except OSError as error:
+        raise Failure(
+            f"the answer cannot be written: {error.strerror}",
+            "what was asked for is done all the same: make room, and look before you repeat an order",
+        ) from error
 
 
 def drawn(sheet: Sheet, width: int) -> "Group":
