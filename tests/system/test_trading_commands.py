@@ -6,12 +6,13 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.system.terminal import DEADLINE_S, TICKERS, Running, Terminal
-from tests.system.venue import COMMAND, REPOSITORY, Venue
+from tests.system.venue import COMMAND, REPOSITORY, Venue, fresh
 
 _symbols = iter(TICKERS[2:])
 
@@ -59,6 +60,14 @@ def test_registration_is_kept_for_later_commands(terminal: Terminal, symbol: str
     assert terminal.json("context", "show", "--secrets")["secret"] == secret
     again = terminal.json("register", name, "--exchange", terminal.venue.exchange)
     assert (again["client_id"], again["engine"], again["context"]) == (name, 2, name)
+
+
+def test_registrations_at_the_same_time_are_all_kept(terminal: Terminal) -> None:
+    """Clients that are registered at once all have their secrets afterwards."""
+    names = [fresh("trader") for _ in range(4)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(terminal.register, names))
+    assert [terminal.lines("orders", "--context", name) for name in names] == [[]] * len(names)
 
 
 def test_contexts_tell_traders_apart(terminal: Terminal, symbol: str) -> None:
