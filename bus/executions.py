@@ -14,7 +14,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
-import msgspec
 from nats.aio.client import Client
 
 from bus import crash_points, messages, subjects
@@ -224,5 +223,5 @@ def _place(stored: Stored) -> tuple[int, int]:
 def _decode(sequence: int, payload: bytes) -> messages.Executions:
     try:
         return messages.decode_executions(payload)
-    except msgspec.MsgspecError as error:
+    except messages.NO_MESSAGE as error:
         raise ExecutionsDamaged(f"message {sequence} holds no execution reports: {error}") from error

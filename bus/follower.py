@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from msgspec import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -21,6 +20,7 @@ from nats.errors import SlowConsumerError
 
 from bus import subjects
 from bus.messages import (
+    NO_MESSAGE,
     BookDelta,
     BookSnapshot,
     FeedMessage,
@@ -199,7 +199,7 @@ class _Following:
         feed = self._feed
         try:
             message = decode_feed(msg.data)
-        except (DecodeError, UnicodeDecodeError, RecursionError):
+        except NO_MESSAGE:
             self._drop()
             return
         symbol = _symbol_named(msg.subject, message)

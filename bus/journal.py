@@ -31,6 +31,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from bus import crash_points, subjects
+from bus.messages import NO_MESSAGE
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SEQUENCE,
@@ -228,7 +229,7 @@ class Chain:
     def _intact(self, sequence: int, payload: bytes) -> Record:
         try:
             record = _decode(payload)
-        except msgspec.MsgspecError as error:
+        except NO_MESSAGE as error:
             raise JournalDamaged(self.engine, sequence, f"this is no record: {error}") from error
         if record.format != FORMAT:
             raise JournalDamaged(
@@ -410,7 +411,7 @@ class JetStreamJournal:
         stored = await self._record_at(first)
         try:
             record = _decode(stored or b"")
-        except msgspec.MsgspecError as error:
+        except NO_MESSAGE as error:
             raise JournalDamaged(self._engine, first, f"this is no record: {error}") from error
         self._chain.position = Position(record.batch_number - 1, record.previous_digest, record.epoch)
         self._sequence = first - 1
@@ -542,6 +543,6 @@ def _replaced(stream: str, sequence: int, epoch: int, payload: bytes) -> Replace
     """The fault for a record of another writer; its epoch is 0 where it is no record at all."""
     try:
         other_epoch = _decode(payload).epoch
-    except msgspec.MsgspecError:
+    except NO_MESSAGE:
         other_epoch = 0
     return Replaced(stream, sequence, epoch, other_epoch)

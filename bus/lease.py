@@ -12,6 +12,7 @@ this: its `update` drops the time to live, so that the lease would never expire.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -51,6 +52,7 @@ NEWCOMER_S: Final = 0.3
 _STREAM: Final = bucket_stream(subjects.LEASES_BUCKET)
 _TTL_HEADER: Final = "Nats-TTL"
 _DELETED: Final = {"KV-Operation": "DEL"}
+_log: Final = logging.getLogger(__name__)
 
 
 class LeaseLost(Exception):
@@ -73,8 +75,7 @@ class Lease:
 
     async def holder(self) -> LeaseEntry | None:
         """Who holds the lease now; None: nobody. Raises one of AWAY, StreamMissing."""
-        stored = await self._newest()
-        return None if stored is None or stored.deleted else messages.decode_lease(stored.payload)
+        return _holder(await self._newest())
 
     async def acquire(self) -> bool:
         """Take a lease that is free, or is ours already; False when another holds it or was faster.
@@ -146,7 +147,7 @@ class Lease:
                     not_before = max(not_before, time.monotonic() + TTL_S)
                     continue
                 now = time.monotonic()
-                if stored is not None and not stored.deleted:
+                if stored is not None and _holder(stored) is not None:
                     if not known:
                         not_before = began
                     if stored.sequence != known:
@@ -155,7 +156,9 @@ class Lease:
                 else:
                     freed = now if freed is None else freed
                     turn = not_before
-                    if known and stored is not None:  # the holder has let go of it
+                    if stored is not None and not stored.deleted:  # junk, over which who reigns renews
+                        turn = max(not_before, freed + TTL_S)
+                    elif known and stored is not None:  # the holder has let go of it
                         turn = began
                     elif known:
                         turn = max(not_before, freed + NEWCOMER_S / (1 + freed - began))
@@ -175,7 +178,9 @@ class Lease:
             except AWAY:
                 await until_connected(self._client)
                 continue
-            holder = None if stored is None or stored.deleted else messages.decode_lease(stored.payload)
+            holder = _holder(stored)
+            if holder is None and stored is not None and not stored.deleted:
+                _log.warning("%s holds what is no lease: writing over it", self._subject)
             if holder is not None and holder != self.entry:
                 return False, holder
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
@@ -194,6 +199,16 @@ class Lease:
         if ack is None or ack.error is None:
             return None if ack is None else True
         return False if ack.error.err_code in WRONG_LAST_SEQUENCE else None
+
+
+def _holder(stored: Stored | None) -> LeaseEntry | None:
+    """Who holds the lease by its newest message. What is no lease is nobody's, as it would never expire."""
+    if stored is None or stored.deleted:
+        return None
+    try:
+        return messages.decode_lease(stored.payload)
+    except messages.NO_MESSAGE:
+        return None
 
 
 async def _wait(heard: asyncio.Event, timeout_s: float) -> None:

@@ -4,14 +4,35 @@ Execution reports alone are MessagePack: they are many, they are stored, and few
 
 Market data (`md.>`) is public and documented in docs/feed.md; field order is the contract.
 Sides are 1 (bids) and 2 (asks); prices are ticks, quantities lots, times nanoseconds UTC.
+
+Anybody may send anything: whoever decodes catches NO_MESSAGE.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
+from bus.subjects import MAX_ENGINE, SYMBOL_PATTERN
+
+NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are no message."""
+
 BID: Final = 1
 ASK: Final = 2
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""One that is shown: the contract's int64 carries it, and a float holds it."""
+
+EngineNumber = Annotated[int, msgspec.Meta(ge=1, le=MAX_ENGINE)]
+
+SIZE_PATTERN: Final = r"(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,12})?"
+PERCENT_PATTERN: Final = r"(?=.*[1-9])[0-9]{1,3}(\.[0-9]{1,2})?"
+"""Decimals above 0 as an instrument has them."""
+
+Symbol = Annotated[str, msgspec.Meta(pattern=rf"^{SYMBOL_PATTERN.pattern}\Z")]
+Size = Annotated[str, msgspec.Meta(pattern=rf"^{SIZE_PATTERN}\Z")]
+Percent = Annotated[str, msgspec.Meta(pattern=rf"^({PERCENT_PATTERN})?\Z")]
+"""May be empty."""
 
 LevelChange = tuple[int, int, int, int]
 """(side, price, quantity, order count): absolute; quantity 0 removes the level."""
@@ -20,7 +41,7 @@ LevelChange = tuple[int, int, int, int]
 class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="delta"):
     """On `md.<n>.book.<SYMBOL>`: what one batch changed in the book; it applies at `previous_sequence`."""
 
-    epoch: int
+    epoch: Number
     sequence: int
     previous_sequence: int
     batch_number: int
@@ -35,7 +56,7 @@ class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
     The checksum is that of the whole in every part.
     """
 
-    epoch: int
+    epoch: Number
     sequence: int
     batch_number: int
     time_ns: int
@@ -48,7 +69,7 @@ class BookSnapshot(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
 class Trades(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="trades"):
     """On `md.<n>.trade.<SYMBOL>`: one batch's, as (execution id, price, quantity, side of the taker)."""
 
-    epoch: int
+    epoch: Number
     batch_number: int
     time_ns: int
     trades: tuple[tuple[int, int, int, int], ...]
@@ -62,13 +83,13 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     `append_max_us` are how long its journal took to store a batch in the last second, 0 when there was none.
     """
 
-    engine: int
-    epoch: int
-    batch_number: int
-    sent_ns: int
-    sequences: dict[str, int]
-    append_p50_us: int = 0
-    append_max_us: int = 0
+    engine: EngineNumber
+    epoch: Number
+    batch_number: Number
+    sent_ns: Number
+    sequences: dict[str, Number]
+    append_p50_us: Number = 0
+    append_max_us: Number = 0
 
 
 FeedMessage = BookDelta | BookSnapshot | Trades | Heartbeat
@@ -224,12 +245,12 @@ class StandbyStatus(msgspec.Struct, frozen=True, array_like=True, tag_field="kin
     batch it has applied.
     """
 
-    engine: int
+    engine: EngineNumber
     address: str
     pid: int
-    epoch: int
-    batch_number: int
-    lag_batches: int
+    epoch: Number
+    batch_number: Number
+    lag_batches: Number
 
 
 class HandoverRequest(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="handover"):
@@ -247,10 +268,10 @@ class HandoverReply(msgspec.Struct, frozen=True, array_like=True, tag_field="kin
 class InstrumentEntry(msgspec.Struct, frozen=True):
     """Value of the `instruments` bucket. Sizes are decimal strings and never change."""
 
-    symbol: str
-    tick_size: str
-    lot_size: str
-    market_collar_percent: str = ""
+    symbol: Symbol
+    tick_size: Size
+    lot_size: Size
+    market_collar_percent: Percent = ""
 
 
 class ClientEntry(msgspec.Struct, frozen=True):
@@ -272,8 +293,8 @@ class SessionEntry(msgspec.Struct, frozen=True):
 class EngineEntry(msgspec.Struct, frozen=True):
     """Value of the `engines` bucket, under the engine's number."""
 
-    engine: int
-    epoch: int
+    engine: EngineNumber
+    epoch: Number
     address: str
     pid: int
 

@@ -192,6 +192,8 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
             if error := messages.decode_provision_reply(answer.data).error:
                 raise ConfigurationMismatch(error)
             why = "the exchange says that it made it"
+        except messages.NO_MESSAGE:
+            why = "who answers is no exchange"
         except nats.errors.NoRespondersError:
             why = "no exchange is running that could make it"
         except AWAY:

@@ -49,8 +49,9 @@ class BucketUnavailable(Exception):
 
 
 class Bucket(Generic[T]):
-    """One bucket. `decode` turns a stored value into a T and raises a msgspec error for anything else.
+    """One bucket. `decode` turns a stored value into a T and raises one of NO_MESSAGE for anything else.
 
+    A value that is none is logged and left out: what anybody wrote once is there at every start.
     Keys come from `bus.subjects` or from numbers, never from a client's own words. Several tasks may use it.
     """
 
@@ -64,9 +65,9 @@ class Bucket(Generic[T]):
         self._writing = asyncio.Lock()
 
     async def get(self, key: str) -> T | None:
-        """The value of a key, None when it has none. Raises BucketUnavailable after 5 s, msgspec's error."""
+        """The value of a key, None when it has none. Raises BucketUnavailable after 5 s."""
         stored = await self._stored(key, time.monotonic() + DEADLINE_S)
-        return None if stored is None or stored.deleted else self._decode(stored.payload)
+        return None if stored is None or stored.deleted else self._value(key, stored)
 
     async def put(self, key: str, value: msgspec.Struct) -> None:
         """Set a key, whatever it held. Raises BucketUnavailable after 5 s."""
@@ -112,9 +113,8 @@ class Bucket(Generic[T]):
     ) -> None:
         """Call `on_change(key, value)` for every key there is, set `filled`, then follow for ever.
 
-        None says that the key was removed. A key may be told twice, never out of order. A value that cannot
-        be decoded is logged and left out. Waits while NATS is away; raises StreamMissing when there is no
-        bucket.
+        None says that the key was removed. A key may be told twice, never out of order. Waits while NATS is
+        away; raises StreamMissing when there is no bucket.
         """
         end = await self._end()
         reader = StreamReader(self._client, self._stream, contiguous=False)
@@ -145,13 +145,17 @@ class Bucket(Generic[T]):
             known.discard(key)
             on_change(key, None)
             return
+        value = self._value(key, stored)
+        if value is not None:
+            known.add(key)
+            on_change(key, value)
+
+    def _value(self, key: str, stored: Stored) -> T | None:
         try:
-            value = self._decode(stored.payload)
-        except msgspec.MsgspecError:
-            _log.exception("bucket %s: the value of %r is left out", self._bucket, key)
-            return
-        known.add(key)
-        on_change(key, value)
+            return self._decode(stored.payload)
+        except messages.NO_MESSAGE:
+            _log.exception("bucket %s: the value of %.80r is left out", self._bucket, key)
+            return None
 
     async def _stored(self, key: str, deadline: float) -> Stored | None:
         subject = self._subject(key)

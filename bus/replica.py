@@ -338,6 +338,6 @@ def _is_plausible(levels: Iterable[LevelChange], smallest_quantity: int) -> bool
     for side, price, quantity, order_count in levels:
         if side not in (BID, ASK) or not 0 < price <= _INT64_MAX:
             return False
-        if not smallest_quantity <= quantity <= _INT64_MAX or order_count < 0:
+        if not smallest_quantity <= quantity <= _INT64_MAX or not 0 <= order_count <= _INT64_MAX:
             return False
     return True

@@ -12,6 +12,7 @@ SYMBOL_PATTERN: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,23}")
 """What a symbol looks like; match with `fullmatch`."""
 
 MAX_ENGINE: Final = 65_535
+_ENGINE_TOKEN: Final = re.compile(r"[1-9][0-9]{0,4}")
 
 EXECUTIONS_STREAM: Final = "EXECUTIONS"
 """The stream of all engines' execution reports."""
@@ -70,6 +71,11 @@ def engine_token(engine: int) -> str:
     if not 1 <= engine <= MAX_ENGINE:
         raise ValueError(f"{engine} is no engine number: it must be 1 to {MAX_ENGINE}")
     return str(engine)
+
+
+def number_of(token: str) -> int:
+    """The engine number that `engine_token` wrote as this token, 0 where it wrote no such one."""
+    return int(token) if _ENGINE_TOKEN.fullmatch(token) is not None else 0
 
 
 def book(engine: int, symbol: str) -> str:

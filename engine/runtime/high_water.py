@@ -29,6 +29,7 @@ import msgspec
 
 from bus import subjects
 from bus.journal import Journal, JournalError, Position, Record
+from bus.messages import NO_MESSAGE
 
 KEEP_PERIOD_S: Final = 1.0
 """How often the mark is written while batches are stored."""
@@ -84,7 +85,7 @@ def read_mark(path: Path, engine: int) -> Mark | None:
         return None
     try:
         mark = msgspec.json.decode(content, type=Mark)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NO_MESSAGE as error:
         raise MarkUnusable(
             f"{path} is no high-water mark of a journal ({error}): its content is {content[:80]!r}."
             " Restore it from a copy, or delete it to trust the journal as it is"

@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import crash_points, subjects
-from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
+from bus.messages import NO_MESSAGE, Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
 from bus.metrics import Histogram
 from bus.replica import BookReplica
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
@@ -48,7 +47,6 @@ TAKEN_OUTCOMES: Final = ("filled", "empty", "refused")
 _LOOKS_A_TURN: Final = 200
 _INT64_MAX: Final = 2**63 - 1
 _UINT64_MAX: Final = 2**64 - 1
-_NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _log: Final = logging.getLogger("routing")
 
@@ -149,7 +147,7 @@ class Legs:
             answer = decode_leg_answer(reply.data)
         except (TimeoutError, nats.errors.Error):
             return None
-        except _NO_MESSAGE as error:
+        except NO_MESSAGE as error:
             _log.error("E%d answered leg %d with what is no answer: %s", leg.peer, leg.leg_id, error)
             return None
         if not _fits(leg, answer):
@@ -160,7 +158,7 @@ class Legs:
     async def _on_request(self, request: Msg) -> None:
         try:
             message = decode_route(request.data)
-        except _NO_MESSAGE as error:
+        except NO_MESSAGE as error:
             _log.warning("left out what is no leg: %s", error)
             return
         if not request.reply or not _is_plausible(message):

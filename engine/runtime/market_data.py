@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from msgspec import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -26,6 +25,7 @@ from bus import subjects
 from bus.messages import (
     ASK,
     BID,
+    NO_MESSAGE,
     BookDelta,
     Heartbeat,
     LevelChange,
@@ -261,7 +261,7 @@ class MarketData:
     async def _on_request(self, request: Msg) -> None:
         try:
             symbols = decode_snapshot_request(request.data).symbols
-        except (DecodeError, UnicodeDecodeError, RecursionError):
+        except NO_MESSAGE:
             self.malformed_requests += 1
             return
         for symbol in symbols or self.replicas:

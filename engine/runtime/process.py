@@ -86,6 +86,8 @@ _HEALTH_PERIOD_S: Final = 0.1
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Nothing on the hot path makes cycles, so collections are rare and find little."""
 _BPS_PER_PERCENT: Final = 100
+_MAX_EPOCH: Final = 2**53
+"""So many reigns nobody sees begin: an entry that says more is not ours."""
 
 _FAULTS: Final = (
     ProcessFault,
@@ -289,7 +291,8 @@ class Engine:
             await self._take_lease(self._lease, group, edge, reports, writer)
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         entry = await self._engines_bucket.get(str(number))
-        epoch = max(state.epoch, entry.epoch if entry else 0) + 1
+        entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
+        epoch = max(state.epoch, entered) + 1
         await begin_reign(state, self._journal, epoch, time.time_ns())
         _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
         if self._lease is not None:
@@ -472,7 +475,7 @@ class Engine:
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
         if entry is None:
-            self._engines.pop(int(key), None)
+            self._engines.pop(subjects.number_of(key), None)
         else:
             self._engines[entry.engine] = entry
 

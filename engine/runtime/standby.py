@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -26,6 +25,7 @@ from bus.executions import ExecutionsWriter
 from bus.journal import Journal
 from bus.lease import Lease
 from bus.messages import (
+    NO_MESSAGE,
     HandoverReply,
     StandbyStatus,
     decode_handover_request,
@@ -48,7 +48,6 @@ MAX_HANDOVER_LAG: Final = 1_000
 LEAVE_FIRST_S: Final = 3.0
 """How long `--standby` leaves a lease that nobody has held to the process that is to reign first."""
 
-_NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _log: Final = logging.getLogger("engine")
 
 
@@ -136,7 +135,7 @@ class Handover:
             _log.warning("E%d does not hand over: %s", self._engine, error)
 
     async def _note(self, message: Msg) -> None:
-        with contextlib.suppress(*_NO_MESSAGE):
+        with contextlib.suppress(*NO_MESSAGE):
             status = decode_standby(message.data)
             self._standbys[status.address] = status, time.monotonic()
 
@@ -144,7 +143,7 @@ class Handover:
         """Why the reign goes on; empty when there is a standby to hand it to."""
         try:
             engine = decode_handover_request(request.data).engine
-        except _NO_MESSAGE as error:
+        except NO_MESSAGE as error:
             return f"this is no request to hand over: {error}"
         if engine != self._engine:
             return f"the request on {request.subject} is for engine {engine}"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bus import subjects
-from bus.messages import InstrumentEntry
+from bus.messages import PERCENT_PATTERN, SIZE_PATTERN, InstrumentEntry
 from bus.registry import Bucket
 
-_SIZE: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
-_PERCENT: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,2})?")
+_SIZE: Final = re.compile(SIZE_PATTERN)
+_PERCENT: Final = re.compile(PERCENT_PATTERN)
 _KEYS: Final = {"symbol", "tick_size", "lot_size", "market_collar_percent"}
 
 
@@ -112,7 +112,7 @@ def _entry(table: Any) -> InstrumentEntry:
 
 def _size(table: Mapping[str, Any], field: str, symbol: str) -> str:
     size = _text(table, field, symbol)
-    if _SIZE.fullmatch(size) is None or not Decimal(size):
+    if _SIZE.fullmatch(size) is None:
         raise InstrumentsRefused(
             f"{symbol}: {field} {size!r} must be a decimal above 0 with at most 12 digits a side of the point"
         )
@@ -123,7 +123,7 @@ def _collar(table: Mapping[str, Any], symbol: str) -> str:
     if "market_collar_percent" not in table:
         return ""
     percent = _text(table, "market_collar_percent", symbol)
-    if _PERCENT.fullmatch(percent) is None or not Decimal(percent):
+    if _PERCENT.fullmatch(percent) is None:
         raise InstrumentsRefused(
             f"{symbol}: market_collar_percent {percent!r} must be a decimal above 0 with at most 2 decimals; "
             "leave it out for no collar"

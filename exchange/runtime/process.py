@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-import msgspec
 import nats.errors
 import nats.js.errors
 from matchbus.edge import CannotListen, Edge
@@ -180,7 +179,7 @@ class Exchange:
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
         if entry is None:
-            self._engines.pop(int(key), None)
+            self._engines.pop(subjects.number_of(key), None)
         elif self._engines.get(entry.engine) != entry:
             self._engines[entry.engine] = entry
             log.info("engine E%d is at %s in epoch %d", entry.engine, entry.address, entry.epoch)
@@ -268,7 +267,7 @@ class Exchange:
         async for message in statuses.messages:
             try:
                 status = messages.decode_standby(message.data)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            except messages.NO_MESSAGE as error:
                 log.warning("left out what no standby says: %s", error)
             else:
                 self._standbys.note(status, time.monotonic_ns())
@@ -298,7 +297,7 @@ class Exchange:
                 replicas=self._settings.replicas,
                 trimmable=self._settings.trim_journals,
             )
-        except (msgspec.MsgspecError, ValueError, ProvisionError) as error:
+        except (*messages.NO_MESSAGE, ValueError, ProvisionError) as error:
             log.warning("refused to make a journal: %s", error)
             return str(error)
         log.info("the journal of E%d is there", engine)

@@ -14,6 +14,7 @@ from bus.messages import ASK, BID, EngineEntry, StandbyStatus
 from bus.peer import PeerFeed, PeerState
 from bus.replica import BookReplica
 from exchange.market_views import why_not_live
+from exchange.positions import saturate
 from exchange.runtime.servicer import EngineView
 
 log = logging.getLogger("exchange")
@@ -141,8 +142,8 @@ def _levels(replicas: Mapping[int, BookReplica], side: int, depth: int) -> list[
     return [
         matchbus_pb2.Level(
             price=level.price,
-            quantity=level.quantity,
-            order_count=level.order_count,
+            quantity=saturate(level.quantity),
+            order_count=saturate(level.order_count),
             engines=[
                 matchbus_pb2.EngineQuantity(
                     engine=share.engine, quantity=share.quantity, order_count=share.order_count
@@ -155,7 +156,11 @@ def _levels(replicas: Mapping[int, BookReplica], side: int, depth: int) -> list[
 
 
 def _quote(level: consolidated.ConsolidatedLevel | None) -> matchbus_pb2.BestQuote | None:
-    return None if level is None else matchbus_pb2.BestQuote(price=level.price, quantity=level.quantity)
+    return (
+        None
+        if level is None
+        else matchbus_pb2.BestQuote(price=level.price, quantity=saturate(level.quantity))
+    )
 
 
 def _best_prices(peers: Mapping[int, PeerFeed], engine: int, symbol: str) -> str:

@@ -10,7 +10,9 @@ from bus import provision
 from bus.connection import Connection
 from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
 from bus.messages import LeaseEntry
+from bus.provision import bucket_subject
 from bus.server import NatsServer
+from bus.subjects import LEASES_BUCKET, engine_token
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -147,6 +149,40 @@ async def test_the_first_claim_is_left_to_others_for_a_while(rivals: tuple[Lease
     await asyncio.wait((claiming,), timeout=0.1)
     await second.release()
     await asyncio.wait_for(claiming, 5)
+
+
+async def spoil(connection: Connection, engine: int) -> None:
+    """Put what is no lease, and would never expire, in its place."""
+    await connection.jetstream().publish(bucket_subject(LEASES_BUCKET, engine_token(engine)), b"hello")
+
+
+async def test_who_reigns_writes_over_junk(ready: Connection, rivals: tuple[Lease, Lease]) -> None:
+    """What is no lease is nobody's: a standby leaves its holder the time to renew, which says it lapsed."""
+    first, second = rivals
+    assert await first.acquire()
+    claiming = asyncio.create_task(second.claim())
+    await asyncio.wait((claiming,), timeout=0.1)
+    await spoil(ready, first.entry.engine)
+    assert await first.holder() is None
+    await asyncio.wait((claiming,), timeout=RENEW_S)
+    assert not await first.renew()
+    assert await second.holder() == first.entry
+    assert await first.renew()
+    assert not claiming.done()
+    claiming.cancel()
+
+
+async def test_junk_is_taken_when_nobody_reigns(ready: Connection, rivals: tuple[Lease, Lease]) -> None:
+    """It has no life that could end, so a standby that waits takes it after the life of a lease."""
+    first, second = rivals
+    assert await first.acquire()
+    claiming = asyncio.create_task(second.claim())
+    await asyncio.wait((claiming,), timeout=0.1)
+    await spoil(ready, first.entry.engine)
+    began = time.monotonic()
+    await asyncio.wait_for(claiming, 5)
+    assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
+    assert await first.holder() == second.entry
 
 
 @pytest.mark.parametrize("comes", ["before the lease runs out", "when it has just run out"])

@@ -134,6 +134,17 @@ async def test_a_refusal_of_the_exchange_is_passed_on(nats_connection: Connectio
         await provision.await_journal(nats_connection, engine, 3)
 
 
+async def test_an_answer_that_is_none_is_asked_for_again(nats_connection: Connection, engine: int) -> None:
+    """Whoever answers with junk does not end the engine's start; at its deadline the error says so."""
+
+    async def answer(request: Msg) -> None:
+        await request.respond(b"\xff")
+
+    await nats_connection.subscribe(subjects.provision(engine), cb=answer)
+    with pytest.raises(NotProvisioned, match="who answers is no exchange"):
+        await provision.await_journal(nats_connection, engine, 0.2)
+
+
 async def test_many_engines_fit(own_connection: Connection, tmp_path: Path) -> None:
     """What streams reserve does not depend on the free disk: sixteen engines start on any machine."""
     await provision.provision_shared(own_connection)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from bus import messages, provision, registry, subjects
@@ -209,19 +208,31 @@ async def test_a_bucket_made_anew_is_read_anew(
     await asyncio.wait([watching])
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"{",
+        b'{"engine":1,"epoch":1,"address":"\xff","pid":1}',
+        b'{"engine":1,"epoch":%d,"address":"","pid":1}' % 10**30,
+        b'{"engine":70000,"epoch":1,"address":"","pid":1}',
+        b'{"x":' + b"[" * 100_000,
+    ],
+    ids=["cut", "no text", "huge", "no engine", "deep"],
+)
 async def test_a_bad_value_is_left_out(
-    bucket: Bucket[EngineEntry], own_connection: Connection, caplog: pytest.LogCaptureFixture
+    bucket: Bucket[EngineEntry], own_connection: Connection, caplog: pytest.LogCaptureFixture, junk: bytes
 ) -> None:
-    """A value that cannot be decoded is logged; the watch goes on, and get raises msgspec's error."""
-    await own_connection.jetstream().publish(provision.bucket_subject(subjects.ENGINES_BUCKET, "1"), b"{")
+    """A value that cannot be decoded is logged and counts as none, until a put writes over it."""
+    await own_connection.jetstream().publish(provision.bucket_subject(subjects.ENGINES_BUCKET, "1"), junk)
     await bucket.put("2", _entry(2))
     watched = Watched()
     with caplog.at_level(logging.ERROR):
         watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
         await watched.until({"2": _entry(2)})
     assert "'1' is left out" in caplog.text
-    with pytest.raises(msgspec.MsgspecError):
-        await bucket.get("1")
+    assert await bucket.get("1") is None
+    await bucket.put("1", _entry(1))
+    await watched.until({"1": _entry(1), "2": _entry(2)})
     watching.cancel()
     await asyncio.wait([watching])
 

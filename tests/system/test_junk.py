@@ -1,8 +1,14 @@
-"""Whatever a client sends: a named refusal or the documented status, nothing changed, the engine alive."""
+"""Whatever a client sends: a named refusal or the documented status, nothing changed, the engine alive.
+
+And whatever stands in the buckets.
+"""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +17,12 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # gene
 from grpc_status import rpc_status
 from matchbus.v1 import matchbus_pb2 as pb
 
+from bus import messages, provision, subjects
+from bus.connection import Connection
+from bus.registry import Bucket
+from bus.server import NatsServer
+from bus.stream import last_message
+from engine.runtime.process import Settings, run
 from engine.runtime.servicer import MAX_ENTRY_STREAMS
 from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, eventually, floor, fresh, levels, limit
 
@@ -421,3 +433,77 @@ async def test_many_junk_tokens_do_not_slow_a_good_client(one_engine: Venue) -> 
             began = time.perf_counter()
             assert (await trader.limit("S394", 1, 90, 1)).status == pb.ORDER_STATUS_NEW
         assert time.perf_counter() - began < 5
+
+
+NO_TEXT = b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}'
+BUCKETS = ("engines", "sessions", "instruments")
+GOOD = {"symbol": "X", "tick_size": "1", "lot_size": "1"}
+BUCKET_JUNK: list[tuple[str, bytes, dict[str, str] | None]] = [
+    *((f"$KV.{bucket}.x", b'{"x":' + b"[" * 100_000, None) for bucket in BUCKETS),
+    *(
+        (f"$KV.{bucket}.y", b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}', None)
+        for bucket in BUCKETS
+    ),
+    ("$KV.engines.abc", b"", {"KV-Operation": "DEL"}),
+    *(
+        (f"$KV.instruments.{key}", messages.encode(GOOD | fields), None)
+        for key, fields in {
+            "a": {"symbol": "a b*>"},
+            "b": {"tick_size": "1" * 300_000},
+            "c": {"lot_size": "0.00"},
+            "d": {"market_collar_percent": "x"},
+            "e": {"market_collar_percent": "1e40"},
+        }.items()
+    ),
+    ("$KV.leases.1", b"hello", None),
+]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [b"hello", b'{"engine":1,"epoch":9223372036854775807,"address":"","pid":1}'],
+    ids=["none", "huge"],
+)
+async def test_junk_in_the_buckets_ends_no_engine(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, entry: bytes
+) -> None:
+    """Whatever the buckets hold, an engine that runs goes on listing what comes, and so does the next one."""
+    await provision.provision_shared(own_connection)
+    await provision.provision_journal(own_connection, 1)
+    jetstream = own_connection.jetstream()
+    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    settings = Settings(1, own_server.url, "127.0.0.1:0", True, False, None, tmp_path / "state", False)
+    thresholds = gc.get_threshold()
+    for reign in (1, 2):
+        running = asyncio.create_task(run(settings))
+        try:
+            await _serves(engines, reign, running)
+            for subject, payload, headers in BUCKET_JUNK if reign == 1 else ():
+                await jetstream.publish(subject, payload, headers=headers)
+            symbol = f"LAST{reign}"
+            book = await own_connection.subscribe(subjects.book(1, symbol))
+            listed = messages.InstrumentEntry(symbol, "1", "1")
+            await jetstream.publish(f"$KV.instruments.{symbol}", messages.encode(listed))
+            await book.next_msg(timeout=10)
+            await eventually(partial(_is_held, own_connection), 10, "the lease is the engine's again")
+            assert not running.done()
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            gc.set_threshold(*thresholds)  # an engine sets its own
+            gc.unfreeze()
+        await jetstream.publish("$KV.engines.1", entry)
+
+
+async def _serves(engines: Bucket[messages.EngineEntry], reign: int, running: asyncio.Task[None]) -> None:
+    async def entered() -> bool:
+        assert not running.done(), running.exception()
+        found = await engines.get("1")
+        return found is not None and found.epoch == reign
+
+    await eventually(entered, 10, f"reign {reign} begins")
+
+
+async def _is_held(connection: Connection) -> bool:
+    stored = await last_message(connection, "KV_leases", "$KV.leases.1")
+    return stored is not None and stored.payload not in (b"", b"hello")

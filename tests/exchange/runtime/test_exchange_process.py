@@ -24,7 +24,18 @@ from nats.aio.msg import Msg
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsWriter
-from bus.messages import ASK, BID, BookSnapshot, EngineEntry, Executions, Heartbeat, ReportedFill
+from bus.messages import (
+    ASK,
+    BID,
+    BookSnapshot,
+    EngineEntry,
+    Executions,
+    Heartbeat,
+    LevelChange,
+    ProvisionReply,
+    ProvisionRequest,
+    ReportedFill,
+)
 from bus.provision import await_journal
 from bus.registry import Bucket
 from bus.replica import checksum
@@ -116,11 +127,20 @@ async def exchange(
 class FakeEngine:
     """An engine's entry and its feed with one bid and one ask, without an engine behind them."""
 
-    def __init__(self, nc: Client, number: int, *, bid: int = 99, ask: int = 101, epoch: int = 3) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        number: int,
+        *,
+        bid: int = 99,
+        ask: int = 101,
+        epoch: int = 3,
+        levels: tuple[LevelChange, ...] = (),
+    ) -> None:
         self._nc = nc
         self._number = number
         self._epoch = epoch
-        self._levels = ((BID, bid, 5, 1), (ASK, ask, 7, 2))
+        self._levels = levels or ((BID, bid, 5, 1), (ASK, ask, 7, 2))
         self._beating: asyncio.Task[None] | None = None
 
     async def enter(self) -> None:
@@ -505,6 +525,78 @@ async def test_a_server_that_is_killed(
                 return False
 
         await eventually(works)
+
+
+HUGE = b"%d" % 10**30
+DEEP = b"[" * 100_000
+NO_TEXT = b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}'
+BUCKETS = ("engines", "clients", "instruments")
+JUNK: list[tuple[str, bytes, dict[str, str] | None]] = [
+    ("provision.1", DEEP, None),
+    ("standby.1", DEEP, None),
+    ("standby.1", b'["standby",1,"junk",1,1,1,%b]' % HUGE, None),
+    ("standby.1", b'["standby",%b,"junk",1,1,1,1]' % HUGE, None),
+    *((f"$KV.{bucket}.x", b'{"x":' + DEEP, None) for bucket in BUCKETS),
+    *(
+        (f"$KV.{bucket}.y", b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}', None)
+        for bucket in BUCKETS
+    ),
+    ("$KV.engines.abc", b"", {"KV-Operation": "DEL"}),
+    ("$KV.engines.9", b'{"engine":9,"epoch":%b,"address":"junk","pid":1}' % HUGE, None),
+    ("$KV.instruments.X", b'{"symbol":"a b*>","tick_size":"1","lot_size":"1"}', None),
+    ("$KV.instruments.Y", b'{"symbol":"Y","tick_size":"%b","lot_size":"1"}' % (b"1" * 300_000), None),
+]
+
+
+async def test_junk_from_outside_ends_nothing(
+    own_server: NatsServer, two_engines: list[FakeEngine], connections: "Connections", tmp_path: Path
+) -> None:
+    """What is no message, and no value of a bucket, is left out, now and by the next exchange."""
+    nc = await connections.open(own_server.url)
+    for attempt in ("running", "started again"):
+        async with exchange(own_server, tmp_path) as caller:
+            for subject, payload, headers in JUNK if attempt == "running" else ():
+                await nc.publish(subject, payload, headers=headers)
+            await nc.publish("$KV.engines.7", messages.encode(EngineEntry(7, 1, "host:7", 1)))
+
+            async def all_read() -> bool:
+                await nc.publish("standby.2", messages.encode(messages.StandbyStatus(2, "last", 1, 1, 1, 1)))
+                engines = (await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
+                return [engine.address for engine in engines] == ["host:1", "host:2", "host:7", "last"]
+
+            await eventually(all_read)
+            reply = ProvisionReply("the request on provision.1 is for engine 2")
+            answer = await nc.request("provision.1", messages.encode(ProvisionRequest(2)), timeout=5)
+            assert answer.data == messages.encode(reply)
+            listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
+            assert [instrument.symbol for instrument in listed] == ["AAPL"]
+
+
+async def test_huge_numbers_are_not_shown(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """What no int64 can carry is no heartbeat and no book; sums of what it can are cut off at its end."""
+    most = 2**63 - 1
+    for number, level in ((3, (ASK, 101, most, most)), (4, (ASK, 101, 5, 10**30))):
+        engine = FakeEngine(own_connection, number, levels=(level,))
+        await engine.enter()
+        await engine.start()
+        two_engines.append(engine)
+    async with exchange(own_server, tmp_path) as caller:
+
+        async def shown() -> bool:
+            await own_connection.publish("md.1.heartbeat", b'["heartbeat",1,3,%b,1,{}]' % HUGE)
+            engines = (await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
+            book = await caller.stub.GetConsolidatedBook(
+                matchbus_pb2.GetConsolidatedBookRequest(symbol="AAPL")
+            )
+            assert all(engine.batch_number <= 1 for engine in engines)
+            return any(
+                (level.quantity, level.order_count, len(level.engines)) == (most, most, 2)
+                for level in book.asks
+            )
+
+        await eventually(shown)
 
 
 def test_the_command(tmp_path: Path) -> None:
