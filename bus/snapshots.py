@@ -9,24 +9,31 @@ so one that cannot be read is a warning to its reader and never a fault.
 
 import asyncio
 import io
+import logging
 import zlib
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import nats.js.errors
 from nats.aio.client import Client
-from nats.js.api import ObjectMeta, ObjectMetaOptions
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, ObjectMeta, ObjectMetaOptions
 from nats.js.object_store import ObjectStore
 
-from bus import provision, subjects
+from bus import messages, provision, subjects
 
 CHUNK_BYTES: Final = 512 * 1024
 READ_PATIENCE_S: Final = 60.0
 """nats-py waits for ever for chunks that are gone."""
 
+LIST_PATIENCE_S: Final = 30.0
+
 _TIMEOUT_S: Final = 5.0
+_FETCH: Final = 256
 _LEVEL: Final = 1
 """A state shrinks to a third at the lowest level, and NATS syncs every chunk."""
+
+_log: Final = logging.getLogger("engine")
 
 
 class SnapshotDamaged(Exception):
@@ -44,7 +51,7 @@ class SnapshotEntry(msgspec.Struct, frozen=True):
     batch_number: int
     epoch: int
     sequence: int
-    record_digest: str
+    record_digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*\Z")]
     state_digest: str
     reported_batch: int
     reported: int
@@ -59,6 +66,17 @@ _DAMAGES: Final = (
     nats.js.errors.NotFoundError,
 )
 
+
+class _Object(msgspec.Struct, frozen=True):
+    """What an object store says of an object, as far as it matters here; our entry is its description."""
+
+    description: str = ""
+    size: int = 0
+    digest: str = ""  # nats-py takes for granted that it is text
+    deleted: bool = False
+
+
+_decode_object: Final = msgspec.json.Decoder(_Object).decode
 _decode: Final = msgspec.json.Decoder(SnapshotEntry).decode
 
 
@@ -83,15 +101,52 @@ class SnapshotStore:
         await (await self._store()).put(_name(entry), packed, meta)
 
     async def entries(self) -> list[SnapshotEntry]:
-        """What is stored, the newest first."""
-        try:
-            found = await (await self._store()).list(ignore_deletes=True)
-        except nats.js.errors.NotFoundError:
-            return []
-        entries = [
-            msgspec.structs.replace(_decode(info.description or "{}"), size=info.size or 0) for info in found
-        ]
+        """What is stored, the newest first; what is no snapshot is left out.
+
+        Raises TimeoutError after LIST_PATIENCE_S.
+        """
+        async with asyncio.timeout(LIST_PATIENCE_S):
+            listed = await self._list()
+        entries = [entry for message in listed if (entry := self._entry(message)) is not None]
         return sorted(entries, key=lambda entry: entry.batch_number, reverse=True)
+
+    async def _list(self) -> list[Msg]:
+        """What the store says of each object. nats-py's own list never ends when one of these is no JSON."""
+        consumer = await self._jetstream.pull_subscribe(
+            subjects.object_entries(self._bucket),
+            stream=provision.object_stream(self._bucket),
+            config=ConsumerConfig(
+                deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+                ack_policy=AckPolicy.NONE,
+                mem_storage=True,
+                num_replicas=1,
+                inactive_threshold=LIST_PATIENCE_S,
+            ),
+        )
+        try:
+            listed: list[Msg] = []
+            pending = (await consumer.consumer_info()).num_pending or 0
+            while pending:
+                listed += await consumer.fetch(min(pending, _FETCH), timeout=_TIMEOUT_S)
+                pending = listed[-1].metadata.num_pending
+            return listed
+        finally:
+            await consumer.unsubscribe()
+
+    def _entry(self, message: Msg) -> SnapshotEntry | None:
+        """The snapshot that one of these tells of; None, and a warning where it is not a deleted one."""
+        try:
+            found = _decode_object(message.data)
+            if found.deleted:
+                return None
+            entry = msgspec.structs.replace(_decode(found.description), size=found.size)
+        except messages.NO_MESSAGE as error:
+            _log.warning("%.80r is passed over, it is no snapshot: %s", message.subject, error)
+            return None
+        if message.subject.rpartition(".")[2] != subjects.object_key(_name(entry)):
+            _log.warning("%.80r is passed over, it is not snapshot %s", message.subject, _name(entry))
+            return None
+        return entry
 
     async def get(self, entry: SnapshotEntry) -> bytes:
         """The bytes of a state as they were stored. Raises SnapshotDamaged."""
@@ -102,7 +157,7 @@ class SnapshotStore:
             return await asyncio.to_thread(zlib.decompress, packed.getbuffer())
         except TimeoutError as error:
             raise SnapshotDamaged(f"not all of it came within {READ_PATIENCE_S:g} s") from error
-        except (*_DAMAGES, zlib.error) as error:
+        except (*_DAMAGES, ValueError, zlib.error) as error:
             raise SnapshotDamaged(f"it is not what was stored: {error!r}") from error
 
     async def keep(self, newest: int) -> None:

@@ -4,6 +4,7 @@ A string made by a client never becomes part of a subject: an oversized or malfo
 connection for good. Only symbols of the instrument list get here, and `symbol_token` checks them again.
 """
 
+import base64
 import hashlib
 import re
 from typing import Final
@@ -136,6 +137,11 @@ def object_chunks(bucket: str) -> str:
 def object_entries(bucket: str) -> str:
     """What an object store knows of its objects."""
     return f"$O.{bucket}.M.>"
+
+
+def object_key(name: str) -> str:
+    """The last token of where an object store says what it knows of one object."""
+    return base64.urlsafe_b64encode(name.encode()).decode()
 
 
 def provision(engine: int) -> str:

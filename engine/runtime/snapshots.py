@@ -46,6 +46,10 @@ COMMANDS_PER_SNAPSHOT: Final = 1_000_000
 
 _LOOK_PERIOD_S: Final = 0.5
 _LOOK_PATIENCE_S: Final = 5.0
+
+MAKE_PATIENCE_S: Final = 3_600.0
+"""A maker that is not done by then hangs: it is killed, and the next one begins anew."""
+
 _LOWEST_PRIORITY: Final = 19
 
 _log: Final = logging.getLogger("engine")
@@ -74,7 +78,12 @@ async def load(
     not hold what a good snapshot was made from, and nats' errors.
     """
     started = time.monotonic()
-    for entry in await store.entries():
+    try:
+        entries = await store.entries()
+    except TimeoutError as error:
+        _log.warning("snapshots are passed over, as they are not listed: %r", error)
+        return None
+    for entry in entries:
         if (entry.reported_batch, entry.reported) > published:
             _log.info("snapshot of batch %d is passed over: reports before it are owed", entry.batch_number)
             continue
@@ -193,7 +202,7 @@ class SnapshotMaker:
     async def _look(self, store: SnapshotStore) -> None:
         """Note the newest snapshot there is; while NATS is away it is looked for again."""
         with suppress(nats.errors.Error, msgspec.MsgspecError, TimeoutError):
-            async with asyncio.timeout(_LOOK_PATIENCE_S):  # nats-py waits for ever for what was cut off
+            async with asyncio.timeout(_LOOK_PATIENCE_S):
                 self.newest = next(iter(await store.entries()), None)
                 self._is_news = False
 
@@ -201,16 +210,20 @@ class SnapshotMaker:
         # By subprocess and in a thread: it starts a child without copying this process's page tables.
         process = await asyncio.to_thread(subprocess.Popen, self._command, stdin=subprocess.DEVNULL)
         try:
-            while process.poll() is None:  # noqa: ASYNC110 - nobody tells of a child's end without a thread
-                await asyncio.sleep(_LOOK_PERIOD_S)
+            async with asyncio.timeout(MAKE_PATIENCE_S):
+                while process.poll() is None:  # noqa: ASYNC110 - nobody tells of its end without a thread
+                    await asyncio.sleep(_LOOK_PERIOD_S)
+        except TimeoutError:
+            _log.warning("a snapshot is not made within %g s: its maker is killed", MAKE_PATIENCE_S)
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-        if not process.returncode:
+        code = await asyncio.to_thread(process.wait)
+        if not code:
             self._is_news = True
         else:
             self.failures += 1
-            _log.warning("no snapshot was made: its maker ended with code %d", process.returncode)
+            _log.warning("no snapshot was made: its maker ended with code %d", code)
 
 
 async def _run(number: int, nats_url: str) -> None:

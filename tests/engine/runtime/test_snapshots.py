@@ -1,11 +1,16 @@
 """Snapshots in a real object store: made from the journal, loaded by the next start, checked before use."""
 
+import asyncio
 import logging
+import signal
+import sys
 
+import msgspec
 import pytest
 import pytest_asyncio
 from nats.js.errors import APIError
 
+import bus.snapshots
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsWriter
@@ -19,6 +24,7 @@ from engine.runtime import snapshots
 from engine.runtime.recovery import replay
 from engine.state import State
 from tests.engine.flow import SYMBOLS, Flow
+from tests.waiting import until
 
 EVERYTHING = (2**62, 0)
 """All execution reports are stored."""
@@ -157,6 +163,57 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
             found, _, digest = await market.recover()
         assert (found, digest) == (serves, market.state.digest())
         assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
+
+
+async def test_what_is_no_snapshot_is_passed_over_with_a_warning(
+    market: Market, nats_connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever stands where an object store says what it has: the start takes the newest of what is ours."""
+    await market.make()
+    entry = (await market.store.entries())[0]
+    other = msgspec.structs.replace(entry, batch_number=99)
+    for key, said in {
+        "none": b"hello",
+        "text": b'{"description":"\xff"}',
+        "deep": b"[" * 100_000,
+        "undescribed": b'{"name":"x","nuid":"y","size":0,"chunks":0,"digest":"SHA-256="}',
+        "another": msgspec.json.encode({"description": msgspec.json.encode(other).decode()}),
+    }.items():
+        subject = f"$O.{subjects.snapshots_bucket(market.engine)}.M.{key}"
+        await nats_connection.jetstream().publish(subject, said)
+    with caplog.at_level(logging.WARNING):
+        assert await market.store.entries() == [entry]
+    assert caplog.text.count("is passed over") == 5
+    assert await market.recover() == (30, 0, market.state.digest())
+    await market.trade(1)
+    assert await market.make() == 31
+
+
+async def test_a_list_that_does_not_end_costs_time_only(
+    market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start goes on without a snapshot, and says so."""
+    await market.make()
+    monkeypatch.setattr(bus.snapshots, "LIST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(market.store, "_list", asyncio.Event().wait)
+    with caplog.at_level(logging.WARNING):
+        assert (await market.recover())[0] == 0
+    assert "snapshots are passed over" in caplog.text
+
+
+async def test_a_maker_that_hangs_is_killed(
+    engine: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts as a failure, and the next one may run."""
+    monkeypatch.setattr(snapshots, "MAKE_PATIENCE_S", 0.1)
+    maker = snapshots.SnapshotMaker(engine, "nats://127.0.0.1:1", commands_per_snapshot=1)
+    monkeypatch.setattr(maker, "_command", [sys.executable, "-c", "import signal; signal.pause()"])
+    maker.note(1)
+    running = asyncio.create_task(maker.run())
+    await until(lambda: maker.failures == 1)
+    running.cancel()
+    assert "its maker is killed" in caplog.text
+    assert f"ended with code {-signal.SIGKILL}" in caplog.text
 
 
 async def test_no_report_is_lost_by_starting_from_a_snapshot(market: Market) -> None:
