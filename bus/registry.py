@@ -89,7 +89,8 @@ class Bucket(Generic[T]):
         deadline = time.monotonic() + DEADLINE_S
         payload = messages.encode(value)
         in_doubt = False
-        async with self._writing:
+        await self._turn(deadline)
+        try:
             while True:
                 found = await self._stored(key, deadline)
                 if found is not None and not found.deleted:
@@ -107,6 +108,16 @@ class Bucket(Generic[T]):
                 if not _refused(ack):
                     in_doubt = True
                     await self._pause(deadline)
+        finally:
+            self._writing.release()
+
+    async def _turn(self, deadline: float) -> None:
+        """Take the lock of the writers; BucketUnavailable at the deadline."""
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._writing.acquire()
+        except TimeoutError:
+            raise BucketUnavailable(f"bucket {self._bucket} does not answer those who came before") from None
 
     async def watch(
         self, on_change: Callable[[str, T | None], None], *, filled: asyncio.Event | None = None

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -241,6 +244,28 @@ async def test_a_missing_bucket_is_named(own_connection: Connection) -> None:
     """Without the bucket a watch ends with the reason instead of waiting for ever."""
     with pytest.raises(StreamMissing, match="KV_engines"):
         await _bucket(own_connection).watch(Watched().note)
+
+
+async def test_no_writer_waits_longer_for_those_before_it(
+    own_server: NatsServer, bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While NATS is silent every one of many writers hears so at its own deadline."""
+    monkeypatch.setattr(registry, "DEADLINE_S", 0.5)
+    waits: list[float] = []
+    os.kill(own_server.pid, signal.SIGSTOP)
+    began = time.monotonic()
+
+    async def put(engine: int) -> None:
+        with pytest.raises(BucketUnavailable):
+            await bucket.put(str(engine), _entry(engine))
+        waits.append(time.monotonic() - began)
+
+    try:
+        await asyncio.gather(*(put(engine) for engine in range(1, 21)))
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    assert max(waits) < 2, "the deadline, and one question to the server"
+    await bucket.put("1", _entry(1))
 
 
 async def test_without_a_server_the_answer_is_an_error(
