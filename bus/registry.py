@@ -27,6 +27,7 @@ from bus.stream import (
     Publisher,
     Stored,
     StreamReader,
+    is_other,
     last_message,
     settled_extent,
     until_connected,
@@ -130,19 +131,29 @@ class Bucket(Generic[T]):
         end = await self._end()
         reader = StreamReader(self._client, self._stream, contiguous=False)
         known: set[str] = set()
+        last: Stored | None = None
+        renewals = 0
         try:
             while True:
                 if reader.next_sequence > end and filled is not None:
                     filled.set()
                 changes = await reader.read(RELIST_S)
-                for stored in changes:
-                    self._tell(stored, on_change, known)
-                if changes:
+                is_anew = (
+                    last is not None
+                    and reader.renewals != renewals
+                    and await is_other(self._client, self._stream, last)
+                )
+                renewals = reader.renewals
+                if changes and not is_anew:
+                    for stored in changes:
+                        self._tell(stored, on_change, known)
+                    last = changes[-1]
                     continue
-                end = await self._end(reader.next_sequence - 1)
-                if end + 1 < reader.next_sequence:
+                end = await self._end(0 if is_anew else reader.next_sequence - 1)
+                if is_anew or end + 1 < reader.next_sequence:
                     _log.error("bucket %s was made anew: reading it from the start", self._bucket)
                     reader.next_sequence = 1
+                    last = None
                     while known:
                         on_change(known.pop(), None)
                 if reader.next_sequence != end + 1:

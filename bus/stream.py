@@ -198,6 +198,21 @@ async def next_message(client: Client, stream: str, sequence: int, subject: str)
     return await _get(client, stream, {"seq": sequence, "next_by_subj": subject})
 
 
+async def is_other(client: Client, stream: str, read: Stored) -> bool:
+    """Whether the number of a message that was read is another one's now: the stream lost its end since.
+
+    What was written since may hide that: the server gives the numbers out again. Asks until there is an
+    answer. Raises StreamMissing, StreamError, or nats' ConnectionClosedError.
+    """
+    while True:
+        try:
+            found = await message_at(client, stream, read.sequence)
+        except AWAY:
+            await until_connected(client)
+        else:
+            return found is not None and (found.subject, found.payload) != (read.subject, read.payload)
+
+
 async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
     request = json.dumps(question).encode()
     answer = await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
@@ -306,6 +321,8 @@ class StreamReader:
         """The sequence after the last one that `read` returned."""
         self.pending = 0
         """How many messages the server still had when it sent that one."""
+        self.renewals = 0
+        """How often it began anew; meanwhile the stream may have lost its end (`is_other`)."""
         self._client = client
         self._stream = stream
         self._contiguous = contiguous
@@ -346,6 +363,7 @@ class StreamReader:
 
     async def renew(self) -> None:
         """Begin anew after `next_sequence`, as soon as the server is there."""
+        self.renewals += 1
         await self.close()
         await until_connected(self._client)
 

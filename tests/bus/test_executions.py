@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -281,3 +283,37 @@ async def test_old_fills_that_are_not_stored_yet_are_waited_for(connection: Conn
         await asyncio.sleep(0)
         await writer.publish(_fills(engine, 2, ("ann", 1)))
     assert reading.result() == [(1, 2)]
+
+
+async def test_reports_that_stand_where_others_were_read_are_damage(
+    own_server: NatsServer, connections: "Connections", own_connection: Connection, tmp_path: Path
+) -> None:
+    """The stream lost its end and gave the numbers out again: a reader does not pass over the first."""
+    data, copy = tmp_path / "nats" / "data", tmp_path / "copy"
+    await provision.provision_shared(own_connection)
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    await writer.publish(_message(1, 1, 1))
+    await own_server.stop()
+    shutil.copytree(data, copy)
+    await own_server.start()
+    for batch in (2, 3):
+        await writer.publish(_message(1, batch, batch))
+    found: list[int] = []
+
+    async def collect(connection: Connection) -> None:
+        async for message in read(connection):
+            found.append(message.last_batch)  # noqa: PERF401 -- it never ends
+
+    collecting = asyncio.create_task(collect(await connections.open(own_server.url)))
+    await until(lambda: found == [1, 2, 3])
+    await own_server.kill()
+    shutil.rmtree(data)
+    shutil.copytree(copy, data)
+    await own_server.start()
+    await writer.start()
+    for batch in (12, 13, 14):
+        await writer.publish(_message(1, batch, batch, epoch=2))
+    with pytest.raises(ExecutionsDamaged, match="message 3 was read, and another stands there"):
+        await asyncio.wait_for(collecting, 10)
+    assert found == [1, 2, 3]

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,6 +209,32 @@ async def test_a_bucket_made_anew_is_read_anew(
     await provision.provision_shared(own_connection)
     await bucket.put("9", _entry(9))
     await watched.until({"9": _entry(9)})
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_bucket_that_lost_its_end_is_read_anew(
+    own_server: NatsServer, connections: "Connections", bucket: Bucket[EngineEntry], tmp_path: Path
+) -> None:
+    """Also when so much was written since that the numbers go on behind what was read."""
+    data, copy = tmp_path / "nats" / "data", tmp_path / "copy"
+    await bucket.put("1", _entry(1))
+    await own_server.stop()
+    shutil.copytree(data, copy)
+    await own_server.start()
+    for engine in (2, 3):
+        await bucket.put(str(engine), _entry(engine))
+    watched = Watched()
+    other = await connections.open(own_server.url)
+    watching = asyncio.create_task(_bucket(other).watch(watched.note))
+    await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3)})
+    await own_server.kill()
+    shutil.rmtree(data)
+    shutil.copytree(copy, data)
+    await own_server.start()
+    for engine in (4, 5, 6):
+        await bucket.put(str(engine), _entry(engine))
+    await watched.until({str(engine): _entry(engine) for engine in (1, 4, 5, 6)}, 10)
     watching.cancel()
     await asyncio.wait([watching])
 
