@@ -86,6 +86,8 @@ class Connection(Client):
         # nats-py first waits until the socket has closed: for ever, when a frozen server leaves bytes in it.
         # And cancelled there, by a close, it would take down that close with it.
         self._abort()
+        if self._reading_task is not None:  # what still arrives would be read together with what comes next
+            self._reading_task.cancel()
         if self._transport is not None:
             with suppress(OSError):
                 await asyncio.shield(self._transport.wait_closed())  # type: ignore[no-untyped-call]

@@ -16,7 +16,8 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -26,7 +27,7 @@ from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client import results, terms, traces
-from client.errors import ClientClosed, FillGap, OrderNotFound
+from client.errors import ClientClosed, FillGap, OrderNotFound, Unavailable
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
 from client.session import Retry, Session
@@ -257,7 +258,7 @@ class Client:
             )
         instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
-        async with known.replacing():
+        async with self._turn(known, client_order_id or ""):
             pending = self._send(request, client_order_id or "")
             reply = await pending.answer
         if _may_be_our_own_doing(reply, pending):
@@ -374,10 +375,29 @@ class Client:
     def _remember(self, order_id: int, client_order_id: str, symbol: str) -> "_KnownOrder":
         """Keep an open order's symbol: replies and replaces by id do not tell it."""
         known = self._known_orders
-        known[order_id] = known[client_order_id] = made = _KnownOrder(symbol)
+        made = known.get(order_id) or _KnownOrder(symbol)
+        known[order_id] = known[client_order_id] = made
         while len(known) > 2 * _REMEMBERED_ORDERS:
             known.popitem(last=False)
         return made
+
+    @asynccontextmanager
+    async def _turn(self, known: "_KnownOrder", client_order_id: str) -> AsyncIterator[None]:
+        """While the body replaces the order, nobody else does. Raises `Unavailable` at the deadline."""
+        turn = known.turn = known.turn or asyncio.Lock()
+        try:
+            async with asyncio.timeout(self._session.deadline_s):
+                await turn.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                f"an earlier replace of the order has had no answer for {self._session.deadline_s:g} s",
+                sent=False,
+                client_order_id=client_order_id,
+            ) from None
+        try:
+            yield
+        finally:
+            turn.release()
 
     async def _known_order(self, order_id: int | None, client_order_id: str | None) -> "_KnownOrder":
         """One of our orders; asks the engine where it is not remembered."""
@@ -401,19 +421,13 @@ class Client:
 
 
 class _KnownOrder:
-    """What replies do not tell of an order of ours, and whose turn it is to replace it."""
+    """What replies do not tell of an order of ours, and whose turn it is to replace it; few ever are."""
 
-    __slots__ = ("_turn", "symbol")
+    __slots__ = ("symbol", "turn")
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
-        self._turn: asyncio.Lock | None = None  # few orders are ever replaced
-
-    def replacing(self) -> asyncio.Lock:
-        """Held by who replaces the order."""
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        return self._turn
+        self.turn: asyncio.Lock | None = None
 
 
 def _name_order(

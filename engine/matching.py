@@ -86,14 +86,17 @@ def available(resting: BookSide, taker: Order, worst: int) -> int:
     prevention = taker.request.self_trade_prevention
     needed = taker.open
     found = 0
-    own: set[int] = set()  # levels to look into; any other counts whole, however many orders it holds
-    if prevention > _NONE and account is not None:
-        own = {order.price * resting.sign for order in account.open.values() if order.side != taker.side}
+    looked_at = 0
+    own: set[int] | None = None  # levels with own orders, once that is less work than to look into all
     for key in reversed(resting.keys):
         if key < worst:
             break
         level = resting.levels[key]
-        if key not in own:
+        if prevention > _NONE and own is None and account is not None:
+            looked_at += len(level.orders)
+            if looked_at > len(account.open):
+                own = {order.price * resting.sign for order in account.open.values()}
+        if prevention <= _NONE or (own is not None and key not in own):
             found += level.quantity
         else:
             for maker in level.orders.values():

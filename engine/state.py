@@ -343,8 +343,14 @@ class State:
         if not order.open:
             if not order.reserved:
                 self.accounts.finish(order)
-        elif more_away and order.reserved and not order.priority:
-            pass  # whatever it is, it goes on when its legs are back, with quotes of that moment
+        elif (
+            more_away
+            and order.reserved
+            and (not order.priority or (opposite.keys and opposite.keys[-1] >= order.worst))
+        ):
+            # Whatever it is, it goes on when its legs are back, with quotes of that moment. Until then it
+            # stands nowhere: it might cross the book here.
+            order.priority = 0
         elif locking or order.request.type == _MARKET or order.request.time_in_force in (_IOC, _FOK):
             self.accounts.cancel(order, order.open)
         elif order.priority or not order.reserved:

@@ -80,6 +80,8 @@ async def load(
     started = time.monotonic()
     try:
         entries = await store.entries()
+    except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the store
+        raise
     except TimeoutError as error:
         _log.warning("snapshots are passed over, as they are not listed: %r", error)
         return None

@@ -1,6 +1,7 @@
 """Submit, cancel and replace against an engine that breaks the stream at chosen points."""
 
 import asyncio
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -404,6 +405,24 @@ async def test_an_earlier_replace_never_comes_behind_a_later_one(venue: FakeVenu
         )
     prices = [command.replace.price for command in venue.engines[0].commands[1:]]
     assert prices == [300, 300, 400, 400], "each is sent again at once, and the second after the first"
+
+
+async def test_replaces_wait_for_each_other_no_longer_than_the_deadline(venue: FakeVenue) -> None:
+    """Those behind one that has no answer were not sent, and say so; also of an order of an earlier run."""
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "10", "2")
+    venue.engines[0].silent = True
+    async with venue.client(deadline_s=0.5) as client:
+        began = time.monotonic()
+        failures = await asyncio.gather(
+            *(client.replace(order_id=order.order_id, price="3", quantity="10") for _ in range(4)),
+            return_exceptions=True,
+        )
+    sent = [failure.sent for failure in failures if isinstance(failure, Unavailable)]
+    assert any(sent)
+    assert sent.count(False) >= 2
+    assert len(sent) == 4
+    assert time.monotonic() - began < 2
 
 
 async def test_a_client_is_opened_once(venue: FakeVenue) -> None:

@@ -438,6 +438,24 @@ def test_an_order_does_not_trade_beyond_what_it_knows(time_in_force: TimeInForce
     assert_all_at_rest(world)
 
 
+def test_what_waits_for_more_quotes_does_not_cross_the_book_at_home() -> None:
+    """A resting order was out whole, and a better price came here meanwhile: it takes that in the end."""
+    world = World(2, most_levels=1)
+    world.submit(1, limit_order("ann", BUY, 100, 105))
+    world.apply(1, commands.Uncross(SYMBOL, BUY, (AwayQuote(2, 1, 1, ((105, 100),)),)))
+    (parcel,) = world.parcels
+    world.parcels.clear()
+    world.submit(1, limit_order("bob", SELL, 10, 104))
+    for price in (99, 100):
+        world.submit(2, limit_order(f"peer{price}", SELL, 5, price))
+    assert isinstance(parcel.content, TakeLeg)
+    world.deliver(Parcel(2, 1, LegTaken(parcel.content.leg_id, 1, SYMBOL, refused=True)))
+    check(world.nodes[1].state)
+    world.settle()
+    assert world.taken() == {("ann", 99): 5, ("ann", 100): 5, ("ann", 104): 10}
+    assert_all_at_rest(world)
+
+
 def test_an_unknown_leg_result_changes_nothing() -> None:
     """A result for a leg that is not out is the second of two, and says nothing new."""
     world = world_with(2, (1, "a", SELL, 5, 101))

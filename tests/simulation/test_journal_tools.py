@@ -173,6 +173,5 @@ def test_wrong_arguments_are_named(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong argument ends the command with the value in the message."""
-    with pytest.raises(SystemExit):
-        matchbus.main(["journal", *arguments])
+    assert matchbus.main(["journal", *arguments]) == matchbus.USAGE_ERROR
     assert named in capsys.readouterr().err

@@ -336,7 +336,7 @@ async def test_one_client_cannot_take_all_streams(one_engine: Venue) -> None:
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "64 OrderEntry streams of this client are open: close one",
         )
-        assert (await other.limit("S0", pb.SIDE_BUY, 1, 1)).status == pb.ORDER_STATUS_NEW
+        assert (await other.limit("S380", pb.SIDE_BUY, 1, 1)).status == pb.ORDER_STATUS_NEW
 
         async def comes_in() -> bool:
             call = greedy.stub.OrderEntry(metadata=greedy.metadata, timeout=CALL_TIMEOUT_S)

@@ -6,6 +6,7 @@ import signal
 import sys
 
 import msgspec
+import nats.errors
 import pytest
 import pytest_asyncio
 from nats.js.errors import APIError
@@ -199,6 +200,20 @@ async def test_a_list_that_does_not_end_costs_time_only(
     with caplog.at_level(logging.WARNING):
         assert (await market.recover())[0] == 0
     assert "snapshots are passed over" in caplog.text
+
+
+async def test_a_silent_server_is_no_store_without_snapshots(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start ends and is made again: it must not replay what a snapshot has, nor miss what was trimmed."""
+    await market.make()
+
+    async def time_out() -> None:
+        raise nats.errors.TimeoutError
+
+    monkeypatch.setattr(market.store, "_list", time_out)
+    with pytest.raises(nats.errors.TimeoutError):
+        await market.recover()
 
 
 async def test_a_maker_that_hangs_is_killed(
