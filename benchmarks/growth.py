@@ -171,7 +171,10 @@ def messages(commands: Iterator[pb.Command], count: int, size: int) -> Iterator[
 
 
 async def history(sizes: Sizes, output: Console) -> list[Figure]:
-    """One engine; at each mark, turns of the same load beside an echo, at the last also a new engine."""
+    """One engine; from each mark on, turns of the same load beside an echo, at the last also a new engine.
+
+    The turns are part of the history: a mark that lies within those of the one before begins behind them.
+    """
     figures: list[Figure] = []
     commands, bare_commands = steady(), steady()
     async with venue() as new_market, venue() as market:
@@ -185,15 +188,18 @@ async def history(sizes: Sizes, output: Console) -> list[Figure]:
                     load = list(messages(commands, part, min(part, LONG_BATCH)))
                     journaled += await stream(client, load)
                     progress.update(bar, completed=journaled)
+                begun, memory = journaled, resident_bytes(client.pid) / 2**20
                 ours, bare = [], []
                 for _ in range(sizes.pairs + 1):
                     ours.append(await turn([client], [list(messages(commands, sizes.orders, BATCH))]))
                     bare.append(await turn([echo], [list(messages(bare_commands, sizes.orders, BATCH))]))
                     journaled += sizes.orders
-                name = f"after {mark:,} commands"
-                figures += beside_echo(name, ours[1:], bare[1:])
-                memory = resident_bytes(client.pid) / 2**20
-                figures.append(alone(PART, name, "MiB of the engine", [memory], lower_is_better=True))
+                figures.append(
+                    alone(
+                        PART, f"after {begun:,} commands", "MiB of the engine", [memory], lower_is_better=True
+                    )
+                )
+                figures += beside_echo(f"from {begun:,} to {journaled:,} commands", ours[1:], bare[1:])
         new = await new_market.client()
         return figures + await beside_new(named(sizes.marks[-1], "command"), client, commands, new, sizes)
 

@@ -44,12 +44,13 @@ def histogram() -> Any:
 async def at_rate(send: Callable[[T], Awaitable[object]], waiting: Sequence[T], per_second: float) -> Outcome:
     """Send all at this rate, and wait for all answers.
 
-    A call that the server does not take counts as failed: its time says nothing.
+    A call that the server does not take counts as failed: its time says nothing. Raises what else a call
+    raised.
     """
     loop = asyncio.get_running_loop()
     outcome = Outcome(histogram(), histogram())
     done = asyncio.Event()
-    tasks: set[asyncio.Task[None]] = set()
+    tasks: list[asyncio.Task[None]] = []
     period_ns = round(1e9 / per_second)
     sent = 0
     libc = ctypes.CDLL(None, use_errno=True)
@@ -71,9 +72,7 @@ async def at_rate(send: Callable[[T], Awaitable[object]], waiting: Sequence[T], 
         for _ in range(min(expired, len(waiting) - sent)):
             due_ns = first_ns + sent * period_ns
             outcome.late.record_value(max(1, (time.monotonic_ns() - due_ns) // 1000))
-            task = loop.create_task(one(waiting[sent], due_ns))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            tasks.append(loop.create_task(one(waiting[sent], due_ns)))
             sent += 1
         if sent == len(waiting):
             done.set()
@@ -86,8 +85,7 @@ async def at_rate(send: Callable[[T], Awaitable[object]], waiting: Sequence[T], 
         if libc.timerfd_settime(timer, absolute, when, None):
             raise OSError(ctypes.get_errno(), "the timer cannot be set")
         await done.wait()
-        while tasks:
-            await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:
         loop.remove_reader(timer)
         os.close(timer)

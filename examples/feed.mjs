@@ -33,7 +33,7 @@ function snapshot(fields) {
 }
 function heartbeat([, , , sent_ns, sequences]) {
   const lag = performance.now() - sent_ns / 1e6;
-  smallestLag = Math.min(smallestLag, lag);
+  smallestLag = Math.min(smallestLag + (performance.now() - heardAt) / 5_000, lag); // no two clocks run alike
   heardAt = performance.now() - lag + smallestLag; // an old one can arrive late
   if ((sequences[symbol] ?? 0) > sequence) sequence = UNSYNCED; // the last delta was lost
 }

@@ -244,9 +244,9 @@ class _Activity:
         self._samples: deque[tuple[int, int, int, int]] = deque()
 
     def rates(self, batch_number: int, now_ns: int) -> tuple[float, float, float]:
-        """Orders, trades and batches a second of late. A new reign's batches are counted from its first."""
+        """Orders, trades and batches a second of late; no batches from before the number is known (0)."""
         samples = self._samples
-        if samples and batch_number < samples[-1][3]:
+        if samples and (batch_number < samples[-1][3] or not samples[-1][3]):
             samples.clear()
         samples.append((now_ns, self.orders, self.trades, batch_number))
         while now_ns - samples[0][0] > _RATE_NS:

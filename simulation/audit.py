@@ -4,7 +4,6 @@ A decision is a trade-through when it traded, or sent a leg, at a price worse th
 and did not take whole.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -64,21 +63,28 @@ def home_fills(events: Iterable[Event], engine: int) -> list[Fill]:
 
 
 def traded_through(away: Iterable[AwayQuote], taken: Sequence[Fill], legs: Sequence[LegSent]) -> list[str]:
-    """Away quotes better than the worst price that was traded or sent for, and not taken whole by legs."""
+    """Away quotes better than the worst price that was traded or sent for, and not taken whole by legs.
+
+    Of a peer's levels a leg takes those that its limit reaches.
+    """
     prices = [fill.price for fill in taken] + [leg.limit for leg in legs]
     if not prices:
         return []
     side = taken[0].side if taken else legs[0].side
     worst = max(prices) if side == Side.BUY else min(prices)
-    sent: Counter[int] = Counter()
-    for leg in legs:
-        sent[leg.peer] += leg.quantity
+    sign = 1 if side == Side.BUY else -1
     violations = []
     for quote in away:
-        better = [q for price, q in quote.levels if (price < worst if side == Side.BUY else price > worst)]
-        if sum(better) > sent[quote.engine]:
-            violations.append(
-                f"went to {worst} while engine {quote.engine} showed {sum(better)} better and got "
-                f"{sent[quote.engine]}"
+        better = [(price, shown) for price, shown in quote.levels if sign * price < sign * worst]
+        for price, _ in better:
+            shown = sum(shown for level, shown in better if sign * level >= sign * price)
+            got = sum(
+                leg.quantity for leg in legs if leg.peer == quote.engine and sign * leg.limit >= sign * price
             )
+            if shown > got:
+                violations.append(
+                    f"went to {worst} while engine {quote.engine} showed {shown} better, from {price} on, "
+                    f"and got {got}"
+                )
+                break
     return violations

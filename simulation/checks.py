@@ -96,6 +96,11 @@ class Ledger:
         order = self._known(fill.order_id, "filled")
         if order is None:
             return
+        if (fill.client, fill.symbol, fill.side) != (order.client, order.symbol, order.side):
+            self.quantity.violations.append(
+                f"order {fill.order_id} of {order.client}, {Side(order.side).name} {order.symbol}, was filled"
+                f" for {fill.client}, side {fill.side}, {fill.symbol}"
+            )
         order.cumulative += fill.quantity
         order.leaves = fill.leaves
         if fill.cumulative != order.cumulative:

@@ -140,9 +140,9 @@ class Tickets:
 
     async def _sign_in(self, request: Request) -> dict[str, Any]:
         who = await _read(request, SignIn)
-        await self._make_room()
-        self._opening += 1
+        self._opening += 1  # before anything is awaited: the place is taken
         try:
+            await self._make_room()
             client = await Client.connect(
                 self._exchange,
                 client_id=who.client,
@@ -205,7 +205,7 @@ class Tickets:
         return self._clock() - session.heard_s
 
     async def _make_room(self) -> None:
-        if len(self._sessions) + self._opening < MAX_SESSIONS:
+        if len(self._sessions) + self._opening <= MAX_SESSIONS:
             return
         token, session = min(self._sessions.items(), key=lambda item: item[1].heard_s, default=("", None))
         if session is None or self._silence_s(session) < GIVEN_UP_S:

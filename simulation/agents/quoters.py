@@ -24,7 +24,10 @@ _JITTER_LOTS: Final = 10
 
 
 class RandomGroup(Group, frozen=True, tag="random"):
-    """Random traders. The shares say how many of their steps are of which kind; the others rest an order."""
+    """Random traders. The shares say how many of their steps are of which kind; the others rest an order.
+
+    So does a step that would cancel or replace where nothing is open.
+    """
 
     max_open: Steps = 20
     spread: Ticks = 25
@@ -54,18 +57,18 @@ class RandomTrader:
         view = self.generator.choice(views)
         draw = self.generator.random()
         full = len(view.open_orders) >= settings.max_open
+        replaces = settings.cancel_share + settings.replace_share
+        markets = replaces + settings.market_share
         if view.open_orders and (full or draw < settings.cancel_share):
             return [Cancel(self.generator.choice(view.open_orders).client_order_id)]
-        draw -= settings.cancel_share
-        if view.open_orders and draw < settings.replace_share:
+        if view.open_orders and draw < replaces:
             return [self._replace(view)]
-        draw -= settings.replace_share
         side = self.generator.choice((Side.BUY, Side.SELL))
         quantity = self.generator.randint(1, settings.max_quantity)
-        if draw < settings.market_share:
+        if replaces <= draw < markets:
             return [Submit(view.symbol, side, OrderType.MARKET, TimeInForce.IOC, 0, quantity)]
         price = self._price(view, side)
-        if draw < settings.market_share + settings.ioc_share:
+        if markets <= draw < markets + settings.ioc_share:
             return [take(view, side, price, quantity)]
         return [Submit(view.symbol, side, OrderType.LIMIT, TimeInForce.GTC, price, quantity)]
 

@@ -37,9 +37,9 @@ class MomentumTaker:
         for view in views:
             middles = self._middles.setdefault(view.symbol, [])
             middles.append(view.middle)
-            del middles[: -self.settings.window]
+            del middles[: -self.settings.window - 1]
             moved = middles[-1] - middles[0]
-            if abs(moved) < self.settings.threshold:
+            if not moved or abs(moved) < self.settings.threshold:
                 continue
             side = Side.BUY if moved > 0 else Side.SELL
             if view.exposed(side) < self.settings.max_position:

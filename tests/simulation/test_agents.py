@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -8,12 +9,13 @@ from hypothesis import strategies as st
 from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import HawkesSettings
 from simulation.agents.cast import GROUPS, agent_of, players, usual_mix
-from simulation.agents.quoters import MarketMaker
+from simulation.agents.quoters import MarketMaker, RandomGroup, RandomTrader
 from simulation.agents.takers import (
     ArbitrageGroup,
     InformedGroup,
     InformedTaker,
     LatencyArbitrageur,
+    MomentumGroup,
     MomentumTaker,
     ReversionGroup,
     ReversionTaker,
@@ -177,6 +179,33 @@ def test_momentum_taker_follows_the_move() -> None:
     assert intent.side is Side.BUY
     assert 105 <= intent.price <= 107
     assert intent.time_in_force is TimeInForce.IOC
+
+
+def test_momentum_taker_measures_over_its_window() -> None:
+    """Five steps of a tick each are a move of five; a price that stands still is none, at any threshold."""
+    taker = MomentumTaker(random.Random(1), MomentumGroup(window=5, threshold=5))
+    steps = [taker.decide([View("AAPL", best_bid=99 + step, best_ask=101 + step)]) for step in range(6)]
+    assert [len(intents) for intents in steps] == [0, 0, 0, 0, 0, 1]
+    still = MomentumTaker(random.Random(1), MomentumGroup(threshold=0))
+    assert still.decide([View("AAPL", best_bid=99, best_ask=101)] * 9) == []
+
+
+@pytest.mark.parametrize(
+    "open_orders", [(), (OpenOrder("a", "AAPL", Side.BUY, 99, 5),)], ids=["none open", "one open"]
+)
+def test_random_trader_keeps_to_its_shares(open_orders: tuple[OpenOrder, ...]) -> None:
+    """Market orders, and those that take at once, are as many as the settings say, with none open too."""
+    trader = RandomTrader(random.Random(1), RandomGroup(market_share=0.1, ioc_share=0.2))
+    view = View("AAPL", best_bid=99, best_ask=101, open_orders=open_orders)
+    steps = 10_000
+    made = Counter(
+        (intent.type, intent.time_in_force)
+        for _ in range(steps)
+        for intent in trader.decide([view])
+        if isinstance(intent, Submit)
+    )
+    assert made[OrderType.MARKET, TimeInForce.IOC] / steps == pytest.approx(0.1, abs=0.015)
+    assert made[OrderType.LIMIT, TimeInForce.IOC] / steps == pytest.approx(0.2, abs=0.02)
 
 
 def taken(intents: list[Intent]) -> tuple[Side, int]:

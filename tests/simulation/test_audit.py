@@ -18,7 +18,15 @@ def test_taking_all_better_quotes_is_no_trade_through() -> None:
 def test_better_quote_left_standing_is_found() -> None:
     """A leg at 101 while engine 3 showed 100 and got nothing is a trade-through."""
     (violation,) = traded_through(QUOTES, [], [leg(2, 101, 6)])
-    assert "engine 3 showed 2 better and got 0" in violation
+    assert "engine 3 showed 2 better, from 100 on, and got 0" in violation
+
+
+def test_a_leg_that_cannot_reach_a_quote_takes_nothing_of_it() -> None:
+    """Two legs take two levels; one of their quantity that reaches only the first leaves the other."""
+    quotes, at_101 = (AwayQuote(2, 1, 1, ((99, 5), (100, 5))),), leg(3, 101, 1)
+    assert traded_through(quotes, [], [leg(2, 99, 5), leg(2, 100, 5), at_101]) == []
+    (violation,) = traded_through(quotes, [], [leg(2, 99, 10), at_101])
+    assert "engine 2 showed 5 better, from 100 on, and got 0" in violation
 
 
 def test_journaled_decisions_are_judged() -> None:

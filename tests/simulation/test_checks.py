@@ -1,3 +1,6 @@
+import msgspec
+import pytest
+
 from bus.messages import (
     Report,
     ReportedCancel,
@@ -85,6 +88,18 @@ def test_wrong_cumulative_is_found() -> None:
     """A fill whose running total is not the sum of the order's fills violates."""
     made = ledger(order("bob", E1 + 2, Side.BUY, 5), fill("bob", E1 + 2, Side.BUY, 2, cumulative=3, leaves=3))
     assert "add up to 2" in made.quantity.violations[0]
+
+
+@pytest.mark.parametrize(
+    "stranger", [("eve", "AAPL", Side.BUY), ("bob", "MSFT", Side.BUY), ("bob", "AAPL", Side.SELL)]
+)
+def test_fill_of_another_client_symbol_or_side_is_found(stranger: tuple[str, str, Side]) -> None:
+    """An order is filled for its own client, in its symbol, on its side."""
+    reports = trade_of_five()
+    client, symbol, side = stranger
+    reports[3] = msgspec.structs.replace(reports[3], client=client, symbol=symbol, side=side)
+    (violation,) = ledger(*reports).quantity.violations
+    assert "of bob, BUY AAPL, was filled for" in violation
 
 
 def test_lost_quantity_is_found() -> None:
