@@ -23,8 +23,6 @@ from client.cli.failures import DONE, Failure
 from client.cli.output import Output
 from client.cli.settings import SettingsError
 
-INTERRUPTED: Final = 130
-
 MODULES: Final = {
     "register": "account",
     "context": "account",
@@ -59,8 +57,6 @@ def main(name: str, words: Sequence[str]) -> int:
     except Failure as failure:
         output.failure(failure)
         return failure.code
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def find(name: str) -> Command:

@@ -251,6 +251,20 @@ def test_an_engine_tells_its_rates() -> None:
     assert venue.engine(1, after_ms=3_000).orders_per_s == 0.0
 
 
+def test_batches_are_counted_from_the_first_known_number() -> None:
+    """Before a first heartbeat it is 0: the whole journal was not written in the second after."""
+    venue = Venue("AAPL", engines=1)
+    feeds = {1: PeerFeed(1)}
+    venue.market = Market(venue.market.instruments, venue.market.engines, feeds)
+    venue.engine(1, after_ms=0)
+    venue.now_ns += 1_000 * MS
+    venue.beat(1, batch_number=300_000)
+    assert venue.engine(1, after_ms=0).batches_per_s == 0.0
+    venue.now_ns += 1_000 * MS
+    venue.beat(1, batch_number=300_015)
+    assert venue.engine(1, after_ms=0).batches_per_s == 15.0
+
+
 def test_an_engine_tells_how_long_its_journal_takes() -> None:
     """As its newest heartbeat says; nothing where nothing was stored, or where that is old news."""
     venue = Venue("AAPL", engines=1)

@@ -268,6 +268,18 @@ async def test_seats_are_bounded_and_come_free(page: Page, monkeypatch: pytest.M
     assert (await page.ask("account", **{TOKEN_HEADER: second}))[0] == 200
 
 
+async def test_seats_are_bounded_for_those_who_come_at_once(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six who come together as many get in as others have been silent for."""
+    monkeypatch.setattr(ticket, "MAX_SESSIONS", 2)
+    await page.sign_in()
+    await page.sign_in()
+    page.now_s = GIVEN_UP_S
+    answers = await asyncio.gather(*(page.sign_in() for _ in range(6)))
+    assert sorted(status for status, _ in answers) == [200, 200, 503, 503, 503, 503]
+
+
 async def test_who_is_silent_is_signed_out(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that nobody uses any more ends by itself."""
     monkeypatch.setattr(ticket, "SWEEP_S", 0.001)
