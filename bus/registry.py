@@ -26,8 +26,8 @@ from bus.stream import (
     Ack,
     Publisher,
     Stored,
+    StreamLostEnd,
     StreamReader,
-    is_other,
     last_message,
     settled_extent,
     until_connected,
@@ -131,33 +131,25 @@ class Bucket(Generic[T]):
         end = await self._end()
         reader = StreamReader(self._client, self._stream, contiguous=False)
         known: set[str] = set()
-        last: Stored | None = None
-        renewals = 0
         try:
             while True:
                 if reader.next_sequence > end and filled is not None:
                     filled.set()
-                changes = await reader.read(RELIST_S)
-                is_anew = (
-                    last is not None
-                    and reader.renewals != renewals
-                    and await is_other(self._client, self._stream, last)
-                )
-                renewals = reader.renewals
-                if changes and not is_anew:
-                    for stored in changes:
-                        self._tell(stored, on_change, known)
-                    last = changes[-1]
-                    continue
-                end = await self._end(0 if is_anew else reader.next_sequence - 1)
-                if is_anew or end + 1 < reader.next_sequence:
-                    _log.error("bucket %s was made anew: reading it from the start", self._bucket)
-                    reader.next_sequence = 1
-                    last = None
+                try:
+                    changes = await reader.read(RELIST_S)
+                except StreamLostEnd as error:
+                    _log.error("bucket %s is read from the start: %s", self._bucket, error)
                     while known:
                         on_change(known.pop(), None)
-                if reader.next_sequence != end + 1:
-                    await reader.renew()
+                    await reader.close()
+                    reader = StreamReader(self._client, self._stream, contiguous=False)
+                    continue
+                for stored in changes:
+                    self._tell(stored, on_change, known)
+                if not changes:
+                    end = await self._end(reader.next_sequence - 1)
+                    if reader.next_sequence != end + 1:
+                        await reader.renew()
         finally:
             await reader.close()
 

@@ -6,7 +6,8 @@ overflows, so both halves are built on plain requests and a pull consumer instea
 
     StreamError
     ├── StreamMissing     the server has no such stream
-    └── StreamGap         messages that should be there are not
+    ├── StreamGap         messages that should be there are not
+    └── StreamLostEnd     what was read is not there any more, or another message is
 """
 
 import asyncio
@@ -87,6 +88,15 @@ class StreamGap(StreamError):
         self.stream = stream
         self.expected = expected
         self.found = found
+
+
+class StreamLostEnd(StreamError):
+    """The stream was set back to before `sequence`, which was read; the numbers may be another's now."""
+
+    def __init__(self, stream: str, sequence: int) -> None:
+        super().__init__(f"stream {stream} lost its end: message {sequence} was read, and is not there")
+        self.stream = stream
+        self.sequence = sequence
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -198,21 +208,6 @@ async def next_message(client: Client, stream: str, sequence: int, subject: str)
     return await _get(client, stream, {"seq": sequence, "next_by_subj": subject})
 
 
-async def is_other(client: Client, stream: str, read: Stored) -> bool:
-    """Whether the number of a message that was read is another one's now: the stream lost its end since.
-
-    What was written since may hide that: the server gives the numbers out again. Asks until there is an
-    answer. Raises StreamMissing, StreamError, or nats' ConnectionClosedError.
-    """
-    while True:
-        try:
-            found = await message_at(client, stream, read.sequence)
-        except AWAY:
-            await until_connected(client)
-        else:
-            return found is not None and (found.subject, found.payload) != (read.subject, read.payload)
-
-
 async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
     request = json.dumps(question).encode()
     answer = await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
@@ -321,8 +316,6 @@ class StreamReader:
         """The sequence after the last one that `read` returned."""
         self.pending = 0
         """How many messages the server still had when it sent that one."""
-        self.renewals = 0
-        """How often it began anew; meanwhile the stream may have lost its end (`is_other`)."""
         self._client = client
         self._stream = stream
         self._contiguous = contiguous
@@ -335,6 +328,7 @@ class StreamReader:
         self._consumer_sequence = 0
         self._broken = False
         self._largest = 0
+        self._last: Stored | None = None
         self._heard = 0.0  # silence counts from here, whatever patience the caller has
 
     async def close(self) -> None:
@@ -349,7 +343,7 @@ class StreamReader:
     async def read(self, timeout_s: float | None = None) -> list[Stored]:
         """What comes next, at least one message unless `timeout_s` passes first (None: wait for ever).
 
-        Raises StreamMissing, StreamGap when `contiguous`, or nats' ConnectionClosedError.
+        Raises StreamMissing, StreamLostEnd, StreamGap when `contiguous`, or nats' ConnectionClosedError.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -363,7 +357,6 @@ class StreamReader:
 
     async def renew(self) -> None:
         """Begin anew after `next_sequence`, as soon as the server is there."""
-        self.renewals += 1
         await self.close()
         await until_connected(self._client)
 
@@ -410,7 +403,22 @@ class StreamReader:
             )
         except nats.js.errors.NotFoundError as error:
             raise StreamMissing(self._stream) from error
+        await self._check_last()
         self._consumer = created.name
+
+    async def _check_last(self) -> None:
+        """Raise StreamLostEnd where what was read last was lost since, or written over."""
+        last = self._last
+        if last is None:
+            return
+        found = await message_at(self._client, self._stream, last.sequence)
+        if found is not None:
+            is_there = (found.subject, found.payload) == (last.subject, last.payload)
+        else:  # a newer value of a key, or a trimmed stream, leave nothing there either
+            stored = await settled_extent(self._client, self._stream, last.sequence)
+            is_there = stored.last_seq >= last.sequence
+        if not is_there:
+            raise StreamLostEnd(self._stream, last.sequence)
 
     async def _ask(self) -> None:
         """Ask for the next messages; the request stands until they all came or ten seconds passed."""
@@ -456,6 +464,8 @@ class StreamReader:
             self.pending = int(tokens[7].rpartition(".")[2])
             deleted = message.headers is not None and "KV-Operation" in message.headers
             taken.append(Stored(sequence, message.subject, message.data, deleted))
+        if taken:
+            self._last = taken[-1]
         return taken
 
     def _note_status(self, headers: Mapping[str, str]) -> None:

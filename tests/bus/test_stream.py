@@ -21,9 +21,11 @@ from bus.stream import (
     Publisher,
     Stored,
     StreamGap,
+    StreamLostEnd,
     StreamReader,
     settled_extent,
 )
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -144,6 +146,43 @@ async def test_a_gap_in_the_stream_is_told(nats_connection: Connection) -> None:
     await jumping.close()
 
 
+@pytest.mark.parametrize("written_since", [0, 1, 3])
+async def test_a_reader_that_begins_anew_notices_a_lost_end(
+    nats_connection: Connection, engine: int, written_since: int
+) -> None:
+    """Whether the numbers that were read are free again, or other messages have them, or more have come."""
+    stream = await _fill(nats_connection, engine, 2)
+    reader = StreamReader(nats_connection, stream)
+    assert await _read(reader, 2) == [1, 2]
+    await nats_connection.jetstream().delete_stream(stream)
+    await provision.provision_journal(nats_connection, engine)
+    for _ in range(written_since):
+        await nats_connection.jetstream().publish(subjects.journal(engine), b"other")
+    async with asyncio.timeout(8):
+        with pytest.raises(StreamLostEnd, match="message 2 was read"):
+            await reader.read()
+    await reader.close()
+
+
+async def test_a_message_that_is_removed_after_it_was_read_is_no_lost_end(
+    nats_connection: Connection,
+) -> None:
+    """A trimmed journal, and a bucket whose key has a newer value, are read on."""
+    jetstream = nats_connection.jetstream()
+    await jetstream.add_stream(name="NEWEST", subjects=["newest"], max_msgs_per_subject=1)
+    await jetstream.publish("newest", b"1")
+    reader = StreamReader(nats_connection, "NEWEST")
+    assert await _read(reader, 1) == [1]
+    await jetstream.publish("newest", b"2")
+    await reader.renew()
+    assert await _read(reader, 2) == [2]
+    await jetstream.purge_stream("NEWEST")
+    await reader.renew()
+    await jetstream.publish("newest", b"3")
+    assert await _read(reader, 3) == [3]
+    await reader.close()
+
+
 async def test_no_request_brings_more_than_a_connection_takes(
     nats_connection: Connection, engine: int
 ) -> None:
@@ -218,9 +257,10 @@ async def test_a_reader_that_was_cut_off_as_too_slow_reads_on(
         assert ack.seq == number
     reader = StreamReader(reading, stream)
     assert await _read(reader, SMALL) == list(range(1, SMALL + 1))
+    said = reading.stats["out_msgs"]
     going_on = asyncio.create_task(_read(reader, 200))
-    await asyncio.sleep(0)  # it asks for 256 messages, as all it knows are small
-    await reading.flush()
+    await until(lambda: reading.stats["out_msgs"] > said and not reading.pending_data_size)
+    # It has asked for 256 messages, as all it knows are small.
     log = tmp_path / "nats/nats-server.log"
     deadline = time.monotonic() + 20
     while "Slow Consumer" not in log.read_text():
