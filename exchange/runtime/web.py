@@ -9,9 +9,24 @@ from typing import Final
 import uvicorn
 from matchbus.edge import CannotListen
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _BACKLOG: Final = 64
 _GRACE_S: Final = 1
+FIRST_REQUEST_S: Final = 10.0
+"""How long a connection may be open before its first request has come; uvicorn itself waits for ever."""
+
+
+class _Protocol(H11Protocol):
+    """Leaves a connection that asks for nothing."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self.loop.call_later(FIRST_REQUEST_S, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -44,7 +59,7 @@ async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None] = la
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
-                http="h11",
+                http=_Protocol,
                 ws="none",
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_S,

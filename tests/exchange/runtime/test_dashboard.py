@@ -14,7 +14,7 @@ import pytest
 from matchbus.edge import CannotListen
 
 from bus.server import NatsServer
-from exchange.runtime import dashboard
+from exchange.runtime import dashboard, web
 from exchange.runtime.process import run
 from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
 from simulation.cluster import DEFAULT_INSTRUMENTS
@@ -78,6 +78,18 @@ async def test_on_loopback_it_answers_to_no_other_name() -> None:
     async with served() as url:
         assert (await get(url, Host="evil.example"))[0] == 400
         assert (await get(url, Host="localhost"))[0] == 200
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+async def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    """Neither a silent one nor one that never ends its first request is kept."""
+    monkeypatch.setattr(web, "FIRST_REQUEST_S", 0.2)
+    async with served() as url:
+        reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+        writer.write(said)
+        async with asyncio.timeout(2):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_off_loopback_one_only_looks_on() -> None:
