@@ -68,6 +68,8 @@ class Ledger:
         """Take one report; an engine's reports must come in its order."""
         match report:
             case ReportedOrder():
+                if report.order_id in self._orders:
+                    self.quantity.violations.append(f"order {report.order_id} was accepted twice")
                 self._orders[report.order_id] = _Order(
                     client=report.client,
                     side=report.side,

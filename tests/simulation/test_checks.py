@@ -108,6 +108,13 @@ def test_lost_quantity_is_found() -> None:
     assert not made.quantity.holds
 
 
+def test_an_order_that_is_accepted_twice_is_found() -> None:
+    """An order's acceptance is reported once."""
+    again = order("bob", E1 + 2, Side.BUY, 5)
+    (violation,) = ledger(again, again).quantity.violations
+    assert "accepted twice" in violation
+
+
 def test_fill_of_an_unknown_order_is_found() -> None:
     """A fill of an order that was never accepted violates."""
     assert not ledger(fill("bob", E1 + 2, Side.BUY, 5)).quantity.holds
