@@ -121,8 +121,18 @@ class Connection(Client):
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         """As nats-py's; but what the socket takes it gets now, not when a task of nats-py's has woken."""
-        socket = self._socket if self._pending and self.is_connected and not force_flush else None
-        if socket is None or socket.is_closing() or socket.get_write_buffer_size() >= _UNSENT_BYTES:
+        socket = self._socket if self.is_connected else None
+        if socket is not None and socket.is_closing():
+            # The server is gone, which nats-py's reader hears some turns later; until then a write into the
+            # dead socket would raise RuntimeError, out of any publish and any question.
+            await self._process_op_err(ConnectionResetError("the socket has closed"))
+            socket = None
+        if (
+            socket is None
+            or force_flush
+            or not self._pending
+            or socket.get_write_buffer_size() >= _UNSENT_BYTES
+        ):
             return await heed_cancellation(super()._flush_pending(force_flush))
         socket.writelines(self._pending)
         self._pending = []

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,7 @@ import uvloop
 
 from bus.connection import Connection, connect
 from bus.server import NatsServer
+from bus.stream import AWAY
 from tests.waiting import until
 
 
@@ -234,6 +236,46 @@ async def test_unbuffered_publishes_fail_while_the_server_is_away(own_server: Na
     with pytest.raises(nats.errors.OutboundBufferLimitError):
         await connection.publish("anything", b"")
     await connection.close()
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_server_that_dies_while_many_publish_is_away(tmp_path: Path, *, buffered: bool) -> None:
+    """Under uvloop a socket closes before its reader hears so: a publish then is one while NATS is away."""
+
+    async def kill_under_load() -> None:
+        async with NatsServer(tmp_path) as server:
+            connection, said, reported = await _opened(server, buffered=buffered)
+            for _ in range(3):
+                reported.clear()
+                async with asyncio.TaskGroup() as busy:
+                    for _ in range(3):
+                        busy.create_task(_publish_until_away(connection))
+                        busy.create_task(_ask_until_away(connection))
+                    await asyncio.sleep(0.05)
+                    os.kill(server.pid, signal.SIGKILL)
+                    time.sleep(0.05)  # noqa: ASYNC251 -- a busy process comes late to it
+                await server.kill()
+                await server.start()
+                async with asyncio.timeout(5):
+                    await reported.wait()
+            assert said == ["reconnected"] * 3
+            await connection.close()
+
+    uvloop.run(kill_under_load())
+
+
+async def _publish_until_away(connection: Connection) -> None:
+    while connection.is_connected:
+        with suppress(*AWAY):
+            await connection.publish("anything", bytes(200))
+        await asyncio.sleep(0)
+
+
+async def _ask_until_away(connection: Connection) -> None:
+    while connection.is_connected:
+        with suppress(*AWAY):
+            await connection.request("nobody", timeout=0.1)
+        await asyncio.sleep(0)
 
 
 def test_closing_while_the_server_is_away(tmp_path: Path) -> None:
