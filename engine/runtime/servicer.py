@@ -6,6 +6,7 @@ the order. What a handler reads it reads through the commit loop, so it never sh
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ MAX_ENTRY_STREAMS: Final = 64
 
 SETTLE_PATIENCE_S: Final = 0.5
 """How long an answer waits for an order's legs before it says PENDING."""
+
+MAX_LISTINGS: Final = 64
+"""ListOpenOrders and GetOrderBook calls of one client at once: each may hold a reply of megabytes."""
 
 MAX_FILLS_PER_BATCH: Final = 500
 MAX_FILL_STREAMS: Final = 8
@@ -90,6 +94,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self._old_fills = old_fills
         self._fill_streams: Counter[str] = Counter()
         self._entry_streams: Counter[str] = Counter()
+        self._listings: Counter[str] = Counter()
+        self._listing = asyncio.Lock()
 
     @property
     def open_streams(self) -> dict[str, int]:
@@ -136,7 +142,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     ) -> None:
         """Take commands by the message and answer each message with one, in order."""
         client = await self._sessions.client_of(context)
-        await _open_stream(self._entry_streams, client, MAX_ENTRY_STREAMS, "OrderEntry", context)
+        await _open_call(self._entry_streams, client, MAX_ENTRY_STREAMS, "OrderEntry streams", context)
         waiting: asyncio.Queue[_Entry | _End] = asyncio.Queue()
         room = asyncio.Semaphore(MAX_UNANSWERED_MESSAGES)
         reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
@@ -153,7 +159,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 await abort_bad_request(context, "commands", str(entry.fault))
             await reading
         finally:
-            _close_stream(self._entry_streams, client)
+            _close_call(self._entry_streams, client)
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
@@ -163,14 +169,14 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         client = await self._sessions.client_of(context)
         if request.since_sequence < 0:
             await abort_bad_request(context, "since_sequence", f"{request.since_sequence} must be 0 or more")
-        await _open_stream(self._fill_streams, client, MAX_FILL_STREAMS, "GetFills", context)
+        await _open_call(self._fill_streams, client, MAX_FILL_STREAMS, "GetFills streams", context)
         try:
             with self._bell.listen(client) as rung:
                 await self._send_fills(
                     client, request.since_sequence, rung if request.follow else None, context
                 )
         finally:
-            _close_stream(self._fill_streams, client)
+            _close_call(self._fill_streams, client)
 
     async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.OrderState:
         """Show one of the caller's orders."""
@@ -196,18 +202,22 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
         by_name = self._loop.state.accounts.by_name
 
-        def listed() -> list[pb.OrderState]:
+        def listed() -> pb.ListOpenOrdersReply:
             account = by_name.get(client)
             orders: list[Order] = list(account.open.values()) if account is not None else []
-            return [
-                wire.order_state(order) for order in orders if request.symbol in ("", order.request.symbol)
-            ]
+            return pb.ListOpenOrdersReply(
+                orders=[
+                    wire.order_state(order)
+                    for order in orders
+                    if request.symbol in ("", order.request.symbol)
+                ]
+            )
 
-        return pb.ListOpenOrdersReply(orders=await self._read(listed, context))
+        return await self._list(listed, client, context)
 
     async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:
         """Show a book: this engine's, by level or order by order, or all live engines' together."""
-        await self._sessions.client_of(context)
+        client = await self._sessions.client_of(context)
         book = self._loop.state.books.get(request.symbol)
         if book is None:
             await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
@@ -223,9 +233,11 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         if request.scope == pb.BOOK_SCOPE_CONSOLIDATED:
             if request.detail == pb.BOOK_DETAIL_ORDERS:
                 await abort_bad_request(context, "detail", "a consolidated book has levels, no orders")
-            return _consolidated(request.symbol, self._away.of(request.symbol), depth)
+            return await self._list(
+                lambda: _consolidated(request.symbol, self._away.of(request.symbol), depth), client, context
+            )
         with_orders = request.detail == pb.BOOK_DETAIL_ORDERS
-        return await self._read(lambda: _engine_book(book, depth, with_orders=with_orders), context)
+        return await self._list(lambda: _engine_book(book, depth, with_orders=with_orders), client, context)
 
     # -- one command ----------------------------------------------------------------------------------
 
@@ -251,6 +263,28 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             return await self._loop.read(query)
         except CommitError as fault:
             await _abort_untaken(context, fault)
+
+    async def _list(self, query: Callable[[], T], client: str, context: Context) -> T:
+        """Read what may be long: one listing after the other, in half of the time at most.
+
+        However many are asked for, orders pass between them.
+        """
+        await _open_call(self._listings, client, MAX_LISTINGS, "listings", context)
+        context.add_done_callback(lambda _: _close_call(self._listings, client))  # type: ignore[arg-type]  # stubs
+        taken_s = 0.0
+
+        def timed() -> T:
+            nonlocal taken_s
+            began = time.perf_counter()
+            found = query()
+            taken_s = time.perf_counter() - began
+            return found
+
+        await self._listing.acquire()
+        try:
+            return await self._read(timed, context)
+        finally:
+            asyncio.get_running_loop().call_later(taken_s, self._listing.release)
 
     async def _read_entries(
         self,
@@ -350,20 +384,20 @@ class ProtectedBooks:
         return books
 
 
-async def _open_stream(streams: Counter[str], client: str, most: int, call: str, context: Context) -> None:
-    """One stream more of the client is open, unless it has as many as it may."""
-    if streams[client] >= most:
+async def _open_call(calls: Counter[str], client: str, most: int, what: str, context: Context) -> None:
+    """One call more of the client is open, unless it has as many as it may."""
+    if calls[client] >= most:
         await context.abort(
-            grpc.StatusCode.RESOURCE_EXHAUSTED, f"{most} {call} streams of this client are open: close one"
+            grpc.StatusCode.RESOURCE_EXHAUSTED, f"{most} {what} of this client are open: close one"
         )
-    streams[client] += 1
+    calls[client] += 1
 
 
-def _close_stream(streams: Counter[str], client: str) -> None:
-    """One stream of the client is open no more."""
-    streams[client] -= 1
-    if not streams[client]:
-        del streams[client]
+def _close_call(calls: Counter[str], client: str) -> None:
+    """One call of the client is open no more."""
+    calls[client] -= 1
+    if not calls[client]:
+        del calls[client]
 
 
 async def _write_fills(fills: Sequence[Fill | ReportedFill], context: Context) -> None:

@@ -23,7 +23,7 @@ from bus.registry import Bucket
 from bus.server import NatsServer
 from bus.stream import last_message
 from engine.runtime.process import Settings, run
-from engine.runtime.servicer import MAX_ENTRY_STREAMS
+from engine.runtime.servicer import MAX_ENTRY_STREAMS, MAX_LISTINGS
 from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, eventually, floor, fresh, levels, limit
 
 MEGABYTE = "A" * 1_000_000
@@ -345,6 +345,32 @@ async def test_one_client_cannot_take_all_streams(one_engine: Venue) -> None:
 
         await eventually(comes_in, 30, "the stalled stream is cut off")
         stalled.cancel()
+
+
+async def test_long_lists_leave_orders_room(one_engine: Venue) -> None:
+    """However many long lists a client asks for: another's order does not wait for all of them."""
+    async with floor(one_engine) as trading:
+        greedy, other = await trading.trader(1), await trading.trader(1)
+        count, symbol = 10_000, "S381"
+        await greedy.enter([[pb.Command(new=limit(symbol, pb.SIDE_BUY, 1, 1)) for _ in range(count)]])
+        calls = [
+            asyncio.ensure_future(
+                greedy.stub.ListOpenOrders(
+                    pb.ListOpenOrdersRequest(), metadata=greedy.metadata, timeout=6 * CALL_TIMEOUT_S
+                )
+            )
+            for _ in range(2 * MAX_LISTINGS)
+        ]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        assert (await other.limit(symbol, pb.SIDE_BUY, 2, 1)).status == pb.ORDER_STATUS_NEW
+        assert sum(call.done() and call.exception() is None for call in calls) < MAX_LISTINGS // 2
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        refused = {str(end.details()) for end in ended if isinstance(end, grpc.aio.AioRpcError)}
+        assert refused == {"64 listings of this client are open: close one"}
+        listed = [len(end.orders) for end in ended if isinstance(end, pb.ListOpenOrdersReply)]
+        assert set(listed) == {count}
+        assert len(listed) >= MAX_LISTINGS
+        assert len(await greedy.open_orders()) == count
 
 
 async def test_another_engine_names_the_home_address(three_engines: Venue) -> None:
