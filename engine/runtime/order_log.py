@@ -77,10 +77,16 @@ def reported(reports: Sequence[Report]) -> None:
     if not _log.isEnabledFor(logging.DEBUG):
         return
     for report in reports:
-        # They are the state machine's events, by the same field names under the same tags.
         kind = type(report).__struct_config__.tag
-        order = report.taker_order_id if isinstance(report, ReportedPrevention) else report.order_id
-        _tell("report stored", order=order, report=kind)
+        _tell("report stored", order=order_of(report), report=kind)
+
+
+def order_of(report: Report | Prevented) -> int:
+    """The order that a report is of; of a prevented match the taker.
+
+    What an engine reports are the state machine's events, by the same field names under the same tags.
+    """
+    return report.taker_order_id if isinstance(report, Prevented | ReportedPrevention) else report.order_id
 
 
 def _happened(event: Event, takers: Mapping[int, int]) -> tuple[str, dict[str, Any]] | None:
@@ -121,6 +127,7 @@ def _happened(event: Event, takers: Mapping[int, int]) -> tuple[str, dict[str, A
         case Answered():
             return "order answered", {
                 "order": event.order_id,
+                "client_order_id": event.client_order_id,  # all that names a refused one
                 "status": OrderStatus(event.status).name,
                 "reason": RejectReason(event.reject_reason).name,
                 "cumulative": event.cumulative,

@@ -14,9 +14,10 @@ from typing import Any
 
 from matchbus.tracing import JOURNAL, SUBMIT, Place, Span, Tracer, utc_ns
 
-from bus.messages import Report, ReportedPrevention
+from bus.messages import Report
 from engine.commands import Command, TakeLeg
 from engine.events import Accepted, Answered, Event, Fill, LegSent, LegTaken
+from engine.runtime.order_log import order_of
 from engine.terms import Liquidity, OrderStatus, Side
 
 _tracer: Tracer | None = None
@@ -91,7 +92,7 @@ def reported(reports: Sequence[Report]) -> None:
     if _tracer is None:
         return
     for report in reports:
-        order_id = report.taker_order_id if isinstance(report, ReportedPrevention) else report.order_id
+        order_id = order_of(report)
         if _tracer.samples(order_id):
             _tracer.note(_moment(order_id, "report stored", report=type(report).__struct_config__.tag))
 

@@ -1,9 +1,11 @@
 """What leaves an engine, with everything it leaves to in the test's hands."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -26,7 +28,7 @@ from engine.events import (
     Prevented,
     Replaced,
 )
-from engine.runtime import effects
+from engine.runtime import effects, order_trace
 from engine.runtime.commit_loop import Batch
 from engine.runtime.effects import REPORTED, Effects, FillBell, Reports
 from tests.waiting import until
@@ -49,6 +51,22 @@ KINDS: dict[type, type] = {
     Cancelled: messages.ReportedCancel,
     Prevented: messages.ReportedPrevention,
 }
+
+
+async def test_every_report_is_told_by_its_order(
+    stream: "Stream", caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log at DEBUG and the trace name an order for each kind of report: of a prevented match the taker."""
+    traced: list[int] = []
+    tracer = SimpleNamespace(samples=lambda _: True, note=lambda span: traced.append(span.order_id))
+    monkeypatch.setattr(order_trace, "_tracer", tracer)
+    reports = reports_to(stream)
+    reports.add(1, 1, list(EVENTS.values()))
+    with caplog.at_level(logging.DEBUG, "orders"):
+        async with running(reports):
+            await reports.drained()
+    told = [record.order for record in caplog.records if record.message == "report stored"]  # type: ignore[attr-defined]
+    assert told == traced == [1, 3, 1, 1, 1]
 
 
 class Stream:
