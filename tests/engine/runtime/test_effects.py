@@ -56,7 +56,7 @@ KINDS: dict[type, type] = {
 async def test_every_report_is_told_by_its_order(
     stream: "Stream", caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log at DEBUG and the trace name an order for each kind of report: of a prevented match the taker."""
+    """Log at DEBUG and trace name an order for each kind of report: of a prevented match the taker."""
     traced: list[int] = []
     tracer = SimpleNamespace(samples=lambda _: True, note=lambda span: traced.append(span.order_id))
     monkeypatch.setattr(order_trace, "_tracer", tracer)
