@@ -736,8 +736,10 @@ def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -
     request = order.request
     if request.time_in_force == _FOK and away and not request.do_not_route:
         elsewhere = sum(level.quantity for level in away if level.key >= order.worst)
-        reachable = elsewhere + available(opposite, order, order.worst)
-        if elsewhere and reachable >= order.quantity and not _fillable_at_home(order, opposite, away):
+        known_to = horizon(away)
+        more_away = known_to is not None and known_to >= order.worst
+        is_enough = more_away or elsewhere + available(opposite, order, order.worst) >= order.quantity
+        if elsewhere and is_enough and not _fillable_at_home(order, opposite, away):
             return (
                 RejectReason.FOK_NEEDS_AWAY_LIQUIDITY,
                 "fill-or-kill across engines is not offered yet: send IOC, or fewer",

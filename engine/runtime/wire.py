@@ -18,6 +18,8 @@ from engine.terms import MAX_CLIENT_ORDER_ID_LENGTH, MAX_SYMBOL_LENGTH
 
 _NEW: Final = pb.ORDER_STATUS_NEW
 _REJECTED: Final = pb.ORDER_STATUS_REJECTED
+_GTC: Final = pb.TIME_IN_FORCE_GTC
+_NO_PREVENTION: Final = pb.SELF_TRADE_PREVENTION_NONE
 _EMPTY_COMMAND: Final = pb.REJECT_REASON_EMPTY_COMMAND
 MAX_FILLS_PER_MESSAGE: Final = 8_000
 """Fills and prevented matches in one answer: with 10,000 replies they stay below what gRPC takes."""
@@ -34,7 +36,7 @@ def bounded(text: str, longest: int) -> str:
 
 
 def new_order(client: str, order: pb.NewOrder) -> NewOrder:
-    """The command of a SubmitOrder."""
+    """The command of a SubmitOrder; what is unspecified is what it means, so that a retry may say it."""
     client_order_id, symbol = order.client_order_id, order.symbol
     if len(client_order_id) > _MAX_ID or not client_order_id.isascii():
         client_order_id = bounded(client_order_id, _MAX_ID)
@@ -46,13 +48,13 @@ def new_order(client: str, order: pb.NewOrder) -> NewOrder:
         intern(symbol),  # one string for all orders of a symbol: less to keep, and found faster
         order.side,
         order.type,
-        order.time_in_force,
+        order.time_in_force or _GTC,
         order.price,
         order.quantity,
         order.stop_price,
         order.display_quantity,
         order.post_only,
-        order.self_trade_prevention,
+        order.self_trade_prevention or _NO_PREVENTION,
         order.expire_time_ns,
         order.do_not_route,
     )

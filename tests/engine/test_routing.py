@@ -284,6 +284,18 @@ def test_fok_that_needs_a_peer_is_refused_by_name() -> None:
     assert world.taken() == {}
 
 
+@pytest.mark.parametrize(("limit", "is_refused"), [(121, True), (120, True), (119, False)])
+def test_fok_is_refused_by_name_where_more_is_shown_than_is_known(limit: int, is_refused: bool) -> None:
+    """Of a peer's levels a command carries a part: what is beyond may be enough, if the limit reaches it."""
+    world = world_with(1)
+    away = AwayQuote(2, 1, 1, tuple((101 + level, 1) for level in range(20)), cut=True)
+    order = limit_order("t", BUY, 25, limit, time_in_force=TimeInForce.FOK, away=(away,))
+    answer = answer_of(world.apply(1, order)[-1])
+    assert isinstance(answer, Answered)
+    assert (answer.reject_reason == RejectReason.FOK_NEEDS_AWAY_LIQUIDITY) is is_refused
+    assert (answer.status == OrderStatus.CANCELLED) is not is_refused
+
+
 def test_fok_that_home_can_fill_ignores_equal_and_worse_quotes_away() -> None:
     """At one price home comes first, so fill-or-kill trades at home."""
     world = world_with(2, (1, "a", SELL, 8, 100), (2, "b", SELL, 5, 100))

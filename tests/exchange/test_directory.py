@@ -32,9 +32,15 @@ def test_other_client_ids(client_id: str) -> None:
 
 
 def test_the_length_of_secrets() -> None:
-    """A secret may have up to 1,024 characters of any kind, also none."""
+    """A secret may have up to 1,024 characters of almost any kind, also none."""
     assert secret_violation("") == secret_violation("é" * 1_024) == ""
     assert "at most 1024 characters" in secret_violation("x" * 1_025)
+
+
+def test_a_secret_has_no_nul() -> None:
+    """With one at its end it would be taken for the secret without."""
+    assert secret_matches("own\0", entry("own")), "scrypt cannot tell them apart"
+    assert "no NUL" in secret_violation("own\0")
 
 
 @pytest.mark.parametrize("secret", ["", "s3cret", "pässword\0"])

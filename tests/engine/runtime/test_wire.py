@@ -119,6 +119,16 @@ def test_an_entry_holds_one_command_or_none(entry: pb.Command, expected: object)
     assert wire.order_commands("alice", pb.OrderEntryRequest(commands=[entry])) == [expected]
 
 
+def test_what_is_unspecified_is_what_it_means() -> None:
+    """A retry that says GTC and NONE, or leaves both out, has the content of the first attempt."""
+    plain = pb.NewOrder(client_order_id="c1", symbol="AAPL", side=pb.SIDE_BUY, type=pb.ORDER_TYPE_LIMIT)
+    spoken = pb.NewOrder()
+    spoken.CopyFrom(plain)
+    spoken.time_in_force = pb.TIME_IN_FORCE_GTC
+    spoken.self_trade_prevention = pb.SELF_TRADE_PREVENTION_NONE
+    assert wire.new_order("ann", plain) == wire.new_order("ann", spoken)
+
+
 def test_the_longest_strings_pass_and_longer_ones_are_cut() -> None:
     """A valid string is never touched; a longer one becomes small but stays too long to be valid."""
     identity, symbol = "i" * MAX_CLIENT_ORDER_ID_LENGTH, "S" * MAX_SYMBOL_LENGTH
