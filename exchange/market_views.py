@@ -7,12 +7,13 @@ sending (`exchange.runtime.process`).
     some 15 times a second   ──▶ due     ──▶ (subject, view) of what changed or was not shown for 1 s
 
 Invariants: a view is what the replicas say at the moment it is made; at most `MAX_BOOKS` books are shown in
-one round, and those left out come in the next, before any that changed since; what waits is bounded.
+one round; what changed waits in the order of its changes and what is to be repeated in the order of its age,
+and neither keeps the other from its places; what waits is bounded.
 """
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice, takewhile
 from typing import Final
 
 import msgspec
@@ -46,6 +47,9 @@ ENGINES_NS: Final = 250_000_000
 MAX_BOOKS: Final = 12
 """Books shown in one round, so that a market of thousands of symbols costs no more than one of a dozen."""
 
+REPEATED_BOOKS: Final = 5
+"""Of these, the places for symbols not shown for `REFRESH_NS`, however many others change all the time."""
+
 MAX_TRADES: Final = 50
 """Trades of one symbol in one view: the newest."""
 
@@ -73,7 +77,8 @@ class MarketViews:
 
     def __init__(self) -> None:
         self._changed: dict[str, None] = {}
-        self._shown_ns: dict[str, int] = {}  # in the order of being shown, oldest first
+        # When the best prices were last shown, which they never are without the book; oldest first.
+        self._shown_ns: dict[str, int] = {}
         self._best: dict[str, tuple[Level | None, Level | None]] = {}
         self._trades: dict[str, _Tape] = {}
         self._activity: dict[int, _Activity] = {}
@@ -128,7 +133,7 @@ class MarketViews:
         if now_ns < self._symbols_due_ns:
             return
         self._symbols_due_ns = now_ns + REFRESH_NS
-        for appeared in market.instruments.keys() - self._shown_ns.keys():
+        for appeared in sorted(market.instruments.keys() - self._shown_ns.keys()):
             self.note_change(appeared)
         symbols = (
             SymbolOfView(entry.symbol, entry.tick_size, entry.lot_size)
@@ -165,30 +170,38 @@ class MarketViews:
     def _books_due(self, market: Market, now_ns: int, time_ns: int) -> Iterable[tuple[str, View]]:
         for symbol in self._symbols_to_show(now_ns):
             self._changed.pop(symbol, None)
-            was_shown_ns = self._shown_ns.pop(symbol, None)
             entry = market.instruments.get(symbol)
             if entry is None:
+                self._shown_ns.pop(symbol, None)
                 continue
-            self._shown_ns[symbol] = now_ns
             book = _book(entry, market.peers, time_ns)
             yield subjects.view_book(symbol), book
             best = _first(book.bids), _first(book.asks)
-            is_old = was_shown_ns is None or now_ns - was_shown_ns >= REFRESH_NS
+            shown_ns = self._shown_ns.get(symbol)
+            is_old = shown_ns is None or now_ns - shown_ns >= REFRESH_NS
             if is_old or best != self._best.get(symbol):
                 self._best[symbol] = best
+                self._shown_ns.pop(symbol, None)  # so that it goes to the end
+                self._shown_ns[symbol] = now_ns
                 yield (
                     subjects.nbbo(symbol),
                     NbboView(symbol, entry.tick_size, entry.lot_size, time_ns, *best),
                 )
 
     def _symbols_to_show(self, now_ns: int) -> list[str]:
-        """What changed, those waiting longest first, then what was not shown for a while."""
-        chosen = dict.fromkeys(islice(self._changed, MAX_BOOKS))
-        for symbol, shown_ns in self._shown_ns.items():
-            if len(chosen) >= MAX_BOOKS or now_ns - shown_ns < REFRESH_NS:
-                break
-            chosen[symbol] = None
-        return list(chosen)
+        """What changed and what was not shown for a while, each in its places, those waiting longest first.
+
+        What is to be repeated also has the places that changes leave, and the other way round.
+        """
+        old = takewhile(lambda symbol: now_ns - self._shown_ns[symbol] >= REFRESH_NS, self._shown_ns)
+        chosen = dict.fromkeys(
+            chain(
+                islice(self._changed, MAX_BOOKS - REPEATED_BOOKS),
+                islice(old, MAX_BOOKS),
+                islice(self._changed, MAX_BOOKS),
+            )
+        )
+        return list(islice(chosen, MAX_BOOKS))
 
     def _primary(self, entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> EngineStatus:
         activity = self._activity_of(entry.engine)

@@ -36,7 +36,15 @@ from bus.view_messages import (
     TradesView,
     View,
 )
-from exchange.market_views import ENGINES_NS, MAX_BOOKS, MAX_TRADES, REFRESH_NS, Market, MarketViews
+from exchange.market_views import (
+    ENGINES_NS,
+    MAX_BOOKS,
+    MAX_TRADES,
+    REFRESH_NS,
+    REPEATED_BOOKS,
+    Market,
+    MarketViews,
+)
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "views.md"
 MS = 1_000_000
@@ -175,6 +183,17 @@ def test_the_best_prices_are_shown_when_they_changed() -> None:
     assert venue.due(NbboView, after_ms=66)["nbbo.AAPL"].bid == (100, 6, 2)
 
 
+@pytest.mark.parametrize("changed_in", [range(1, 20), range(7, 8)], ids=["every round", "one round"])
+def test_best_prices_that_stand_still_are_repeated(changed_in: range) -> None:
+    """They are shown every second, whatever changes deeper in the book meanwhile."""
+    venue = Venue("AAPL")
+    venue.due(NbboView)
+    for tenth in range(1, 20):
+        if tenth in changed_in:
+            venue.views.note_change("AAPL")
+        assert bool(venue.due(NbboView, after_ms=100)) == (tenth == 10), tenth
+
+
 def test_a_dead_engines_book_leaves_the_sums() -> None:
     """When an engine goes down its levels are no longer summed, and its own book is said to be untrusted."""
     venue = Venue("AAPL")
@@ -211,6 +230,25 @@ def test_thousands_of_books_take_turns() -> None:
         for symbol in symbols[:10]:
             venue.views.note_change(symbol)
     assert sorted(shown) == sorted(subjects.view_book(symbol) for symbol in symbols)
+
+
+@pytest.mark.parametrize(("busy", "quiet"), [(MAX_BOOKS, 1), (3 * MAX_BOOKS, 1), (20, 60), (40, 40)])
+def test_quiet_books_are_repeated_beside_busy_ones(busy: int, quiet: int) -> None:
+    """A quiet book is shown about every second, and most places stay with those that change all the time."""
+    busy_symbols = [f"BUSY{number}" for number in range(busy)]
+    quiet_symbols = [f"QUIET{number}" for number in range(quiet)]
+    venue = Venue(*busy_symbols, *quiet_symbols, engines=1)
+    shown_ns = {subjects.view_book(symbol): START + REFRESH_NS for symbol in quiet_symbols}
+    for _ in range(150):
+        for symbol in busy_symbols:
+            venue.views.note_change(symbol)
+        books = venue.due(BookView, after_ms=66).keys()
+        quiet_books = books & shown_ns.keys()
+        assert len(books) == MAX_BOOKS
+        if venue.now_ns > START + REFRESH_NS:  # before, the quiet ones are shown for the first time
+            assert len(quiet_books) <= REPEATED_BOOKS
+        shown_ns.update(dict.fromkeys(quiet_books, venue.now_ns))
+        assert venue.now_ns - min(shown_ns.values()) < 1.5 * REFRESH_NS
 
 
 def test_a_trade_tells_its_engine_and_where_the_taker_came_from() -> None:
