@@ -33,6 +33,10 @@ TRADER: Final = "demo"
 """The client that a visitor of the page trades as."""
 
 _TOKEN_BYTES: Final = 24
+
+_SHOWN: Final = 20
+"""As much of a name is repeated that names nothing."""
+
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
@@ -62,7 +66,7 @@ class Controls:
             routes=[
                 Route(path, self._answering(act), methods=["POST", "OPTIONS"])
                 for path, act in (
-                    ("/engines/{engine:int}/{action:str}", self._strike),
+                    ("/engines/{engine:str}/{action:str}", self._strike),
                     ("/trader", self._introduce),
                 )
             ]
@@ -102,11 +106,13 @@ class Controls:
         return origin if origin in pages and request.headers.get("host") == self.address else None
 
     def _strike(self, request: Request) -> tuple[int, str]:
-        engine, action = request.path_params["engine"], request.path_params["action"]
+        name, action = request.path_params["engine"], request.path_params["action"]
+        # Found by its name, because Python reads no number of thousands of digits.
+        engine = {str(number): number for number in self._cluster.engines}.get(name)
         strike = _ACTIONS.get(action)
-        member = self._cluster.engines.get(engine)
-        if strike is None or member is None:
-            return _NOT_FOUND, f"There is no engine {engine}, or nothing called {action}."
+        if strike is None or engine is None:
+            return _NOT_FOUND, f"There is no engine {name[:_SHOWN]}, or nothing called {action[:_SHOWN]}."
+        member = self._cluster.engines[engine]
         if not member.running:
             return _CONFLICT, f"Engine {engine} is being started again just now."
         return 200, strike(self, engine, member.pid)

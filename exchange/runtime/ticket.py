@@ -280,7 +280,10 @@ async def _read(request: Request, kind: type[T]) -> T:
         body += part
         if len(body) > _MAX_BODY_BYTES:
             raise Refused(413, f"No order needs more than {_MAX_BODY_BYTES} bytes.")
-    return msgspec.json.decode(body, type=kind)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError as error:
+        raise Refused(400, "No order is nested so deep.") from error
 
 
 def _text(number: Decimal) -> str:

@@ -84,10 +84,26 @@ async def test_a_frozen_process_goes_on_when_the_launcher_ends(cluster: Cluster,
     await until(lambda: state_of(member) == "S", timeout_s=FREEZE_S / 2)
 
 
-@pytest.mark.parametrize("path", ["/engines/2/kill", "/engines/1/explode"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/engines/2/kill",
+        "/engines/01/kill",
+        "/engines/one/kill",
+        f"/engines/{'1' * 5_000}/kill",
+        "/engines/1/explode",
+        f"/engines/1/{'x' * 5_000}",
+    ],
+    ids=lambda path: path[:20],
+)
 async def test_what_there_is_not(controls: Controls, member: Member, path: str) -> None:
-    """Another engine or action is not found, and nothing happens."""
-    assert (await ask(controls, path))[0] == 404
+    """Another engine or action is not found, whatever it is called, and nothing happens."""
+    status, text, headers = await ask(controls, path)
+    assert (status, text[:19]) == (404, "There is no engine ")
+    assert len(text) < 100
+    assert headers["access-control-allow-origin"] == PAGE
+    assert (await ask(controls, path, **{TOKEN_HEADER: "x"}))[0] == 403
+    assert (await ask(controls, path, Origin="http://evil.example"))[0] == 403
     assert member.running
 
 

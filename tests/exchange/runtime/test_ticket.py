@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import grpc
+import msgspec
 import pytest
 
 from exchange.runtime import dashboard, ticket, web
@@ -28,14 +29,18 @@ class Page:
         self.token = ""
 
     async def ask(self, act: str, method: str = "POST", body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Status and content of the answer; some headers replaced, and an empty one left out."""
+        """Status and content of the answer; some headers replaced, and an empty one left out.
+
+        A body of bytes is sent as it is.
+        """
         sent = {"Origin": f"http://{self.address}", TOKEN_HEADER: self.token, **headers}
+        content = body if isinstance(body, bytes) else msgspec.json.encode({} if body is None else body)
         async with (
             aiohttp.ClientSession() as session,
             session.request(
                 method,
                 f"http://{self.address}/ticket/{act}",
-                json={} if body is None else body,
+                data=content,
                 headers={name: value for name, value in sent.items() if value},
             ) as answer,
         ):
@@ -204,6 +209,14 @@ async def test_only_post_trades(page: Page, method: str, status: int) -> None:
 async def test_a_body_too_large_is_not_read(page: Page) -> None:
     """No request makes the exchange keep more than an order needs."""
     assert (await page.ask("sign-in", body={**ALICE, "secret": "x" * 10_000}))[0] == 413
+
+
+@pytest.mark.parametrize("act", ["sign-in", "submit", "cancel", "account"])
+async def test_a_body_nested_too_deep_is_no_order(page: Page, act: str) -> None:
+    """It is answered like any other that says nothing."""
+    await page.sign_in()
+    status, answer = await page.ask(act, body=b'{"x":' + b"[" * 8_000)
+    assert (status, list(answer)) == (400, ["error"])
 
 
 async def test_a_venue_that_is_away_is_said_so(
