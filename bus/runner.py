@@ -7,6 +7,7 @@ starts again from what is stored). A bug shows where it happened.
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -140,9 +141,13 @@ def run_until_signal(
     """Run a process until SIGTERM or SIGINT, which end it with exit code 0; one of `faults` ends it with 1.
 
     A part that does not let it end is not waited for longer than END_DEADLINE_S. `start` reads the settings,
-    sets up the log and returns the process's main coroutine.
+    sets up the log and returns the process's main coroutine. It may open as many files as the system lets it:
+    each connection is one, and the usual limit of 1,024 is soon reached by strangers who say nothing.
     """
     failed = False
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS calls it unlimited and takes only less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
         uvloop.run(_until_signal(start()))
     except* faults as group:

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from matchbus.edge import (
+    HANDSHAKE_TIMEOUT_MS,
     MAX_MESSAGE_BYTES,
     CannotListen,
     Context,
@@ -219,3 +220,13 @@ async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str | None]
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call
     return refused.value.code(), refused.value.details()
+
+
+async def test_who_connects_and_says_nothing_is_left(edge: Edge) -> None:
+    """Such connections are closed within seconds, so they do not take the files that others need."""
+    reader, writer = await asyncio.open_connection(*edge.bind("127.0.0.1:0").split(":"))
+    await edge.start()
+    async with asyncio.timeout(2 * HANDSHAKE_TIMEOUT_MS / 1_000):
+        while await reader.read(1_024):
+            pass
+    writer.close()

@@ -31,6 +31,9 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 """Room for all open orders of a client, or a very deep book: who asks for such says that it takes them."""
 
+HANDSHAKE_TIMEOUT_MS: Final = 5_000
+"""How long who connects may take until he speaks HTTP/2; gRPC would wait two minutes."""
+
 STOP_GRACE_S: Final = 0.5
 """How long calls under way may go on when a process ends."""
 
@@ -43,6 +46,7 @@ SERVER_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 500),  # clients ask every second: is it frozen?
     ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
     ("grpc.max_connection_idle_ms", 300_000),  # a connection without calls; clients come back by themselves
     # What a stalled reader can make the server hold, besides its own bounded batch.
     ("grpc.http2.write_buffer_size", 64 * 1024),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from bus.server import NatsServer, find_nats_conf
 from tests.waiting import until
 
 PROGRAM = """
-import asyncio, logging, sys
+import asyncio, logging, resource, sys
 from pathlib import Path
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
 
@@ -60,6 +61,9 @@ async def follow(url):
         await link.end_when_closed()
     finally:
         await link.close()
+
+async def show_limit():
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 async def note():
     logging.getLogger("routing").info("a leg")
@@ -119,6 +123,17 @@ async def test_a_signal_ends_it_though_nats_is_frozen(own_server: NatsServer, tm
             assert await process.wait() == 0
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
+
+
+def test_a_process_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    """Whatever soft limit it was started with."""
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, most), most))
+    try:
+        process = ended("show_limit()", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert process.stdout == f"{most}\n"
 
 
 def test_a_fault_ends_the_process_with_one_line(tmp_path: Path) -> None:
