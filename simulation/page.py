@@ -269,7 +269,7 @@ def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
             sum(trader.submitted for trader in traders),
             sum(trader.refusals.total() for trader in traders),
             sum(trader.cancels + trader.replaces for trader in traders),
-            sum(len(trader.fills) for trader in traders),
+            sum(trader.fill_count for trader in traders),
         )
         numbers = (f"{number:,}" for number in (len(traders), *sums, round(traded[kind])))
         rows.append((kind, *numbers, f"{profit:+,.2f}"))

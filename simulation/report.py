@@ -50,7 +50,7 @@ def clients_table(outcome: Outcome) -> Table:
         table.add_row(
             *(trader.name, f"E{trader.client.engine}", str(trader.submitted)),
             *(str(trader.refusals.total()), str(trader.cancels), str(trader.replaces)),
-            str(len(trader.fills)),
+            str(trader.fill_count),
         )
     return table
 
@@ -118,7 +118,7 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
                 "engine": trader.client.engine,
                 "orders": trader.submitted,
                 "refused": trader.refusals.total(),
-                "fills": len(trader.fills),
+                "fills": trader.fill_count,
                 "unanswered": trader.failures,
             }
             for trader in outcome.traders

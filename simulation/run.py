@@ -152,6 +152,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
         )
         log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
         trader = Trader(name, player, client, market, symbols, log, on_fill=progress.note)
+        await trader.recall()
         if plan.fundamental is not None:
             trader.value, trader.reference = plan.fundamental.value, plan.fundamental.start
         progress.traders.append(trader)

@@ -39,6 +39,8 @@ class Trader:
     value: Callable[[str, float], float | None] = lambda _symbol, _at_s: None
     reference: int = REFERENCE_PRICE
     fills: list[Fill] = field(default_factory=list)
+    """All of the client's, those of earlier runs too."""
+
     submitted: int = 0
     cancels: int = 0
     replaces: int = 0
@@ -46,6 +48,7 @@ class Trader:
     statuses: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     _started: float = 0.0
+    _recalled: int = 0
     _open: dict[str, OpenOrder] = field(default_factory=dict)
     _closed: set[str] = field(default_factory=set)
     _positions: Counter[str] = field(default_factory=Counter)
@@ -63,10 +66,21 @@ class Trader:
             for intent in self.player.agent.decide(self._views()):
                 await self._carry(intent)
 
+    async def recall(self) -> None:
+        """Take in what earlier runs under this name filled: it counts for positions, not for this run."""
+        async for fill in self.client.fills(follow=False):
+            self._hold(fill)
+        self._recalled = len(self.fills)
+
     async def follow(self) -> None:
         """Collect this client's fills until cancelled."""
-        async for fill in self.client.fills():
+        async for fill in self.client.fills(since=self._recalled):
             self._take(fill)
+
+    @property
+    def fill_count(self) -> int:
+        """Fills of this run."""
+        return len(self.fills) - self._recalled
 
     def positions(self) -> dict[str, int]:
         """Lots held per symbol, by the fills received."""
@@ -196,12 +210,16 @@ class Trader:
         self._open.pop(client_order_id, None)
         self._closed.add(client_order_id)
 
-    def _take(self, fill: Fill) -> None:
+    def _hold(self, fill: Fill) -> None:
         instrument = self.client.instruments[fill.symbol]
         self.fills.append(fill)
         lots = instrument.lots(fill.quantity)
         self._positions[fill.symbol] += lots if fill.side == Side.BUY.name.lower() else -lots
         self._last_prices[fill.symbol] = instrument.ticks(fill.price)
+
+    def _take(self, fill: Fill) -> None:
+        self._hold(fill)
+        instrument = self.client.instruments[fill.symbol]
         if not fill.leaves_quantity:
             self._close(fill.client_order_id)
         elif order := self._open.get(fill.client_order_id):

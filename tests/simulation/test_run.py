@@ -33,6 +33,17 @@ async def test_simulated_market_keeps_its_invariants(tmp_path: Path) -> None:
         assert word in log
 
 
+async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
+    """Clients that come back to a running market keep what they hold; their figures are of the new run."""
+    async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
+        plan = Plan(cluster.exchange.address, clients=4, symbols=1, duration_s=1.5, frequency=40.0)
+        first, second = await simulate(plan), await simulate(plan)
+    assert [check.violations for check in second.checks if check.violations] == []
+    assert sum(len(trader.fills) for trader in second.traders) == 2 * (first.fills.total + second.fills.total)
+    assert sum(trader.fill_count for trader in second.traders) == 2 * second.fills.total
+    assert first.fills.total > 0 < second.fills.total
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
