@@ -49,6 +49,8 @@ MAX_ORDERS: Final = 100
 MAX_FILLS: Final = 50
 
 _MAX_BODY_BYTES: Final = 8_192
+BODY_PATIENCE_S: Final = 10.0
+"""How long a request's body may take to come."""
 _TOKEN_BYTES: Final = 24
 
 
@@ -276,10 +278,14 @@ def _response(status: int, content: dict[str, Any]) -> Response:
 
 async def _read(request: Request, kind: type[T]) -> T:
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MAX_BODY_BYTES:
-            raise Refused(413, f"No order needs more than {_MAX_BODY_BYTES} bytes.")
+    try:
+        async with asyncio.timeout(BODY_PATIENCE_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > _MAX_BODY_BYTES:
+                    raise Refused(413, f"No order needs more than {_MAX_BODY_BYTES} bytes.")
+    except TimeoutError as error:
+        raise Refused(408, f"The order did not come whole within {BODY_PATIENCE_S:g} s.") from error
     try:
         return msgspec.json.decode(body, type=kind)
     except RecursionError as error:

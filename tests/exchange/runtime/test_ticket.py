@@ -211,6 +211,26 @@ async def test_a_body_too_large_is_not_read(page: Page) -> None:
     assert (await page.ask("sign-in", body={**ALICE, "secret": "x" * 10_000}))[0] == 413
 
 
+async def test_a_body_that_never_ends_is_not_waited_for(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends a part of an order and no more is told so."""
+    monkeypatch.setattr(ticket, "BODY_PATIENCE_S", 0.2)
+
+    async def part() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"http://{page.address}/ticket/sign-in",
+            data=part(),
+            headers={"Origin": f"http://{page.address}"},
+            timeout=aiohttp.ClientTimeout(5),
+        ) as answer,
+    ):
+        assert answer.status == 408
+
+
 @pytest.mark.parametrize("act", ["sign-in", "submit", "cancel", "account"])
 async def test_a_body_nested_too_deep_is_no_order(page: Page, act: str) -> None:
     """It is answered like any other that says nothing."""
