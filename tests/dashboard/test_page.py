@@ -236,6 +236,44 @@ async def test_trading_by_hand(market: Market) -> None:
         assert complaints == []
 
 
+async def test_small_and_fractional_quantities_are_written_as_they_are(market: Market) -> None:
+    """Own orders add up to what a person would say, and one lot of many decimals is neither zero nor 1e-8."""
+    await market.alice.submit("BTC-USD", "sell", quantity="0.00000005", price="60000.1")
+    async with opened(market.url) as (page, complaints):
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await expect(page.locator("#account")).to_be_visible(timeout=LONG_MS)
+        await page.locator("#symbols label", has_text="BTC-USD").click()
+        quantity, price, said = (
+            page.locator(name) for name in ("[name=quantity]", "[name=price]", "#ticket-said")
+        )
+        await price.fill("59999.0")
+        for part in ("0.1", "0.2"):
+            await quantity.fill(part)
+            await quantity.press("Enter")
+            await expect(said).to_have_text(
+                f"new: buy {part} BTC-USD at 59999.0, {part} left", timeout=LONG_MS
+            )
+        await expect(level(page, "59999.0").locator(".own")).to_have_text("you 0.3", timeout=LONG_MS)
+        await expect(level(page, "59999.0").locator("td").nth(1)).to_have_text("0.3000")
+
+        await price.fill("59998.0")
+        await quantity.fill("")
+        await quantity.press("ArrowUp")
+        await expect(quantity).to_have_value("0.00000001")
+        await quantity.press("Enter")
+        await expect(said).to_have_text(
+            "new: buy 0.00000001 BTC-USD at 59998.0, 0.00000001 left", timeout=LONG_MS
+        )
+        one_lot = level(page, "59998.0")
+        await expect(one_lot.locator(".own")).to_have_text("you 0.00000001", timeout=LONG_MS)
+        await expect(one_lot.locator("td").nth(1)).to_have_text("0.00000001")
+        await expect(one_lot.locator("td.shares")).to_have_attribute("title", re.compile("^E. 0.00000001$"))
+
+        await market.bob.submit("BTC-USD", "buy", quantity="0.00000002", price="60000.1")
+        await expect(page.locator("#tape tbody td").nth(2)).to_have_text("0.00000002", timeout=LONG_MS)
+        assert complaints == []
+
+
 async def test_own_fills_are_told_and_marked(market: Market) -> None:
     """A market order's fill is in the list, the position, and marked on the tape; one of others is not."""
     async with opened(market.url) as (page, complaints):

@@ -7,6 +7,7 @@ const KEPT_S = 300;
 const SAMPLE_S = 0.2;
 export const CLOCK = "{HH}:{mm}:{ss}";
 const ROUND = [1, 2, 5];
+const amounts = new Intl.NumberFormat("en", { maximumSignificantDigits: 9 });
 
 const colours = new Map(); // asking the browser makes it work out all styles anew
 
@@ -199,7 +200,14 @@ export class DepthChart {
       {
         scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most ?? 1) * 1.08] } },
         series: [{}, side("bid", -1), side("ask", 1)],
-        axes: [axis({ space: 70, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }), axis({ size: 62 })],
+        axes: [
+          axis({ space: 70, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }),
+          axis({
+            // Sums of small quantities have more digits than there is usually room for.
+            size: (_, written) => Math.max(62, ...(written ?? []).map((text) => 12 + 7 * text.length)),
+            values: (_, splits) => splits.map((amount) => amounts.format(amount)),
+          }),
+        ],
       },
       [[], [], []],
     );

@@ -1,6 +1,7 @@
 // Ticks and lots as people write them.
 
 const MAX_QUANTITY_DIGITS = 4;
+const SMALL = 0.01; // of less than this, so few digits would leave little or nothing
 const grouped = new Map();
 
 function decimals(size) {
@@ -11,22 +12,37 @@ function mantissa(size) {
   return Number(size.replace(".", ""));
 }
 
-/** How a view's prices and quantities are written, each as a function of an integer. */
+/** A number without the exponent that browsers write into a field when it is stepped by little. */
+export function spelled(number) {
+  const [digits, power] = number.toLowerCase().split("e");
+  return power === undefined ? number : Number(number).toFixed(Math.min(Math.max(decimals(digits) - power, 0), 100));
+}
+
+/** The format with so many decimals at least and at most. */
+function digits(least, most) {
+  const key = `${least} ${most}`;
+  if (!grouped.has(key)) {
+    const options = { minimumFractionDigits: least, maximumFractionDigits: most };
+    grouped.set(key, new Intl.NumberFormat("en", options));
+  }
+  return grouped.get(key);
+}
+
+/** How a view's prices and quantities are written, each as a function of an integer; `lots` reads what is written. */
 export function units({ tick_size: tick, lot_size: lot }) {
   const priceDigits = decimals(tick);
   const lotDigits = decimals(lot);
   const shown = Math.min(lotDigits, MAX_QUANTITY_DIGITS);
   const priceFactor = mantissa(tick);
   const lotFactor = mantissa(lot);
-  if (!grouped.has(shown)) {
-    const options = { minimumFractionDigits: shown, maximumFractionDigits: shown };
-    grouped.set(shown, new Intl.NumberFormat("en", options));
-  }
+  const amount = (lots) => (lots * lotFactor) / 10 ** lotDigits;
   return {
     price: (ticks) => ((ticks * priceFactor) / 10 ** priceDigits).toFixed(priceDigits),
     value: (ticks) => (ticks * priceFactor) / 10 ** priceDigits,
-    quantity: (lots) => grouped.get(shown).format((lots * lotFactor) / 10 ** lotDigits),
-    amount: (lots) => (lots * lotFactor) / 10 ** lotDigits,
+    quantity: (lots) => digits(shown, amount(lots) < SMALL ? lotDigits : shown).format(amount(lots)),
+    exact: (lots) => plain(amount(lots).toFixed(lotDigits)),
+    amount,
+    lots: (written) => Math.round((Number(written) * 10 ** lotDigits) / lotFactor),
   };
 }
 
@@ -67,9 +83,11 @@ export function plain(number) {
   return number.includes(".") ? number.replace(/\.?0+$/, "") : number;
 }
 
+const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 9, useGrouping: false });
+
 /** An average, as exact as anybody reads it. */
 export function rounded(number) {
-  return String(Number(Number(number).toPrecision(9)));
+  return precise.format(number);
 }
 
 /** How many more there are, where there are more. */

@@ -35,11 +35,12 @@ export class Ladder {
     say(this.#middle, "");
   }
 
-  /** `own` has the quantity of our open orders by price as it is written. */
-  show(book, price, quantity, last, own) {
+  /** `own` has the lots of our open orders by price as it is written. */
+  show(book, written, last, own) {
+    const { price } = written;
     const most = Math.max(1, ...book.bids.map((level) => level[1]), ...book.asks.map((level) => level[1]));
-    this.#side(this.#asks, book.asks, most, price, quantity, own.sell);
-    this.#side(this.#bids, book.bids, most, price, quantity, own.buy);
+    this.#side(this.#asks, book.asks, most, written, own.sell);
+    this.#side(this.#bids, book.bids, most, written, own.buy);
     const [ask, bid] = [book.asks[0], book.bids[0]];
     const parts = ask && bid ? [`spread ${price(ask[0] - bid[0])}`] : ["no spread"];
     if (last !== null) {
@@ -49,10 +50,10 @@ export class Ladder {
     this.#showLegend(book.engines);
   }
 
-  #side(rows, levels, most, price, quantity, own) {
+  #side(rows, levels, most, written, own) {
     rows.forEach((row, index) => {
       if (index < levels.length) {
-        row.show(levels[index], most, price, quantity, own);
+        row.show(levels[index], most, written, own);
       } else {
         row.clear();
       }
@@ -107,10 +108,10 @@ class Row {
     this.#bar.removeAttribute("title");
   }
 
-  show([ticks, lots, orders, shares], most, price, quantity, own) {
+  show([ticks, lots, orders, shares], most, { price, quantity, exact }, own) {
     const written = price(ticks);
     say(this.#price, written);
-    say(this.#own, own.has(written) ? `you ${own.get(written)}` : "");
+    say(this.#own, own.has(written) ? `you ${exact(own.get(written))}` : "");
     say(this.#quantity, quantity(lots));
     say(this.#orders, String(orders));
     const words = shares.map(([engine, part]) => `E${engine} ${quantity(part)}`).join(", ");

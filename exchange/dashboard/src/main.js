@@ -8,7 +8,7 @@ import { DepthChart, forgetColours, PriceChart } from "./charts.js";
 import { findControls } from "./controls.js";
 import { EngineCards } from "./engines.js";
 import { Feed, token } from "./feed.js";
-import { plain, units } from "./format.js";
+import { units } from "./format.js";
 import { Ladder } from "./ladder.js";
 import { SymbolChooser } from "./symbols.js";
 import { Tape } from "./tape.js";
@@ -36,7 +36,6 @@ let listed = new Map(); // symbol to its sizes
 let book = null;
 let isBookNew = false;
 let ownOrders = [];
-let own = { buy: new Map(), sell: new Map() };
 let heardAt = 0;
 let isDirty = false;
 let slowAt = 0;
@@ -81,7 +80,6 @@ function choose(symbol) {
   chosen = symbol;
   book = null;
   isDepthNew = false;
-  own = ownAt(symbol);
   price.select(symbol);
   candles.select(symbol);
   ticket?.select(listed.get(symbol));
@@ -103,7 +101,6 @@ function bestPrice(side) {
 /** Mark what is ours: these orders are open, these fills are new; null where nobody is signed in. */
 function showOwn(orders, fills) {
   ownOrders = orders;
-  own = ownAt(chosen);
   isBookNew = true;
   if (fills === null) {
     tape.unmark();
@@ -113,12 +110,12 @@ function showOwn(orders, fills) {
   note();
 }
 
-/** What our open orders of a symbol add up to at each price, by side. */
-function ownAt(symbol) {
+/** The lots of our open orders of a symbol at each price as it is written, by side. */
+function ownAt(symbol, asLots) {
   const sums = { buy: new Map(), sell: new Map() };
   for (const order of ownOrders.filter((order) => order.symbol === symbol)) {
     const side = sums[order.side];
-    side.set(order.price, plain(String(Number(side.get(order.price) ?? 0) + Number(order.leaves_quantity))));
+    side.set(order.price, (side.get(order.price) ?? 0) + asLots(order.leaves_quantity));
   }
   return sums;
 }
@@ -141,8 +138,8 @@ function draw(now) {
     tape.draw();
   }
   if (book !== null && isBookNew) {
-    const { price: asPrice, quantity: asQuantity } = units(book);
-    ladder.show(book, asPrice, asQuantity, tape.last, own);
+    const written = units(book);
+    ladder.show(book, written, tape.last, ownAt(book.symbol, written.lots));
     isBookNew = false;
     isDepthNew = true;
   }

@@ -2,7 +2,7 @@
 //
 // The token that a sign-in brings stays in this module's memory: closing or reloading the page forgets it.
 
-import { plain, rounded } from "./format.js";
+import { plain, rounded, spelled } from "./format.js";
 
 const PERIOD_MS = 500;
 const AFTER_A_FAILURE_MS = 2000;
@@ -33,7 +33,12 @@ export class Ticket {
       event.preventDefault();
       this.#submit();
     });
-    this.#order.addEventListener("change", () => this.#showChoices());
+    this.#order.addEventListener("change", ({ target }) => {
+      if (target.type === "number") {
+        target.value = spelled(target.value);
+      }
+      this.#showChoices();
+    });
     node.querySelector("#sign-out").addEventListener("click", () => this.#close("Signed out. Your orders stay."));
     const demo = node.querySelector("#as-demo");
     demo.hidden = introduce === null;
