@@ -157,6 +157,14 @@ async def grow_journals(client: Client, max_bytes: int) -> None:
             await _grow(client, stream.config, max_bytes)
 
 
+async def journaled_engines(client: Client) -> list[int]:
+    """The numbers of the engines that have a journal here. Raises one of nats' errors."""
+    names = [stream.config.name or "" for stream in await _streams(client)]
+    journals = [name for name in names if name.startswith(subjects.JOURNAL_STREAM_PREFIX)]
+    numbers = [subjects.number_of(name.removeprefix(subjects.JOURNAL_STREAM_PREFIX)) for name in journals]
+    return sorted(number for number in numbers if number)
+
+
 async def stream_sizes(client: Client) -> dict[str, StreamSize]:
     """How full the streams are that have a limit, by name. Raises one of nats' errors."""
     return {

@@ -1,4 +1,7 @@
-"""The `simulation` command: `run` (default) trades, `replay` repeats a real market, `chaos` breaks one."""
+"""The `simulation` command.
+
+`run` (default) trades, `replay` repeats a real market, `chaos` breaks one, `audit` judges the routing of one.
+"""
 
 import argparse
 import asyncio
@@ -14,7 +17,7 @@ from rich.console import Console
 
 from client import MatchbusError
 from exchange.runtime.instruments import read_instruments
-from simulation import chaos, report, scenario
+from simulation import audit_command, chaos, report, scenario
 from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
@@ -40,7 +43,7 @@ from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
 
-_COMMANDS: Final = ("run", "replay", "chaos")
+_COMMANDS: Final = ("run", "replay", "chaos", "audit")
 _SAID: Final = (ClusterError, MatchbusError, OptionRefused, ReplayFailed, CaptureMalformed, ScenarioRefused)
 
 
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_run(options, console))
         if options.command == "chaos":
             return _chaos(options, console)
+        if options.command == "audit":
+            return asyncio.run(audit_command.run(options, console))
         return asyncio.run(_replay(options, console))
     except _SAID as error:
         print(error, file=sys.stderr)
@@ -109,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     )
     fire.add_argument("--data", type=folder, help="where everything is kept; without it, gone at the end")
     fire.add_argument("--json", type=Path, help="write the outcome there too")
+    audit_command.add_parser(commands)
     return top
 
 

@@ -166,7 +166,7 @@ async def _read(
         if state is not None and journal.sequence:
             journal = JetStreamJournal(client, findings.engine)
             await load(state, journal, SnapshotStore(client, findings.engine), (sys.maxsize, 0))
-        with _progress(findings, await _total(client, findings.stream)) as tell:
+        with progress(findings.stream, await _total(client, findings.stream)) as tell:
             async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
                 async for record in records:
                     patience.reschedule(loop.time() + PATIENCE_S)
@@ -182,7 +182,7 @@ async def _read(
                     findings.last_digest = journal.position.digest.hex()
                     if record.epoch not in findings.epochs[-1:]:
                         findings.epochs.append(record.epoch)
-                    tell()
+                    tell(findings.batches)
     except JournalDamaged as error:
         findings.damaged_at, findings.damage = error.sequence, error.what
     findings.replaced_records = journal.replaced_records
@@ -208,20 +208,23 @@ def _commands(findings: Findings, record: Record) -> tuple[Command, ...]:
 
 
 @contextlib.contextmanager
-def _progress(findings: Findings, total: int) -> Iterator[Callable[[], None]]:
-    """Show on the terminal how far the reading is, once it takes more than a second."""
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on the terminal how far the reading is, once it takes more than a second.
+
+    The body tells how many records it has read; of a `total` that is 0 nothing is known.
+    """
     columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task = bar.add_task(findings.stream, total=total or None)
+    task = bar.add_task(what, total=total or None)
     due = time.monotonic() + _QUIET_S
 
-    def tell() -> None:
+    def tell(completed: int) -> None:
         nonlocal due
         now = time.monotonic()
         if now >= due:
             due = now + 0.1
             bar.start()
-            bar.update(task, completed=findings.batches)
+            bar.update(task, completed=completed)
 
     try:
         yield tell

@@ -1,13 +1,56 @@
-from engine.commands import AddInstrument, AwayQuote, EpochStarted, NewOrder
-from engine.events import LegSent
-from simulation.audit import Audit, traded_through
+from typing import Any
+
+import pytest
+
+from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, LegResult, NewOrder, Uncross
+from engine.events import Fill, LegSent
+from engine.terms import Liquidity
+from simulation.audit import Audit, audits, traded_through
 
 QUOTES = (AwayQuote(2, 1, 1, ((100, 5), (101, 5))), AwayQuote(3, 1, 1, ((100, 2),)))
+MS = 1_000_000
+WINDOW_MS = 150
 
 
 def leg(peer: int, limit: int, quantity: int) -> LegSent:
     """A leg of one buy order."""
     return LegSent(1, peer, 1, 1, "AAPL", 1, limit, quantity, 0)
+
+
+def order(name: str, side: int, price: int, quantity: int = 5, **more: Any) -> NewOrder:
+    """A limit order, GTC unless `time_in_force` says otherwise."""
+    more = {"time_in_force": 1} | more
+    return NewOrder(name, f"{name}-1", "AAPL", side, 1, price=price, quantity=quantity, **more)
+
+
+class Market:
+    """Engines whose journals grow batch by batch, and their audits."""
+
+    def __init__(self, *engines: int) -> None:
+        self.audits = audits(engines, WINDOW_MS * MS)
+        self._batches = dict.fromkeys(engines, 0)
+        for engine in engines:
+            self.batch(engine, 0, EpochStarted(1), AddInstrument("AAPL", "0.01", "1"))
+
+    def batch(self, engine: int, time_ms: int, *commands: Command) -> Audit:
+        """One more batch of an engine; its audit."""
+        self._batches[engine] += 1
+        self.audits[engine].add_batch(self._batches[engine], time_ms * MS, commands)
+        return self.audits[engine]
+
+
+@pytest.fixture
+def market() -> Market:
+    """Two engines that sell: the first 5 at 101, the second 5 at 100, which the first need not know."""
+    market = Market(1, 2)
+    market.batch(1, 0, order("here", 2, 101))
+    market.batch(2, 0, order("there", 2, 100))
+    return market
+
+
+def judged(audit: Audit) -> tuple[int, int]:
+    """Views that were old, and bugs."""
+    return audit.old_views, len(audit.violations)
 
 
 def test_taking_all_better_quotes_is_no_trade_through() -> None:
@@ -31,11 +74,141 @@ def test_a_leg_that_cannot_reach_a_quote_takes_nothing_of_it() -> None:
 
 def test_journaled_decisions_are_judged() -> None:
     """An order that meets a better away quote sends a leg first: one decision, one leg, no violation."""
-
-    def new(client: str, side: int, price: int, away: tuple[AwayQuote, ...] = ()) -> NewOrder:
-        return NewOrder(client, f"{client}-1", "AAPL", side, 1, 1, price, 5, away=away)
-
     audit = Audit(1)
-    audit.add_batch(1, 1, [EpochStarted(1), AddInstrument("AAPL", "0.01", "1"), new("maker", 2, 101)])
-    audit.add_batch(2, 2, [new("taker", 1, 101, (AwayQuote(2, 1, 1, ((100, 3),)),))])
+    audit.add_batch(1, 1, [EpochStarted(1), AddInstrument("AAPL", "0.01", "1"), order("maker", 2, 101)])
+    audit.add_batch(2, 2, [order("taker", 1, 101, away=(AwayQuote(2, 1, 1, ((100, 3),)),))])
     assert (audit.decisions, audit.with_away_quotes, audit.legs, audit.violations) == (1, 1, 1, [])
+
+
+def test_a_quote_that_was_not_known_makes_an_old_view(market: Market) -> None:
+    """A fill at 101, while 100 had stood elsewhere for half a second, is told with all that names it."""
+    audit = market.batch(1, 500, order("taker", 1, 101))
+    assert judged(audit) == (1, 0)
+    (example,) = audit.old_view_examples
+    assert example == (
+        "engine 1, batch 3, AAPL: went to 101 while engine 2 showed 5 better, from 100 on, and got 0:"
+        " the view was 500 ms old (engine 2 wrote its last batch 500 ms before)"
+    )
+
+
+def test_a_seller_looks_past_higher_bids() -> None:
+    """The same holds with the sides exchanged."""
+    market = Market(1, 2)
+    market.batch(1, 0, order("here", 1, 100))
+    market.batch(2, 0, order("there", 1, 101))
+    assert judged(market.batch(1, 500, order("taker", 2, 100))) == (1, 0)
+
+
+def test_a_known_quote_left_standing_is_a_bug_and_no_old_view(market: Market) -> None:
+    """Events that no engine should make, a fill at home through a journaled quote, are a bug, once."""
+    quoted = order("taker", 1, 101, away=(AwayQuote(2, 1, 1, ((100, 5),)),))
+    through = Fill("taker", 1, 1, 1, "taker-1", "AAPL", 1, 101, 5, Liquidity.TAKER, 5, 0, 1, 500 * MS, 2)
+    audit = market.batch(1, 500)
+    audit.judge(quoted, [through])
+    assert judged(audit) == (0, 1)
+    assert "engine 1, batch 3, AAPL: went to 101 while engine 2 showed 5 better" in audit.violations[0]
+
+
+@pytest.mark.parametrize(("taken_ms", "old_views"), [(149, 0), (150, 1)])
+def test_only_what_stood_through_the_whole_window_is_missed(
+    market: Market, taken_ms: int, old_views: int
+) -> None:
+    """A quote one millisecond younger than the window is not missed."""
+    assert judged(market.batch(1, taken_ms, order("taker", 1, 101))) == (old_views, 0)
+
+
+def test_a_quote_that_changed_within_the_window_is_not_missed(market: Market) -> None:
+    """More at the price begins its time anew; an order of the same size in place of another does not."""
+    market.batch(2, 400, order("more", 2, 100, 1))
+    assert judged(market.batch(1, 500, order("taker", 1, 101, 1))) == (0, 0)
+    market.batch(2, 600, order("swap", 1, 100, 1), order("swapped", 2, 100, 1))
+    assert judged(market.batch(1, 650, order("taker2", 1, 101, 1))) == (1, 0)
+
+
+def test_a_quote_that_is_gone_is_not_missed(market: Market) -> None:
+    """What was taken before the decision does not stand."""
+    market.batch(2, 499, order("first", 1, 100))
+    assert judged(market.batch(1, 500, order("taker", 1, 101))) == (0, 0)
+
+
+def test_a_quote_at_the_same_price_is_not_missed(market: Market) -> None:
+    """Only a better price is."""
+    market.batch(1, 100, order("level", 2, 100))
+    assert judged(market.batch(1, 500, order("taker", 1, 101))) == (0, 0)
+
+
+@pytest.mark.parametrize("more", [{"do_not_route": True}, {"time_in_force": 3}])
+def test_who_may_not_go_elsewhere_misses_nothing(market: Market, more: dict[str, Any]) -> None:
+    """Do-not-route and fill-or-kill orders are decisions, but send no legs whatever they know."""
+    audit = market.batch(1, 500, order("taker", 1, 101, **more))
+    assert (audit.decisions, *judged(audit)) == (1, 0, 0)
+
+
+def test_what_an_earlier_leg_is_out_for_is_not_missed(market: Market) -> None:
+    """The second order of a batch does not know the quote that the first one takes, and is right."""
+    quote = AwayQuote(2, 1, 1, ((100, 5),))
+    audit = market.batch(1, 500, order("first", 1, 100, away=(quote,)), order("second", 1, 101))
+    assert (audit.decisions, audit.legs, *judged(audit)) == (2, 1, 0, 0)
+
+
+def test_what_a_leg_finds_at_its_own_peer_is_not_missed() -> None:
+    """A leg sent for 101 to where 100 stands trades at 100 first."""
+    market = Market(1, 2)
+    market.batch(2, 0, order("there", 2, 100))
+    stale = AwayQuote(2, 1, 1, ((101, 5),))
+    audit = market.batch(1, 500, order("taker", 1, 101, 3, away=(stale,)))
+    assert (audit.legs, *judged(audit)) == (1, 0, 0)
+
+
+def test_a_leg_to_one_engine_looks_past_another() -> None:
+    """A leg at 101 to engine 3 while engine 2 stands at 100, unknown, is an old view."""
+    market = Market(1, 2, 3)
+    market.batch(2, 0, order("better", 2, 100))
+    market.batch(3, 0, order("worse", 2, 101))
+    audit = market.batch(1, 500, order("taker", 1, 101, away=(AwayQuote(3, 1, 1, ((101, 5),)),)))
+    assert judged(audit) == (1, 0)
+    assert "engine 2" in audit.old_view_examples[0]
+
+
+def test_what_comes_back_is_judged_when_it_is_planned_again(market: Market) -> None:
+    """The fills of a leg are no decision; what was not filled and then trades at home is one."""
+    quote = AwayQuote(2, 1, 1, ((99, 5),))
+    audit = market.batch(1, 100, order("taker", 1, 101, away=(quote,)))
+    market.batch(1, 500, LegResult((1 << 48) + 1, (), ()))
+    assert (audit.decisions, *judged(audit)) == (2, 1, 0)
+
+
+def test_uncrossing_is_with_higher_engines_only() -> None:
+    """Engine 2 takes engine 3's quote and leaves a better one of engine 1: to uncross that is engine 1's."""
+    market = Market(1, 2, 3)
+    market.batch(2, 0, order("resting", 1, 105))
+    market.batch(1, 0, order("lower", 2, 100))
+    market.batch(3, 0, order("higher", 2, 102))
+    audit = market.batch(2, 500, Uncross("AAPL", 1, (AwayQuote(3, 1, 1, ((102, 5),)),)))
+    assert (audit.decisions, audit.legs, *judged(audit)) == (1, 1, 0, 0)
+
+
+def test_a_quote_that_was_cut_hides_nothing_that_is_missed() -> None:
+    """Beyond the last level that a cut quote has, an order waits: what stands there is not gone past."""
+    market = Market(1, 2)
+    market.batch(2, 0, *(order(f"level{price}", 2, price, 1) for price in (98, 99)))
+    market.batch(1, 0, order("here", 2, 101))
+    cut = AwayQuote(2, 1, 1, ((98, 1),), cut=True)
+    audit = market.batch(1, 500, order("taker", 1, 101, away=(cut,)))
+    assert (audit.decisions, audit.legs, *judged(audit)) == (1, 1, 0, 0)
+
+
+def test_a_new_reign_shows_its_quotes_anew(market: Market) -> None:
+    """Quotes of an engine that started again stand since then, because others forgot them."""
+    market.batch(2, 400, EpochStarted(2))
+    assert judged(market.batch(1, 500, order("taker", 1, 101, 1))) == (0, 0)
+    audit = market.batch(1, 550, order("taker2", 1, 101, 1))
+    assert judged(audit) == (1, 0)
+    assert "the view was 150 ms old" in audit.old_view_examples[0]
+
+
+def test_examples_are_few(market: Market) -> None:
+    """All old views are counted, and five described."""
+    market.batch(1, 10, order("more", 2, 101, 5))
+    audit = market.batch(1, 500, *(order(f"taker{number}", 1, 101, 1) for number in range(10)))
+    assert (judged(audit), len(audit.old_view_examples)) == ((10, 0), 5)

@@ -1,0 +1,239 @@
+"""`simulation audit`: judges the routing decisions of a market by the journals of all its engines together.
+
+Here: finding the journals, reading them in one order of time, telling what came of it. What is judged, and
+how: `simulation/audit.py`. It changes nothing, and the market may run meanwhile.
+
+Exit codes: 0 no bug, 1 a bug, or a journal is damaged, 2 nothing was judged: no NATS, no journals, or not all
+of them.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import heapq
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from rich.console import Console
+from rich.table import Table
+
+from bus import provision, subjects
+from bus.connection import connect
+from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
+from bus.peer import LIVE_NS
+from bus.stream import extent
+from client.cli.settings import SettingsError
+from engine.commands import Command, decode
+from simulation.audit import EXAMPLES, Audit, audits
+from simulation.journal_tools import PATIENCE_S, progress
+from simulation.nats_option import NATS_HELP, nats_url
+from simulation.operate import Interrupted, interruptible
+from simulation.option_types import positive
+
+NO_BUG: Final = 0
+FAULTY: Final = 1
+NOT_JUDGED: Final = 2
+
+WINDOW_MS: Final = LIVE_NS // 1_000_000
+"""The newest heartbeat of a peer that counts as live is no older than this, and what was published before it
+came before it. So of a live peer nothing is unknown that was published longer ago."""
+
+_NS_PER_MS: Final = 1_000_000
+_SETTLE_S: Final = 0.25
+
+
+class NotJudged(Exception):
+    """There is nothing to judge, or not all of it; the text says what is missing and what to do."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add `audit` to the sub-commands of `simulation`."""
+    what = (
+        "replay the journals of a running market and tell of each decision that traded at a worse price than"
+        " another engine showed: bugs, and views that were too old; exit code 0 no bug, 1 a bug or a damaged"
+        " journal, 2 nothing to judge"
+    )
+    judge = commands.add_parser("audit", help="judge the routing of a running market", description=what)
+    judge.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
+    judge.add_argument(
+        "--window-ms",
+        metavar="MS",
+        type=positive,
+        default=WINDOW_MS,
+        help="how long a quote must have stood before it is missed (default %(default)s)",
+    )
+    judge.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+async def run(options: argparse.Namespace, console: Console) -> int:
+    """Run it; the exit code."""
+    try:
+        url = nats_url(options.nats)
+        async with interruptible():
+            market = await read(url, options.window_ms)
+    except SettingsError as error:
+        print(f"{error}\n  {error.hint}", file=sys.stderr)
+        return FAULTY
+    except JournalDamaged as error:
+        print(error, file=sys.stderr)
+        return FAULTY
+    except NotJudged as error:
+        print(error, file=sys.stderr)
+        return NOT_JUDGED
+    except Interrupted:
+        print("Stopped.", file=sys.stderr)
+        return FAULTY
+    if options.json:
+        print(json.dumps(document(market, options.window_ms)))
+    else:
+        _show(market, options.window_ms, console)
+    return FAULTY if any(audit.violations for audit in market.values()) else NO_BUG
+
+
+async def read(url: str, window_ms: int) -> dict[int, Audit]:
+    """The audits of all engines that have a journal at `url`, fed with all that was stamped until now.
+
+    Raises NotJudged, JournalDamaged.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE_S) as patience:
+            client = await connect(
+                url, name="simulation-audit", on_closed=lambda: None, on_error=lambda _: True
+            )
+            try:
+                return await _read(client, url, window_ms, patience)
+            finally:
+                await client.close()
+    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+        raise NotJudged(f"no NATS server answers at {url}: start it, or name another by --nats") from error
+
+
+async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Timeout) -> dict[int, Audit]:
+    loop = asyncio.get_running_loop()
+    engines = await provision.journaled_engines(client)
+    if not engines:
+        raise NotJudged(
+            f"the server at {url} has no journal: name a market's server by --nats; a market that runs with"
+            " --durability none leaves nothing to judge"
+        )
+    total = 0
+    for engine in engines:
+        stream = subjects.journal_stream(engine)
+        found = await extent(client, stream)
+        if found.first_seq > 1:
+            raise NotJudged(
+                f"{stream} was trimmed: its first {found.first_seq - 1:,} records are missing, without which"
+                " its books cannot be made. Judge a market that was started without --trim-journals"
+            )
+        total += found.last_seq
+    # Journals are read to slightly different ends. What was stamped before now is in all of them soon.
+    until_ns = time.time_ns()
+    await asyncio.sleep(_SETTLE_S)
+    market = audits(engines, window_ms * _NS_PER_MS)
+    journals = {engine: JetStreamJournal(client, engine) for engine in engines}
+    with progress(f"{len(engines)} journals", total) as tell:
+        async with contextlib.AsyncExitStack() as stack:
+            sources = {
+                engine: await stack.enter_async_context(contextlib.aclosing(journal.replay()))  # type: ignore[type-var]
+                for engine, journal in journals.items()
+            }
+            done = 0
+            async for record in merged(sources):
+                patience.reschedule(loop.time() + PATIENCE_S)
+                if record.time_ns > until_ns:
+                    break
+                commands = _commands(record, journals[record.engine].sequence)
+                market[record.engine].add_batch(record.batch_number, record.time_ns, commands)
+                done += 1
+                tell(done)
+    missing = {engine for audit in market.values() for engine in audit.quoted} - market.keys()
+    if missing:
+        names = ", ".join(subjects.journal_stream(engine) for engine in sorted(missing))
+        raise NotJudged(
+            f"the server at {url} does not have {names}, though other engines knew quotes from there."
+            " Restore the NATS store from a copy that has all journals"
+        )
+    return market
+
+
+async def merged(journals: Mapping[int, AsyncIterator[Record]]) -> AsyncIterator[Record]:
+    """The records of all journals in order of time; at the same time the lower engine number comes first."""
+    heads: list[tuple[int, int, Record]] = []
+
+    async def advance(engine: int) -> None:
+        record = await anext(journals[engine], None)
+        if record is not None:
+            heapq.heappush(heads, (record.time_ns, engine, record))
+
+    for engine in journals:
+        await advance(engine)
+    while heads:
+        _, engine, record = heapq.heappop(heads)
+        yield record
+        await advance(engine)
+
+
+def _commands(record: Record, sequence: int) -> tuple[Command, ...]:
+    try:
+        return decode(record.commands)
+    except msgspec.MsgspecError as error:
+        what = f"the commands of batch {record.batch_number} cannot be read: {error}"
+        raise JournalDamaged(record.engine, sequence, what) from error
+
+
+def document(market: Mapping[int, Audit], window_ms: int) -> dict[str, Any]:
+    """What came of it, as JSON has it."""
+    bugs, old_views = _examples(market)
+    return {
+        "window_ms": window_ms,
+        "engines": [
+            {
+                "engine": engine,
+                "batches": audit.batches,
+                "decisions": audit.decisions,
+                "with_away_quotes": audit.with_away_quotes,
+                "legs": audit.legs,
+                "view_old": audit.old_views,
+                "bugs": len(audit.violations),
+            }
+            for engine, audit in market.items()
+        ],
+        "view_old_examples": old_views,
+        "bug_examples": bugs,
+    }
+
+
+def _examples(market: Mapping[int, Audit]) -> tuple[list[str], list[str]]:
+    """A few bugs, and a few views that were too old."""
+    bugs = [bug for audit in market.values() for bug in audit.violations]
+    old_views = [view for audit in market.values() for view in audit.old_view_examples]
+    return bugs[:EXAMPLES], old_views[:EXAMPLES]
+
+
+def _show(market: Mapping[int, Audit], window_ms: int, console: Console) -> None:
+    table = Table(title="Routing, by the journals of all engines", title_justify="left")
+    for name in ("engine", "batches", "decisions", "with away quotes", "legs", "view old", "bugs"):
+        table.add_column(name, justify="right")
+    for engine, audit in market.items():
+        counts = (audit.batches, audit.decisions, audit.with_away_quotes, audit.legs, audit.old_views)
+        table.add_row(f"E{engine}", *(f"{count:,}" for count in (*counts, len(audit.violations))))
+    console.print(table)
+    bugs, old_views = _examples(market)
+    for name, lines in (("view old", old_views), ("bug", bugs)):
+        for line in lines:
+            console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
+    found = sum(len(audit.violations) for audit in market.values())
+    old = sum(audit.old_views for audit in market.values())
+    console.print(
+        f"Bugs: {found:,}; each is a better quote that the engine knew and did not take. Views that were old:"
+        f" {old:,}; there a better quote had stood for {window_ms:,} ms or more, and the engine did not know"
+        " of it.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,127 @@
+"""`simulation audit`: in which order it reads journals, and what it says where there is nothing to judge."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from bus import provision
+from bus.connection import Connection
+from bus.journal import JetStreamJournal, MemoryJournal
+from bus.server import NatsServer
+from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
+from simulation.audit_command import merged
+from tests.conftest import Connections
+
+MS = 1_000_000
+OPENING = (EpochStarted(1), AddInstrument("AAA", "0.01", "1"))
+
+
+async def audit(url: str, tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run `simulation audit` as a child; exit code, output, errors."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MATCHBUS_")}
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulation.cli", "audit", "--nats", url, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment | {"XDG_CONFIG_HOME": str(tmp_path)},
+    )
+    async with asyncio.timeout(30):
+        output, errors = await child.communicate()
+    assert child.returncode is not None
+    assert b"Traceback" not in errors
+    return child.returncode, output.decode(), " ".join(errors.decode().split())
+
+
+async def keep(connection: Connection, engine: int, *batches: tuple[int, list[Command]]) -> None:
+    """Store the journal of an engine: its batches with their times in ms."""
+    await provision.provision_journal(connection, engine, trimmable=True)
+    journal = JetStreamJournal(connection, engine)
+    for time_ms, commands in batches:
+        await journal.append(1, time_ms * MS, encode(commands))
+
+
+def order(name: str, side: int, price: int, *away: AwayQuote) -> NewOrder:
+    """A limit order for 5."""
+    return NewOrder(name, f"{name}-1", "AAA", side, 1, 1, price, 5, away=away)
+
+
+async def test_records_are_merged_in_order_of_time() -> None:
+    """Each journal keeps its order; at one time the lower engine comes first; journals end when they end."""
+    times = {2: [10, 30, 30, 50], 1: [20, 30, 60], 3: []}
+    journals = {engine: MemoryJournal(engine) for engine in times}
+    for engine, stamps in times.items():
+        for stamp in stamps:
+            await journals[engine].append(1, stamp, b"")
+    sources = {engine: MemoryJournal(engine, journal.stored).replay() for engine, journal in journals.items()}
+    read = [(record.time_ns, record.engine, record.batch_number) async for record in merged(sources)]
+    assert read == [(10, 2, 1), (20, 1, 1), (30, 1, 2), (30, 2, 2), (30, 2, 3), (50, 2, 4), (60, 1, 3)]
+
+
+async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path: Path) -> None:
+    """A quote that only the other journal knows is told as an old view, which is no fault: exit code 0."""
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    await keep(nats, 1, (1, [*OPENING, order("here", 2, 101)]), (900, [order("taker", 1, 101)]))
+    await keep(nats, 2, (1, list(OPENING)), (600, [order("there", 2, 100)]))
+    code, output, errors = await audit(own_server.url, tmp_path, "--json")
+    assert (code, errors) == (0, "")
+    assert json.loads(output) == {
+        "window_ms": 150,
+        "engines": [
+            {
+                "engine": engine,
+                "batches": 2,
+                "decisions": decisions,
+                "with_away_quotes": 0,
+                "legs": 0,
+                "view_old": decisions,
+                "bugs": 0,
+            }
+            for engine, decisions in ((1, 1), (2, 0))
+        ],
+        "view_old_examples": [
+            "engine 1, batch 2, AAA: went to 101 while engine 2 showed 5 better, from 100 on, and got 0:"
+            " the view was 300 ms old (engine 2 wrote its last batch 300 ms before)"
+        ],
+        "bug_examples": [],
+    }
+    code, output, _ = await audit(own_server.url, tmp_path, "--window-ms", "301")
+    assert (code, "view old:" in output, "Bugs: 0;" in output) == (0, False, True)
+    code, output, _ = await audit(own_server.url, tmp_path)
+    assert (code, "view old: engine 1, batch 2, AAA" in output) == (0, True)
+    await provision.trim_journal(nats, 2, 2)
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.startswith("JOURNAL_2 was trimmed: its first 1 records are missing")
+    assert "--trim-journals" in errors
+    await connections.close()
+
+
+async def test_what_is_missing_is_named(own_server: NatsServer, tmp_path: Path) -> None:
+    """No server, no journal, and quotes of an engine whose journal is not there end with 2, damage with 1."""
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
+        code, output, errors = await audit(url, tmp_path)
+    assert (code, output) == (2, "")
+    assert errors == f"no NATS server answers at {url}: start it, or name another by --nats"
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"the server at {own_server.url} has no journal")
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    taker = order("taker", 1, 101, AwayQuote(2, 1, 1, ((100, 5),)))
+    await keep(nats, 1, (1, [*OPENING, taker]))
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, "")
+    assert f"the server at {own_server.url} does not have JOURNAL_2" in errors
+    await nats.jetstream().publish("journal.1", b"garbage")
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (1, "")
+    assert "journal of engine 1 is damaged at stream sequence 2" in errors
+    await connections.close()
