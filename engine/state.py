@@ -535,7 +535,11 @@ class State:
         book = self._touch(command.symbol)
         own_side = book.side(command.side)
         opposite_sign = -own_side.sign
-        for level in rank(command.away, opposite_sign):
+        ranked = rank(command.away, opposite_sign)
+        known_to = horizon(ranked)
+        for level in ranked:
+            if known_to is not None and level.key < known_to:
+                break  # what is not known may be better; the legs' return brings another look
             while level.quantity and own_side.keys and own_side.keys[-1] >= -level.key:
                 order = next(iter(own_side.levels[own_side.keys[-1]].orders.values()))
                 if order.request.post_only or order.request.do_not_route:

@@ -468,6 +468,14 @@ def test_what_waits_for_more_quotes_does_not_cross_the_book_at_home() -> None:
     assert_all_at_rest(world)
 
 
+def test_uncrossing_does_not_go_past_what_it_does_not_know() -> None:
+    """A peer may show more, and better, than was told: what is left of the order waits for that."""
+    world = world_with(3, (1, "ann", BUY, 100, 105))
+    away = (AwayQuote(2, 1, 1, ((100, 5),), cut=True), AwayQuote(3, 1, 1, ((100, 7), (103, 9))))
+    world.apply(1, commands.Uncross(SYMBOL, BUY, away))
+    assert [(leg.limit, leg.quantity) for leg in legs(world)] == [(100, 7), (100, 5)]
+
+
 def test_an_unknown_leg_result_changes_nothing() -> None:
     """A result for a leg that is not out is the second of two, and says nothing new."""
     world = world_with(2, (1, "a", SELL, 5, 101))
