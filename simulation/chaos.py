@@ -18,14 +18,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console
 
 from bus import subjects
 from bus.connection import Connection, connect
 from bus.messages import Executions, ReportedFill, decode_executions
 from bus.stream import StreamReader, extent
 from client import Client, EngineRole, MatchbusError
+from client.cli.output import print_sheets
+from client.cli.sheets import Sheet
 from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
@@ -249,7 +250,7 @@ async def chaos(settings: Settings, console: Console) -> Result:
             for name in ("exchange", *engines)
         }
         cluster = await stack.enter_async_context(_cluster(settings, proxies))
-        console.print(report.cluster_table(cluster))
+        print_sheets(console, report.cluster_sheet(cluster))
         loaders = await _enter(settings, cluster, stack)
         injector = Injector(cluster, proxies, console.print)
         stack.callback(injector.heal)  # no frozen child is left behind, whatever ends the run
@@ -589,26 +590,24 @@ async def _payloads(nc: Connection, stream: str) -> list[bytes]:
 # -- telling ----------------------------------------------------------------------------------------------
 
 
-def tables(result: Result) -> RenderableType:
+def sheets(result: Result) -> list[Sheet]:
     """The whole outcome."""
-    return Group(_faults_table(result), _totals_table(result), report.checks_table(result.checks))
+    return [_faults_sheet(result), _totals_sheet(result), report.checks_sheet(result.checks)]
 
 
-def _faults_table(result: Result) -> Table:
-    table = Table(title="Faults", title_justify="left")
-    table.add_column("kind")
-    for column in ("struck", "missed", "measured", "median outage", "worst outage"):
-        table.add_column(column, justify="right")
+def _faults_sheet(result: Result) -> Sheet:
+    sheet = Sheet(
+        "Faults",
+        ("kind", ">struck", ">missed", ">measured", ">median outage", ">worst outage"),
+        note="Outage: the longest time without any answer to the clients of the target, or of any engine "
+        "where it is none. Measured where nothing else had silenced them before.",
+    )
     for kind, struck, missed, outages in _by_kind(result):
         median, worst = (
             (f"{statistics.median(outages):.2f} s", f"{max(outages):.2f} s") if outages else ("", "")
         )
-        table.add_row(str(kind), str(struck), str(missed), str(len(outages)), median, worst)
-    table.caption = (
-        "Outage: the longest time without any answer to the clients of the target, or of any engine where it "
-        "is none. Measured where nothing else had silenced them before."
-    )
-    return table
+        sheet.rows.append((str(kind), str(struck), str(missed), str(len(outages)), median, worst))
+    return sheet
 
 
 def _by_kind(result: Result) -> list[tuple[Kind, int, int, list[float]]]:
@@ -621,13 +620,15 @@ def _by_kind(result: Result) -> list[tuple[Kind, int, int, list[float]]]:
     return rows
 
 
-def _totals_table(result: Result) -> Table:
-    table = Table(title="Load", title_justify="left")
-    table.add_column("what")
-    table.add_column("count", justify="right")
-    for name, value in _figures(result).items():
-        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
-    return table
+def _totals_sheet(result: Result) -> Sheet:
+    return Sheet(
+        "Load",
+        ("what", ">count"),
+        [
+            (name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
+            for name, value in _figures(result).items()
+        ],
+    )
 
 
 def _figures(result: Result) -> dict[str, int | float]:

@@ -16,6 +16,7 @@ import msgspec
 from rich.console import Console
 
 from client import MatchbusError
+from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
 from simulation import audit_command, chaos, report, scenario
 from simulation.agents.cast import usual_mix
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0] not in _COMMANDS and given[0] not in ("-h", "--help")):
         given.insert(0, "run")
     options = parser().parse_args(given)
-    console = Console()
+    console = stdout_console()
     try:
         if options.command == "run":
             return asyncio.run(_run(options, console))
@@ -156,7 +157,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             with written("--json", options.json):
                 options.json.write_text(chaos.document(result))
     finally:  # whatever became of the file, the outcome is told
-        console.print(chaos.tables(result))
+        print_sheets(console, *chaos.sheets(result))
         console.print("All checks hold." if result.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
     return 0 if result.holds else 1
 
@@ -188,7 +189,7 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
     recording = None if options.report is None else Recording()
     try:
         async with interruptible(), cluster:
-            console.print(report.cluster_table(cluster))
+            print_sheets(console, report.cluster_sheet(cluster))
             plan = plan_of(chosen, cluster, recording=recording, log_dir=logs)
             outcome = await run_with_view(plan, console, headless=not console.is_terminal)
     except Interrupted:

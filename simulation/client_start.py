@@ -19,6 +19,7 @@ import grpc.aio
 from rich.console import Console
 
 from client import MatchbusError
+from client.cli.output import stdout_console
 from simulation import report
 from simulation.cluster import DEFAULT_PASSWORD
 from simulation.operate import Interrupted, interruptible, run_with_view
@@ -52,7 +53,7 @@ async def trade(console: Console) -> int:
 def main() -> int:
     """Run for ten seconds; the exit code."""
     try:
-        return asyncio.run(trade(Console()))
+        return asyncio.run(trade(stdout_console()))
     except MatchbusError as error:
         print(error, file=sys.stderr)
     except grpc.aio.AioRpcError as error:

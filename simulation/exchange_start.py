@@ -15,8 +15,7 @@ from typing import Final
 # A script's own folder comes first on the path and would hide the package of the same name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from rich.console import Console
-
+from client.cli.output import stdout_console
 from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError, Ports
 from simulation.operate import serve
 from simulation.option_types import OptionRefused, engines_of_environment
@@ -36,7 +35,7 @@ def main() -> int:
             ports=Ports(exchange=EXCHANGE_PORT, first_engine=FIRST_ENGINE_PORT),
             log_dir=Path("logs"),
         )
-        return asyncio.run(serve(cluster, Console()))
+        return asyncio.run(serve(cluster, stdout_console()))
     except (ClusterError, OptionRefused) as error:
         print(error, file=sys.stderr)
         return 1

@@ -28,13 +28,14 @@ import nats.errors
 from nats.aio.client import Client
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from bus import subjects
 from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
+from client.cli.output import print_sheets
+from client.cli.sheets import Cell, Sheet
 from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
@@ -238,8 +239,7 @@ async def _verify(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         print(json.dumps(asdict(findings)))
         return findings.code
-    table = Table(title=f"Journal of engine {findings.engine}", show_header=False)
-    for name, value in (
+    rows: list[tuple[Cell, ...]] = [
         ("stream", findings.stream),
         ("records", f"{findings.records:,}"),
         ("batches", f"{findings.batches:,}{_since(findings.first_batch)}"),
@@ -248,9 +248,8 @@ async def _verify(options: argparse.Namespace, console: Console) -> int:
         ("replaced records ignored", f"{findings.replaced_records:,}"),
         ("last batch", f"{findings.last_batch} ({findings.last_digest or 'no record'})"),
         ("first damage", f"{_where(findings)}: {findings.damage}" if findings.damage else "none"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+    ]
+    print_sheets(console, Sheet(f"Journal of engine {findings.engine}", ("what", "found"), rows))
     return findings.code
 
 
@@ -297,7 +296,7 @@ def _show_json(record: Record, commands: tuple[Command, ...]) -> None:
     print(msgspec.json.encode(line).decode())
 
 
-async def _digest(options: argparse.Namespace, console: Console) -> int:
+async def _digest(options: argparse.Namespace, _console: Console) -> int:
     state = State(options.engine)
 
     def each(record: Record, commands: tuple[Command, ...]) -> None:
@@ -312,7 +311,7 @@ async def _digest(options: argparse.Namespace, console: Console) -> int:
         if options.json:
             print(json.dumps({"engine": options.engine, **found}))
         else:
-            console.print(" ".join(f"{name} {value}" for name, value in found.items()), highlight=False)
+            print(" ".join(f"{name} {value}" for name, value in found.items()))
     return _tell_damage(findings)
 
 

@@ -50,7 +50,7 @@ def fills_table(progress: Progress) -> Table:
         table.add_column(column)
     for name, fill in reversed(progress.last_fills):
         home = fill.order_id >> 48
-        route = f"E{fill.engine}" if home == fill.engine else f"E{home} → E{fill.engine}"
+        route = f"E{fill.engine}" if home == fill.engine else f"E{home} -> E{fill.engine}"
         table.add_row(name, fill.side, f"{fill.quantity:f}", fill.symbol, f"{fill.price:f}", route)
     return table
 

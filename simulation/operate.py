@@ -22,6 +22,7 @@ from matchbus.tracing import add_trace_options
 from rich.console import Console
 
 from bus.logs import add_log_options
+from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import add_size_options
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    console = Console()
+    console = stdout_console()
     try:
         if hasattr(options, "nats"):
             options.nats = nats_url(options.nats)
@@ -241,7 +242,7 @@ async def serve(
             if as_json:
                 print(json.dumps(json.loads(ready_document(cluster))), flush=True)
             else:
-                console.print(report.cluster_table(cluster))
+                print_sheets(console, report.cluster_sheet(cluster))
                 console.print("Ready. Ctrl-C stops all. Trade by hand, in another terminal:")
                 for step in report.first_steps(cluster):
                     console.print(f"    {step}", soft_wrap=True, highlight=False, markup=False)
@@ -343,7 +344,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
 
     try:
         async with interruptible(), cluster:
-            view.print(report.cluster_table(cluster))
+            print_sheets(view, report.cluster_sheet(cluster))
             async with _demo_page(cluster, view):
                 outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
     except Interrupted:

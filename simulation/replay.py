@@ -24,10 +24,11 @@ from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from bus.connection import connect
 from bus.journal import JetStreamJournal
+from client.cli.output import print_sheets
+from client.cli.sheets import Sheet
 from engine import commands as core
 from engine.terms import Side
 from simulation.audit import Audit
@@ -414,27 +415,23 @@ def show(result: Result, engines: int, console: Console) -> int:
     """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed."""
     comparison = result.comparison
     wanted = comparison.matched + len(comparison.missed)
-    table = Table(title=f"Replay through {engines} engine(s)", title_justify="left")
-    table.add_column("what")
-    table.add_column("count", justify="right")
-    table.add_row("commands", f"{result.commands:,}")
-    table.add_row("commands a second", f"{result.commands / result.elapsed_s:,.0f}")
-    for status, count in sorted(result.statuses.items()):
-        table.add_row(f"answered {status}", f"{count:,}")
-    for reason, count in sorted(result.refusals.items()):
-        table.add_row(f"refused: {reason}", f"{count:,}")
-    table.add_section()
-    table.add_row("trades matched", f"{comparison.matched} of {wanted}")
-    table.add_row("trades missed", str(len(comparison.missed)))
-    table.add_row("trades extra", str(len(comparison.extra)))
-    table.add_row(
-        f"volume matched ({SYMBOL.partition('-')[0]})",
-        f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}",
-    )
+    counts = {
+        "commands": f"{result.commands:,}",
+        "commands a second": f"{result.commands / result.elapsed_s:,.0f}",
+        **{f"answered {status}": f"{count:,}" for status, count in sorted(result.statuses.items())},
+        **{f"refused: {reason}": f"{count:,}" for reason, count in sorted(result.refusals.items())},
+        "trades matched": f"{comparison.matched} of {wanted}",
+        "trades missed": str(len(comparison.missed)),
+        "trades extra": str(len(comparison.extra)),
+        f"volume matched ({SYMBOL.partition('-')[0]})": (
+            f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}"
+        ),
+    }
     if engines > 1:
-        table.add_row("volume at the same prices", f"{comparison.volume_at_price * LOT_SIZE:f}")
-        table.add_row("trades through legs", str(result.through_legs))
-    console.print(table)
+        counts["volume at the same prices"] = f"{comparison.volume_at_price * LOT_SIZE:f}"
+        counts["trades through legs"] = str(result.through_legs)
+    title = f"Replay through {engines} engine(s)"
+    print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
     for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
         for trade in trades[:_SHOWN_TRADES]:
             console.print(f"{name}: {trade}", highlight=False)

@@ -1,33 +1,35 @@
 """The tables that people read: what runs where, what a run came to, what its checks say."""
 
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console
 
+from client.cli.output import print_sheets
+from client.cli.sheets import Cell, Sheet
 from exchange.runtime.instruments import read_instruments
 from simulation.checks import MAX_SHOWN, Check, FillCounts
 from simulation.cluster import DEFAULT_PASSWORD, Cluster
 from simulation.run import Outcome
 
 
-def cluster_table(cluster: Cluster) -> Table:
+def cluster_sheet(cluster: Cluster) -> Sheet:
     """What runs where."""
-    table = Table(title="Matchbus", title_justify="left")
-    for column in ("process", "address", "pid", *(["metrics"] if cluster.exchange.metrics else [])):
-        table.add_column(column)
+    metrics = ("metrics",) if cluster.exchange.metrics else ()
+    sheet = Sheet("Matchbus", ("process", "address", "pid", *metrics), note=f"store: {cluster.data_dir}")
+
+    def add(process: str, address: str, pid: int, served: str = "") -> None:
+        sheet.rows.append((process, address, str(pid), *((served,) if metrics else ())))
+
     for server in cluster.nats:
-        name = f"nats-server {server.node.name}" if server.node else "nats-server"
-        table.add_row(name, server.url, str(server.pid))
+        add(f"nats-server {server.node.name}" if server.node else "nats-server", server.url, server.pid)
     for member in cluster.members:
-        metrics = [member.metrics] if member.metrics else []
-        table.add_row(member.name, member.address, str(member.pid), *metrics)
+        add(member.name, member.address, member.pid, member.metrics)
     if cluster.dashboard_url:
-        table.add_row("dashboard", cluster.dashboard_url, str(cluster.exchange.pid))
-    table.caption = f"store: {cluster.data_dir}"
-    return table
+        add("dashboard", cluster.dashboard_url, cluster.exchange.pid)
+    return sheet
 
 
 def first_steps(cluster: Cluster) -> list[str]:
@@ -41,70 +43,72 @@ def first_steps(cluster: Cluster) -> list[str]:
     ]
 
 
-def clients_table(outcome: Outcome) -> Table:
+def clients_sheet(outcome: Outcome) -> Sheet:
     """What every client did."""
-    table = Table(title=f"Clients after {outcome.duration_s:.1f} s", title_justify="left")
-    for column in ("client", "home", "orders", "refused", "cancels", "replaces", "fills"):
-        table.add_column(column, justify="left" if column == "client" else "right")
-    for trader in outcome.traders:
-        table.add_row(
-            *(trader.name, f"E{trader.client.engine}", str(trader.submitted)),
-            *(str(trader.refusals.total()), str(trader.cancels), str(trader.replaces)),
-            str(trader.fill_count),
-        )
-    return table
+    return Sheet(
+        f"Clients after {outcome.duration_s:.1f} s",
+        ("client", ">home", ">orders", ">refused", ">cancels", ">replaces", ">fills"),
+        [
+            (
+                *(trader.name, f"E{trader.client.engine}", str(trader.submitted)),
+                *(str(trader.refusals.total()), str(trader.cancels), str(trader.replaces)),
+                str(trader.fill_count),
+            )
+            for trader in outcome.traders
+        ],
+    )
 
 
-def positions_table(outcome: Outcome) -> Table:
+def positions_sheet(outcome: Outcome) -> Sheet:
     """What every client holds; a trade only moves lots between clients, so the sums are zero."""
-    table = Table(title="Final positions in lots", title_justify="left", show_footer=True)
     symbols = sorted({symbol for _, symbol in outcome.positions})
-    table.add_column("client", "sum")
-    for symbol in symbols:
-        total = sum(lots for (_, held), lots in outcome.positions.items() if held == symbol)
-        table.add_column(symbol, str(total), justify="right")
+    sheet = Sheet("Final positions in lots", ("client", *(f">{symbol}" for symbol in symbols)))
     for trader in outcome.traders:
         held = [outcome.positions.get((trader.name, symbol), 0) for symbol in symbols]
-        table.add_row(trader.name, *(f"{lots:+d}" for lots in held))
-    return table
+        sheet.rows.append((trader.name, *(f"{lots:+d}" for lots in held)))
+    sums: Counter[str] = Counter()
+    for (_, symbol), lots in outcome.positions.items():
+        sums[symbol] += lots
+    sheet.rows.append(("sum", *(str(sums[symbol]) for symbol in symbols)))
+    return sheet
 
 
-def fills_table(fills: FillCounts) -> Table:
+def fills_sheet(fills: FillCounts) -> Sheet:
     """Where the trades were made."""
-    table = Table(title="Trades", title_justify="left")
-    table.add_column("where")
-    table.add_column("trades", justify="right")
-    for engine, count in fills.per_engine.items():
-        table.add_row(f"on engine {engine}", str(count))
-    table.add_section()
-    table.add_row("all", str(fills.total))
-    table.add_row("through legs to another engine", str(fills.through_legs))
-    table.add_row("volume in lots", str(fills.volume))
-    return table
+    counts = {
+        **{f"on engine {engine}": count for engine, count in fills.per_engine.items()},
+        "all": fills.total,
+        "through legs to another engine": fills.through_legs,
+        "volume in lots": fills.volume,
+    }
+    return Sheet("Trades", ("where", ">trades"), [(where, str(count)) for where, count in counts.items()])
 
 
-def checks_table(checks: Iterable[Check]) -> Table:
+def checks_sheet(checks: Iterable[Check]) -> Sheet:
     """Which invariants hold."""
-    table = Table(title="Checks", title_justify="left")
-    table.add_column("invariant")
-    table.add_column("checked", justify="right")
-    table.add_column("result")
-    for check in checks:
-        shown = "\n".join(check.violations[:MAX_SHOWN])
-        more = len(check.violations) - MAX_SHOWN
-        text = "[green]holds[/]" if check.holds else f"[red]VIOLATED[/] {shown}"
-        table.add_row(check.name, str(check.checked), text + (f"\nand {more} more" if more > 0 else ""))
-    return table
-
-
-def outcome_tables(outcome: Outcome) -> RenderableType:
-    """The whole summary of a run."""
-    return Group(
-        clients_table(outcome),
-        positions_table(outcome),
-        fills_table(outcome.fills),
-        checks_table(outcome.checks),
+    return Sheet(
+        "Checks",
+        ("invariant", ">checked", "result"),
+        [(check.name, str(check.checked), _result(check)) for check in checks],
     )
+
+
+def _result(check: Check) -> Cell:
+    if check.holds:
+        return "holds", "green"
+    more = len(check.violations) - MAX_SHOWN
+    rest = [f"and {more} more"] if more > 0 else []
+    return "\n".join(["VIOLATED", *check.violations[:MAX_SHOWN], *rest]), "red"
+
+
+def outcome_sheets(outcome: Outcome) -> list[Sheet]:
+    """The whole summary of a run."""
+    return [
+        clients_sheet(outcome),
+        positions_sheet(outcome),
+        fills_sheet(outcome.fills),
+        checks_sheet(outcome.checks),
+    ]
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
@@ -134,7 +138,7 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
 
 def show(console: Console, outcome: Outcome) -> int:
     """Print the summary; the exit code: 1 when an invariant is violated."""
-    console.print(outcome_tables(outcome))
+    print_sheets(console, *outcome_sheets(outcome))
     failures = sum(trader.failures for trader in outcome.traders)
     if failures:
         console.print(f"{failures} commands got no answer.")

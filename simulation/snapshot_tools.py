@@ -20,11 +20,12 @@ import msgspec
 import nats.errors
 import nats.js.errors
 from rich.console import Console
-from rich.table import Table
 
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
+from client.cli.output import print_sheets
+from client.cli.sheets import Sheet
 from engine.runtime import snapshots
 from engine.state import State
 from simulation.journal_tools import engine_number
@@ -103,14 +104,17 @@ def _show(
             line = msgspec.structs.asdict(entry)
             print(json.dumps({**line, "verdict": verdict} if verdict else line))
         return
-    table = Table(
-        "batch", "epoch", "made (UTC)", "kB stored", "digest", title=f"Snapshots of E{options.engine}"
+    if not entries:
+        print(f"E{options.engine} has no snapshots yet")
+        return
+    verdict_column = ("verdict",) if options.action == "verify" else ()
+    sheet = Sheet(
+        f"Snapshots of E{options.engine}",
+        (">batch", ">epoch", "made (UTC)", ">kB stored", "digest", *verdict_column),
     )
-    if options.action == "verify":
-        table.add_column("verdict")
     for entry, verdict in zip(entries, verdicts, strict=True):
         made = datetime.fromtimestamp(entry.time_ns / _NS, UTC)
         row = [f"{entry.batch_number:,}", str(entry.epoch), f"{made:%Y-%m-%d %H:%M:%S}"]
         row += [f"{entry.size / 1000:,.0f}", entry.state_digest[:12]]
-        table.add_row(*row, *([verdict] if verdict else []))
-    console.print(table if entries else f"E{options.engine} has no snapshots yet")
+        sheet.rows.append((*row, *((verdict,) if verdict else ())))
+    print_sheets(console, sheet)

@@ -6,11 +6,12 @@ faster without it.
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from client.cli.failures import Failure
 from client.cli.sheets import Sheet, plain
@@ -60,10 +61,8 @@ class Output:
 
     def sheets(self, *sheets: Sheet) -> None:
         """Draw tables."""
-        console = _console()
         with _writing():
-            for sheet in sheets:
-                console.print(drawn(sheet, console.width))
+            print_sheets(stdout_console(), *sheets)
             sys.stdout.flush()
 
     def failure(self, failure: Failure) -> None:
@@ -117,7 +116,7 @@ class Output:
             return
         from rich.live import Live  # noqa: PLC0415 -- see the module's docstring
 
-        with Live(console=_console(), auto_refresh=False) as live:
+        with Live(console=stdout_console(), auto_refresh=False) as live:
 
             def redraw(answer: Any, sheet: Callable[[], Sheet]) -> None:
                 if news(answer):
@@ -156,21 +155,23 @@ def drawn(sheet: Sheet, width: int) -> "Group":
         [Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row]
         for row in sheet.rows
     ]
-    table = Table(title=sheet.title or None, title_justify="left")
-    needed = 1
-    for place, column in enumerate(sheet.columns):
-        name = column.removeprefix(">")
-        texts = [row[place].plain for row in rows]
-        wraps = any(" " in text for text in texts)
-        words = [word for text in texts for word in text.split()]
-        needed += max(map(cell_len, (name, *words))) + _AROUND_A_CELL
-        table.add_column(
-            name, justify="right" if name != column else "left", no_wrap=not wraps, overflow="fold"
-        )
-    if needed > width:
-        names = [column.removeprefix(">") for column in sheet.columns]
+    names = [column.removeprefix(">") for column in sheet.columns]
+    texts = [[name, *(row[place].plain for row in rows)] for place, name in enumerate(names)]
+    least = [
+        max(map(cell_len, (name, *(word for text in cells for word in text.split()))))
+        for name, *cells in texts
+    ]
+    spare = width - 1 - sum(columns + _AROUND_A_CELL for columns in least)
+    if spare < 0:
         listed = [_listed(names, row, width) for row in rows]
         return Group(*(Text(text) for text in (sheet.title,) if text), *listed, *_note(sheet))
+    table = Table(title=sheet.title or None, title_justify="left")
+    for column, name, cells, narrow in zip(sheet.columns, names, texts, least, strict=True):
+        # Left to itself rich takes from the widest column, and folds the longest ids.
+        wide = min(max(cell_len(line) for text in cells for line in text.split("\n")), narrow + spare)
+        spare -= wide - narrow
+        justify: Literal["left", "right"] = "right" if name != column else "left"
+        table.add_column(name, justify=justify, width=wide, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return Group(table, *_note(sheet))
@@ -198,8 +199,21 @@ def _listed(names: Sequence[str], row: "Sequence[Text]", width: int) -> "Text":
     return Text("\n", overflow="fold").join(lines)
 
 
-def _console() -> "Console":
+def print_sheets(console: "Console", *sheets: Sheet) -> None:
+    """Draw tables as wide as the console is."""
+    for sheet in sheets:
+        console.print(drawn(sheet, console.width))
+
+
+def stdout_console() -> "Console":
+    """What draws on stdout; from here on a character that its encoding lacks is a `?` there.
+
+    Such a character may stand in the name of a directory, in a live view or in a spinner: none is a reason to
+    end a market.
+    """
     from rich.console import Console  # noqa: PLC0415 -- see the module's docstring
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _WIDE
     return Console(highlight=False, width=wide)

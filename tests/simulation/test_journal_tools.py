@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -44,10 +45,11 @@ async def force(connection: Connection, engine: int, payload: bytes) -> None:
     await connection.jetstream().publish(subjects.journal(engine), payload)
 
 
-async def tool(*arguments: str) -> tuple[int, str, str]:
+async def tool(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run `matchbus journal` as a child; exit code, output, errors."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "simulation.matchbus", "journal", *arguments),
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -81,6 +83,20 @@ async def test_a_whole_journal_is_counted(
     assert (code, errors) == (0, "")
     assert "2 (1 to 2)" in output
     assert "none" in output
+
+
+async def test_a_digest_is_whole_in_a_narrow_terminal(
+    shared_server: NatsServer, journal: JetStreamJournal, engine: int
+) -> None:
+    """Neither its width nor an encoding with few characters cuts a digest or ends a command."""
+    where = (str(engine), "--nats", shared_server.url)
+    code, output, errors = await tool("verify", *where, COLUMNS="40", PYTHONIOENCODING="latin-1")
+    assert (code, errors) == (0, "")
+    assert f"({journal.position.digest.hex()})" in output.split()
+    _, answer, _ = await tool("digest", *where, "--json")
+    code, output, errors = await tool("digest", *where, COLUMNS="20", PYTHONIOENCODING="latin-1")
+    assert (code, errors) == (0, "")
+    assert json.loads(answer)["digest"] in output.split()
 
 
 @pytest.mark.usefixtures("journal")

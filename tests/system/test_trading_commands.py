@@ -408,6 +408,42 @@ def test_a_reader_that_has_seen_enough_is_no_failure(terminal: Terminal, symbol:
     assert following.errors() == ""
 
 
+def test_up_and_snapshots_in_a_narrow_terminal(tmp_path: Path) -> None:
+    """In 40 columns of an encoding with few characters the market runs, and no address or number is cut."""
+    narrow = os.environ | {"COLUMNS": "40", "PYTHONIOENCODING": "latin-1", "PYTHONUNBUFFERED": "1"}
+    ready_file = tmp_path / "ready.json"
+    command = [*COMMAND, "up", "--engines", "1", "--metrics", "--ready-file", str(ready_file)]
+
+    def snapshot(*words: str) -> str:
+        done = subprocess.run(
+            [*COMMAND, "snapshot", *words],
+            env=narrow,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    running = Running(command, narrow)
+    try:
+        running.until(12)
+        ready = json.loads(ready_file.read_text())
+        made = snapshot("make", "1", "--nats", ready["nats_url"])
+        listed = snapshot("list", "1", "--nats", ready["nats_url"], "--json")
+        assert running.interrupt() == 0
+        assert running.process.stdout is not None
+        shown = running.until(12)
+    finally:
+        running.end()
+    words = set(" ".join(shown).split())
+    for place in (ready["exchange"], ready["engines"]["1"]):
+        assert {place["address"], place["metrics"], str(place["pid"])} <= words
+    assert ready["nats_url"] in words
+    assert json.loads(listed.splitlines()[0])["state_digest"][:12] in made.split()
+
+
 def test_up_tells_a_program_where_everything_is(tmp_path: Path) -> None:
     """`up --json` prints what the ready file holds in one line, and nothing else until its end."""
     command = [*COMMAND, "up", "--engines", "1", "--durability", "none", "--json"]

@@ -1,11 +1,13 @@
+import io
 import json
+import sys
 
 import msgspec
 import pytest
 
 from client.cli.failures import Failure
-from client.cli.output import Output
-from client.cli.sheets import FILL_COLUMNS, Sheet, fill_cells, orders_sheet
+from client.cli.output import Output, stdout_console
+from client.cli.sheets import FILL_COLUMNS, Cell, Sheet, fill_cells, orders_sheet
 from tests.client.cli.test_cli_sheets import FILL, ORDER
 
 SHEET = Sheet("Title", ("name", ">number"), [("[red]mine[/]", ("5", "green"))], note="below")
@@ -46,6 +48,31 @@ def test_ids_and_numbers_are_whole_on_a_narrow_terminal(
         assert text in shown
     assert "│ 100.00 │" in shown  # what fits is a table still
     assert all(word in shown for word in queue.split())
+
+
+@pytest.mark.parametrize("width", range(40, 110, 5))
+def test_a_long_id_is_whole_beside_words_at_any_width(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rest of a table can be wrapped, the longest id is not folded instead; a list has it alone."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    digest = "abcd" * 8
+    rows: list[tuple[Cell, ...]] = [("the digest of a batch", digest), ("what was found there", "some words")]
+    Output(as_json=False).sheets(Sheet("Title", ("what", "found"), rows))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert any(digest in line for line in lines)
+
+
+def test_a_character_that_the_terminal_lacks_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a `?` where it would have raised, and what the user has said about such characters holds."""
+    for errors, shown in (("strict", "?"), ("backslashreplace", "\\u2192")):
+        written = io.BytesIO()
+        stdout = io.TextIOWrapper(written, "latin-1", errors)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        stdout_console().print("E1 → E2")
+        stdout.flush()
+        assert written.getvalue().decode("latin-1") == f"E1 {shown} E2\n"
 
 
 def test_no_answers_are_told_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:
