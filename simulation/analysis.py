@@ -54,6 +54,11 @@ def trades(fills: Iterable[TakenFill]) -> list[TakenFill]:
     return [one for one in fills if one.fill.liquidity == "taker"]
 
 
+def in_order(fills: Iterable[TakenFill]) -> list[TakenFill]:
+    """By time; those of one batch have the same time, and are in the order in which they were made."""
+    return sorted(fills, key=lambda one: (one.at_s, one.fill.execution_id))
+
+
 def value_of(one: TakenFill) -> float:
     """What was paid."""
     return float(one.fill.price * one.fill.quantity)
@@ -122,7 +127,7 @@ def books_by_kind(fills: Iterable[TakenFill], end_s: float, count: int) -> dict[
 
     All kinds together gain nothing, because what one pays another gets.
     """
-    ordered = sorted(fills, key=lambda one: one.at_s)
+    ordered = in_order(fills)
     books = {kind: Books([(0.0, 0.0)], [(0.0, 0.0)]) for kind in dict.fromkeys(one.kind for one in ordered)}
     cash: dict[str, float] = defaultdict(float)
     held: dict[tuple[str, str], float] = defaultdict(float)

@@ -38,8 +38,7 @@ def write_report(folder: Path, scenario: Scenario, outcome: Outcome, recording: 
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))
     _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, recording.orders))
-    fills = sorted(recording.fills, key=lambda one: (one.at_s, one.fill.execution_id))
-    _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, fills))
+    _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
     outages = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
     document = {

@@ -1,7 +1,7 @@
 """What a recording adds up to."""
 
 from decimal import Decimal
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 
@@ -23,10 +23,11 @@ def taken(
     liquidity: Liquidity = Liquidity.TAKER,
     order_id: int = E1_ORDER,
     engine: int = 1,
+    execution_id: int = 1,
 ) -> TakenFill:
     """One side of a trade in AAPL."""
     fill = Fill(
-        *(1, 1, order_id, "id", "AAPL", side, Decimal(price), Decimal(quantity), liquidity),
+        *(1, execution_id, order_id, "id", "AAPL", side, Decimal(price), Decimal(quantity), liquidity),
         *(Decimal(quantity), Decimal(0), engine, 0, Decimal(0), 0),
     )
     return TakenFill(at_s, f"{kind}-1", kind, fill)
@@ -72,6 +73,19 @@ def test_profit_is_cash_and_holdings_at_last_prices() -> None:
     assert books["a"].profit == [(0.0, 0.0), (5.0, 0.0), (10.0, 6.0)]
     assert [books[kind].profit[-1][1] for kind in "abc"] == [6.0, -6.0, 0.0]
     assert [books[kind].worth[-1][1] for kind in "abc"] == [206.0, -103.0, -103.0]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_the_last_price_of_a_batch_is_that_of_its_last_trade(order: tuple[int, ...]) -> None:
+    """A taker bought at 100, then at 101, in one moment: it has gained 1, whoever heard of it first."""
+    sides = [("taker", Side.BUY, Liquidity.TAKER), ("maker", Side.SELL, Liquidity.MAKER)]
+    fills = [
+        taken(1.0, kind, side, price, liquidity=liquidity, execution_id=execution_id)
+        for execution_id, price in ((1, "100"), (2, "101"))
+        for kind, side, liquidity in sides
+    ]
+    books = analysis.books_by_kind([fills[place] for place in order], 1.0, 1)
+    assert [books[kind].profit[-1][1] for kind in ("taker", "maker")] == [1.0, -1.0]
 
 
 @pytest.mark.parametrize(
