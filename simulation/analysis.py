@@ -6,6 +6,7 @@ Times are seconds since the clients began, money is in the unit that prices are 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -125,27 +126,28 @@ def latency_over_time(orders: Iterable[SentOrder], end_s: float, count: int, per
 def books_by_kind(fills: Iterable[TakenFill], end_s: float, count: int) -> dict[str, Books]:
     """What each kind of agent has gained and holds at the end of each stretch, at last prices.
 
-    All kinds together gain nothing, because what one pays another gets.
+    All kinds together gain nothing, because what one pays another gets. The sums are exact: a gain may be a
+    millionth of what was paid for it.
     """
     ordered = in_order(fills)
     books = {kind: Books([(0.0, 0.0)], [(0.0, 0.0)]) for kind in dict.fromkeys(one.kind for one in ordered)}
-    cash: dict[str, float] = defaultdict(float)
-    held: dict[tuple[str, str], float] = defaultdict(float)
-    last: dict[str, float] = {}
+    cash: dict[str, Decimal] = defaultdict(Decimal)
+    held: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    last: dict[str, Decimal] = {}
     coming = iter(ordered)
     one = next(coming, None)
     for index in range(count):
         until_s = end_s * (index + 1) / count
         while one is not None and (one.at_s <= until_s or index == count - 1):
             sign = 1 if one.fill.side == "buy" else -1
-            cash[one.kind] -= sign * value_of(one)
-            held[one.kind, one.fill.symbol] += sign * float(one.fill.quantity)
-            last[one.fill.symbol] = float(one.fill.price)
+            cash[one.kind] -= sign * one.fill.price * one.fill.quantity
+            held[one.kind, one.fill.symbol] += sign * one.fill.quantity
+            last[one.fill.symbol] = one.fill.price
             one = next(coming, None)
         for kind, book in books.items():
-            worth = sum(held[kind, symbol] * price for symbol, price in last.items())
-            book.profit.append((until_s, cash[kind] + worth))
-            book.worth.append((until_s, worth))
+            worth = sum((held[kind, symbol] * price for symbol, price in last.items()), Decimal())
+            book.profit.append((until_s, float(cash[kind] + worth)))
+            book.worth.append((until_s, float(worth)))
     return books
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from html import escape
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -271,8 +272,8 @@ def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
             sum(trader.cancels + trader.replaces for trader in traders),
             sum(trader.fill_count for trader in traders),
         )
-        numbers = (f"{number:,}" for number in (len(traders), *sums, round(traded[kind])))
-        rows.append((kind, *numbers, f"{profit:+,.2f}"))
+        numbers = (f"{number:,}" for number in (len(traders), *sums))
+        rows.append((kind, *numbers, f"{_shortened(traded[kind]):,f}", f"{_shortened(profit):+,f}"))
     heads = ("agents", "clients", "orders", "refused", "changes", "fills", "value traded", "profit")
     colours = {kind: _colour(index) for index, kind in enumerate(kinds)}
     profits = [Line(kind, colours[kind], books[kind].profit) for kind in kinds if kind in books]
@@ -352,6 +353,11 @@ def _spread(quote: Quote) -> float | None:
 
 def _float(value: object) -> float | None:
     return None if value is None else float(str(value))
+
+
+def _shortened(value: float) -> Decimal:
+    """To significant digits, not to decimals: of some symbols a lot is worth less than a millionth."""
+    return Decimal(f"{value:.9g}")
 
 
 def _milliseconds(value: float | None) -> str:

@@ -45,9 +45,7 @@ def write_report(folder: Path, scenario: Scenario, outcome: Outcome, recording: 
         "scenario": msgspec.to_builtins(scenario),
         **outcome_document(outcome),
         "latency_ms": _latency(recording.orders),
-        "profit": {
-            kind: round(books.profit[-1][1], 6) for kind, books in _books(scenario, recording).items()
-        },
+        "profit": {kind: books.profit[-1][1] for kind, books in _books(scenario, recording).items()},
     }
     (folder / "outcome.json").write_text(json.dumps(document, indent=2) + "\n")
     (folder / PAGE).write_text(page(scenario, outcome, recording), encoding="utf-8")

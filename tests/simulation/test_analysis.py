@@ -18,7 +18,7 @@ def taken(
     kind: str,
     side: Side,
     price: str,
-    quantity: int = 1,
+    quantity: int | str = 1,
     *,
     liquidity: Liquidity = Liquidity.TAKER,
     order_id: int = E1_ORDER,
@@ -33,7 +33,7 @@ def taken(
     return TakenFill(at_s, f"{kind}-1", kind, fill)
 
 
-def trade(at_s: float, buyer: str, seller: str, price: str, quantity: int = 1) -> list[TakenFill]:
+def trade(at_s: float, buyer: str, seller: str, price: str, quantity: int | str = 1) -> list[TakenFill]:
     """Both sides of a trade; the buyer takes."""
     return [
         taken(at_s, buyer, Side.BUY, price, quantity),

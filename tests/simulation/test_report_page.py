@@ -1,16 +1,25 @@
 """The report's page, without a market."""
 
+import json
 import re
+from collections import Counter
 from decimal import Decimal
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from simulation.agents.quoters import MakerGroup
 from simulation.checks import Check, FillCounts
 from simulation.fundamental import FundamentalSettings, Jump
 from simulation.page import page
 from simulation.recording import EngineState, Quote, Recording, SentOrder, Strike
+from simulation.report_files import write_report
 from simulation.run import Outcome
 from simulation.scenario import Scenario
+from tests.simulation.test_analysis import trade
 
 VOID = {"meta", "path", "polyline", "circle"}
 
@@ -110,3 +119,42 @@ def test_what_is_violated_is_said() -> None:
 def test_titles_are_escaped() -> None:
     """What a scenario is called stays text."""
     assert "<script" not in page(scenario("</h1><script>"), outcome(), Recording())
+
+
+def outcome_of(*kinds: str) -> Outcome:
+    """A run with a trader of each kind, as far as the page looks at it."""
+    counts = {"submitted": 1, "cancels": 0, "replaces": 0, "failures": 0, "refusals": Counter[str]()}
+    traders: list[Any] = [
+        SimpleNamespace(
+            name=kind,
+            player=SimpleNamespace(kind=kind),
+            client=SimpleNamespace(engine=1),
+            fills=[],
+            **counts,
+        )
+        for kind in kinds
+    ]
+    return Outcome(10.0, traders, [], FillCounts({}, 0, 0), {})
+
+
+@pytest.mark.parametrize(
+    ("quantity", "price", "later", "told", "cells"),
+    [
+        ("0.00000012", "1000.1", "1000.2", 1.2e-8, ("0.000120012", "+0.000000012", "-0.000000012")),
+        ("30", "0.1", "0.1", 0.0, ("3", "+0", "+0")),
+        ("10", "200000.50", "200001.75", 12.5, ("2,000,005", "+12.5", "-12.5")),
+    ],
+)
+def test_profits_keep_their_digits(
+    quantity: str, price: str, later: str, told: float, cells: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """What a few of the smallest lots gain is told as well as what shares do, and nothing has no sign."""
+    fills = [*trade(1.0, "a", "b", price, quantity), *trade(2.0, "c", "d", later, quantity)]
+    write_report(tmp_path, scenario(), outcome_of("a", "b"), Recording(fills=fills))
+    profit = json.loads((tmp_path / "outcome.json").read_text())["profit"]
+    assert profit == {"a": told, "b": -told, "c": 0.0, "d": 0.0}
+    assert re.search(r"-0\.0\b", (tmp_path / "outcome.json").read_text()) is None
+    text = (tmp_path / "index.html").read_text()
+    value, gained, lost = cells
+    for kind, last in (("a", gained), ("b", lost)):
+        assert re.search(f"<td>{kind}</td>.*?<td>{value}</td><td>{re.escape(last)}</td>", text)
