@@ -227,7 +227,3 @@ async def _replay_on(
         limit=options.limit,
     )
     return show(await replay(settings, wheel, console), options.engines, console)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

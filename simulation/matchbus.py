@@ -3,17 +3,13 @@
 What a trader does is in `client/cli/`, what runs and looks after a market in `simulation/operate.py`.
 """
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final, TextIO
+from typing import Final
 
-DONE: Final = 0
-FAILED: Final = 1
-USAGE_ERROR: Final = 2
-INTERRUPTED: Final = 130
+from matchbus.program import DONE, USAGE_ERROR, run_program
 
 TRADING: Final = {
     "register": "register a client, and keep it as the context in use",
@@ -46,44 +42,8 @@ GROUPS: Final = {"Trade": TRADING, "Look": LOOKING, "Run a market": RUNNING}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and write out what it printed; the exit code."""
-    # Closed by `>&-` it is None here; what is printed goes nowhere then.
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
-    try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:  # `| head` has seen enough
-        code = DONE
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        code = _unwritten(error)
-    except SystemExit as end:
-        # From argparse, after its help or a wrong word, or from rich, which makes this of a broken pipe.
-        code = DONE if isinstance(end.__context__, BrokenPipeError) else int(end.code or DONE)
-    return _written_out(code)
-
-
-def _written_out(code: int) -> int:
-    """The exit code, once nothing is left that the interpreter would fail to write at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if code == DONE and not isinstance(error, BrokenPipeError):
-            return _unwritten(error)
-    return code
-
-
-def _unwritten(error: OSError) -> int:
-    """Say that there is no room for what was to be written; the exit code."""
-    print(f"matchbus: nothing more can be written: {error.strerror}", file=sys.stderr)
-    return FAILED
-
-
-def _nowhere() -> TextIO:
-    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    """Run the command; the exit code."""
+    return run_program("matchbus", lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _run(words: list[str]) -> int:

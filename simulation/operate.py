@@ -382,7 +382,9 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outc
         for view in viewing:
             view.cancel()
         for ended in await asyncio.gather(*viewing, return_exceptions=True):
-            if isinstance(ended, Exception):
+            if isinstance(ended, OSError):  # no room for what it shows: where it stands tells nothing more
+                _log.error("the view failed, the run went on: %s", ended.strerror)
+            elif isinstance(ended, Exception):
                 _log.error("the view failed, the run went on", exc_info=ended)
 
 

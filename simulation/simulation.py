@@ -7,7 +7,7 @@ from pathlib import Path
 # A script's own folder comes first on the path and would hide the package of the same name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from simulation.cli import main
+from simulation.__main__ import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["run", *sys.argv[1:]]))

@@ -1,1 +1,1 @@
-"""The gRPC contract of Matchbus and what every server of it does alike."""
+"""The gRPC contract of Matchbus, and what all its servers and all its commands do alike."""

@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 
 import pytest
+from matchbus.program import USAGE_ERROR
 
 from bus import provision, subjects
 from bus.connection import Connection
@@ -189,5 +190,5 @@ def test_wrong_arguments_are_named(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong argument ends the command with the value in the message."""
-    assert matchbus.main(["journal", *arguments]) == matchbus.USAGE_ERROR
+    assert matchbus.main(["journal", *arguments]) == USAGE_ERROR
     assert named in capsys.readouterr().err

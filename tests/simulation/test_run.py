@@ -1,13 +1,19 @@
 import asyncio
+import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
+from rich.console import Console
 
+from simulation import live, operate
+from simulation.checks import FillCounts
 from simulation.cluster import Cluster
-from simulation.run import Plan, Progress, simulate
+from simulation.run import Outcome, Plan, Progress, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +56,7 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
         (["simulation/simulation.py", "--duration", "2", "--clients", "4"], "All checks hold."),
         (["-m", "simulation.matchbus", "demo", "--duration", "2", "--headless"], "All checks hold."),
         (["-m", "simulation.matchbus", "demo", "--duration", "1", "--json"], '{"holds": true, '),
-        (["-m", "simulation.cli", "--duration", "2", "--engines", "1"], "All checks hold."),
+        (["-m", "simulation", "--duration", "2", "--engines", "1"], "All checks hold."),
     ],
 )
 async def test_commands_end_by_themselves(arguments: list[str], expected: str, tmp_path: Path) -> None:
@@ -85,3 +91,24 @@ async def test_market_survives_the_death_of_an_engine(tmp_path: Path) -> None:
         assert cluster.engines[1].restarts == 1
     assert [check.violations for check in outcome.checks if check.violations] == []
     assert set(outcome.fills.per_engine) == {1, 2}
+
+
+async def test_a_view_without_room_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the lines of a run cannot be written the run goes on, and no traceback says why."""
+
+    async def watch(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run(_: Plan, begin: Callable[[Progress], None]) -> Outcome:
+        begin(cast("Progress", None))  # nobody looks at it
+        await asyncio.sleep(0)
+        return Outcome(1.0, [], [], FillCounts({}, 0, 0), {})
+
+    monkeypatch.setattr(live, "watch", watch)
+    monkeypatch.setattr(operate, "simulate", run)
+    assert (await operate.run_with_view(Plan(exchange=""), Console(), headless=True)).holds
+    (record,) = caplog.records
+    assert record.getMessage() == "the view failed, the run went on: No space left on device"
+    assert record.exc_info is None

@@ -1,0 +1,79 @@
+"""What `exchange_start.py` and `client_start.py` do, each in a terminal of its own: a market, and clients.
+
+Both go by the environment alone: NUM_ENGINES, PASSWORD, IP_ADDR.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Final
+
+import grpc.aio
+from rich.console import Console
+
+from client import MatchbusError
+from simulation import report
+from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError, Ports
+from simulation.operate import Interrupted, interruptible, run_with_view, serve
+from simulation.option_types import OptionRefused, engines_of_environment
+from simulation.run import Plan
+
+EXCHANGE_PORT: Final = 50050
+FIRST_ENGINE_PORT: Final = 50051
+LOGS: Final = Path("logs")
+CLIENTS: Final = 4
+DURATION_S: Final = 10.0
+
+
+def start_exchange() -> int:
+    """Run the exchange and the engines until stopped; the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        cluster = Cluster(
+            engines=engines_of_environment(),
+            password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
+            host=os.environ.get("IP_ADDR", "127.0.0.1"),
+            ports=Ports(exchange=EXCHANGE_PORT, first_engine=FIRST_ENGINE_PORT),
+            log_dir=LOGS,
+        )
+        return asyncio.run(serve(cluster, Console()))
+    except (ClusterError, OptionRefused) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def start_clients() -> int:
+    """Let clients trade for ten seconds; the exit code."""
+    try:
+        return asyncio.run(_trade(Console()))
+    except MatchbusError as error:
+        print(error, file=sys.stderr)
+    except grpc.aio.AioRpcError as error:
+        print(
+            f"The exchange does not answer ({error.details()}): start it with "
+            "`python simulation/exchange_start.py`",
+            file=sys.stderr,
+        )
+    return 1
+
+
+async def _trade(console: Console) -> int:
+    plan = Plan(
+        exchange=f"{os.environ.get('IP_ADDR', '127.0.0.1')}:{EXCHANGE_PORT}",
+        password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
+        clients=CLIENTS,
+        duration_s=DURATION_S,
+        seed=secrets.randbits(32),
+        only="random",
+        log_dir=LOGS,
+    )
+    try:
+        async with interruptible():
+            outcome = await run_with_view(plan, console, headless=True)
+    except Interrupted:
+        console.print("Stopped.")
+        return 0
+    return report.show(console, outcome)

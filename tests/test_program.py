@@ -1,0 +1,115 @@
+"""Every command of ours ends the same way when it is interrupted, or when nobody takes what it prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+INSTALLED = Path(sys.executable).parent
+INTERRUPTED = 130
+
+SIMULATION = [str(INSTALLED / "simulation")]
+SCRIPT = [sys.executable, str(ROOT / "simulation" / "simulation.py")]
+EXCHANGE_START = [sys.executable, str(ROOT / "simulation" / "exchange_start.py")]
+CLIENT_START = [sys.executable, str(ROOT / "simulation" / "client_start.py")]
+BENCHMARKS = [sys.executable, "-m", "benchmarks"]
+
+
+def named(value: object) -> str | None:
+    """The id of a command's test: without where it is installed."""
+    return " ".join(Path(word).name for word in value[-3:]) if isinstance(value, list) else None
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, with buffers, and the sources on the path also away from the repository."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]), **more}
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ([str(INSTALLED / "matchbus"), "up"], INTERRUPTED),
+        (SIMULATION, INTERRUPTED),
+        ([*SIMULATION, "chaos"], INTERRUPTED),
+        (SCRIPT, INTERRUPTED),
+        (EXCHANGE_START, INTERRUPTED),
+        (CLIENT_START, INTERRUPTED),
+        (BENCHMARKS, INTERRUPTED),
+        ([str(INSTALLED / "engine"), "--number", "1"], 0),
+        ([str(INSTALLED / "exchange")], 0),
+    ],
+    ids=named,
+)
+def test_an_interrupt_while_loading_ends_a_command_quietly(
+    command: list[str], code: int, tmp_path: Path
+) -> None:
+    """Ctrl-C before all is imported leaves no traceback, and the code of an interrupt later on."""
+    for name in ("grpc", "nats", "rich"):  # one of them is loaded by whatever does the work
+        (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "proto")])
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+PRINTING = [
+    [*SIMULATION, "--help"],
+    [*SIMULATION, "replay", "--help"],
+    [*SIMULATION, "chaos", "--help"],
+    [*SIMULATION, "--duration", "1", "--engines", "1"],
+    [*SIMULATION, "chaos", "--minutes", "0.01", "--engines", "1"],
+    [*SCRIPT, "--help"],
+    EXCHANGE_START,
+    [*BENCHMARKS, "--help"],
+    [str(INSTALLED / "engine"), "--help"],
+    [str(INSTALLED / "exchange"), "--help"],
+]
+
+
+def printed_to(
+    redirection: str, command: list[str], directory: Path, stdout: int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
+    """A command whose stdout goes there, or where the shell sends it; at an address that is no other's."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        cwd=directory,
+        env=environment(IP_ADDR="127.93.7.1", NUM_ENGINES="1"),
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", PRINTING, ids=named)
+def test_a_full_disk_is_said_in_a_sentence(command: list[str], tmp_path: Path) -> None:
+    """What cannot be written is a failure, without a traceback."""
+    done = printed_to(">/dev/full", command, tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "nothing more can be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("command", PRINTING, ids=named)
+def test_a_reader_that_is_gone_is_no_failure(command: list[str], tmp_path: Path) -> None:
+    """`... | true` ends with 0, which is not the code of a violation, and without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = printed_to("", command, tmp_path, writing)
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
