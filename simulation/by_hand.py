@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc.aio
+from matchbus.program import INTERRUPTED
 from rich.console import Console
 
 from client import MatchbusError
@@ -75,5 +76,5 @@ async def _trade(console: Console) -> int:
             outcome = await run_with_view(plan, console, headless=True)
     except Interrupted:
         console.print("Stopped.")
-        return 0
+        return INTERRUPTED
     return report.show(console, outcome)

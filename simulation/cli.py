@@ -13,6 +13,7 @@ from typing import Final
 
 import grpc.aio
 import msgspec
+from matchbus.program import INTERRUPTED
 from rich.console import Console
 
 from client import MatchbusError
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "audit":
             return asyncio.run(audit_command.run(options, console))
         return asyncio.run(_replay(options, console))
+    except Interrupted:  # nothing was checked: neither a success nor a violation
+        console.print("Stopped.")
+        return INTERRUPTED
     except _SAID as error:
         print(error, file=sys.stderr)
         return 1
@@ -147,11 +151,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
         async with interruptible():
             return await chaos.chaos(settings, console)
 
-    try:
-        result = asyncio.run(run())
-    except Interrupted:
-        console.print("Stopped.")
-        return 1
+    result = asyncio.run(run())
     try:
         if options.json is not None:
             with written("--json", options.json):
@@ -187,14 +187,10 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
     folder(str(logs))
     cluster = Cluster(engines=chosen.engines, standbys=chosen.standbys, password=password, log_dir=logs)
     recording = None if options.report is None else Recording()
-    try:
-        async with interruptible(), cluster:
-            print_sheets(console, report.cluster_sheet(cluster))
-            plan = plan_of(chosen, cluster, recording=recording, log_dir=logs)
-            outcome = await run_with_view(plan, console, headless=not console.is_terminal)
-    except Interrupted:
-        console.print("Stopped.")
-        return 0
+    async with interruptible(), cluster:
+        print_sheets(console, report.cluster_sheet(cluster))
+        plan = plan_of(chosen, cluster, recording=recording, log_dir=logs)
+        outcome = await run_with_view(plan, console, headless=not console.is_terminal)
     code = report.show(console, outcome)
     if recording is not None:
         with written("--report", options.report):
@@ -205,15 +201,11 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
 
 async def _replay(options: argparse.Namespace, console: Console) -> int:
     wheel = await asyncio.to_thread(fetch, options.cache)
-    try:
-        async with interruptible():
-            if options.exchange:
-                return await _replay_on(options, console, wheel, options.exchange, options.nats)
-            async with Cluster(engines=options.engines, password=options.password) as cluster:
-                return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats_url)
-    except Interrupted:
-        console.print("Stopped.")
-        return 1
+    async with interruptible():
+        if options.exchange:
+            return await _replay_on(options, console, wheel, options.exchange, options.nats)
+        async with Cluster(engines=options.engines, password=options.password) as cluster:
+            return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats_url)
 
 
 async def _replay_on(

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from matchbus.program import INTERRUPTED
 from matchbus.tracing import add_trace_options
 from rich.console import Console
 
@@ -349,7 +350,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
                 outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
     except Interrupted:
         view.print("Stopped.")
-        return 0
+        return INTERRUPTED
     if options.json:
         print(json.dumps(report.outcome_document(outcome)))
         return 0 if outcome.holds else 1

@@ -5,12 +5,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
+from matchbus.program import INTERRUPTED
 from rich.console import Console
 
-from simulation import live, operate
+from simulation import by_hand, chaos, cli, live, operate
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
 from simulation.run import Outcome, Plan, Progress, simulate
@@ -112,3 +113,36 @@ async def test_a_view_without_room_is_told_in_a_line(
     (record,) = caplog.records
     assert record.getMessage() == "the view failed, the run went on: No space left on device"
     assert record.exc_info is None
+
+
+async def interrupted(*_: object, **__: object) -> NoReturn:
+    """What a person ends who presses Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+    await asyncio.sleep(60)
+    raise AssertionError
+
+
+class InterruptedCluster(Cluster):
+    """A market whose start is interrupted."""
+
+    start = interrupted
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["simulation run", "simulation replay", "simulation chaos", "matchbus demo", "client_start.py"],
+)
+def test_an_interrupted_run_is_neither_held_nor_violated(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was checked, so the exit code is that of an interrupt, the same for all."""
+    monkeypatch.chdir(tmp_path)
+    for module in (cli, operate):
+        monkeypatch.setattr(module, "Cluster", InterruptedCluster)
+    monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
+    monkeypatch.setattr(chaos, "chaos", interrupted)
+    monkeypatch.setattr(by_hand, "run_with_view", interrupted)
+    program, *rest = words.split()
+    mains = {"simulation": cli.main, "matchbus": operate.main}
+    assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
+    assert capsys.readouterr().out.endswith("Stopped.\n")
