@@ -21,19 +21,20 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 from rich.console import Console
-from rich.table import Table
 
 from bus import provision, subjects
 from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.peer import LIVE_NS
 from bus.stream import extent
+from client.cli.output import print_sheets
 from client.cli.settings import SettingsError
+from client.cli.sheets import Sheet
 from engine.commands import Command, decode
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.journal_tools import PATIENCE_S, progress
 from simulation.nats_option import NATS_HELP, nats_url
-from simulation.operate import Interrupted, interruptible
+from simulation.operate import interruptible
 from simulation.option_types import positive
 
 NO_BUG: Final = 0
@@ -86,9 +87,6 @@ async def run(options: argparse.Namespace, console: Console) -> int:
     except NotJudged as error:
         print(error, file=sys.stderr)
         return NOT_JUDGED
-    except Interrupted:
-        print("Stopped.", file=sys.stderr)
-        return FAULTY
     if options.json:
         print(json.dumps(document(market, options.window_ms)))
     else:
@@ -217,13 +215,12 @@ def _examples(market: Mapping[int, Audit]) -> tuple[list[str], list[str]]:
 
 
 def _show(market: Mapping[int, Audit], window_ms: int, console: Console) -> None:
-    table = Table(title="Routing, by the journals of all engines", title_justify="left")
-    for name in ("engine", "batches", "decisions", "with away quotes", "legs", "view old", "bugs"):
-        table.add_column(name, justify="right")
+    columns = ("engine", ">batches", ">decisions", ">with away quotes", ">legs", ">view old", ">bugs")
+    sheet = Sheet("Routing, by the journals of all engines", columns)
     for engine, audit in market.items():
         counts = (audit.batches, audit.decisions, audit.with_away_quotes, audit.legs, audit.old_views)
-        table.add_row(f"E{engine}", *(f"{count:,}" for count in (*counts, len(audit.violations))))
-    console.print(table)
+        sheet.rows.append((f"E{engine}", *(f"{count:,}" for count in (*counts, len(audit.violations)))))
+    print_sheets(console, sheet)
     bugs, old_views = _examples(market)
     for name, lines in (("view old", old_views), ("bug", bugs)):
         for line in lines:

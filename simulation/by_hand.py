@@ -16,8 +16,9 @@ from matchbus.program import INTERRUPTED
 from rich.console import Console
 
 from client import MatchbusError
+from client.cli.output import stdout_console
 from simulation import report
-from simulation.cluster import DEFAULT_PASSWORD, Cluster, ClusterError, Ports
+from simulation.cluster import DEFAULT_PASSWORD, LOOPBACK, Cluster, ClusterError, HostRefused, Ports
 from simulation.operate import Interrupted, interruptible, run_with_view, serve
 from simulation.option_types import OptionRefused, engines_of_environment
 from simulation.run import Plan
@@ -36,34 +37,41 @@ def start_exchange() -> int:
         cluster = Cluster(
             engines=engines_of_environment(),
             password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
-            host=os.environ.get("IP_ADDR", "127.0.0.1"),
+            host=_host(),
             ports=Ports(exchange=EXCHANGE_PORT, first_engine=FIRST_ENGINE_PORT),
             log_dir=LOGS,
         )
-        return asyncio.run(serve(cluster, Console()))
+        return asyncio.run(serve(cluster, stdout_console()))
+    except HostRefused as error:
+        print(f"IP_ADDR in the environment: {error}", file=sys.stderr)
     except (ClusterError, OptionRefused) as error:
         print(error, file=sys.stderr)
-        return 1
+    return 1
 
 
 def start_clients() -> int:
     """Let clients trade for ten seconds; the exit code."""
+    exchange = f"{_host()}:{EXCHANGE_PORT}"
     try:
-        return asyncio.run(_trade(Console()))
+        return asyncio.run(_trade(exchange, stdout_console()))
     except MatchbusError as error:
         print(error, file=sys.stderr)
     except grpc.aio.AioRpcError as error:
         print(
-            f"The exchange does not answer ({error.details()}): start it with "
-            "`python simulation/exchange_start.py`",
+            f"No exchange answers at {exchange} ({error.details()}): start it with "
+            "`python simulation/exchange_start.py`, or name the host of one by IP_ADDR",
             file=sys.stderr,
         )
     return 1
 
 
-async def _trade(console: Console) -> int:
+def _host() -> str:
+    return os.environ.get("IP_ADDR") or LOOPBACK
+
+
+async def _trade(exchange: str, console: Console) -> int:
     plan = Plan(
-        exchange=f"{os.environ.get('IP_ADDR', '127.0.0.1')}:{EXCHANGE_PORT}",
+        exchange=exchange,
         password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         clients=CLIENTS,
         duration_s=DURATION_S,

@@ -37,6 +37,7 @@ from simulation.option_types import (
     positive,
     seconds,
     up_to,
+    whole,
     written,
 )
 from simulation.recording import Recording
@@ -45,14 +46,13 @@ from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
 
-_COMMANDS: Final = ("run", "replay", "chaos", "audit")
 _SAID: Final = (ClusterError, MatchbusError, OptionRefused, ReplayFailed, CaptureMalformed, ScenarioRefused)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or (given[0] not in _COMMANDS and given[0] not in ("-h", "--help")):
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given.insert(0, "run")
     options = parser().parse_args(given)
     console = stdout_console()
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     plain = run.add_argument_group("without a scenario")
     plain.add_argument("--engines", type=engines, help="how many (default NUM_ENGINES, 2)")
     plain.add_argument("--clients", type=positive, help="default 10")
-    plain.add_argument("--symbols", type=positive, help="how many of the instruments (default 4)")
+    plain.add_argument("--symbols", type=_symbols, help="how many of the instruments (default 4)")
     plain.add_argument("--frequency", type=seconds, help="orders a second and client (default 20)")
     plain.add_argument("--duration", type=seconds, help="seconds (default 10)")
     again = commands.add_parser("replay", help="30 minutes of a real market through the venue")
@@ -121,6 +121,15 @@ def parser() -> argparse.ArgumentParser:
     fire.add_argument("--json", type=Path, help="write the outcome there too")
     audit_command.add_parser(commands)
     return top
+
+
+def _listed() -> list[str]:
+    return [entry.symbol for entry in read_instruments(DEFAULT_INSTRUMENTS)]
+
+
+def _symbols(text: str) -> int:
+    """How many symbols are traded: no more than there are instruments."""
+    return whole(text, len(_listed()))
 
 
 def _chaos(options: argparse.Namespace, console: Console) -> int:
@@ -164,7 +173,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
 
 def _scenario(options: argparse.Namespace) -> Scenario:
     """The scenario that was asked for, or the one that the other options describe."""
-    listed = [entry.symbol for entry in read_instruments(DEFAULT_INSTRUMENTS)]
+    listed = _listed()
     if options.scenario is None:
         return Scenario(
             seed=1 if options.seed is None else options.seed,

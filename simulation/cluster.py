@@ -8,6 +8,7 @@ turns: `engines` names the one that reigns, `standbys` the other, whatever they 
 
     ClusterError
     ├── PortTaken            a port that was asked for is in use
+    ├── HostRefused          the host to listen on is none of this machine's
     ├── TooManyFiles         this process may not have as many files open as so many processes need
     ├── DurabilityDiffers    the directory was made with another durability
     ├── NodesDiffer          the directory was made with another number of NATS servers
@@ -17,6 +18,7 @@ turns: `engines` names the one that reigns, `standbys` the other, whatever they 
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -81,6 +83,10 @@ class ClusterError(Exception):
 
 class PortTaken(ClusterError):
     """A port that was asked for is in use by another process."""
+
+
+class HostRefused(ClusterError):
+    """The host to listen on is none of this machine's."""
 
 
 class TooManyFiles(ClusterError):
@@ -552,7 +558,7 @@ def claim_ports(
     loopback port follows that of each process but nats-server.
 
     Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
-    Raises `TooManyFiles`.
+    Raises `HostRefused` and `TooManyFiles`.
     """
     asked = [
         ("exchange", wanted.exchange),
@@ -601,6 +607,10 @@ def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:
     try:
         claimed.bind((host, port))
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise HostRefused(
+                f"{host!r} is no address of this machine to listen on: {error.strerror}"
+            ) from error
         raise PortTaken(
             f"port {port} on {host}, meant for {name}, cannot be used: {error.strerror}. "
             "Is another market running?"

@@ -40,14 +40,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str, most: int) -> int:
+    """A whole number from 1 to `most`."""
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise OptionRefused(f"{text!r} is not a whole number from 1 to {most:,}")
+    return int(text)
+
+
 def engines(text: str) -> int:
     """How many engines a market has on this machine."""
-    return _whole(text, MAX_ENGINES)
+    return whole(text, MAX_ENGINES)
 
 
 def port(text: str) -> int:
     """A TCP port to listen on."""
-    return _whole(text, MAX_PORT)
+    return whole(text, MAX_PORT)
 
 
 def engines_of_environment() -> int:
@@ -90,6 +97,8 @@ def folder(text: str) -> Path:
     """A directory that can be written, or could once it is made with those above it."""
     path = Path(text)
     try:
+        if not text:  # to `Path` that is the working directory, and whoever left it empty meant another
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         _try_to_write(next(one for one in (path, *path.parents) if os.path.lexists(one)))
     except OSError as error:
         raise OptionRefused(
@@ -134,12 +143,6 @@ def check_writable(option: str, file: Path) -> None:
 def _try_to_write(there: Path) -> None:
     with tempfile.TemporaryFile(dir=there):
         pass
-
-
-def _whole(text: str, most: int) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise OptionRefused(f"{text!r} is not a whole number from 1 to {most:,}")
-    return int(text)
 
 
 def _number(text: str) -> float:

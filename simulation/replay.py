@@ -64,6 +64,7 @@ _CALL_DEADLINE_S: Final = 20.0
 _SETTLE_DEADLINE_S: Final = 15.0
 _SETTLE_POLL_S: Final = 0.1
 _SHOWN_TRADES: Final = 10
+_AWAY: Final = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 
 class ReplayFailed(Exception):
@@ -297,7 +298,14 @@ async def _enter(
     try:
         home = await exchange.RegisterClient(request, timeout=_CALL_DEADLINE_S, wait_for_ready=True)
     except grpc.aio.AioRpcError as error:
-        raise ReplayFailed(f"the exchange does not register us: {error.details()}") from error
+        if error.code() in _AWAY:
+            raise ReplayFailed(
+                f"no exchange answers at {settings.exchange} ({error.details()}): "
+                "name one that runs by --exchange HOST:PORT, or leave it out"
+            ) from error
+        raise ReplayFailed(
+            f"the exchange at {settings.exchange} does not register us: {error.details()}"
+        ) from error
     listed = {i.symbol: (i.tick_size, i.lot_size) for i in home.instruments}
     if SYMBOL not in listed:
         raise ReplayFailed(f"the exchange does not list {SYMBOL}")

@@ -69,7 +69,7 @@ STANDBY_ROLE: Final = "matchbus.v1.MatchingEngine/standby"
 """What the health service says SERVING of while the process follows another's journal."""
 
 DEFAULT_PORT: Final = 50050
-"""Engine n listens at this port plus n unless told otherwise."""
+"""Engine n listens at this port plus n unless told otherwise; from 15,486 on it has to be told."""
 
 PROVISION_PATIENCE_S: Final = 60.0
 """How long a start waits for an exchange to make what it needs."""
@@ -80,6 +80,7 @@ PEERS_PATIENCE_S: Final = 2.0
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
 
+_MAX_PORT: Final = 65_535
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
@@ -175,6 +176,11 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         subjects.engine_token(options.number)
     except ValueError as error:
         parser.error(str(error))
+    if not options.listen and DEFAULT_PORT + options.number > _MAX_PORT:
+        parser.error(
+            f"engine {options.number} has no port of its own, {DEFAULT_PORT} + {options.number} being above "
+            f"{_MAX_PORT}: give it one with --listen HOST:PORT"
+        )
     if options.standby and options.durability == "none":
         parser.error("--standby follows the journal, and with --durability none there is none")
     host = os.environ.get("IP_ADDR", "") or "127.0.0.1"

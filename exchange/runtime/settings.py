@@ -183,10 +183,9 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _gib(text: str) -> int:
-    number = int(text)
-    if not 0 < number <= _MAX_GIB:
-        raise argparse.ArgumentTypeError(f"{number} must be 1 to {_MAX_GIB:,}")
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_GIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_MAX_GIB:,}")
+    return int(text)
 
 
 def _host_of(listen: str, option: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from engine.terms import Side
 from simulation import bitstamp, cli
+from simulation import replay as replaying
 from simulation.bitstamp import Cancel, Place, Reduce, Trade
 from simulation.cluster import DEFAULT_PASSWORD, Cluster
 from simulation.replay import WHEEL, ReplayFailed, Settings, command_of, deal, fetch, replay, show, trades_of
@@ -118,3 +119,11 @@ def test_failed_download_says_what_pip_said(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(ReplayFailed, match="could not download"):
         fetch(tmp_path / "cache")
+
+
+async def test_an_exchange_that_is_away_is_named(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who replays on a running market reads which address was tried, and what to do."""
+    monkeypatch.setattr(replaying, "_CALL_DEADLINE_S", 0.2)
+    settings = Settings(exchange="127.0.0.1:1", password=DEFAULT_PASSWORD, engines=1)
+    with pytest.raises(ReplayFailed, match=r"no exchange answers at 127\.0\.0\.1:1 .*--exchange HOST:PORT"):
+        await replay(settings, wheel, Console(file=io.StringIO()))

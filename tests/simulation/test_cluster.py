@@ -35,6 +35,15 @@ ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 40.0
 
 
+def test_an_engine_without_a_port_of_its_own_is_told_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    """A number whose port would be above all ports needs --listen, and with it is as good as any."""
+    assert parse_settings(["--number", "15485"]).listen.endswith(":65535")
+    with pytest.raises(SystemExit):
+        parse_settings(["--number", "15486"])
+    assert "--listen HOST:PORT" in capsys.readouterr().err.splitlines()[-1]
+    assert parse_settings(["--number", "60000", "--listen", "127.0.0.1:0"]).number == 60_000
+
+
 def test_durability_is_kept_with_the_directory(tmp_path: Path) -> None:
     """The first use decides; later ones may leave it out and may not change it."""
     assert keep_durability(tmp_path, "none") == "none"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from simulation import chaos, cli, operate
+from simulation import by_hand, chaos, cli, operate
 from simulation.cluster import ClusterError
 from simulation.option_types import check_replaceable, check_writable, folder
 
@@ -37,6 +37,8 @@ MAINS = {"simulation": cli.main, "matchbus": operate.main}
         ("matchbus up", "--dashboard-port", "-1 0 99999", "from 1 to 65,535"),
         ("matchbus demo", "--dashboard-port", "-1 0 99999", "from 1 to 65,535"),
         ("matchbus up", "--snapshot-every", "-1 0 nan", "whole number from 1 on"),
+        ("matchbus up", "--journal-gib", "-1 0 nan 1e9 4.5 1000001", "from 1 to 1,000,000"),
+        ("simulation run", "--symbols", "-1 0 nan 7 99", "from 1 to 6"),
     ],
 )
 def test_numbers_out_of_bounds_are_refused(
@@ -82,6 +84,27 @@ def test_the_script_checks_them_too() -> None:
     assert ended.stderr.startswith("NUM_ENGINES in the environment: 'abc' is not a whole number")
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_a_host_of_the_environment_that_is_not_ours_is_named(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An IP_ADDR that is no address of this machine is said, with the cause; no other market is blamed."""
+    monkeypatch.setenv("IP_ADDR", host)
+    monkeypatch.setenv("NUM_ENGINES", "1")
+    assert by_hand.start_exchange() == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"IP_ADDR in the environment: {host!r} is no address of this machine")
+    assert "another market" not in said
+
+
+def test_an_unknown_subcommand_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped word is not taken for an option of `run`."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["foo"])
+    assert ended.value.code == 2
+    assert "'foo' (choose from 'run', 'replay', 'chaos')" in capsys.readouterr().err
+
+
 @pytest.fixture
 def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of a command, with a file and a directory in it; nothing may be added."""
@@ -91,14 +114,14 @@ def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
+@pytest.mark.parametrize("place", ["", "file", "file/below", "/proc/none"])
 @pytest.mark.parametrize(
     "command", ["matchbus up --data", "simulation chaos --data", "simulation run --report"]
 )
 def test_a_directory_that_cannot_be_written_is_refused(
     command: str, place: str, used: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where a file is in the way, or nothing can be made, the option is named and nothing starts."""
+    """Without a name, with a file in the way, or where nothing can be made, nothing starts."""
     program, *words = command.split()
     with pytest.raises(SystemExit) as ended:
         MAINS[program]([*words, place])

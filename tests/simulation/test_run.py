@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, cast
 
+import grpc
+import grpc.aio
 import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
@@ -146,3 +148,21 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
     mains = {"simulation": cli.main, "matchbus": operate.main}
     assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
     assert capsys.readouterr().out.endswith("Stopped.\n")
+
+
+def test_clients_without_an_exchange_say_where_they_looked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The address that nobody answers at is named, and what to do."""
+
+    async def unanswered(*_: object, **__: object) -> NoReturn:
+        nothing = grpc.aio.Metadata()
+        code = grpc.StatusCode.DEADLINE_EXCEEDED
+        raise grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded", None)
+
+    monkeypatch.setattr(by_hand, "run_with_view", unanswered)
+    monkeypatch.setenv("IP_ADDR", "127.93.7.1")
+    assert by_hand.start_clients() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("No exchange answers at 127.93.7.1:50050 (Deadline Exceeded): start it with")
+    assert "IP_ADDR" in said
