@@ -100,7 +100,7 @@ class Link:
         self.on_reconnected()  # looked up late: it may be set after the connection was opened
 
     def _note_error(self, error: Exception) -> object:
-        self._last_error = str(error) or repr(error)
+        self._last_error = str(error) or self._last_error
         return self.on_error(error)
 
 

@@ -9,28 +9,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from client.cli.arguments import Parser
+from client.cli.failures import Failure, Misuse
+
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 ALL: Final = "all"
 
 
 def main(words: Sequence[str]) -> int:
-    """List the benchmarks, or run one and return its exit code."""
+    """List the benchmarks, or run one and return its exit code. Raises `Failure` and `HelpShown`."""
     options = _parser().parse_args(words)
     found = offered(CHECKOUT / "benchmarks")
     if not found:
-        print(f"matchbus: there are no benchmarks in {CHECKOUT}", file=sys.stderr)
-        print(
-            "  they come with the source: clone the repository, `make install`, run it there", file=sys.stderr
+        raise Failure(
+            f"there are no benchmarks in {CHECKOUT}",
+            "they come with the source: clone the repository, `make install`, run it there",
         )
-        return 1
     if options.name is None:
         for name, what in found.items():
             print(json.dumps({"name": name, "what": what}) if options.json else f"{name:<16} {what}")
         return 0
     if options.name not in found:
-        print(f"matchbus: there is no benchmark {options.name!r}", file=sys.stderr)
-        print(f"  choose one of {', '.join(found)}", file=sys.stderr)
-        return 2
+        raise Misuse(f"there is no benchmark {options.name!r}", f"choose one of {', '.join(found)}")
     script = str(CHECKOUT / "benchmarks" / f"{options.name}.py")
     program = ["-m", "benchmarks"] if options.name == ALL else [script]
     command = [sys.executable, *program, *options.arguments]
@@ -49,9 +49,9 @@ def offered(directory: Path) -> dict[str, str]:
     return scripts
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="matchbus bench", description="Run a benchmark of this checkout; without a name, list them."
+def _parser() -> Parser:
+    parser = Parser(
+        "matchbus bench", description="Run a benchmark of this checkout; without a name, list them."
     )
     parser.add_argument("--json", action="store_true", help="the list as JSON lines")
     parser.add_argument("name", metavar="NAME", nargs="?")

@@ -17,7 +17,8 @@ from rich.console import Console
 from bus.connection import connect
 from bus.executions import ExecutionsDamaged, ExecutionsReader
 from bus.messages import Executions, Report, ReportedFill, ReportedOrder
-from simulation.nats_option import NATS_HELP
+from client.cli.failures import Failure
+from simulation.nats_option import NATS_HELP, NatsAway
 
 CONNECT_PATIENCE_S: Final = 5.0
 
@@ -37,15 +38,12 @@ def add_parser(commands: Any) -> None:
 
 
 async def run(options: argparse.Namespace, _console: Console) -> int:
-    """Print the reports; the exit code: 0, 1 when stored reports are damaged, 2 without NATS."""
+    """Print the reports; the exit code. Raises `Failure`: 1 stored reports are damaged, 2 without NATS."""
     try:
         async with asyncio.timeout(CONNECT_PATIENCE_S):
             nc = await connect(options.nats, name="dropcopy", on_closed=lambda: None, on_error=lambda _: True)
     except (TimeoutError, nats.errors.Error) as error:
-        print(
-            f"no NATS server answers at {options.nats} ({error!r}): name another by --nats", file=sys.stderr
-        )
-        return 2
+        raise NatsAway(options.nats, error) from error
     try:
         reader = ExecutionsReader(nc)
         printing = asyncio.create_task(_print_all(reader, options))
@@ -57,8 +55,7 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
     except asyncio.CancelledError:
         return 0
     except ExecutionsDamaged as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise Failure(str(error)) from error
     except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:

@@ -71,7 +71,7 @@ async def _hand_over(nc: Client, engine: int) -> Done:
     except nats.errors.NoRespondersError:
         raise HandoverFailed(f"no process reigns as engine {engine} with a journal just now") from None
     except (nats.errors.Error, msgspec.MsgspecError) as fault:
-        raise HandoverFailed(f"engine {engine} gave no answer: {fault!r}; see its log") from fault
+        raise HandoverFailed(f"engine {engine} gave no answer: {fault}; see its log") from fault
     if refusal:
         raise HandoverFailed(refusal)
     try:

@@ -34,16 +34,16 @@ from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
+from client.cli.failures import Failure
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet
 from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
-from simulation.nats_option import NATS_HELP
+from simulation.nats_option import NATS_HELP, NatsAway
 
 WHOLE: Final = 0
 DAMAGED: Final = 1
-UNREACHABLE: Final = 2
 
 PATIENCE_S: Final = 5.0
 """How long NATS may be silent before it counts as unreachable."""
@@ -52,10 +52,6 @@ _QUIET_S: Final = 1.0
 _NS: Final = 1_000_000_000
 
 Each = Callable[[Record, tuple[Command, ...]], None]
-
-
-class Unreachable(Exception):
-    """NATS does not answer; the text says where and what to do."""
 
 
 @dataclass(slots=True)
@@ -117,12 +113,9 @@ def _batch(text: str) -> int:
 
 
 async def run(options: argparse.Namespace, console: Console) -> int:
-    """Run one of the three; the exit code."""
+    """Run one of the three; the exit code. Raises `Failure`."""
     try:
         return await {"verify": _verify, "dump": _dump, "digest": _digest}[options.action](options, console)
-    except Unreachable as error:
-        print(error, file=sys.stderr)
-        return UNREACHABLE
     except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WHOLE
@@ -134,10 +127,9 @@ async def read(
     """Read a journal from its first record to batch `last` (None: to its end as it is now), or its damage.
 
     Where the journal was trimmed, a `state` is brought to the newest snapshot, and reading begins there.
-    Raises Unreachable.
+    Raises `NatsAway`.
     """
     findings = Findings(engine, subjects.journal_stream(engine))
-    unreachable = Unreachable(f"no NATS server answers at {url}: start it, or name another by --nats")
     try:
         async with asyncio.timeout(PATIENCE_S) as patience:
             client = await connect(
@@ -148,7 +140,7 @@ async def read(
             finally:
                 await client.close()
     except (TimeoutError, JournalClosed, nats.errors.Error) as error:
-        raise unreachable from error
+        raise NatsAway(url, error) from error
     return findings
 
 
@@ -272,7 +264,9 @@ async def _dump(options: argparse.Namespace, _console: Console) -> int:
         if record.batch_number >= options.first:
             show(record, commands)
 
-    return _tell_damage(await read(options.nats, options.engine, each, options.last))
+    findings = await read(options.nats, options.engine, each, options.last)
+    _check_whole(findings)
+    return WHOLE
 
 
 def _show(record: Record, commands: tuple[Command, ...]) -> None:
@@ -306,20 +300,19 @@ async def _digest(options: argparse.Namespace, _console: Console) -> int:
         state.end_batch()
 
     findings = await read(options.nats, options.engine, each, state=state)
-    if not findings.damage:
-        found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state.digest().hex()}
-        if options.json:
-            print(json.dumps({"engine": options.engine, **found}))
-        else:
-            print(" ".join(f"{name} {value}" for name, value in found.items()))
-    return _tell_damage(findings)
+    _check_whole(findings)
+    found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state.digest().hex()}
+    if options.json:
+        print(json.dumps({"engine": options.engine, **found}))
+    else:
+        print(" ".join(f"{name} {value}" for name, value in found.items()))
+    return WHOLE
 
 
-def _tell_damage(findings: Findings) -> int:
+def _check_whole(findings: Findings) -> None:
+    """Raise `Failure` for damage."""
     if findings.damage:
-        print(
+        raise Failure(
             f"{findings.stream} is damaged at {_where(findings)}: {findings.damage}."
-            f" The {findings.batches} batches before it are whole.",
-            file=sys.stderr,
+            f" The {findings.batches} batches before it are whole."
         )
-    return findings.code

@@ -5,7 +5,7 @@ What a trader does is in `client/cli/`, what runs and looks after a market in `s
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
@@ -46,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program("matchbus", lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
+def _told(words: list[str], run: Callable[[], int]) -> int:
+    """Run what may raise a `Failure`, and say it as the words ask for; the exit code."""
+    from client.cli.main import told  # noqa: PLC0415 -- not for help
+    from client.cli.output import Output  # noqa: PLC0415 -- likewise
+
+    return told(Output(as_json="--json" in words), run)
+
+
 def _run(words: list[str]) -> int:
     """Find who does what was asked for, and let it be done; the exit code."""
     if not words or words[0] in ("-h", "--help", "help"):
@@ -56,13 +64,18 @@ def _run(words: list[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if name in TRADING or name in LOOKING:
         return int(import_module("client.cli.main").main(name, rest))
+    return _told(words, lambda: _operate(name, words))
+
+
+def _operate(name: str, words: list[str]) -> int:
+    """Do what runs a market; the exit code. Raises `Failure` and `HelpShown`."""
     if name == "bench":
-        return int(import_module("simulation.bench").main(rest))
+        return int(import_module("simulation.bench").main(words[1:]))
     if name in RUNNING:
         return int(import_module("simulation.operate").main(words))
-    print(f"matchbus: there is no command {name!r}{_nearest(name)}", file=sys.stderr)
-    print("  `matchbus --help` lists the commands", file=sys.stderr)
-    return USAGE_ERROR
+    from client.cli.failures import Misuse  # noqa: PLC0415 -- not for help
+
+    raise Misuse(f"there is no command {name!r}{_nearest(name)}", "`matchbus --help` lists the commands")
 
 
 def help_text() -> str:

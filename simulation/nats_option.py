@@ -1,14 +1,42 @@
 """Which NATS a tool asks: the one named by --nats, else the one of the trader's settings.
 
-So `matchbus journal verify 1` looks at the market that `matchbus register` was told of.
+So `matchbus journal verify 1` looks at the market that `matchbus register` was told of. What keeps it from
+finding anything there has an exit code of its own, because 1 says that what was found is damaged.
+
+    NatsAway    no NATS server answers there
+    NeverRan    it holds nothing of this engine
 """
 
 import os
 from typing import Final
 
+from client.cli.failures import Failure
 from client.cli.settings import contexts_file, load, resolve
 
 NATS_HELP: Final = "default: MATCHBUS_NATS, that of the context in use, or nats://127.0.0.1:4222"
+NOTHING_FOUND: Final = 2
+
+
+class NatsAway(Failure):
+    """No NATS server answers at this address; `why` is the last error, which may be a silence."""
+
+    code = NOTHING_FOUND
+
+    def __init__(self, url: str, why: Exception) -> None:
+        reason = f" ({why})" if str(why) else ""
+        super().__init__(f"no NATS server answers at {url}{reason}", "start it, or name another by --nats")
+
+
+class NeverRan(Failure):
+    """This NATS has neither a journal nor snapshots of the engine."""
+
+    code = NOTHING_FOUND
+
+    def __init__(self, engine: int) -> None:
+        super().__init__(
+            f"engine {engine} never ran here with a journal: nothing is stored",
+            "`matchbus engines` lists those that run; another market's NATS is named by --nats",
+        )
 
 
 def nats_url(given: str) -> str:

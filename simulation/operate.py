@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,8 @@ from matchbus.tracing import add_trace_options
 from rich.console import Console
 
 from bus.logs import add_log_options
+from client.cli.arguments import Parser
+from client.cli.failures import Failure
 from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
@@ -45,8 +46,8 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM came before the work was done."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; the exit code. Raises `Failure` and `HelpShown`."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = stdout_console()
@@ -55,17 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.nats = nats_url(options.nats)
         return asyncio.run(_COMMANDS[options.command](options, console))
     except (ClusterError, HandoverFailed, OptionRefused) as error:
-        print(error, file=sys.stderr)
+        raise Failure(str(error)) from error
     except SettingsError as error:
-        print(f"{error}\n  {error.hint}", file=sys.stderr)
-    return 1
+        raise Failure(str(error), error.hint) from error
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """What the command understands."""
-    top = argparse.ArgumentParser(
-        prog="matchbus", description="A distributed matching engine on this machine."
-    )
+    top = Parser("matchbus", description="A distributed matching engine on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
     up.add_argument("--engines", type=engines, default=2, help="how many engines (default 2)")
@@ -398,7 +396,3 @@ _COMMANDS: Final = {
     "snapshot": snapshot_tools.run,
     "dropcopy": dropcopy.run,
 }
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -10,7 +10,6 @@ Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,16 +23,16 @@ from rich.console import Console
 from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
+from client.cli.failures import Failure
 from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine.runtime import snapshots
 from engine.state import State
 from simulation.journal_tools import engine_number
-from simulation.nats_option import NATS_HELP
+from simulation.nats_option import NATS_HELP, NatsAway, NeverRan
 
 WELL: Final = 0
 DAMAGED: Final = 1
-UNREACHABLE: Final = 2
 GOOD: Final = "good"
 
 CONNECT_PATIENCE_S: Final = 5.0
@@ -57,7 +56,7 @@ def add_parser(commands: Any) -> None:
 
 
 async def run(options: argparse.Namespace, console: Console) -> int:
-    """Run one of them; the exit code."""
+    """Run one of them; the exit code. Raises `Failure`."""
     try:
         async with _connected(options.nats) as nc:
             store = SnapshotStore(nc, options.engine)
@@ -74,14 +73,11 @@ async def run(options: argparse.Namespace, console: Console) -> int:
                         await snapshots.verify(options.engine, store, entry) or GOOD for entry in entries
                     ]
     except JournalError as error:
-        print(error, file=sys.stderr)
-        return DAMAGED
-    except nats.js.errors.NotFoundError:
-        print(f"engine {options.engine} never ran here with a journal: nothing is stored", file=sys.stderr)
-        return UNREACHABLE
+        raise Failure(str(error)) from error
+    except nats.js.errors.NotFoundError as error:
+        raise NeverRan(options.engine) from error
     except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-        print(f"no answer from NATS at {options.nats} ({error!r}): name another by --nats", file=sys.stderr)
-        return UNREACHABLE
+        raise NatsAway(options.nats, error) from error
     _show(options, console, entries, verdicts)
     return DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
 

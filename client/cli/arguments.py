@@ -7,7 +7,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from client.cli.failures import Misuse
 
@@ -27,10 +27,10 @@ class HelpShown(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads the words of one command; raises instead of ending the process."""
+    """Reads the words of one command; raises instead of ending the process, as its sub-commands do."""
 
-    def __init__(self, name: str, *, what: str) -> None:
-        super().__init__(prog=f"matchbus {name}", description=what, allow_abbrev=False)
+    def __init__(self, prog: str, **terms: Any) -> None:
+        super().__init__(prog=prog, allow_abbrev=False, **terms)
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The options; options and words may come in any order. Raises `Misuse` and `HelpShown`."""

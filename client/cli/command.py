@@ -29,7 +29,7 @@ class Command:
 
     def parser(self, *, alone: bool = True) -> Parser:
         """Reads its words; `alone` adds what only a whole command line has: who, where and `--json`."""
-        parser = Parser(self.name, what=self.what)
+        parser = Parser(f"matchbus {self.name}", description=self.what)
         self.arrange(parser)
         if alone:
             add_common(parser)

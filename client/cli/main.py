@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import import_module
 from typing import Final
 
@@ -48,10 +48,18 @@ def main(name: str, words: Sequence[str]) -> int:
     """Run one command; the exit code."""
     output = Output(as_json="--json" in words)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    try:
+
+    def read_and_run() -> int:
         command = find(name)
-        options = command.parser().read(words)
-        return asyncio.run(run(command, options, output))
+        return asyncio.run(run(command, command.parser().read(words), output))
+
+    return told(output, read_and_run)
+
+
+def told(output: Output, run: Callable[[], int]) -> int:
+    """Run a command; the exit code. The failure that it may raise is said on stderr."""
+    try:
+        return run()
     except HelpShown:
         return DONE
     except Failure as failure:

@@ -10,6 +10,7 @@ import pytest
 
 from client.cli.main import MODULES
 from simulation import bench, matchbus, operate
+from simulation.nats_option import NatsAway
 
 TRADING = {**matchbus.TRADING, **matchbus.LOOKING}
 
@@ -20,6 +21,45 @@ def test_every_command_is_somebodys() -> None:
     (choices,) = [action.choices for action in operate.parser()._actions if action.choices]  # noqa: SLF001
     assert choices is not None
     assert set(matchbus.RUNNING) == {*choices, "bench"}
+
+
+AWAY = ["--nats", "nats://127.0.0.1:port"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["sumbit"], 2),
+        (["bench", "nonsense"], 2),
+        (["up", "--engines", "0"], 2),
+        (["up", "--ready-file", "/proc/none"], 1),
+        (["demo", "--clients", "x"], 2),
+        (["admin", "burn"], 2),
+        (["handover", "0"], 2),
+        (["handover", "7", *AWAY], 1),
+        (["journal", "verify", "1", *AWAY], 2),
+        (["journal", "burn"], 2),
+        (["snapshot", "list", "1", *AWAY], 2),
+        (["dropcopy", "--no-follow", *AWAY], 2),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_a_failure_is_an_object_for_programs(
+    words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json, whatever fails says so as one object, and no error of Python's shows through."""
+    assert matchbus.main([*words, "--json"]) == code
+    output, errors = capsys.readouterr()
+    failure = json.loads(errors)
+    assert (output, set(failure)) == ("", {"error", "hint"})
+    assert "Error" not in failure["error"]
+    assert matchbus.main(words) == code
+    assert capsys.readouterr().err.startswith(f"matchbus: {failure['error']}\n")
+
+
+def test_a_silence_is_no_error_of_pythons() -> None:
+    """A NATS that says nothing has no reason to tell."""
+    assert NatsAway("nats://there", TimeoutError()).text == "no NATS server answers at nats://there"
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +105,7 @@ PRINTING = [
     ["up", "--help"],
     ["context", "list"],
     ["context", "list", "--json"],
+    ["bench", "--json"],
 ]
 
 
@@ -97,6 +138,8 @@ def test_a_full_disk_is_said_in_a_sentence(words: list[str], tmp_path: Path) -> 
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+    if "--json" in words:
+        assert set(json.loads(done.stderr)) == {"error", "hint"}
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
