@@ -6,7 +6,8 @@ digest   replays it, and prints where it leads
 
 Of a journal that was trimmed `verify` and `dump` read what is left, and `digest` begins at a snapshot.
 
-Exit codes: 0 the journal is whole as far as it was read, 1 it is damaged or missing, 2 NATS is unreachable.
+Exit codes: 0 the journal is whole as far as it was read, 1 it is damaged or gone, 2 NATS is unreachable, or
+the engine never ran here with one.
 A journal that lost its end is shorter, but whole: only its engine knows that it was longer
 (`engine/runtime/high_water.py`).
 """
@@ -32,15 +33,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bus import subjects
 from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
+from bus.provision import object_stream
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
-from client.cli.failures import Failure
+from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet
 from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
-from simulation.nats_option import NATS_HELP, NatsAway
+from simulation.nats_option import NATS_HELP, NatsAway, NeverRan
 
 WHOLE: Final = 0
 DAMAGED: Final = 1
@@ -127,7 +129,7 @@ async def read(
     """Read a journal from its first record to batch `last` (None: to its end as it is now), or its damage.
 
     Where the journal was trimmed, a `state` is brought to the newest snapshot, and reading begins there.
-    Raises `NatsAway`.
+    Raises `NatsAway` and `NeverRan`.
     """
     findings = Findings(engine, subjects.journal_stream(engine))
     try:
@@ -177,9 +179,20 @@ async def _read(
                         findings.epochs.append(record.epoch)
                     tell(findings.batches)
     except JournalDamaged as error:
+        if isinstance(error.__cause__, StreamMissing) and not await _has_snapshots(client, findings.engine):
+            raise NeverRan(findings.engine) from error
         findings.damaged_at, findings.damage = error.sequence, error.what
     findings.replaced_records = journal.replaced_records
     findings.records = findings.batches + findings.replaced_records
+
+
+async def _has_snapshots(client: Client, engine: int) -> bool:
+    """Whether the engine ran here: then a journal that is missing has been lost."""
+    try:
+        await extent(client, object_stream(subjects.snapshots_bucket(engine)))
+    except StreamMissing:
+        return False
+    return True
 
 
 async def _total(client: Client, stream: str) -> int:
@@ -258,6 +271,10 @@ def _span(epochs: list[int]) -> str:
 
 
 async def _dump(options: argparse.Namespace, _console: Console) -> int:
+    if options.last is not None and options.last < options.first:
+        raise Misuse(
+            f"there is no batch from {options.first} to {options.last}", "--from names the lower of the two"
+        )
     show = _show_json if options.json else _show
 
     def each(record: Record, commands: tuple[Command, ...]) -> None:
@@ -266,6 +283,9 @@ async def _dump(options: argparse.Namespace, _console: Console) -> int:
 
     findings = await read(options.nats, options.engine, each, options.last)
     _check_whole(findings)
+    if findings.last_batch < options.first:
+        end = f" to {options.last}" if options.last is not None else " on"
+        print(f"{findings.stream} has no batch from {options.first}{end}", file=sys.stderr)
     return WHOLE
 
 

@@ -136,7 +136,7 @@ def parser() -> Parser:
 
 def _add_handover(commands: Any) -> None:
     hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
-    hand.add_argument("engine", type=positive, help="the engine's number")
+    hand.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
     hand.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
     hand.add_argument("--json", action="store_true", help="JSON instead of a sentence")
 

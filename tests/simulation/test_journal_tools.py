@@ -19,6 +19,7 @@ from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, N
 from engine.state import State
 from simulation import matchbus
 
+ACTIONS = ("verify", "dump", "digest")
 COMMANDS: list[list[Command]] = [
     [EpochStarted(1)],
     [AddInstrument("AAA", "0.01", "1")],
@@ -101,7 +102,7 @@ async def test_a_digest_is_whole_in_a_narrow_terminal(
 
 
 @pytest.mark.usefixtures("journal")
-@pytest.mark.parametrize("action", ["verify", "dump", "digest"])
+@pytest.mark.parametrize("action", ACTIONS)
 async def test_damage_is_placed_and_explained(
     shared_server: NatsServer, nats_connection: Connection, engine: int, action: str
 ) -> None:
@@ -124,14 +125,22 @@ async def test_commands_that_cannot_be_read_are_damage(
     assert "the commands of batch 6 cannot be read" in findings["damage"]
 
 
-async def test_no_stream_and_no_server_are_told_apart(shared_server: NatsServer, engine: int) -> None:
-    """A missing journal is damage (1); a server that does not answer is unreachable (2)."""
+async def test_no_stream_and_no_server_are_told_apart(
+    shared_server: NatsServer, nats_connection: Connection, engine: int
+) -> None:
+    """An engine that never ran is no damage (2), as a server that does not answer; a lost journal is (1)."""
+    asked = (tool(action, str(engine), "--nats", shared_server.url) for action in ACTIONS)
+    for code, output, errors in await asyncio.gather(*asked):
+        assert (code, output) == (2, "")
+        assert errors.startswith(f"matchbus: engine {engine} never ran here with a journal")
+    await provision.provision_journal(nats_connection, engine)
+    await nats_connection.jetstream().delete_stream(subjects.journal_stream(engine))
     code, output, _ = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
     assert (code, json.loads(output)["damage"]) == (1, f"the server has no stream JOURNAL_{engine}")
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
-        asked = (tool(action, str(engine), "--nats", url) for action in ("verify", "dump", "digest"))
+        asked = (tool(action, str(engine), "--nats", url) for action in ACTIONS)
         for code, output, errors in await asyncio.gather(*asked):
             assert (code, output, errors.count("\n")) == (2, "", 2)
             assert f"no NATS server answers at {url}" in errors
@@ -152,6 +161,17 @@ async def test_batches_are_dumped_readably(shared_server: NatsServer, engine: in
     assert lines[3]["commands"] == [
         {"command": "CancelOrder", "client": "ann", "order_id": 0, "client_order_id": "a1"}
     ]
+
+
+@pytest.mark.usefixtures("journal")
+async def test_a_dump_of_nothing_is_said(shared_server: NatsServer, engine: int) -> None:
+    """Where no batch is among those asked for it is said, on stderr."""
+    for bounds, said in (
+        (("--from", "100"), "has no batch from 100 on"),
+        (("--from", "6", "--to", "9"), "has no batch from 6 to 9"),
+    ):
+        code, output, errors = await tool("dump", str(engine), "--nats", shared_server.url, *bounds)
+        assert (code, output, errors) == (0, "", f"JOURNAL_{engine} {said}\n")
 
 
 @pytest.mark.usefixtures("journal")
@@ -182,6 +202,7 @@ async def test_the_digest_is_that_of_the_replayed_state(shared_server: NatsServe
         (["verify", "x"], "'x' is no engine number"),
         (["dump", "1", "--from", "0"], "'0' is no batch number"),
         (["dump", "1", "--to", "x"], "'x' is no batch number"),
+        (["dump", "1", "--from", "5", "--to", "2"], "there is no batch from 5 to 2"),
         (["burn", "1"], "'burn'"),
         ([], "action"),
     ],

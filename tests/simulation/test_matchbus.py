@@ -36,6 +36,7 @@ AWAY = ["--nats", "nats://127.0.0.1:port"]
         (["demo", "--clients", "x"], 2),
         (["admin", "burn"], 2),
         (["handover", "0"], 2),
+        (["handover", "65536", *AWAY], 2),
         (["handover", "7", *AWAY], 1),
         (["journal", "verify", "1", *AWAY], 2),
         (["journal", "burn"], 2),
