@@ -1,6 +1,6 @@
 """A trader's desk: settings, output and the connection that commands share, opened when first needed."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from types import TracebackType
@@ -19,6 +19,12 @@ async def exchange_asked() -> AsyncIterator[None]:
         yield
     except Unavailable as error:
         raise ExchangeAway(error) from error
+
+
+def check_traded(symbol: str | None, instruments: Container[str]) -> None:
+    """Raise `UnknownSymbol` for one that is not traded here; None stands for all."""
+    if symbol is not None and symbol not in instruments:
+        raise UnknownSymbol(symbol)
 
 
 class Desk:

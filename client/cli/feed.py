@@ -28,10 +28,10 @@ from bus.messages import (
     encode,
 )
 from bus.replica import BookReplica, Outcome
-from client import Instrument, UnknownSymbol
+from client import Instrument
 from client.cli.arguments import Parser, symbol
 from client.cli.command import Command, Options
-from client.cli.desk import Desk, exchange_asked
+from client.cli.desk import Desk, check_traded, exchange_asked
 from client.cli.failures import DONE, Failure
 from client.cli.output import Output
 from client.cli.sheets import time_utc
@@ -51,8 +51,7 @@ async def feed(options: Options, desk: Desk) -> int:
     settings = desk.settings
     async with desk.output.waiting("asking the exchange for the instrument"), exchange_asked():
         instruments = await (await desk.venue()).instruments()
-    if options.symbol not in instruments:
-        raise UnknownSymbol(options.symbol)
+    check_traded(options.symbol, instruments)
     async with desk.output.waiting(f"connecting to {settings.nats}"):
         try:
             async with asyncio.timeout(settings.timeout_s):

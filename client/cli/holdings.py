@@ -6,7 +6,7 @@ from typing import Final
 from client import Fill
 from client.cli.arguments import Parser, sequence, symbol
 from client.cli.command import Command, Options
-from client.cli.desk import Desk, exchange_asked
+from client.cli.desk import Desk, check_traded, exchange_asked
 from client.cli.failures import DONE
 from client.cli.sheets import FILL_COLUMNS, Sheet, fill_cells, fill_line, positions_sheet
 
@@ -24,6 +24,7 @@ def _arrange_fills(parser: Parser) -> None:
 async def fills(options: Options, desk: Desk) -> int:
     """Show the history of fills, and follow it if asked to."""
     client = await desk.client()
+    check_traded(options.symbol, client.instruments)
     if options.follow or desk.output.as_json:
         history = client.fills(options.since, follow=options.follow)
         async with contextlib.aclosing(history):
@@ -49,6 +50,7 @@ def _arrange_positions(parser: Parser) -> None:
 async def positions(options: Options, desk: Desk) -> int:
     """Show what is held."""
     client = await desk.client()
+    check_traded(options.symbol, client.instruments)
     async with desk.output.waiting("waiting for the exchange"), exchange_asked():
         held = await client.positions()
     found = [position for position in held.values() if options.symbol in (None, position.symbol)]

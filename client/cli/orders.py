@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from client import OrderResult, OrderStatus, SelfTradePrevention, TimeInForce, UnknownSymbol
+from client import OrderResult, OrderStatus, SelfTradePrevention, TimeInForce
 from client.cli.arguments import Parser, number, order_id, symbol
 from client.cli.command import Command, Options
-from client.cli.desk import Desk
+from client.cli.desk import Desk, check_traded
 from client.cli.failures import DONE, REFUSED, Misuse
 from client.cli.sheets import orders_sheet, result_lines
 
@@ -94,8 +94,7 @@ async def cancel(options: Options, desk: Desk) -> int:
 
 async def _cancel_all(of_symbol: str | None, side: str | None, desk: Desk) -> int:
     client = await desk.client()
-    if of_symbol is not None and of_symbol not in client.instruments:
-        raise UnknownSymbol(of_symbol)
+    check_traded(of_symbol, client.instruments)
     async with desk.output.waiting("waiting for the engine"):
         count = await client.cancel_all(of_symbol, side)
     desk.output.answer({"cancelled": count}, f"CANCELLED  {count} {'order' if count == 1 else 'orders'}")
@@ -147,8 +146,7 @@ async def orders(options: Options, desk: Desk) -> int:
     id_given = _typed(order_id, target) if is_id else None
     of_symbol = None if is_id else _typed(symbol, target)
     client = await desk.client()
-    if of_symbol is not None and of_symbol not in client.instruments:
-        raise UnknownSymbol(of_symbol)
+    check_traded(of_symbol, client.instruments)
     async with desk.output.waiting("waiting for the engine"):
         if is_id or own is not None:
             found = [await client.order(order_id=id_given, client_order_id=own)]
