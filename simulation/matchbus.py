@@ -43,7 +43,14 @@ GROUPS: Final = {"Trade": TRADING, "Look": LOOKING, "Run a market": RUNNING}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    return run_program("matchbus", lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def fail(text: str) -> int:
+        from client.cli.failures import Failure  # noqa: PLC0415 -- not for help
+
+        raise Failure(text)
+
+    return run_program("matchbus", lambda: _run(words), tell=lambda text: _told(words, lambda: fail(text)))
 
 
 def _told(words: list[str], run: Callable[[], int]) -> int:

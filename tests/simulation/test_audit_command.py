@@ -25,7 +25,7 @@ async def audit(url: str, tmp_path: Path, *arguments: str) -> tuple[int, str, st
     """Run `simulation audit` as a child; exit code, output, errors."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MATCHBUS_")}
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "simulation.cli", "audit", "--nats", url, *arguments),
+        *(sys.executable, "-m", "simulation", "audit", "--nats", url, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment | {"XDG_CONFIG_HOME": str(tmp_path)},

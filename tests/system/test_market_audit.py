@@ -30,7 +30,7 @@ async def test_no_decision_of_a_market_is_a_bug(three_engines: Venue) -> None:
             for trader in traders:
                 for lane in range(2):
                     group.create_task(storm(trader, lane))
-    command = [sys.executable, "-m", "simulation.cli", "audit", "--nats", three_engines.nats_url]
+    command = [sys.executable, "-m", "simulation", "audit", "--nats", three_engines.nats_url]
     done = await asyncio.to_thread(
         subprocess.run,
         [*command, "--json"],
