@@ -181,7 +181,7 @@ class Client:
         if client_order_id is None:
             client_order_id = f"{self._id_prefix}-{next(self._id_counter)}"
         else:
-            _check_client_order_id(client_order_id)
+            check_client_order_id(client_order_id)
         order = self._new_order
         order.Clear()
         order.client_order_id = client_order_id
@@ -440,11 +440,12 @@ def _name_order(
     if order_id is not None:
         message.order_id = order_id
     elif client_order_id is not None:
-        _check_client_order_id(client_order_id)
+        check_client_order_id(client_order_id)
         message.client_order_id = client_order_id
 
 
-def _check_client_order_id(client_order_id: str) -> None:
+def check_client_order_id(client_order_id: str) -> None:
+    """Raise `ValueError` for what is no id that an order can be given."""
     # Here and not at the engine alone: an oversized one would break the stream for all other orders.
     fits = 1 <= len(client_order_id) <= MAX_CLIENT_ORDER_ID_LENGTH
     if not (fits and client_order_id.isascii() and client_order_id.isprintable()):

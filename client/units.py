@@ -18,6 +18,9 @@ ZERO: Final = Decimal(0)
 # Our own context: a user's changed precision must not change what we send.
 _CONTEXT: Final = Context(prec=40, traps=[InvalidOperation])
 _MAX_WIRE: Final = 2**63 - 1
+_MAX_UNITS: Final = 10**12
+"""The most ticks or lots of an order. What is above and fits on the wire, the engine refuses by name."""
+
 _NO_NUMBER: Final = Decimal("NaN")
 
 
@@ -88,5 +91,6 @@ def _whole_units(number: str, size: Decimal, what: str, unit: str, symbol: str) 
     if rest:
         raise ValueError(f"{what} {number} of {symbol} is not on a {unit}: {unit} size is {size}")
     if abs(units) > _MAX_WIRE:
-        raise ValueError(f"{what} {number:.60} of {symbol} is too large")
+        most = _CONTEXT.multiply(_MAX_UNITS, size)
+        raise ValueError(f"{what} {number:.60} of {symbol} is too large: at most {most:f}, 10^12 {unit}s")
     return int(units)

@@ -18,6 +18,7 @@ from bus.connection import connect
 from bus.executions import ExecutionsDamaged, ExecutionsReader
 from bus.messages import Executions, Report, ReportedFill, ReportedOrder
 from client.cli.failures import Failure
+from engine.terms import OrderType
 from simulation.nats_option import NATS_HELP, NatsAway
 
 CONNECT_PATIENCE_S: Final = 5.0
@@ -64,7 +65,7 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
 
 
 async def _print_all(reader: ExecutionsReader, options: argparse.Namespace) -> None:
-    show = _as_json if options.json else _as_text
+    show = _as_json if options.json else as_text
     async for message in reader:
         for report in message.reports:
             if options.client in ("", report.client):
@@ -78,7 +79,8 @@ def _as_json(message: Executions, report: Report) -> str:
     return msgspec.json.encode({"kind": kind, "reported_by": message.engine, **fields}).decode()
 
 
-def _as_text(message: Executions, report: Report) -> str:
+def as_text(message: Executions, report: Report) -> str:
+    """A report as a line for people."""
     start = f"E{message.engine}  {report.client}"
     match report:
         case ReportedFill():
@@ -89,9 +91,10 @@ def _as_text(message: Executions, report: Report) -> str:
                 f"as {_LIQUIDITY[report.liquidity]}  leaves {report.leaves}  {at:%H:%M:%S.%f}"
             )
         case ReportedOrder():
+            price = "market" if report.type == OrderType.MARKET else f"{report.price} ticks"
             return (
                 f"{start}  accepted  order {report.order_id}  {_SIDES[report.side]} "
-                f"{report.quantity} {report.symbol} at {report.price} ticks"
+                f"{report.quantity} {report.symbol} at {price}"
             )
         case _:
             kind = type(report).__struct_config__.tag

@@ -127,6 +127,11 @@ async def context(options: Options, desk: Desk) -> int:
     """List, use, show, change or remove what is kept."""
     file = kept.contexts_file(os.environ)
     if options.action == "list":
+        if options.name:
+            raise Misuse(
+                f"`context list` lists all, and {options.name!r} was given",
+                f"leave it out, or `matchbus context show {options.name}`",
+            )
         return _list(desk, file, kept.load(file))
     if options.action == "show":
         contexts = kept.load(file)

@@ -10,12 +10,15 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from client.cli.failures import Misuse
+from client.cli.settings import seconds
+from client.client import check_client_order_id
 
 _MAX_ORDER_ID: Final = 2**64 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
 _MAX_COUNT: Final = 2**31 - 1
 """What the wire holds of each (proto/matchbus/v1/matchbus.proto)."""
 
+_MAX_PORT: Final = 65_535
 _MAX_DIGITS: Final = 60
 """Of a number as it is typed and as it is printed: 1e999999999 has a billion."""
 
@@ -29,8 +32,13 @@ class HelpShown(Exception):
 class Parser(argparse.ArgumentParser):
     """Reads the words of one command; raises instead of ending the process, as its sub-commands do."""
 
-    def __init__(self, prog: str, **terms: Any) -> None:
+    def __init__(self, prog: str, *, at_prompt: bool = False, **terms: Any) -> None:
         super().__init__(prog=prog, allow_abbrev=False, **terms)
+        self._at_prompt = at_prompt
+
+    def add_endless(self, *names: str, what: str) -> None:
+        """Add an option with which the command goes on until Ctrl-C: a prompt refuses it, and lists none."""
+        self.add_argument(*names, action="store_true", help=argparse.SUPPRESS if self._at_prompt else what)
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The options; options and words may come in any order. Raises `Misuse` and `HelpShown`."""
@@ -54,14 +62,16 @@ def add_common(parser: Parser) -> None:
         "who and where", "An option comes before the environment (MATCHBUS_...), then the context, then this:"
     )
     group.add_argument("--context", metavar="NAME", help="the context to use; default: the one in use")
-    group.add_argument("--exchange", metavar="HOST:PORT", help="default 127.0.0.1:50050")
+    group.add_argument("--exchange", metavar="HOST:PORT", type=address, help="default 127.0.0.1:50050")
     group.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
     group.add_argument("--client-id", metavar="NAME", help="who trades")
     group.add_argument(
         "--secret", metavar="S", help="the client's own; others may see it here: MATCHBUS_SECRET"
     )
     group.add_argument("--password", metavar="P", help='the exchange\'s; default "password"')
-    group.add_argument("--timeout", metavar="SECONDS", help="how long an answer may take, default 5")
+    group.add_argument(
+        "--timeout", metavar="SECONDS", type=timeout, help="how long an answer may take, default 5"
+    )
 
 
 def number(text: str) -> Decimal:
@@ -92,6 +102,33 @@ def order_id(text: str) -> int:
             "--client-order-id"
         )
     return number
+
+
+def own_id(text: str) -> str:
+    """A client order id."""
+    try:
+        check_client_order_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def address(text: str) -> str:
+    """Where the exchange listens, or nothing."""
+    host, _, port = text.rpartition(":")
+    if text and not (host and _up_to(_MAX_PORT, port)):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no address: write it like 127.0.0.1:50050")
+    return text
+
+
+def timeout(text: str) -> float:
+    """How many seconds an answer may take."""
+    try:
+        return seconds(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} is no time: give seconds above 0, such as 5"
+        ) from None
 
 
 def whole(text: str) -> int:

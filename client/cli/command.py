@@ -29,7 +29,7 @@ class Command:
 
     def parser(self, *, alone: bool = True) -> Parser:
         """Reads its words; `alone` adds what only a whole command line has: who, where and `--json`."""
-        parser = Parser(f"matchbus {self.name}", description=self.what)
+        parser = Parser(f"matchbus {self.name}", description=self.what, at_prompt=not alone)
         self.arrange(parser)
         if alone:
             add_common(parser)

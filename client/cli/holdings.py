@@ -13,9 +13,7 @@ from client.cli.sheets import FILL_COLUMNS, Sheet, fill_cells, fill_line, positi
 
 def _arrange_fills(parser: Parser) -> None:
     parser.add_argument("symbol", metavar="SYMBOL", nargs="?", type=symbol, help="only this symbol's")
-    parser.add_argument(
-        "-f", "--follow", action="store_true", help="then new ones as they come, until Ctrl-C"
-    )
+    parser.add_endless("-f", "--follow", what="then new ones as they come, until Ctrl-C")
     parser.add_argument(
         "--since", metavar="N", type=sequence, default=0, help="only those numbered above N; default 0: all"
     )

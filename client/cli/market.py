@@ -19,7 +19,7 @@ _DEPTH: Final = 10
 
 def _arrange_book(parser: Parser) -> None:
     parser.add_argument("symbol", metavar="SYMBOL", type=symbol)
-    parser.add_argument("--watch", action="store_true", help="show it as it changes, until Ctrl-C")
+    parser.add_endless("--watch", what="show it as it changes, until Ctrl-C")
     parser.add_argument(
         "--consolidated", action="store_true", help="all live engines together; needs no registration"
     )
@@ -59,7 +59,7 @@ def _home(options: Options, desk: Desk) -> "Look[Book]":
 
 
 def _arrange_engines(parser: Parser) -> None:
-    parser.add_argument("--watch", action="store_true", help="show them as they change, until Ctrl-C")
+    parser.add_endless("--watch", what="show them as they change, until Ctrl-C")
 
 
 async def engines(options: Options, desk: Desk) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from client import OrderResult, OrderStatus, SelfTradePrevention, TimeInForce
-from client.cli.arguments import Parser, number, order_id, symbol
+from client.cli.arguments import Parser, number, order_id, own_id, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded
 from client.cli.failures import DONE, REFUSED, Misuse
@@ -32,7 +32,9 @@ def _arrange_submit(parser: Parser) -> None:
         default=str(SelfTradePrevention.NONE),
         help="self-trade prevention: %(choices)s",
     )
-    parser.add_argument("--client-order-id", metavar="ID", help="an id of your own; repeating it is safe")
+    parser.add_argument(
+        "--client-order-id", metavar="ID", type=own_id, help="an id of your own; repeating it is safe"
+    )
 
 
 async def submit(options: Options, desk: Desk) -> int:
@@ -66,7 +68,7 @@ async def submit(options: Options, desk: Desk) -> int:
 
 def _arrange_cancel(parser: Parser) -> None:
     parser.add_argument("target", metavar="ORDER_ID", nargs="?", help="with --all: a symbol")
-    parser.add_argument("--client-order-id", metavar="ID", help="the order by your own id")
+    parser.add_argument("--client-order-id", metavar="ID", type=own_id, help="the order by your own id")
     parser.add_argument("--all", action="store_true", help="all open orders, of one symbol if named")
     parser.add_argument("--side", choices=("buy", "sell"), help="with --all: of this side only")
 
@@ -107,7 +109,7 @@ def _arrange_replace(parser: Parser) -> None:
     parser.add_argument(
         "quantity", metavar="QUANTITY", type=number, help="the new total, with what is filled"
     )
-    parser.add_argument("--client-order-id", metavar="ID", help="the order by your own id")
+    parser.add_argument("--client-order-id", metavar="ID", type=own_id, help="the order by your own id")
 
 
 async def replace(options: Options, desk: Desk) -> int:
@@ -134,7 +136,9 @@ def _arrange_orders(parser: Parser) -> None:
     parser.add_argument(
         "target", metavar="SYMBOL|ORDER_ID", nargs="?", help="only this symbol, or one order, open or not"
     )
-    parser.add_argument("--client-order-id", metavar="ID", help="one order by your own id, open or not")
+    parser.add_argument(
+        "--client-order-id", metavar="ID", type=own_id, help="one order by your own id, open or not"
+    )
 
 
 async def orders(options: Options, desk: Desk) -> int:

@@ -209,17 +209,24 @@ def resolve(
         client_id=values["client_id"],
         secret=values["secret"],
         password=values["password"],
-        timeout_s=_seconds(values["timeout"], sources["timeout"]),
+        timeout_s=_timeout(values["timeout"], sources["timeout"]),
         context=name,
         sources=sources,
     )
 
 
-def _seconds(text: str, source: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+def seconds(text: str) -> float:
+    """How long something may take. Raises `ValueError`."""
+    number = float(text)
     if not 0 < number < float("inf"):
-        raise SettingsError(f"the timeout {text!r} ({source}) is no time", "give seconds above 0, such as 5")
+        raise ValueError(text)
     return number
+
+
+def _timeout(text: str, source: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError:
+        raise SettingsError(
+            f"the timeout {text!r} ({source}) is no time", "give seconds above 0, such as 5"
+        ) from None

@@ -61,6 +61,16 @@ def test_a_calculation_that_went_wrong_is_no_number(price: str) -> None:
             AAPL.ticks(written)
 
 
+def test_what_no_message_holds_is_refused_with_the_limit() -> None:
+    """A number beyond the wire is told what an order may have."""
+    with pytest.raises(
+        ValueError, match=r"quantity 1E\+30 of AAPL is too large: at most 100000000000\.0, 10\^12 lots"
+    ):
+        AAPL.lots("1E+30")
+    with pytest.raises(ValueError, match=r"at most 10000000000\.00, 10\^12 ticks"):
+        AAPL.ticks("1E+30")
+
+
 def test_conversion_ignores_the_users_decimal_context() -> None:
     """A user's own decimal precision does not change what is sent."""
     with localcontext() as context:

@@ -40,6 +40,13 @@ def test_the_largest_that_can_be_sent_is_taken() -> None:
     assert find("replace").parser().read([str(2**64 - 1), "1", "1"]).order_id == 2**64 - 1
 
 
+def test_an_address_may_be_empty_or_of_any_kind() -> None:
+    """Nothing stands for the default, in a context too; brackets are around an IPv6 address."""
+    for written in ("", "127.0.0.1:50050", "[::1]:1", "venue.example:65535"):
+        assert find("context").parser().read(["set", "x", "--exchange", written]).exchange == written
+    assert find("orders").parser().read(["--timeout", "2.5"]).timeout == 2.5
+
+
 def test_replace_takes_an_order_by_either_id() -> None:
     """Two numbers are price and quantity; a third before them is the order."""
     parser = find("replace").parser()
@@ -68,6 +75,15 @@ def test_replace_takes_an_order_by_either_id() -> None:
         ("submit", ["buy", "1e999999999", "AAPL", "1"], "'1e999999999' is no number"),
         ("submit", ["buy", "1", "AAPL", "1" * 5000], "is no number"),
         ("context", ["burn"], "'burn'"),
+        ("submit", ["buy", "1", "AAPL", "1", "--timeout", "x"], "--timeout: 'x' is no time"),
+        ("submit", ["buy", "1", "AAPL", "1", "--timeout", "-1"], "--timeout: '-1' is no time"),
+        ("submit", ["buy", "1", "AAPL", "1", "--client-order-id", ""], "'' must be 1 to 36"),
+        ("cancel", ["--client-order-id", "ü"], "'ü' must be 1 to 36"),
+        ("replace", ["1", "1", "--client-order-id", "x" * 37], "must be 1 to 36"),
+        ("orders", ["--client-order-id", ""], "'' must be 1 to 36"),
+        ("context", ["set", "x", "--exchange", "foo"], "--exchange: 'foo' is no address"),
+        ("book", ["AAPL", "--exchange", ":50050"], "--exchange: ':50050' is no address"),
+        ("orders", ["--exchange", "foo:65536"], "--exchange: 'foo:65536' is no address"),
     ],
 )
 def test_a_wrong_word_is_named(command: str, words: list[str], named: str) -> None:

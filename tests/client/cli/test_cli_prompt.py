@@ -94,6 +94,9 @@ def test_help_tells_how_everything_is_typed(capsys: pytest.CaptureFixture[str]) 
     for name in prompt.LINE_COMMANDS:
         assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
     assert "--exchange" not in shown
+    assert "--watch" not in shown
+    assert "-f" not in shown.split()
+    assert "--follow" not in offered("fills --")
 
 
 @pytest.mark.parametrize("stdin", ["", "/dev/null", "file"])

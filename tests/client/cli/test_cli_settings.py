@@ -142,6 +142,16 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.usefixtures("file")
+async def test_a_list_of_contexts_is_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name behind `context list` is typed wrongly."""
+    command = find("context")
+    options = command.parser().read(["list", "alice"])
+    assert await run(command, options, Output(as_json=False)) == 2
+    said = capsys.readouterr()
+    assert (said.out, "'alice' was given" in said.err) == ("", True)
+
+
 async def test_a_secret_is_kept_before_the_exchange_hears_of_it(venue: FakeVenue, file: Path) -> None:
     """A registration that may or may not have been done leaves its secret here, to be repeated with."""
     venue.failures.extend([grpc.StatusCode.UNAVAILABLE] * 100)
