@@ -1,6 +1,7 @@
 """Follow a book with nothing but nats-py, docs/feed.md in code. Arguments: nats://HOST:PORT AAPL [engine]."""
 
 import asyncio
+import contextlib
 import json
 import sys
 import zlib
@@ -24,8 +25,8 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
     parts, waiting = list[Any](), list[Any]()  # of a snapshot that is not whole yet; deltas before it is
     while True:
         try:
-            message = await feed.next_msg(timeout=0.3)
-            kind, *fields = json.loads(message.data)
+            msg = await feed.next_msg(timeout=0.3)
+            kind, *fields = json.loads(msg.data)  # later versions may add fields
         except nats.errors.TimeoutError:  # three heartbeats missing: the engine is down
             kind, fields, sequence = "silence", [epoch], -1
         its_epoch = fields[kind == "heartbeat"]  # in a heartbeat the engine's number stands before it
@@ -33,10 +34,8 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
             continue  # a replaced primary
         if its_epoch > epoch or (kind == "heartbeat" and fields[4].get(symbol, 0) > sequence):
             epoch, sequence = its_epoch, -1  # a new primary, or the last delta was lost
-        news = list[Any]()  # later versions may add fields
-        if kind == "delta" and message.subject == subject:
-            news = [(fields[1], fields[2], fields[5], fields[6])]
-        if kind == "snapshot" and message.subject == subject and fields[1] > sequence:
+        news: list[Any] = [fields[1:3] + fields[5:7]] if kind == "delta" and msg.subject == subject else []
+        if kind == "snapshot" and msg.subject == subject and fields[1] > sequence:
             follows = fields[6] == len(parts) + 1 and all(part[1] == fields[1] for part in parts)
             parts = [*parts, fields] if follows else [fields] if fields[6] == 1 else []
             if len(parts) == fields[7]:  # whole: it builds on nothing, and what waited for it on it
@@ -56,4 +55,5 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
             print(shown := now, flush=True)
 
 
-asyncio.run(main(*sys.argv[1:]))
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main(*sys.argv[1:]))

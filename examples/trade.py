@@ -12,14 +12,20 @@ async def main(exchange: str, password: str) -> None:
         Client.connect(exchange, client_id="example-maker", password=password, secret="maker") as maker,  # noqa: S106
         Client.connect(exchange, client_id="example-taker", password=password, secret="taker") as taker,  # noqa: S106
     ):
-        symbol, instrument = next(iter(maker.instruments.items()))
-        price = 1_000 * instrument.tick_size
+        for symbol in maker.instruments:
+            book = await maker.book(symbol, depth=1, consolidated=True)
+            if not book.bids and not book.asks:
+                break  # nobody else trades it; where all are traded, the last will do
+        instrument = maker.instruments[symbol]
+        tick = instrument.tick_size
+        price = book.bids[0].price + tick if book.bids else 1_000 * tick
         ten, four = 10 * instrument.lot_size, 4 * instrument.lot_size
         print(f"{symbol}: maker at home on E{maker.engine}, taker on E{taker.engine}")
 
         quote = await maker.submit(symbol, "sell", quantity=ten, price=price, post_only=True)
         print("quote", quote.status, quote.reject_text)
-        quote.raise_if_refused()
+        if quote.reject_reason is not None:
+            return  # somebody bids that much by now: run it again
 
         taken = await taker.submit(symbol, "buy", quantity=four, price=price, time_in_force="ioc")
         print("take ", taken.status, [f"{fill.quantity} @ {fill.price}" for fill in taken.fills])

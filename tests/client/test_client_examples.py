@@ -47,12 +47,16 @@ async def test_follow_fills(venue: FakeVenue) -> None:
 
 
 async def test_follow_feed(shared_server: NatsServer, connections: Connections) -> None:
-    """The feed example ignores fields it does not know, and does not trust a book with another checksum."""
+    """The feed example ignores fields it does not know, and does not trust a book with another checksum.
+
+    An interrupt ends it quietly.
+    """
     nc = await connections.open(shared_server.url)
     joins = await nc.subscribe("snapshot.4711")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, EXAMPLES / "follow_feed.py", shared_server.url, "B.C", "4711"),
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
 
@@ -70,8 +74,8 @@ async def test_follow_feed(shared_server: NatsServer, connections: Connections) 
         lines.append(await process.stdout.readline())
         await send("delta", 1, 9, 8, 3, 0, [[1, 8, 4, 1]], checksum([(8, 999, 1)], ask))
         lines.append(await process.stdout.readline())
-    process.terminate()
-    await process.wait()
+        process.send_signal(signal.SIGINT)
+        assert (await process.communicate(), process.returncode) == ((b"", b""), 0)
     joined, changed = (checksum(bids, ask) for bids in ([(9, 5, 1), (8, 3, 1)], [(8, 3, 1)]))
     assert [line.decode().strip() for line in lines] == [
         "unsynced",

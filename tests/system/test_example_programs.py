@@ -36,11 +36,17 @@ def following(name: str, *arguments: str) -> Running:
     return Running([sys.executable, str(EXAMPLES / name), *arguments], dict(os.environ))
 
 
-def test_trade(one_engine: Venue) -> None:
-    """`trade.py` quotes, takes, and shows the book and what is held."""
-    output = output_of(sys.executable, EXAMPLES / "trade.py", one_engine.exchange)
-    assert "take  filled" in output
-    assert "quote cancelled after 4 filled" in output
+async def test_trade(one_engine: Venue) -> None:
+    """`trade.py` quotes, takes, and shows the book and what is held, where nobody else trades."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader(1)
+        for symbol, side in (("S0", pb.SIDE_BUY), ("S1", pb.SIDE_SELL)):
+            await trader.limit(symbol, side, 1_000, 5)
+        output = output_of(sys.executable, EXAMPLES / "trade.py", one_engine.exchange)
+        assert not output.startswith(("S0: ", "S1: "))
+        assert "take  filled" in output
+        assert "quote cancelled after 4 filled" in output
+        await trader.stub.CancelAll(pb.CancelAllRequest(), metadata=trader.metadata, timeout=5)
 
 
 def test_raw_grpc(one_engine: Venue) -> None:
