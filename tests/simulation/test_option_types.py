@@ -168,10 +168,10 @@ def test_an_outcome_is_told_though_its_file_cannot_be_written(
 
     monkeypatch.setattr(chaos, "chaos", run)
     monkeypatch.setattr(chaos, "document", lambda _: "{}")
-    monkeypatch.setattr(chaos, "sheets", lambda _: [Sheet("the tables", ("kind",), [("kill",)])])
+    monkeypatch.setattr(chaos, "sheets", lambda _: [Sheet("Faults", ("kind",), [("kill",)])])
     assert cli.main(["chaos", "--json", str(gone / "outcome.json")]) == 1
     said = capsys.readouterr()
-    assert said.out.startswith("the tables\n")
+    assert said.out.startswith("Faults")
     assert said.out.endswith("All checks hold.\n")
     assert re.fullmatch(r"--json .*outcome\.json could not be written: .*\n", said.err)
 
