@@ -31,7 +31,7 @@ def client_id_violation(client_id: str) -> str:
     """Why this is no client id; empty when it is one."""
     if CLIENT_ID_PATTERN.fullmatch(client_id) is not None:
         return ""
-    return f"must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, not {client_id!r:.60}"
+    return f"must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, not {client_id!r:.30}"
 
 
 def secret_violation(secret: str) -> str:

@@ -28,7 +28,7 @@ def test_client_ids(client_id: str) -> None:
 @pytest.mark.parametrize("client_id", ["", "x" * 65, "a b", "a\n", "*", "a>b", "é", "a/b", "x" * 1_000_000])
 def test_other_client_ids(client_id: str) -> None:
     """Anything else is refused, the newline at the end included."""
-    assert client_id_violation(client_id).endswith(f", not {client_id!r:.60}")
+    assert client_id_violation(client_id).endswith(f", not {client_id!r:.30}")
 
 
 def test_the_length_of_secrets() -> None:

@@ -129,7 +129,7 @@ def outcome_of(*kinds: str) -> Outcome:
             name=kind,
             player=SimpleNamespace(kind=kind),
             client=SimpleNamespace(engine=1),
-            fills=[],
+            fill_count=0,
             **counts,
         )
         for kind in kinds

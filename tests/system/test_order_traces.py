@@ -172,7 +172,7 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
         text=True,
     )
     assert ended.returncode == 2
-    assert "pip install 'matchbus[otel]'" in ended.stderr.splitlines()[-1]
+    assert "pip install 'matchbus[otel]'" in ended.stderr.splitlines()[0]
 
 
 def test_nothing_loads_opentelemetry_when_nobody_traces() -> None:
