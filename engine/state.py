@@ -739,10 +739,12 @@ def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -
         return _refuse_crossing(order.worst, opposite, away)
     request = order.request
     if request.time_in_force == _FOK and away and not request.do_not_route:
-        elsewhere = sum(level.quantity for level in away if level.key >= order.worst)
-        known_to = horizon(away)
-        more_away = known_to is not None and known_to >= order.worst
-        is_enough = more_away or elsewhere + available(opposite, order, order.worst) >= order.quantity
+        reached = [level for level in away if level.key >= order.worst]
+        elsewhere = sum(level.quantity for level in reached)
+        is_enough = (
+            any(level.is_horizon for level in reached)  # more is shown than is known
+            or elsewhere + available(opposite, order, order.worst) >= order.quantity
+        )
         if elsewhere and is_enough and not _fillable_at_home(order, opposite, away):
             return (
                 RejectReason.FOK_NEEDS_AWAY_LIQUIDITY,

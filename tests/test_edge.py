@@ -226,7 +226,9 @@ async def test_who_connects_and_says_nothing_is_left(edge: Edge) -> None:
     """Such connections are closed within seconds, so they do not take the files that others need."""
     reader, writer = await asyncio.open_connection(*edge.bind("127.0.0.1:0").split(":"))
     await edge.start()
-    async with asyncio.timeout(2 * HANDSHAKE_TIMEOUT_MS / 1_000):
-        while await reader.read(1_024):
-            pass
-    writer.close()
+    try:
+        async with asyncio.timeout(2 * HANDSHAKE_TIMEOUT_MS / 1_000):
+            while await reader.read(1_024):
+                pass
+    finally:
+        writer.close()

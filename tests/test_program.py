@@ -1,5 +1,6 @@
 """Every command of ours ends the same way when it is interrupted, or when nobody takes what it prints."""
 
+import json
 import os
 import subprocess
 import sys
@@ -75,16 +76,33 @@ PRINTING = [
     [str(INSTALLED / "engine"), "--help"],
     [str(INSTALLED / "exchange"), "--help"],
 ]
+MATCHBUS = [
+    [str(INSTALLED / "matchbus"), *words]
+    for words in (
+        ["--help"],
+        ["orders", "--help"],
+        ["up", "--help"],
+        ["context", "list"],
+        ["context", "list", "--json"],
+        ["bench", "--json"],
+    )
+]
 
 
 def printed_to(
     redirection: str, command: list[str], directory: Path, stdout: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
-    """A command whose stdout goes there, or where the shell sends it; at an address that is no other's."""
+    """A command whose stdout goes there, or where the shell sends it; at an address that is no other's.
+
+    One context is kept.
+    """
+    file = directory / "matchbus" / "contexts.json"
+    file.parent.mkdir()
+    file.write_text('{"current": "a", "contexts": {"a": {}}}')
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
         cwd=directory,
-        env=environment(IP_ADDR="127.93.7.1", NUM_ENGINES="1"),
+        env=environment(IP_ADDR="127.93.7.1", NUM_ENGINES="1", XDG_CONFIG_HOME=str(directory)),
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -93,19 +111,29 @@ def printed_to(
     )
 
 
-@pytest.mark.parametrize("command", PRINTING, ids=named)
+@pytest.mark.parametrize("command", [*PRINTING, *MATCHBUS], ids=named)
 def test_a_full_disk_is_said_in_a_sentence(command: list[str], tmp_path: Path) -> None:
     """What cannot be written is a failure, without a traceback."""
     done = printed_to(">/dev/full", command, tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "nothing more can be written: No space left on device" in done.stderr
+    what = "the answer cannot" if "context" in command else "nothing more can"
+    assert f"{what} be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+    if "--json" in command:
+        assert set(json.loads(done.stderr)) == {"error", "hint"}
 
 
-@pytest.mark.parametrize("command", PRINTING, ids=named)
+@pytest.mark.parametrize("command", MATCHBUS, ids=named)
+def test_a_closed_output_is_no_failure(command: list[str], tmp_path: Path) -> None:
+    """Where stdout is closed, what is printed goes nowhere."""
+    done = printed_to(">&-", command, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [*PRINTING, *MATCHBUS], ids=named)
 def test_a_reader_that_is_gone_is_no_failure(command: list[str], tmp_path: Path) -> None:
-    """`... | true` ends with 0, which is not the code of a violation, and without a traceback."""
+    """`... | true` ends with 0, which is not the code of a violation; `matchbus` says nothing at all."""
     reading, writing = os.pipe()
     os.close(reading)
     done = printed_to("", command, tmp_path, writing)
@@ -113,3 +141,5 @@ def test_a_reader_that_is_gone_is_no_failure(command: list[str], tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+    if command in MATCHBUS:
+        assert done.stderr == ""

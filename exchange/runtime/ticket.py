@@ -51,6 +51,7 @@ MAX_FILLS: Final = 50
 _MAX_BODY_BYTES: Final = 8_192
 BODY_PATIENCE_S: Final = 10.0
 """How long a request's body may take to come."""
+
 _TOKEN_BYTES: Final = 24
 
 

@@ -1,7 +1,6 @@
 """The `matchbus` command itself: what it lists, what it loads, what it says to a mistyped word."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,66 +97,6 @@ def test_a_command_loads_only_what_it_needs(statement: str, not_needed: set[str]
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert not_needed & set(json.loads(output.splitlines()[-1])) == set()
-
-
-PRINTING = [
-    ["--help"],
-    ["orders", "--help"],
-    ["up", "--help"],
-    ["context", "list"],
-    ["context", "list", "--json"],
-    ["bench", "--json"],
-]
-
-
-def printed_to(
-    redirection: str, words: list[str], config: Path, stdout: int = subprocess.DEVNULL
-) -> subprocess.CompletedProcess[str]:
-    """A command whose stdout goes there, or where the shell sends it; one context is kept."""
-    file = config / "matchbus" / "contexts.json"
-    file.parent.mkdir()
-    file.write_text('{"current": "a", "contexts": {"a": {}}}')
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
-    command += [sys.executable, "-m", "simulation.matchbus", *words]
-    return subprocess.run(
-        command,
-        env=environment | {"XDG_CONFIG_HOME": str(config)},
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_full_disk_is_said_in_a_sentence(words: list[str], tmp_path: Path) -> None:
-    """What cannot be written is a failure, without a traceback."""
-    done = printed_to(">/dev/full", words, tmp_path)
-    assert done.returncode == 1, done.stderr
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
-    if "--json" in words:
-        assert set(json.loads(done.stderr)) == {"error", "hint"}
-
-
-@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_closed_output_is_no_failure(words: list[str], tmp_path: Path) -> None:
-    """Where stdout is closed, what is printed goes nowhere."""
-    done = printed_to(">&-", words, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_reader_that_is_gone_is_no_failure(words: list[str], tmp_path: Path) -> None:
-    """`matchbus ... | true` ends with 0 and says nothing, whatever is printed and how."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = printed_to("", words, tmp_path, writing)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_benchmarks_are_listed_with_what_they_measure(capsys: pytest.CaptureFixture[str]) -> None:
