@@ -32,13 +32,18 @@ _NS_PER_MS: Final = 1_000_000
 
 @dataclass(slots=True)
 class Audit:
-    """What the decisions of one engine's journal came to; feed it batch by batch, from the first on."""
+    """What the decisions of one engine's journal came to; feed it batch by batch, from the first on.
+
+    Where the first ones are gone, `begin` with the state after them.
+    """
 
     engine: int
     market: "Mapping[int, Audit]" = field(default_factory=dict, repr=False)
     """The audits of all engines; without them no view is compared with what others showed."""
     window_ns: int = 0
     """How long a quote must have stood to be expected in a view."""
+    begins_after: int = 0
+    """The batch before the first that is judged; 0 when none is missing."""
     batches: int = 0
     decisions: int = 0
     """Commands that traded at home as taker or sent legs."""
@@ -59,6 +64,15 @@ class Audit:
 
     def __post_init__(self) -> None:
         self._state = State(self.engine)
+
+    def begin(self, state: State) -> None:
+        """Take what these books show as standing since the state's newest batch."""
+        self._state = state
+        self.begins_after = state.batch_number
+        for symbol, book in state.books.items():
+            for side in Side:
+                for price, quantity, _ in book.levels(side):
+                    self._stands[symbol, side, price] = quantity, self.last_batch_ns
 
     def add_batch(self, batch_number: int, time_ns: int, commands: Iterable[Command]) -> None:
         """Replay one batch and judge its decisions."""

@@ -26,11 +26,14 @@ from bus import provision, subjects
 from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.peer import LIVE_NS
+from bus.snapshots import SnapshotStore
 from bus.stream import extent
 from client.cli.output import print_sheets
 from client.cli.settings import SettingsError
 from client.cli.sheets import Sheet
 from engine.commands import Command, decode
+from engine.runtime.snapshots import load
+from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.journal_tools import PATIENCE_S, progress
 from simulation.nats_option import NATS_HELP, nats_url
@@ -120,21 +123,17 @@ async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Time
             f"the server at {url} has no journal: name a market's server by --nats; a market that runs with"
             " --durability none leaves nothing to judge"
         )
+    market = audits(engines, window_ms * _NS_PER_MS)
+    journals = {engine: JetStreamJournal(client, engine) for engine in engines}
     total = 0
-    for engine in engines:
-        stream = subjects.journal_stream(engine)
-        found = await extent(client, stream)
+    for engine, journal in journals.items():
+        found = await extent(client, subjects.journal_stream(engine))
         if found.first_seq > 1:
-            raise NotJudged(
-                f"{stream} was trimmed: its first {found.first_seq - 1:,} records are missing, without which"
-                " its books cannot be made. Judge a market that was started without --trim-journals"
-            )
-        total += found.last_seq
+            await _begin_at_snapshot(client, market[engine], journal)
+        total += found.last_seq - journal.sequence
     # Journals are read to slightly different ends. What was stamped before now is in all of them soon.
     until_ns = time.time_ns()
     await asyncio.sleep(_SETTLE_S)
-    market = audits(engines, window_ms * _NS_PER_MS)
-    journals = {engine: JetStreamJournal(client, engine) for engine in engines}
     with progress(f"{len(engines)} journals", total) as tell:
         async with contextlib.AsyncExitStack() as stack:
             sources = {
@@ -158,6 +157,18 @@ async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Time
             " Restore the NATS store from a copy that has all journals"
         )
     return market
+
+
+async def _begin_at_snapshot(client: Client, audit: Audit, journal: JetStreamJournal) -> None:
+    """Begin where an engine would: the head of the journal was trimmed, and the newest snapshot has it."""
+    state = State(audit.engine)
+    if await load(state, journal, SnapshotStore(client, audit.engine), (sys.maxsize, 0)) is None:
+        stream = subjects.journal_stream(audit.engine)
+        raise NotJudged(
+            f"{stream} was trimmed, and no snapshot of engine {audit.engine} can be read that has what is"
+            " missing. Restore the NATS store from a copy that has one"
+        )
+    audit.begin(state)
 
 
 async def merged(journals: Mapping[int, AsyncIterator[Record]]) -> AsyncIterator[Record]:
@@ -193,6 +204,7 @@ def document(market: Mapping[int, Audit], window_ms: int) -> dict[str, Any]:
         "engines": [
             {
                 "engine": engine,
+                "begins_after": audit.begins_after,
                 "batches": audit.batches,
                 "decisions": audit.decisions,
                 "with_away_quotes": audit.with_away_quotes,
@@ -216,7 +228,12 @@ def _examples(market: Mapping[int, Audit]) -> tuple[list[str], list[str]]:
 
 def _show(market: Mapping[int, Audit], window_ms: int, console: Console) -> None:
     columns = ("engine", ">batches", ">decisions", ">with away quotes", ">legs", ">view old", ">bugs")
-    sheet = Sheet("Routing, by the journals of all engines", columns)
+    trimmed = "; ".join(
+        f"of E{engine} only what came after batch {audit.begins_after:,}: its journal was trimmed"
+        for engine, audit in market.items()
+        if audit.begins_after
+    )
+    sheet = Sheet("Routing, by the journals of all engines", columns, note=trimmed)
     for engine, audit in market.items():
         counts = (audit.batches, audit.decisions, audit.with_away_quotes, audit.legs, audit.old_views)
         sheet.rows.append((f"E{engine}", *(f"{count:,}" for count in (*counts, len(audit.violations)))))

@@ -13,7 +13,10 @@ from bus import provision
 from bus.connection import Connection
 from bus.journal import JetStreamJournal, MemoryJournal
 from bus.server import NatsServer
+from bus.snapshots import SnapshotStore
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
+from engine.runtime.snapshots import make
+from engine.state import State
 from simulation.audit_command import merged
 from tests.conftest import Connections
 
@@ -75,6 +78,7 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
         "engines": [
             {
                 "engine": engine,
+                "begins_after": 0,
                 "batches": 2,
                 "decisions": decisions,
                 "with_away_quotes": 0,
@@ -94,11 +98,28 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
     assert (code, "view old:" in output, "Bugs: 0;" in output) == (0, False, True)
     code, output, _ = await audit(own_server.url, tmp_path)
     assert (code, "view old: engine 1, batch 2, AAA" in output) == (0, True)
+    await connections.close()
+
+
+async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
+    own_server: NatsServer, tmp_path: Path
+) -> None:
+    """What the snapshot shows stands since its batch; without one nothing is judged."""
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    await keep(nats, 1, (1, [*OPENING, order("here", 2, 101)]), (900, [order("taker", 1, 101)]))
+    await keep(nats, 2, (1, list(OPENING)), (600, [order("there", 2, 100)]))
+    await make(State(2), JetStreamJournal(nats, 2), SnapshotStore(nats, 2))
     await provision.trim_journal(nats, 2, 2)
     code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, errors) == (0, "")
+    assert "of E2 only what came after batch 2: its journal was trimmed" in output
+    assert "view old: engine 1, batch 2, AAA" in output
+    assert "the view was 300 ms old" in output
+    await provision.trim_journal(nats, 1, 2)
+    code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, output) == (2, "")
-    assert errors.startswith("JOURNAL_2 was trimmed: its first 1 records are missing")
-    assert "--trim-journals" in errors
+    assert errors.startswith("JOURNAL_1 was trimmed, and no snapshot of engine 1 can be read")
     await connections.close()
 
 
