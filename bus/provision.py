@@ -150,11 +150,22 @@ async def provision_journal(
     await _provision(client, journal, replicas)
 
 
-async def grow_journals(client: Client, max_bytes: int) -> None:
-    """Let the journals that there are become that large. Raises one of nats' errors."""
+async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) -> None:
+    """Let the journals that there are become that large.
+
+    Raises ConfigurationMismatch when they shall be `trimmable` and one is not, which no server changes, and
+    nats' errors.
+    """
     for stream in await _streams(client):
-        if (stream.config.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX):
-            await _grow(client, stream.config, max_bytes)
+        name = stream.config.name or ""
+        if not name.startswith(subjects.JOURNAL_STREAM_PREFIX):
+            continue
+        if trimmable and stream.config.deny_purge:
+            raise ConfigurationMismatch(
+                f"stream {name} was made to keep everything, and cannot be trimmed. Start without"
+                " --trim-journals; to give it more room, use --journal-gib"
+            )
+        await _grow(client, stream.config, max_bytes)
 
 
 async def journaled_engines(client: Client) -> list[int]:

@@ -8,6 +8,7 @@ so one that cannot be read is a warning to its reader and never a fault.
 """
 
 import asyncio
+import datetime as dt
 import io
 import logging
 import zlib
@@ -17,14 +18,24 @@ import msgspec
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, ObjectMeta, ObjectMetaOptions
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    ObjectInfo,
+    ObjectMeta,
+    ObjectMetaOptions,
+)
 from nats.js.object_store import ObjectStore
 
 from bus import messages, provision, subjects
 
 CHUNK_BYTES: Final = 512 * 1024
 READ_PATIENCE_S: Final = 60.0
-"""nats-py waits for ever for chunks that are gone."""
+"""nats-py waits for ever for chunks that do not come."""
+
+LEFT_BEHIND_S: Final = 600.0
+"""Chunks without an entry, and older than this, are of no writer who is still at it."""
 
 LIST_PATIENCE_S: Final = 30.0
 
@@ -152,8 +163,10 @@ class SnapshotStore:
         """The bytes of a state as they were stored. Raises SnapshotDamaged."""
         packed = io.BytesIO()
         try:
+            store = await self._store()
+            await self._check_whole(await store.get_info(_name(entry)))
             async with asyncio.timeout(READ_PATIENCE_S):
-                await (await self._store()).get(_name(entry), writeinto=packed)
+                await store.get(_name(entry), writeinto=packed)
             return await asyncio.to_thread(zlib.decompress, packed.getbuffer())
         except TimeoutError as error:
             raise SnapshotDamaged(f"not all of it came within {READ_PATIENCE_S:g} s") from error
@@ -168,11 +181,35 @@ class SnapshotStore:
             await store.delete(_name(entry))
         wanted = {(await store.get_info(_name(entry))).nuid for entry in kept[:newest]}
         stream = provision.object_stream(self._bucket)
-        chunks = subjects.object_chunks(self._bucket)
-        stored = (await self._jetstream.stream_info(stream, subjects_filter=chunks)).state.subjects or {}
-        for subject in stored:
-            if subject.rpartition(".")[2] not in wanted:
+        for subject in await self._chunks():
+            if subject.rpartition(".")[2] not in wanted and await self._is_left_behind(subject):
                 await self._jetstream.purge_stream(stream, subject=subject)
+
+    async def _check_whole(self, info: ObjectInfo) -> None:
+        """Raise SnapshotDamaged when chunks are missing: the reader would wait for them."""
+        stored = sum(
+            count
+            for subject, count in (await self._chunks()).items()
+            if subject.rpartition(".")[2] == info.nuid
+        )
+        if stored != (info.chunks or 0):
+            raise SnapshotDamaged(f"{stored} of its {info.chunks} chunks are there")
+
+    async def _chunks(self) -> dict[str, int]:
+        """How many chunks are stored under each subject; a snapshot's all have one."""
+        found = await self._jetstream.stream_info(
+            provision.object_stream(self._bucket), subjects_filter=subjects.object_chunks(self._bucket)
+        )
+        return found.state.subjects or {}
+
+    async def _is_left_behind(self, subject: str) -> bool:
+        """Whether no chunk came there for long. Of a younger one another writer may just write the entry."""
+        try:
+            newest = await self._jetstream.get_last_msg(provision.object_stream(self._bucket), subject)
+        except nats.js.errors.NotFoundError:  # another one deleted it just now
+            return False
+        assert newest.time is not None
+        return (dt.datetime.now(dt.UTC) - newest.time).total_seconds() > LEFT_BEHIND_S
 
     async def _store(self) -> ObjectStore:
         if self._opened is None:

@@ -73,7 +73,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class FillGap:
-    """A client's fills are known up to one sequence; the next one seen was another than its successor."""
+    """A client's fills are known up to one sequence; the next one seen was not its successor."""
 
     last_sequence: int
     next_sequence: int
@@ -82,15 +82,18 @@ class FillGap:
 class Positions:
     """The holdings of every client."""
 
-    __slots__ = ("_gaps", "_holdings", "_last_sequences")
+    __slots__ = ("_gaps", "_holdings", "_last")
 
     def __init__(self) -> None:
         self._holdings: dict[str, dict[str, Holding]] = {}
-        self._last_sequences: dict[str, int] = {}
+        self._last: dict[str, tuple[int, int]] = {}  # epoch and sequence of the newest fill
         self._gaps: dict[str, FillGap] = {}
 
     def apply(self, executions: Executions) -> list[str]:
         """Take in the fills of one message; a fill seen before changes nothing.
+
+        An engine that lost its memory gives sequences out again in a later epoch. Where they begin at 1, so
+        do the client's positions; what else comes again has a lost fill before it, which is a gap.
 
         Returns the clients in whose fills a gap has just shown. Their positions are unknown from then on:
         a wrong position is worse than none.
@@ -98,17 +101,21 @@ class Positions:
         return [
             report.client
             for report in executions.reports
-            if type(report) is ReportedFill and not self._apply_fill(report)
+            if type(report) is ReportedFill and not self._apply_fill(report, executions.epoch)
         ]
 
-    def _apply_fill(self, fill: ReportedFill) -> bool:
-        last_sequence = self._last_sequences.get(fill.client, 0)
-        if fill.sequence <= last_sequence or fill.client in self._gaps:
+    def _apply_fill(self, fill: ReportedFill, epoch: int) -> bool:
+        last_epoch, last_sequence = self._last.get(fill.client, (0, 0))
+        if fill.sequence == 1 and epoch > last_epoch:
+            last_sequence = 0
+            self._holdings.pop(fill.client, None)
+            self._gaps.pop(fill.client, None)
+        if fill.client in self._gaps or (fill.sequence <= last_sequence and epoch == last_epoch):
             return True
-        if fill.sequence > last_sequence + 1:
+        if fill.sequence != last_sequence + 1:
             self._gaps[fill.client] = FillGap(last_sequence=last_sequence, next_sequence=fill.sequence)
             return False
-        self._last_sequences[fill.client] = fill.sequence
+        self._last[fill.client] = epoch, fill.sequence
         holding = self._holdings.setdefault(fill.client, {}).setdefault(fill.symbol, Holding())
         holding.trade(fill.quantity if fill.side == _BUY else -fill.quantity, fill.price)
         holding.fees += fill.fee

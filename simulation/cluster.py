@@ -12,6 +12,7 @@ turns: `engines` names the one that reigns, `standbys` the other, whatever they 
     ├── TooManyFiles         this process may not have as many files open as so many processes need
     ├── DurabilityDiffers    the directory was made with another durability
     ├── NodesDiffer          the directory was made with another number of NATS servers
+    ├── EnginesMissing       the directory has orders of an engine that was not asked for
     ├── NoJournal            standbys without a journal
     └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
 """
@@ -35,6 +36,7 @@ from typing import Final, Literal, Self
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus.edge import RECOVERING_ROLE
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
@@ -45,6 +47,7 @@ from bus.metrics import targets_file
 from bus.process import ChildProcess
 from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
+from engine.runtime.high_water import FILE_NAME as MARK_FILE
 from engine.runtime.process import STANDBY_ROLE
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import shipped_instruments
@@ -58,6 +61,8 @@ TARGETS_FILE: Final = "prometheus.json"
 """In the data directory: where every process serves its metrics, for Prometheus' `file_sd`."""
 
 READY_DEADLINE_S: Final = 30.0
+"""How long a process may neither serve nor say what it is about."""
+
 STOP_GRACE_S: Final = 1.5
 """How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
 
@@ -101,6 +106,10 @@ class NodesDiffer(ClusterError):
     """The data directory was made with another number of NATS servers than the one asked for."""
 
 
+class EnginesMissing(ClusterError):
+    """The data directory has orders of an engine that was not asked for."""
+
+
 class NoJournal(ClusterError):
     """Standbys were asked for, and there is no journal that they could follow."""
 
@@ -130,6 +139,8 @@ class Member(ChildProcess):
         log_file: Path,
         environment: dict[str, str],
         metrics: str = "",
+        *,
+        may_stand_by: bool = False,
     ) -> None:
         super().__init__(log_file, STOP_GRACE_S)
         self.name = name
@@ -138,6 +149,7 @@ class Member(ChildProcess):
         """Where its metrics are, HOST:PORT; empty for nowhere."""
         self.restarts = 0
         self.ready = False
+        self._may_stand_by = may_stand_by
         self._command = command
         self._environment = environment
 
@@ -147,13 +159,26 @@ class Member(ChildProcess):
         await self.launch(*self._command, environment=self._environment)
 
     async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
-        """Return when the process serves or stands by. Raises `ProcessFailed`, also when it stays silent."""
+        """Return when the process serves or, where it may, stands by.
+
+        While it reads what is stored, or waits for the lease of an engine, it has all the time it takes.
+        Raises `ProcessFailed` when it ends, or says nothing of this for `deadline_s`.
+        """
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(deadline_s), grpc.aio.insecure_channel(self.address) as channel:
+            async with (
+                asyncio.timeout(deadline_s) as patience,
+                grpc.aio.insecure_channel(self.address) as channel,
+            ):
                 health = health_pb2_grpc.HealthStub(channel)
-                while not (await _serves(health, "") or await _serves(health, STANDBY_ROLE)):
+                while not await _serves(health, ""):
                     if not self.running:
                         raise ProcessFailed(f"{self.name} ended{self._last_words()}")
+                    stands_by = await _serves(health, STANDBY_ROLE)
+                    if stands_by and self._may_stand_by:
+                        break
+                    if stands_by or await _serves(health, RECOVERING_ROLE):
+                        patience.reschedule(loop.time() + deadline_s)
                     await asyncio.sleep(_READY_POLL_S)
         except TimeoutError:
             raise ProcessFailed(
@@ -302,6 +327,8 @@ class Cluster:
         durability = keep_durability(self.data_dir, self._wanted_durability)
         if self.standby_count and durability == "none":
             raise NoJournal("standbys follow the journal, and with --durability none there is none")
+        if durability == "journal":
+            check_engines(self.data_dir, self.engine_count)
         ports = claim_ports(
             self.host, self._ports, self.engine_count, self.standby_count, metrics=self._has_metrics
         )
@@ -316,7 +343,7 @@ class Cluster:
             async with asyncio.TaskGroup() as group:
                 for server in self.nats:
                     group.create_task(server.start())
-        except* ServerError as failures:
+        except* (ServerError, OSError) as failures:
             raise ProcessFailed(str(failures.exceptions[0])) from failures
         self._build_members(ports, durability, output)
         if self._has_metrics:
@@ -416,7 +443,15 @@ class Cluster:
             command += ["--nats", nats_url, "--listen", address, *arguments, *logs]
             command += ["--metrics", metrics] if metrics else []
             log_file = output / f"{name.replace(' ', '_')}.log"
-            return Member(name, command, address, log_file, environment, metrics)
+            return Member(
+                name,
+                command,
+                address,
+                log_file,
+                environment,
+                metrics,
+                may_stand_by=bool(self.standby_count) and name != "exchange",
+            )
 
         self._exchange = member(
             "exchange",
@@ -471,11 +506,13 @@ class Cluster:
             pause = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else 0.0
             _log.warning("%s ended with code %d; it starts again in %.1f s", member.name, code, pause)
             await asyncio.sleep(pause)
-            await member.start()
-            member.restarts += 1
-            self._on_change()
             try:
+                await member.start()
+                member.restarts += 1
+                self._on_change()
                 await member.until_ready()
+            except OSError as error:  # its log cannot be opened, say, or there is no memory
+                _log.warning("%s cannot be started: %s", member.name, error)
             except ProcessFailed as error:
                 # Ended: the next turn starts it again. Silent: it is replaced.
                 _log.warning("%s", error)
@@ -511,8 +548,8 @@ class Cluster:
             await asyncio.sleep(pause)
             try:
                 await server.restart()
-            except ServerError as error:
-                _log.warning("%s", error)
+            except (ServerError, OSError) as error:
+                _log.warning("nats-server cannot be started: %s", error)
             else:
                 self._on_change()
 
@@ -547,6 +584,17 @@ def check_nodes(data_dir: Path, wanted: int) -> None:
     kept = len(list(data_dir.glob("nats_n*"))) or int((data_dir / "nats").exists()) or wanted
     if kept != wanted:
         raise NodesDiffer(f"{data_dir} was made with --nats-nodes {kept}, not {wanted}")
+
+
+def check_engines(data_dir: Path, wanted: int) -> None:
+    """Raise `EnginesMissing` when a data directory holds more engines: nobody could reach their orders."""
+    kept = [int(mark.parent.name.removeprefix("engine_")) for mark in data_dir.glob(f"engine_*/{MARK_FILE}")]
+    if max(kept, default=0) > wanted:
+        raise EnginesMissing(
+            f"{data_dir} has the orders of {max(kept)} engines; with --engines {wanted} nobody could reach"
+            f" those of engine {wanted + 1}{' and above' if max(kept) > wanted + 1 else ''}:"
+            f" start with --engines {max(kept)}"
+        )
 
 
 def claim_ports(

@@ -223,7 +223,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def forget(path: Path) -> None:
-    """Remove a ready file of an earlier market: it must not be taken for ours."""
+    """Remove a ready file of a market that has ended: it must not be taken for ours."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        os.kill(json.loads(path.read_bytes())["nats_pid"], 0)
+        return  # it runs, perhaps in the very directory that we are asked to take
     path.unlink(missing_ok=True)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
-from matchbus.edge import Door, Edge
+from matchbus.edge import RECOVERING_ROLE, Door, Edge
 from matchbus.tracing import Tracer, add_trace_options
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
@@ -281,12 +281,14 @@ class Engine:
         known = self._watch(group)
         writer = ExecutionsWriter(self._nc, number)
         published = await writer.start()
+        await edge.set_role(RECOVERING_ROLE, held=True)
         if not self._settings.durable:
             published = 0, 0
         reports = self._metrics.reports = Reports(number, writer, published)
         if self._settings.durable:
             self._snapshot_maker.newest = await load(state, self._journal, self._snapshots, published)
         self._snapshot_maker.note(await replay(state, self._journal, reports))
+        await edge.set_role(RECOVERING_ROLE, held=False)
         if not check_reports(
             number, published[0], self._journal.position, accept_loss=self._settings.accept_loss
         ):

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import nats.errors
 import nats.js.errors
-from matchbus.edge import CannotListen, Edge
+from matchbus.edge import RECOVERING_ROLE, CannotListen, Edge
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -54,6 +54,9 @@ log = logging.getLogger("exchange")
 SERVICE: Final = "matchbus.v1.Exchange"
 
 _RETRY_S: Final = 0.1
+_TURN_S: Final = 0.02
+"""How long counting up old reports may keep all else waiting."""
+
 _BEST_PRICES_PERIOD_S: Final = 0.1
 _VIEWS_PERIOD_S: Final = 1 / 15
 _MAX_UNSENT_VIEWS_BYTES: Final = 256 * 1024
@@ -132,12 +135,14 @@ class Exchange:
                 for bucket in filled:
                     await bucket.wait()
                 address = edge.bind(self._settings.listen)
+                await edge.set_role(RECOVERING_ROLE, held=True)
                 await edge.start()
                 log.info("exchange listens at %s", address)
                 listening(address)
                 if self._settings.dashboard:
                     group.create_task(self._serve_dashboard(address))
                 await self._executions.caught_up.wait()
+                await edge.set_role(RECOVERING_ROLE, held=False)
                 await edge.set_serving(serving=True)
                 log.info(
                     "exchange is ready: %d instruments, %d engines, %d clients",
@@ -200,7 +205,11 @@ class Exchange:
             self._instruments[entry.symbol] = entry
 
     async def _follow_executions(self) -> None:
+        turned = time.monotonic()
         async for message in self._executions:
+            if time.monotonic() - turned > _TURN_S:  # many are there at once, and feeds age meanwhile
+                await asyncio.sleep(0)
+                turned = time.monotonic()
             for client in self._positions.apply(message):
                 log.error("the positions of client %s are unknown: %s", client, self._positions.gap(client))
             if self._executions.caught_up.is_set():  # what was stored before is history
@@ -327,7 +336,9 @@ async def _provision(nc: Client, settings: Settings) -> None:
             while True:
                 try:
                     await provision.provision_shared(nc, executions_bytes=executions_bytes, replicas=replicas)
-                    return await provision.grow_journals(nc, settings.journal_bytes)
+                    return await provision.adjust_journals(
+                        nc, settings.journal_bytes, trimmable=settings.trim_journals
+                    )
                 except AWAY:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError as error:

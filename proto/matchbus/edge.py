@@ -53,6 +53,9 @@ SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two servers must not share a port silently
 )
 
+RECOVERING_ROLE: Final = "matchbus.v1/recovering"
+"""What a process is for the health service while it reads what is stored, which may take minutes."""
+
 _BEARER: Final = "bearer "
 
 

@@ -69,7 +69,7 @@ async def test_a_stream_may_grow_and_never_shrinks(own_connection: Connection) -
         await provision.provision_journal(own_connection, 1, max_bytes=1_000)
         assert (await limit(subjects.EXECUTIONS_STREAM), await limit(subjects.journal_stream(1))) == expected
     await provision.provision_journal(own_connection, 2, max_bytes=9_000)
-    await provision.grow_journals(own_connection, 7_000)
+    await provision.adjust_journals(own_connection, 7_000, trimmable=False)
     assert await limit(subjects.journal_stream(1)) == 7_000
     assert await limit(subjects.journal_stream(2)) == 9_000
     assert await limit(subjects.EXECUTIONS_STREAM) == 4_000

@@ -65,9 +65,11 @@ def fill(client: str, sequence: int, side: int, quantity: int, price: int, *, fe
     )
 
 
-def executions(*fills: ReportedFill | ReportedCancel) -> Executions:
+def executions(*fills: ReportedFill | ReportedCancel, epoch: int = 1) -> Executions:
     """One message with these reports."""
-    return Executions(engine=1, epoch=1, first_batch=1, last_batch=1, last_reports=len(fills), reports=fills)
+    return Executions(
+        engine=1, epoch=epoch, first_batch=1, last_batch=1, last_reports=len(fills), reports=fills
+    )
 
 
 def positions_of(dealt: list[tuple[str, str, int, int]]) -> Positions:
@@ -153,6 +155,26 @@ def test_a_gap_stops_that_client_only() -> None:
     assert (gap.last_sequence, gap.next_sequence) == (1, 3)
     assert positions.gap("bob") is None
     assert positions.of("bob", "AAPL")[0][1].lots == -10
+
+
+def test_a_history_that_begins_again_is_a_new_one() -> None:
+    """An engine without a journal was started again: what it had forgotten is not added to what comes."""
+    positions = Positions()
+    positions.apply(executions(fill("ann", 1, BUY, 5, 100), fill("ann", 2, BUY, 5, 100)))
+    assert positions.apply(executions(fill("ann", 1, BUY, 7, 100), epoch=2)) == []
+    assert positions.apply(executions(fill("ann", 2, BUY, 1, 100), epoch=3)) == []
+    assert [(symbol, holding.lots) for symbol, holding in positions.of("ann")] == [("AAPL", 8)]
+
+
+def test_fills_that_come_again_after_a_loss_are_a_gap() -> None:
+    """The end of a journal was lost: no position can be right any more."""
+    positions = Positions()
+    for sequence in range(1, 6):
+        positions.apply(executions(fill("ann", sequence, BUY, 5, 100)))
+    assert positions.apply(executions(fill("ann", 4, BUY, 7, 100), epoch=2)) == ["ann"]
+    gap = positions.gap("ann")
+    assert gap is not None
+    assert (gap.last_sequence, gap.next_sequence) == (5, 4)
 
 
 def test_only_fills_move_positions() -> None:

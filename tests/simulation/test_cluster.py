@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -21,12 +22,14 @@ from simulation.cluster import (
     ClusterError,
     Durability,
     DurabilityDiffers,
+    EnginesMissing,
     Member,
     NoJournal,
     Ports,
     PortTaken,
     ProcessFailed,
     TooManyFiles,
+    check_engines,
     claim_ports,
     keep_durability,
 )
@@ -137,6 +140,54 @@ async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> N
     await member.start()
     with pytest.raises(ProcessFailed, match="engine 9 ended; its log ends with:\nno such thing"):
         await member.until_ready(deadline_s=20)
+
+
+async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path) -> None:
+    """It is ready when it serves, however long that took, and not when it says nothing."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    code = f"""
+import asyncio
+from matchbus.edge import RECOVERING_ROLE, Edge
+
+async def main():
+    edge = Edge("matchbus.v1.Exchange")
+    edge.bind({address!r})
+    await edge.set_role(RECOVERING_ROLE, held=True)
+    await edge.start()
+    await asyncio.sleep(3)
+    await edge.set_role(RECOVERING_ROLE, held=False)
+    await edge.set_serving(serving={{}})
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+    for serving in (True, False):
+        command = [sys.executable, "-c", code.format(serving)]
+        member = Member("exchange", command, address, tmp_path / "log", dict(os.environ))
+        await member.start()
+        started = time.monotonic()
+        try:
+            if serving:
+                await member.until_ready(deadline_s=2)
+            else:
+                with pytest.raises(ProcessFailed, match="exchange was not ready within 2 s"):
+                    await member.until_ready(deadline_s=2)
+        finally:
+            await member.stop()
+        assert time.monotonic() - started > 3
+
+
+def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:
+    """A directory that was made with more engines is refused; with fewer it may grow."""
+    for number in (1, 2, 3):
+        (tmp_path / f"engine_{number}").mkdir()
+        (tmp_path / f"engine_{number}" / "high_water.json").touch()
+    check_engines(tmp_path, 3)
+    check_engines(tmp_path, 4)
+    with pytest.raises(EnginesMissing, match="those of engine 3: start with --engines 3"):
+        check_engines(tmp_path, 2)
 
 
 async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
@@ -250,6 +301,43 @@ async def test_up_says_where_everything_is_restarts_and_stops(
         assert await process.wait() == 0
     assert time.monotonic() - started < 5
     await all_end(pids_of(second))
+
+
+async def test_up_survives_a_log_that_cannot_be_opened(
+    up: tuple[asyncio.subprocess.Process, Path],
+) -> None:
+    """A process that cannot be started is tried again until it can."""
+    _, ready = up
+    first = await first_document(ready)
+    output, elsewhere = ready.parent / "output", ready.parent / "elsewhere"
+    output.rename(elsewhere)
+    os.kill(first["engines"]["2"]["pid"], signal.SIGKILL)
+    await all_end([first["engines"]["2"]["pid"]])
+    await asyncio.sleep(0.5)  # some starts fail
+    assert read(ready) == first
+    elsewhere.rename(output)
+    await eventually(lambda: read(ready) != first, START_DEADLINE_S)
+    assert read(ready)["engines"]["1"] == first["engines"]["1"]
+
+
+async def test_another_up_leaves_the_ready_file_of_a_market_that_runs(
+    up: tuple[asyncio.subprocess.Process, Path],
+) -> None:
+    """It is refused, and whoever reads the file still finds the market."""
+    _, ready = up
+    first = await first_document(ready)
+    second = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulation.matchbus", "up", "--engines", "2"),
+        *("--data", str(ready.parent), "--ready-file", str(ready)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(START_DEADLINE_S):
+        _, errors = await second.communicate()
+    assert second.returncode == 1
+    assert b"another market runs" in errors
+    assert read(ready) == first
 
 
 async def test_children_die_with_the_launcher(up: tuple[asyncio.subprocess.Process, Path]) -> None:

@@ -219,7 +219,7 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
             connection = await connect(own_server.url, name="test", on_closed=lambda: None)
             assert await stored_orders(connection) >= set(clients.acknowledged)
             assert max(at for at, _ in clients.acknowledged.values()) < full - PATIENCE_S + 0.5
-            await provision.grow_journals(connection, 60_000_000)
+            await provision.adjust_journals(connection, 60_000_000, trimmable=False)
             await connection.close()
             await clients.have_acknowledged(100, 5)
         await eventually(partial(is_serving, engine.address), 2, "health says SERVING")

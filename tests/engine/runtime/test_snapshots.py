@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import sys
 
@@ -252,16 +253,42 @@ async def test_a_journal_without_what_a_snapshot_was_made_from_is_refused(market
         other = MemoryJournal(market.engine, [b"other"] * 30)
 
 
-async def test_what_a_maker_left_behind_is_swept(market: Market, nats_connection: Connection) -> None:
-    """Chunks of a snapshot that was never finished do not stay for ever."""
+async def test_what_a_maker_left_behind_is_swept(
+    market: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of a snapshot that was never finished do not stay for ever; young ones may yet get an entry."""
     bucket = subjects.snapshots_bucket(market.engine)
+
+    async def chunks() -> int:
+        info = await nats_connection.jetstream().stream_info(
+            provision.object_stream(bucket), subjects_filter=f"$O.{bucket}.C.>"
+        )
+        return len(info.state.subjects or {})
+
     await nats_connection.jetstream().publish(f"$O.{bucket}.C.halfway", b"chunk")
     await market.make()
-    info = await nats_connection.jetstream().stream_info(
-        provision.object_stream(bucket), subjects_filter=f"$O.{bucket}.C.>"
+    assert await chunks() == 2
+    monkeypatch.setattr("bus.snapshots.LEFT_BEHIND_S", 0.0)
+    await market.trade(1)
+    await market.make()
+    assert await chunks() == 2
+    assert (await market.recover())[0] == 31
+
+
+async def test_a_snapshot_without_its_chunks_is_passed_over_at_once(
+    market: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for them would wait for ever."""
+    monkeypatch.setattr("bus.snapshots.READ_PATIENCE_S", math.inf)
+    await market.make()
+    await market.trade(1)
+    await market.make()
+    bucket = subjects.snapshots_bucket(market.engine)
+    info = await (await nats_connection.jetstream().object_store(bucket)).get_info(f"{31:020d}")
+    await nats_connection.jetstream().purge_stream(
+        provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}"
     )
-    assert len(info.state.subjects or {}) == 1
-    assert (await market.recover())[0] == 30
+    assert (await market.recover())[:2] == (30, 20)
 
 
 async def test_a_trimmed_journal_recovers_from_its_snapshots(
