@@ -124,6 +124,11 @@ class _Side:
         """The best level, None where the side is empty."""
         return next(iter(self), None)
 
+    def quantity(self, price: int) -> int:
+        """What stands at a price."""
+        level = self._levels.get(self._sign * price)
+        return 0 if level is None else level[1]
+
 
 class BookReplica:
     """One symbol's book on one engine, as far as its messages tell."""
@@ -277,6 +282,10 @@ class BookReplica:
         """(price, quantity) of the best level, None where there is none."""
         level = self._sides[side].best()
         return None if level is None else level[:2]
+
+    def quantity(self, side: int, price: int) -> int:
+        """What stands at a price, 0 where there is no level."""
+        return self._sides[side].quantity(price)
 
     def _wait(self, delta: BookDelta) -> None:
         self._horizon = max(self._horizon, delta.sequence)

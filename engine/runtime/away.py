@@ -2,7 +2,8 @@
 
 Only synced quotes of live peers whose legs are answered count (design.md section 7). What our own legs are
 taking, or took so recently that the feed has not shown it yet, counts no more: otherwise every order of a
-batch would chase the same quote.
+batch would chase the same quote. The feed may show it before the leg's answer is here, and then it must not
+be subtracted twice: an order would pass over what is left.
 """
 
 import time
@@ -25,6 +26,9 @@ from engine.terms import MAX_LEG_FILLS, OrderType, Side
 
 MAX_QUOTES: Final = 64
 """Peers quoted to one command, the best priced ones."""
+
+MAX_AIMS: Final = 1_000
+"""Levels of one side of a book that legs aim at and that are looked up for each command; of more none is."""
 
 MAX_LEVELS: Final = 20
 """Levels of one peer that one command carries; an order that needs more plans again with fresh quotes, and
@@ -52,10 +56,23 @@ class _LateFill:
 
 
 @dataclass(slots=True)
+class _Aim:
+    """What legs that are out take at one price, and what the peer would show there without them."""
+
+    shown: int
+    quantity: int = 0
+
+    def seen(self, shown: int) -> int:
+        """How much of it the peer's book has lost already; if to others, the leg comes back short."""
+        return min(self.quantity, max(0, self.shown - shown))
+
+
+@dataclass(slots=True)
 class _Taken:
     """What our legs take from one side of one peer's book."""
 
     out: int = 0
+    aims: dict[int, _Aim] = field(default_factory=dict)
     late: list[_LateFill] = field(default_factory=list)
 
 
@@ -75,6 +92,7 @@ class AwayView:
         self._peers = peers
         self._monotonic = monotonic
         self._taken: dict[tuple[int, str, int], _Taken] = {}
+        self._aimed: dict[int, list[tuple[int, int]]] = {}  # by leg: price and quantity
         self._unanswered: dict[int, deque[float]] = {}
 
     def attach(self, command: Command) -> Command | None:
@@ -116,14 +134,33 @@ class AwayView:
 
     def leg_planned(self, leg: LegSent) -> None:
         """A leg is to leave: what it aims at is spoken for."""
-        self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken()).out += leg.quantity
+        place = leg.peer, leg.symbol, leg.side
+        taken = self._taken.setdefault(place, _Taken())
+        peer = self._peers.get(leg.peer)
+        replica = peer.protected(leg.symbol) if peer is not None else None
+        if replica is not None:
+            left, aimed = leg.quantity, self._aimed.setdefault(leg.leg_id, [])
+            for price, shown in self._untaken(replica, place, leg.limit, left):
+                quantity = min(shown, left)
+                left -= quantity
+                aim = taken.aims.setdefault(price, _Aim(replica.quantity(3 - leg.side, price)))
+                aim.quantity += quantity
+                aimed.append((price, quantity))
+        taken.out += leg.quantity
 
     def leg_answered(self, leg: LegSent, answer: LegAnswer) -> None:
         """A leg is back: until the feed shows it, subtract what it took."""
         self._unanswered.pop(leg.peer, None)
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
         taken.out -= leg.quantity
-        filled = sum(fill[2] for fill in answer.fills)
+        filled = left = sum(fill[2] for fill in answer.fills)
+        for price, quantity in self._aimed.pop(leg.leg_id, ()):
+            aim = taken.aims[price]
+            aim.quantity -= quantity
+            aim.shown -= min(quantity, left)
+            left -= min(quantity, left)
+            if not aim.quantity:
+                del taken.aims[price]
         exhausted = not answer.refused and filled < leg.quantity and len(answer.fills) < MAX_LEG_FILLS
         if filled or exhausted:
             taken.late.append(
@@ -214,6 +251,10 @@ class AwayView:
                 if fill.epoch == replica.epoch and fill.book_sequence > replica.sequence
             ]
             spoken_for = taken.out + sum(fill.quantity for fill in late)
+            if len(taken.aims) <= MAX_AIMS:
+                spoken_for -= sum(
+                    aim.seen(replica.quantity(3 - side, price)) for price, aim in taken.aims.items()
+                )
         for price, shown, _ in replica.levels(3 - side):
             if not _reaches(side, limit, price) or quantity <= 0:
                 return

@@ -1,5 +1,7 @@
 """Which away quotes a command may meet, with feeds that the test fills by hand."""
 
+from random import Random
+
 import msgspec
 import pytest
 
@@ -245,6 +247,63 @@ def test_what_a_leg_took_is_subtracted_until_the_feed_shows_it() -> None:
     assert setting.levels(buy(99, 103)) == {2: taken}
     show(peer, 13, asks=ASKS)
     assert setting.levels(buy(99, 103)) == {2: ASKS}
+
+
+def test_what_the_feed_shows_before_the_answer_is_subtracted_once() -> None:
+    """The peer's delta comes first, its answers later: what is left of the quote counts all the while."""
+    peer = live_peer(2, asks=((100, 10), (101, 4)))
+    setting = Setting(peer)
+    for number in (1, 2, 3):
+        setting.view.leg_planned(leg(3, 100, leg_id=number))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}
+    show(peer, 11, asks=((100, 7), (101, 4)))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}, "one of them is seen"
+    show(peer, 12, asks=((100, 1), (101, 4)))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}, "all of them are"
+    for number in (1, 2):
+        setting.view.leg_answered(leg(3, 100, leg_id=number), answer(10 + number, (100, 3)))
+        assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}
+    setting.view.leg_answered(leg(3, 100, leg_id=3), answer(12, refused=True))
+    show(peer, 13, asks=((100, 4), (101, 4)))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 4), (101, 4))}, "nothing is out any more"
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_once_all_legs_are_back_the_book_counts_as_it_is_shown(seed: int) -> None:
+    """Whatever came first and whatever others did there; and never more than is shown."""
+    generator = Random(seed)
+    book = {price: generator.randint(1, 9) for price in range(100, 105)}
+    peer = live_peer(2, asks=tuple(book.items()))
+    setting = Setting(peer)
+    sequence, out = 10, list[LegSent]()
+    for number in range(1, 30):
+        quoted = setting.levels(buy(generator.randint(1, 20), generator.randint(100, 105))).get(2, ())
+        assert all(quantity <= peer.replicas["AAPL"].quantity(ASK, price) for price, quantity in quoted)
+        if quoted and generator.random() < 0.7:
+            out.append(leg(sum(level[1] for level in quoted), quoted[-1][0], leg_id=number))
+            setting.view.leg_planned(out[-1])
+        if generator.random() < 0.3:  # another one trades, or adds
+            price = generator.randrange(100, 105)
+            book[price] = generator.randint(0, 9)
+            sequence += 1
+        if out and generator.random() < 0.6:
+            back = out.pop(generator.randrange(len(out)))
+            fills, left = list[tuple[int, int]](), back.quantity
+            for price in sorted(book):
+                if price <= back.limit and (filled := min(left, book[price])):
+                    fills.append((price, filled))
+                    book[price] -= filled
+                    left -= filled
+            sequence += 1
+            shown_first = generator.random() < 0.5
+            if shown_first:
+                show(peer, sequence, asks=tuple((price, q) for price, q in book.items() if q))
+            setting.view.leg_answered(back, answer(sequence, *fills))
+    for back in out:
+        setting.view.leg_answered(back, answer(sequence, refused=True))
+    left_over = tuple((price, quantity) for price, quantity in book.items() if quantity)
+    show(peer, sequence + 1, asks=left_over)
+    assert setting.levels(buy(99, 105)) == ({2: left_over} if left_over else {})
 
 
 def test_several_late_fills_add_up_and_go_one_by_one() -> None:
