@@ -7,10 +7,12 @@ Nothing is kept, so a view is as true as the replicas it was given at the moment
 from collections.abc import Iterator, Mapping
 from heapq import merge
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bus.messages import ASK, BID
 from bus.replica import BookReplica
+
+_INT64_MAX: Final = 2**63 - 1
 
 
 class Share(NamedTuple):
@@ -47,8 +49,9 @@ def levels(
         shares = tuple(share for _, share in quotes)
         yield ConsolidatedLevel(
             price=sign * rank,
-            quantity=sum(share.quantity for share in shares),
-            order_count=sum(share.order_count for share in shares),
+            # Each is a number of the contract; of engines that are none their sum need not be.
+            quantity=min(sum(share.quantity for share in shares), _INT64_MAX),
+            order_count=min(sum(share.order_count for share in shares), _INT64_MAX),
             shares=shares,
         )
 

@@ -173,12 +173,16 @@ class SnapshotStore:
         except (*_DAMAGES, ValueError, zlib.error) as error:
             raise SnapshotDamaged(f"it is not what was stored: {error!r}") from error
 
+    async def delete(self, entry: SnapshotEntry) -> None:
+        """Forget a snapshot."""
+        await (await self._store()).delete(_name(entry))
+
     async def keep(self, newest: int) -> None:
         """Delete all but the `newest` few, and what a writer that died half-way left behind."""
         store = await self._store()
         kept = await self.entries()
         for entry in kept[newest:]:
-            await store.delete(_name(entry))
+            await self.delete(entry)
         wanted = {(await store.get_info(_name(entry))).nuid for entry in kept[:newest]}
         stream = provision.object_stream(self._bucket)
         for subject in await self._chunks():

@@ -39,9 +39,14 @@ class AddInstrument(
 
 
 class EpochStarted(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="epoch", gc=False):
-    """A primary's reign begins: the first command it journals."""
+    """A primary's reign begins: the first command it journals.
+
+    Its legs are numbered from `first_leg_id` on at least: what was lost of the journal may have had legs that
+    peers still know, and would answer with what those did.
+    """
 
     epoch: int
+    first_leg_id: int = 0
 
 
 @final

@@ -161,6 +161,7 @@ class State:
                 self._add_instrument(command)
             case EpochStarted():
                 self.epoch = command.epoch
+                self.next_leg_id = max(self.next_leg_id, command.first_leg_id)
             case _:
                 assert_never(command)
         return events

@@ -262,7 +262,7 @@ class CommitLoop:
                 while self._reads:
                     query, answer = self._reads.popleft()
                     if not answer.done():
-                        answer.set_result(query())
+                        _read_into(answer, query)
 
     async def _gather(self) -> None:
         """Let what is just arriving into this batch too, up to a full record: size makes orders cheap."""
@@ -411,3 +411,11 @@ def _extra_bytes(command: Command) -> int:
     if isinstance(command, LegResult):
         extra += _FILL_BYTES * len(command.fills)
     return extra
+
+
+def _read_into(answer: asyncio.Future[object], query: Callable[[], object]) -> None:
+    """A query that fails is its caller's trouble, not the loop's."""
+    try:
+        answer.set_result(query())
+    except Exception as fault:  # noqa: BLE001 -- handed on
+        answer.set_exception(fault)

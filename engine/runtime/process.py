@@ -60,7 +60,7 @@ from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.recovery import begin_reign, catch_up, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
-from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT, SnapshotMaker, load
+from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT, SnapshotMaker, drop_lost, load
 from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
 from engine.state import State
 
@@ -286,6 +286,8 @@ class Engine:
             published = 0, 0
         reports = self._metrics.reports = Reports(number, writer, published)
         if self._settings.durable:
+            if self._settings.accept_loss:
+                await drop_lost(self._nc, number, self._snapshots)
             self._snapshot_maker.newest = await load(state, self._journal, self._snapshots, published)
         self._snapshot_maker.note(await replay(state, self._journal, reports))
         await edge.set_role(RECOVERING_ROLE, held=False)

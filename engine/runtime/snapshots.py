@@ -27,7 +27,7 @@ from nats.aio.client import Client
 
 from bus import child, crash_points, provision
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
-from bus.journal import JetStreamJournal, Journal, JournalError, Position
+from bus.journal import JetStreamJournal, Journal, JournalDamaged, JournalError, Position
 from bus.logs import Form, add_log_options
 from bus.runner import Link, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
@@ -94,11 +94,20 @@ async def load(
         except (SnapshotDamaged, NotASnapshot) as damage:
             _log.warning("snapshot of batch %d is passed over: %s", entry.batch_number, damage)
             continue
-        position = Position(entry.batch_number, bytes.fromhex(entry.record_digest), entry.epoch)
-        await journal.resume(position, entry.sequence)
+        await journal.resume(_position(entry), entry.sequence)
         _log.info("snapshot of batch %d loaded in %.2f s", entry.batch_number, time.monotonic() - started)
         return entry
     return None
+
+
+async def drop_lost(nc: Client, engine: int, store: SnapshotStore) -> None:
+    """Delete snapshots of batches that the journal has lost, which is accepted. Raises nats' errors."""
+    for entry in await store.entries():
+        try:
+            await JetStreamJournal(nc, engine).resume(_position(entry), entry.sequence)
+        except JournalDamaged as loss:
+            _log.warning("snapshot of batch %d is deleted: %s", entry.batch_number, loss)
+            await store.delete(entry)
 
 
 async def make(state: State, journal: Journal, store: SnapshotStore) -> SnapshotEntry:
@@ -124,6 +133,11 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
         crash_points.reach("snapshot stored")
         await store.keep(KEPT)
     return entry
+
+
+def _position(entry: SnapshotEntry) -> Position:
+    """Where the journal was when a snapshot was made."""
+    return Position(entry.batch_number, bytes.fromhex(entry.record_digest), entry.epoch)
 
 
 async def verify(engine: int, store: SnapshotStore, entry: SnapshotEntry) -> str:

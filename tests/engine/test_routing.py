@@ -10,14 +10,22 @@ import pytest
 
 from engine import commands
 from engine.book import Book
-from engine.commands import AwayQuote, CancelOrder, LegResult, QueryLeg, TakeLeg
+from engine.commands import (
+    AddInstrument,
+    AwayQuote,
+    CancelOrder,
+    EpochStarted,
+    LegResult,
+    QueryLeg,
+    TakeLeg,
+)
 from engine.events import Answered, Fill, LegSent, LegTaken
 from engine.invariants import check
 from engine.routing import horizon, plan, rank
 from engine.state import State
 from engine.terms import Liquidity, OrderStatus, RejectReason, SelfTradePrevention, Side, TimeInForce
 from tests.engine.venue import answer_of, apply_batch, restored
-from tests.engine.world import SYMBOL, Parcel, World, limit_order, random_order, random_terms
+from tests.engine.world import SYMBOL, Node, Parcel, World, limit_order, random_order, random_terms
 
 BUY, SELL = Side.BUY, Side.SELL
 
@@ -616,3 +624,21 @@ def test_a_query_for_nothing_is_answered() -> None:
     answer = world.parcels.pop().content
     assert isinstance(answer, LegTaken)
     assert answer.refused
+
+
+def test_legs_after_a_loss_are_none_that_a_peer_knows() -> None:
+    """An engine that forgot its legs numbers the next ones above them: no old answer is given to new ones."""
+    world = World(2)
+    world.submit(2, limit_order("seller", SELL, 100, 101))
+    for name in ("one", "two"):
+        world.submit(1, limit_order(name, BUY, 10, 101))
+        world.deliver_all()
+    world.nodes[1] = Node(State(1))
+    world.apply(1, EpochStarted(2, (1 << 48) + (2 << 24) + 1))
+    world.apply(1, AddInstrument(SYMBOL, "0.01", "1"))
+    known = len(world.nodes[2].events)
+    world.submit(1, limit_order("new", BUY, 30, 105))
+    world.deliver_all()
+    sold = [event.quantity for event in world.nodes[2].events[known:] if isinstance(event, Fill)]
+    bought = [event.quantity for event in world.nodes[1].events if isinstance(event, Fill)]
+    assert sold == bought == [30]

@@ -266,6 +266,25 @@ async def test_a_read_between_batches_does_not_wait(rig: Rig) -> None:
     assert await asyncio.wait_for(rig.loop.read(lambda: rig.state.epoch), 1) == 1
 
 
+async def test_a_read_that_fails_is_its_readers_trouble(rig: Rig) -> None:
+    """The commit loop goes on."""
+
+    def fail() -> None:
+        raise ValueError("a number that no message holds")
+
+    rig.journal.held = True
+    async with rig.running():
+        done = rig.submit(order("a"))
+        await rig.asked(1)
+        failing, reading = (asyncio.create_task(rig.loop.read(query)) for query in (fail, lambda: None))
+        await quiet()
+        rig.journal.let_go()
+        await done
+        with pytest.raises(ValueError, match="a number"):
+            await failing
+        await reading
+
+
 async def test_a_reader_that_gave_up_harms_nobody(rig: Rig) -> None:
     """Its answer is dropped, the other readers get theirs."""
     rig.journal.held = True

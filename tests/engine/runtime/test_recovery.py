@@ -236,7 +236,7 @@ async def test_a_reign_begins_with_a_record_of_its_epoch() -> None:
     records = [record async for record in MemoryJournal(1, journal.stored).replay()]
     assert (records[-1].epoch, records[-1].batch_number) == (2, end.batch_number + 1)
     assert records[-1].time_ns == newest_ns > 1
-    assert decode(records[-1].commands) == (EpochStarted(2),)
+    assert decode(records[-1].commands) == (EpochStarted(2, (1 << 48) + (2 << 24) + 1),)
     assert (state.epoch, state.batch_number) == (2, end.batch_number + 1)
     with pytest.raises(Replaced):
         await reign.journal.append(1, newest_ns, encode([]))
@@ -277,3 +277,17 @@ async def test_a_damaged_journal_is_not_traded_on() -> None:
     del reign.journal.stored[5]
     with pytest.raises(JournalDamaged):
         await replayed(reign.journal.stored, reports_to(Stream()))
+
+
+async def test_each_reign_numbers_its_legs_above_those_of_earlier_ones() -> None:
+    """Also where the earlier ones are forgotten: the epoch alone says so. Far epochs go on as before."""
+    first: list[int] = []
+    for epoch in (1, 2, 3, (1 << 24) - 1):
+        state = State(9)
+        await begin_reign(state, MemoryJournal(9), epoch, 1)
+        first.append(state.next_leg_id)
+    assert first == sorted(set(first))
+    assert {leg_id >> 48 for leg_id in first} == {9}
+    state = State(9)
+    await begin_reign(state, MemoryJournal(9), 1 << 24, 1)
+    assert state.next_leg_id == (9 << 48) + 1

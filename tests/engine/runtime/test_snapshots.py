@@ -253,6 +253,20 @@ async def test_a_journal_without_what_a_snapshot_was_made_from_is_refused(market
         other = MemoryJournal(market.engine, [b"other"] * 30)
 
 
+async def test_snapshots_of_batches_whose_loss_is_accepted_are_deleted(
+    market: Market, nats_connection: Connection
+) -> None:
+    """The journal ends before them; a start takes the newest of those that are left."""
+    await market.make()
+    (entry,) = await market.store.entries()
+    lost = msgspec.structs.replace(entry, batch_number=40, sequence=40)
+    await market.store.put(lost, await market.store.get(entry))
+    with pytest.raises(JournalDamaged, match="batch 40, from which a snapshot was made, is missing"):
+        await market.recover()
+    await snapshots.drop_lost(nats_connection, market.engine, market.store)
+    assert await market.recover() == (30, 0, market.state.digest())
+
+
 async def test_what_a_maker_left_behind_is_swept(
     market: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
