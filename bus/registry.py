@@ -5,9 +5,11 @@ value is stored once JetStream says so; a watch hears of every key's newest valu
 too.
 
     BucketUnavailable   no certain answer in time; the change may be stored, now or later
+    BucketDamaged       the server counts a value that it does not have
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -26,9 +28,11 @@ from bus.stream import (
     Ack,
     Publisher,
     Stored,
+    StreamError,
     StreamLostEnd,
     StreamReader,
     last_message,
+    message_at,
     settled_extent,
     until_connected,
 )
@@ -47,6 +51,10 @@ T = TypeVar("T")
 
 class BucketUnavailable(Exception):
     """NATS gave no certain answer in time. A write may be stored, now or later: read before relying on it."""
+
+
+class BucketDamaged(StreamError):
+    """The newest value of a bucket is lost: its stream counts it, and there is none."""
 
 
 class Bucket(Generic[T]):
@@ -126,7 +134,7 @@ class Bucket(Generic[T]):
         """Call `on_change(key, value)` for every key there is, set `filled`, then follow for ever.
 
         None says that the key was removed. A key may be told twice, never out of order. Waits while NATS is
-        away; raises StreamMissing when there is no bucket.
+        away; raises StreamMissing when there is no bucket, and BucketDamaged.
         """
         end = await self._end()
         reader = StreamReader(self._client, self._stream, contiguous=False)
@@ -149,6 +157,8 @@ class Bucket(Generic[T]):
                 if not changes:
                     end = await self._end(reader.next_sequence - 1)
                     if reader.next_sequence != end + 1:
+                        if filled is not None and not filled.is_set():
+                            await self._check_end(end)
                         await reader.renew()
         finally:
             await reader.close()
@@ -181,6 +191,15 @@ class Bucket(Generic[T]):
 
     async def _end(self, reached: int = 0) -> int:
         return (await settled_extent(self._client, self._stream, reached)).last_seq
+
+    async def _check_end(self, end: int) -> None:
+        """A start waits for all that there is: for a value that is lost it would wait for ever."""
+        with contextlib.suppress(*AWAY):
+            if await message_at(self._client, self._stream, end) is None and await self._end() == end:
+                raise BucketDamaged(
+                    f"bucket {self._bucket}: value {end} is counted and missing:"
+                    " restore the NATS store from a copy"
+                )
 
     async def _pause(self, deadline: float) -> None:
         """Wait for the server; BucketUnavailable at the deadline."""

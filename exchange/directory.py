@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import Final
 
-from bus.messages import ClientEntry
+from bus.messages import ClientEntry, SessionEntry
 
 CLIENT_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a client id looks like; match with `fullmatch`."""
@@ -66,12 +66,13 @@ def secret_matches(secret: str, entry: ClientEntry) -> bool:
 
 
 class Directory:
-    """The clients there are, by bucket key, as last seen."""
+    """The clients there are, by bucket key, as last seen, and who ever had a token."""
 
-    __slots__ = ("_clients",)
+    __slots__ = ("_clients", "_had_token")
 
     def __init__(self) -> None:
         self._clients: dict[str, ClientEntry] = {}
+        self._had_token: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -82,6 +83,19 @@ class Directory:
             self._clients.pop(key, None)
         else:
             self._clients[key] = entry
+
+    def note_session(self, _: str, session: SessionEntry | None) -> None:
+        """Take in what a key of the sessions' bucket holds now."""
+        if session is not None:
+            self._had_token.add(session.client_id)
+
+    def had_token(self, client_id: str) -> bool:
+        """Whether the client was registered: its entry came before its first token."""
+        return client_id in self._had_token
+
+    def lost(self) -> set[str]:
+        """Clients that were registered and of whom no entry is left."""
+        return self._had_token - {entry.client_id for entry in self._clients.values()}
 
     def clients_per_engine(self) -> Counter[int]:
         """How many clients call each engine home; 0 for any engine not in it. Linear in the clients."""

@@ -134,6 +134,8 @@ class Exchange:
                 group.create_task(self._link.end_when_closed())
                 for bucket in filled:
                     await bucket.wait()
+                if lost := self._directory.lost():
+                    log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
                 address = edge.bind(self._settings.listen)
                 await edge.set_role(RECOVERING_ROLE, held=True)
                 await edge.start()
@@ -176,10 +178,11 @@ class Exchange:
 
     def _start_watches(self, group: asyncio.TaskGroup) -> list[asyncio.Event]:
         """Follow the buckets; the events are set when what is in them now is known."""
-        filled = [asyncio.Event() for _ in range(3)]
+        filled = [asyncio.Event() for _ in range(4)]
         group.create_task(self._clients_bucket.watch(self._directory.put, filled=filled[0]))
         group.create_task(self._engines_bucket.watch(self._on_engine, filled=filled[1]))
         group.create_task(self._instruments_bucket.watch(self._on_instrument, filled=filled[2]))
+        group.create_task(self._sessions_bucket.watch(self._directory.note_session, filled=filled[3]))
         return filled
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:

@@ -42,6 +42,10 @@ class TooManyRegistrations(RegistrationRefused):
     """More registrations wait for their secrets to be hashed than are let in."""
 
 
+class RegistrationLost(RegistrationRefused):
+    """What bound the name to its secret and its home is gone from the store."""
+
+
 class HomeUnknown(RegistrationRefused):
     """The client's home engine is not registered with the exchange."""
 
@@ -94,7 +98,13 @@ class Registrar:
         `client_id` has been checked. Raises `RegistrationRefused`, `assignment.NoHome`, or `Bucket`'s faults.
         """
         key = subjects.client_key(client_id)
+        had_token = self._directory.had_token(client_id)
         entry = await self._clients.get(key)
+        if entry is None and had_token:  # to bind the name anew would give its orders to anybody
+            raise RegistrationLost(
+                f"client {client_id} was registered, and its entry in the bucket {subjects.CLIENTS_BUCKET} is"
+                " lost: restore the NATS store from a copy"
+            )
         if entry is None:
             entry = await self._bind(key, client_id, secret, preferred_engine)
         elif not await self._off_loop(directory.secret_matches, secret, entry):

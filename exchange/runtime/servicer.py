@@ -218,6 +218,8 @@ def _status_of(refusal: registration.RegistrationRefused | assignment.NoHome) ->
     match refusal:
         case registration.WrongSecret():
             return grpc.StatusCode.PERMISSION_DENIED
+        case registration.RegistrationLost():
+            return grpc.StatusCode.DATA_LOSS
         case registration.TooManyRegistrations():
             return grpc.StatusCode.RESOURCE_EXHAUSTED
         case assignment.UnknownEngine():

@@ -14,7 +14,7 @@ import pytest
 from bus import messages, provision, registry, subjects
 from bus.connection import Connection
 from bus.messages import EngineEntry
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import Bucket, BucketDamaged, BucketUnavailable
 from bus.server import NatsServer
 from bus.stream import StreamMissing
 from tests.waiting import until
@@ -190,6 +190,28 @@ async def test_a_lost_consumer_heals(
         await own_connection.jetstream().delete_consumer(stream, consumer.name)
     await bucket.put("2", _entry(2))
     await watched.until({"1": _entry(1), "2": _entry(2)})
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+async def test_a_start_does_not_wait_for_a_value_that_is_lost(
+    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream counts it, as after a flipped bit on the disk; who follows already goes on."""
+    monkeypatch.setattr(registry, "RELIST_S", 0.2)
+    for engine in (1, 2, 3):
+        await bucket.put(str(engine), _entry(engine))
+    watched = Watched()
+    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
+    async with asyncio.timeout(1):
+        await watched.filled.wait()
+    stream = provision.bucket_stream(subjects.ENGINES_BUCKET)
+    await own_connection.jetstream().purge_stream(stream, subject=f"$KV.{subjects.ENGINES_BUCKET}.3")
+    with pytest.raises(BucketDamaged, match="bucket engines: value 3 is counted and missing: restore"):
+        async with asyncio.timeout(10):
+            await bucket.watch(watched.note, filled=asyncio.Event())
+    await bucket.put("4", _entry(4))
+    await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3, 4)})
     watching.cancel()
     await asyncio.wait([watching])
 

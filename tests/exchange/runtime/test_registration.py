@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from bus.messages import EngineEntry
+from bus.messages import EngineEntry, SessionEntry
 from bus.registry import BucketUnavailable
 from exchange.directory import Directory
-from exchange.runtime.registration import Registrar, WrongSecret
+from exchange.runtime.registration import Registrar, RegistrationLost, WrongSecret
 
 ENGINES = {engine: EngineEntry(engine, 1, f"host:{engine}", 1) for engine in (1, 2)}
 
@@ -64,6 +64,19 @@ async def test_one_of_two_first_registrations_binds() -> None:
     )
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Registration", WrongSecret.__name__]
     assert sum(directory.clients_per_engine().values()) == 1
+    registering.close()
+
+
+async def test_a_name_whose_entry_is_lost_is_nobodys() -> None:
+    """Its old token tells that it was bound once: nobody else may have its orders now."""
+    clients, directory = MemoryBucket(), Directory()
+    registering = registrar(clients, directory)
+    directory.note_session("key", SessionEntry("ann", 2))
+    assert directory.lost() == {"ann"}
+    with pytest.raises(RegistrationLost, match=r"client ann was registered, and .* is lost: restore"):
+        await registering.register("ann", "another", 0)
+    await registering.register("bob", "b", 0)
+    assert directory.lost() == {"ann"}
     registering.close()
 
 
