@@ -4,13 +4,13 @@ Here: pure views over `BookReplica`s that the caller has chosen (synced ones of 
 Nothing is kept, so a view is as true as the replicas it was given at the moment it is read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import groupby, islice
 from typing import Final, NamedTuple
 
 from bus.messages import ASK, BID
-from bus.replica import BookReplica
+from bus.replica import BookReplica, Level
 
 _INT64_MAX: Final = 2**63 - 1
 
@@ -43,8 +43,22 @@ def levels(
     replicas: Mapping[int, BookReplica], side: int, depth: int | None = None
 ) -> Iterator[ConsolidatedLevel]:
     """The side's levels summed over the engines, best first, at most `depth` of them."""
+    return _merged({engine: replica.levels(side) for engine, replica in replicas.items()}, side, depth)
+
+
+def copied(
+    replicas: Mapping[int, BookReplica], side: int, depth: int | None = None
+) -> Iterator[ConsolidatedLevel]:
+    """The same as the replicas are now, though they change while it is read."""
+    books = {engine: list(replica.levels(side, depth)) for engine, replica in replicas.items()}
+    return _merged(books, side, depth)
+
+
+def _merged(
+    books: Mapping[int, Iterable[Level]], side: int, depth: int | None
+) -> Iterator[ConsolidatedLevel]:
     sign = -1 if side == BID else 1
-    ranked = merge(*(_ranked(engine, replica, side, sign) for engine, replica in replicas.items()))
+    ranked = merge(*(_ranked(engine, book, sign) for engine, book in books.items()))
     for rank, quotes in islice(groupby(ranked, key=lambda quote: quote[0]), depth):
         shares = tuple(share for _, share in quotes)
         yield ConsolidatedLevel(
@@ -68,6 +82,6 @@ def crossed(replicas: Mapping[int, BookReplica]) -> bool:
     return any(bid >= ask for bidder, bid in bids.items() for asker, ask in asks.items() if bidder != asker)
 
 
-def _ranked(engine: int, replica: BookReplica, side: int, sign: int) -> Iterator[tuple[int, Share]]:
-    for price, quantity, order_count in replica.levels(side):
+def _ranked(engine: int, levels: Iterable[Level], sign: int) -> Iterator[tuple[int, Share]]:
+    for price, quantity, order_count in levels:
         yield sign * price, Share(engine, quantity, order_count)

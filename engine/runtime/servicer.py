@@ -6,16 +6,18 @@ the order. What a handler reads it reads through the commit loop, so it never sh
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Final, NoReturn, TypeVar, cast
 
 import grpc
 import msgspec
 from google.protobuf.message import Message
 from matchbus.edge import Context, abort_bad_request
+from matchbus.listings import Turns, add_levels, in_slices
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
@@ -95,7 +97,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self._fill_streams: Counter[str] = Counter()
         self._entry_streams: Counter[str] = Counter()
         self._listings: Counter[str] = Counter()
-        self._listing = asyncio.Lock()
+        self._turns = Turns()
 
     @property
     def open_streams(self) -> dict[str, int]:
@@ -200,20 +202,14 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         client = await self._sessions.client_of(context)
         if request.symbol and request.symbol not in self._loop.state.books:
             await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
-        by_name = self._loop.state.accounts.by_name
+        by_name, reply = self._loop.state.accounts.by_name, pb.ListOpenOrdersReply()
 
-        def listed() -> pb.ListOpenOrdersReply:
+        def listed() -> Iterator[None]:
             account = by_name.get(client)
-            orders: list[Order] = list(account.open.values()) if account is not None else []
-            return pb.ListOpenOrdersReply(
-                orders=[
-                    wire.order_state(order)
-                    for order in orders
-                    if request.symbol in ("", order.request.symbol)
-                ]
-            )
+            return _list_orders(reply, request.symbol, account.open.values() if account is not None else ())
 
-        return await self._list(listed, client, context)
+        await self._list(listed, client, context)
+        return reply
 
     async def GetOrderBook(self, request: pb.GetOrderBookRequest, context: Context) -> pb.OrderBook:
         """Show a book: this engine's, by level or order by order, or all live engines' together."""
@@ -233,11 +229,15 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         if request.scope == pb.BOOK_SCOPE_CONSOLIDATED:
             if request.detail == pb.BOOK_DETAIL_ORDERS:
                 await abort_bad_request(context, "detail", "a consolidated book has levels, no orders")
-            return await self._list(
-                lambda: _consolidated(request.symbol, self._away.of(request.symbol), depth), client, context
+            reply = pb.OrderBook(symbol=request.symbol)
+            await self._list(
+                lambda: _consolidated(reply, self._away.of(request.symbol), depth), client, context
             )
+            return reply
+        reply = pb.OrderBook(symbol=request.symbol)
         with_orders = request.detail == pb.BOOK_DETAIL_ORDERS
-        return await self._list(lambda: _engine_book(book, depth, with_orders=with_orders), client, context)
+        await self._list(lambda: _engine_book(reply, book, depth, with_orders=with_orders), client, context)
+        return reply
 
     # -- one command ----------------------------------------------------------------------------------
 
@@ -264,27 +264,12 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         except CommitError as fault:
             await _abort_untaken(context, fault)
 
-    async def _list(self, query: Callable[[], T], client: str, context: Context) -> T:
-        """Read what may be long: one listing after the other, in half of the time at most.
-
-        However many are asked for, orders pass between them.
-        """
+    async def _list(self, query: Callable[[], Iterator[None]], client: str, context: Context) -> None:
+        """Make what may be long: `query` copies what the steps that it returns then put into the reply."""
         await _open_call(self._listings, client, MAX_LISTINGS, "listings", context)
         context.add_done_callback(lambda _: _close_call(self._listings, client))  # type: ignore[arg-type]  # stubs
-        taken_s = 0.0
-
-        def timed() -> T:
-            nonlocal taken_s
-            began = time.perf_counter()
-            found = query()
-            taken_s = time.perf_counter() - began
-            return found
-
-        await self._listing.acquire()
-        try:
-            return await self._read(timed, context)
-        finally:
-            asyncio.get_running_loop().call_later(taken_s, self._listing.release)
+        async with self._turns.of(client):
+            await in_slices(await self._read(query, context))
 
     async def _read_entries(
         self,
@@ -438,36 +423,42 @@ async def _answers(submission: Submission) -> list[Answered | Accepted]:
     return answers
 
 
-def _engine_book(book: Book, depth: int | None, *, with_orders: bool) -> pb.OrderBook:
-    reply = pb.OrderBook(symbol=book.symbol, sequence=book.sequence)
-    for half, levels in ((book.bids, reply.bids), (book.asks, reply.asks)):
-        for level in half.best_first():
-            if depth is not None and len(levels) == depth:
-                break
-            orders = (
-                [pb.BookOrder(order_id=order.id, quantity=order.open) for order in level.orders.values()]
-                if with_orders
-                else ()
-            )
-            levels.add(
-                price=level.price, quantity=level.quantity, order_count=len(level.orders), orders=orders
-            )
-    return reply
+def _list_orders(reply: pb.ListOpenOrdersReply, symbol: str, orders: Iterable[Order]) -> Iterator[None]:
+    copied = [copy(order) for order in orders if symbol in ("", order.request.symbol)]
+
+    def fill() -> Iterator[None]:
+        for order in copied:
+            reply.orders.append(wire.order_state(order))
+            yield
+
+    return fill()
 
 
-def _consolidated(symbol: str, books: Mapping[int, BookReplica], depth: int | None) -> pb.OrderBook:
-    reply = pb.OrderBook(symbol=symbol)
-    for side, levels in ((Side.BUY, reply.bids), (Side.SELL, reply.asks)):
-        for level in consolidated.levels(books, side, depth):
-            levels.add(
-                price=level.price,
-                quantity=level.quantity,
-                order_count=level.order_count,
-                engines=[
-                    pb.EngineQuantity(
-                        engine=share.engine, quantity=share.quantity, order_count=share.order_count
-                    )
-                    for share in level.shares
-                ],
-            )
-    return reply
+def _engine_book(reply: pb.OrderBook, book: Book, depth: int | None, *, with_orders: bool) -> Iterator[None]:
+    reply.sequence = book.sequence
+    copied = [
+        (
+            made,
+            level.price,
+            level.quantity,
+            len(level.orders),
+            [(order.id, order.open) for order in level.orders.values()] if with_orders else (),
+        )
+        for half, made in ((book.bids, reply.bids), (book.asks, reply.asks))
+        for level in islice(half.best_first(), depth)
+    ]
+
+    def fill() -> Iterator[None]:
+        for made, price, quantity, order_count, orders in copied:
+            level = made.add(price=price, quantity=quantity, order_count=order_count)
+            for order_id, left in orders:
+                level.orders.add(order_id=order_id, quantity=left)
+                yield
+            yield
+
+    return fill()
+
+
+def _consolidated(reply: pb.OrderBook, books: Mapping[int, BookReplica], depth: int | None) -> Iterator[None]:
+    bids, asks = (consolidated.copied(books, side, depth) for side in (Side.BUY, Side.SELL))
+    return chain(add_levels(reply.bids, bids), add_levels(reply.asks, asks))

@@ -166,8 +166,8 @@ class Exchange:
             positions=self._positions,
             caught_up=self._executions.caught_up.is_set,
             list_engines=self._list_engines,
-            consolidated_book=lambda symbol, depth: views.consolidated_book(
-                symbol, depth, self._follower.peers
+            consolidated_book=lambda reply, symbol, depth: views.consolidated_book(
+                reply, symbol, depth, self._follower.peers
             ),
         )
 

@@ -6,13 +6,14 @@ market data is.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import grpc
 import msgspec
 import nats.errors
 from matchbus.edge import Context, abort_bad_request, bearer_token, token_key
+from matchbus.listings import Turns, in_slices
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus.messages import InstrumentEntry, SessionEntry
@@ -59,7 +60,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         positions: Positions,
         caught_up: Callable[[], bool],
         list_engines: Callable[[], list[EngineView]],
-        consolidated_book: Callable[[str, int], matchbus_pb2.ConsolidatedBook],
+        consolidated_book: Callable[[matchbus_pb2.ConsolidatedBook, str, int], Iterator[None]],
     ) -> None:
         self._password = password
         self._registrar = registrar
@@ -69,6 +70,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         self._caught_up = caught_up
         self._list_engines = list_engines
         self._consolidated_book = consolidated_book
+        self._turns = Turns()
         self.registrations: Counter[str] = Counter()
         """Calls of RegisterClient by outcome, one of `REGISTRATION_OUTCOMES`."""
 
@@ -169,7 +171,10 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         await self._check_symbol(request.symbol, context)
         if request.depth < 0:
             await abort_bad_request(context, "depth", "must be 0 (all levels) or more")
-        return self._consolidated_book(request.symbol, request.depth)
+        reply = matchbus_pb2.ConsolidatedBook()
+        async with self._turns.of(context.peer()):
+            await in_slices(self._consolidated_book(reply, request.symbol, request.depth))
+        return reply
 
     def _list_instruments(self) -> list[matchbus_pb2.Instrument]:
         return [

@@ -4,17 +4,17 @@ Here: reading `PeerFeed`s. Not here: following them (`bus.follower`). Only synce
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Final
 
+from matchbus.listings import add_levels
 from matchbus.v1 import matchbus_pb2
 
 from bus import consolidated
 from bus.messages import ASK, BID, EngineEntry, StandbyStatus
 from bus.peer import PeerFeed, PeerState
-from bus.replica import BookReplica
 from exchange.market_views import why_not_live
-from exchange.positions import saturate
 from exchange.runtime.servicer import EngineView
 
 log = logging.getLogger("exchange")
@@ -79,18 +79,20 @@ class Standbys:
 
 
 def consolidated_book(
-    symbol: str, depth: int, peers: Mapping[int, PeerFeed]
-) -> matchbus_pb2.ConsolidatedBook:
-    """Sum the symbol's books of the live engines; `depth` levels a side, all of them when 0."""
+    reply: matchbus_pb2.ConsolidatedBook, symbol: str, depth: int, peers: Mapping[int, PeerFeed]
+) -> Iterator[None]:
+    """The steps that sum the symbol's books of the live engines as they are now into the reply.
+
+    `depth` levels a side, all of them when 0.
+    """
     replicas = {engine: book for engine, peer in sorted(peers.items()) if (book := peer.protected(symbol))}
     best = consolidated.nbbo(replicas)
-    return matchbus_pb2.ConsolidatedBook(
-        symbol=symbol,
-        bids=_levels(replicas, BID, depth),
-        asks=_levels(replicas, ASK, depth),
-        best_bid=_quote(best.bid),
-        best_ask=_quote(best.ask),
-    )
+    reply.symbol = symbol
+    for made, level in ((reply.best_bid, best.bid), (reply.best_ask, best.ask)):
+        if level is not None:
+            made.price, made.quantity = level.price, level.quantity
+    bids, asks = (consolidated.copied(replicas, side, depth or None) for side in (BID, ASK))
+    return chain(add_levels(reply.bids, bids), add_levels(reply.asks, asks))
 
 
 class FeedLog:
@@ -135,31 +137,6 @@ def _engine_view(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> Engi
         lag_ns=max(0, age_ns or 0),
         reason=why_not_live(state, age_ns),
         batch_number=0 if peer is None else peer.batch_number,
-    )
-
-
-def _levels(replicas: Mapping[int, BookReplica], side: int, depth: int) -> list[matchbus_pb2.Level]:
-    return [
-        matchbus_pb2.Level(
-            price=level.price,
-            quantity=saturate(level.quantity),
-            order_count=saturate(level.order_count),
-            engines=[
-                matchbus_pb2.EngineQuantity(
-                    engine=share.engine, quantity=share.quantity, order_count=share.order_count
-                )
-                for share in level.shares
-            ],
-        )
-        for level in consolidated.levels(replicas, side, depth or None)
-    ]
-
-
-def _quote(level: consolidated.ConsolidatedLevel | None) -> matchbus_pb2.BestQuote | None:
-    return (
-        None
-        if level is None
-        else matchbus_pb2.BestQuote(price=level.price, quantity=saturate(level.quantity))
     )
 
 

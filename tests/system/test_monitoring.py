@@ -164,7 +164,7 @@ def test_the_dashboard_asks_for_what_there_is(watched: Watched) -> None:
         assert NAME.findall(query), query
         assert set(NAME.findall(query)) <= there, query
     rules = re.findall(r"^ +expr: (.*)$", PAGE, re.MULTILINE)
-    assert len(rules) == 4
+    assert len(rules) == 5
     assert {name for rule in rules for name in NAME.findall(rule)} <= there
 
 
