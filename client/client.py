@@ -291,35 +291,33 @@ class Client:
         retry = Retry(session, session.deadline_s)
         loop = asyncio.get_running_loop()
         last = since
-        while True:
-            generation, started = session.generation, loop.time()
-            error: grpc.aio.AioRpcError | None = None
-            request = pb.GetFillsRequest(since_sequence=last, follow=follow)
-            call = session.home.engine.GetFills(request, metadata=session.metadata)
-            try:
-                async for batch in call:
+        with session.telling_of_close():
+            while True:
+                generation, started = session.generation, loop.time()
+                error: grpc.aio.AioRpcError | None = None
+                request = pb.GetFillsRequest(since_sequence=last, follow=follow)
+                call = session.home.engine.GetFills(request, metadata=session.metadata)
+                try:
+                    async for batch in call:
+                        retry.progressed()
+                        for message in batch.fills:
+                            if message.sequence <= last:
+                                continue
+                            if message.sequence != last + 1:
+                                raise FillGap(last + 1, message.sequence)
+                            symbol = message.symbol
+                            instrument = session.instruments.get(symbol) or await session.learn(symbol)
+                            last = message.sequence
+                            yield results.fill(message, instrument)
+                    if not follow:
+                        return
+                except grpc.aio.AioRpcError as broken:
+                    error = broken
+                finally:
+                    call.cancel()
+                if loop.time() - started > _CONNECTED_AFTER_S:
                     retry.progressed()
-                    for message in batch.fills:
-                        if message.sequence <= last:
-                            continue
-                        if message.sequence != last + 1:
-                            raise FillGap(last + 1, message.sequence)
-                        symbol = message.symbol
-                        instrument = session.instruments.get(symbol) or await session.learn(symbol)
-                        last = message.sequence
-                        yield results.fill(message, instrument)
-                if not follow:
-                    return
-            except grpc.aio.AioRpcError as broken:
-                error = broken
-            except asyncio.CancelledError:
-                session.raise_if_closed_under_us()
-                raise
-            finally:
-                call.cancel()
-            if loop.time() - started > _CONNECTED_AFTER_S:
-                retry.progressed()
-            await retry.failed(error, generation)
+                await retry.failed(error, generation)
 
     async def book(
         self, symbol: str, depth: int = 0, *, consolidated: bool = False, orders: bool = False

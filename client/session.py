@@ -19,7 +19,8 @@ from the second failure in a row on.
 import asyncio
 import logging
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -149,13 +150,15 @@ class Session:
     async def open(self) -> None:
         """Register for the first time. Raises `AuthenticationFailed`, `RequestInvalid` or `Unavailable`."""
         retry = Retry(self, self.deadline_s)
-        while not self.generation:
-            try:
-                await self._register()
-            except grpc.aio.AioRpcError as error:
-                if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION}:
-                    raise _final(error) from error
-                await retry.failed(error, self.generation)
+        with self.telling_of_close():
+            while not self.generation:
+                try:
+                    await self._register()
+                except grpc.aio.AioRpcError as error:
+                    if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION}:
+                        raise _final(error) from error
+                    await retry.failed(error, self.generation)
+        self.check_open()  # the last answer may have come together with `close`
 
     async def close(self) -> None:
         """Cancel what is under way and close all channels."""
@@ -252,7 +255,7 @@ class Session:
 
     async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
         retry = Retry(self, self.deadline_s)
-        try:
+        with self.telling_of_close():
             while True:
                 generation = self.generation
                 stub = self._link(self._exchange_address).exchange if at_exchange else self.home.engine
@@ -262,15 +265,20 @@ class Session:
                     )
                 except grpc.aio.AioRpcError as error:
                     await retry.failed(error, generation)
-        except asyncio.CancelledError:
-            self.raise_if_closed_under_us()
-            raise
 
-    def raise_if_closed_under_us(self) -> None:
-        """Tell a call that `close` cancelled from a task that its own user cancelled."""
-        task = asyncio.current_task()
-        if self.closed and (task is None or not task.cancelling()):
-            raise ClientClosed("the client was closed while the call waited")
+    @contextmanager
+    def telling_of_close(self) -> Iterator[None]:
+        """Around all that waits for the venue: what `close` cancelled raises `ClientClosed`.
+
+        A task that its own user cancelled ends as cancelled.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.closed and (task is None or not task.cancelling()):
+                raise ClientClosed("the client was closed while the call waited") from None
+            raise
 
     async def _register(self) -> None:
         stub = self._link(self._exchange_address).exchange

@@ -209,6 +209,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.accepts = True
         self.address = ""
         self.failures: deque[grpc.StatusCode] = deque()
+        self.hold_registrations: asyncio.Event | None = None
+        self.hold_searches: asyncio.Event | None = None
         self._server: Any = None
 
     async def __aenter__(self) -> Self:
@@ -252,6 +254,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         if request.password != PASSWORD:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         self.registrations += 1
+        if self.hold_registrations is not None:
+            await self.hold_registrations.wait()
         token = f"token-{self.registrations}"
         if self.accepts:
             self.tokens.add(token)
@@ -269,6 +273,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
 
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesReply:
         self.searches += 1
+        if self.hold_searches is not None:
+            await self.hold_searches.wait()
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
         standby = pb.Engine(engine=number, address=self.standby_address, role=role)
         home = pb.Engine(

@@ -436,6 +436,30 @@ async def test_a_client_is_opened_once(venue: FakeVenue) -> None:
     assert not _order_entries()
 
 
+async def test_closing_ends_a_registration(venue: FakeVenue) -> None:
+    """A task that opens a client learns that another closed it."""
+    venue.hold_registrations = asyncio.Event()
+    client = venue.client()
+    opening = asyncio.create_task(client.open())
+    await until(lambda: venue.registrations)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await opening
+
+
+async def test_a_registration_that_ends_with_the_client_opens_nothing(venue: FakeVenue) -> None:
+    """The last answer to `open` may come when the client is closed already."""
+    venue.hold_searches = asyncio.Event()
+    client = venue.client()
+    opening = asyncio.create_task(client.open())
+    await until(lambda: venue.searches)
+    client._session.closed = True  # noqa: SLF001 - what `close` does first
+    venue.hold_searches.set()
+    with pytest.raises(ClientClosed):
+        await opening
+    assert not _order_entries()
+
+
 def _order_entries() -> list[asyncio.Task[Any]]:
     """The tasks that keep an OrderEntry stream."""
     return [task for task in asyncio.all_tasks() if "OrderEntry.run" in repr(task.get_coro())]

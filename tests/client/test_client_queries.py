@@ -79,6 +79,19 @@ async def test_closing_ends_a_followed_history(venue: FakeVenue) -> None:
         await following
 
 
+async def test_closing_ends_a_history_that_looks_for_its_engine(venue: FakeVenue) -> None:
+    """So does a task whose stream is lost, while it asks where its engine is: nobody has cancelled it."""
+    client = await venue.client().open()
+    following = asyncio.ensure_future(anext(client.fills()))
+    await until(lambda: venue.engines[0].fills_asked)
+    venue.hold_searches, searches = asyncio.Event(), venue.searches
+    await venue.engines[0].server.stop(None)
+    await until(lambda: venue.searches > searches)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await following
+
+
 async def test_fills_follow_a_moved_home(venue: FakeVenue) -> None:
     """A history whose engine moved is read at the new one."""
     async with venue.client() as client:
