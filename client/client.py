@@ -39,8 +39,6 @@ DEFAULT_DEADLINE_S: Final = 30.0
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
 
 _REMEMBERED_ORDERS: Final = 100_000
-_CONNECTED_AFTER_S: Final = 5.0
-"""A fills stream that lived this long had reached the engine: connecting gives up far earlier."""
 
 _LIMIT: Final = terms.ORDER_TYPE_NUMBERS["limit"]
 _MARKET: Final = terms.ORDER_TYPE_NUMBERS["market"]
@@ -293,13 +291,13 @@ class Client:
         last = since
         with session.telling_of_close():
             while True:
-                generation, started = session.generation, loop.time()
+                generation, began_s, brought = session.generation, loop.time(), False
                 error: grpc.aio.AioRpcError | None = None
                 request = pb.GetFillsRequest(since_sequence=last, follow=follow)
                 call = session.home.engine.GetFills(request, metadata=session.metadata)
                 try:
                     async for batch in call:
-                        retry.progressed()
+                        brought = True
                         for message in batch.fills:
                             if message.sequence <= last:
                                 continue
@@ -315,8 +313,7 @@ class Client:
                     error = broken
                 finally:
                     call.cancel()
-                if loop.time() - started > _CONNECTED_AFTER_S:
-                    retry.progressed()
+                retry.stream_ended(loop.time() - began_s, brought=brought)
                 await retry.failed(error, generation)
 
     async def book(

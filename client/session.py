@@ -60,6 +60,15 @@ _MAX_SEARCH_S: Final = 0.2
 """Longest pause while the home engine is away: a standby needs about a second, and asking costs little."""
 _FAILURES_BEFORE_REGISTRATION: Final = 2
 
+_LONG_LIFE_S: Final = 6.0
+"""A stream that lived longer was no refused one: an engine that cannot check a token says so after 5 s."""
+
+_SHORT_LIFE_S: Final = 1.5
+"""A stream that lived longer had reached an engine: a connection is given up after 1 s."""
+
+_MOST_SHORT_LIVES: Final = 3
+"""So many streams in a row that lived less than a long life, and brought nothing, count as having worked."""
+
 _CHANNEL_OPTIONS: Final = (
     # A frozen engine is noticed in 2.5 s; the engines let clients ask this often (matchbus.edge).
     ("grpc.keepalive_time_ms", 1_000),
@@ -316,6 +325,7 @@ class Retry:
         self._session = session
         self._deadline_s = deadline_s
         self._failures = 0
+        self._short_lives = 0
         self._unauthenticated_at: float | None = None
         self._deadline = asyncio.get_running_loop().time() + deadline_s
 
@@ -329,6 +339,20 @@ class Retry:
         self._failures = 0
         self._unauthenticated_at = None
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
+
+    def stream_ended(self, lived_s: float, *, brought: bool) -> None:
+        """A stream is over: one that had worked leaves the whole deadline for what is tried after it.
+
+        `brought` tells whether it had a message. One that had none may have been refused all the time: how
+        long it lived tells most, and the first attempt had nothing before it that could be overrun.
+        """
+        if brought or lived_s > _LONG_LIFE_S:
+            self._short_lives = 0
+        elif self._short_lives < _MOST_SHORT_LIVES and (lived_s > _SHORT_LIFE_S or not self._failures):
+            self._short_lives += 1
+        else:
+            return
+        self.progressed()
 
     async def failed(self, error: grpc.aio.AioRpcError | None, generation: int) -> None:
         """Wait out a failed attempt that was made with registration `generation`.

@@ -42,6 +42,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.break_before: deque[grpc.StatusCode | None] = deque()
         self.break_after: deque[grpc.StatusCode | None] = deque()
         self.fill_breaks: deque[int] = deque()
+        self.refuses_fills_after_s: float | None = None
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
         self.hold: asyncio.Event | None = None
@@ -137,6 +138,9 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
     async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> AsyncIterator[pb.FillBatch]:
         await self.check(context)
         self.fills_asked.append(request.since_sequence)
+        if self.refuses_fills_after_s is not None:
+            await asyncio.sleep(self.refuses_fills_after_s)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked")
         until = self.fill_breaks.popleft() if self.fill_breaks else None
         position = request.since_sequence
         while True:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import grpc
 import pytest
 
-from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue
+from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, session
 from tests.client.fake_venue import FakeVenue, until
 
 
@@ -47,6 +47,44 @@ async def test_fills_follow(venue: FakeVenue) -> None:
         await venue.start(engine)
         engine.add_fills(1)
         assert (await anext(fills)).sequence == 3
+
+
+@pytest.mark.parametrize("fills", [0, 1])
+async def test_a_history_that_worked_has_the_whole_deadline_to_come_back(
+    venue: FakeVenue, fills: int
+) -> None:
+    """A stream that was followed for longer than the deadline is lost, and found again."""
+    engine = venue.engines[0]
+    engine.add_fills(fills)
+    async with (
+        asyncio.timeout(20),
+        venue.client(deadline_s=1) as client,
+        contextlib.aclosing(client.fills()) as following,
+    ):
+        for sequence in range(fills):
+            assert (await anext(following)).sequence == sequence + 1
+        later = asyncio.ensure_future(anext(following))
+        await until(lambda: engine.fills_asked)
+        await asyncio.sleep(1.1)
+        await engine.server.stop(None)
+        await until(lambda: venue.searches > 1)
+        await venue.start(engine)
+        engine.add_fills(1)
+        assert (await later).sequence == fills + 1
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1])
+async def test_a_history_that_is_refused_is_given_up(
+    venue: FakeVenue, after_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that refuses the stream each time is away, even one that takes long to say so."""
+    monkeypatch.setattr(session, "_SHORT_LIFE_S", 0.05)
+    engine = venue.engines[0]
+    engine.refuses_fills_after_s = after_s
+    async with asyncio.timeout(10), venue.client(deadline_s=0.5) as client:
+        with pytest.raises(Unavailable, match=r"0\.5 s.*tokens cannot be checked"):
+            await anext(client.fills())
+    assert len(engine.fills_asked) > 1
 
 
 async def test_missing_fill_is_an_error(venue: FakeVenue) -> None:
