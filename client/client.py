@@ -54,6 +54,7 @@ class Client:
         self._session = session
         self._entry: OrderEntry | None = None
         self._entry_task: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
         # Unique over all runs of all programs: 64 random bits, then a counter.
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_counter = count(1)
@@ -95,19 +96,20 @@ class Client:
         With MATCHBUS_TRACE in the environment, orders are traced (docs/monitoring.md); `ValueError` says what
         is wrong with it.
         """
-        if self._session.closed:
-            raise ClientClosed("the client was closed: make a new one")
-        if self._entry is not None:
+        async with self._opening:
+            if self._session.closed:
+                raise ClientClosed("the client was closed: make a new one")
+            if self._entry is not None:
+                return self
+            try:
+                await self._session.open()
+                self._tracer = traces.tracer()
+            except BaseException:
+                await self._session.close()
+                raise
+            self._entry = OrderEntry(self._session)
+            self._entry_task = asyncio.create_task(self._entry.run())
             return self
-        try:
-            await self._session.open()
-            self._tracer = traces.tracer()
-        except BaseException:
-            await self._session.close()
-            raise
-        self._entry = OrderEntry(self._session)
-        self._entry_task = asyncio.create_task(self._entry.run())
-        return self
 
     async def close(self) -> None:
         """Close all connections. Orders stay in the market; calls that wait raise `ClientClosed`."""

@@ -436,6 +436,16 @@ async def test_a_client_is_opened_once(venue: FakeVenue) -> None:
     assert not _order_entries()
 
 
+async def test_a_client_is_opened_once_by_many_tasks(venue: FakeVenue) -> None:
+    """Tasks that open it at once share one registration and one stream, which ends with the client."""
+    client = venue.client()
+    first, second = await asyncio.gather(client.open(), client.open())
+    assert first is second is client
+    assert (venue.registrations, len(_order_entries())) == (1, 1)
+    await client.close()
+    assert not _order_entries()
+
+
 async def test_closing_ends_a_registration(venue: FakeVenue) -> None:
     """A task that opens a client learns that another closed it."""
     venue.hold_registrations = asyncio.Event()
