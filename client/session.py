@@ -162,7 +162,7 @@ class Session:
         with self.telling_of_close():
             while not self.generation:
                 try:
-                    await self._register()
+                    await self._register(retry.remaining_s)
                 except grpc.aio.AioRpcError as error:
                     if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION}:
                         raise _final(error) from error
@@ -184,7 +184,7 @@ class Session:
             if self.generation != generation:
                 return
             try:
-                await self._register()
+                await self._register(self.deadline_s)
             except grpc.aio.AioRpcError as error:
                 if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
                     raise _final(error) from error
@@ -289,9 +289,9 @@ class Session:
                 raise ClientClosed("the client was closed while the call waited") from None
             raise
 
-    async def _register(self) -> None:
+    async def _register(self, timeout_s: float) -> None:
         stub = self._link(self._exchange_address).exchange
-        reply = await stub.RegisterClient(self._request, timeout=min(REGISTRATION_TIMEOUT_S, self.deadline_s))
+        reply = await stub.RegisterClient(self._request, timeout=min(REGISTRATION_TIMEOUT_S, timeout_s))
         if (reply.engine, reply.engine_address) != (self.engine, self._engine_address):
             _log.info("home is engine %d at %s", reply.engine, reply.engine_address)
         self.engine = reply.engine
@@ -365,7 +365,13 @@ class Retry:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        registered = self._session.generation and await self._learn(code, generation)
+        text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
+        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True)
+        try:
+            async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
+                registered = self._session.generation and await self._learn(code, generation)
+        except TimeoutError:
+            raise late from error
         moved = self._session.generation != generation and not self._session.is_guessing
         if moved and (self._failures == 1 or (away and not registered)):
             return
@@ -373,10 +379,7 @@ class Retry:
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
         if delay_s >= self.remaining_s:
-            text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-            raise Unavailable(
-                f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True
-            ) from error
+            raise late from error
         await asyncio.sleep(delay_s)
 
     async def _learn(self, code: grpc.StatusCode, generation: int) -> bool:

@@ -19,6 +19,7 @@ from client import (
     Unavailable,
     UnknownSymbol,
     order_entry,
+    session,
 )
 from client.order_entry import AMPLE_COMMANDS
 from tests.client.fake_venue import FakeEngine, FakeVenue, until
@@ -288,6 +289,17 @@ async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:
     venue.failures.extend([UNAVAILABLE] * 3)
     async with venue.client() as client:
         assert client.engine == 1
+
+
+async def test_a_registration_ends_at_the_deadline(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last attempt has only what is left, where an exchange takes all that an attempt is given."""
+    monkeypatch.setattr(session, "REGISTRATION_TIMEOUT_S", 1.0)
+    venue.hold_registrations = asyncio.Event()
+    began_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        await venue.client(deadline_s=1.2).open()
+    assert venue.registrations == 2
+    assert time.monotonic() - began_s < 2.0
 
 
 async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:

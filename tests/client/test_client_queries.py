@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from decimal import Decimal
 
 import grpc
@@ -157,6 +158,17 @@ async def test_query_gives_up_at_the_deadline(venue: FakeVenue) -> None:
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable, match=r"0\.5 s"):
                 await client.book("AAPL")
+
+
+async def test_the_search_for_an_engine_ends_at_the_deadline(venue: FakeVenue) -> None:
+    """A query whose engine is away, and whose exchange does not say where it is now, is not late for that."""
+    async with venue.client(deadline_s=0.3) as client:
+        venue.hold_searches = asyncio.Event()
+        await venue.engines[0].server.stop(None)
+        began_s = time.monotonic()
+        with pytest.raises(Unavailable, match=r"0\.3 s, last failure: UNAVAILABLE"):
+            await client.book("AAPL")
+        assert time.monotonic() - began_s < session.SEARCH_TIMEOUT_S
 
 
 async def test_books(venue: FakeVenue) -> None:
