@@ -12,6 +12,7 @@ from client import (
     AuthenticationFailed,
     Client,
     ClientClosed,
+    MatchbusError,
     OrderRefused,
     OrderResult,
     RejectReason,
@@ -323,17 +324,46 @@ async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> 
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
-async def test_closing_answers_who_waits(venue: FakeVenue) -> None:
-    """A client that is closed while an order waits tells the waiting task, and refuses later calls."""
+async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is closed tells the tasks whose orders wait which may be in, and refuses later calls."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
     venue.engines[0].silent = True
     client = await venue.client().open()
     order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
     await until(lambda: venue.engines[0].commands)
+    unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="unsent"))
+    await asyncio.sleep(0)
     await client.close()
-    with pytest.raises(ClientClosed):
+    with pytest.raises(ClientClosed) as caught:
         await order
+    (entered,) = venue.engines[0].orders
+    assert (caught.value.sent, caught.value.client_order_id) == (True, entered)
+    with pytest.raises(ClientClosed) as caught:
+        await unsent
+    assert (caught.value.sent, caught.value.client_order_id) == (False, "unsent")
     with pytest.raises(ClientClosed):
         await client.submit("AAPL", "buy", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.DATA_LOSS, Unavailable),
+        (grpc.StatusCode.INVALID_ARGUMENT, RequestInvalid),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
+    ],
+)
+async def test_orders_that_are_given_up_keep_their_ids(
+    venue: FakeVenue, code: grpc.StatusCode, error: type[MatchbusError]
+) -> None:
+    """Whatever ends the stream for good, each order that was on it says that it may be in."""
+    venue.engines[0].break_after.append(code)
+    async with venue.client() as client:
+        orders = [client.submit("AAPL", "buy", "1", "2", client_order_id=name) for name in ("a", "b")]
+        failures = await asyncio.gather(*orders, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [error] * 2
+    told = [(failure.sent, failure.client_order_id) for failure in failures if isinstance(failure, error)]
+    assert told == [(True, "a"), (True, "b")]
 
 
 async def test_cancelled_task_does_not_disturb_the_others(venue: FakeVenue) -> None:
