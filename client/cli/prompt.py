@@ -35,6 +35,7 @@ WORDS: Final = (*SIDES, *LINE_COMMANDS, HELP, ENDS[0])
 """What a line may begin with."""
 
 _ERRORS: Final = (Failure, SettingsError, MatchbusError, ValueError)
+_LONGEST_LINE_BYTES: Final = 65_536
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _QUANTITY_AT: Final = 2
 """Where the quantity of a `submit` stands; the symbol is behind it."""
@@ -69,8 +70,11 @@ async def trade(options: Options, desk: Desk) -> int:
     return code
 
 
-async def execute(line: str, desk: Desk, where: str = "") -> int:
-    """Do what one line says and tell what went wrong; its exit code. Raises `Ended`."""
+async def execute(line: str | None, desk: Desk, where: str = "") -> int:
+    """Do what one line says and tell what went wrong; its exit code. None is a line too long to be read.
+
+    Raises `Ended`.
+    """
     try:
         command, options = read(line)
         return DONE if command is None else await command.run(options, desk)
@@ -82,8 +86,10 @@ async def execute(line: str, desk: Desk, where: str = "") -> int:
         return failure.code
 
 
-def read(line: str) -> tuple[Command | None, Options]:
+def read(line: str | None) -> tuple[Command | None, Options]:
     """What one line says: no command for an empty one. Raises `Misuse`, `HelpShown` and `Ended`."""
+    if line is None:
+        raise Misuse(f"longer than {_LONGEST_LINE_BYTES:,} bytes", "one command a line")
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
@@ -175,23 +181,42 @@ def _short(order: OrderState) -> str:
     return f"{order.side} {order.leaves_quantity:f} {order.symbol} at {order.price:f}"
 
 
-async def _piped_lines() -> AsyncIterator[str]:
-    """The lines of stdin, without a thread that could not be interrupted; none where it is closed."""
+async def _piped_lines() -> AsyncIterator[str | None]:
+    """The lines of stdin, without a thread that could not be interrupted; none where it is closed.
+
+    None stands for one that is too long.
+    """
     if sys.stdin is None:
         return
     try:
         with selectors.DefaultSelector() as probe:
             probe.register(sys.stdin, selectors.EVENT_READ)
     except PermissionError:  # a plain file or /dev/null, of which no read ever waits
-        for line in sys.stdin:
-            yield line
+        for line in sys.stdin.buffer:
+            is_too_long = len(line.rstrip(b"\n")) > _LONGEST_LINE_BYTES
+            yield None if is_too_long else line.decode(errors="replace")
         return
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(_LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    while line_read := await reader.readline():
-        yield line_read.decode(errors="replace")
+    while (text := await _next_line(reader)) != b"":
+        yield None if text is None else text.decode(errors="replace")
+
+
+async def _next_line(reader: asyncio.StreamReader) -> bytes | None:
+    """The next line with its end, nothing behind the last one; None for one that is too long."""
+    is_too_long = False
+    while True:
+        try:
+            line = await reader.readuntil()
+        except asyncio.IncompleteReadError as end:
+            line = end.partial
+        except asyncio.LimitOverrunError as more:
+            await reader.readexactly(more.consumed)  # up to its end, or all that has come of it
+            is_too_long = True
+            continue
+        return None if is_too_long else line
 
 
 async def _at_prompt(client: Client, desk: Desk) -> None:

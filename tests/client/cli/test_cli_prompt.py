@@ -1,4 +1,5 @@
 import asyncio
+import os
 import re
 import sys
 from pathlib import Path
@@ -113,6 +114,40 @@ async def test_input_that_is_over_ends_it(
         assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 0
     if opened is not None:
         opened.close()
+
+
+@pytest.mark.parametrize("stdin", ["pipe", "file"])
+async def test_a_line_that_is_too_long_fails_alone(
+    stdin: str,
+    venue: FakeVenue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is no command, nor is any part of it; the lines behind it are carried out."""
+    long = b"buy 1 AAPL 2 " + b" buy 1 AAPL 2" * 20_000
+    lines = b"\n".join([b"buy 1 AAPL 2", long, b"buy 1 AAPL 3", long])
+    (tmp_path / "file").write_bytes(lines)
+    end, ours = os.pipe() if stdin == "pipe" else (os.open(tmp_path / "file", os.O_RDONLY), None)
+    writing = asyncio.create_task(asyncio.to_thread(_write, ours, lines)) if ours is not None else None
+    opened = os.fdopen(end)
+    monkeypatch.setattr(sys, "stdin", opened)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    async with asyncio.timeout(10):
+        assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 1
+        if writing is not None:
+            await writing
+    opened.close()
+    assert [command.new.price for command in venue.engines[0].commands] == [200, 300]
+    told = capsys.readouterr().err
+    assert re.findall(r"line (\d): longer than 65,536 bytes", told) == ["2", "4"]
+
+
+def _write(end: int, text: bytes) -> None:
+    """Write all of it into a pipe, which holds less, and close that."""
+    with os.fdopen(end, "wb") as pipe:
+        pipe.write(text)
 
 
 async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
