@@ -145,6 +145,10 @@ class Client:
         """What anyone may ask the venue: its engines, its instruments."""
         return Venue(self._session)
 
+    def new_client_order_id(self) -> str:
+        """An id that no order has yet, of this run or of another: what `submit` takes where none is given."""
+        return f"{self._id_prefix}-{next(self._id_counter)}"
+
     async def submit(
         self,
         symbol: str,
@@ -179,7 +183,7 @@ class Client:
         if order_type == _MARKET and price is not None:
             raise ValueError("a market order has no price: leave it out, or make it a limit order with ioc")
         if client_order_id is None:
-            client_order_id = f"{self._id_prefix}-{next(self._id_counter)}"
+            client_order_id = self.new_client_order_id()
         else:
             check_client_order_id(client_order_id)
         order = self._new_order

@@ -11,7 +11,7 @@ import re
 import selectors
 import shlex
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from client.cli import health, holdings, market, orders
 from client.cli.arguments import HelpShown, Parser
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
-from client.cli.failures import DONE, REFUSED, Failure, Misuse
+from client.cli.failures import DONE, REFUSED, Failure, Interrupted, Misuse
 from client.cli.settings import SettingsError
 from client.cli.sheets import fill_line
 
@@ -63,23 +63,28 @@ async def trade(options: Options, desk: Desk) -> int:
     code = DONE
     number = 0
     with suppress(Ended):
-        async for line in _piped_lines():
-            number += 1
-            if await execute(line, desk, f"line {number}: ") != DONE:
-                code = REFUSED
+        async with aclosing(_piped_lines()) as lines:
+            async for line in lines:
+                number += 1
+                if await execute(line, desk, f"line {number}: ") != DONE:
+                    code = REFUSED
     return code
 
 
 async def execute(line: str | None, desk: Desk, where: str = "") -> int:
     """Do what one line says and tell what went wrong; its exit code. None is a line too long to be read.
 
-    Raises `Ended`.
+    Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing behind it is to be done.
     """
     try:
         command, options = read(line)
         return DONE if command is None else await command.run(options, desk)
     except HelpShown:
         return DONE
+    except asyncio.CancelledError:
+        raise Interrupted(f"{where}interrupted") from None
+    except Interrupted as end:
+        raise Interrupted(where + end.text, end.hint) from None
     except _ERRORS as error:
         failure = await desk.explain(error)
         desk.output.failure(Failure(where + failure.text, failure.hint))
@@ -181,7 +186,7 @@ def _short(order: OrderState) -> str:
     return f"{order.side} {order.leaves_quantity:f} {order.symbol} at {order.price:f}"
 
 
-async def _piped_lines() -> AsyncIterator[str | None]:
+async def _piped_lines() -> AsyncGenerator[str | None, None]:
     """The lines of stdin, without a thread that could not be interrupted; none where it is closed.
 
     None stands for one that is too long.
@@ -197,11 +202,14 @@ async def _piped_lines() -> AsyncIterator[str | None]:
             yield None if is_too_long else line.decode(errors="replace")
         return
     reader = asyncio.StreamReader(_LONGEST_LINE_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    while (text := await _next_line(reader)) != b"":
-        yield None if text is None else text.decode(errors="replace")
+    try:
+        while (text := await _next_line(reader)) != b"":
+            yield None if text is None else text.decode(errors="replace")
+    finally:
+        pipe.close()
 
 
 async def _next_line(reader: asyncio.StreamReader) -> bytes | None:

@@ -1,7 +1,10 @@
 import asyncio
 import os
 import re
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,9 @@ from client.cli.main import find, run
 from client.cli.output import Output
 from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
-from tests.client.fake_venue import FakeVenue
+from tests.client.fake_venue import FakeVenue, until
 
+Piped = Callable[[bytes], asyncio.Task[int]]
 SYMBOLS = ("AAPL", "AMZN", "MSFT")
 
 
@@ -142,6 +146,55 @@ async def test_a_line_that_is_too_long_fails_alone(
     assert [command.new.price for command in venue.engines[0].commands] == [200, 300]
     told = capsys.readouterr().err
     assert re.findall(r"line (\d): longer than 65,536 bytes", told) == ["2", "4"]
+
+
+@pytest.fixture
+def piped(venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
+    """Gives lines to `trade` through a pipe that stays open; the task that does them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    with ExitStack() as opened:
+
+        def begin(lines: bytes) -> asyncio.Task[int]:
+            theirs, ours = os.pipe()
+            monkeypatch.setattr(sys, "stdin", opened.enter_context(os.fdopen(theirs)))
+            opened.enter_context(os.fdopen(ours, "wb", buffering=0)).write(lines)
+            options = find("trade").parser().read(words)
+            return asyncio.create_task(run(find("trade"), options, Output(as_json=False)))
+
+        yield begin
+
+
+async def test_an_order_that_is_interrupted_is_told(
+    venue: FakeVenue, piped: Piped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM during an order from a pipe tells its id, and ends with 130; no line behind it is done."""
+    venue.engines[0].silent = True
+    trading = piped(b"buy 1 AAPL 2\nbuy 1 AAPL 3\n")
+    await until(lambda: venue.engines[0].orders)
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 130
+    (entered,) = venue.engines[0].orders
+    told = capsys.readouterr().err
+    assert "line 1: interrupted: the order may or may not have been entered" in told
+    assert f"--client-order-id {entered}" in told
+
+
+async def test_any_line_can_be_interrupted(
+    venue: FakeVenue, piped: Piped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A question was not answered then, which the exit code says; between two lines all is done."""
+    venue.hold_searches = asyncio.Event()
+    trading = piped(b"engines\n")
+    await until(lambda: venue.searches > 1)
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 130
+    assert "line 1: interrupted" in capsys.readouterr().err
+    venue.hold_searches = None
+    trading = piped(b"buy 1 AAPL 2\n")
+    await until(lambda: "NEW" in capsys.readouterr().out)
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 0
 
 
 def _write(end: int, text: bytes) -> None:
