@@ -39,8 +39,6 @@ DEFAULT_DEADLINE_S: Final = 30.0
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
 
 _REMEMBERED_ORDERS: Final = 100_000
-_CONNECTED_AFTER_S: Final = 5.0
-"""A fills stream that lived this long had reached the engine: connecting gives up far earlier."""
 
 _LIMIT: Final = terms.ORDER_TYPE_NUMBERS["limit"]
 _MARKET: Final = terms.ORDER_TYPE_NUMBERS["market"]
@@ -56,6 +54,7 @@ class Client:
         self._session = session
         self._entry: OrderEntry | None = None
         self._entry_task: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
         # Unique over all runs of all programs: 64 random bits, then a counter.
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_counter = count(1)
@@ -97,19 +96,20 @@ class Client:
         With MATCHBUS_TRACE in the environment, orders are traced (docs/monitoring.md); `ValueError` says what
         is wrong with it.
         """
-        if self._session.closed:
-            raise ClientClosed("the client was closed: make a new one")
-        if self._entry is not None:
+        async with self._opening:
+            if self._session.closed:
+                raise ClientClosed("the client was closed: make a new one")
+            if self._entry is not None:
+                return self
+            try:
+                await self._session.open()
+                self._tracer = traces.tracer()
+            except BaseException:
+                await self._session.close()
+                raise
+            self._entry = OrderEntry(self._session)
+            self._entry_task = asyncio.create_task(self._entry.run())
             return self
-        try:
-            await self._session.open()
-            self._tracer = traces.tracer()
-        except BaseException:
-            await self._session.close()
-            raise
-        self._entry = OrderEntry(self._session)
-        self._entry_task = asyncio.create_task(self._entry.run())
-        return self
 
     async def close(self) -> None:
         """Close all connections. Orders stay in the market; calls that wait raise `ClientClosed`."""
@@ -145,6 +145,10 @@ class Client:
         """What anyone may ask the venue: its engines, its instruments."""
         return Venue(self._session)
 
+    def new_client_order_id(self) -> str:
+        """An id that no order has yet, of this run or of another: what `submit` takes where none is given."""
+        return f"{self._id_prefix}-{next(self._id_counter)}"
+
     async def submit(
         self,
         symbol: str,
@@ -179,7 +183,7 @@ class Client:
         if order_type == _MARKET and price is not None:
             raise ValueError("a market order has no price: leave it out, or make it a limit order with ioc")
         if client_order_id is None:
-            client_order_id = f"{self._id_prefix}-{next(self._id_counter)}"
+            client_order_id = self.new_client_order_id()
         else:
             check_client_order_id(client_order_id)
         order = self._new_order
@@ -291,35 +295,32 @@ class Client:
         retry = Retry(session, session.deadline_s)
         loop = asyncio.get_running_loop()
         last = since
-        while True:
-            generation, started = session.generation, loop.time()
-            error: grpc.aio.AioRpcError | None = None
-            request = pb.GetFillsRequest(since_sequence=last, follow=follow)
-            call = session.home.engine.GetFills(request, metadata=session.metadata)
-            try:
-                async for batch in call:
-                    retry.progressed()
-                    for message in batch.fills:
-                        if message.sequence <= last:
-                            continue
-                        if message.sequence != last + 1:
-                            raise FillGap(last + 1, message.sequence)
-                        symbol = message.symbol
-                        instrument = session.instruments.get(symbol) or await session.learn(symbol)
-                        last = message.sequence
-                        yield results.fill(message, instrument)
-                if not follow:
-                    return
-            except grpc.aio.AioRpcError as broken:
-                error = broken
-            except asyncio.CancelledError:
-                session.raise_if_closed_under_us()
-                raise
-            finally:
-                call.cancel()
-            if loop.time() - started > _CONNECTED_AFTER_S:
-                retry.progressed()
-            await retry.failed(error, generation)
+        with session.telling_of_close():
+            while True:
+                generation, began_s, brought = session.generation, loop.time(), False
+                error: grpc.aio.AioRpcError | None = None
+                request = pb.GetFillsRequest(since_sequence=last, follow=follow)
+                call = session.home.engine.GetFills(request, metadata=session.metadata)
+                try:
+                    async for batch in call:
+                        brought = True
+                        for message in batch.fills:
+                            if message.sequence <= last:
+                                continue
+                            if message.sequence != last + 1:
+                                raise FillGap(last + 1, message.sequence)
+                            symbol = message.symbol
+                            instrument = session.instruments.get(symbol) or await session.learn(symbol)
+                            last = message.sequence
+                            yield results.fill(message, instrument)
+                    if not follow:
+                        return
+                except grpc.aio.AioRpcError as broken:
+                    error = broken
+                finally:
+                    call.cancel()
+                retry.stream_ended(loop.time() - began_s, brought=brought)
+                await retry.failed(error, generation)
 
     async def book(
         self, symbol: str, depth: int = 0, *, consolidated: bool = False, orders: bool = False

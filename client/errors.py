@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 
 class MatchbusError(Exception):
-    """Everything this package raises by itself."""
+    """Everything this package raises by itself.
+
+    Of a command that was given up, `sent` tells whether it left at least once: then it may have been done.
+    For an order, `client_order_id` is the id to ask about with `Client.order`, or to submit again with.
+    """
+
+    sent: bool = False
+    client_order_id: str = ""
 
 
 class Unavailable(MatchbusError):
-    """The venue gave no answer within the deadline.
-
-    `sent` tells whether the request left at least once: then it may have been done. For an order,
-    `client_order_id` is the id to ask about with `Client.order`, or to submit again with.
-    """
+    """The venue gave no answer within the deadline."""
 
     def __init__(self, text: str, *, sent: bool = False, client_order_id: str = "") -> None:
         super().__init__(text)
@@ -39,7 +42,7 @@ class Unavailable(MatchbusError):
 
 
 class ClientClosed(MatchbusError):
-    """The client is closed. A command that was waiting for its answer may have been done."""
+    """The client is closed. A command that was waiting for its answer may have been done, if it was sent."""
 
 
 class AuthenticationFailed(MatchbusError):

@@ -228,4 +228,6 @@ class OrderEntry:
 def _fail(commands: Iterable[Pending], error: MatchbusError) -> None:
     for pending in commands:
         if not pending.answer.done():
-            pending.answer.set_exception(type(error)(*error.args))
+            told = type(error)(*error.args)  # one for each, with the id of its own command
+            told.sent, told.client_order_id = pending.attempts > 0, pending.client_order_id
+            pending.answer.set_exception(told)

@@ -19,7 +19,8 @@ from the second failure in a row on.
 import asyncio
 import logging
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -58,6 +59,15 @@ _MAX_BACKOFF_S: Final = 1.0
 _MAX_SEARCH_S: Final = 0.2
 """Longest pause while the home engine is away: a standby needs about a second, and asking costs little."""
 _FAILURES_BEFORE_REGISTRATION: Final = 2
+
+_LONG_LIFE_S: Final = 6.0
+"""A stream that lived longer was no refused one: an engine that cannot check a token says so after 5 s."""
+
+_SHORT_LIFE_S: Final = 1.5
+"""A stream that lived longer had reached an engine: a connection is given up after 1 s."""
+
+_MOST_SHORT_LIVES: Final = 3
+"""So many streams in a row that lived less than a long life, and brought nothing, count as having worked."""
 
 _CHANNEL_OPTIONS: Final = (
     # A frozen engine is noticed in 2.5 s; the engines let clients ask this often (matchbus.edge).
@@ -149,13 +159,15 @@ class Session:
     async def open(self) -> None:
         """Register for the first time. Raises `AuthenticationFailed`, `RequestInvalid` or `Unavailable`."""
         retry = Retry(self, self.deadline_s)
-        while not self.generation:
-            try:
-                await self._register()
-            except grpc.aio.AioRpcError as error:
-                if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION}:
-                    raise _final(error) from error
-                await retry.failed(error, self.generation)
+        with self.telling_of_close():
+            while not self.generation:
+                try:
+                    await self._register(retry.remaining_s)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION}:
+                        raise _final(error) from error
+                    await retry.failed(error, self.generation)
+        self.check_open()  # the last answer may have come together with `close`
 
     async def close(self) -> None:
         """Cancel what is under way and close all channels."""
@@ -172,7 +184,7 @@ class Session:
             if self.generation != generation:
                 return
             try:
-                await self._register()
+                await self._register(self.deadline_s)
             except grpc.aio.AioRpcError as error:
                 if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
                     raise _final(error) from error
@@ -252,7 +264,7 @@ class Session:
 
     async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
         retry = Retry(self, self.deadline_s)
-        try:
+        with self.telling_of_close():
             while True:
                 generation = self.generation
                 stub = self._link(self._exchange_address).exchange if at_exchange else self.home.engine
@@ -262,19 +274,24 @@ class Session:
                     )
                 except grpc.aio.AioRpcError as error:
                     await retry.failed(error, generation)
+
+    @contextmanager
+    def telling_of_close(self) -> Iterator[None]:
+        """Around all that waits for the venue: what `close` cancelled raises `ClientClosed`.
+
+        A task that its own user cancelled ends as cancelled.
+        """
+        try:
+            yield
         except asyncio.CancelledError:
-            self.raise_if_closed_under_us()
+            task = asyncio.current_task()
+            if self.closed and (task is None or not task.cancelling()):
+                raise ClientClosed("the client was closed while the call waited") from None
             raise
 
-    def raise_if_closed_under_us(self) -> None:
-        """Tell a call that `close` cancelled from a task that its own user cancelled."""
-        task = asyncio.current_task()
-        if self.closed and (task is None or not task.cancelling()):
-            raise ClientClosed("the client was closed while the call waited")
-
-    async def _register(self) -> None:
+    async def _register(self, timeout_s: float) -> None:
         stub = self._link(self._exchange_address).exchange
-        reply = await stub.RegisterClient(self._request, timeout=min(REGISTRATION_TIMEOUT_S, self.deadline_s))
+        reply = await stub.RegisterClient(self._request, timeout=min(REGISTRATION_TIMEOUT_S, timeout_s))
         if (reply.engine, reply.engine_address) != (self.engine, self._engine_address):
             _log.info("home is engine %d at %s", reply.engine, reply.engine_address)
         self.engine = reply.engine
@@ -308,6 +325,7 @@ class Retry:
         self._session = session
         self._deadline_s = deadline_s
         self._failures = 0
+        self._short_lives = 0
         self._unauthenticated_at: float | None = None
         self._deadline = asyncio.get_running_loop().time() + deadline_s
 
@@ -322,6 +340,20 @@ class Retry:
         self._unauthenticated_at = None
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
 
+    def stream_ended(self, lived_s: float, *, brought: bool) -> None:
+        """A stream is over: one that had worked leaves the whole deadline for what is tried after it.
+
+        `brought` tells whether it had a message. One that had none may have been refused all the time: how
+        long it lived tells most, and the first attempt had nothing before it that could be overrun.
+        """
+        if brought or lived_s > _LONG_LIFE_S:
+            self._short_lives = 0
+        elif self._short_lives < _MOST_SHORT_LIVES and (lived_s > _SHORT_LIFE_S or not self._failures):
+            self._short_lives += 1
+        else:
+            return
+        self.progressed()
+
     async def failed(self, error: grpc.aio.AioRpcError | None, generation: int) -> None:
         """Wait out a failed attempt that was made with registration `generation`.
 
@@ -333,7 +365,13 @@ class Retry:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        registered = self._session.generation and await self._learn(code, generation)
+        text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
+        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True)
+        try:
+            async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
+                registered = self._session.generation and await self._learn(code, generation)
+        except TimeoutError:
+            raise late from error
         moved = self._session.generation != generation and not self._session.is_guessing
         if moved and (self._failures == 1 or (away and not registered)):
             return
@@ -341,10 +379,7 @@ class Retry:
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
         if delay_s >= self.remaining_s:
-            text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-            raise Unavailable(
-                f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True
-            ) from error
+            raise late from error
         await asyncio.sleep(delay_s)
 
     async def _learn(self, code: grpc.StatusCode, generation: int) -> bool:

@@ -1,7 +1,8 @@
 """What a command ends with when it cannot do what was asked: what was wrong, and what to do.
 
 Failure
-└── Misuse      the command makes no sense as it was typed; exit code 2
+├── Misuse          the command makes no sense as it was typed; exit code 2
+└── Interrupted     Ctrl-C or SIGTERM came before it was done; exit code 130
 """
 
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ from client.cli.settings import Settings
 DONE: Final = 0
 REFUSED: Final = 1
 MISUSED: Final = 2
+INTERRUPTED: Final = 130
 
 _SHOWN_SYMBOLS: Final = 12
 
@@ -59,6 +61,12 @@ class Misuse(Failure):
     code = MISUSED
 
 
+class Interrupted(Failure):
+    """The command was ended before it was done."""
+
+    code = INTERRUPTED
+
+
 class ExchangeAway(MatchbusError):
     """The exchange gave no answer to the first question; `cause` is the last failure."""
 
@@ -80,8 +88,7 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
         case Unavailable(client_order_id=str(name)) if name and error.sent:
             return Failure(
                 f"the order may or may not have been entered: {reason_of(error)}",
-                f"see `matchbus orders --client-order-id {name}`, or send the same command again with "
-                f"--client-order-id {name}: it is entered once at most",
+                how_to_find_out(name),
             )
         case Unavailable():
             return Failure(
@@ -115,6 +122,14 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(str(error), "stop trading on this history, and ask the operator")
         case _:
             return Failure(str(error))
+
+
+def how_to_find_out(client_order_id: str) -> str:
+    """What to do about an order that may have been entered."""
+    return (
+        f"see `matchbus orders --client-order-id {client_order_id}`, or send the same command again with "
+        f"--client-order-id {client_order_id}: it is entered once at most"
+    )
 
 
 def some_of(symbols: list[str]) -> str:

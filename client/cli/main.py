@@ -95,7 +95,10 @@ async def _carry_out(command: Command, options: Options, desk: Desk) -> int:
 
 @contextlib.asynccontextmanager
 async def _until_stopped() -> AsyncIterator[None]:
-    """Cancel the body at Ctrl-C or SIGTERM, which is how it is meant to end."""
+    """Cancel the body at Ctrl-C or SIGTERM, which is how it is meant to end.
+
+    A body that is in the middle of something makes `Interrupted` of that.
+    """
     loop, body, stopped = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert body is not None
 
@@ -110,7 +113,8 @@ async def _until_stopped() -> AsyncIterator[None]:
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
-        body.uncancel()
     finally:
+        if stopped.is_set():
+            body.uncancel()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

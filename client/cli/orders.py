@@ -1,14 +1,16 @@
 """submit, cancel, replace, orders."""
 
 import argparse
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from client import OrderResult, OrderStatus, SelfTradePrevention, TimeInForce
 from client.cli.arguments import Parser, number, order_id, own_id, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded
-from client.cli.failures import DONE, REFUSED, Misuse
+from client.cli.failures import DONE, REFUSED, Interrupted, Misuse, how_to_find_out
 from client.cli.sheets import orders_sheet, result_lines
 
 T = TypeVar("T")
@@ -49,7 +51,9 @@ async def submit(options: Options, desk: Desk) -> int:
         raise Misuse("a limit order needs a price", f"`matchbus submit {what} PRICE`, or --market")
     time_in_force = TimeInForce.IOC if options.ioc else TimeInForce.FOK if options.fok else TimeInForce.GTC
     client = await desk.client()
-    async with desk.output.waiting("waiting for the engine"):
+    # Made here, so that it can be told when nobody waits for the answer any more.
+    own = options.client_order_id or client.new_client_order_id()
+    async with _under_way(desk, "the order may or may not have been entered", how_to_find_out(own)):
         result = await client.submit(
             options.symbol,
             options.side,
@@ -60,7 +64,7 @@ async def submit(options: Options, desk: Desk) -> int:
             post_only=options.post_only,
             self_trade_prevention=options.stp,
             do_not_route=options.no_route,
-            client_order_id=options.client_order_id,
+            client_order_id=own,
         )
     price = "at market" if options.market else f"at {options.price:f}"
     return _answer(desk, result, f"{what} {price}")
@@ -89,7 +93,8 @@ async def cancel(options: Options, desk: Desk) -> int:
         return await _cancel_all(_typed(symbol, options.target), options.side, desk)
     number = _typed(order_id, options.target)
     client = await desk.client()
-    async with desk.output.waiting("waiting for the engine"):
+    hint = _how_to_look(number, options.client_order_id)
+    async with _under_way(desk, "the order may or may not have been cancelled", hint):
         result = await client.cancel(order_id=number, client_order_id=options.client_order_id)
     return _answer(desk, result, "")
 
@@ -97,7 +102,8 @@ async def cancel(options: Options, desk: Desk) -> int:
 async def _cancel_all(of_symbol: str | None, side: str | None, desk: Desk) -> int:
     client = await desk.client()
     check_traded(of_symbol, client.instruments)
-    async with desk.output.waiting("waiting for the engine"):
+    hint = "`matchbus orders` lists what is open"
+    async with _under_way(desk, "the orders may or may not have been cancelled", hint):
         count = await client.cancel_all(of_symbol, side)
     desk.output.answer({"cancelled": count}, f"CANCELLED  {count} {'order' if count == 1 else 'orders'}")
     return DONE
@@ -122,7 +128,8 @@ async def replace(options: Options, desk: Desk) -> int:
         },
     )
     client = await desk.client()
-    async with desk.output.waiting("waiting for the engine"):
+    hint = _how_to_look(options.order_id, options.client_order_id)
+    async with _under_way(desk, "the order may or may not have been replaced", hint):
         result = await client.replace(
             price=options.price,
             quantity=options.quantity,
@@ -158,6 +165,21 @@ async def orders(options: Options, desk: Desk) -> int:
             found = await client.open_orders(of_symbol)
     desk.output.table(found, lambda: orders_sheet(found), nothing="no open orders")
     return DONE
+
+
+@asynccontextmanager
+async def _under_way(desk: Desk, doubt: str, hint: str) -> AsyncIterator[None]:
+    """Around a command that changes something: whoever ends the wait is told what nobody knows then."""
+    try:
+        async with desk.output.waiting("waiting for the engine"):
+            yield
+    except asyncio.CancelledError:
+        raise Interrupted(f"interrupted: {doubt}", hint) from None
+
+
+def _how_to_look(number: int | None, own: str | None) -> str:
+    """How to see what has become of an order, named by one of its ids."""
+    return f"see `matchbus orders {f'--client-order-id {own}' if number is None else number}`"
 
 
 def _typed(kind: Callable[[str], T], text: str | None) -> T | None:

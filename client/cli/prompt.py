@@ -11,7 +11,7 @@ import re
 import selectors
 import shlex
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from client.cli import health, holdings, market, orders
 from client.cli.arguments import HelpShown, Parser
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
-from client.cli.failures import DONE, REFUSED, Failure, Misuse
+from client.cli.failures import DONE, REFUSED, Failure, Interrupted, Misuse
 from client.cli.settings import SettingsError
 from client.cli.sheets import fill_line
 
@@ -35,6 +35,7 @@ WORDS: Final = (*SIDES, *LINE_COMMANDS, HELP, ENDS[0])
 """What a line may begin with."""
 
 _ERRORS: Final = (Failure, SettingsError, MatchbusError, ValueError)
+_LONGEST_LINE_BYTES: Final = 65_536
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _QUANTITY_AT: Final = 2
 """Where the quantity of a `submit` stands; the symbol is behind it."""
@@ -62,28 +63,38 @@ async def trade(options: Options, desk: Desk) -> int:
     code = DONE
     number = 0
     with suppress(Ended):
-        async for line in _piped_lines():
-            number += 1
-            if await execute(line, desk, f"line {number}: ") != DONE:
-                code = REFUSED
+        async with aclosing(_piped_lines()) as lines:
+            async for line in lines:
+                number += 1
+                if await execute(line, desk, f"line {number}: ") != DONE:
+                    code = REFUSED
     return code
 
 
-async def execute(line: str, desk: Desk, where: str = "") -> int:
-    """Do what one line says and tell what went wrong; its exit code. Raises `Ended`."""
+async def execute(line: str | None, desk: Desk, where: str = "") -> int:
+    """Do what one line says and tell what went wrong; its exit code. None is a line too long to be read.
+
+    Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing behind it is to be done.
+    """
     try:
         command, options = read(line)
         return DONE if command is None else await command.run(options, desk)
     except HelpShown:
         return DONE
+    except asyncio.CancelledError:
+        raise Interrupted(f"{where}interrupted") from None
+    except Interrupted as end:
+        raise Interrupted(where + end.text, end.hint) from None
     except _ERRORS as error:
         failure = await desk.explain(error)
         desk.output.failure(Failure(where + failure.text, failure.hint))
         return failure.code
 
 
-def read(line: str) -> tuple[Command | None, Options]:
+def read(line: str | None) -> tuple[Command | None, Options]:
     """What one line says: no command for an empty one. Raises `Misuse`, `HelpShown` and `Ended`."""
+    if line is None:
+        raise Misuse(f"longer than {_LONGEST_LINE_BYTES:,} bytes", "one command a line")
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
@@ -175,23 +186,45 @@ def _short(order: OrderState) -> str:
     return f"{order.side} {order.leaves_quantity:f} {order.symbol} at {order.price:f}"
 
 
-async def _piped_lines() -> AsyncIterator[str]:
-    """The lines of stdin, without a thread that could not be interrupted; none where it is closed."""
+async def _piped_lines() -> AsyncGenerator[str | None, None]:
+    """The lines of stdin, without a thread that could not be interrupted; none where it is closed.
+
+    None stands for one that is too long.
+    """
     if sys.stdin is None:
         return
     try:
         with selectors.DefaultSelector() as probe:
             probe.register(sys.stdin, selectors.EVENT_READ)
     except PermissionError:  # a plain file or /dev/null, of which no read ever waits
-        for line in sys.stdin:
-            yield line
+        for line in sys.stdin.buffer:
+            is_too_long = len(line.rstrip(b"\n")) > _LONGEST_LINE_BYTES
+            yield None if is_too_long else line.decode(errors="replace")
         return
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
+    reader = asyncio.StreamReader(_LONGEST_LINE_BYTES)
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    while line_read := await reader.readline():
-        yield line_read.decode(errors="replace")
+    try:
+        while (text := await _next_line(reader)) != b"":
+            yield None if text is None else text.decode(errors="replace")
+    finally:
+        pipe.close()
+
+
+async def _next_line(reader: asyncio.StreamReader) -> bytes | None:
+    """The next line with its end, nothing behind the last one; None for one that is too long."""
+    is_too_long = False
+    while True:
+        try:
+            line = await reader.readuntil()
+        except asyncio.IncompleteReadError as end:
+            line = end.partial
+        except asyncio.LimitOverrunError as more:
+            await reader.readexactly(more.consumed)  # up to its end, or all that has come of it
+            is_too_long = True
+            continue
+        return None if is_too_long else line
 
 
 async def _at_prompt(client: Client, desk: Desk) -> None:

@@ -42,6 +42,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.break_before: deque[grpc.StatusCode | None] = deque()
         self.break_after: deque[grpc.StatusCode | None] = deque()
         self.fill_breaks: deque[int] = deque()
+        self.refuses_fills_after_s: float | None = None
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
         self.hold: asyncio.Event | None = None
@@ -137,6 +138,9 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
     async def GetFills(self, request: pb.GetFillsRequest, context: Context) -> AsyncIterator[pb.FillBatch]:
         await self.check(context)
         self.fills_asked.append(request.since_sequence)
+        if self.refuses_fills_after_s is not None:
+            await asyncio.sleep(self.refuses_fills_after_s)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked")
         until = self.fill_breaks.popleft() if self.fill_breaks else None
         position = request.since_sequence
         while True:
@@ -209,6 +213,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.accepts = True
         self.address = ""
         self.failures: deque[grpc.StatusCode] = deque()
+        self.hold_registrations: asyncio.Event | None = None
+        self.hold_searches: asyncio.Event | None = None
         self._server: Any = None
 
     async def __aenter__(self) -> Self:
@@ -252,6 +258,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         if request.password != PASSWORD:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         self.registrations += 1
+        if self.hold_registrations is not None:
+            await self.hold_registrations.wait()
         token = f"token-{self.registrations}"
         if self.accepts:
             self.tokens.add(token)
@@ -269,6 +277,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
 
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesReply:
         self.searches += 1
+        if self.hold_searches is not None:
+            await self.hold_searches.wait()
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
         standby = pb.Engine(engine=number, address=self.standby_address, role=role)
         home = pb.Engine(

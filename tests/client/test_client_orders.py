@@ -12,6 +12,7 @@ from client import (
     AuthenticationFailed,
     Client,
     ClientClosed,
+    MatchbusError,
     OrderRefused,
     OrderResult,
     RejectReason,
@@ -19,6 +20,7 @@ from client import (
     Unavailable,
     UnknownSymbol,
     order_entry,
+    session,
 )
 from client.order_entry import AMPLE_COMMANDS
 from tests.client.fake_venue import FakeEngine, FakeVenue, until
@@ -290,6 +292,17 @@ async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:
         assert client.engine == 1
 
 
+async def test_a_registration_ends_at_the_deadline(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last attempt has only what is left, where an exchange takes all that an attempt is given."""
+    monkeypatch.setattr(session, "REGISTRATION_TIMEOUT_S", 1.0)
+    venue.hold_registrations = asyncio.Event()
+    began_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        await venue.client(deadline_s=1.2).open()
+    assert venue.registrations == 2
+    assert time.monotonic() - began_s < 2.0
+
+
 async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
     """Without an answer until the deadline the order fails, naming its id and that it was sent."""
     venue.engines[0].silent = True
@@ -311,17 +324,46 @@ async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> 
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
-async def test_closing_answers_who_waits(venue: FakeVenue) -> None:
-    """A client that is closed while an order waits tells the waiting task, and refuses later calls."""
+async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is closed tells the tasks whose orders wait which may be in, and refuses later calls."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
     venue.engines[0].silent = True
     client = await venue.client().open()
     order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
     await until(lambda: venue.engines[0].commands)
+    unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="unsent"))
+    await asyncio.sleep(0)
     await client.close()
-    with pytest.raises(ClientClosed):
+    with pytest.raises(ClientClosed) as caught:
         await order
+    (entered,) = venue.engines[0].orders
+    assert (caught.value.sent, caught.value.client_order_id) == (True, entered)
+    with pytest.raises(ClientClosed) as caught:
+        await unsent
+    assert (caught.value.sent, caught.value.client_order_id) == (False, "unsent")
     with pytest.raises(ClientClosed):
         await client.submit("AAPL", "buy", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.DATA_LOSS, Unavailable),
+        (grpc.StatusCode.INVALID_ARGUMENT, RequestInvalid),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
+    ],
+)
+async def test_orders_that_are_given_up_keep_their_ids(
+    venue: FakeVenue, code: grpc.StatusCode, error: type[MatchbusError]
+) -> None:
+    """Whatever ends the stream for good, each order that was on it says that it may be in."""
+    venue.engines[0].break_after.append(code)
+    async with venue.client() as client:
+        orders = [client.submit("AAPL", "buy", "1", "2", client_order_id=name) for name in ("a", "b")]
+        failures = await asyncio.gather(*orders, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [error] * 2
+    told = [(failure.sent, failure.client_order_id) for failure in failures if isinstance(failure, error)]
+    assert told == [(True, "a"), (True, "b")]
 
 
 async def test_cancelled_task_does_not_disturb_the_others(venue: FakeVenue) -> None:
@@ -433,6 +475,40 @@ async def test_a_client_is_opened_once(venue: FakeVenue) -> None:
     for call in (client.open, client.venue.engines, client.positions, client.cancel_all):
         with pytest.raises(ClientClosed):
             await call()
+    assert not _order_entries()
+
+
+async def test_a_client_is_opened_once_by_many_tasks(venue: FakeVenue) -> None:
+    """Tasks that open it at once share one registration and one stream, which ends with the client."""
+    client = venue.client()
+    first, second = await asyncio.gather(client.open(), client.open())
+    assert first is second is client
+    assert (venue.registrations, len(_order_entries())) == (1, 1)
+    await client.close()
+    assert not _order_entries()
+
+
+async def test_closing_ends_a_registration(venue: FakeVenue) -> None:
+    """A task that opens a client learns that another closed it."""
+    venue.hold_registrations = asyncio.Event()
+    client = venue.client()
+    opening = asyncio.create_task(client.open())
+    await until(lambda: venue.registrations)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await opening
+
+
+async def test_a_registration_that_ends_with_the_client_opens_nothing(venue: FakeVenue) -> None:
+    """The last answer to `open` may come when the client is closed already."""
+    venue.hold_searches = asyncio.Event()
+    client = venue.client()
+    opening = asyncio.create_task(client.open())
+    await until(lambda: venue.searches)
+    client._session.closed = True  # noqa: SLF001 - what `close` does first
+    venue.hold_searches.set()
+    with pytest.raises(ClientClosed):
+        await opening
     assert not _order_entries()
 
 

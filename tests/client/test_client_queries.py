@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import time
 from decimal import Decimal
 
 import grpc
 import pytest
 
-from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue
+from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, session
 from tests.client.fake_venue import FakeVenue, until
 
 
@@ -49,6 +50,44 @@ async def test_fills_follow(venue: FakeVenue) -> None:
         assert (await anext(fills)).sequence == 3
 
 
+@pytest.mark.parametrize("fills", [0, 1])
+async def test_a_history_that_worked_has_the_whole_deadline_to_come_back(
+    venue: FakeVenue, fills: int
+) -> None:
+    """A stream that was followed for longer than the deadline is lost, and found again."""
+    engine = venue.engines[0]
+    engine.add_fills(fills)
+    async with (
+        asyncio.timeout(20),
+        venue.client(deadline_s=1) as client,
+        contextlib.aclosing(client.fills()) as following,
+    ):
+        for sequence in range(fills):
+            assert (await anext(following)).sequence == sequence + 1
+        later = asyncio.ensure_future(anext(following))
+        await until(lambda: engine.fills_asked)
+        await asyncio.sleep(1.1)
+        await engine.server.stop(None)
+        await until(lambda: venue.searches > 1)
+        await venue.start(engine)
+        engine.add_fills(1)
+        assert (await later).sequence == fills + 1
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1])
+async def test_a_history_that_is_refused_is_given_up(
+    venue: FakeVenue, after_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that refuses the stream each time is away, even one that takes long to say so."""
+    monkeypatch.setattr(session, "_SHORT_LIFE_S", 0.05)
+    engine = venue.engines[0]
+    engine.refuses_fills_after_s = after_s
+    async with asyncio.timeout(10), venue.client(deadline_s=0.5) as client:
+        with pytest.raises(Unavailable, match=r"0\.5 s.*tokens cannot be checked"):
+            await anext(client.fills())
+    assert len(engine.fills_asked) > 1
+
+
 async def test_missing_fill_is_an_error(venue: FakeVenue) -> None:
     """A hole in the history is never passed over."""
     engine = venue.engines[0]
@@ -74,6 +113,19 @@ async def test_closing_ends_a_followed_history(venue: FakeVenue) -> None:
     client = await venue.client().open()
     following = asyncio.ensure_future(anext(client.fills()))
     await until(lambda: venue.engines[0].fills_asked)
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await following
+
+
+async def test_closing_ends_a_history_that_looks_for_its_engine(venue: FakeVenue) -> None:
+    """So does a task whose stream is lost, while it asks where its engine is: nobody has cancelled it."""
+    client = await venue.client().open()
+    following = asyncio.ensure_future(anext(client.fills()))
+    await until(lambda: venue.engines[0].fills_asked)
+    venue.hold_searches, searches = asyncio.Event(), venue.searches
+    await venue.engines[0].server.stop(None)
+    await until(lambda: venue.searches > searches)
     await client.close()
     with pytest.raises(ClientClosed):
         await following
@@ -106,6 +158,17 @@ async def test_query_gives_up_at_the_deadline(venue: FakeVenue) -> None:
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable, match=r"0\.5 s"):
                 await client.book("AAPL")
+
+
+async def test_the_search_for_an_engine_ends_at_the_deadline(venue: FakeVenue) -> None:
+    """A query whose engine is away, and whose exchange does not say where it is now, is not late for that."""
+    async with venue.client(deadline_s=0.3) as client:
+        venue.hold_searches = asyncio.Event()
+        await venue.engines[0].server.stop(None)
+        began_s = time.monotonic()
+        with pytest.raises(Unavailable, match=r"0\.3 s, last failure: UNAVAILABLE"):
+            await client.book("AAPL")
+        assert time.monotonic() - began_s < session.SEARCH_TIMEOUT_S
 
 
 async def test_books(venue: FakeVenue) -> None:

@@ -1,6 +1,10 @@
 import asyncio
+import os
 import re
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,9 @@ from client.cli.main import find, run
 from client.cli.output import Output
 from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
-from tests.client.fake_venue import FakeVenue
+from tests.client.fake_venue import FakeVenue, until
 
+Piped = Callable[[bytes], asyncio.Task[int]]
 SYMBOLS = ("AAPL", "AMZN", "MSFT")
 
 
@@ -113,6 +118,89 @@ async def test_input_that_is_over_ends_it(
         assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 0
     if opened is not None:
         opened.close()
+
+
+@pytest.mark.parametrize("stdin", ["pipe", "file"])
+async def test_a_line_that_is_too_long_fails_alone(
+    stdin: str,
+    venue: FakeVenue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is no command, nor is any part of it; the lines behind it are carried out."""
+    long = b"buy 1 AAPL 2 " + b" buy 1 AAPL 2" * 20_000
+    lines = b"\n".join([b"buy 1 AAPL 2", long, b"buy 1 AAPL 3", long])
+    (tmp_path / "file").write_bytes(lines)
+    end, ours = os.pipe() if stdin == "pipe" else (os.open(tmp_path / "file", os.O_RDONLY), None)
+    writing = asyncio.create_task(asyncio.to_thread(_write, ours, lines)) if ours is not None else None
+    opened = os.fdopen(end)
+    monkeypatch.setattr(sys, "stdin", opened)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    async with asyncio.timeout(10):
+        assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 1
+        if writing is not None:
+            await writing
+    opened.close()
+    assert [command.new.price for command in venue.engines[0].commands] == [200, 300]
+    told = capsys.readouterr().err
+    assert re.findall(r"line (\d): longer than 65,536 bytes", told) == ["2", "4"]
+
+
+@pytest.fixture
+def piped(venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
+    """Gives lines to `trade` through a pipe that stays open; the task that does them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    with ExitStack() as opened:
+
+        def begin(lines: bytes) -> asyncio.Task[int]:
+            theirs, ours = os.pipe()
+            monkeypatch.setattr(sys, "stdin", opened.enter_context(os.fdopen(theirs)))
+            opened.enter_context(os.fdopen(ours, "wb", buffering=0)).write(lines)
+            options = find("trade").parser().read(words)
+            return asyncio.create_task(run(find("trade"), options, Output(as_json=False)))
+
+        yield begin
+
+
+async def test_an_order_that_is_interrupted_is_told(
+    venue: FakeVenue, piped: Piped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM during an order from a pipe tells its id, and ends with 130; no line behind it is done."""
+    venue.engines[0].silent = True
+    trading = piped(b"buy 1 AAPL 2\nbuy 1 AAPL 3\n")
+    await until(lambda: venue.engines[0].orders)
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 130
+    (entered,) = venue.engines[0].orders
+    told = capsys.readouterr().err
+    assert "line 1: interrupted: the order may or may not have been entered" in told
+    assert f"--client-order-id {entered}" in told
+
+
+async def test_any_line_can_be_interrupted(
+    venue: FakeVenue, piped: Piped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A question was not answered then, which the exit code says; between two lines all is done."""
+    venue.hold_searches = asyncio.Event()
+    trading = piped(b"engines\n")
+    await until(lambda: venue.searches > 1)
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 130
+    assert "line 1: interrupted" in capsys.readouterr().err
+    venue.hold_searches = None
+    trading = piped(b"buy 1 AAPL 2\n")
+    await until(lambda: "NEW" in capsys.readouterr().out)
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 0
+
+
+def _write(end: int, text: bytes) -> None:
+    """Write all of it into a pipe, which holds less, and close that."""
+    with os.fdopen(end, "wb") as pipe:
+        pipe.write(text)
 
 
 async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
