@@ -31,6 +31,9 @@ from engine.state import State
 from engine.terms import OrderStatus
 
 MAX_QUEUED_COMMANDS: Final = 50_000
+MAX_CLIENTS_SHARE: Final = 25_000
+"""Of these, one client's: whoever floods an engine leaves room to others."""
+
 AMPLE_COMMANDS: Final = 128
 """A batch of so many waits for no more: what it costs beside its commands is little then."""
 
@@ -96,12 +99,13 @@ class Batch:
 class Submission:
     """Commands that came together, and their answers: of each command the last event.
 
-    With `takes` they may take what peers show. `settling` has, by position, the future answer of each order
-    that still has a leg out.
+    `client` sent them, if it was one. With `takes` they may take what peers show. `settling` has, by
+    position, the future answer of each order that still has a leg out.
     """
 
     commands: Sequence[Command]
     done: asyncio.Future["Submission"]
+    client: str = ""
     is_own: bool = False
     takes: bool = True
     answers: list[Event | None] = field(default_factory=list)
@@ -151,6 +155,7 @@ class CommitLoop:
         self._delay_s = delay_s
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
+        self._queued_of: Counter[str] = Counter()
         self._arrived = asyncio.Event()
         self._ample = asyncio.Event()
         self._busy = False
@@ -160,17 +165,20 @@ class CommitLoop:
         self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._settling: dict[int, asyncio.Future[Answered]] = {}
 
-    def submit(self, commands: Sequence[Command], *, takes: bool = True) -> asyncio.Future[Submission]:
-        """Queue commands; the future resolves when the journal has the last of them.
+    def submit(
+        self, commands: Sequence[Command], *, client: str = "", takes: bool = True
+    ) -> asyncio.Future[Submission]:
+        """Queue commands, of a client if one sent them; the future resolves when the journal has the last.
 
         `takes`: among them may be orders, which must not miss a quote of a peer. Giving up on the future does
         not take a command back. Raises CommitError, having taken none.
         """
-        fault = self._why_untaken(len(commands))
+        fault = self._why_untaken(len(commands), client)
         if fault is not None:
             self.untaken[type(fault)] += len(commands)
             raise fault
-        return self._enqueue(Submission(commands, asyncio.get_running_loop().create_future(), takes=takes))
+        done = asyncio.get_running_loop().create_future()
+        return self._enqueue(Submission(commands, done, client, takes=takes))
 
     def submit_own(self, command: Command) -> asyncio.Future[Submission]:
         """Queue a command that the engine owes itself, such as the result of a leg: never refused."""
@@ -178,8 +186,8 @@ class CommitLoop:
             Submission([command], asyncio.get_running_loop().create_future(), is_own=True, takes=False)
         )
 
-    def _why_untaken(self, more: int) -> CommitError | None:
-        """What so many more commands are told; None when they are taken."""
+    def _why_untaken(self, more: int, client: str) -> CommitError | None:
+        """What so many more commands of a client are told; None when they are taken."""
         if self.retired:
             return Retired("this process hands over to another one")
         if trouble := self.trouble():
@@ -188,12 +196,18 @@ class CommitLoop:
             return Overloaded(
                 f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
             )
+        queued = self._queued_of[client]
+        if client and queued + more > MAX_CLIENTS_SHARE:
+            return Overloaded(
+                f"{queued} commands of this client are waiting, {MAX_CLIENTS_SHARE} is the limit"
+            )
         return None
 
     def _enqueue(self, submission: Submission) -> asyncio.Future[Submission]:
         crash_points.reach("command received")
         self._queue.append(submission)
         self.queued_commands += len(submission.commands)
+        self._queued_of[submission.client] += len(submission.commands)
         self._arrived.set()
         if self.queued_commands >= AMPLE_COMMANDS:
             self._ample.set()
@@ -314,7 +328,10 @@ class CommitLoop:
             self._reads.clear()
             own = [submission for submission in self._queue if submission.is_own]
             self._queue = deque(dict.fromkeys((*started, *own)))
-            self.queued_commands = sum(len(submission.commands) for submission in self._queue)
+            self._queued_of.clear()
+            for submission in self._queue:
+                self._queued_of[submission.client] += len(submission.commands)
+            self.queued_commands = self._queued_of.total()
 
     def trouble(self) -> str:
         """Why nothing more is taken: what must be stored was not for a while. Empty when all is well."""
@@ -372,15 +389,21 @@ class CommitLoop:
                     self._settle(events, batch)
             if len(answers) < len(commands):
                 break
-            queue.popleft()
-            finished.append(submission)
-            self.queued_commands -= len(commands)
+            finished.append(self._dequeue())
         if not queue:
+            self._queued_of.clear()  # of clients that may never come again
             self._arrived.clear()
         if not applied:  # the journal will not hear of this batch, so the state must not either
             state.begin_batch(batch.number - 1, last_time_ns)
         batch.changes = state.end_batch()
         return batch, finished
+
+    def _dequeue(self) -> Submission:
+        """Take the first submission off the queue."""
+        submission = self._queue.popleft()
+        self.queued_commands -= len(submission.commands)
+        self._queued_of[submission.client] -= len(submission.commands)
+        return submission
 
     def _note_legs(self, events: list[Event]) -> None:
         for event in events:

@@ -134,7 +134,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await abort_bad_request(context, "side", f"{request.side} is no side: leave it 0 for both")
         if request.symbol and request.symbol not in self._loop.state.books:
             await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
-        submission = await self._submit([wire.cancel_all(client, request)], context)
+        submission = await self._submit(wire.cancel_all(client, request), client, context)
         answer = submission.answers[0]
         assert isinstance(answer, CancelledAll)
         return pb.CancelAllReply(count=answer.count)
@@ -242,12 +242,12 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     # -- one command ----------------------------------------------------------------------------------
 
     async def _answer_one(self, command: OrderCommand, context: Context) -> pb.OrderReply:
-        submission = await self._submit([command], context)
+        submission = await self._submit(command, command.client, context)
         return wire.order_reply(pb.OrderReply(), (await _answers(submission))[0])
 
-    async def _submit(self, commands: Sequence[Command], context: Context) -> Submission:
+    async def _submit(self, command: Command, client: str, context: Context) -> Submission:
         try:
-            done = self._loop.submit(commands)
+            done = self._loop.submit([command], client=client)
         except CommitError as fault:
             await _abort_untaken(context, fault)
         return await self._committed(done, context)
@@ -290,7 +290,9 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     )
                     return
                 commands = wire.order_commands(client, message)
-                done = self._loop.submit([command for command in commands if command is not None])
+                done = self._loop.submit(
+                    [command for command in commands if command is not None], client=client
+                )
                 await room.acquire()
                 waiting.put_nowait(_Entry(commands, done))
         except CommitError as fault:

@@ -426,6 +426,19 @@ async def test_a_batch_that_computes_for_long_takes_no_more(
         assert len(done.result().answers) == 5
 
 
+async def test_one_client_cannot_fill_the_queue(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its share is refused beyond; others, and peers' legs, have room; then it has room again."""
+    monkeypatch.setattr(commit_loop, "MAX_CLIENTS_SHARE", 2)
+    waiting = [rig.loop.submit([order("a"), order("b")], client="ann")]
+    with pytest.raises(Overloaded, match="2 commands of this client are waiting, 2 is the limit"):
+        rig.loop.submit([order("c")], client="ann")
+    waiting.append(rig.loop.submit([order("d")], client="bob"))
+    waiting += [rig.submit(order(name)) for name in "efg"]
+    async with rig.running():
+        await asyncio.gather(*waiting)
+        await rig.loop.submit([order("c"), order("h")], client="ann")
+
+
 async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused whole; what the engine owes itself is taken all the same; later there is room again."""
     monkeypatch.setattr(commit_loop, "MAX_QUEUED_COMMANDS", 3)
