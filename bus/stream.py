@@ -305,12 +305,18 @@ class StreamReader:
     """Reads a stream in order, from one sequence on, over whatever happens to the connection.
 
     A pull consumer gives back-pressure, so its queue cannot overflow; it is made anew after `next_sequence`
-    when its own numbering breaks, when it sent more than came, or when the server falls silent. `contiguous`
-    says that no sequence may ever be missing.
+    when its own numbering breaks, when it sent more than came, or when the server falls silent. With
+    `subject` it reads no other one's messages. `contiguous` says that no sequence may ever be missing.
     """
 
     def __init__(
-        self, client: Client, stream: str, next_sequence: int = 1, *, contiguous: bool = True
+        self,
+        client: Client,
+        stream: str,
+        next_sequence: int = 1,
+        *,
+        subject: str = "",
+        contiguous: bool = True,
     ) -> None:
         self.next_sequence = next_sequence
         """The sequence after the last one that `read` returned."""
@@ -318,6 +324,7 @@ class StreamReader:
         """How many messages the server still had when it sent that one."""
         self._client = client
         self._stream = stream
+        self._subject = subject
         self._contiguous = contiguous
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -395,6 +402,7 @@ class StreamReader:
                 ConsumerConfig(
                     deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                     opt_start_seq=self.next_sequence,
+                    filter_subject=self._subject or None,
                     ack_policy=AckPolicy.NONE,
                     mem_storage=True,
                     num_replicas=1,

@@ -32,7 +32,7 @@ from engine.terms import OrderStatus
 
 MAX_QUEUED_COMMANDS: Final = 50_000
 MAX_CLIENTS_SHARE: Final = 25_000
-"""Of these, one client's: whoever floods an engine leaves room to others."""
+"""Of these, one client's: whoever floods an engine leaves room to others. Its streams are read no further."""
 
 AMPLE_COMMANDS: Final = 128
 """A batch of so many waits for no more: what it costs beside its commands is little then."""
@@ -156,6 +156,7 @@ class CommitLoop:
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
         self._queued_of: Counter[str] = Counter()
+        self._shrunk = asyncio.Event()
         self._arrived = asyncio.Event()
         self._ample = asyncio.Event()
         self._busy = False
@@ -179,6 +180,12 @@ class CommitLoop:
             raise fault
         done = asyncio.get_running_loop().create_future()
         return self._enqueue(Submission(commands, done, client, takes=takes))
+
+    async def share_of(self, client: str, more: int) -> None:
+        """Wait until so many more commands of the client are within its share of the queue."""
+        while self._queued_of[client] + more > MAX_CLIENTS_SHARE:
+            self._shrunk.clear()
+            await self._shrunk.wait()
 
     def submit_own(self, command: Command) -> asyncio.Future[Submission]:
         """Queue a command that the engine owes itself, such as the result of a leg: never refused."""
@@ -332,6 +339,7 @@ class CommitLoop:
             for submission in self._queue:
                 self._queued_of[submission.client] += len(submission.commands)
             self.queued_commands = self._queued_of.total()
+            self._shrunk.set()
 
     def trouble(self) -> str:
         """Why nothing more is taken: what must be stored was not for a while. Empty when all is well."""
@@ -390,6 +398,7 @@ class CommitLoop:
             if len(answers) < len(commands):
                 break
             finished.append(self._dequeue())
+        self._shrunk.set()
         if not queue:
             self._queued_of.clear()  # of clients that may never come again
             self._arrived.clear()

@@ -290,6 +290,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     )
                     return
                 commands = wire.order_commands(client, message)
+                await self._loop.share_of(client, len(commands))
                 done = self._loop.submit(
                     [command for command in commands if command is not None], client=client
                 )

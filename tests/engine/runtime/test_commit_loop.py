@@ -433,9 +433,14 @@ async def test_one_client_cannot_fill_the_queue(rig: Rig, monkeypatch: pytest.Mo
     with pytest.raises(Overloaded, match="2 commands of this client are waiting, 2 is the limit"):
         rig.loop.submit([order("c")], client="ann")
     waiting.append(rig.loop.submit([order("d")], client="bob"))
+    await rig.loop.share_of("bob", 1)
+    more = asyncio.create_task(rig.loop.share_of("ann", 1))
+    await quiet()
+    assert not more.done()
     waiting += [rig.submit(order(name)) for name in "efg"]
     async with rig.running():
         await asyncio.gather(*waiting)
+        await more
         await rig.loop.submit([order("c"), order("h")], client="ann")
 
 
