@@ -223,6 +223,7 @@ class NaiveEngine:
                 self._collars[command.symbol] = command.market_collar_bps
             case EpochStarted():
                 self.epoch = command.epoch
+                self._next_leg = max(self._next_leg, command.first_leg_id)
             case _:
                 assert_never(command)
 

@@ -246,8 +246,11 @@ def _told_fills(evidence: Evidence) -> Check:
     for log in evidence.clients.values():
         history = {fill.sequence: fill for fill in log.fills}
         check.checked += len(log.followed)
-        if log.followed != log.fills[: len(log.followed)]:
-            check.violations.append(f"{log.name}: what it followed is not the beginning of its history")
+        if log.followed != log.fills:
+            check.violations.append(
+                f"{log.name}: the {len(log.followed)} fills that it followed are not its history of"
+                f" {len(log.fills)}"
+            )
         for told in log.commands:
             for fill in told.fills:
                 check.checked += 1

@@ -176,6 +176,11 @@ def changed_fill(evidence: Evidence) -> None:
     evidence.clients["bob"].commands[0].fills = (change(BOB, price=99),)
 
 
+def followed_nothing(evidence: Evidence) -> None:
+    """The stream that Ann follows fell silent before her fill."""
+    evidence.clients["ann"].followed = []
+
+
 def followed_out_of_order(evidence: Evidence) -> None:
     """What Ann followed is not the beginning of her history."""
     evidence.clients["ann"].followed = [change(ANN, sequence=2)]
@@ -310,6 +315,7 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (gap, "GetFills, without gap or repeat, is what EXECUTIONS holds"),
     (lost_fill, "no fill that a client saw is lost or changed"),
     (changed_fill, "no fill that a client saw is lost or changed"),
+    (followed_nothing, "no fill that a client saw is lost or changed"),
     (followed_out_of_order, "no fill that a client saw is lost or changed"),
     (over_fill, "quantity of every order adds up"),
     (over_fill, "every report is what price-time priority makes of the journal"),
