@@ -215,7 +215,7 @@ def _symbol(symbol: str, scenario: Scenario, recording: Recording, time: _Time) 
     price = [
         Line("bid", "var(--bid)", [(quote.at_s, _float(quote.bid)) for quote in quotes]),
         Line("ask", "var(--ask)", [(quote.at_s, _float(quote.ask)) for quote in quotes]),
-        Line("value", "var(--c1)", [(quote.at_s, quote.value) for quote in quotes], dashed=True),
+        Line("value", "var(--c1)", [(quote.at_s, _float(quote.value)) for quote in quotes], dashed=True),
     ]
     spread = [Line("spread", "var(--c3)", [(quote.at_s, _spread(quote)) for quote in quotes])]
     depth = [

@@ -60,7 +60,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def _quote_row(quote: Quote) -> Sequence[object]:
-    value = None if quote.value is None else f"{quote.value:.6g}"
+    value = None if quote.value is None else f"{quote.value:f}"
     return (
         *(_time(quote.at_s), quote.symbol, quote.bid, quote.ask),
         *(f"{quote.bid_depth:f}", f"{quote.ask_depth:f}", value),

@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -213,7 +214,7 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
         ask=instrument.price(book.asks[0].price) if book.asks else None,
         bid_depth=instrument.quantity(sum(level.quantity for level in book.bids)),
         ask_depth=instrument.quantity(sum(level.quantity for level in book.asks)),
-        value=None if value is None else value * float(instrument.tick_size),
+        value=None if value is None else Decimal(f"{value:.2f}") * instrument.tick_size,
     )
 
 

@@ -68,7 +68,7 @@ def recording() -> Recording:
         *(4.9, 7.5, "c", "maker", 1, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(1), "new", "", 1)
     )
     return Recording(
-        quotes=[Quote(1.0, "AAPL", Decimal(99), Decimal(101), Decimal(5), Decimal(6), 100.0)],
+        quotes=[Quote(1.0, "AAPL", Decimal(99), Decimal(101), Decimal(5), Decimal(6), Decimal(100))],
         orders=[order],
         strikes=[Strike(5.0, "kill", 1, 0.0)],
         states=[EngineState(0.0, 1, "live"), EngineState(5.2, 1, "down"), EngineState(7.2, 1, "live")],
@@ -106,6 +106,16 @@ def test_faults_are_told_and_marked() -> None:
     assert "<td>kill E1</td><td>5.0 s</td><td></td><td>2.50 s</td>" in text
     assert "E1 gave no answer for 2.50 s" in text
     assert text.count(">kill E1</text>") > text.count(">news +10</text>") > 1
+
+
+@pytest.mark.parametrize("value", ["1234567.8901", "0.0000001234"])
+def test_a_value_is_written_in_full(value: str, tmp_path: Path) -> None:
+    """`quotes.csv` has all places of a fundamental value, and no exponent."""
+    kept = recording()
+    kept.quotes[0] = kept.quotes[0]._replace(value=Decimal(value))
+    write_report(tmp_path, scenario(), outcome(), kept)
+    _, row = (tmp_path / "quotes.csv").read_text().splitlines()
+    assert row.endswith(f",{value}")
 
 
 def test_what_is_violated_is_said() -> None:
