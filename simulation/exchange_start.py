@@ -5,19 +5,18 @@ under `logs/`. Ctrl-C stops all.
 """
 
 import sys
-from importlib import import_module
 from pathlib import Path
 
 # ruff: noqa: E402 -- the path must be right before anything of ours is imported
 # A script's own folder comes first on the path and would hide the package of the same name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from matchbus.program import run_program
+from matchbus.program import load, run_program
 
 
 def main() -> int:
     """Run until stopped; the exit code."""
-    return run_program("exchange_start.py", lambda: import_module("simulation.by_hand").start_exchange())
+    return run_program("exchange_start.py", lambda: load("simulation.by_hand").start_exchange())
 
 
 if __name__ == "__main__":
