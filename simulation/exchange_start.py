@@ -4,6 +4,7 @@ NUM_ENGINES (2), PASSWORD and IP_ADDR (127.0.0.1) in the environment; ports 5005
 under `logs/`. Ctrl-C stops all.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,9 +15,16 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from matchbus.program import load, run_program
 
 
+def _work() -> int:
+    """Refuse arguments, for the environment says all; then do it."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=as_written).parse_args()
+    return int(load("simulation.by_hand").start_exchange())
+
+
 def main() -> int:
     """Run until stopped; the exit code."""
-    return run_program("exchange_start.py", lambda: load("simulation.by_hand").start_exchange())
+    return run_program("exchange_start.py", _work)
 
 
 if __name__ == "__main__":
