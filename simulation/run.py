@@ -32,6 +32,9 @@ from simulation.market import MarketWatch
 from simulation.recording import Quote, Recording
 from simulation.trader import Trader
 
+KEPT_PERCENT: Final = 90
+"""An agent with less of the steps that its rate asks for is told of."""
+
 SETTLE_DEADLINE_S: Final = 10.0
 """How long reports, fills and books have to agree once the clients are quiet."""
 
@@ -81,6 +84,19 @@ class Outcome:
     def holds(self) -> bool:
         """Whether no invariant was violated."""
         return all(check.holds for check in self.checks)
+
+    @property
+    def pace_warning(self) -> str:
+        """Which rates were not kept, in a sentence; empty when all were."""
+        late = [one for one in self.traders if 100 * one.steps < KEPT_PERCENT * one.wanted_steps]
+        if not late:
+            return ""
+        worst = min(late, key=lambda one: one.steps / one.wanted_steps)
+        return (
+            f"{len(late)} of {len(self.traders)} agents made less than {KEPT_PERCENT} % of the steps that "
+            f"their rate asks for, {worst.name} {worst.steps:,} of {worst.wanted_steps:,}: each waits for "
+            "its answers, and they came no faster."
+        )
 
 
 @dataclass(slots=True)

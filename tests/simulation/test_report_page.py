@@ -133,7 +133,15 @@ def test_titles_are_escaped() -> None:
 
 def outcome_of(*kinds: str) -> Outcome:
     """A run with a trader of each kind, as far as the page looks at it."""
-    counts = {"submitted": 1, "cancels": 0, "replaces": 0, "failures": 0, "refusals": Counter[str]()}
+    counts = {
+        "steps": 9,
+        "wanted_steps": 10,
+        "submitted": 1,
+        "cancels": 0,
+        "replaces": 0,
+        "failures": 0,
+        "refusals": Counter[str](),
+    }
     traders: list[Any] = [
         SimpleNamespace(
             name=kind,
@@ -145,6 +153,18 @@ def outcome_of(*kinds: str) -> Outcome:
         for kind in kinds
     ]
     return Outcome(10.0, traders, [], FillCounts({}, 0, 0), {})
+
+
+def test_a_rate_that_was_not_kept_is_told(tmp_path: Path) -> None:
+    """Steps are told with those that were asked for, and below nine tenths a sentence says whose."""
+    kept, late = outcome_of("a"), outcome_of("a", "b")
+    late.traders[1].wanted_steps = 11
+    assert "asks for" not in page(scenario(), kept, Recording())
+    sentence = "1 of 2 agents made less than 90 % of the steps that their rate asks for, b 9 of 11"
+    assert sentence in page(scenario(), late, Recording())
+    write_report(tmp_path, scenario(), late, Recording())
+    told = json.loads((tmp_path / "outcome.json").read_text())["clients"][1]
+    assert (told["steps"], told["wanted_steps"]) == (9, 11)
 
 
 @pytest.mark.parametrize(
