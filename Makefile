@@ -45,7 +45,7 @@ bench: install peers ## every benchmark in full, and the tables in docs/performa
 bench-quick: install ## every benchmark with small sizes, in less than a minute; ARGS="--only core feed"
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
-ratchet: install ## has no ratio become more than 15 % worse than those kept in benchmarks/kept.json?
+ratchet: install ## fail if a ratio is more than 15 % worse than in benchmarks/kept.json
 	$(BIN)/python -m benchmarks --check
 
 peers: $(PEERS)/.installed ## install the order books of PyPI that ours is measured beside, apart from everything

@@ -3,22 +3,25 @@
     python benchmarks/first_ladder.py
 
 Clones this checkout's commits into a new directory, runs `make demo` there and opens the address that it
-prints in Chromium. Needs Playwright here (`make browser`); pip's own cache is used as it is.
+prints in Chromium. Needs Playwright here (`make browser`), and Chromium on the PATH or named in CHROMIUM;
+pip's own cache is used as it is.
 """
 
+import argparse
+import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
 
-from playwright.sync_api import sync_playwright
-
 ROOT: Final = Path(__file__).resolve().parent.parent
-CHROMIUM: Final = "/usr/bin/chromium"
+CHROMIUM: Final = os.environ.get("CHROMIUM") or shutil.which("chromium")
 STATES: Final = 3
 """Different books that must have been on the page."""
 
@@ -37,6 +40,8 @@ def printed_address(demo: "subprocess.Popen[str]") -> str:
 
 def until_it_moves(address: str, began: float) -> None:
     """Return when the ladder has shown several books."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415  # no part of `make install`
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
@@ -52,6 +57,12 @@ def until_it_moves(address: str, began: float) -> None:
 
 def main() -> None:
     """Measure once and print both times."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=as_written).parse_args()
+    if importlib.util.find_spec("playwright") is None:
+        sys.exit("first_ladder.py needs Playwright: `make browser` installs it")
+    if CHROMIUM is None:
+        sys.exit("first_ladder.py needs Chromium: put `chromium` on the PATH, or name it in CHROMIUM")
     with tempfile.TemporaryDirectory() as directory:
         began = time.monotonic()
         clone = Path(directory) / "matchbus"

@@ -19,7 +19,11 @@ MESSAGES = 16  # of up to 256 kB; nats-server cuts off whom more than 16 MB wait
 
 async def main(url: str, after: int) -> None:
     """Print what is stored behind `after`, then what comes, until interrupted."""
-    nc = await nats.connect(url)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            nc = await nats.connect(url, error_cb=ignore)
+    except TimeoutError:
+        sys.exit(f"no NATS answers at {url}")
     config = ConsumerConfig(
         ack_policy=AckPolicy.NONE,
         deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
@@ -40,6 +44,12 @@ async def main(url: str, after: int) -> None:
                 print(place, f"E{engine}", json.dumps(report), flush=True)
 
 
+async def ignore(_: Exception) -> None:
+    """A lost connection comes back, and the stream has kept what came meanwhile."""
+
+
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))

@@ -56,4 +56,4 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
 
 
 with contextlib.suppress(KeyboardInterrupt):
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(main(*sys.argv[1:])) if len(sys.argv) > 2 else sys.exit(__doc__)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sys
 
-from client import Client
+from client import Client, MatchbusError
 
 
 async def main(exchange: str, client_id: str, secret: str, password: str) -> None:
@@ -29,5 +29,8 @@ async def main(exchange: str, client_id: str, secret: str, password: str) -> Non
 if __name__ == "__main__":
     defaults = ["127.0.0.1:50050", "example-maker", "maker", "password"]
     arguments = sys.argv[1:] + defaults[len(sys.argv) - 1 :]
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(*arguments))
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(main(*arguments))
+    except MatchbusError as error:
+        sys.exit(str(error))

@@ -53,5 +53,7 @@ def signed(side: str, quantity: Decimal) -> Decimal:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main(sys.argv[1], sys.argv[2], Decimal(sys.argv[3]), *(sys.argv[4:] or ["password"])))

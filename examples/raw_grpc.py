@@ -38,10 +38,7 @@ def main(exchange: str, symbol: str, password: str) -> None:
         print(f"{pb.RejectReason.Name(refused.reject_reason)}: {refused.reject_text}")
 
         ask = limit(client_order_id="ask", side=pb.SIDE_SELL, time_in_force=pb.TIME_IN_FORCE_IOC)
-        commands = [
-            pb.Command(new=ask),
-            pb.Command(cancel=pb.CancelOrderRequest(client_order_id="bid")),
-        ]
+        commands = [pb.Command(new=ask), pb.Command(cancel=pb.CancelOrderRequest(client_order_id="bid"))]
         for message in engine.OrderEntry(iter([pb.OrderEntryRequest(commands=commands)]), **who):
             for reply in message.replies:
                 print(f"{pb.OrderStatus.Name(reply.status)} {pb.RejectReason.Name(reply.reject_reason)}")
@@ -52,4 +49,9 @@ def main(exchange: str, symbol: str, password: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *(sys.argv[3:] or ["password"]))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        main(sys.argv[1], sys.argv[2], *(sys.argv[3:] or ["password"]))
+    except grpc.RpcError as error:
+        sys.exit(f"{error.code().name}: {error.details()}")

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from client import Client
+from client import Client, MatchbusError
 
 
 async def main(exchange: str, password: str) -> None:
@@ -42,4 +42,9 @@ async def main(exchange: str, password: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "password"))
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        asyncio.run(main(sys.argv[1], *(sys.argv[2:] or ["password"])))
+    except MatchbusError as error:
+        sys.exit(str(error))

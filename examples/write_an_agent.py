@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import grpc
+
 from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Poisson
 from simulation.agents.cast import Player, players, usual_mix
@@ -49,4 +51,9 @@ async def main(exchange: str, password: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "password"))
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        asyncio.run(main(sys.argv[1], *(sys.argv[2:] or ["password"])))
+    except grpc.RpcError as error:
+        sys.exit(f"No exchange answers at {sys.argv[1]}: {error.details()}")

@@ -1,14 +1,13 @@
 """The `simulation` command; `simulation/cli.py` does the work."""
 
 from collections.abc import Sequence
-from importlib import import_module
 
-from matchbus.program import run_program
+from matchbus.program import load, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    return run_program("simulation", lambda: import_module("simulation.cli").main(arguments))
+    return run_program("simulation", lambda: load("simulation.cli").main(arguments))
 
 
 if __name__ == "__main__":

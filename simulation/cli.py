@@ -26,10 +26,13 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, C
 from simulation.faults import Pace
 from simulation.operate import Interrupted, interruptible, run_with_view
 from simulation.option_types import (
+    MAX_FREQUENCY,
     MAX_MINUTES,
     MAX_RATE,
+    MAX_RUN_S,
     OptionRefused,
     check_writable,
+    clients,
     engines,
     engines_of_environment,
     folder,
@@ -91,10 +94,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, help="default: the scenario's, 1 without one")
     plain = run.add_argument_group("without a scenario")
     plain.add_argument("--engines", type=engines, help="how many (default NUM_ENGINES, 2)")
-    plain.add_argument("--clients", type=positive, help="default 10")
+    plain.add_argument("--clients", type=clients, help="default 10")
     plain.add_argument("--symbols", type=_symbols, help="how many of the instruments (default 4)")
-    plain.add_argument("--frequency", type=seconds, help="orders a second and client (default 20)")
-    plain.add_argument("--duration", type=seconds, help="seconds (default 10)")
+    plain.add_argument(
+        "--frequency", type=up_to(MAX_FREQUENCY), help="orders a second and client (default 20)"
+    )
+    plain.add_argument("--duration", type=up_to(MAX_RUN_S), help="seconds (default 10)")
     again = commands.add_parser("replay", help="30 minutes of a real market through the venue")
     again.add_argument("--engines", type=engines, default=1)
     again.add_argument("--limit", type=positive, default=0, help="only so many commands")

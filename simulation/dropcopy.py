@@ -1,31 +1,47 @@
 """`matchbus dropcopy`: every execution report of every engine, from the first one on, as they are stored.
 
-One line a report, in the order of the stream; with `--json` one JSON object a line, for another program.
+One line a report, in the order of the stream; with `--json` one JSON object a line, for another program, with
+ticks and lots as they are stored.
 """
 
 import argparse
 import asyncio
 import os
 import sys
-from datetime import UTC, datetime
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any, Final, assert_never
 
 import msgspec
 import nats.errors
 from rich.console import Console
 
+from bus import subjects
 from bus.connection import connect
 from bus.executions import ExecutionsDamaged, ExecutionsReader
-from bus.messages import Executions, Report, ReportedFill, ReportedOrder
+from bus.messages import (
+    Executions,
+    InstrumentEntry,
+    Report,
+    ReportedCancel,
+    ReportedFill,
+    ReportedOrder,
+    ReportedPrevention,
+    ReportedReplace,
+    decode_instrument,
+)
+from bus.registry import Bucket, BucketUnavailable
+from bus.stream import StreamError
+from client import Instrument
 from client.cli.failures import Failure
-from engine.terms import OrderType
+from client.cli.sheets import time_utc
+from engine.terms import OrderType, SelfTradePrevention
 from simulation.nats_option import NATS_HELP, NatsAway
 
 CONNECT_PATIENCE_S: Final = 5.0
 
 _SIDES: Final = {1: "buy", 2: "sell"}
 _LIQUIDITY: Final = {1: "maker", 2: "taker"}
-_NS: Final = 1_000_000_000
 
 
 def add_parser(commands: Any) -> None:
@@ -38,6 +54,74 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
+class Lines:
+    """Says reports in lines for people, with prices and quantities as their symbols have them.
+
+    `find` gives an instrument, None where there is none: then a line says ticks and lots.
+    """
+
+    def __init__(self, find: Callable[[str], Awaitable[Instrument | None]]) -> None:
+        self._find = find
+        self._known: dict[str, Instrument | None] = {}
+        self._symbols: dict[int, str] = {}
+        """Of the open orders, since a replace does not name its own."""
+
+    async def line(self, message: Executions, report: Report) -> str:
+        """A report as a line."""
+        symbol = self._symbol(report)
+        if symbol and symbol not in self._known:
+            self._known[symbol] = await self._find(symbol)
+        said = _said(report, symbol, self._known.get(symbol))
+        return f"E{message.engine}  {report.client}  {said}"
+
+    def _symbol(self, report: Report) -> str:
+        """The symbol of a report, empty when it came too late to know; and whether its order is open."""
+        match report:
+            case ReportedOrder():
+                self._symbols[report.order_id] = report.symbol
+            case ReportedFill() | ReportedCancel():
+                if not report.leaves:
+                    self._symbols.pop(report.order_id, None)
+            case ReportedReplace():
+                return self._symbols.get(report.order_id, "")
+            case ReportedPrevention():
+                pass
+            case _:
+                assert_never(report)
+        return report.symbol
+
+
+def _said(report: Report, symbol: str, instrument: Instrument | None) -> str:
+    def price(ticks: int) -> str:
+        return f"{ticks} ticks" if instrument is None else f"{instrument.price(ticks):f}"
+
+    def quantity(lots: int) -> str:
+        return f"{lots} lots" if instrument is None else f"{instrument.quantity(lots):f}"
+
+    what = f"{quantity(report.quantity)} {symbol}".rstrip()
+    match report:
+        case ReportedOrder():
+            worth = "market" if report.type == OrderType.MARKET else price(report.price)
+            return f"accepted  order {report.order_id}  {_SIDES[report.side]} {what} at {worth}"
+        case ReportedFill():
+            return (
+                f"fill {report.sequence}  order {report.order_id}  {_SIDES[report.side]} {what} "
+                f"at {price(report.price)} on E{report.engine} as {_LIQUIDITY[report.liquidity]}  "
+                f"leaves {quantity(report.leaves)}  {time_utc(report.time_ns)}"
+            )
+        case ReportedReplace():
+            return f"replaced  order {report.order_id}  {what} at {price(report.price)}"
+        case ReportedCancel():
+            return f"cancelled  order {report.order_id}  {what}  leaves {quantity(report.leaves)}"
+        case ReportedPrevention():
+            mode = SelfTradePrevention(report.mode).name.lower()
+            return (
+                f"prevented  order {report.taker_order_id} with own order {report.maker_order_id}  "
+                f"{what} at {price(report.price)}  {mode}"
+            )
+    assert_never(report)
+
+
 async def run(options: argparse.Namespace, _console: Console) -> int:
     """Print the reports; the exit code. Raises `Failure`: 1 stored reports are damaged, 2 without NATS."""
     try:
@@ -47,7 +131,9 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
         raise NatsAway(options.nats, error) from error
     try:
         reader = ExecutionsReader(nc)
-        printing = asyncio.create_task(_print_all(reader, options))
+        bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
+        lines = Lines(lambda symbol: _instrument(bucket, symbol))
+        printing = asyncio.create_task(_print_all(reader, lines, options))
         if options.no_follow:
             caught_up = asyncio.create_task(reader.caught_up.wait())
             await asyncio.wait((printing, caught_up), return_when=asyncio.FIRST_COMPLETED)
@@ -64,40 +150,29 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
     return 0
 
 
-async def _print_all(reader: ExecutionsReader, options: argparse.Namespace) -> None:
-    show = _as_json if options.json else as_text
+async def _print_all(reader: ExecutionsReader, lines: Lines, options: argparse.Namespace) -> None:
     async for message in reader:
         for report in message.reports:
             if options.client in ("", report.client):
-                print(show(message, report))
+                print(_as_json(message, report) if options.json else await lines.line(message, report))
         sys.stdout.flush()
+
+
+async def _instrument(bucket: Bucket[InstrumentEntry], symbol: str) -> Instrument | None:
+    """How a symbol's ticks and lots are read; waits while NATS is away, as the reports do."""
+    while True:
+        try:
+            entry = await bucket.get(subjects.symbol_token(symbol))
+        except BucketUnavailable:
+            continue
+        except StreamError:  # whoever copied the reports elsewhere has left the instruments behind
+            return None
+        if entry is None:
+            return None
+        return Instrument(symbol, Decimal(entry.tick_size), Decimal(entry.lot_size))
 
 
 def _as_json(message: Executions, report: Report) -> str:
     fields = msgspec.structs.asdict(report)
     kind = type(report).__struct_config__.tag
     return msgspec.json.encode({"kind": kind, "reported_by": message.engine, **fields}).decode()
-
-
-def as_text(message: Executions, report: Report) -> str:
-    """A report as a line for people."""
-    start = f"E{message.engine}  {report.client}"
-    match report:
-        case ReportedFill():
-            at = datetime.fromtimestamp(report.time_ns / _NS, UTC)
-            return (
-                f"{start}  fill {report.sequence}  order {report.order_id}  {_SIDES[report.side]} "
-                f"{report.quantity} {report.symbol} at {report.price} ticks on E{report.engine} "
-                f"as {_LIQUIDITY[report.liquidity]}  leaves {report.leaves}  {at:%H:%M:%S.%f}"
-            )
-        case ReportedOrder():
-            price = "market" if report.type == OrderType.MARKET else f"{report.price} ticks"
-            return (
-                f"{start}  accepted  order {report.order_id}  {_SIDES[report.side]} "
-                f"{report.quantity} {report.symbol} at {price}"
-            )
-        case _:
-            kind = type(report).__struct_config__.tag
-            fields = msgspec.structs.asdict(report)
-            shown = "  ".join(f"{name} {value}" for name, value in fields.items() if name != "client")
-            return f"{start}  {kind}  {shown}"

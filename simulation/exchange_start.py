@@ -4,20 +4,27 @@ NUM_ENGINES (2), PASSWORD and IP_ADDR (127.0.0.1) in the environment; ports 5005
 under `logs/`. Ctrl-C stops all.
 """
 
+import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
 
 # ruff: noqa: E402 -- the path must be right before anything of ours is imported
 # A script's own folder comes first on the path and would hide the package of the same name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from matchbus.program import run_program
+from matchbus.program import load, run_program
+
+
+def _work() -> int:
+    """Refuse arguments, for the environment says all; then do it."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=as_written).parse_args()
+    return int(load("simulation.by_hand").start_exchange())
 
 
 def main() -> int:
     """Run until stopped; the exit code."""
-    return run_program("exchange_start.py", lambda: import_module("simulation.by_hand").start_exchange())
+    return run_program("exchange_start.py", _work)
 
 
 if __name__ == "__main__":

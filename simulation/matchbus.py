@@ -6,10 +6,9 @@ What a trader does is in `client/cli/`, what runs and looks after a market in `s
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Final
 
-from matchbus.program import DONE, USAGE_ERROR, run_program
+from matchbus.program import DONE, USAGE_ERROR, load, run_program
 
 TRADING: Final = {
     "register": "register a client, and keep it as the context in use",
@@ -70,16 +69,16 @@ def _run(words: list[str]) -> int:
     # What breaks is said by the command itself; gRPC's own account would stand in the middle of its answer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if name in TRADING or name in LOOKING:
-        return int(import_module("client.cli.main").main(name, rest))
+        return int(load("client.cli.main").main(name, rest))
     return _told(words, lambda: _operate(name, words))
 
 
 def _operate(name: str, words: list[str]) -> int:
     """Do what runs a market; the exit code. Raises `Failure` and `HelpShown`."""
     if name == "bench":
-        return int(import_module("simulation.bench").main(words[1:]))
+        return int(load("simulation.bench").main(words[1:]))
     if name in RUNNING:
-        return int(import_module("simulation.operate").main(words))
+        return int(load("simulation.operate").main(words))
     from client.cli.failures import Misuse  # noqa: PLC0415 -- not for help
 
     raise Misuse(f"there is no command {name!r}{_nearest(name)}", "`matchbus --help` lists the commands")

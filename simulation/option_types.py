@@ -25,6 +25,11 @@ MAX_MINUTES: Final = 1_440
 MAX_RATE: Final = 1_000_000
 """Commands a second: far more than a machine takes."""
 
+MAX_RUN_S: Final = 86_400
+MAX_CLIENTS: Final = 1_000
+MAX_FREQUENCY: Final = 1_000
+"""The bounds of a scenario: `duration_s`, the `count` of a group, the `rate` of its arrivals."""
+
 MAX_PER_MINUTE: Final = 600
 """Faults of a class. What strikes more often finds nothing that has come back."""
 
@@ -63,6 +68,11 @@ def engines_of_environment() -> int:
         return engines(os.environ.get("NUM_ENGINES") or "2")
     except OptionRefused as error:
         raise OptionRefused(f"NUM_ENGINES in the environment: {error}") from error
+
+
+def clients(text: str) -> int:
+    """How many clients a run has."""
+    return whole(text, MAX_CLIENTS)
 
 
 def seconds(text: str) -> float:

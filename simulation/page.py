@@ -215,7 +215,7 @@ def _symbol(symbol: str, scenario: Scenario, recording: Recording, time: _Time) 
     price = [
         Line("bid", "var(--bid)", [(quote.at_s, _float(quote.bid)) for quote in quotes]),
         Line("ask", "var(--ask)", [(quote.at_s, _float(quote.ask)) for quote in quotes]),
-        Line("value", "var(--c1)", [(quote.at_s, quote.value) for quote in quotes], dashed=True),
+        Line("value", "var(--c1)", [(quote.at_s, _float(quote.value)) for quote in quotes], dashed=True),
     ]
     spread = [Line("spread", "var(--c3)", [(quote.at_s, _spread(quote)) for quote in quotes])]
     depth = [
@@ -267,6 +267,8 @@ def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
         traders = [trader for trader in outcome.traders if trader.player.kind == kind]
         profit = books[kind].profit[-1][1] if kind in books else 0.0
         sums = (
+            sum(trader.steps for trader in traders),
+            sum(trader.wanted_steps for trader in traders),
             sum(trader.submitted for trader in traders),
             sum(trader.refusals.total() for trader in traders),
             sum(trader.cancels + trader.replaces for trader in traders),
@@ -274,7 +276,10 @@ def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
         )
         numbers = (f"{number:,}" for number in (len(traders), *sums))
         rows.append((kind, *numbers, f"{_shortened(traded[kind]):,f}", f"{_shortened(profit):+,f}"))
-    heads = ("agents", "clients", "orders", "refused", "changes", "fills", "value traded", "profit")
+    heads = (
+        *("agents", "clients", "steps", "steps wanted", "orders", "refused", "changes", "fills"),
+        *("value traded", "profit"),
+    )
     colours = {kind: _colour(index) for index, kind in enumerate(kinds)}
     profits = [Line(kind, colours[kind], books[kind].profit) for kind in kinds if kind in books]
     worths = [Line(kind, colours[kind], books[kind].worth) for kind in kinds if kind in books]
@@ -282,7 +287,8 @@ def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
         _lines("Profit, holdings at last prices", profits, time, from_zero=True),
         _lines("Value of holdings", worths, time, from_zero=True),
     ]
-    return f"<h2>Agents</h2>{_table(heads, rows)}{_charts(charts)}"
+    warning = f"<p>{escape(outcome.pace_warning)}</p>" if outcome.pace_warning else ""
+    return f"<h2>Agents</h2>{warning}{_table(heads, rows)}{_charts(charts)}"
 
 
 def _checks(outcome: Outcome) -> str:

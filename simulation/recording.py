@@ -21,8 +21,8 @@ class Quote(NamedTuple):
     ask: Decimal | None
     bid_depth: Decimal
     ask_depth: Decimal
-    value: float | None
-    """The fundamental value, where the scenario has one."""
+    value: Decimal | None
+    """The fundamental value to a hundredth of a tick, where the scenario has one."""
 
 
 class SentOrder(NamedTuple):

@@ -120,6 +120,8 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
             {
                 "client_id": trader.name,
                 "engine": trader.client.engine,
+                "steps": trader.steps,
+                "wanted_steps": trader.wanted_steps,
                 "orders": trader.submitted,
                 "refused": trader.refusals.total(),
                 "fills": trader.fill_count,
@@ -142,5 +144,7 @@ def show(console: Console, outcome: Outcome) -> int:
     failures = sum(trader.failures for trader in outcome.traders)
     if failures:
         console.print(f"{failures} commands got no answer.")
+    if outcome.pace_warning:
+        console.print(outcome.pace_warning, highlight=False)
     console.print("All checks hold." if outcome.holds else "[red]An invariant is violated.[/]")
     return 0 if outcome.holds else 1

@@ -26,8 +26,8 @@ ORDER_COLUMNS: Final = (
     *("price", "quantity", "status", "reason", "order_id"),
 )
 FILL_COLUMNS: Final = (
-    *("time_s", "client", "kind", "sequence", "execution_id", "order_id", "symbol", "side", "price"),
-    *("quantity", "liquidity", "engine", "routed"),
+    *("time_s", "timestamp_ns", "client", "kind", "sequence", "execution_id", "order_id", "symbol", "side"),
+    *("price", "quantity", "liquidity", "engine", "routed"),
 )
 
 _PERCENTILES: Final = {"p50": 50, "p99": 99, "longest": 100}
@@ -60,7 +60,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def _quote_row(quote: Quote) -> Sequence[object]:
-    value = None if quote.value is None else f"{quote.value:.6g}"
+    value = None if quote.value is None else f"{quote.value:f}"
     return (
         *(_time(quote.at_s), quote.symbol, quote.bid, quote.ask),
         *(f"{quote.bid_depth:f}", f"{quote.ask_depth:f}", value),
@@ -79,7 +79,8 @@ def _order_row(order: SentOrder) -> Sequence[object]:
 def _fill_row(one: TakenFill) -> Sequence[object]:
     fill = one.fill
     return (
-        *(_time(one.at_s), one.client, one.kind, fill.sequence, fill.execution_id, fill.order_id),
+        *(_time(one.at_s), fill.timestamp_ns, one.client, one.kind),
+        *(fill.sequence, fill.execution_id, fill.order_id),
         *(fill.symbol, fill.side, fill.price, f"{fill.quantity:f}", fill.liquidity, f"E{fill.engine}"),
         int(analysis.is_routed(one)),
     )

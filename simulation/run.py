@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,9 @@ from simulation.fundamental import Fundamental
 from simulation.market import MarketWatch
 from simulation.recording import Quote, Recording
 from simulation.trader import Trader
+
+KEPT_PERCENT: Final = 90
+"""An agent with less of the steps that its rate asks for is told of."""
 
 SETTLE_DEADLINE_S: Final = 10.0
 """How long reports, fills and books have to agree once the clients are quiet."""
@@ -80,6 +84,19 @@ class Outcome:
     def holds(self) -> bool:
         """Whether no invariant was violated."""
         return all(check.holds for check in self.checks)
+
+    @property
+    def pace_warning(self) -> str:
+        """Which rates were not kept, in a sentence; empty when all were."""
+        late = [one for one in self.traders if 100 * one.steps < KEPT_PERCENT * one.wanted_steps]
+        if not late:
+            return ""
+        worst = min(late, key=lambda one: one.steps / one.wanted_steps)
+        return (
+            f"{len(late)} of {len(self.traders)} agents made less than {KEPT_PERCENT} % of the steps that "
+            f"their rate asks for, {worst.name} {worst.steps:,} of {worst.wanted_steps:,}: each waits for "
+            "its answers, and they came no faster."
+        )
 
 
 @dataclass(slots=True)
@@ -213,7 +230,7 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
         ask=instrument.price(book.asks[0].price) if book.asks else None,
         bid_depth=instrument.quantity(sum(level.quantity for level in book.bids)),
         ask_depth=instrument.quantity(sum(level.quantity for level in book.asks)),
-        value=None if value is None else value * float(instrument.tick_size),
+        value=None if value is None else Decimal(f"{value:.2f}") * instrument.tick_size,
     )
 
 

@@ -45,6 +45,10 @@ class Trader:
     cancels: int = 0
     replaces: int = 0
     failures: int = 0
+    steps: int = 0
+    wanted_steps: int = 0
+    """So many its arrivals asked for, by those that there was time for."""
+
     statuses: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     _started: float = 0.0
@@ -59,12 +63,16 @@ class Trader:
         self._started = started
         clock = asyncio.get_running_loop().time
         wait_s = self.player.arrival.wait_s
-        due = started + wait_s() * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
+        planned = due = started + wait_s() * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
         while (due := max(due, clock())) < started + duration_s:
             await asyncio.sleep(due - clock())
-            due += wait_s()
+            pause = wait_s()
+            due, planned = due + pause, planned + pause
+            self.steps += 1
             for intent in self.player.agent.decide(self._views()):
                 await self._carry(intent)
+        if self.steps:
+            self.wanted_steps = max(self.steps, round(self.steps * duration_s / (planned - started)))
 
     async def recall(self) -> None:
         """Take in what earlier runs under this name filled: it counts for positions, not for this run."""

@@ -1,6 +1,8 @@
 """What holds for every example; what each does is tried where the market it needs is."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,44 @@ def test_every_example_is_run(example: Path) -> None:
     """Some test names it, and so does a page."""
     for folder, pattern in (("tests", "test_*.py"), ("docs", "*.md")):
         assert any(example.name in path.read_text() for path in (ROOT / folder).rglob(pattern)), folder
+
+
+def ended(*command: Path | str) -> subprocess.CompletedProcess[str]:
+    """A command that fails at once, or soon."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["drop_copy.py", "follow_feed.py", "market_maker.py", "raw_grpc.py", "trade.py", "write_an_agent.py"],
+)
+def test_without_arguments_an_example_says_what_it_takes(name: str) -> None:
+    """It is what stands at its head."""
+    done = ended(sys.executable, ROOT / "examples" / name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0] in (ROOT / "examples" / name).read_text()
+    assert "127.0.0.1:" in done.stderr or "HOST:PORT" in done.stderr
+
+
+def test_without_arguments_the_script_says_what_it_takes() -> None:
+    """The shell says it as it says what is missing."""
+    done = ended(ROOT / "examples" / "trade.sh")
+    assert "usage: trade.sh 127.0.0.1:50050 nats://127.0.0.1:4222 [symbol]" in done.stderr
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("drop_copy.py", ["nats://127.0.0.1:1"]),
+        ("raw_grpc.py", ["127.0.0.1:1", "AAPL"]),
+        ("write_an_agent.py", ["127.0.0.1:1"]),
+    ],
+)
+def test_without_a_market_an_example_says_so_in_a_line(name: str, words: list[str]) -> None:
+    """No account of a library's inside comes before it."""
+    done = ended(sys.executable, ROOT / "examples" / name, *words)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.stderr
 
 
 def test_the_lock_file_names_no_registry() -> None:

@@ -30,6 +30,21 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]), **more}
 
 
+INTERRUPTING = {
+    "between lines": "signal.raise_signal(signal.SIGINT)",
+    "in a class": """
+class Interrupting:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(signal.SIGINT)
+
+class Owner:
+    field = Interrupting()
+""",
+}
+"""What a module does that is interrupted while it loads."""
+
+
+@pytest.mark.parametrize("body", INTERRUPTING.values(), ids=INTERRUPTING)
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -46,11 +61,11 @@ def environment(**more: str) -> dict[str, str]:
     ids=named,
 )
 def test_an_interrupt_while_loading_ends_a_command_quietly(
-    command: list[str], code: int, tmp_path: Path
+    command: list[str], code: int, body: str, tmp_path: Path
 ) -> None:
     """Ctrl-C before all is imported leaves no traceback, and the code of an interrupt later on."""
     for name in ("grpc", "nats", "rich"):  # one of them is loaded by whatever does the work
-        (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+        (tmp_path / f"{name}.py").write_text(f"import signal\n{body}\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "proto")])
     done = subprocess.run(
         command,

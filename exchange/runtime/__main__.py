@@ -1,13 +1,11 @@
 """The `exchange` command; `exchange/runtime/process.py` does the work."""
 
-from importlib import import_module
-
-from matchbus.program import DONE, run_program
+from matchbus.program import DONE, load, run_program
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT, which end it with exit code 0, however early they come."""
-    return run_program("exchange", lambda: import_module("exchange.runtime.process").main(), interrupted=DONE)
+    return run_program("exchange", lambda: load("exchange.runtime.process").main(), interrupted=DONE)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """How every command of ours begins and ends: interrupted, without room for its output, without a reader.
 
 What a command needs takes most of a second to load, and Ctrl-C may come meanwhile. So an entry is thin: it
-imports this alone, and what does the work only where an interrupt is caught.
+imports this alone, and what does the work only by `load`, within `run_program`.
 """
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Final, TextIO
+from importlib import import_module
+from types import FrameType
+from typing import Any, Final, TextIO
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -23,11 +26,13 @@ def run_program(
     interrupted: int = INTERRUPTED,
     tell: Callable[[str], object] | None = None,
 ) -> int:
-    """Do the work, which imports what it needs, and write out what it printed; the exit code.
+    """Do the work, which loads what it needs, and write out what it printed; the exit code.
 
     The work returns that, or None when it is done. `interrupted` is the code of one that Ctrl-C ended; `tell`
     says on stderr why nothing more can be written, in another form than a line with the name.
     """
+    # Not by an exception: raised while a class is made, it comes out as another one.
+    _at_interrupt(lambda _number, _frame: os._exit(interrupted))
     say = tell or (lambda text: print(f"{name}: {text}", file=sys.stderr))  # noqa: T201 -- for people
     # Closed by `>&-` it is None here; what is printed goes nowhere then.
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
@@ -44,7 +49,22 @@ def run_program(
     except SystemExit as end:
         # From argparse, after its help or a wrong word, or from rich, which makes this of a broken pipe.
         code = DONE if isinstance(end.__context__, BrokenPipeError) else int(end.code or DONE)
+    finally:
+        _at_interrupt(signal.default_int_handler)
     return _written_out(say, code)
+
+
+def load(module: str) -> Any:
+    """Import what does the work. From then on Ctrl-C raises KeyboardInterrupt, which asyncio builds on."""
+    loaded = import_module(module)
+    _at_interrupt(signal.default_int_handler)
+    return loaded
+
+
+def _at_interrupt(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Let Ctrl-C do that, unless whoever started this process has it ignored."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _written_out(say: Callable[[str], object], code: int) -> int:

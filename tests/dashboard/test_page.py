@@ -331,6 +331,31 @@ async def test_nothing_is_traded_before_there_is_a_symbol(market: Market) -> Non
         await expect(page.locator("#ticket")).to_be_hidden()
 
 
+async def test_an_empty_market_says_how_to_begin(tmp_path: Path) -> None:
+    """Before there is something to show charts have no axes, and the book says what to do."""
+    async with (
+        Cluster(engines=1, data_dir=tmp_path, dashboard=True) as cluster,
+        running_controls(cluster) as controls,
+        client(cluster, "alice", 1) as alice,
+        opened(controls.page_url) as (page, complaints),
+    ):
+        await expect(page.locator("#middle")).to_have_text(
+            "No orders: use the ticket or `matchbus submit`", timeout=LONG_MS
+        )
+        await expect(page.locator(".chart.blank > .uplot")).to_have_count(4)
+        await expect(page.locator("#price > .uplot")).to_be_hidden()
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await expect(page.locator("[name=quantity]")).to_be_focused(timeout=LONG_MS)
+        await page.locator("[name=price]").fill("100")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#ticket-said")).to_have_text("Enter a quantity.")
+        await expect(page.locator("[name=quantity]")).to_be_focused()
+        await alice.submit("AAPL", "buy", quantity="1", price="99")
+        await expect(page.locator("#middle")).to_have_text("no spread", timeout=LONG_MS)
+        await expect(page.locator("#price > .uplot")).to_be_visible(timeout=LONG_MS)
+        assert complaints == []
+
+
 async def test_an_order_is_made_by_key(market: Market) -> None:
     """Arrow keys go from buy to sell, a button takes the best price, and another says what it would do."""
     async with opened(market.url) as (page, complaints):

@@ -33,9 +33,9 @@ def code_of(program: str, words: list[str]) -> int:
         ("simulation chaos", "--minutes", "-1 0 nan inf 1e300", "above 0, up to 1,440"),
         ("simulation chaos", "--rate", "-1 0 nan inf 1e300", "above 0, up to 1,000,000"),
         ("simulation chaos", "--longest", "-1 0 nan inf", "finite number above 0"),
-        ("simulation run", "--duration", "-1 0 nan inf", "finite number above 0"),
-        ("simulation run", "--frequency", "-1 0 nan inf", "finite number above 0"),
-        ("simulation run", "--clients", "-1 0 nan 1.5", "whole number from 1 on"),
+        ("simulation run", "--duration", "-1 0 nan inf 1e9", "above 0, up to 86,400"),
+        ("simulation run", "--frequency", "-1 0 nan inf 1e9", "above 0, up to 1,000"),
+        ("simulation run", "--clients", "-1 0 nan 1.5 1001", "from 1 to 1,000"),
         ("simulation replay", "--limit", "-1 0 nan", "whole number from 1 on"),
         ("matchbus demo", "--duration", "-1 0 nan inf", "finite number above 0"),
         ("matchbus demo", "--clients", "-1 0 nan", "whole number from 1 on"),
@@ -89,6 +89,20 @@ def test_the_script_checks_them_too() -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith("NUM_ENGINES in the environment: 'abc' is not a whole number")
+
+
+@pytest.mark.parametrize("script", ["exchange_start.py", "client_start.py"])
+def test_the_scripts_take_no_arguments(script: str) -> None:
+    """They say what they go by instead, and refuse what they do not know, before anything starts."""
+    command = [sys.executable, str(Path(operate.__file__).with_name(script))]
+    told, refused = (
+        subprocess.run([*command, word], capture_output=True, text=True, check=False, timeout=20)
+        for word in ("--help", "3")
+    )
+    assert told.returncode == 0
+    assert all(name in told.stdout for name in ("PASSWORD", "IP_ADDR", "50050"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.endswith("unrecognized arguments: 3\n")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])

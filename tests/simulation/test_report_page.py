@@ -68,7 +68,7 @@ def recording() -> Recording:
         *(4.9, 7.5, "c", "maker", 1, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(1), "new", "", 1)
     )
     return Recording(
-        quotes=[Quote(1.0, "AAPL", Decimal(99), Decimal(101), Decimal(5), Decimal(6), 100.0)],
+        quotes=[Quote(1.0, "AAPL", Decimal(99), Decimal(101), Decimal(5), Decimal(6), Decimal(100))],
         orders=[order],
         strikes=[Strike(5.0, "kill", 1, 0.0)],
         states=[EngineState(0.0, 1, "live"), EngineState(5.2, 1, "down"), EngineState(7.2, 1, "live")],
@@ -108,6 +108,16 @@ def test_faults_are_told_and_marked() -> None:
     assert text.count(">kill E1</text>") > text.count(">news +10</text>") > 1
 
 
+@pytest.mark.parametrize("value", ["1234567.8901", "0.0000001234"])
+def test_a_value_is_written_in_full(value: str, tmp_path: Path) -> None:
+    """`quotes.csv` has all places of a fundamental value, and no exponent."""
+    kept = recording()
+    kept.quotes[0] = kept.quotes[0]._replace(value=Decimal(value))
+    write_report(tmp_path, scenario(), outcome(), kept)
+    _, row = (tmp_path / "quotes.csv").read_text().splitlines()
+    assert row.endswith(f",{value}")
+
+
 def test_what_is_violated_is_said() -> None:
     """A violated check is named at the top and in its row."""
     assert "All checks hold." in page(scenario(), outcome(Check("sums", 1)), Recording())
@@ -123,7 +133,15 @@ def test_titles_are_escaped() -> None:
 
 def outcome_of(*kinds: str) -> Outcome:
     """A run with a trader of each kind, as far as the page looks at it."""
-    counts = {"submitted": 1, "cancels": 0, "replaces": 0, "failures": 0, "refusals": Counter[str]()}
+    counts = {
+        "steps": 9,
+        "wanted_steps": 10,
+        "submitted": 1,
+        "cancels": 0,
+        "replaces": 0,
+        "failures": 0,
+        "refusals": Counter[str](),
+    }
     traders: list[Any] = [
         SimpleNamespace(
             name=kind,
@@ -135,6 +153,18 @@ def outcome_of(*kinds: str) -> Outcome:
         for kind in kinds
     ]
     return Outcome(10.0, traders, [], FillCounts({}, 0, 0), {})
+
+
+def test_a_rate_that_was_not_kept_is_told(tmp_path: Path) -> None:
+    """Steps are told with those that were asked for, and below nine tenths a sentence says whose."""
+    kept, late = outcome_of("a"), outcome_of("a", "b")
+    late.traders[1].wanted_steps = 11
+    assert "asks for" not in page(scenario(), kept, Recording())
+    sentence = "1 of 2 agents made less than 90 % of the steps that their rate asks for, b 9 of 11"
+    assert sentence in page(scenario(), late, Recording())
+    write_report(tmp_path, scenario(), late, Recording())
+    told = json.loads((tmp_path / "outcome.json").read_text())["clients"][1]
+    assert (told["steps"], told["wanted_steps"]) == (9, 11)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def test_the_files_agree_with_the_outcome(written: Path) -> None:
     assert len(rows(written / "orders.csv")) == sum(client["orders"] for client in outcome["clients"])
     fills = rows(written / "fills.csv")
     assert len(fills) == sum(client["fills"] for client in outcome["clients"]) > 0
+    since_ns = [int(fill["timestamp_ns"]) - int(fills[0]["timestamp_ns"]) for fill in fills]
+    since_s = [float(fill["time_s"]) - float(fills[0]["time_s"]) for fill in fills]
+    assert [ns / 1e9 for ns in since_ns] == pytest.approx(since_s, abs=0.0011)
     held: dict[str, Decimal] = defaultdict(Decimal)
     for fill in fills:
         held[fill["symbol"]] += Decimal(fill["quantity"]) * (1 if fill["side"] == "buy" else -1)

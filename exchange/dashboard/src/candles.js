@@ -1,7 +1,7 @@
 // Candles of the trades that this page has seen since it was opened: open, high, low and close of an interval.
 
 import uPlot from "uplot";
-import { axis, CLOCK, chart, css, redraw, steps } from "./charts.js";
+import { axis, CLOCK, chart, css, fill, redraw, steps } from "./charts.js";
 import { say, units } from "./format.js";
 
 const INTERVALS_S = [1, 10, 60];
@@ -76,7 +76,7 @@ export class CandleChart {
     if (this.#isNew) {
       this.#isNew = false;
       const columns = this.#series.get(this.#symbol)?.get(this.#interval) ?? emptyColumns();
-      this.#chart.setData(columns);
+      fill(this.#chart, columns);
       this.#node.dataset.candles = columns[0].length;
       say(this.#note, columns[0].length > 0 ? "since opening" : "no trade since opening");
     }

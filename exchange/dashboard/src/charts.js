@@ -46,8 +46,16 @@ export function chart(node, options, data) {
   const size = () => ({ width: Math.max(node.clientWidth, 50), height: Math.max(node.clientHeight, 50) });
   const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 24, 6, 0] };
   const made = new uPlot({ ...size(), ...quiet, ...options }, data, node);
+  node.classList.add("blank");
   new ResizeObserver(() => made.setSize(size())).observe(node);
   return made;
+}
+
+/** Give a chart its data. Without any it has no axes either: those of nothing look like those of prices near 0. */
+export function fill(made, data) {
+  const isBlank = !data.slice(1).some((column) => column.some((value) => value !== null));
+  made.root.parentElement.classList.toggle("blank", isBlank);
+  made.setData(data);
 }
 
 /** Draw in the colours of now. An empty chart has no scales yet, and uPlot cannot draw that again. */
@@ -145,8 +153,8 @@ export class PriceChart {
       const ask = history.asks[index];
       return bid === null || ask === null ? null : (bid + ask) / 2;
     });
-    this.#price.setData([history.seconds, history.bids, history.asks, mids]);
-    this.#spread.setData([history.seconds, history.spreads]);
+    fill(this.#price, [history.seconds, history.bids, history.asks, mids]);
+    fill(this.#spread, [history.seconds, history.spreads]);
     const { bid, ask } = this.#view ?? { bid: null, ask: null };
     if (bid !== null && ask !== null) {
       const { price } = units(this.#view);
@@ -224,7 +232,7 @@ export class DepthChart {
     const bids = book.bids.map((level) => value(level[0])).reverse();
     const asks = book.asks.map((level) => value(level[0]));
     const blank = (count) => new Array(count).fill(null);
-    this.#chart.setData([
+    fill(this.#chart, [
       [...bids, ...asks],
       [...sums(book.bids).reverse(), ...blank(asks.length)],
       [...blank(bids.length), ...sums(book.asks)],
@@ -232,7 +240,7 @@ export class DepthChart {
   }
 
   clear() {
-    this.#chart.setData([[], [], []]);
+    fill(this.#chart, [[], [], []]);
   }
 
   redraw() {

@@ -35,8 +35,8 @@ export class Ladder {
     say(this.#middle, "");
   }
 
-  /** `own` has the lots of our open orders by price as it is written. */
-  show(book, written, last, own) {
+  /** `own` has the lots of our open orders by price as it is written; `canTrade` says whether the page has a ticket. */
+  show(book, written, last, own, canTrade) {
     const { price } = written;
     const most = Math.max(1, ...book.bids.map((level) => level[1]), ...book.asks.map((level) => level[1]));
     this.#side(this.#asks, book.asks, most, written, own.sell);
@@ -45,6 +45,9 @@ export class Ladder {
     const parts = ask && bid ? [`spread ${price(ask[0] - bid[0])}`] : ["no spread"];
     if (last !== null) {
       parts.push(`last ${price(last)}`);
+    }
+    if (!ask && !bid && last === null) {
+      parts[0] = `No orders: use ${canTrade ? "the ticket or " : ""}\`matchbus submit\``;
     }
     say(this.#middle, parts.join("  ·  "));
     this.#showLegend(book.engines);

@@ -139,7 +139,7 @@ function draw(now) {
   }
   if (book !== null && isBookNew) {
     const written = units(book);
-    ladder.show(book, written, tape.last, ownAt(book.symbol, written.lots));
+    ladder.show(book, written, tape.last, ownAt(book.symbol, written.lots), ticket !== null);
     isBookNew = false;
     isDepthNew = true;
   }

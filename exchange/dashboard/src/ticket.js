@@ -109,6 +109,11 @@ export class Ticket {
 
   async #submit() {
     const { type, quantity, price, time_in_force: time, post_only: post } = this.#order.elements;
+    if (quantity.value === "") {
+      this.#say("Enter a quantity.", "refused");
+      quantity.focus({ preventScroll: true });
+      return;
+    }
     const isLimit = type.value === "limit";
     const order = {
       symbol: this.#symbol,
