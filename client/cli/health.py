@@ -2,10 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
+import grpc
 import nats.errors
 import nats.js.errors
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bus.connection import connect
 from client import EngineRole, EngineState, EngineStatus, MatchbusError, Position
@@ -16,6 +19,7 @@ from client.cli.failures import DONE, REFUSED
 from client.cli.settings import SettingsError
 from client.cli.sheets import Cell, Sheet, engines_sheet, positions_sheet
 
+_HEALTH_TIMEOUT_S: Final = 2.0
 _AWAY: Final = (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error)
 
 
@@ -32,21 +36,31 @@ async def status(options: Options, desk: Desk) -> int:
             _exchange(desk), _nats(settings.nats, settings.timeout_s)
         )
         client, positions = await _client(desk, reachable=exchange["reachable"])
-    primaries = [engine for engine in engines if engine.role is EngineRole.PRIMARY]
+        primaries = [engine for engine in engines if engine.role is EngineRole.PRIMARY]
+        serving = await asyncio.gather(*(_serves(engine.address) for engine in primaries))
+    refusing = [engine for engine, serves in zip(primaries, serving, strict=True) if not serves]
     well = (
         exchange["reachable"]
         and bus["reachable"]
         and bool(primaries)
         and all(engine.state is EngineState.LIVE for engine in primaries)
+        and not refusing
         and (client is None or client["registered"])
     )
-    document = {"well": well, "exchange": exchange, "nats": bus, "engines": engines, "client": client}
+    document = {
+        "well": well,
+        "exchange": exchange,
+        "nats": bus,
+        "engines": engines,
+        "refusing": [engine.engine for engine in refusing],
+        "client": client,
+    }
     if client is not None:
         document["client"] = client | {"positions": positions}
     if desk.output.as_json:
         desk.output.answer(document)
     else:
-        desk.output.sheets(_venue_sheet(exchange, bus, client), engines_sheet(engines))
+        desk.output.sheets(_venue_sheet(exchange, bus, refusing, client), engines_sheet(engines))
         if positions:
             desk.output.sheets(positions_sheet(positions))
     return DONE if well else REFUSED
@@ -64,6 +78,18 @@ async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
         failure = await desk.explain(error)
         return seen | {"round_trip_ms": None, "error": f"{failure.text}; {failure.hint}"}, []
     return seen | {"reachable": True, "round_trip_ms": _ms_since(began)}, engines
+
+
+async def _serves(address: str) -> bool:
+    """Whether an engine says that it takes orders: its feed may be live while its journal has no room."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
@@ -106,7 +132,12 @@ async def _client(desk: Desk, *, reachable: bool) -> tuple[dict[str, Any] | None
     return seen | {"registered": True, "engine": client.engine}, positions
 
 
-def _venue_sheet(exchange: dict[str, Any], bus: dict[str, Any], client: dict[str, Any] | None) -> Sheet:
+def _venue_sheet(
+    exchange: dict[str, Any],
+    bus: dict[str, Any],
+    refusing: Iterable[EngineStatus],
+    client: dict[str, Any] | None,
+) -> Sheet:
     def verdict(part: dict[str, Any], well: str) -> Cell:
         return (well, "green") if not part["error"] else (str(part["error"]), "red")
 
@@ -120,6 +151,10 @@ def _venue_sheet(exchange: dict[str, Any], bus: dict[str, Any], client: dict[str
                 f"answers in {bus['round_trip_ms']} ms, version {bus['version']}, {bus['streams']} streams",
             ),
         ),
+    ]
+    rows += [
+        (f"E{engine.engine}", engine.address, ("takes no orders: its log says why", "red"))
+        for engine in refusing
     ]
     if client is None:
         rows.append(("client", "nobody", "register with `matchbus register NAME`"))
