@@ -74,8 +74,8 @@ class Order(msgspec.Struct, gc=False, eq=False):
     `worst` is the worst key of the opposite side (`engine.book`) that the order may trade at. `value` is
     the sum of price x quantity over its fills. `priority` orders the queue at a price; 0 before the order
     first rests. `mark` is how many fills its account had had when its last command began to trade.
-    `answer` is the first answer; None stands for the commonest, NEW with nothing filled. `prevented` is what
-    a replace prevented whose answer waits for legs.
+    `answer` is the first answer; None stands for the commonest, NEW with nothing filled. `prevented` and
+    `taken` are what a later command prevented and took so far, while its answer waits for legs.
     """
 
     id: int
@@ -95,6 +95,7 @@ class Order(msgspec.Struct, gc=False, eq=False):
     refused: bool = False
     answer: Answered | None = None
     prevented: tuple[Prevented, ...] = ()
+    taken: tuple[Fill, ...] = ()
 
     @property
     def leaves(self) -> int:

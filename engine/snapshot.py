@@ -16,6 +16,10 @@ from engine.commands import AddInstrument, NewOrder
 from engine.events import Answered, Fill, LegSent, LegTaken, Prevented
 from engine.orders import Account, Landmark, Order
 from engine.state import PeerLegs, State, without_value
+from engine.terms import Liquidity, OrderStatus
+
+_PENDING: Final = int(OrderStatus.PENDING)
+_TAKER: Final = int(Liquidity.TAKER)
 
 FORMAT: Final = 3
 """Version of the layout below and of everything in it."""
@@ -134,6 +138,7 @@ def restore(state: State, snapshot: bytes) -> None:
         account.landmarks = kept.landmarks
         for facts in kept.open:
             account.open[facts.id] = accounts.orders[facts.id] = _remember(account, facts)
+        _recall_taken(account)
         for facts in kept.finished:
             order = _remember(account, facts)
             account.finished.append(order)
@@ -213,6 +218,24 @@ def _remember(account: Account, facts: _Order) -> Order:
     )
     account.orders[facts.request.client_order_id] = order
     return order
+
+
+def _recall_taken(account: Account) -> None:
+    """Give each order whose later answer waits for legs what it took since its mark."""
+    waiting: dict[int, list[Fill]] = {
+        order.id: []
+        for order in account.open.values()
+        if order.reserved and (order.answer is None or order.answer.status != _PENDING)
+    }
+    if not waiting:
+        return
+    for fill in account.fills:
+        taken = waiting.get(fill.order_id)
+        if taken is not None and fill.liquidity == _TAKER:
+            taken.append(fill)
+    for order_id, taken in waiting.items():
+        order = account.open[order_id]
+        order.taken = tuple(fill for fill in taken if fill.sequence > order.mark)
 
 
 def _queue(state: State) -> None:

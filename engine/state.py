@@ -45,14 +45,13 @@ from engine.matching import available, take, within
 from engine.orders import Order
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, horizon, plan, rank
-from engine.terms import MAX_LEG_FILLS, Liquidity, OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from engine.terms import MAX_LEG_FILLS, OrderStatus, OrderType, RejectReason, Side, TimeInForce
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 _IOC: Final = int(TimeInForce.IOC)
 _GTC: Final = int(TimeInForce.GTC)
 _FOK: Final = int(TimeInForce.FOK)
-_TAKER: Final = int(Liquidity.TAKER)
 _NEW: Final = int(OrderStatus.NEW)
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
@@ -303,8 +302,7 @@ class State:
             order.quantity = order.cumulative
             self._report_replaced(order)
             self.accounts.finish(order)
-        answer = self._answer(order)
-        order.prevented = answer.prevented if order.reserved else ()
+        _keep(order, self._answer(order))
 
     def _refuse_replace_now(self, order: Order, command: ReplaceOrder) -> Refusal | None:
         """Why the order as it stands cannot be replaced."""
@@ -458,17 +456,17 @@ class State:
 
     def _settle(self, order: Order) -> None:
         """A leg came back: complete the first answer if it still waited, and tell whoever waits."""
+        accounts = self.accounts
         first = order.answer
+        taken, prevented = tuple(accounts.taken), tuple(accounts.prevented)
         if first is not None and first.status == _PENDING:
-            prevented = first.prevented + tuple(self.accounts.prevented)
-            order.answer = self._answer_with(order, _taken_since(order), prevented)
-            if not order.reserved:
-                self.accounts.events.append(order.answer)
-            return
-        prevented = order.prevented + tuple(self.accounts.prevented)
-        order.prevented = prevented if order.reserved else ()
+            answer = self._answer_with(order, first.fills + taken, first.prevented + prevented)
+            order.answer = answer
+        else:
+            answer = self._answer_with(order, order.taken + taken, order.prevented + prevented)
+            _keep(order, answer)
         if not order.reserved:
-            self.accounts.events.append(self._answer_with(order, _taken_since(order), prevented))
+            accounts.events.append(answer)
 
     def _take_leg(self, command: TakeLeg) -> None:
         peer = self.peer_legs.get(command.sender)
@@ -689,12 +687,9 @@ def _mark(order: Order) -> None:
     order.mark = account.traded
 
 
-def _taken_since(order: Order) -> tuple[Fill, ...]:
-    """What the order took since its mark, here and by its legs."""
-    account = order.account
-    assert account is not None
-    fills = account.fills[order.mark - account.forgotten :]
-    return tuple(fill for fill in fills if fill.order_id == order.id and fill.liquidity == _TAKER)
+def _keep(order: Order, answer: Answered) -> None:
+    """Keep what an answer after the first one tells so far, while it waits for legs."""
+    order.taken, order.prevented = (answer.fills, answer.prevented) if order.reserved else ((), ())
 
 
 def _facts(order: Order) -> tuple[object, ...]:

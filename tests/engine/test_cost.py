@@ -1,0 +1,50 @@
+"""What a command costs does not grow with what it has nothing to do with. Work is counted, not timed."""
+
+import pytest
+
+from engine.commands import AddInstrument, AwayQuote, EpochStarted, LegFill, LegResult, NewOrder, Uncross
+from engine.events import LegSent
+from engine.state import State
+from engine.terms import Side
+from tests.engine.work import steps
+
+SYMBOL = "ACME"
+FEW, MANY = 20, 1_000
+PEER = 2 << 48
+
+
+def opened() -> State:
+    """An engine with one instrument, in its first batch."""
+    state = State(1)
+    state.begin_batch(1, 1)
+    state.apply(EpochStarted(1))
+    state.apply(AddInstrument(SYMBOL, "0.01", "1"))
+    return state
+
+
+def cost_of_a_leg_result(others: int, *, is_uncrossed: bool) -> int:
+    """Steps for the last of a client's legs to come back, which were out together and all filled."""
+    state = opened()
+    quote = AwayQuote(2, 1, 1, ((100, others + 1),))
+    legs: list[int] = []
+    for number in range(others + 1):
+        away = () if is_uncrossed else (quote,)
+        order = NewOrder("ann", f"o{number}", SYMBOL, Side.BUY, 1, 1, 100, 1, away=away)
+        legs += [event.leg_id for event in state.apply(order) if isinstance(event, LegSent)]
+    if is_uncrossed:
+        events = state.apply(Uncross(SYMBOL, Side.BUY, (quote,)))
+        legs += [event.leg_id for event in events if isinstance(event, LegSent)]
+    assert len(legs) == others + 1
+    *before, last = (
+        LegResult(leg_id, (LegFill(PEER + number, 100, 1, PEER, 1),)) for number, leg_id in enumerate(legs)
+    )
+    for result in before:
+        state.apply(result)
+    return steps(lambda: state.apply(last))
+
+
+@pytest.mark.parametrize("is_uncrossed", [False, True])
+def test_a_leg_result_costs_what_its_order_did(*, is_uncrossed: bool) -> None:
+    """However much the client's other orders traded while the leg was out."""
+    few, many = (cost_of_a_leg_result(others, is_uncrossed=is_uncrossed) for others in (FEW, MANY))
+    assert many <= few + few // 10
