@@ -35,6 +35,12 @@ def check(state: State) -> None:
         for expected, fill in enumerate(account.fills, start=account.forgotten + 1):
             assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected} (4)"
         assert account.landmarks or not account.forgotten, f"{account.name}'s old fills cannot be found"
+        pending = [order for order in account.open.values() if order.reserved]
+        assert sorted(account.pending) == [order.id for order in pending], (
+            f"{account.name}'s orders with legs"
+        )
+        marks = [order.mark for order in account.pending.values()]
+        assert marks == sorted(marks), f"{account.name}'s marks are out of order"
         assert len(account.orders) == len(account.open) + len(account.finished), f"{account.name}'s orders"
 
 

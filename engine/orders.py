@@ -5,7 +5,7 @@ open (in the book, or being matched) + reserved (out on legs, able to trade nowh
 """
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,14 +42,15 @@ class Account:
     """A client's orders and the newest part of its gap-free history of fills.
 
     `orders` holds every remembered order by client order id, `open` those that can still trade by order id,
-    `finished` the rest in the order they finished. `traded` counts all fills there ever were, of which
-    `fills` has the last; the `landmarks` say where to look for those before
-    (docs/decisions/0010-old-fills.md).
+    `pending` those of them with legs out, the lowest mark first, `finished` the rest in the order they
+    finished. `traded` counts all fills there ever were, of which `fills` has the last; the `landmarks` say
+    where to look for those before (docs/decisions/0010-old-fills.md).
     """
 
     name: str
     orders: dict[str, "Order"] = field(default_factory=dict)
     open: dict[int, "Order"] = field(default_factory=dict)
+    pending: OrderedDict[int, "Order"] = field(default_factory=OrderedDict)
     finished: deque["Order"] = field(default_factory=deque)
     fills: list[Fill] = field(default_factory=list)
     traded: int = 0

@@ -138,6 +138,8 @@ def restore(state: State, snapshot: bytes) -> None:
         account.landmarks = kept.landmarks
         for facts in kept.open:
             account.open[facts.id] = accounts.orders[facts.id] = _remember(account, facts)
+        pending = [order for order in account.open.values() if order.reserved]
+        account.pending.update((order.id, order) for order in sorted(pending, key=lambda order: order.mark))
         _recall_taken(account)
         for facts in kept.finished:
             order = _remember(account, facts)
@@ -224,8 +226,8 @@ def _recall_taken(account: Account) -> None:
     """Give each order whose later answer waits for legs what it took since its mark."""
     waiting: dict[int, list[Fill]] = {
         order.id: []
-        for order in account.open.values()
-        if order.reserved and (order.answer is None or order.answer.status != _PENDING)
+        for order in account.pending.values()
+        if order.answer is None or order.answer.status != _PENDING
     }
     if not waiting:
         return
@@ -234,7 +236,7 @@ def _recall_taken(account: Account) -> None:
         if taken is not None and fill.liquidity == _TAKER:
             taken.append(fill)
     for order_id, taken in waiting.items():
-        order = account.open[order_id]
+        order = account.pending[order_id]
         order.taken = tuple(fill for fill in taken if fill.sequence > order.mark)
 
 

@@ -127,8 +127,9 @@ class State:
         """Let go of old fills, but of none that an order with legs out has to answer for."""
         accounts = self.accounts
         for account in accounts.crowded.values():
-            marks = [leg.order.mark for leg in self.legs.values() if leg.order.account is account]
-            accounts.forget_fills(account, min(marks, default=account.traded), self.epoch, self.batch_number)
+            oldest = next(iter(account.pending.values()), None)
+            needed_from = oldest.mark if oldest is not None else account.traded
+            accounts.forget_fills(account, needed_from, self.epoch, self.batch_number)
         accounts.crowded.clear()
 
     def apply(self, command: Command) -> list[Event]:
@@ -424,6 +425,9 @@ class State:
 
     def add_leg(self, sent: LegSent, order: Order) -> None:
         """A leg of an order is out from now on."""
+        account = order.account
+        assert account is not None
+        account.pending.setdefault(order.id, order)  # marks move before the first leg: the lowest stays first
         self.legs[sent.leg_id] = OutLeg(sent, order)
         self._legs_to.setdefault(sent.peer, {})[sent.leg_id] = None
 
@@ -466,6 +470,9 @@ class State:
             answer = self._answer_with(order, order.taken + taken, order.prevented + prevented)
             _keep(order, answer)
         if not order.reserved:
+            account = order.account
+            assert account is not None
+            del account.pending[order.id]
             accounts.events.append(answer)
 
     def _take_leg(self, command: TakeLeg) -> None:

@@ -48,3 +48,21 @@ def test_a_leg_result_costs_what_its_order_did(*, is_uncrossed: bool) -> None:
     """However much the client's other orders traded while the leg was out."""
     few, many = (cost_of_a_leg_result(others, is_uncrossed=is_uncrossed) for others in (FEW, MANY))
     assert many <= few + few // 10
+
+
+def test_the_end_of_a_batch_costs_nothing_for_each_leg_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose old fills cannot be forgotten yet may have any number of legs out."""
+    monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", 2)
+
+    def cost(legs: int) -> int:
+        state = opened()
+        quote = AwayQuote(2, 1, 1, ((100, 1),))
+        for number in range(legs):
+            state.apply(NewOrder("ann", f"o{number}", SYMBOL, Side.BUY, 1, 1, 100, 1, away=(quote,)))
+        state.apply(NewOrder("bob", "ask", SYMBOL, Side.SELL, 1, 1, 101, 10))
+        for number in range(10):
+            state.apply(NewOrder("ann", f"home{number}", SYMBOL, Side.BUY, 1, 1, 101, 1))
+        assert state.accounts.crowded
+        return steps(state.end_batch)
+
+    assert cost(MANY) == cost(FEW)
