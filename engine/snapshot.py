@@ -14,7 +14,7 @@ import msgspec
 
 from engine.commands import AddInstrument, NewOrder
 from engine.events import Answered, Fill, LegSent, LegTaken, Prevented
-from engine.orders import Account, Landmark, Order
+from engine.orders import NOTHING_OWED, Account, Landmark, Order, Owed
 from engine.state import PeerLegs, State, without_value
 from engine.terms import Liquidity, OrderStatus
 
@@ -189,7 +189,7 @@ def _facts(order: Order) -> _Order:
         order.cancelling,
         order.refused,
         without_value(order.answer),
-        order.prevented,
+        order.owed.prevented,
     )
 
 
@@ -216,7 +216,7 @@ def _remember(account: Account, facts: _Order) -> Order:
         facts.cancelling,
         facts.refused,
         answer,
-        facts.prevented,
+        Owed((), facts.prevented) if facts.prevented else NOTHING_OWED,
     )
     account.orders[facts.request.client_order_id] = order
     return order
@@ -237,7 +237,8 @@ def _recall_taken(account: Account) -> None:
             taken.append(fill)
     for order_id, taken in waiting.items():
         order = account.pending[order_id]
-        order.taken = tuple(fill for fill in taken if fill.sequence > order.mark)
+        fills = tuple(fill for fill in taken if fill.sequence > order.mark)
+        order.owed = Owed(fills, order.owed.prevented)
 
 
 def _queue(state: State) -> None:

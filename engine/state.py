@@ -42,7 +42,7 @@ from engine.events import (
     Replaced,
 )
 from engine.matching import available, take, within
-from engine.orders import Order
+from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, horizon, plan, rank
 from engine.terms import MAX_LEG_FILLS, OrderStatus, OrderType, RejectReason, Side, TimeInForce
@@ -303,7 +303,7 @@ class State:
             order.quantity = order.cumulative
             self._report_replaced(order)
             self.accounts.finish(order)
-        _keep(order, self._answer(order))
+        _owe(order, self._answer(order))
 
     def _refuse_replace_now(self, order: Order, command: ReplaceOrder) -> Refusal | None:
         """Why the order as it stands cannot be replaced."""
@@ -467,8 +467,9 @@ class State:
             answer = self._answer_with(order, first.fills + taken, first.prevented + prevented)
             order.answer = answer
         else:
-            answer = self._answer_with(order, order.taken + taken, order.prevented + prevented)
-            _keep(order, answer)
+            owed = order.owed
+            answer = self._answer_with(order, owed.fills + taken, owed.prevented + prevented)
+            _owe(order, answer)
         if not order.reserved:
             account = order.account
             assert account is not None
@@ -694,9 +695,9 @@ def _mark(order: Order) -> None:
     order.mark = account.traded
 
 
-def _keep(order: Order, answer: Answered) -> None:
+def _owe(order: Order, answer: Answered) -> None:
     """Keep what an answer after the first one tells so far, while it waits for legs."""
-    order.taken, order.prevented = (answer.fills, answer.prevented) if order.reserved else ((), ())
+    order.owed = Owed(answer.fills, answer.prevented) if order.reserved else NOTHING_OWED
 
 
 def _facts(order: Order) -> tuple[object, ...]:
@@ -716,7 +717,7 @@ def _facts(order: Order) -> tuple[object, ...]:
         order.cancelling,
         order.refused,
         without_value(order.answer),
-        order.prevented,
+        order.owed.prevented,
     )
 
 

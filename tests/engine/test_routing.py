@@ -566,7 +566,7 @@ def assert_owed_answers_are_whole(state: State) -> None:
         since = [fill for fill in account.fills if fill.sequence > order.mark]
         taken = [fill for fill in since if (fill.order_id, fill.liquidity) == (order.id, Liquidity.TAKER)]
         is_first = order.answer is not None and order.answer.status == OrderStatus.PENDING
-        kept = order.answer.fills if order.answer is not None and is_first else order.taken
+        kept = order.answer.fills if order.answer is not None and is_first else order.owed.fills
         assert list(kept) == taken
 
 
