@@ -52,6 +52,13 @@ def _check_side(side: BookSide, state: State) -> None:
         assert level.quantity == sum(order.open for order in level.orders.values()), (
             f"level {level.price} (2)"
         )
+        if level.by_client is not None:
+            held: dict[str, int] = {}
+            for order in level.orders.values():
+                assert order.account is not None
+                held[order.account.name] = held.get(order.account.name, 0) + order.open
+            counted = {client: quantity for client, quantity in level.by_client.items() if quantity}
+            assert counted == held, f"level {level.price} counts its clients' orders wrongly"
         priorities = [order.priority for order in level.orders.values()]
         assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order (2)"
         for order in level.orders.values():

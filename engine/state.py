@@ -41,7 +41,7 @@ from engine.events import (
     Prevented,
     Replaced,
 )
-from engine.matching import available, take, within
+from engine.matching import can_take, take, within
 from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, horizon, plan, rank
@@ -733,7 +733,7 @@ def _worst_at_home(order: Order, away: list[AwayLevel]) -> int:
 
 def _fillable_at_home(order: Order, opposite: BookSide, away: list[AwayLevel]) -> bool:
     """Whether a fill-or-kill order can trade whole, here and now."""
-    return available(opposite, order, _worst_at_home(order, away)) == order.quantity
+    return can_take(opposite, order, _worst_at_home(order, away), order.quantity)
 
 
 def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
@@ -746,7 +746,8 @@ def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -
         elsewhere = sum(level.quantity for level in reached)
         is_enough = (
             any(level.is_horizon for level in reached)  # more is shown than is known
-            or elsewhere + available(opposite, order, order.worst) >= order.quantity
+            or elsewhere >= order.quantity
+            or can_take(opposite, order, order.worst, order.quantity - elsewhere)
         )
         if elsewhere and is_enough and not _fillable_at_home(order, opposite, away):
             return (

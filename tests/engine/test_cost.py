@@ -1,11 +1,12 @@
 """What a command costs does not grow with what it has nothing to do with. Work is counted, not timed."""
 
+import msgspec
 import pytest
 
 from engine.commands import AddInstrument, AwayQuote, EpochStarted, LegFill, LegResult, NewOrder, Uncross
 from engine.events import LegSent
 from engine.state import State
-from engine.terms import Side
+from engine.terms import SelfTradePrevention, Side
 from tests.engine.work import steps
 
 SYMBOL = "ACME"
@@ -66,3 +67,25 @@ def test_the_end_of_a_batch_costs_nothing_for_each_leg_out(monkeypatch: pytest.M
         return steps(state.end_batch)
 
     assert cost(MANY) == cost(FEW)
+
+
+@pytest.mark.parametrize("prevention", list(SelfTradePrevention)[2:])  # with less it trades
+@pytest.mark.parametrize("more", [1, 0, -1])
+def test_fill_or_kill_costs_nothing_for_each_own_order(more: int, prevention: SelfTradePrevention) -> None:
+    """A client that has the whole level may ask again and again for about what is there."""
+
+    def cost(orders: int) -> int:
+        state = opened()
+
+        def ask(name: str, quantity: int) -> None:
+            order = NewOrder("ann", name, SYMBOL, Side.BUY, 1, 3, 100, quantity)
+            state.apply(msgspec.structs.replace(order, self_trade_prevention=prevention))
+
+        for number in range(orders):
+            state.apply(NewOrder("ann", f"o{number}", SYMBOL, Side.SELL, 1, 1, 100, 1))
+        ask("first", orders)  # the level may count once what each client has
+        state.apply(NewOrder("ann", "more", SYMBOL, Side.SELL, 1, 1, 100, 1))
+        return steps(lambda: ask("second", orders + 1 + more))
+
+    few, many = cost(FEW), cost(MANY)
+    assert many <= few + few // 10
