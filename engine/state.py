@@ -255,10 +255,16 @@ class State:
         count = 0
         account = self.accounts.by_name.get(command.client)
         if account is not None:
-            for order in list(account.open.values()):
-                if command.symbol in ("", order.request.symbol) and command.side in (0, order.side):
-                    self._withdraw(order)
-                    count += 1
+            symbol, side = command.symbol, command.side
+            # Side first, which costs the least to ask: most of what a client has open may not be meant.
+            meant = [
+                order
+                for order in account.open.values()
+                if (not side or order.side == side) and (not symbol or order.request.symbol == symbol)
+            ]
+            for order in meant:
+                self._withdraw(order)
+            count = len(meant)
         self.accounts.events.append(CancelledAll(command.client, count))
 
     def _withdraw(self, order: Order) -> None:
