@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
-from engine.orders import Order
+from engine.orders import Account, Order
 from engine.terms import Side
 
 _BUY: Final = int(Side.BUY)
@@ -22,10 +22,17 @@ ANY_PRICE: Final = -(2**63)
 """The `worst` key of an order that takes whatever price there is."""
 
 
-class Level:
-    """Orders at one price, first in the queue first; `quantity` is the sum of what they have open."""
+SHORT_QUEUE: Final = 8
+"""So many orders are looked at one by one; of a longer queue the level counts what each client has."""
 
-    __slots__ = ("orders", "price", "quantity")
+
+class Level:
+    """Orders at one price, first in the queue first; `quantity` is the sum of what they have open.
+
+    `by_client` says how much of it each client has, from the first time that this is asked of a long queue.
+    """
+
+    __slots__ = ("by_client", "orders", "price", "quantity")
 
     def __init__(self, price: int) -> None:
         self.price = price
@@ -33,6 +40,22 @@ class Level:
         # An OrderedDict finds the first of a long queue in constant time whatever was removed before it;
         # a dict walks over the holes (docs/decisions/0002-book-structure.md).
         self.orders: OrderedDict[int, Order] = OrderedDict()
+        self.by_client: dict[str, int] | None = None
+
+    def held_by(self, account: Account) -> int:
+        """How much a client has open here. Costs the length of the queue once in the level's life."""
+        if self.by_client is None:
+            self.by_client = {}
+            for order in self.orders.values():
+                self.count(order, order.open)
+        return self.by_client.get(account.name, 0)
+
+    def count(self, order: Order, quantity: int) -> None:
+        """`quantity` more is open for an order's client. For a level where that is counted."""
+        by_client, account = self.by_client, order.account
+        assert by_client is not None
+        assert account is not None
+        by_client[account.name] = by_client.get(account.name, 0) + quantity
 
 
 class BookSide:
@@ -56,6 +79,8 @@ class BookSide:
             insort(self.keys, key)
         level.orders[order.id] = order
         level.quantity += order.open
+        if level.by_client is not None:
+            level.count(order, order.open)
         self.changed.add(key)
 
     def readmit(self, order: Order) -> None:
@@ -71,6 +96,8 @@ class BookSide:
         level = self.levels[key]
         del level.orders[order.id]
         level.quantity -= order.open
+        if level.by_client is not None:
+            level.count(order, -order.open)
         self.changed.add(key)
         if not level.orders:
             self.drop(key)
@@ -79,7 +106,10 @@ class BookSide:
         """Lower what a resting order has open, keeping its place. Something must be left open."""
         key = order.price * self.sign
         order.open -= quantity
-        self.levels[key].quantity -= quantity
+        level = self.levels[key]
+        level.quantity -= quantity
+        if level.by_client is not None:
+            level.count(order, -quantity)
         self.changed.add(key)
 
     def drop(self, key: int) -> None:

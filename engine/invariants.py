@@ -24,6 +24,7 @@ def check(state: State) -> None:
             f"order {order.id} (1)"
         )
         assert order.reserved == reserved.get(order.id, 0), f"order {order.id} reserves what no leg has"
+        assert order.reserved or not any(order.owed), f"order {order.id} owes no answer"
         account = order.account
         assert account is not None
         assert (order.id in account.open) == (order.leaves > 0), f"order {order.id} is open and finished"
@@ -34,6 +35,12 @@ def check(state: State) -> None:
         for expected, fill in enumerate(account.fills, start=account.forgotten + 1):
             assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected} (4)"
         assert account.landmarks or not account.forgotten, f"{account.name}'s old fills cannot be found"
+        pending = [order for order in account.open.values() if order.reserved]
+        assert sorted(account.pending) == [order.id for order in pending], (
+            f"{account.name}'s orders with legs"
+        )
+        marks = [order.mark for order in account.pending.values()]
+        assert marks == sorted(marks), f"{account.name}'s marks are out of order"
         assert len(account.orders) == len(account.open) + len(account.finished), f"{account.name}'s orders"
 
 
@@ -45,6 +52,13 @@ def _check_side(side: BookSide, state: State) -> None:
         assert level.quantity == sum(order.open for order in level.orders.values()), (
             f"level {level.price} (2)"
         )
+        if level.by_client is not None:
+            held: dict[str, int] = {}
+            for order in level.orders.values():
+                assert order.account is not None
+                held[order.account.name] = held.get(order.account.name, 0) + order.open
+            counted = {client: quantity for client, quantity in level.by_client.items() if quantity}
+            assert counted == held, f"level {level.price} counts its clients' orders wrongly"
         priorities = [order.priority for order in level.orders.values()]
         assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order (2)"
         for order in level.orders.values():

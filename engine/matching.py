@@ -6,8 +6,8 @@ decides (design.md section 4): nothing trades between them unless it says NONE.
 
 from typing import Final, Protocol
 
-from engine.book import BookSide, Level
-from engine.orders import Account, Order
+from engine.book import SHORT_QUEUE, BookSide, Level
+from engine.orders import Order
 from engine.terms import SelfTradePrevention
 
 _NONE: Final = int(SelfTradePrevention.NONE)
@@ -42,7 +42,7 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
         if key < worst:
             return
         level = levels[key]
-        queue = level.orders
+        queue, by_client = level.orders, level.by_client
         before = level.quantity
         while quantity and queue:
             maker = next(iter(queue.values()))
@@ -52,6 +52,8 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
             traded = maker.open if maker.open <= quantity else quantity  # noqa: FURB136 - min() costs a call
             quantity -= traded
             level.quantity -= traded
+            if by_client is not None:
+                level.count(maker, -traded)
             maker.open -= traded
             if not maker.open:
                 del queue[maker.id]
@@ -76,37 +78,50 @@ def within(resting: BookSide, worst: int, orders: int) -> int:
     return quantity
 
 
-def available(resting: BookSide, taker: Order, worst: int) -> int:
-    """How much of `taker`'s quantity `take` would trade, without doing it: what fill-or-kill asks.
+def can_take(resting: BookSide, taker: Order, worst: int, quantity: int) -> bool:
+    """Whether `take` would trade all of `quantity`, without doing it: what fill-or-kill asks.
 
     Own orders in the way are passed over if the taker would cancel them; under any other prevention they
-    end what the taker can have.
+    end what the taker can have. Costs the levels in reach, and where own orders end it the queue there;
+    once in its life, a level with a long queue counts whose it is.
     """
-    account: Account | None = taker.account
-    prevention = taker.request.self_trade_prevention
-    needed = taker.open
-    found = 0
-    looked_at = 0
-    own: set[int] | None = None  # levels with own orders, once that is less work than to look into all
+    levels = resting.levels
+    needed = quantity
     for key in reversed(resting.keys):
         if key < worst:
+            return False
+        needed -= levels[key].quantity
+        if needed <= 0:
             break
-        level = resting.levels[key]
-        if prevention > _NONE and own is None and account is not None:
-            looked_at += len(level.orders)
-            if looked_at > len(account.open):
-                own = {order.price * resting.sign for order in account.open.values()}
-        if prevention <= _NONE or (own is not None and key not in own):
-            found += level.quantity
+    else:
+        return False
+    prevention = taker.request.self_trade_prevention
+    return prevention <= _NONE or _others_have(resting, taker, worst, quantity)
+
+
+def _others_have(resting: BookSide, taker: Order, worst: int, quantity: int) -> bool:
+    """Whether the taker could have `quantity` of other clients' orders."""
+    account = taker.account
+    assert account is not None
+    passes_over = taker.request.self_trade_prevention == _OLDEST
+    levels = resting.levels
+    for key in reversed(resting.keys):
+        if key < worst:
+            return False
+        level = levels[key]
+        if len(level.orders) > SHORT_QUEUE and (passes_over or not level.held_by(account)):
+            quantity -= level.quantity - level.held_by(account)
         else:
             for maker in level.orders.values():
                 if maker.account is not account:
-                    found += maker.open
-                elif prevention != _OLDEST:
-                    return min(found, needed)
-        if found >= needed:
-            break
-    return min(found, needed)
+                    quantity -= maker.open
+                    if quantity <= 0:
+                        return True
+                elif not passes_over:
+                    return False
+        if quantity <= 0:
+            return True
+    return False
 
 
 def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Ledger) -> int:
@@ -116,6 +131,8 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Le
     ledger.prevent(taker, maker, prevented)
     if prevention == _DECREMENT:
         level.quantity -= prevented
+        if level.by_client is not None:
+            level.count(maker, -prevented)
         if prevented == maker.open:
             del level.orders[maker.id]
         ledger.cancel(maker, prevented)
@@ -124,6 +141,8 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Le
     if prevention in (_OLDEST, _BOTH):
         maker.cancelling = maker.reserved > 0  # nor does what is out on a leg come back
         level.quantity -= maker.open
+        if level.by_client is not None:
+            level.count(maker, -maker.open)
         del level.orders[maker.id]
         ledger.cancel(maker, maker.open)
     if prevention == _OLDEST:

@@ -5,9 +5,9 @@ open (in the book, or being matched) + reserved (out on legs, able to trade nowh
 """
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -42,14 +42,15 @@ class Account:
     """A client's orders and the newest part of its gap-free history of fills.
 
     `orders` holds every remembered order by client order id, `open` those that can still trade by order id,
-    `finished` the rest in the order they finished. `traded` counts all fills there ever were, of which
-    `fills` has the last; the `landmarks` say where to look for those before
-    (docs/decisions/0010-old-fills.md).
+    `pending` those of them with legs out, the lowest mark first, `finished` the rest in the order they
+    finished. `traded` counts all fills there ever were, of which `fills` has the last; the `landmarks` say
+    where to look for those before (docs/decisions/0010-old-fills.md).
     """
 
     name: str
     orders: dict[str, "Order"] = field(default_factory=dict)
     open: dict[int, "Order"] = field(default_factory=dict)
+    pending: OrderedDict[int, "Order"] = field(default_factory=OrderedDict)
     finished: deque["Order"] = field(default_factory=deque)
     fills: list[Fill] = field(default_factory=list)
     traded: int = 0
@@ -66,6 +67,16 @@ class Account:
         return self.landmarks[at - 1] if at else Landmark(0, 0, 0)
 
 
+class Owed(NamedTuple):
+    """What a command took and prevented so far whose answer waits for legs."""
+
+    fills: tuple[Fill, ...]
+    prevented: tuple[Prevented, ...]
+
+
+NOTHING_OWED: Final = Owed((), ())
+
+
 # gc=False: an order refers to its account and never the account's containers, and is dropped from those
 # when it is forgotten, so the collector has nothing to find and need not walk a million resting orders.
 class Order(msgspec.Struct, gc=False, eq=False):
@@ -74,8 +85,8 @@ class Order(msgspec.Struct, gc=False, eq=False):
     `worst` is the worst key of the opposite side (`engine.book`) that the order may trade at. `value` is
     the sum of price x quantity over its fills. `priority` orders the queue at a price; 0 before the order
     first rests. `mark` is how many fills its account had had when its last command began to trade.
-    `answer` is the first answer; None stands for the commonest, NEW with nothing filled. `prevented` is what
-    a replace prevented whose answer waits for legs.
+    `answer` is the first answer; None stands for the commonest, NEW with nothing filled. `owed` is what the
+    answer to a later command tells so far, while it waits for legs.
     """
 
     id: int
@@ -94,7 +105,7 @@ class Order(msgspec.Struct, gc=False, eq=False):
     cancelling: bool = False
     refused: bool = False
     answer: Answered | None = None
-    prevented: tuple[Prevented, ...] = ()
+    owed: Owed = NOTHING_OWED
 
     @property
     def leaves(self) -> int:

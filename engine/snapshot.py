@@ -14,8 +14,12 @@ import msgspec
 
 from engine.commands import AddInstrument, NewOrder
 from engine.events import Answered, Fill, LegSent, LegTaken, Prevented
-from engine.orders import Account, Landmark, Order
+from engine.orders import NOTHING_OWED, Account, Landmark, Order, Owed
 from engine.state import PeerLegs, State, without_value
+from engine.terms import Liquidity, OrderStatus
+
+_PENDING: Final = int(OrderStatus.PENDING)
+_TAKER: Final = int(Liquidity.TAKER)
 
 FORMAT: Final = 3
 """Version of the layout below and of everything in it."""
@@ -134,6 +138,9 @@ def restore(state: State, snapshot: bytes) -> None:
         account.landmarks = kept.landmarks
         for facts in kept.open:
             account.open[facts.id] = accounts.orders[facts.id] = _remember(account, facts)
+        pending = [order for order in account.open.values() if order.reserved]
+        account.pending.update((order.id, order) for order in sorted(pending, key=lambda order: order.mark))
+        _recall_taken(account)
         for facts in kept.finished:
             order = _remember(account, facts)
             account.finished.append(order)
@@ -182,7 +189,7 @@ def _facts(order: Order) -> _Order:
         order.cancelling,
         order.refused,
         without_value(order.answer),
-        order.prevented,
+        order.owed.prevented,
     )
 
 
@@ -209,10 +216,29 @@ def _remember(account: Account, facts: _Order) -> Order:
         facts.cancelling,
         facts.refused,
         answer,
-        facts.prevented,
+        Owed((), facts.prevented) if facts.prevented else NOTHING_OWED,
     )
     account.orders[facts.request.client_order_id] = order
     return order
+
+
+def _recall_taken(account: Account) -> None:
+    """Give each order whose later answer waits for legs what it took since its mark."""
+    waiting: dict[int, list[Fill]] = {
+        order.id: []
+        for order in account.pending.values()
+        if order.answer is None or order.answer.status != _PENDING
+    }
+    if not waiting:
+        return
+    for fill in account.fills:
+        taken = waiting.get(fill.order_id)
+        if taken is not None and fill.liquidity == _TAKER:
+            taken.append(fill)
+    for order_id, taken in waiting.items():
+        order = account.pending[order_id]
+        fills = tuple(fill for fill in taken if fill.sequence > order.mark)
+        order.owed = Owed(fills, order.owed.prevented)
 
 
 def _queue(state: State) -> None:

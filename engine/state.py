@@ -41,18 +41,17 @@ from engine.events import (
     Prevented,
     Replaced,
 )
-from engine.matching import available, take, within
-from engine.orders import Order
+from engine.matching import can_take, take, within
+from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, horizon, plan, rank
-from engine.terms import MAX_LEG_FILLS, Liquidity, OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from engine.terms import MAX_LEG_FILLS, OrderStatus, OrderType, RejectReason, Side, TimeInForce
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 _IOC: Final = int(TimeInForce.IOC)
 _GTC: Final = int(TimeInForce.GTC)
 _FOK: Final = int(TimeInForce.FOK)
-_TAKER: Final = int(Liquidity.TAKER)
 _NEW: Final = int(OrderStatus.NEW)
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
@@ -128,8 +127,9 @@ class State:
         """Let go of old fills, but of none that an order with legs out has to answer for."""
         accounts = self.accounts
         for account in accounts.crowded.values():
-            marks = [leg.order.mark for leg in self.legs.values() if leg.order.account is account]
-            accounts.forget_fills(account, min(marks, default=account.traded), self.epoch, self.batch_number)
+            oldest = next(iter(account.pending.values()), None)
+            needed_from = oldest.mark if oldest is not None else account.traded
+            accounts.forget_fills(account, needed_from, self.epoch, self.batch_number)
         accounts.crowded.clear()
 
     def apply(self, command: Command) -> list[Event]:
@@ -256,10 +256,16 @@ class State:
         count = 0
         account = self.accounts.by_name.get(command.client)
         if account is not None:
-            for order in list(account.open.values()):
-                if command.symbol in ("", order.request.symbol) and command.side in (0, order.side):
-                    self._withdraw(order)
-                    count += 1
+            symbol, side = command.symbol, command.side
+            # Side first, which costs the least to ask: most of what a client has open may not be meant.
+            meant = [
+                order
+                for order in account.open.values()
+                if (not side or order.side == side) and (not symbol or order.request.symbol == symbol)
+            ]
+            for order in meant:
+                self._withdraw(order)
+            count = len(meant)
         self.accounts.events.append(CancelledAll(command.client, count))
 
     def _withdraw(self, order: Order) -> None:
@@ -304,8 +310,7 @@ class State:
             order.quantity = order.cumulative
             self._report_replaced(order)
             self.accounts.finish(order)
-        answer = self._answer(order)
-        order.prevented = answer.prevented if order.reserved else ()
+        _owe(order, self._answer(order))
 
     def _refuse_replace_now(self, order: Order, command: ReplaceOrder) -> Refusal | None:
         """Why the order as it stands cannot be replaced."""
@@ -427,6 +432,9 @@ class State:
 
     def add_leg(self, sent: LegSent, order: Order) -> None:
         """A leg of an order is out from now on."""
+        account = order.account
+        assert account is not None
+        account.pending.setdefault(order.id, order)  # marks move before the first leg: the lowest stays first
         self.legs[sent.leg_id] = OutLeg(sent, order)
         self._legs_to.setdefault(sent.peer, {})[sent.leg_id] = None
 
@@ -459,17 +467,21 @@ class State:
 
     def _settle(self, order: Order) -> None:
         """A leg came back: complete the first answer if it still waited, and tell whoever waits."""
+        accounts = self.accounts
         first = order.answer
+        taken, prevented = tuple(accounts.taken), tuple(accounts.prevented)
         if first is not None and first.status == _PENDING:
-            prevented = first.prevented + tuple(self.accounts.prevented)
-            order.answer = self._answer_with(order, _taken_since(order), prevented)
-            if not order.reserved:
-                self.accounts.events.append(order.answer)
-            return
-        prevented = order.prevented + tuple(self.accounts.prevented)
-        order.prevented = prevented if order.reserved else ()
+            answer = self._answer_with(order, first.fills + taken, first.prevented + prevented)
+            order.answer = answer
+        else:
+            owed = order.owed
+            answer = self._answer_with(order, owed.fills + taken, owed.prevented + prevented)
+            _owe(order, answer)
         if not order.reserved:
-            self.accounts.events.append(self._answer_with(order, _taken_since(order), prevented))
+            account = order.account
+            assert account is not None
+            del account.pending[order.id]
+            accounts.events.append(answer)
 
     def _take_leg(self, command: TakeLeg) -> None:
         peer = self.peer_legs.get(command.sender)
@@ -690,12 +702,9 @@ def _mark(order: Order) -> None:
     order.mark = account.traded
 
 
-def _taken_since(order: Order) -> tuple[Fill, ...]:
-    """What the order took since its mark, here and by its legs."""
-    account = order.account
-    assert account is not None
-    fills = account.fills[order.mark - account.forgotten :]
-    return tuple(fill for fill in fills if fill.order_id == order.id and fill.liquidity == _TAKER)
+def _owe(order: Order, answer: Answered) -> None:
+    """Keep what an answer after the first one tells so far, while it waits for legs."""
+    order.owed = Owed(answer.fills, answer.prevented) if order.reserved else NOTHING_OWED
 
 
 def _facts(order: Order) -> tuple[object, ...]:
@@ -715,7 +724,7 @@ def _facts(order: Order) -> tuple[object, ...]:
         order.cancelling,
         order.refused,
         without_value(order.answer),
-        order.prevented,
+        order.owed.prevented,
     )
 
 
@@ -731,7 +740,7 @@ def _worst_at_home(order: Order, away: list[AwayLevel]) -> int:
 
 def _fillable_at_home(order: Order, opposite: BookSide, away: list[AwayLevel]) -> bool:
     """Whether a fill-or-kill order can trade whole, here and now."""
-    return available(opposite, order, _worst_at_home(order, away)) == order.quantity
+    return can_take(opposite, order, _worst_at_home(order, away), order.quantity)
 
 
 def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
@@ -744,7 +753,8 @@ def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -
         elsewhere = sum(level.quantity for level in reached)
         is_enough = (
             any(level.is_horizon for level in reached)  # more is shown than is known
-            or elsewhere + available(opposite, order, order.worst) >= order.quantity
+            or elsewhere >= order.quantity
+            or can_take(opposite, order, order.worst, order.quantity - elsewhere)
         )
         if elsewhere and is_enough and not _fillable_at_home(order, opposite, away):
             return (

@@ -4,6 +4,7 @@ RANDOM_COMMANDS sets how many commands are tried (60,000 unless set), RANDOM_SEE
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -12,8 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from engine.book import BookSide
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from engine.invariants import check
+from engine.matching import can_take
+from engine.orders import Order
 from engine.terms import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from tests.engine.flow import CLIENTS, SYMBOLS, Flow
 from tests.engine.venue import Venue
@@ -109,6 +113,53 @@ def test_order_id_wins_over_client_order_id() -> None:
     assert venue.state.orders[venue.order_ids["ann", "a"]].open == 0
     assert venue.queue("ACME", Side.BUY) == [(100, ("ann", "b"), 5)]
     assert len(answers[0]) == 2
+
+
+def test_fill_or_kill_gets_what_a_walk_over_the_orders_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels that count what each client has say the same as their queues, whatever happened to them."""
+    monkeypatch.setattr("engine.matching.SHORT_QUEUE", 1)
+    venue, _ = venue_and_model()
+    flow = Flow(FIRST_SEED)
+    answers: Counter[bool] = Counter()
+    for number in range(4_000):
+        venue.execute(flow.next())
+        order = flow.sent[-1]
+        book = venue.state.books.get(order.symbol)
+        account = venue.state.accounts.by_name.get(order.client)
+        if number % 2 or book is None or account is None or order.side not in tuple(Side):
+            continue
+        opposite = book.opposite(order.side)
+        worst = order.price * opposite.sign
+        taker = Order(0, account, order, order.side, order.price, order.quantity, order.quantity, worst)
+        for quantity in (1, order.quantity, 3 * order.quantity):
+            can = can_take(opposite, taker, worst, quantity)
+            assert can == (walked(opposite, taker, worst) >= quantity)
+            answers[can] += 1
+        if number % 100 == 0:
+            check(venue.state)
+    assert min(answers[True], answers[False]) > 100
+    levels = [
+        level
+        for book in venue.state.books.values()
+        for side in Side
+        for level in book.side(side).best_first()
+    ]
+    assert any(level.by_client for level in levels)
+
+
+def walked(resting: BookSide, taker: Order, worst: int) -> int:
+    """What the taker can have, order by order."""
+    found = 0
+    for level in resting.best_first():
+        if level.price * resting.sign < worst:
+            break
+        for maker in level.orders.values():
+            prevention = taker.request.self_trade_prevention
+            if prevention <= SelfTradePrevention.NONE or maker.account is not taker.account:
+                found += maker.open
+            elif prevention != SelfTradePrevention.CANCEL_OLDEST:
+                return found
+    return found
 
 
 class TwoMarkets(RuleBasedStateMachine):

@@ -524,6 +524,7 @@ def test_nothing_is_lost_or_traded_twice_whatever_the_network_does(seed: int) ->
         meddle(world, source)
         for node in world.nodes.values():
             check(node.state)
+            assert_owed_answers_are_whole(node.state)
     world.settle()
     assert_all_at_rest(world)
     assert_quantities_agree(world)
@@ -563,6 +564,18 @@ def interfere(world: World, source: random.Random) -> None:
     else:
         price, quantity = source.randint(95, 105), source.randint(1, 20)
         world.replace(number, order.request.client, order.id, price, quantity)
+
+
+def assert_owed_answers_are_whole(state: State) -> None:
+    """What an order with legs out has kept to tell are all fills it took since its command began."""
+    for order in {leg.order.id: leg.order for leg in state.legs.values()}.values():
+        account = order.account
+        assert account is not None
+        since = [fill for fill in account.fills if fill.sequence > order.mark]
+        taken = [fill for fill in since if (fill.order_id, fill.liquidity) == (order.id, Liquidity.TAKER)]
+        is_first = order.answer is not None and order.answer.status == OrderStatus.PENDING
+        kept = order.answer.fills if order.answer is not None and is_first else order.owed.fills
+        assert list(kept) == taken
 
 
 def assert_all_at_rest(world: World) -> None:
