@@ -30,7 +30,7 @@ from bus.messages import (
 from bus.peer import PeerFeed
 from bus.replica import BookReplica, checksum
 from engine.commands import AddInstrument, Command, LegResult, NewOrder, QueryLeg, TakeLeg, Uncross, decode
-from engine.events import Answered, Fill, LegSent
+from engine.events import Accepted, Answered, Fill, LegSent
 from engine.invariants import check
 from engine.runtime import legs
 from engine.runtime.away import AwayView
@@ -461,6 +461,36 @@ async def test_an_engine_that_hands_over_leaves_waiting_legs_to_its_successor(
         await until(lambda: home.legs.sent == {"filled": 3} and home.loop.is_idle)
         await nats_connection.flush()
         assert len(peer.asked) == 3
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_dead_route_attracts_no_more_orders_until_it_answers(
+    nats_connection: Connection, engine: int, other: int, number: int
+) -> None:
+    """Few legs do: the peer is suspect though its feed lives, and is asked on, so that it can come back."""
+    is_back = asyncio.Event()
+
+    def refuse(question: Leg | LegQuery) -> bytes | None:
+        return answers(refused=True)(question) if is_back.is_set() else None
+
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, *[refuse] * 99)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        home.see(other, (101, 50))
+        orders = [await home.rest(f"alice{place}", Side.BUY, 5, 101) for place in range(number)]
+        await until(lambda: home.away.is_suspect(other))
+        await until(lambda: home.legs.questions >= 4 * number)
+        assert home.away.is_suspect(other), "it has still not answered"
+        (answer,) = (await home.rest("carol", Side.BUY, 5, 101)).answers
+        assert isinstance(answer, Accepted), "what the peer shows does not count"
+        assert len(home.sent) == number
+        home.peers.clear()
+        is_back.set()
+        for order in orders:
+            assert (await settled(order)).status == OrderStatus.NEW
+        assert not home.away.is_suspect(other)
 
 
 async def test_unanswered_legs_are_told_of_together(
