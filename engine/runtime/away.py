@@ -6,9 +6,7 @@ batch would chase the same quote. The feed may show it before the leg's answer i
 be subtracted twice: an order would pass over what is left.
 """
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -35,7 +33,10 @@ MAX_LEVELS: Final = 20
 until then does not trade beyond (`AwayQuote.cut`)."""
 
 SUSPECT_AFTER_UNANSWERED: Final = 3
-SUSPECT_WINDOW_S: Final = 1.0
+"""Questions in a row that make a peer suspect: legs, or questions after one, of one leg or of several.
+
+Three legs at once do it in a quarter of a second; one alone, which is asked after, in little more than one.
+"""
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
@@ -79,21 +80,15 @@ class _Taken:
 class AwayView:
     """The quotes of one engine's peers. `peers` is kept up to date by the feed follower."""
 
-    def __init__(
-        self,
-        engine: int,
-        state: State,
-        peers: Mapping[int, PeerFeed],
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, engine: int, state: State, peers: Mapping[int, PeerFeed]) -> None:
         self._engine = engine
         self._state = state
         self._peers = peers
-        self._monotonic = monotonic
         self._taken: dict[tuple[int, str, int], _Taken] = {}
-        self._aimed: dict[int, list[tuple[int, int]]] = {}  # by leg: price and quantity
-        self._unanswered: dict[int, deque[float]] = {}
+        self._aimed: dict[int, list[tuple[int, int]]] = {}
+        """By leg, price and quantity of what it aims at."""
+        self._unanswered: dict[int, int] = {}
+        """By peer, the questions in vain since its last answer."""
 
     def attach(self, command: Command) -> Command | None:
         """The command with the quotes it may meet; None for an Uncross with nothing left to uncross."""
@@ -168,17 +163,15 @@ class AwayView:
             )
 
     def leg_unanswered(self, peer: int) -> None:
-        """A leg got no answer in time; a third within a second makes the peer's quotes count no more."""
-        self._unanswered.setdefault(peer, deque(maxlen=SUSPECT_AFTER_UNANSWERED)).append(self._monotonic())
+        """A leg, or a question after one, got no answer in time."""
+        self._unanswered[peer] = self._unanswered.get(peer, 0) + 1
 
     def is_suspect(self, peer: int) -> bool:
-        """Whether the peer let too many legs wait; it stays so until it answers one."""
-        times = self._unanswered.get(peer)
-        return (
-            times is not None
-            and len(times) == SUSPECT_AFTER_UNANSWERED
-            and times[-1] - times[0] <= SUSPECT_WINDOW_S
-        )
+        """Whether the peer let too many legs wait; it stays so until it answers one.
+
+        It always can: a leg without an answer is asked after until it has one (`engine/runtime/legs.py`).
+        """
+        return self._unanswered.get(peer, 0) >= SUSPECT_AFTER_UNANSWERED
 
     def _for_order(
         self, command: ReplaceOrder | LegResult, order: Order, price: int, quantity: int

@@ -226,7 +226,7 @@ class EngineCollector(Collector):
             yield histogram("matchbus_leg_seconds", "From sending a leg to its answer.", self.legs.waits)
         yield gauges(
             "matchbus_peer_legs_suspect",
-            "Whether the peer let too many legs wait, so that its quotes do not count.",
+            "Whether the peer left three questions in a row unanswered: its quotes do not count.",
             ["peer"],
             {(str(number),): float(self._away.is_suspect(number)) for number in self._follower.peers},
         )

@@ -1,6 +1,7 @@
 """Legs between two engines, or an engine and a peer of the test's own making, over a real nats-server."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from bus.messages import (
 from bus.peer import PeerFeed
 from bus.replica import BookReplica, checksum
 from engine.commands import AddInstrument, Command, LegResult, NewOrder, QueryLeg, TakeLeg, Uncross, decode
-from engine.events import Answered, Fill, LegSent
+from engine.events import Accepted, Answered, Fill, LegSent
 from engine.invariants import check
 from engine.runtime import legs
 from engine.runtime.away import AwayView
@@ -378,6 +379,199 @@ async def test_a_leg_of_an_earlier_run_is_asked_after(
         home.legs.resume(msgspec.structs.replace(home.sent[0], leg_id=(engine << 48) + 99))
         await until(lambda: len(peer.asked) == 2)
         assert peer.asked[1] == LegQuery((engine << 48) + 99, engine)
+
+
+def legs_to(peer: int, engine: int, number: int) -> list[LegSent]:
+    """So many legs of an engine, each buying 2."""
+    return [
+        LegSent((engine << 48) + place, peer, 1, place, "AAPL", int(Side.BUY), 100, 2, 0)
+        for place in range(1, number + 1)
+    ]
+
+
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["sent", "resumed"])
+async def test_so_many_legs_to_a_peer_are_under_way_at_a_time(
+    nats_connection: Connection,
+    engine: int,
+    other: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_resumed: bool,
+) -> None:
+    """The others wait in order, also while none is answered; every one is asked about in the end."""
+    monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 3)
+    async with tasks() as group:
+        silent = [lambda _: None] * 9
+        peer = Peer(nats_connection, other, *silent, *[answers(FILL)] * 20)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        carried = legs_to(other, engine, 10)
+        before = len(asyncio.all_tasks())
+        for leg in carried:
+            (home.legs.resume if is_resumed else home.legs.send)(leg)
+        assert len(asyncio.all_tasks()) == before + 3
+        await until(lambda: len(peer.asked) == 9)
+        first_three = [leg.leg_id for leg in carried[:3]]
+        assert [question.leg_id for question in peer.asked[:3]] == first_three
+        assert {question.leg_id for question in peer.asked} == set(first_three)
+        await until(lambda: home.legs.sent == {"filled": 10})
+        firsts = {question.leg_id: type(question) for question in reversed(peer.asked)}
+        assert firsts == {leg.leg_id: LegQuery if is_resumed else Leg for leg in carried}
+        order = dict.fromkeys(question.leg_id for question in peer.asked)
+        assert list(order) == [leg.leg_id for leg in carried]
+        home.legs.send(legs_to(other, engine, 11)[-1])  # when all have been carried, there is room again
+        await until(lambda: home.legs.sent == {"filled": 11})
+
+
+async def test_legs_that_are_back_wait_for_the_journal(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal slower than the peer owes results of no more legs than are under way."""
+    monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 3)
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await begin_reign(home.state, home.journal, 1, 1)
+        for leg in legs_to(other, engine, 10):
+            home.legs.send(leg)
+        await until(lambda: home.loop.queued_commands == 3)
+        # Whatever was sent before this question comes before it, and so does its answer.
+        await nats_connection.flush()
+        assert len(peer.asked) == 3
+        group.create_task(home.loop.run())
+        await until(lambda: home.legs.sent == {"filled": 10})
+        assert home.loop.queued_commands <= 3
+
+
+async def test_an_engine_that_hands_over_leaves_waiting_legs_to_its_successor(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is idle once those under way are back, however many wait."""
+    monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 3)
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        for leg in legs_to(other, engine, 10):
+            home.legs.send(leg)
+        home.loop.retired = True
+        await until(lambda: home.legs.sent == {"filled": 3} and home.loop.is_idle)
+        await nats_connection.flush()
+        assert len(peer.asked) == 3
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_dead_route_attracts_no_more_orders_until_it_answers(
+    nats_connection: Connection, engine: int, other: int, number: int
+) -> None:
+    """Few legs do: the peer is suspect though its feed lives, and is asked on, so that it can come back."""
+    is_back = asyncio.Event()
+
+    def refuse(question: Leg | LegQuery) -> bytes | None:
+        return answers(refused=True)(question) if is_back.is_set() else None
+
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, *[refuse] * 99)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        home.see(other, (101, 50))
+        orders = [await home.rest(f"alice{place}", Side.BUY, 5, 101) for place in range(number)]
+        await until(lambda: home.away.is_suspect(other))
+        await until(lambda: home.legs.questions >= 4 * number)
+        assert home.away.is_suspect(other), "it has still not answered"
+        (answer,) = (await home.rest("carol", Side.BUY, 5, 101)).answers
+        assert isinstance(answer, Accepted), "what the peer shows does not count"
+        assert len(home.sent) == number
+        home.peers.clear()
+        is_back.set()
+        for order in orders:
+            assert (await settled(order)).status == OrderStatus.NEW
+        assert not home.away.is_suspect(other)
+
+
+async def test_unanswered_legs_are_told_of_together(
+    nats_connection: Connection, engine: int, other: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line of the log a while and peer says how many questions there were, and names one leg."""
+    async with tasks() as group:
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        for peer in (other, other + 1):
+            for leg in legs_to(peer, engine, 5):
+                home.legs.send(leg)
+        with caplog.at_level(logging.WARNING, "routing"):
+            await until(lambda: home.legs.questions >= 20)
+        told = [vars(record) for record in caplog.records if record.name == "routing"]
+        assert [line["peer"] for line in told] == [other, other + 1]
+        assert [(line["leg"], line["questions"]) for line in told] == [((engine << 48) + 1, 1)] * 2
+
+
+async def test_the_next_line_about_unanswered_legs_counts(
+    nats_connection: Connection,
+    engine: int,
+    other: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has all questions since the last one."""
+    async with tasks() as group:
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        for leg in legs_to(other, engine, 5):
+            home.legs.send(leg)
+        with caplog.at_level(logging.WARNING, "routing"):
+            await until(lambda: home.legs.questions == 5)
+            monkeypatch.setattr(legs, "TELL_S", 0.0)
+            await until(lambda: home.legs.questions > 5)
+        assert [vars(record)["questions"] for record in caplog.records][:2] == [1, 5]
+
+
+class CutOff(Connection):
+    """A connection that is away until `is_back`, and remembers what was asked over it; nobody answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_back = False
+        self.looks = 0
+        self.asked: list[bytes] = []
+
+    @property
+    def is_connected(self) -> bool:
+        """As nats-py's."""
+        self.looks += 1
+        return self.is_back
+
+    async def request(self, *question: Any, **_: Any) -> Msg:
+        """Takes a question as it would leave once the server is back."""
+        self.asked.append(question[1])
+        raise TimeoutError
+
+
+async def test_nothing_is_asked_while_nats_is_away(
+    engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot leave is no question, and says nothing about the peer."""
+    monkeypatch.setattr(legs, "RETRY_S", 0.001)
+    connection = CutOff()
+    async with tasks() as group:
+        home = Node(engine, connection, group)
+        for leg in legs_to(other, engine, 3):
+            home.legs.send(leg)
+        await until(lambda: connection.looks >= 10)
+        assert connection.asked == []
+        assert not home.away.is_suspect(other)
+        connection.is_back = True
+        await until(lambda: len(connection.asked) >= 4)
+        connection.is_back = False
+        asked = len(connection.asked)
+        looks = connection.looks
+        await until(lambda: connection.looks >= looks + 10)
+        assert len(connection.asked) == asked
+        assert [type(decode_route(question)) for question in connection.asked[:4]] == [Leg] * 3 + [LegQuery]
 
 
 @pytest.mark.parametrize(
