@@ -149,11 +149,12 @@ async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Time
                 market[record.engine].add_batch(record.batch_number, record.time_ns, commands)
                 done += 1
                 tell(done)
-    missing = {engine for audit in market.values() for engine in audit.quoted} - market.keys()
+    read_from = {engine for engine, audit in market.items() if audit.batches or audit.begins_after}
+    missing = {engine for audit in market.values() for engine in audit.quoted} - read_from
     if missing:
         names = ", ".join(subjects.journal_stream(engine) for engine in sorted(missing))
         raise NotJudged(
-            f"the server at {url} does not have {names}, though other engines knew quotes from there."
+            f"the server at {url} has nothing of {names}, though other engines knew quotes from there."
             " Restore the NATS store from a copy that has all journals"
         )
     return market

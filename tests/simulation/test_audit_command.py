@@ -140,7 +140,11 @@ async def test_what_is_missing_is_named(own_server: NatsServer, tmp_path: Path) 
     await keep(nats, 1, (1, [*OPENING, taker]))
     code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, output) == (2, "")
-    assert f"the server at {own_server.url} does not have JOURNAL_2" in errors
+    assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
+    await keep(nats, 2)
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, ""), "an empty journal is none"
+    assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
     await nats.jetstream().publish("journal.1", b"garbage")
     code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, output) == (1, "")

@@ -228,6 +228,11 @@ async def test_a_fault_leaves_the_last_mark(tmp_path: Path) -> None:
     assert read_mark(tmp_path / FILE_NAME, 1) is None
 
 
+def names_in(directory: Path) -> list[str]:
+    """What a directory holds."""
+    return [path.name for path in directory.iterdir()]
+
+
 async def test_a_mark_that_cannot_be_written_stops_no_engine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +243,7 @@ async def test_a_mark_that_cannot_be_written_stops_no_engine(
         (tmp_path / FILE_NAME / "in the way").mkdir(parents=True)
         await journal.append(1, 1, b"")
     assert f"the high-water mark {tmp_path / FILE_NAME} cannot be written" in caplog.text
+    assert names_in(tmp_path) == [FILE_NAME], "no draft is left"
 
 
 def test_reports_know_how_far_the_journal_was(caplog: pytest.LogCaptureFixture) -> None:
