@@ -29,10 +29,11 @@ SHORT_QUEUE: Final = 8
 class Level:
     """Orders at one price, first in the queue first; `quantity` is the sum of what they have open.
 
-    `by_client` says how much of it each client has, from the first time that this is asked of a long queue.
+    With `is_disordered` the queue has to be put in order before anybody asks who is first. `by_client` says
+    how much of it each client has, from the first time that this is asked of a long queue.
     """
 
-    __slots__ = ("by_client", "orders", "price", "quantity")
+    __slots__ = ("by_client", "is_disordered", "orders", "price", "quantity")
 
     def __init__(self, price: int) -> None:
         self.price = price
@@ -40,7 +41,15 @@ class Level:
         # An OrderedDict finds the first of a long queue in constant time whatever was removed before it;
         # a dict walks over the holes (docs/decisions/0002-book-structure.md).
         self.orders: OrderedDict[int, Order] = OrderedDict()
+        self.is_disordered = False
         self.by_client: dict[str, int] | None = None
+
+    def queue(self) -> OrderedDict[int, Order]:
+        """The orders, in order."""
+        if self.is_disordered:
+            self.orders = OrderedDict(sorted(self.orders.items(), key=lambda item: item[1].priority))
+            self.is_disordered = False
+        return self.orders
 
     def held_by(self, account: Account) -> int:
         """How much a client has open here. Costs the length of the queue once in the level's life."""
@@ -84,11 +93,9 @@ class BookSide:
         self.changed.add(key)
 
     def readmit(self, order: Order) -> None:
-        """Put an order back where its priority says. Costs the length of the queue; only for held orders."""
+        """Put an order back where its priority says: when somebody asks next, for very many may come back."""
         self.add(order)
-        queue = self.levels[order.price * self.sign].orders
-        for other in [other for other in queue.values() if other.priority > order.priority]:
-            queue.move_to_end(other.id)
+        self.levels[order.price * self.sign].is_disordered = True
 
     def remove(self, order: Order) -> None:
         """Take an order out, whatever it has open. It must be in the book."""
@@ -160,7 +167,7 @@ class Book:
     def orders(self, side: int) -> Iterator[tuple[int, int, int]]:
         """(price, order id, open quantity) in the order in which they would trade."""
         for level in self.side(side).best_first():
-            for order in level.orders.values():
+            for order in level.queue().values():
                 yield level.price, order.id, order.open
 
     def best(self, side: int) -> tuple[int, int] | None:

@@ -59,7 +59,7 @@ def _check_side(side: BookSide, state: State) -> None:
                 held[order.account.name] = held.get(order.account.name, 0) + order.open
             counted = {client: quantity for client, quantity in level.by_client.items() if quantity}
             assert counted == held, f"level {level.price} counts its clients' orders wrongly"
-        priorities = [order.priority for order in level.orders.values()]
+        priorities = [order.priority for order in level.queue().values()]
         assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order (2)"
         for order in level.orders.values():
             assert order.price == level.price

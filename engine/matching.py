@@ -42,7 +42,8 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
         if key < worst:
             return
         level = levels[key]
-        queue, by_client = level.orders, level.by_client
+        queue = level.orders if not level.is_disordered else level.queue()
+        by_client = level.by_client
         before = level.quantity
         while quantity and queue:
             maker = next(iter(queue.values()))
@@ -70,7 +71,7 @@ def within(resting: BookSide, worst: int, orders: int) -> int:
     for key in reversed(resting.keys):
         if key < worst:
             break
-        for maker in resting.levels[key].orders.values():
+        for maker in resting.levels[key].queue().values():
             if not orders:
                 return quantity
             quantity += maker.open
@@ -112,7 +113,7 @@ def _others_have(resting: BookSide, taker: Order, worst: int, quantity: int) -> 
         if len(level.orders) > SHORT_QUEUE and (passes_over or not level.held_by(account)):
             quantity -= level.quantity - level.held_by(account)
         else:
-            for maker in level.orders.values():
+            for maker in level.queue().values():
                 if maker.account is not account:
                     quantity -= maker.open
                     if quantity <= 0:

@@ -445,7 +445,7 @@ def _engine_book(reply: pb.OrderBook, book: Book, depth: int | None, *, with_ord
             level.price,
             level.quantity,
             len(level.orders),
-            [(order.id, order.open) for order in level.orders.values()] if with_orders else (),
+            [(order.id, order.open) for order in level.queue().values()] if with_orders else (),
         )
         for half, made in ((book.bids, reply.bids), (book.asks, reply.asks))
         for level in islice(half.best_first(), depth)

@@ -62,11 +62,26 @@ def test_a_readmitted_order_gets_its_place_back() -> None:
     half, orders = side_with(Side.SELL, (1, 100, 5), (2, 100, 5), (3, 100, 5))
     half.remove(orders[2])
     half.readmit(orders[2])
-    assert list(half.levels[-100].orders) == [1, 2, 3]
+    assert list(half.levels[-100].queue()) == [1, 2, 3]
     half.remove(orders[1])
     half.readmit(orders[1])
-    assert list(half.levels[-100].orders) == [1, 2, 3]
+    assert list(half.levels[-100].queue()) == [1, 2, 3]
     assert half.levels[-100].quantity == 15
+
+
+def test_a_queue_is_put_in_order_once_for_all_that_came_back() -> None:
+    """Thousands that come back one by one cost no walk each; taking, showing and counting see one order."""
+    half, orders = side_with(Side.SELL, *((number, 100, 5) for number in range(1, 2_001)))
+    for number in range(1, 1_001):
+        half.remove(orders[number])
+    queue = half.levels[-100].orders
+    for number in range(1_000, 0, -1):
+        half.readmit(orders[number])
+    assert half.levels[-100].orders is queue
+    assert list(half.levels[-100].queue()) == list(range(1, 2_001))
+    assert half.levels[-100].quantity == 10_000
+    half.remove(orders[1])
+    assert next(iter(half.levels[-100].queue())) == 2
 
 
 def test_holds_only_what_rests() -> None:
