@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks.figures import alone, missing, paired
@@ -88,7 +89,8 @@ def test_results_come_back_from_json(tmp_path: Path) -> None:
     write_json(path, "command", FIGURES)
     results = read_json(path)
     assert results.figures == FIGURES
-    assert results.made_on == machine() or results.made_on.commit == machine().commit
+    made_on, here = (msgspec.structs.replace(found, load=0.0) for found in (results.made_on, machine()))
+    assert made_on == here
 
 
 def test_another_file_is_no_result(tmp_path: Path) -> None:
