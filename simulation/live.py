@@ -1,20 +1,31 @@
-"""The live view of a running simulation: books with each engine's share, last fills, engines."""
+"""The live view of a running simulation: engines, books with each engine's share, last trades.
+
+What does not fit is cut off at the bottom, so each part has the lines that 80 by 24 leave it, and the books
+whatever there is beyond.
+"""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Final
 
 from matchbus.v1 import matchbus_pb2 as pb
+from rich import box
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from client.units import Instrument
 from simulation.run import Progress
 
 SHOWN_SYMBOLS: Final = 2
-SHOWN_LEVELS: Final = 6
+SHOWN_LEVELS: Final = 10
+SHOWN_TRADES: Final = 5
+_OTHER_LINES: Final = 2 + 1 + 4 + 1 + (3 + SHOWN_TRADES) + 1
+"""Progress and engines, a blank one, what books have beside levels, a blank one, trades with their head; and
+the last line, where the cursor is."""
+
 _REFRESH_S: Final = 0.25
 _LINE_S: Final = 2.0
 _STATES: Final = {
@@ -24,60 +35,64 @@ _STATES: Final = {
 }
 
 
-def book_table(book: pb.ConsolidatedBook, instrument: Instrument) -> Table:
+def book_table(book: pb.ConsolidatedBook, instrument: Instrument, most: int) -> Table:
     """One symbol's consolidated book, asks above bids, with each engine's share of a level."""
-    table = Table(title=book.symbol, title_justify="left")
+    table = Table(title=book.symbol, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("ask", "price", "bid", "engines"):
         table.add_column(column, justify="left" if column == "engines" else "right")
-    for level in reversed(book.asks[:SHOWN_LEVELS]):
+    for level in reversed(book.asks[:most]):
         price, quantity = f"{instrument.price(level.price):f}", f"{instrument.quantity(level.quantity):f}"
         table.add_row(quantity, f"[red]{price}[/]", "", _shares(level, instrument))
     table.add_section()
-    for level in book.bids[:SHOWN_LEVELS]:
+    for level in book.bids[:most]:
         price, quantity = f"{instrument.price(level.price):f}", f"{instrument.quantity(level.quantity):f}"
         table.add_row("", f"[green]{price}[/]", quantity, _shares(level, instrument))
     return table
 
 
 def _shares(level: pb.Level, instrument: Instrument) -> str:
-    return " ".join(f"E{share.engine}:{instrument.quantity(share.quantity):f}" for share in level.engines)
+    return "  ".join(f"E{share.engine} {instrument.quantity(share.quantity):f}" for share in level.engines)
 
 
 def fills_table(progress: Progress) -> Table:
     """The newest trades, newest first."""
-    table = Table(title="Last trades", title_justify="left")
+    table = Table(title="Last trades", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("taker", "side", "quantity", "symbol", "price", "traded on"):
         table.add_column(column)
-    for name, fill in reversed(progress.last_fills):
+    for name, fill in list(reversed(progress.last_fills))[:SHOWN_TRADES]:
         home = fill.order_id >> 48
-        route = f"E{fill.engine}" if home == fill.engine else f"E{home} -> E{fill.engine}"
+        route = f"E{fill.engine}" if home == fill.engine else f"E{fill.engine}, routed there by E{home}"
         table.add_row(name, fill.side, f"{fill.quantity:f}", fill.symbol, f"{fill.price:f}", route)
     return table
 
 
-def engines_table(engines: Sequence[pb.Engine]) -> Table:
+def engines_line(engines: Sequence[pb.Engine]) -> Text:
     """The engines as the exchange sees them."""
-    table = Table(title="Engines", title_justify="left")
-    for column in ("engine", "state", "epoch", "lag", "address"):
-        table.add_column(column)
+    shown = []
     for engine in engines:
-        state, lag = _STATES.get(engine.state, "unknown"), f"{engine.lag_ns / 1e6:.1f} ms"
+        state, lag = _STATES.get(engine.state, "unknown"), f"{engine.lag_ns / 1e6:.1f} ms behind"
         if engine.role == pb.ENGINE_ROLE_STANDBY:
-            state, lag = "stands by", f"{engine.lag_batches} batches"
-        table.add_row(f"E{engine.engine}", state, str(engine.epoch), lag, engine.address)
-    return table
+            state, lag = "stands by", f"{engine.lag_batches} batches behind"
+        shown.append(f"E{engine.engine} {state}, {lag}")
+    line = Text.from_markup("   ".join(shown))
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
 
 
-def screen(progress: Progress) -> RenderableType:
-    """Everything at once."""
+def screen(progress: Progress, height: int) -> RenderableType:
+    """Everything at once, on a terminal of so many lines."""
+    most = min(SHOWN_LEVELS, max(1, (height - _OTHER_LINES) // 2))
     books = [
-        book_table(progress.market.books[symbol], progress.traders[0].client.instruments[symbol])
+        book_table(progress.market.books[symbol], progress.traders[0].client.instruments[symbol], most)
         for symbol in progress.symbols[:SHOWN_SYMBOLS]
         if symbol in progress.market.books
     ]
     return Group(
         progress_line(progress),
-        Columns([*books, engines_table(progress.market.engines)]),
+        engines_line(progress.market.engines),
+        "",
+        Columns(books, padding=(0, 3)),
+        "",
         fills_table(progress),
     )
 
@@ -90,7 +105,7 @@ def progress_line(progress: Progress) -> str:
     return (
         f"{min(elapsed, progress.plan.duration_s):5.1f} of {progress.plan.duration_s:g} s: "
         f"{orders} orders, {progress.trades} trades ({where or 'none yet'}), "
-        f"{progress.through_legs} through legs"
+        f"{progress.through_legs} routed"
     )
 
 
@@ -102,5 +117,5 @@ async def watch(progress: Progress, console: Console, *, headless: bool) -> None
             console.print(progress_line(progress), highlight=False)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(screen(progress), refresh=True)
+            live.update(screen(progress, console.size.height), refresh=True)
             await asyncio.sleep(_REFRESH_S)
