@@ -100,27 +100,41 @@ def parser() -> argparse.ArgumentParser:
         "--frequency", type=up_to(MAX_FREQUENCY), help="orders a second and client (default 20)"
     )
     plain.add_argument("--duration", type=up_to(MAX_RUN_S), help="seconds (default 10)")
-    again = commands.add_parser("replay", help="30 minutes of a real market through the venue")
-    again.add_argument("--engines", type=engines, default=1)
-    again.add_argument("--limit", type=positive, default=0, help="only so many commands")
+    real = "30 minutes of a real market through the venue"
+    again = commands.add_parser("replay", help=real, description=f"{real}, and its trades beside ours")
+    again.add_argument("--engines", type=engines, default=1, help="how many (default 1)")
+    again.add_argument("--limit", type=positive, default=0, help="only so many commands (default all)")
     again.add_argument("--cache", type=Path, default=cache_dir(), help="where the capture is kept")
     again.add_argument("--exchange", default="", help="HOST:PORT of a running exchange; without it, its own")
     again.add_argument("--nats", default="", help="the running market's NATS, to check its journals")
-    again.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
-    fire = commands.add_parser("chaos", help="faults strike a market under load; a witness judges")
-    fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=2.0)
-    fire.add_argument("--seed", type=int, default=1, help="the same seed, the same faults")
-    fire.add_argument("--engines", type=engines, default=2)
-    fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
-    fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help="nats-servers")
-    fire.add_argument("--snapshot-every", metavar="COMMANDS", type=positive, default=50_000)
-    fire.add_argument("--clients", type=positive, default=3, help="at home on each engine")
-    fire.add_argument("--rate", type=up_to(MAX_RATE), default=2_000.0, help="commands a second, of all")
-    fire.add_argument("--kills-per-minute", metavar="N", type=per_minute, default=Pace().kills)
-    fire.add_argument("--freezes-per-minute", metavar="N", type=per_minute, default=Pace().freezes)
-    fire.add_argument("--partitions-per-minute", metavar="N", type=per_minute, default=Pace().partitions)
+    again.add_argument(
+        "--password",
+        default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
+        help="of that exchange (default PASSWORD in the environment)",
+    )
+    strikes = "faults strike a market under load; a witness judges"
+    fire = commands.add_parser("chaos", help=strikes, description=strikes)
+    so_many, default = "how many (default %(default)s)", "(default %(default)s)"
+    fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=2.0, help=f"of load {default}")
+    fire.add_argument("--seed", type=int, default=1, help=f"the same seed, the same faults {default}")
+    fire.add_argument("--engines", type=engines, default=2, help=so_many)
+    fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help=f"of each engine {default}")
+    fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help=f"nats-servers {default}")
     fire.add_argument(
-        "--longest", type=seconds, default=Pace().longest_s, help="seconds of a freeze or partition"
+        "--snapshot-every", metavar="COMMANDS", type=positive, default=50_000, help=f"of an engine {default}"
+    )
+    fire.add_argument("--clients", type=positive, default=3, help=f"at home on each engine {default}")
+    fire.add_argument(
+        "--rate", type=up_to(MAX_RATE), default=2_000.0, help=f"commands a second, of all {default}"
+    )
+    for name, pace in (
+        ("kills", Pace().kills),
+        ("freezes", Pace().freezes),
+        ("partitions", Pace().partitions),
+    ):
+        fire.add_argument(f"--{name}-per-minute", metavar="N", type=per_minute, default=pace, help=so_many)
+    fire.add_argument(
+        "--longest", type=seconds, default=Pace().longest_s, help=f"seconds of a fault {default}"
     )
     fire.add_argument("--data", type=folder, help="where everything is kept; without it, gone at the end")
     fire.add_argument("--json", type=Path, help="write the outcome there too")

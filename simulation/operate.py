@@ -65,7 +65,8 @@ def parser() -> Parser:
     """What the command understands."""
     top = Parser("matchbus", description="A distributed matching engine on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="run nats-server, the exchange and the engines until stopped")
+    runs = "run nats-server, the exchange and the engines until stopped"
+    up = commands.add_parser("up", help=runs, description=f"{runs}, on loopback; what dies is started again")
     up.add_argument("--engines", type=engines, default=2, help="how many engines (default 2)")
     up.add_argument(
         "--standbys",
@@ -97,7 +98,11 @@ def parser() -> Parser:
     up.add_argument("--data", type=folder, help="where everything is kept; without it, gone when stopped")
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
-    up.add_argument("--password", default=os.environ.get("PASSWORD", DEFAULT_PASSWORD))
+    up.add_argument(
+        "--password",
+        default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
+        help="what clients need to register (default PASSWORD in the environment)",
+    )
     up.add_argument("--dashboard", action="store_true", help="serve the page that shows the market")
     _add_dashboard_port(up)
     up.add_argument(
@@ -116,16 +121,17 @@ def parser() -> Parser:
     make.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
     make.add_argument("--json", action="store_true", help="JSON instead of a table")
     make.set_defaults(action="make")
-    demo = commands.add_parser("demo", help="a market with simulated clients and a live view")
+    shows = "a market with simulated clients and a live view"
+    demo = commands.add_parser("demo", help=shows, description=f"{shows}; it checks itself at the end")
     demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
     demo.add_argument("--headless", action="store_true", help="lines instead of the live view")
     demo.add_argument(
         "--json", action="store_true", help="the summary as one JSON object; the rest goes to stderr"
     )
-    demo.add_argument("--engines", type=engines, default=2)
-    demo.add_argument("--clients", type=positive, default=10)
-    demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine")
-    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--engines", type=engines, default=2, help="how many (default 2)")
+    demo.add_argument("--clients", type=positive, default=10, help="how many (default 10)")
+    demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine (default 0)")
+    demo.add_argument("--seed", type=int, default=1, help="of what the clients want (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
     _add_dashboard_port(demo)
     snapshot_tools.add_parser(commands)
