@@ -529,12 +529,18 @@ class Run:
         )
 
     async def _best(self) -> dict[str, tuple[int | None, int | None]]:
-        """The best bid and ask over all engines, as the exchange shows them."""
-        client = self._loaders[0].client
+        """The best bid and ask over the books of all engines.
+
+        Asked for one by one: who adds them up leaves out an engine that it does not see live yet.
+        """
+        homes = {loader.log.engine: loader.client for loader in self._loaders}
         best: dict[str, tuple[int | None, int | None]] = {}
         for symbol in self._middles.prices:
-            bids, asks = _levels(await client.book(symbol, consolidated=True), client)
-            best[symbol] = (bids[0][0] if bids else None, asks[0][0] if asks else None)
+            books = [_levels(await client.book(symbol), client) for client in homes.values()]
+            best[symbol] = (
+                max((bids[0][0] for bids, _ in books if bids), default=None),
+                min((asks[0][0] for _, asks in books if asks), default=None),
+            )
         return best
 
     def _outages(self) -> dict[Kind, list[float]]:

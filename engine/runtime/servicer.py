@@ -59,6 +59,7 @@ OLD_FILLS_PATIENCE_S: Final = 5.0
 STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back and goes on where it was."""
 
+_REFUSAL_S: Final = 0.5
 
 T = TypeVar("T")
 
@@ -398,10 +399,14 @@ async def _write(message: Message, context: Context, how_to_go_on: str) -> None:
         async with asyncio.timeout(STALLED_READER_S):
             await context.write(message)
     except TimeoutError:
-        await context.abort(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"nothing was read for {STALLED_READER_S:g} s: {how_to_go_on}",
-        )
+        # The refusal stands behind what is not read, so gRPC may wait for the reader to send it. We do not.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REFUSAL_S):
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"nothing was read for {STALLED_READER_S:g} s: {how_to_go_on}",
+                )
+        raise asyncio.CancelledError from None  # as if the client had hung up
 
 
 async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
