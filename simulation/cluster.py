@@ -588,12 +588,13 @@ def check_nodes(data_dir: Path, wanted: int) -> None:
 
 def check_engines(data_dir: Path, wanted: int) -> None:
     """Raise `EnginesMissing` when a data directory holds more engines: nobody could reach their orders."""
-    kept = [int(mark.parent.name.removeprefix("engine_")) for mark in data_dir.glob(f"engine_*/{MARK_FILE}")]
-    if max(kept, default=0) > wanted:
+    marks = data_dir.glob(f"engine_*/{MARK_FILE}")
+    kept = max((subjects.number_of(mark.parent.name.removeprefix("engine_")) for mark in marks), default=0)
+    if kept > wanted:
         raise EnginesMissing(
-            f"{data_dir} has the orders of {max(kept)} engines; with --engines {wanted} nobody could reach"
-            f" those of engine {wanted + 1}{' and above' if max(kept) > wanted + 1 else ''}:"
-            f" start with --engines {max(kept)}"
+            f"{data_dir} has the orders of {kept} engines; with --engines {wanted} nobody could reach"
+            f" those of engine {wanted + 1}{' and above' if kept > wanted + 1 else ''}:"
+            f" start with --engines {kept}"
         )
 
 

@@ -230,7 +230,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def forget(path: Path) -> None:
     """Remove a ready file of a market that has ended: it must not be taken for ours."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, OverflowError):  # whatever is in it
         os.kill(json.loads(path.read_bytes())["nats_pid"], 0)
         return  # it runs, perhaps in the very directory that we are asked to take
     path.unlink(missing_ok=True)

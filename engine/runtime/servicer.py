@@ -60,6 +60,7 @@ STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back and goes on where it was."""
 
 _REFUSAL_S: Final = 0.5
+"""How long the refusal of such a reader may take to leave."""
 
 T = TypeVar("T")
 
@@ -226,18 +227,18 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await abort_bad_request(
                 context, "scope", f"{request.scope} must be ENGINE (1) or CONSOLIDATED (2)"
             )
-        depth = request.depth or None
-        if request.scope == pb.BOOK_SCOPE_CONSOLIDATED:
-            if request.detail == pb.BOOK_DETAIL_ORDERS:
-                await abort_bad_request(context, "detail", "a consolidated book has levels, no orders")
-            reply = pb.OrderBook(symbol=request.symbol)
-            await self._list(
-                lambda: _consolidated(reply, self._away.of(request.symbol), depth), client, context
-            )
-            return reply
-        reply = pb.OrderBook(symbol=request.symbol)
+        is_consolidated = request.scope == pb.BOOK_SCOPE_CONSOLIDATED
         with_orders = request.detail == pb.BOOK_DETAIL_ORDERS
-        await self._list(lambda: _engine_book(reply, book, depth, with_orders=with_orders), client, context)
+        if is_consolidated and with_orders:
+            await abort_bad_request(context, "detail", "a consolidated book has levels, no orders")
+        depth, reply = request.depth or None, pb.OrderBook(symbol=request.symbol)
+
+        def shown() -> Iterator[None]:
+            if is_consolidated:
+                return _consolidated(reply, self._away.of(request.symbol), depth)
+            return _engine_book(reply, book, depth, with_orders=with_orders)
+
+        await self._list(shown, client, context)
         return reply
 
     # -- one command ----------------------------------------------------------------------------------

@@ -194,17 +194,23 @@ async def test_a_lost_consumer_heals(
     await asyncio.wait([watching])
 
 
-async def test_a_start_does_not_wait_for_a_value_that_is_lost(
-    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stream counts it, as after a flipped bit on the disk; who follows already goes on."""
-    monkeypatch.setattr(registry, "RELIST_S", 0.2)
+async def follow_three(bucket: Bucket[EngineEntry]) -> tuple[Watched, "asyncio.Task[None]"]:
+    """Put three engines into the bucket and follow it: what the watch has told, and its task."""
     for engine in (1, 2, 3):
         await bucket.put(str(engine), _entry(engine))
     watched = Watched()
     watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
     async with asyncio.timeout(1):
         await watched.filled.wait()
+    return watched, watching
+
+
+async def test_a_start_does_not_wait_for_a_value_that_is_lost(
+    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream counts it, as after a flipped bit on the disk; who follows already goes on."""
+    monkeypatch.setattr(registry, "RELIST_S", 0.2)
+    watched, watching = await follow_three(bucket)
     stream = provision.bucket_stream(subjects.ENGINES_BUCKET)
     await own_connection.jetstream().purge_stream(stream, subject=f"$KV.{subjects.ENGINES_BUCKET}.3")
     with pytest.raises(BucketDamaged, match="bucket engines: value 3 is counted and missing: restore"):
@@ -221,12 +227,7 @@ async def test_a_bucket_made_anew_is_read_anew(
 ) -> None:
     """When a bucket was thrown away and made again, a watch tells what is gone and what is there now."""
     monkeypatch.setattr(registry, "RELIST_S", 0.2)
-    for engine in (1, 2, 3):
-        await bucket.put(str(engine), _entry(engine))
-    watched = Watched()
-    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
-    async with asyncio.timeout(1):
-        await watched.filled.wait()
+    watched, watching = await follow_three(bucket)
     await own_connection.jetstream().delete_stream(provision.bucket_stream(subjects.ENGINES_BUCKET))
     await provision.provision_shared(own_connection)
     await bucket.put("9", _entry(9))

@@ -181,7 +181,7 @@ asyncio.run(main())
 
 def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:
     """A directory that was made with more engines is refused; with fewer it may grow."""
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, "copy"):
         (tmp_path / f"engine_{number}").mkdir()
         (tmp_path / f"engine_{number}" / "high_water.json").touch()
     check_engines(tmp_path, 3)

@@ -21,6 +21,7 @@ from engine.commands import (
     Uncross,
 )
 from engine.events import LegSent
+from engine.runtime import away
 from engine.runtime.away import MAX_LEVELS, MAX_QUOTES, SUSPECT_AFTER_UNANSWERED, AwayView
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderType, Side
@@ -265,6 +266,18 @@ def test_what_the_feed_shows_before_the_answer_is_subtracted_once() -> None:
     setting.view.leg_answered(leg(3, 100, leg_id=3), answer(12, refused=True))
     show(peer, 13, asks=((100, 4), (101, 4)))
     assert setting.levels(buy(99, 101)) == {2: ((100, 4), (101, 4))}, "nothing is out any more"
+
+
+def test_of_very_many_aims_none_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then what a leg takes is subtracted until its answer is here, whatever the feed shows."""
+    monkeypatch.setattr(away, "MAX_AIMS", 1)
+    peer = live_peer(2, asks=((100, 10), (101, 10)))
+    setting = Setting(peer)
+    setting.view.leg_planned(leg(3, 100))
+    show(peer, 11, asks=((100, 7), (101, 10)))
+    assert setting.levels(buy(99, 100)) == {2: ((100, 7),)}
+    setting.view.leg_planned(leg(8, 101, leg_id=2))
+    assert setting.levels(buy(99, 101)) == {2: ((101, 6),)}
 
 
 @pytest.mark.parametrize("seed", range(200))
