@@ -18,6 +18,7 @@ PURE_BUS = (
     "bus.peer",
     "bus.messages",
     "bus.subjects",
+    "bus.tokens",
     "bus.view_messages",
 )
 PURE_SIMULATION = ("simulation.plots", "simulation.analysis", "simulation.page", "simulation.recording")
