@@ -10,15 +10,13 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from bus.messages import engine_of_id
 from simulation.plots import Bin, Point
 from simulation.recording import EngineState, SentOrder, Strike, TakenFill
 
 LATENCY_BINS_A_DECADE: Final = 10
 OUTAGE_WINDOW_S: Final = 20.0
 """How long after a strike silence is put down to it, unless the engine is struck again before."""
-
-HOME_SHIFT: Final = 48
-"""An order id has the number of the engine that gave it in the bits above."""
 
 ROUTED: Final = "routed"
 AT_HOME: Final = "at home"
@@ -67,7 +65,7 @@ def value_of(one: TakenFill) -> float:
 
 def is_routed(one: TakenFill) -> bool:
     """Whether an order traded on another engine than its own, through a leg."""
-    return one.fill.order_id >> HOME_SHIFT != one.fill.engine
+    return engine_of_id(one.fill.order_id) != one.fill.engine
 
 
 def volume_by_engine(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Bin]:

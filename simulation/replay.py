@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bus.connection import connect
 from bus.journal import JetStreamJournal
+from bus.messages import engine_of_id
 from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine import commands as core
@@ -272,7 +273,7 @@ async def replay(settings: Settings, wheel: Path, console: Console) -> Result:
         statuses=_named(statuses, pb.OrderStatus, "ORDER_STATUS_"),
         refusals=_named(refusals, pb.RejectReason, "REJECT_REASON_"),
         through_legs=sum(
-            1 for f in fills if f.liquidity == pb.LIQUIDITY_TAKER and f.order_id >> 48 != f.engine_id
+            1 for f in fills if f.liquidity == pb.LIQUIDITY_TAKER and engine_of_id(f.order_id) != f.engine_id
         ),
         crossed=crossed,
         audits=audits,

@@ -22,6 +22,7 @@ from nats.aio.client import Client as NatsClient
 
 from bus import executions
 from bus.connection import connect
+from bus.messages import engine_of_id
 from client import Client, Fill
 from client.terms import ENGINE_STATES
 from client.units import Instrument
@@ -122,7 +123,7 @@ class Progress:
             self.trades += 1
             self.volume += self.traders[0].client.instruments[fill.symbol].lots(fill.quantity)
             self.per_engine[fill.engine] += 1
-            self.through_legs += fill.order_id >> 48 != fill.engine
+            self.through_legs += engine_of_id(fill.order_id) != fill.engine
             self.last_fills.append((trader.name, fill))
 
 
