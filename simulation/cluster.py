@@ -41,7 +41,7 @@ from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
 from bus.connection import connect
-from bus.logs import Form, Level
+from bus.logs import LogForm, LogLevel
 from bus.messages import EngineEntry
 from bus.metrics import targets_file
 from bus.process import ChildProcess
@@ -240,8 +240,8 @@ class Cluster:
         host: str = "127.0.0.1",
         ports: Ports | None = None,
         log_dir: Path | None = None,
-        log_format: Form = "text",
-        log_level: Level = "info",
+        log_format: LogForm = "text",
+        log_level: LogLevel = "info",
         dashboard: bool = False,
         metrics: bool = False,
         trace: str = "",

@@ -37,14 +37,14 @@ from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
-from bus.logs import Form, Level, add_log_options
+from bus.logs import LogForm, LogLevel, add_log_options
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.metrics import MetricsServer, add_metrics_option
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
-from bus.runner import DEFAULT_NATS_URL, Link, ProcessFault, host_and_port, log_to, run_until_signal
+from bus.runner import DEFAULT_NATS_URL, NatsLink, ProcessFault, host_and_port, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
 from engine.commands import AddInstrument
@@ -125,8 +125,8 @@ class Settings:
     """The OTLP/HTTP endpoint that gets traces of orders; empty for none."""
 
     trace_ratio: float = 1.0
-    log_format: Form = "text"
-    log_level: Level = "info"
+    log_format: LogForm = "text"
+    log_level: LogLevel = "info"
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
@@ -207,7 +207,7 @@ class Engine:
     """The parts of one engine and the tasks that keep it going. `lease` is None without a journal."""
 
     def __init__(
-        self, settings: Settings, link: Link, nc: Client, journal: Journal, lease: Lease | None
+        self, settings: Settings, link: NatsLink, nc: Client, journal: Journal, lease: Lease | None
     ) -> None:
         number = settings.number
         self._settings = settings
@@ -525,7 +525,7 @@ async def run(settings: Settings) -> None:
     address = edge.bind(settings.listen)  # before anything else: a second process must not depose the first
     door = Door(SERVICE, f"this process stands by for E{settings.number}; ask the exchange for its address")
     edge.server.add_generic_rpc_handlers((door,))
-    link = Link(settings.nats_url)
+    link = NatsLink(settings.nats_url)
     if settings.trace:
         order_trace.begin(Tracer(settings.trace, settings.trace_ratio, f"matchbus-{name}"))
     try:

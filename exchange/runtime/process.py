@@ -37,7 +37,7 @@ from bus.metrics import MetricsServer
 from bus.peer import PeerFeed
 from bus.provision import ProvisionError
 from bus.registry import Bucket, BucketUnavailable
-from bus.runner import START_DEADLINE_S, Link, ProcessFault, log_to, run_until_signal
+from bus.runner import START_DEADLINE_S, NatsLink, ProcessFault, log_to, run_until_signal
 from bus.stream import AWAY, StreamError
 from exchange.directory import Directory
 from exchange.market_views import Market, MarketViews
@@ -79,7 +79,7 @@ _FAULTS: Final = (
 class Exchange:
     """The parts of one exchange on one NATS connection, and the tasks that keep them up to date."""
 
-    def __init__(self, settings: Settings, nc: Client, link: Link) -> None:
+    def __init__(self, settings: Settings, nc: Client, link: NatsLink) -> None:
         self._settings = settings
         self._nc = nc
         self._link = link
@@ -322,7 +322,7 @@ async def run(settings: Settings, listening: Callable[[str], None] = lambda _: N
     Raises one of the faults that end it, or a group of them.
     """
     entries = read_instruments(settings.instruments)
-    link = Link(settings.nats_url)
+    link = NatsLink(settings.nats_url)
     try:
         nc = await link.open("exchange")
         await _provision(nc, settings)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bus.logs import Form, Level, add_log_options
+from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
 from bus.runner import DEFAULT_NATS_URL, host_and_port
@@ -60,8 +60,8 @@ class Settings:
     metrics: str = ""
     """Where metrics are served, HOST:PORT; empty for nowhere."""
 
-    log_format: Form = "text"
-    log_level: Level = "info"
+    log_format: LogForm = "text"
+    log_level: LogLevel = "info"
 
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:

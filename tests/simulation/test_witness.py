@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bus.journal import Position, digest_of, encode_record
+from bus.journal import JournalPosition, digest_of, encode_record
 from bus.messages import Executions, ReportedFill
 from engine.commands import (
     AddInstrument,
@@ -34,11 +34,11 @@ Batch = tuple[int, list[Command]]
 
 def journal(engine: int, batches: list[Batch]) -> list[bytes]:
     """The records of these batches, the n-th made at n seconds."""
-    at = Position()
+    at = JournalPosition()
     records = []
     for number, (epoch, commands) in enumerate(batches, 1):
         payload = encode_record(engine, epoch, at, number * 10**9, encode(commands))
-        at = Position(number, digest_of(payload), epoch)
+        at = JournalPosition(number, digest_of(payload), epoch)
         records.append(payload)
     return records
 
@@ -223,7 +223,7 @@ def report_missing(evidence: Evidence) -> None:
 def zombie(evidence: Evidence) -> None:
     """A record of epoch 1 stands behind the first of epoch 2."""
     whole = journal(1, HOME)
-    before = Position(4, digest_of(whole[3]), 1)
+    before = JournalPosition(4, digest_of(whole[3]), 1)
     late = encode_record(1, 1, before, 10**10, encode([NewOrder("ann", "a4", "AAPL", 2, 1, 1, 107, 1)]))
     evidence.journals[1].insert(5, late)
 

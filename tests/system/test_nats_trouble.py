@@ -27,7 +27,7 @@ from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal
 from bus.messages import ReportedOrder, SnapshotRequest, encode
 from bus.provision import EXECUTIONS_BYTES, JOURNAL_BYTES
-from bus.runner import Link
+from bus.runner import NatsLink
 from bus.server import NatsServer, find_nats_conf
 from engine.commands import NewOrder, decode
 from engine.runtime import effects
@@ -162,7 +162,7 @@ async def wired_engine(
     server: NatsServer, *, journal_bytes: int = JOURNAL_BYTES, executions_bytes: int = EXECUTIONS_BYTES
 ) -> AsyncIterator[Wired]:
     """Everything `engine.runtime.process.run` wires, on streams of these sizes."""
-    link = Link(server.url)
+    link = NatsLink(server.url)
     edge = Edge(SERVICE)
     thresholds = gc.get_threshold()
     try:
