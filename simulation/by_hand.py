@@ -19,7 +19,7 @@ from client import MatchbusError
 from client.cli.output import stdout_console
 from simulation import report
 from simulation.cluster import DEFAULT_PASSWORD, LOOPBACK, Cluster, ClusterError, HostRefused, Ports
-from simulation.operate import Interrupted, interruptible, run_with_view, serve
+from simulation.operate import Stopped, interruptible, run_with_view, serve
 from simulation.option_types import OptionRefused, engines_of_environment
 from simulation.run import Plan
 
@@ -82,7 +82,7 @@ async def _trade(exchange: str, console: Console) -> int:
     try:
         async with interruptible():
             outcome = await run_with_view(plan, console, headless=True)
-    except Interrupted:
+    except Stopped:
         console.print("Stopped.")
         return INTERRUPTED
     return report.show(console, outcome)

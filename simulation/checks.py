@@ -55,7 +55,7 @@ class _Order:
 
 
 @dataclass(slots=True)
-class Ledger:
+class Tally:
     """What the execution reports of all engines add up to. Feed it with `add`, then ask."""
 
     quantity: Check = field(default_factory=lambda: Check("quantity of every order adds up"))

@@ -24,7 +24,7 @@ from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.faults import Pace
-from simulation.operate import Interrupted, interruptible, run_with_view
+from simulation.operate import Stopped, interruptible, run_with_view
 from simulation.option_types import (
     MAX_FREQUENCY,
     MAX_MINUTES,
@@ -44,7 +44,7 @@ from simulation.option_types import (
     written,
 )
 from simulation.recording import Recording
-from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
+from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, replay, show
 from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "audit":
             return asyncio.run(audit_command.run(options, console))
         return asyncio.run(_replay(options, console))
-    except Interrupted:  # nothing was checked: neither a success nor a violation
+    except Stopped:  # nothing was checked: neither a success nor a violation
         console.print("Stopped.")
         return INTERRUPTED
     except _SAID as error:
@@ -239,7 +239,7 @@ async def _replay(options: argparse.Namespace, console: Console) -> int:
 async def _replay_on(
     options: argparse.Namespace, console: Console, wheel: Path, exchange: str, nats: str
 ) -> int:
-    settings = Settings(
+    settings = ReplaySettings(
         exchange=exchange,
         password=options.password,
         engines=options.engines,

@@ -34,7 +34,7 @@ from simulation.handover import HandoverFailed
 from simulation.journal_tools import engine_number
 from simulation.nats_option import NATS_HELP, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
-from simulation.run import Outcome, Plan, Progress, simulate
+from simulation.run import Plan, Progress, RunOutcome, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,7 +42,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log: Final = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
+class Stopped(Exception):
     """Ctrl-C or SIGTERM came before the work was done."""
 
 
@@ -169,7 +169,7 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
 
 @contextlib.asynccontextmanager
 async def interruptible() -> AsyncIterator[None]:
-    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Interrupted` once it has cleaned up."""
+    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Stopped` once it has cleaned up."""
     async with stop_signals() as stop:
         body = asyncio.current_task()
         assert body is not None
@@ -184,7 +184,7 @@ async def interruptible() -> AsyncIterator[None]:
         except asyncio.CancelledError:
             if stop.is_set():
                 body.uncancel()
-                raise Interrupted from None
+                raise Stopped from None
             raise
         finally:
             waiting.cancel()
@@ -255,7 +255,7 @@ async def serve(
                 for step in report.first_steps(cluster):
                     console.print(f"    {step}", soft_wrap=True, highlight=False, markup=False)
             await asyncio.Event().wait()
-    except Interrupted:
+    except Stopped:
         if not as_json:
             console.print("Stopped.")
     return 0
@@ -355,7 +355,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
             print_sheets(view, report.cluster_sheet(cluster))
             async with _demo_page(cluster, view):
                 outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
-    except Interrupted:
+    except Stopped:
         view.print("Stopped.")
         return INTERRUPTED
     if options.json:
@@ -377,7 +377,7 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
         yield
 
 
-async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outcome:
+async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunOutcome:
     """Simulate while showing how it goes."""
     viewing: list[asyncio.Task[None]] = []
 

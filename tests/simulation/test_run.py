@@ -16,7 +16,7 @@ from rich.console import Console
 from simulation import by_hand, chaos, cli, live, operate
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
-from simulation.run import Outcome, Plan, Progress, simulate
+from simulation.run import Plan, Progress, RunOutcome, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,10 +104,10 @@ async def test_a_view_without_room_is_told_in_a_line(
     async def watch(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async def run(_: Plan, begin: Callable[[Progress], None]) -> Outcome:
+    async def run(_: Plan, begin: Callable[[Progress], None]) -> RunOutcome:
         begin(cast("Progress", None))  # nobody looks at it
         await asyncio.sleep(0)
-        return Outcome(1.0, [], [], FillCounts({}, 0, 0), {})
+        return RunOutcome(1.0, [], [], FillCounts({}, 0, 0), {})
 
     monkeypatch.setattr(live, "watch", watch)
     monkeypatch.setattr(operate, "simulate", run)

@@ -22,7 +22,7 @@ from engine.commands import (
     encode,
 )
 from simulation.naive import NaiveEngine
-from simulation.witness import ClientLog, Evidence, OpenOrder, Told, judge, totals
+from simulation.witness import ClientLog, Evidence, StillOpen, Told, judge, totals
 
 E1, E2 = 1 << 48, 2 << 48
 NEW, FILLED, CANCELLED, REJECTED = 1, 3, 4, 5
@@ -91,11 +91,11 @@ def good() -> Evidence:
         Told("new", "a3", 80, 90, E1 + 3, NEW, 0, 0, 2),
     ]
     ann.followed, ann.fills = [ANN], [ANN]
-    ann.open_orders = [OpenOrder(E1 + 3, "a3", NEW, 107, 2, 0, 2, 0)]
+    ann.open_orders = [StillOpen(E1 + 3, "a3", NEW, 107, 2, 0, 2, 0)]
     bob = ClientLog("bob", 2)
     bob.commands = [Told("new", "b1", 15, 25, E2 + 1, 2, 0, 5, 3, (BOB,))]
     bob.followed, bob.fills = [BOB], [BOB]
-    bob.open_orders = [OpenOrder(E2 + 1, "b1", 2, 100, 8, 5, 3, 0)]
+    bob.open_orders = [StillOpen(E2 + 1, "b1", 2, 100, 8, 5, 3, 0)]
     return Evidence(
         journals={1: journal(1, HOME), 2: journal(2, AWAY)},
         executions={1: reports(1, HOME), 2: reports(2, AWAY)},
