@@ -19,9 +19,10 @@ from rich.console import Console
 from client import MatchbusError
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
-from simulation import audit_command, chaos, report, scenario
+from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
+from simulation.chaos import ChaosOutcome, ChaosSettings, chaos
 from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
 from simulation.faults import Pace
 from simulation.operate import Stopped, interruptible, run_with_view
@@ -152,7 +153,7 @@ def _symbols(text: str) -> int:
 
 
 def _chaos(options: argparse.Namespace, console: Console) -> int:
-    settings = chaos.Settings(
+    settings = ChaosSettings(
         minutes=options.minutes,
         seed=options.seed,
         engines=options.engines,
@@ -175,19 +176,19 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             options.data.mkdir(parents=True, exist_ok=True)  # the file may be beside what is kept
         check_writable("--json", options.json)
 
-    async def run() -> chaos.Result:
+    async def run() -> ChaosOutcome:
         async with interruptible():
-            return await chaos.chaos(settings, console)
+            return await chaos(settings, console)
 
-    result = asyncio.run(run())
+    outcome = asyncio.run(run())
     try:
         if options.json is not None:
             with written("--json", options.json):
-                options.json.write_text(chaos.document(result))
+                options.json.write_text(chaos_report.document(outcome))
     finally:  # whatever became of the file, the outcome is told
-        print_sheets(console, *chaos.sheets(result))
-        console.print("All checks hold." if result.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
-    return 0 if result.holds else 1
+        print_sheets(console, *chaos_report.sheets(outcome))
+        console.print("All checks hold." if outcome.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
+    return 0 if outcome.holds else 1
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:
