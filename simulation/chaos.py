@@ -27,7 +27,8 @@ from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
 from simulation.checks import Check, uncrossed
-from simulation.cluster import Cluster, ClusterError
+from simulation.cluster import Cluster, Storage
+from simulation.cluster_errors import ClusterError
 from simulation.faults import KILLS, NATS, Fault, Kind, Pace, schedule
 from simulation.injector import Injector, Strike
 from simulation.load import Acknowledgements, Loader, Middles
@@ -129,10 +130,10 @@ def _cluster(settings: ChaosSettings, proxies: dict[str, list[Proxy]]) -> Cluste
     return Cluster(
         engines=settings.engines,
         standbys=settings.standbys,
-        nats_nodes=settings.nats_nodes,
-        snapshot_every=settings.snapshot_every,
         data_dir=settings.data,
-        durability="journal",
+        storage=Storage(
+            durability="journal", nats_nodes=settings.nats_nodes, snapshot_every=settings.snapshot_every
+        ),
         nats_url_of=through_proxy,
     )
 

@@ -19,11 +19,13 @@ from rich.console import Console
 from client import MatchbusError
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
 from simulation.chaos import ChaosOutcome, ChaosSettings, chaos
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster, Telemetry
+from simulation.cluster_errors import ClusterError
 from simulation.faults import Pace
 from simulation.operate import Stopped, interruptible, run_with_view
 from simulation.option_types import (
@@ -214,7 +216,9 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
     password = os.environ.get("PASSWORD", DEFAULT_PASSWORD)
     chosen = _scenario(options)
     folder(str(logs))
-    cluster = Cluster(engines=chosen.engines, standbys=chosen.standbys, password=password, log_dir=logs)
+    cluster = Cluster(
+        engines=chosen.engines, standbys=chosen.standbys, password=password, telemetry=Telemetry(log_dir=logs)
+    )
     recording = None if options.report is None else Recording()
     async with interruptible(), cluster:
         print_sheets(console, report.cluster_sheet(cluster))

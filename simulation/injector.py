@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from simulation.cluster import Cluster, Member
+from simulation.cluster import Cluster
 from simulation.faults import EXCHANGE, FREEZES, KILLS, NATS, Fault, Kind
+from simulation.member import Member
 from simulation.proxy import Condition, Proxy
 
 _TO_SERVER: Final = {Kind.HOLE, Kind.HOLE_TO_SERVER, Kind.KILL_CUT_OFF}

@@ -10,8 +10,9 @@ from rich.console import Console
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet
 from exchange.runtime.instruments import read_instruments
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.checks import MAX_SHOWN, Check, FillCounts
-from simulation.cluster import DEFAULT_PASSWORD, Cluster
+from simulation.cluster import Cluster
 from simulation.run import RunOutcome
 
 

@@ -26,6 +26,7 @@ from bus.messages import engine_of_id
 from client import Client, Fill
 from client.terms import ENGINE_STATES
 from client.units import Instrument
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
 from simulation.fundamental import Fundamental
@@ -56,7 +57,7 @@ class Plan:
     exchange: str
     nats: str = ""
     """Where the execution reports are; without it only what clients can see is checked."""
-    password: str = "password"  # noqa: S105 -- the documented default
+    password: str = DEFAULT_PASSWORD
     clients: int = 6
     symbols: int = 4
     frequency: float = 20.0

@@ -11,10 +11,11 @@ from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
 from engine.terms import Side
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli
 from simulation import replay as replaying
 from simulation.bitstamp import Cancel, Place, Reduce, Trade
-from simulation.cluster import DEFAULT_PASSWORD, Cluster
+from simulation.cluster import Cluster
 from simulation.replay import (
     WHEEL,
     ReplayFailed,

@@ -17,22 +17,19 @@ import pytest
 from bus import subjects
 from bus.process import ChildProcess
 from engine.runtime.process import parse_settings
-from simulation.cluster import (
-    Cluster,
+from simulation.cluster import Cluster, Storage
+from simulation.cluster_errors import (
     ClusterError,
-    Durability,
     DurabilityDiffers,
     EnginesMissing,
-    Member,
     NoJournal,
-    Ports,
     PortTaken,
     ProcessFailed,
     TooManyFiles,
-    check_engines,
-    claim_ports,
-    keep_durability,
 )
+from simulation.data_directory import Durability, check_engines, keep_durability
+from simulation.member import Member
+from simulation.ports import Ports, claim_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 40.0
@@ -108,7 +105,7 @@ def test_more_ports_than_files_are_refused() -> None:
 async def test_standbys_need_a_journal(tmp_path: Path) -> None:
     """Without one there is nothing to follow: the start says so before anything runs."""
     with pytest.raises(NoJournal, match="durability none"):
-        async with Cluster(data_dir=tmp_path, standbys=1, durability="none"):
+        async with Cluster(data_dir=tmp_path, standbys=1, storage=Storage(durability="none")):
             pass
 
 
@@ -211,9 +208,8 @@ async def test_missing_instruments_stop_the_start(tmp_path: Path) -> None:
 async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
     """Journals and execution reports grow to what they are given, and do not shrink when it is left out."""
     for journal, executions, expected in ((5, 17, (5, 17)), (6, None, (6, 17)), (None, None, (6, 17))):
-        async with Cluster(
-            engines=1, data_dir=tmp_path, journal_gib=journal, executions_gib=executions
-        ) as cluster:
+        storage = Storage(journal_gib=journal, executions_gib=executions)
+        async with Cluster(engines=1, data_dir=tmp_path, storage=storage) as cluster:
             connection = await nats.connect(cluster.nats_url)
             limits = [
                 (await connection.jetstream().stream_info(stream)).config.max_bytes

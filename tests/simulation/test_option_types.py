@@ -11,7 +11,7 @@ import pytest
 
 from client.cli.sheets import Sheet
 from simulation import by_hand, chaos_report, cli, matchbus, operate
-from simulation.cluster import ClusterError
+from simulation.cluster_errors import ClusterError
 from simulation.option_types import check_replaceable, check_writable, folder
 
 PACES = ("--kills-per-minute", "--freezes-per-minute", "--partitions-per-minute")

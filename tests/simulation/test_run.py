@@ -13,7 +13,7 @@ import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
 
-from simulation import by_hand, chaos, cli, live, operate
+from simulation import by_hand, cli, live, operate
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
 from simulation.run import Plan, Progress, RunOutcome, simulate
@@ -142,7 +142,7 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
     for module in (cli, operate):
         monkeypatch.setattr(module, "Cluster", InterruptedCluster)
     monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
-    monkeypatch.setattr(chaos, "chaos", interrupted)
+    monkeypatch.setattr(cli, "chaos", interrupted)
     monkeypatch.setattr(by_hand, "run_with_view", interrupted)
     program, *rest = words.split()
     mains = {"simulation": cli.main, "matchbus": operate.main}

@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 from simulation import scenario
-from simulation.cluster import Cluster, Member
+from simulation.cluster import Cluster
+from simulation.member import Member
 from simulation.recording import EngineStrike
 from simulation.scenario import EngineFault
 from simulation.staging import plan_of, strike
