@@ -47,7 +47,7 @@ from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.metrics import ExchangeCollector, StreamSizes, ViewCounts
 from exchange.runtime.registration import Registrar
 from exchange.runtime.servicer import EngineView, ExchangeServicer
-from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
+from exchange.runtime.settings import ExchangeSettings, SettingsRefused, parse_settings
 
 log = logging.getLogger("exchange")
 
@@ -79,7 +79,7 @@ _FAULTS: Final = (
 class Exchange:
     """The parts of one exchange on one NATS connection, and the tasks that keep them up to date."""
 
-    def __init__(self, settings: Settings, nc: Client, link: NatsLink) -> None:
+    def __init__(self, settings: ExchangeSettings, nc: Client, link: NatsLink) -> None:
         self._settings = settings
         self._nc = nc
         self._link = link
@@ -316,7 +316,7 @@ class Exchange:
         return ""
 
 
-async def run(settings: Settings, listening: Callable[[str], None] = lambda _: None) -> None:
+async def run(settings: ExchangeSettings, listening: Callable[[str], None] = lambda _: None) -> None:
     """Run an exchange until cancelled; `listening` is told the address as soon as calls are taken.
 
     Raises one of the faults that end it, or a group of them.
@@ -331,7 +331,7 @@ async def run(settings: Settings, listening: Callable[[str], None] = lambda _: N
         await link.close()
 
 
-async def _provision(nc: Client, settings: Settings) -> None:
+async def _provision(nc: Client, settings: ExchangeSettings) -> None:
     """Make what all share, as soon as JetStream answers: it comes up a little after the server."""
     executions_bytes, replicas = settings.executions_bytes, settings.replicas
     try:

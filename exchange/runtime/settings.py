@@ -31,7 +31,7 @@ class SettingsRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ExchangeSettings:
     """How one exchange process runs. `listen` is HOST:PORT; port 0 takes a free one."""
 
     nats_url: str
@@ -64,7 +64,7 @@ class Settings:
     log_level: LogLevel = "info"
 
 
-def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> ExchangeSettings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
     options = _parser().parse_args(arguments)
     listen = options.listen or host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", DEFAULT_PORT)
@@ -84,7 +84,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
             f"the default password is refused on {listen}, which is not a loopback address: "
             "set PASSWORD or give --password another one, or listen on 127.0.0.1"
         )
-    return Settings(
+    return ExchangeSettings(
         nats_url=options.nats,
         listen=listen,
         password=password,

@@ -16,7 +16,6 @@ import pytest
 
 from bus import subjects
 from bus.process import ChildProcess
-from engine.runtime.process import parse_settings
 from simulation.cluster import Cluster, Storage
 from simulation.cluster_errors import (
     ClusterError,
@@ -33,15 +32,6 @@ from simulation.ports import Ports, claim_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 40.0
-
-
-def test_an_engine_without_a_port_of_its_own_is_told_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
-    """A number whose port would be above all ports needs --listen, and with it is as good as any."""
-    assert parse_settings(["--number", "15485"]).listen.endswith(":65535")
-    with pytest.raises(SystemExit):
-        parse_settings(["--number", "15486"])
-    assert "--listen HOST:PORT" in capsys.readouterr().err.splitlines()[-1]
-    assert parse_settings(["--number", "60000", "--listen", "127.0.0.1:0"]).number == 60_000
 
 
 def test_durability_is_kept_with_the_directory(tmp_path: Path) -> None:
@@ -113,16 +103,6 @@ def test_an_engine_has_one_standby_or_none() -> None:
     """More than one is refused."""
     with pytest.raises(ValueError, match="one standby or none"):
         Cluster(standbys=2)
-
-
-def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line names the two options that do not go together."""
-    with pytest.raises(SystemExit):
-        parse_settings(["--number", "1", "--standby", "--durability", "none"])
-    assert (
-        "--standby follows the journal, and with --durability none there is none" in capsys.readouterr().err
-    )
-    assert parse_settings(["--number", "1", "--standby"]).standby
 
 
 async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:

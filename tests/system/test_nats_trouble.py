@@ -31,7 +31,8 @@ from bus.runner import NatsLink
 from bus.server import NatsServer, find_nats_conf
 from engine.commands import NewOrder, decode
 from engine.runtime import effects
-from engine.runtime.process import SERVICE, Engine, Settings
+from engine.runtime.process import SERVICE, Engine
+from engine.runtime.settings import EngineSettings
 from tests.system.engine_process import (
     ann,
     engine_process,
@@ -172,7 +173,7 @@ async def wired_engine(
         await list_symbol_and_session(nc)
         address = edge.bind("127.0.0.1:0")
         journal = JetStreamJournal(await link.open("engine-1-journal", buffered=False), 1)
-        settings = Settings(1, server.url, address, True, False, None, Path(), False)
+        settings = EngineSettings(1, server.url, address, True, False, None, Path(), False)
         door = Door(SERVICE, "nobody serves yet")
         edge.server.add_generic_rpc_handlers((door,))
         await edge.start()
