@@ -6,7 +6,6 @@ list and the OrderedDict, which `engine/book.py` uses, stand beside each of the 
     python benchmarks/book_structures.py [--steps N] [--rounds N] [--seed N]
 """
 
-import argparse
 import gc
 import random
 import time
@@ -18,7 +17,7 @@ import msgspec
 from sortedcontainers import SortedDict, SortedList
 
 from benchmarks.figures import Figure, paired
-from benchmarks.report import console, show
+from benchmarks.standalone import standalone
 
 PART = "Structures of a book"
 Step = tuple[int, int]
@@ -227,15 +226,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return measure_all(sizes.seed, sizes.steps, sizes.rounds)
 
 
-def main() -> None:
-    """Measure all flows and print a table."""
-    parser = argparse.ArgumentParser(description="Structures for price keys and for the queue at one price.")
-    parser.add_argument("--steps", type=int, default=Sizes().steps)
-    parser.add_argument("--rounds", type=int, default=Sizes().rounds)
-    parser.add_argument("--seed", type=int, default=Sizes().seed)
-    options = parser.parse_args()
-    show(PART, run(Sizes(options.steps, options.rounds, options.seed)), console())
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, steps="", rounds="", seed="")

@@ -10,7 +10,6 @@ operation is by the clock.
 The books live in `.venv-peers`, which `make bench` makes from `benchmarks/peer_books.txt`.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -28,7 +27,8 @@ from benchmarks.book_worker import CANCEL, FIRST_ID, LIMIT, MARKET, OURS, PEERS,
 from benchmarks.core import MARKET as MARKET_TYPE
 from benchmarks.core import Flow
 from benchmarks.figures import Figure, alone, missing, paired
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 from engine.commands import CancelOrder, Command, NewOrder
 
 PART: Final = "Core beside books from PyPI"
@@ -278,22 +278,14 @@ def run(sizes: Sizes) -> list[Figure]:
     return measure(sizes, console())
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    sizes = Sizes()
-    parser.add_argument("--operations", type=int, default=sizes.operations)
-    parser.add_argument("--pairs", type=int, default=sizes.pairs)
-    parser.add_argument("--resting", type=int, default=sizes.resting)
-    parser.add_argument("--seconds", type=float, default=sizes.seconds, help="bound of one request to a book")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    figures = run(Sizes(options.operations, options.pairs, options.resting, options.seconds))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(
+        PART,
+        __doc__,
+        Sizes(),
+        run,
+        operations="",
+        pairs="",
+        resting="",
+        seconds="bound of one request to a book",
+    )

@@ -7,14 +7,11 @@ measured from when its order was sent until it came over the stream, beside the 
 clients have a connection and a quiet GetFills stream each; another client trades meanwhile, beside an echo.
 """
 
-import argparse
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -27,7 +24,8 @@ from benchmarks.figures import Figure, alone, paired, percentile
 from benchmarks.order_entry import rate
 from benchmarks.peers import Peer, Venue, orders, venue
 from benchmarks.processes import resident_bytes
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 from benchmarks.unary import latencies
 from benchmarks.waiting import until
 
@@ -216,20 +214,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return uvloop.run(measure(sizes, console()))
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--followers", type=int, default=Sizes().followers)
-    parser.add_argument("--idle", type=int, default=Sizes().idle)
-    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.followers, options.idle, options.pairs))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, followers="", idle="", pairs="")

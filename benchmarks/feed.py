@@ -7,10 +7,8 @@ Commit is the moment at which nats-server's acknowledgement of the journal's app
 book has the batch's delta. Beside it stands a message of that size which goes through NATS and does nothing.
 """
 
-import argparse
 import asyncio
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +27,8 @@ from benchmarks.figures import Figure, alone, paired, percentile
 from benchmarks.open_loop import at_rate
 from benchmarks.order_entry import batched
 from benchmarks.peers import SYMBOL, Peer, Venue, venue
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 from benchmarks.waiting import until
 from bus import subjects
 from bus.connection import connect
@@ -464,21 +463,14 @@ def run(sizes: Sizes) -> list[Figure]:
     return [*figures, *uvloop.run(sustained(sizes, console()))]
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
-    parser.add_argument("--seconds", type=float, default=Sizes().seconds, help="of load, a turn")
-    parser.add_argument("--rates", type=int, nargs="+", default=Sizes().rates, help="orders a second")
-    parser.add_argument("--deltas", type=int, default=Sizes().deltas, help="a turn")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.pairs, options.seconds, tuple(options.rates), options.deltas))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(
+        PART,
+        __doc__,
+        Sizes(),
+        run,
+        pairs="",
+        seconds="of load, a turn",
+        rates="orders a second",
+        deltas="a turn",
+    )

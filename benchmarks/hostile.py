@@ -11,13 +11,10 @@ Time is processor time of the whole state machine and of our books alone (`bench
 that of the books after the far orders: they must not remember what is gone.
 """
 
-import argparse
 import gc
 import os
 import random
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -28,7 +25,8 @@ from benchmarks.book_worker import FIRST_ID
 from benchmarks.core import BATCH, BookLayer, Flow, run_engine, run_layer
 from benchmarks.figures import Figure, alone, paired
 from benchmarks.processes import resident_bytes
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder
 from engine.terms import OrderType, Side, TimeInForce
 
@@ -249,21 +247,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return measure(sizes, console())
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=Sizes().size)
-    parser.add_argument("--operations", type=int, default=Sizes().operations)
-    parser.add_argument("--far", type=int, default=Sizes().far)
-    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    figures = run(Sizes(options.size, options.operations, options.far, options.pairs))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, size="", operations="", far="", pairs="")

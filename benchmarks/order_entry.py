@@ -6,12 +6,9 @@ less.
     python benchmarks/order_entry.py [--orders N] [--pairs N] [--clients N] [--json FILE]
 """
 
-import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -22,7 +19,8 @@ from rich.console import Console
 from benchmarks.figures import Figure, alone, paired
 from benchmarks.peers import SYMBOL, Peer, Venue, orders, venue
 from benchmarks.processes import cpu_seconds
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 from client import Client
 
 PART: Final = "OrderEntry, journaled"
@@ -151,20 +149,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return uvloop.run(measure(sizes, console()))
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--orders", type=int, default=Sizes().orders, help="at most this many a turn")
-    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
-    parser.add_argument("--clients", type=int, nargs="+", default=Sizes().clients)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.orders, options.pairs, tuple(options.clients)))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, orders="at most this many a turn", pairs="", clients="")

@@ -14,12 +14,9 @@ serialize replies made beforehand. Processor time; what gRPC, NATS and the kerne
 `benchmarks/order_entry.py`.
 """
 
-import argparse
 import itertools
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, cast
 
 import msgspec
@@ -29,7 +26,7 @@ from benchmarks.core import collected
 from benchmarks.figures import Figure, median, paired
 from benchmarks.order_entry import batched
 from benchmarks.peers import SYMBOL
-from benchmarks.report import console, show, write_json
+from benchmarks.standalone import standalone
 from engine.commands import AddInstrument, Command, EpochStarted, encode
 from engine.events import Answered
 from engine.runtime import wire
@@ -107,19 +104,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return measure(sizes)
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--orders", type=int, default=Sizes().orders, help="a run")
-    parser.add_argument("--runs", type=int, default=Sizes().runs)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    figures = run(Sizes(options.orders, options.runs))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, orders="a run", runs="")

@@ -7,7 +7,6 @@ takes as long as the commands need, on a journal a tenth as long.
     python benchmarks/recovery.py [--orders N] [--commands N] [--json FILE]
 """
 
-import argparse
 import asyncio
 import os
 import socket
@@ -27,7 +26,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.figures import Figure, alone
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 from bus import provision
 from bus.connection import connect
 from bus.executions import ExecutionsWriter
@@ -212,19 +212,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return uvloop.run(measure_all(sizes.orders, sizes.commands, console()))
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--orders", type=int, default=Sizes().orders)
-    parser.add_argument("--commands", type=int, default=Sizes().commands)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.orders, options.commands))
-    show(f"{PART}, {os.cpu_count()} cores", figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(f"{PART}, {os.cpu_count()} cores", __doc__, Sizes(), run, orders="", commands="")

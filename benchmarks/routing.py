@@ -6,10 +6,7 @@ Two engines. An order rests on engine 1; another takes it, given on engine 1 or,
 leg goes to engine 1 and back before the client has its answer. One at a time, by SubmitOrder.
 """
 
-import argparse
-import sys
 import time
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,7 +16,8 @@ from rich.console import Console
 
 from benchmarks.figures import Figure, alone, paired, percentile
 from benchmarks.peers import Peer, orders, venue
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 
 PART: Final = "Routing"
 PRICE: Final = 10_000
@@ -95,19 +93,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return uvloop.run(measure(sizes, console()))
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--orders", type=int, default=Sizes().orders, help="of each kind, a turn")
-    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.orders, options.pairs))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, orders="of each kind, a turn", pairs="")

@@ -8,13 +8,11 @@ next acknowledgement. After every second kill a planned hand-over follows: the l
 acknowledgement around it.
 """
 
-import argparse
 import asyncio
 import contextlib
 import itertools
 import os
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +24,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
 from benchmarks.figures import Figure, alone
-from benchmarks.report import console, show, write_json
+from benchmarks.standalone import standalone
 from client import Client
 from simulation.cluster import Cluster
 from simulation.handover import HandoverFailed, hand_over
@@ -156,19 +154,5 @@ def run(sizes: Sizes) -> list[Figure]:
     return asyncio.run(measure(sizes.kills, sizes.clients))
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=Sizes().kills)
-    parser.add_argument("--clients", type=int, default=Sizes().clients)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.kills, options.clients))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, kills="", clients="")

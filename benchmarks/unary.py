@@ -6,14 +6,11 @@ when an order was meant to leave (`benchmarks/open_loop.py`).
     python benchmarks/unary.py [--orders N] [--pairs N] [--seconds N] [--json FILE]
 """
 
-import argparse
 import asyncio
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +22,8 @@ from benchmarks.figures import Figure, alone, missing, paired, percentile
 from benchmarks.open_loop import Outcome, at_rate
 from benchmarks.peers import Peer, orders, venue
 from benchmarks.processes import cpu_seconds
-from benchmarks.report import console, show, write_json
+from benchmarks.report import console
+from benchmarks.standalone import standalone
 
 PART: Final = "SubmitOrder, journaled"
 CONCURRENT: Final = 64
@@ -140,20 +138,13 @@ def run(sizes: Sizes) -> list[Figure]:
     return uvloop.run(measure(sizes, console()))
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--orders", type=int, default=Sizes().orders, help="one after the other, a turn")
-    parser.add_argument("--pairs", type=int, default=Sizes().pairs)
-    parser.add_argument("--seconds", type=float, default=Sizes().seconds, help="of a turn at a fixed rate")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = run(Sizes(options.orders, options.pairs, options.seconds))
-    show(PART, figures, console())
-    write_json(options.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(
+        PART,
+        __doc__,
+        Sizes(),
+        run,
+        orders="one after the other, a turn",
+        pairs="",
+        seconds="of a turn at a fixed rate",
+    )

@@ -18,7 +18,7 @@ from typing import Final
 from nats.aio.client import Client
 
 from bus import crash_points, messages, subjects
-from bus.journal import Replaced
+from bus.journal import PrimaryReplaced
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -54,8 +54,8 @@ class ExecutionsWriter:
     async def start(self) -> tuple[int, int]:
         """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
-        Go on with the report after those. May be called again, also after Replaced, to go on behind what
-        another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
+        Go on with the report after those. May be called again, also after PrimaryReplaced, to go on behind
+        what another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
         """
         self._in_flight = False
         stored = await self._newest()
@@ -68,8 +68,8 @@ class ExecutionsWriter:
     async def publish(self, message: messages.Executions) -> None:
         """Store a message exactly once and return when that is certain, however long NATS is away.
 
-        Raises Replaced when another writer's message stands where ours should, ExecutionsDamaged when our
-        last one is gone; after these, or a cancellation, the writer takes no more before another `start`.
+        Raises PrimaryReplaced when another writer's message stands where ours should, ExecutionsDamaged when
+        our last one is gone; after these, or a cancellation, the writer takes no more before another `start`.
         """
         assert not self._in_flight, "one publish at a time, and none after one that was broken off"
         self._in_flight = True
@@ -109,7 +109,7 @@ class ExecutionsWriter:
             raise ExecutionsDamaged(f"{self._subject}: message {self._sequence} was stored and is gone")
         if stored.payload != payload:
             other = _decode(sequence, stored.payload)
-            raise Replaced(subjects.EXECUTIONS_STREAM, sequence, epoch, other.epoch)
+            raise PrimaryReplaced(subjects.EXECUTIONS_STREAM, sequence, epoch, other.epoch)
         self._sequence = sequence
         return True
 

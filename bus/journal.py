@@ -2,7 +2,7 @@
 
     JournalError
     ├── JournalDamaged   records are missing or altered: `sequence` says where, the text what; do not trade
-    ├── Replaced         another primary's record has our place: exit at once
+    ├── PrimaryReplaced  another primary's record has our place: exit at once
     └── JournalClosed    the connection is closed for good: exit and recover by replay
 
 Here: records of opaque bytes, their chain, the fence, the doubt after an append without an answer. Not here:
@@ -76,7 +76,7 @@ class JournalDamaged(JournalError):
         self.what = what
 
 
-class Replaced(JournalError):
+class PrimaryReplaced(JournalError):
     """A record of another writer stands where ours should; ours is not stored and never will be."""
 
     def __init__(self, stream: str, sequence: int, epoch: int, other_epoch: int) -> None:
@@ -105,7 +105,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     checksum: int = 0
 
 
-class Position(msgspec.Struct, frozen=True):
+class JournalPosition(msgspec.Struct, frozen=True):
     """Where a journal stands: its last valid record. Before the first: 0, no digest, epoch 0."""
 
     batch_number: int = 0
@@ -117,7 +117,7 @@ class Journal(Protocol):
     """What the engine needs of a journal. Used by one task at a time."""
 
     @property
-    def position(self) -> Position:
+    def position(self) -> JournalPosition:
         """The last valid record that was replayed or appended."""
         ...
 
@@ -144,7 +144,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def resume(self, position: Position, sequence: int) -> None:
+    async def resume(self, position: JournalPosition, sequence: int) -> None:
         """Go on after the record at `sequence`, of which a snapshot says that it was at `position`.
 
         For a new journal. Raises JournalDamaged when another record is there, or none: what the snapshot was
@@ -167,9 +167,9 @@ class Journal(Protocol):
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """Store one batch after the last record; its batch number, once it is stored for certain.
 
-        Waits for as long as NATS is away or the stream full. Raises Replaced, JournalDamaged, JournalClosed;
-        after these, or a cancellation, the journal takes no more. Needs a replay to the end before the first
-        append.
+        Waits for as long as NATS is away or the stream full. Raises PrimaryReplaced, JournalDamaged,
+        JournalClosed; after these, or a cancellation, the journal takes no more. Needs a replay to the end
+        before the first append.
         """
         ...
 
@@ -183,7 +183,7 @@ def digest_of(payload: bytes) -> bytes:
     return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
 
 
-def encode_record(engine: int, epoch: int, after: Position, time_ns: int, commands: bytes) -> bytes:
+def encode_record(engine: int, epoch: int, after: JournalPosition, time_ns: int, commands: bytes) -> bytes:
     """The bytes of the record that follows `after`."""
     record = Record(FORMAT, engine, epoch, after.batch_number + 1, after.digest, time_ns, commands)
     return _encode(msgspec.structs.replace(record, checksum=_checksum(record)))
@@ -200,9 +200,9 @@ def _checksum(record: Record) -> int:
 class Chain:
     """Checks one journal's records in order: format, checksum, engine, epoch, number, link. Pure."""
 
-    def __init__(self, engine: int, position: Position | None = None) -> None:
+    def __init__(self, engine: int, position: JournalPosition | None = None) -> None:
         self.engine = engine
-        self.position = position if position is not None else Position()
+        self.position = position if position is not None else JournalPosition()
         self.replaced_records = 0
         """Records of replaced epochs that were left out."""
 
@@ -223,7 +223,7 @@ class Chain:
             raise JournalDamaged(
                 self.engine, sequence, f"batch {record.batch_number} does not follow the batch before it"
             )
-        self.position = Position(record.batch_number, digest_of(payload), record.epoch)
+        self.position = JournalPosition(record.batch_number, digest_of(payload), record.epoch)
         return record
 
     def _intact(self, sequence: int, payload: bytes) -> Record:
@@ -261,7 +261,7 @@ class MemoryJournal:
         self._sequence = 0
 
     @property
-    def position(self) -> Position:
+    def position(self) -> JournalPosition:
         """As Journal says."""
         return self._chain.position
 
@@ -283,7 +283,7 @@ class MemoryJournal:
         """As Journal says."""
         return self._sequence
 
-    async def resume(self, position: Position, sequence: int) -> None:
+    async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says."""
         stored = self.stored[sequence - 1] if sequence <= len(self.stored) else None
         _check_resume(self._chain.engine, position, sequence, stored)
@@ -309,7 +309,7 @@ class MemoryJournal:
         payload = encode_record(self._chain.engine, epoch, self.position, time_ns, commands)
         self.stored.append(payload)
         self._sequence = sequence
-        self._chain.position = Position(self.position.batch_number + 1, digest_of(payload), epoch)
+        self._chain.position = JournalPosition(self.position.batch_number + 1, digest_of(payload), epoch)
         return self.position.batch_number
 
 
@@ -330,7 +330,7 @@ class JetStreamJournal:
         self._writer = secrets.token_hex(8)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> JournalPosition:
         """As Journal says."""
         return self._chain.position
 
@@ -391,7 +391,7 @@ class JetStreamJournal:
         """As Journal says."""
         return self._sequence
 
-    async def resume(self, position: Position, sequence: int) -> None:
+    async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. Waits while NATS is away."""
         # On its way to there, a stream that was trimmed has nothing that is needed.
         stored = None
@@ -413,7 +413,7 @@ class JetStreamJournal:
             record = _decode(stored or b"")
         except NO_MESSAGE as error:
             raise JournalDamaged(self._engine, first, f"this is no record: {error}") from error
-        self._chain.position = Position(record.batch_number - 1, record.previous_digest, record.epoch)
+        self._chain.position = JournalPosition(record.batch_number - 1, record.previous_digest, record.epoch)
         self._sequence = first - 1
 
     async def _record_at(self, sequence: int) -> bytes | None:
@@ -451,7 +451,7 @@ class JetStreamJournal:
         except StreamError as error:
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
         self._sequence += 1
-        self._chain.position = Position(self.position.batch_number + 1, digest_of(payload), epoch)
+        self._chain.position = JournalPosition(self.position.batch_number + 1, digest_of(payload), epoch)
         self._in_flight = False
         self.unanswered_since = None
         crash_points.reach("append acknowledged")
@@ -519,7 +519,7 @@ class JetStreamJournal:
             raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
 
 
-def _check_resume(engine: int, position: Position, sequence: int, stored: bytes | None) -> None:
+def _check_resume(engine: int, position: JournalPosition, sequence: int, stored: bytes | None) -> None:
     if stored is None:
         raise JournalDamaged(
             engine,
@@ -534,15 +534,15 @@ def _check_resume(engine: int, position: Position, sequence: int, stored: bytes 
         )
 
 
-def _check_append(position: Position, epoch: int, commands: bytes) -> None:
+def _check_append(position: JournalPosition, epoch: int, commands: bytes) -> None:
     assert epoch >= max(position.epoch, 1), f"epoch {epoch} after epoch {position.epoch}"
     assert len(commands) <= MAX_RECORD_BYTES, f"{len(commands)} bytes of commands in one batch"
 
 
-def _replaced(stream: str, sequence: int, epoch: int, payload: bytes) -> Replaced:
+def _replaced(stream: str, sequence: int, epoch: int, payload: bytes) -> PrimaryReplaced:
     """The fault for a record of another writer; its epoch is 0 where it is no record at all."""
     try:
         other_epoch = _decode(payload).epoch
     except NO_MESSAGE:
         other_epoch = 0
-    return Replaced(stream, sequence, epoch, other_epoch)
+    return PrimaryReplaced(stream, sequence, epoch, other_epoch)

@@ -12,8 +12,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
-Form = Literal["text", "json", "keyvalue"]
-Level = Literal["debug", "info", "warning", "error"]
+LogForm = Literal["text", "json", "keyvalue"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -25,17 +25,17 @@ _PLAIN: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """The options that exchange and engines have for this."""
     parser.add_argument(
-        "--log-format", choices=get_args(Form), default="text", help="of every line (default %(default)s)"
+        "--log-format", choices=get_args(LogForm), default="text", help="of every line (default %(default)s)"
     )
     parser.add_argument(
         "--log-level",
-        choices=get_args(Level),
+        choices=get_args(LogLevel),
         default="info",
         help="debug shows an order's whole way (default %(default)s)",
     )
 
 
-def formatter(form: Form) -> logging.Formatter:
+def formatter(form: LogForm) -> logging.Formatter:
     """What makes a record's line."""
     return {"text": _Text, "json": _Json, "keyvalue": _KeyValue}[form](_TEXT)
 

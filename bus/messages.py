@@ -37,6 +37,16 @@ Percent = Annotated[str, msgspec.Meta(pattern=rf"^({PERCENT_PATTERN})?\Z")]
 LevelChange = tuple[int, int, int, int]
 """(side, price, quantity, order count): absolute; quantity 0 removes the level."""
 
+_COUNTER_BITS: Final = 48
+
+
+def engine_of_id(number: int) -> int:
+    """The engine that gave an order, execution or leg id: its number stands in the top 16 bits.
+
+    An order's is its home; a fill made elsewhere came through a leg.
+    """
+    return number >> _COUNTER_BITS
+
 
 class BookDelta(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="delta"):
     """On `md.<n>.book.<SYMBOL>`: what one batch changed in the book; it applies at `previous_sequence`."""

@@ -20,7 +20,7 @@ import nats.errors
 import uvloop
 
 from bus.connection import Connection, connect
-from bus.logs import Form, Level, formatter
+from bus.logs import LogForm, LogLevel, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 
@@ -44,7 +44,7 @@ class ProcessFault(Exception):
     """The process cannot go on; the text says why and what to do."""
 
 
-class Link:
+class NatsLink:
     """One process's connections to NATS: `closed` is set when one of them ended for good.
 
     `on_reconnected` and `on_error` may be set at any time, and mean what they mean to `connect`.
@@ -109,7 +109,7 @@ def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def log_to(path: Path | None, *loggers: str, form: Form = "text", level: Level = "info") -> None:
+def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogLevel = "info") -> None:
     """Log to the terminal, or to the file at `path` with only warnings to the terminal. Raises ProcessFault.
 
     With `loggers`, only these go to the file; without, everything.

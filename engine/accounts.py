@@ -9,7 +9,7 @@ from typing import Final
 from engine.commands import LegFill
 from engine.events import Accepted, Cancelled, Event, Fill, Prevented
 from engine.orders import REMEMBERED_FILLS, REMEMBERED_FINISHED_ORDERS, Account, Landmark, Order
-from engine.terms import Liquidity
+from engine.terms import Liquidity, first_id
 
 _MAKER: Final = int(Liquidity.MAKER)
 _TAKER: Final = int(Liquidity.TAKER)
@@ -26,8 +26,8 @@ class Accounts:
         self.engine = engine
         self.by_name: dict[str, Account] = {}
         self.orders: dict[int, Order] = {}
-        self.next_order_id = (engine << 48) + 1
-        self.next_execution_id = (engine << 48) + 1
+        self.next_order_id = first_id(engine)
+        self.next_execution_id = first_id(engine)
         self.time_ns = 0
         self.events: list[Event] = []
         self.taken: list[Fill] = []

@@ -45,7 +45,7 @@ from engine.matching import can_take, take, within
 from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, horizon, plan, rank
-from engine.terms import MAX_LEG_FILLS, OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from engine.terms import MAX_LEG_FILLS, OrderStatus, OrderType, RejectReason, Side, TimeInForce, first_id
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
@@ -97,7 +97,7 @@ class State:
         self.accounts = Accounts(engine)
         self.orders = self.accounts.orders
         self.legs: dict[int, OutLeg] = {}
-        self.next_leg_id = (engine << 48) + 1
+        self.next_leg_id = first_id(engine)
         self.next_priority = 1
         self.peer_legs: dict[int, PeerLegs] = {}
         self._legs_to: dict[int, dict[int, None]] = {}  # the ids of `legs` by peer, oldest first

@@ -21,6 +21,16 @@ MAX_LEG_FILLS: Final = 500
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
 MAX_SYMBOL_LENGTH: Final = 24
 
+_COUNTER_BITS: Final = 48
+
+
+def first_id(engine: int) -> int:
+    """The first order, execution or leg id of an engine: its number in the top 16 bits, a counter below.
+
+    `bus.messages.engine_of_id` reads the number.
+    """
+    return (engine << _COUNTER_BITS) + 1
+
 
 class Side(IntEnum):
     """Which way an order trades."""

@@ -20,7 +20,16 @@ import msgspec
 
 from bus import consolidated, subjects
 from bus.consolidated import ConsolidatedLevel
-from bus.messages import ASK, BID, EngineEntry, Executions, InstrumentEntry, ReportedFill, ReportedOrder
+from bus.messages import (
+    ASK,
+    BID,
+    EngineEntry,
+    Executions,
+    InstrumentEntry,
+    ReportedFill,
+    ReportedOrder,
+    engine_of_id,
+)
 from bus.messages import StandbyStatus as Standby
 from bus.peer import PeerFeed, PeerState
 from bus.replica import Level
@@ -59,7 +68,6 @@ _RATE_NS: Final = 2_000_000_000
 _NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 _US_PER_MS: Final = 1_000
-_HOME_SHIFT: Final = 48
 _MAKER: Final = 1
 
 
@@ -112,7 +120,7 @@ class MarketViews:
                 activity.trades += 1
                 trade = (
                     report.engine,
-                    report.contra_order_id >> _HOME_SHIFT,
+                    engine_of_id(report.contra_order_id),
                     report.price,
                     report.quantity,
                     BID if report.side == ASK else ASK,

@@ -10,15 +10,13 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from bus.messages import engine_of_id
 from simulation.plots import Bin, Point
-from simulation.recording import EngineState, SentOrder, Strike, TakenFill
+from simulation.recording import EngineStrike, SentOrder, StateChange, TakenFill
 
 LATENCY_BINS_A_DECADE: Final = 10
 OUTAGE_WINDOW_S: Final = 20.0
 """How long after a strike silence is put down to it, unless the engine is struck again before."""
-
-HOME_SHIFT: Final = 48
-"""An order id has the number of the engine that gave it in the bits above."""
 
 ROUTED: Final = "routed"
 AT_HOME: Final = "at home"
@@ -31,7 +29,7 @@ class Outage(NamedTuple):
     where it never saw it otherwise, or not again.
     """
 
-    strike: Strike
+    strike: EngineStrike
     since_s: float
     until_s: float | None
     elsewhere_s: float
@@ -67,7 +65,7 @@ def value_of(one: TakenFill) -> float:
 
 def is_routed(one: TakenFill) -> bool:
     """Whether an order traded on another engine than its own, through a leg."""
-    return one.fill.order_id >> HOME_SHIFT != one.fill.engine
+    return engine_of_id(one.fill.order_id) != one.fill.engine
 
 
 def volume_by_engine(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Bin]:
@@ -152,7 +150,7 @@ def books_by_kind(fills: Iterable[TakenFill], end_s: float, count: int) -> dict[
 
 
 def outages(
-    orders: Sequence[SentOrder], strikes: Sequence[Strike], states: Sequence[EngineState], end_s: float
+    orders: Sequence[SentOrder], strikes: Sequence[EngineStrike], states: Sequence[StateChange], end_s: float
 ) -> list[Outage]:
     """What clients noticed of each strike, from the times at which they had answers."""
     return [
@@ -161,13 +159,13 @@ def outages(
     ]
 
 
-def _window_end(strike: Strike, strikes: Iterable[Strike], end_s: float) -> float:
+def _window_end(strike: EngineStrike, strikes: Iterable[EngineStrike], end_s: float) -> float:
     again = [one.at_s for one in strikes if one.engine == strike.engine and one.at_s > strike.at_s]
     return min([strike.at_s + OUTAGE_WINDOW_S, end_s, *again])
 
 
 def _outage(
-    strike: Strike, until_s: float, orders: Iterable[SentOrder], states: Iterable[EngineState]
+    strike: EngineStrike, until_s: float, orders: Iterable[SentOrder], states: Iterable[StateChange]
 ) -> Outage:
     own, others = [strike.at_s], [strike.at_s]
     for order in orders:

@@ -17,10 +17,13 @@ from rich.console import Console
 
 from client import MatchbusError
 from client.cli.output import stdout_console
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import report
-from simulation.cluster import DEFAULT_PASSWORD, LOOPBACK, Cluster, ClusterError, HostRefused, Ports
-from simulation.operate import Interrupted, interruptible, run_with_view, serve
+from simulation.cluster import Cluster, Telemetry
+from simulation.cluster_errors import ClusterError, HostRefused
+from simulation.operate import Stopped, interruptible, run_with_view, serve
 from simulation.option_types import OptionRefused, engines_of_environment
+from simulation.ports import LOOPBACK, Ports
 from simulation.run import Plan
 
 EXCHANGE_PORT: Final = 50050
@@ -39,7 +42,7 @@ def start_exchange() -> int:
             password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
             host=_host(),
             ports=Ports(exchange=EXCHANGE_PORT, first_engine=FIRST_ENGINE_PORT),
-            log_dir=LOGS,
+            telemetry=Telemetry(log_dir=LOGS),
         )
         return asyncio.run(serve(cluster, stdout_console()))
     except HostRefused as error:
@@ -82,7 +85,7 @@ async def _trade(exchange: str, console: Console) -> int:
     try:
         async with interruptible():
             outcome = await run_with_view(plan, console, headless=True)
-    except Interrupted:
+    except Stopped:
         console.print("Stopped.")
         return INTERRUPTED
     return report.show(console, outcome)

@@ -1,20 +1,17 @@
 """Faults strike a real market under load; at the end a witness says whether anything was lost.
 
-`faults` decides what strikes when, `load` trades, `proxy` is the network, `witness` judges; here they are put
-together: striking, healing, waiting until all is quiet, gathering the evidence, telling.
+`faults` decides what strikes when, `injector` strikes, `load` trades, `proxy` is the network, `witness`
+judges, `chaos_report` tells; here they are put together: trading under fire, waiting until all is quiet,
+gathering the evidence.
 """
 
 import asyncio
 import contextlib
 import gc
-import json
-import os
-import signal
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,15 +23,16 @@ from bus.messages import Executions, ReportedFill, decode_executions
 from bus.stream import StreamReader, extent
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
-from client.cli.sheets import Sheet
 from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
 from simulation.checks import Check, uncrossed
-from simulation.cluster import Cluster, ClusterError, Member
-from simulation.faults import EXCHANGE, FREEZES, KILLS, NATS, Fault, Kind, Pace, schedule
+from simulation.cluster import Cluster, Storage
+from simulation.cluster_errors import ClusterError
+from simulation.faults import KILLS, NATS, Fault, Kind, Pace, schedule
+from simulation.injector import Injector, Strike
 from simulation.load import Acknowledgements, Loader, Middles
-from simulation.proxy import Condition, Proxy
+from simulation.proxy import Proxy
 from simulation.witness import ClientLog, Evidence, Levels, Totals, judge, totals
 
 CLIENT_DEADLINE_S: Final = 20.0
@@ -48,8 +46,6 @@ QUIET_DEADLINE_S: Final = 30.0
 OUTAGE_LOOK_S: Final = 5.0
 """A silence that begins this long after a fault was over, or after the next fault, is not its doing."""
 
-_TO_SERVER: Final = {Kind.HOLE, Kind.HOLE_TO_SERVER, Kind.KILL_CUT_OFF}
-_TO_PROCESS: Final = {Kind.HOLE, Kind.HOLE_TO_PROCESS, Kind.KILL_CUT_OFF}
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
@@ -57,7 +53,7 @@ _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ChaosSettings:
     """What to run."""
 
     minutes: float = 2.0
@@ -76,20 +72,10 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Strike:
-    """A fault that struck, or found nobody there (`missed`), on the monotonic clock."""
-
-    fault: Fault
-    at_ns: int
-    over_ns: int = 0
-    missed: bool = False
-
-
-@dataclass(slots=True)
-class Result:
+class ChaosOutcome:
     """What a run came to."""
 
-    settings: Settings
+    settings: ChaosSettings
     trading_s: float
     strikes: list[Strike]
     outages_s: dict[Kind, list[float]]
@@ -107,136 +93,7 @@ class Result:
         return all(check.holds for check in self.checks)
 
 
-class Injector:
-    """Strikes a cluster, and heals it."""
-
-    def __init__(
-        self, cluster: Cluster, proxies: dict[str, list[Proxy]], tell: Callable[[str], None]
-    ) -> None:
-        self.strikes: list[Strike] = []
-        self._cluster = cluster
-        self._proxies = proxies
-        self._tell = tell
-        self._frozen: dict[int, int] = {}  # process id -> freezes that are under way
-        self._on_link: defaultdict[str, list[Fault]] = defaultdict(list)  # by the process's name
-
-    async def run(self, faults: list[Fault]) -> None:
-        """Let every fault strike at its time, and end at its time."""
-        started = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for fault in faults:
-                await asyncio.sleep(started + fault.at_s - time.monotonic())
-                group.create_task(self._strike(fault))
-
-    def heal(self) -> None:
-        """End whatever is under way."""
-        for pid in self._frozen:
-            _signal(pid, signal.SIGCONT)
-        self._frozen.clear()
-        self._on_link.clear()
-        for link in self._proxies.values():
-            for proxy in link:
-                proxy.heal()
-
-    async def _strike(self, fault: Fault) -> None:
-        strike = Strike(fault, time.monotonic_ns())
-        self.strikes.append(strike)
-        pid = self._pid(fault)
-        strike.missed = pid is None and fault.kind in KILLS + FREEZES
-        lasts = f" for {fault.lasts_s:.2f} s" if fault.lasts_s else ""
-        delay = f", {fault.delay_s * 1e3:.0f} ms late" if fault.delay_s else ""
-        missed = " (not running: missed)" if strike.missed else ""
-        self._tell(f"{fault.at_s:7.2f} s  {fault.kind}: {fault.target_name}{lasts}{delay}{missed}")
-        try:
-            if fault.kind not in KILLS + FREEZES:
-                await self._disturb(fault)
-            elif pid is not None:
-                await self._hit(pid, fault)
-        except asyncio.CancelledError:
-            strike.missed = fault.kind in KILLS  # the end of the run came before the kill
-            raise
-        finally:
-            strike.over_ns = time.monotonic_ns()
-
-    def _pid(self, fault: Fault) -> int | None:
-        """The process id of a target that runs; of several nats-servers, one that the fault's time picks."""
-        if fault.target == NATS:
-            servers = self._cluster.nats
-            server = servers[round(fault.at_s * 1e3) % len(servers)]
-            return server.pid if server.running else None
-        member = self._member(fault.target)
-        return member.pid if member.running else None
-
-    def _member(self, target: int) -> Member:
-        return self._cluster.exchange if target == EXCHANGE else self._cluster.engines[target]
-
-    async def _hit(self, pid: int, fault: Fault) -> None:
-        """Kill a process, or stop it for a while; a freeze within a longer one ends with the longer."""
-        if fault.kind is Kind.KILL_CUT_OFF:
-            await self._degrade(fault)
-            _signal(pid, signal.SIGKILL)
-            return
-        if fault.kind in KILLS:
-            _signal(pid, signal.SIGKILL)
-            return
-        if not _signal(pid, signal.SIGSTOP):
-            return
-        self._frozen[pid] = self._frozen.get(pid, 0) + 1
-        await asyncio.sleep(fault.lasts_s)
-        if pid in self._frozen:
-            self._frozen[pid] -= 1
-            if not self._frozen[pid]:
-                del self._frozen[pid]
-                _signal(pid, signal.SIGCONT)
-
-    async def _disturb(self, fault: Fault) -> None:
-        """Break a link, or worsen it for a while."""
-        if fault.kind is Kind.RESET:
-            self._cut(self._member(fault.target).name, refuse=False)
-        else:
-            await self._degrade(fault)
-
-    async def _degrade(self, fault: Fault) -> None:
-        """Worsen the link of whoever is the target now; several faults of one link add up."""
-        name = self._member(fault.target).name
-        faults = self._on_link[name]
-        faults.append(fault)
-        self._apply(name)
-        await asyncio.sleep(fault.lasts_s)
-        if fault.kind is Kind.KILL_CUT_OFF:
-            self._cut(name, refuse=False)  # what waits in the hole never arrives
-        if fault in faults:
-            faults.remove(fault)
-            self._apply(name)
-
-    def _apply(self, name: str) -> None:
-        faults = self._on_link[name]
-        kinds = {fault.kind for fault in faults}
-        delay_s = max((fault.delay_s for fault in faults), default=0.0)
-        for proxy in self._proxies[name]:
-            proxy.heal()
-            proxy.degrade(
-                to_server=Condition(delay_s, bool(kinds & _TO_SERVER)),
-                to_process=Condition(delay_s, bool(kinds & _TO_PROCESS)),
-            )
-        if Kind.CUT in kinds:
-            self._cut(name, refuse=True)
-
-    def _cut(self, name: str, *, refuse: bool) -> None:
-        for proxy in self._proxies[name]:
-            proxy.cut(refuse=refuse)
-
-
-def _signal(pid: int, number: signal.Signals) -> bool:
-    """Send a signal to a child of ours; False when it has ended."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def chaos(settings: Settings, console: Console) -> Result:
+async def chaos(settings: ChaosSettings, console: Console) -> ChaosOutcome:
     """Run it all. Raises `ClusterError` when the market cannot be started."""
     if settings.data is not None and settings.data.exists() and any(settings.data.iterdir()):
         raise ClusterError(f"{settings.data} is not empty: the witness must know all that went in")
@@ -254,17 +111,17 @@ async def chaos(settings: Settings, console: Console) -> Result:
         loaders = await _enter(settings, cluster, stack)
         injector = Injector(cluster, proxies, console.print)
         stack.callback(injector.heal)  # no frozen child is left behind, whatever ends the run
-        run = Run(settings, cluster, loaders, injector, console)
+        run = ChaosRun(settings, cluster, loaders, injector, console)
         await run.trade(faults)
         evidence, up = await run.evidence()
-        result = run.result(evidence, up)
+        outcome = run.outcome(evidence, up)
     # Judging keeps this process, and so the proxies, busy for a while: not while the market still runs.
     console.print("the market is stopped; the witness reads")
-    result.checks[:0] = judge(evidence)
-    return result
+    outcome.checks[:0] = judge(evidence)
+    return outcome
 
 
-def _cluster(settings: Settings, proxies: dict[str, list[Proxy]]) -> Cluster:
+def _cluster(settings: ChaosSettings, proxies: dict[str, list[Proxy]]) -> Cluster:
     def through_proxy(name: str, urls: str) -> str:
         for proxy, url in zip(proxies[name], urls.split(","), strict=True):
             proxy.upstream_port = int(url.rpartition(":")[2])
@@ -273,15 +130,15 @@ def _cluster(settings: Settings, proxies: dict[str, list[Proxy]]) -> Cluster:
     return Cluster(
         engines=settings.engines,
         standbys=settings.standbys,
-        nats_nodes=settings.nats_nodes,
-        snapshot_every=settings.snapshot_every,
         data_dir=settings.data,
-        durability="journal",
+        storage=Storage(
+            durability="journal", nats_nodes=settings.nats_nodes, snapshot_every=settings.snapshot_every
+        ),
         nats_url_of=through_proxy,
     )
 
 
-async def _enter(settings: Settings, cluster: Cluster, stack: contextlib.AsyncExitStack) -> list[Loader]:
+async def _enter(settings: ChaosSettings, cluster: Cluster, stack: contextlib.AsyncExitStack) -> list[Loader]:
     """Register the clients, equally many at home on each engine."""
     acks = Acknowledgements()
     loaders: list[Loader] = []
@@ -303,12 +160,12 @@ async def _enter(settings: Settings, cluster: Cluster, stack: contextlib.AsyncEx
     return loaders
 
 
-class Run:
+class ChaosRun:
     """One run from the first order to the verdict."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ChaosSettings,
         cluster: Cluster,
         loaders: list[Loader],
         injector: Injector,
@@ -360,7 +217,7 @@ class Run:
         finally:
             gc.set_threshold(*thresholds)
 
-    def result(self, evidence: Evidence, up: Check) -> Result:
+    def outcome(self, evidence: Evidence, up: Check) -> ChaosOutcome:
         """What the run came to, not yet judged."""
         strikes = self._injector.strikes
         killed = sum(
@@ -368,7 +225,7 @@ class Run:
             for one in strikes
             if not one.missed
         )
-        return Result(
+        return ChaosOutcome(
             settings=self._settings,
             trading_s=self._trading_s,
             strikes=strikes,
@@ -591,94 +448,3 @@ async def _payloads(nc: Connection, stream: str) -> list[bytes]:
     finally:
         await reader.close()
     return payloads
-
-
-# -- telling ----------------------------------------------------------------------------------------------
-
-
-def sheets(result: Result) -> list[Sheet]:
-    """The whole outcome."""
-    return [_faults_sheet(result), _totals_sheet(result), report.checks_sheet(result.checks)]
-
-
-def _faults_sheet(result: Result) -> Sheet:
-    sheet = Sheet(
-        "Faults",
-        ("kind", ">struck", ">missed", ">measured", ">median outage", ">worst outage"),
-        note="Outage: the longest time without any answer to the clients of the target, or of any engine "
-        "where it is none. Measured where nothing else had silenced them before.",
-    )
-    for kind, struck, missed, outages in _by_kind(result):
-        median, worst = (
-            (f"{statistics.median(outages):.2f} s", f"{max(outages):.2f} s") if outages else ("", "")
-        )
-        sheet.rows.append((str(kind), str(struck), str(missed), str(len(outages)), median, worst))
-    return sheet
-
-
-def _by_kind(result: Result) -> list[tuple[Kind, int, int, list[float]]]:
-    rows = []
-    for kind in Kind:
-        strikes = [strike for strike in result.strikes if strike.fault.kind is kind]
-        missed = sum(strike.missed for strike in strikes)
-        if strikes:
-            rows.append((kind, len(strikes) - missed, missed, result.outages_s.get(kind, [])))
-    return rows
-
-
-def _totals_sheet(result: Result) -> Sheet:
-    return Sheet(
-        "Load",
-        ("what", ">count"),
-        [
-            (name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
-            for name, value in _figures(result).items()
-        ],
-    )
-
-
-def _figures(result: Result) -> dict[str, int | float]:
-    total = result.totals
-    return {
-        "seconds of trading": result.trading_s,
-        "commands": total.commands,
-        "commands a second": total.commands / result.trading_s,
-        "acknowledged": total.acknowledged,
-        "of them refused": total.refused,
-        "of them recognised retries": total.repeated,
-        "deadlines that ran out, then given again": result.unavailable,
-        "held back while too many waited": result.held_back,
-        "fills": total.fills,
-        "of them through legs": total.trades_through_legs,
-        "journal records": total.records,
-        "processes that ended by themselves": result.ended_by_themselves,
-        "seconds from all up until no order waited for a leg": result.settled_s,
-        "seconds from all up until no consolidated book was crossed": result.uncrossed_s,
-        "violations": sum(len(check.violations) for check in result.checks),
-    }
-
-
-def document(result: Result) -> str:
-    """The same as JSON."""
-    return json.dumps(
-        {
-            "seed": result.settings.seed,
-            "settings": {
-                key: str(value) if key == "data" else value for key, value in asdict(result.settings).items()
-            },
-            "figures": _figures(result),
-            "faults": [
-                {
-                    "kind": kind,
-                    "struck": struck,
-                    "missed": missed,
-                    "outages_s": [round(s, 3) for s in outages],
-                }
-                for kind, struck, missed, outages in _by_kind(result)
-            ],
-            "schedule": [{**asdict(strike.fault), "missed": strike.missed} for strike in result.strikes],
-            "checks": [asdict(check) for check in result.checks],
-            "holds": result.holds,
-        },
-        indent=2,
-    )

@@ -16,6 +16,7 @@ from bus.messages import (
     ReportedOrder,
     ReportedPrevention,
     ReportedReplace,
+    engine_of_id,
 )
 from engine.terms import Liquidity, OrderType, Side
 
@@ -54,7 +55,7 @@ class _Order:
 
 
 @dataclass(slots=True)
-class Ledger:
+class Tally:
     """What the execution reports of all engines add up to. Feed it with `add`, then ask."""
 
     quantity: Check = field(default_factory=lambda: Check("quantity of every order adds up"))
@@ -226,7 +227,7 @@ def count_fills(fills: Iterable[ReportedFill]) -> FillCounts:
     for fill in fills:
         if fill.liquidity == Liquidity.TAKER:
             per_engine[fill.engine] += 1
-            through_legs += fill.order_id >> 48 != fill.engine
+            through_legs += engine_of_id(fill.order_id) != fill.engine
             volume += fill.quantity
     return FillCounts(dict(sorted(per_engine.items())), through_legs, volume)
 

@@ -19,12 +19,15 @@ from rich.console import Console
 from client import MatchbusError
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
-from simulation import audit_command, chaos, report, scenario
+from exchange.runtime.settings import DEFAULT_PASSWORD
+from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError
+from simulation.chaos import ChaosOutcome, ChaosSettings, chaos
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster, Telemetry
+from simulation.cluster_errors import ClusterError
 from simulation.faults import Pace
-from simulation.operate import Interrupted, interruptible, run_with_view
+from simulation.operate import Stopped, interruptible, run_with_view
 from simulation.option_types import (
     MAX_FREQUENCY,
     MAX_MINUTES,
@@ -44,7 +47,7 @@ from simulation.option_types import (
     written,
 )
 from simulation.recording import Recording
-from simulation.replay import ReplayFailed, Settings, cache_dir, fetch, replay, show
+from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, replay, show
 from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "audit":
             return asyncio.run(audit_command.run(options, console))
         return asyncio.run(_replay(options, console))
-    except Interrupted:  # nothing was checked: neither a success nor a violation
+    except Stopped:  # nothing was checked: neither a success nor a violation
         console.print("Stopped.")
         return INTERRUPTED
     except _SAID as error:
@@ -152,7 +155,7 @@ def _symbols(text: str) -> int:
 
 
 def _chaos(options: argparse.Namespace, console: Console) -> int:
-    settings = chaos.Settings(
+    settings = ChaosSettings(
         minutes=options.minutes,
         seed=options.seed,
         engines=options.engines,
@@ -175,19 +178,19 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             options.data.mkdir(parents=True, exist_ok=True)  # the file may be beside what is kept
         check_writable("--json", options.json)
 
-    async def run() -> chaos.Result:
+    async def run() -> ChaosOutcome:
         async with interruptible():
-            return await chaos.chaos(settings, console)
+            return await chaos(settings, console)
 
-    result = asyncio.run(run())
+    outcome = asyncio.run(run())
     try:
         if options.json is not None:
             with written("--json", options.json):
-                options.json.write_text(chaos.document(result))
+                options.json.write_text(chaos_report.document(outcome))
     finally:  # whatever became of the file, the outcome is told
-        print_sheets(console, *chaos.sheets(result))
-        console.print("All checks hold." if result.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
-    return 0 if result.holds else 1
+        print_sheets(console, *chaos_report.sheets(outcome))
+        console.print("All checks hold." if outcome.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
+    return 0 if outcome.holds else 1
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:
@@ -213,7 +216,9 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
     password = os.environ.get("PASSWORD", DEFAULT_PASSWORD)
     chosen = _scenario(options)
     folder(str(logs))
-    cluster = Cluster(engines=chosen.engines, standbys=chosen.standbys, password=password, log_dir=logs)
+    cluster = Cluster(
+        engines=chosen.engines, standbys=chosen.standbys, password=password, telemetry=Telemetry(log_dir=logs)
+    )
     recording = None if options.report is None else Recording()
     async with interruptible(), cluster:
         print_sheets(console, report.cluster_sheet(cluster))
@@ -239,7 +244,7 @@ async def _replay(options: argparse.Namespace, console: Console) -> int:
 async def _replay_on(
     options: argparse.Namespace, console: Console, wheel: Path, exchange: str, nats: str
 ) -> int:
-    settings = Settings(
+    settings = ReplaySettings(
         exchange=exchange,
         password=options.password,
         engines=options.engines,

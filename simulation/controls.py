@@ -24,7 +24,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from exchange.runtime import web
-from simulation.cluster import LOOPBACK, Cluster
+from simulation.cluster import Cluster
+from simulation.ports import LOOPBACK
 from simulation.strikes import Strikes
 
 TOKEN_HEADER: Final = "x-matchbus-token"  # noqa: S105  # the name of the header

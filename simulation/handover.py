@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from bus import messages, subjects
 from bus.messages import EngineEntry, HandoverRequest
 from bus.registry import Bucket, BucketUnavailable
-from bus.runner import Link, ProcessFault
+from bus.runner import NatsLink, ProcessFault
 from bus.stream import StreamError
 
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -45,7 +45,7 @@ class Done:
 
 async def hand_over(nats_url: str, engine: int) -> Done:
     """Have the engine handed over and return when the new process serves. Raises HandoverFailed."""
-    link = Link(nats_url)
+    link = NatsLink(nats_url)
     try:
         nc = await link.open("handover")
         return await _hand_over(nc, engine)

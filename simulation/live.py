@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bus.messages import engine_of_id
 from client.units import Instrument
 from simulation.run import Progress
 
@@ -60,7 +61,7 @@ def fills_table(progress: Progress) -> Table:
     for column in ("taker", "side", "quantity", "symbol", "price", "traded on"):
         table.add_column(column)
     for name, fill in list(reversed(progress.last_fills))[:SHOWN_TRADES]:
-        home = fill.order_id >> 48
+        home = engine_of_id(fill.order_id)
         route = f"E{fill.engine}" if home == fill.engine else f"E{fill.engine}, routed there by E{home}"
         table.add_row(name, fill.side, f"{fill.quantity:f}", fill.symbol, f"{fill.price:f}", route)
     return table

@@ -22,7 +22,7 @@ from client import Client, Fill, MatchbusError, OrderResult, Unavailable
 from client.results import Position
 from client.terms import LIQUIDITIES, REJECT_REASONS, SIDE_NUMBERS, STATUSES
 from client.units import Instrument
-from simulation.witness import ClientLog, OpenOrder, Told
+from simulation.witness import ClientLog, StillOpen, Told
 
 TICK_S: Final = 0.01
 MAX_OUTSTANDING: Final = 400
@@ -167,7 +167,7 @@ class Loader:
             async for fill in self.client.fills(follow=False)
         ]
         log.open_orders = [
-            OpenOrder(
+            StillOpen(
                 order.order_id,
                 order.client_order_id,
                 _STATUS_NUMBERS[order.status],

@@ -55,7 +55,7 @@ _LONGEST_ID: Final = 36
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """What an answer says about an order. Of a refusal only the reason counts."""
 
     status: int
@@ -73,7 +73,7 @@ class Attempt:
     """
 
     place: int
-    outcomes: list[Outcome]
+    outcomes: list[AttemptOutcome]
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +91,7 @@ class Order:
     priority: int = 0
     cancelling: bool = False
     refused: bool = False
-    first: Outcome | None = None
+    first: AttemptOutcome | None = None
     waiting: list[Attempt] = field(default_factory=list)
 
     @property
@@ -110,9 +110,9 @@ class Order:
             return OrderStatus.REJECTED
         return OrderStatus.FILLED if self.cumulative == self.quantity else OrderStatus.CANCELLED
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> AttemptOutcome:
         """The answer that tells how it stands."""
-        return Outcome(self.status, 0, self.id, self.cumulative, self.leaves)
+        return AttemptOutcome(self.status, 0, self.id, self.cumulative, self.leaves)
 
 
 @dataclass(slots=True)
@@ -229,12 +229,12 @@ class NaiveEngine:
 
     # -- what clients ask ---------------------------------------------------------------------------
 
-    def _attempt(self, kind: str, client: str, client_order_id: str, outcome: Outcome) -> Attempt:
+    def _attempt(self, kind: str, client: str, client_order_id: str, outcome: AttemptOutcome) -> Attempt:
         attempt = Attempt(self._place, [outcome])
         self.attempts.setdefault((kind, client, client_order_id), []).append(attempt)
         return attempt
 
-    def _answer(self, kind: str, order: Order, outcome: Outcome) -> None:
+    def _answer(self, kind: str, order: Order, outcome: AttemptOutcome) -> None:
         request = order.request
         attempt = self._attempt(kind, request.client, request.client_order_id, outcome)
         if outcome.status == OrderStatus.PENDING:
@@ -704,8 +704,8 @@ def _worst_here(order: Order, away: list[Away]) -> int:
     return max([order.worst, *(level.value for level in away[:1])])
 
 
-def _refusal(reason: int) -> Outcome:
-    return Outcome(OrderStatus.REJECTED, int(reason))
+def _refusal(reason: int) -> AttemptOutcome:
+    return AttemptOutcome(OrderStatus.REJECTED, int(reason))
 
 
 def _without_away(asked: NewOrder) -> NewOrder:

@@ -27,14 +27,17 @@ from client.cli.failures import Failure
 from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
-from exchange.runtime.settings import add_size_options
+from exchange.runtime.settings import DEFAULT_PASSWORD, add_size_options
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, DEFAULT_PASSWORD, Cluster, ClusterError, Member, Ports
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster, Storage, Telemetry
+from simulation.cluster_errors import ClusterError
 from simulation.handover import HandoverFailed
 from simulation.journal_tools import engine_number
+from simulation.member import Member
 from simulation.nats_option import NATS_HELP, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
-from simulation.run import Outcome, Plan, Progress, simulate
+from simulation.ports import Ports
+from simulation.run import Plan, Progress, RunOutcome, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,7 +45,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log: Final = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
+class Stopped(Exception):
     """Ctrl-C or SIGTERM came before the work was done."""
 
 
@@ -169,7 +172,7 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
 
 @contextlib.asynccontextmanager
 async def interruptible() -> AsyncIterator[None]:
-    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Interrupted` once it has cleaned up."""
+    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Stopped` once it has cleaned up."""
     async with stop_signals() as stop:
         body = asyncio.current_task()
         assert body is not None
@@ -184,7 +187,7 @@ async def interruptible() -> AsyncIterator[None]:
         except asyncio.CancelledError:
             if stop.is_set():
                 body.uncancel()
-                raise Interrupted from None
+                raise Stopped from None
             raise
         finally:
             waiting.cancel()
@@ -255,7 +258,7 @@ async def serve(
                 for step in report.first_steps(cluster):
                     console.print(f"    {step}", soft_wrap=True, highlight=False, markup=False)
             await asyncio.Event().wait()
-    except Interrupted:
+    except Stopped:
         if not as_json:
             console.print("Stopped.")
     return 0
@@ -280,22 +283,26 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
     cluster = Cluster(
         engines=options.engines,
         standbys=options.standbys,
-        nats_nodes=options.nats_nodes,
-        snapshot_every=options.snapshot_every,
-        trim_journals=options.trim_journals,
-        journal_gib=options.journal_gib,
-        executions_gib=options.executions_gib,
         data_dir=options.data,
         instruments=options.instruments,
-        durability=options.durability,
         password=options.password,
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=options.dashboard,
-        metrics=options.metrics,
-        trace=options.trace or "",
-        trace_ratio=options.trace_ratio,
-        log_format=options.log_format,
-        log_level=options.log_level,
+        storage=Storage(
+            durability=options.durability,
+            nats_nodes=options.nats_nodes,
+            snapshot_every=options.snapshot_every,
+            trim_journals=options.trim_journals,
+            journal_gib=options.journal_gib,
+            executions_gib=options.executions_gib,
+        ),
+        telemetry=Telemetry(
+            log_format=options.log_format,
+            log_level=options.log_level,
+            metrics=options.metrics,
+            trace=options.trace or "",
+            trace_ratio=options.trace_ratio,
+        ),
         on_change=tell,
     )
     return await serve(cluster, console, ready_file, as_json=options.json)
@@ -338,7 +345,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
         standbys=options.standbys,
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=has_dashboard,
-        metrics=True,
+        telemetry=Telemetry(metrics=True),
     )
 
     def plan() -> Plan:
@@ -355,7 +362,7 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
             print_sheets(view, report.cluster_sheet(cluster))
             async with _demo_page(cluster, view):
                 outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
-    except Interrupted:
+    except Stopped:
         view.print("Stopped.")
         return INTERRUPTED
     if options.json:
@@ -377,7 +384,7 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
         yield
 
 
-async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> Outcome:
+async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunOutcome:
     """Simulate while showing how it goes."""
     viewing: list[asyncio.Task[None]] = []
 

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from simulation import analysis, plots
 from simulation.checks import MAX_SHOWN
 from simulation.plots import Bin, Line, Mark, Span, Strip
-from simulation.recording import EngineState, Quote, Recording, SentOrder
-from simulation.run import Outcome
+from simulation.recording import Quote, Recording, SentOrder, StateChange
+from simulation.run import RunOutcome
 from simulation.scenario import Scenario
 
 FILES: Final = {
@@ -84,7 +84,7 @@ class _Time(NamedTuple):
         return self._replace(marks=[*self.marks, *news])
 
 
-def page(scenario: Scenario, outcome: Outcome, recording: Recording) -> str:
+def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
     """The whole page."""
     title = scenario.title or "A simulated market"
     faults = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
@@ -134,7 +134,7 @@ def _description(scenario: Scenario) -> str:
     )
 
 
-def _facts(outcome: Outcome, recording: Recording) -> str:
+def _facts(outcome: RunOutcome, recording: Recording) -> str:
     latencies = _latencies(recording.orders)
     fills = outcome.fills
     routed = 100 * fills.through_legs / fills.total if fills.total else 0.0
@@ -192,14 +192,14 @@ def _faults_table(faults: Iterable[analysis.Outage]) -> str:
     return _table(heads, rows)
 
 
-def _state_strips(states: Sequence[EngineState], end_s: float) -> list[Strip]:
+def _state_strips(states: Sequence[StateChange], end_s: float) -> list[Strip]:
     """Each engine's states as stretches, the last of them until the end."""
-    by_engine: dict[int, list[EngineState]] = defaultdict(list)
+    by_engine: dict[int, list[StateChange]] = defaultdict(list)
     for state in states:
         by_engine[state.engine].append(state)
     strips = []
     for engine, known in by_engine.items():
-        for state, following in pairwise([*known, EngineState(end_s, engine, "")]):
+        for state, following in pairwise([*known, StateChange(end_s, engine, "")]):
             if state.at_s < end_s:
                 colour = _STATE_COLOURS.get(state.state, "var(--muted)")
                 title = f"E{engine} {state.state} from {state.at_s:.1f} s"
@@ -256,7 +256,7 @@ def _trading(scenario: Scenario, recording: Recording, time: _Time) -> str:
     return f"<h2>Trading</h2>{_charts(charts)}"
 
 
-def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
+def _agents(outcome: RunOutcome, recording: Recording, time: _Time) -> str:
     books = analysis.books_by_kind(recording.fills, time.end_s, _CURVE_POINTS)
     kinds = list(dict.fromkeys(trader.player.kind for trader in outcome.traders))
     traded: dict[str, float] = defaultdict(float)
@@ -291,7 +291,7 @@ def _agents(outcome: Outcome, recording: Recording, time: _Time) -> str:
     return f"<h2>Agents</h2>{warning}{_table(heads, rows)}{_charts(charts)}"
 
 
-def _checks(outcome: Outcome) -> str:
+def _checks(outcome: RunOutcome) -> str:
     rows = []
     for check in outcome.checks:
         shown = "; ".join(check.violations[:MAX_SHOWN])

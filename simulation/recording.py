@@ -59,7 +59,7 @@ class TakenFill(NamedTuple):
     fill: Fill
 
 
-class Strike(NamedTuple):
+class EngineStrike(NamedTuple):
     """A fault that struck an engine; `lasts_s` is 0 for what is over at once."""
 
     at_s: float
@@ -68,7 +68,7 @@ class Strike(NamedTuple):
     lasts_s: float
 
 
-class EngineState(NamedTuple):
+class StateChange(NamedTuple):
     """From here on the exchange saw the engine so."""
 
     at_s: float
@@ -85,8 +85,8 @@ class Recording:
     quotes: list[Quote] = field(default_factory=list)
     orders: list[SentOrder] = field(default_factory=list)
     fills: list[TakenFill] = field(default_factory=list)
-    strikes: list[Strike] = field(default_factory=list)
-    states: list[EngineState] = field(default_factory=list)
+    strikes: list[EngineStrike] = field(default_factory=list)
+    states: list[StateChange] = field(default_factory=list)
 
     def note_fill(self, client: str, kind: str, fill: Fill) -> None:
         """Place a fill by the time that its engine gave it."""
@@ -97,4 +97,4 @@ class Recording:
         """Keep an engine's state if it is another than before."""
         before = next((known.state for known in reversed(self.states) if known.engine == engine), None)
         if state != before:
-            self.states.append(EngineState(at_s, engine, state))
+            self.states.append(StateChange(at_s, engine, state))

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bus.connection import connect
 from bus.journal import JetStreamJournal
+from bus.messages import engine_of_id
 from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine import commands as core
@@ -72,7 +73,7 @@ class ReplayFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ReplaySettings:
     """What to replay where; `limit` 0 means all, without `nats` the journals are not checked."""
 
     exchange: str
@@ -83,7 +84,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Result:
+class ReplayOutcome:
     """What the venue made of the capture."""
 
     comparison: Comparison
@@ -231,7 +232,7 @@ class Carrier:
         return [fill async for batch in call for fill in batch.fills]
 
 
-async def replay(settings: Settings, wheel: Path, console: Console) -> Result:
+async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> ReplayOutcome:
     """Carry the capture through the venue and compare. Raises `ReplayFailed`."""
     with console.status("Reading the capture"):
         events, trades = await asyncio.to_thread(read_capture, wheel)
@@ -265,14 +266,14 @@ async def replay(settings: Settings, wheel: Path, console: Console) -> Result:
                 await carrier.close()
         fills, crossed = await _settle(carriers, exchange)
         audits = await _audit(settings) if settings.nats and settings.engines > 1 else []
-    return Result(
+    return ReplayOutcome(
         comparison=compare(expected, trades_of(fills)[0]),
         commands=len(instructions),
         elapsed_s=elapsed,
         statuses=_named(statuses, pb.OrderStatus, "ORDER_STATUS_"),
         refusals=_named(refusals, pb.RejectReason, "REJECT_REASON_"),
         through_legs=sum(
-            1 for f in fills if f.liquidity == pb.LIQUIDITY_TAKER and f.order_id >> 48 != f.engine_id
+            1 for f in fills if f.liquidity == pb.LIQUIDITY_TAKER and engine_of_id(f.order_id) != f.engine_id
         ),
         crossed=crossed,
         audits=audits,
@@ -282,7 +283,7 @@ async def replay(settings: Settings, wheel: Path, console: Console) -> Result:
 async def _enter(
     stack: AsyncExitStack,
     exchange: Any,
-    settings: Settings,
+    settings: ReplaySettings,
     number: int,
     statuses: Counter[int],
     refusals: Counter[int],
@@ -372,7 +373,7 @@ async def _settle(carriers: Sequence[Carrier], exchange: Any) -> tuple[list[pb.F
         await asyncio.sleep(_SETTLE_POLL_S)
 
 
-async def _audit(settings: Settings) -> list[Audit]:
+async def _audit(settings: ReplaySettings) -> list[Audit]:
     """Replay every engine's journal and judge its routing decisions."""
     nc = await connect(settings.nats, name="replay audit", on_closed=lambda: None)
     try:
@@ -419,15 +420,15 @@ def _advance(bar: Progress, task: TaskID, count: int, started: float) -> None:
     bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-3):,.0f}/s")
 
 
-def show(result: Result, engines: int, console: Console) -> int:
+def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
     """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed."""
-    comparison = result.comparison
+    comparison = outcome.comparison
     wanted = comparison.matched + len(comparison.missed)
     counts = {
-        "commands": f"{result.commands:,}",
-        "commands a second": f"{result.commands / result.elapsed_s:,.0f}",
-        **{f"answered {status}": f"{count:,}" for status, count in sorted(result.statuses.items())},
-        **{f"refused: {reason}": f"{count:,}" for reason, count in sorted(result.refusals.items())},
+        "commands": f"{outcome.commands:,}",
+        "commands a second": f"{outcome.commands / outcome.elapsed_s:,.0f}",
+        **{f"answered {status}": f"{count:,}" for status, count in sorted(outcome.statuses.items())},
+        **{f"refused: {reason}": f"{count:,}" for reason, count in sorted(outcome.refusals.items())},
         "trades matched": f"{comparison.matched} of {wanted}",
         "trades missed": str(len(comparison.missed)),
         "trades extra": str(len(comparison.extra)),
@@ -437,23 +438,23 @@ def show(result: Result, engines: int, console: Console) -> int:
     }
     if engines > 1:
         counts["volume at the same prices"] = f"{comparison.volume_at_price * LOT_SIZE:f}"
-        counts["trades through legs"] = str(result.through_legs)
+        counts["trades through legs"] = str(outcome.through_legs)
     title = f"Replay through {engines} engine(s)"
     print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
     for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
         for trade in trades[:_SHOWN_TRADES]:
             console.print(f"{name}: {trade}", highlight=False)
     if engines == 1:
-        return 1 if comparison.missed or comparison.extra or result.crossed else 0
-    return _show_audits(result, console)
+        return 1 if comparison.missed or comparison.extra or outcome.crossed else 0
+    return _show_audits(outcome, console)
 
 
-def _show_audits(result: Result, console: Console) -> int:
-    violations = [violation for audit in result.audits for violation in audit.violations]
-    if result.audits:
-        decisions = sum(audit.decisions for audit in result.audits)
-        knowing = sum(audit.with_away_quotes for audit in result.audits)
-        legs = sum(audit.legs for audit in result.audits)
+def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
+    violations = [violation for audit in outcome.audits for violation in audit.violations]
+    if outcome.audits:
+        decisions = sum(audit.decisions for audit in outcome.audits)
+        knowing = sum(audit.with_away_quotes for audit in outcome.audits)
+        legs = sum(audit.legs for audit in outcome.audits)
         console.print(
             f"Trade-through: {len(violations)}. All journals were replayed through the state machine, and"
             f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
@@ -465,5 +466,5 @@ def _show_audits(result: Result, console: Console) -> int:
         console.print("Trade-through was not checked: that needs the journals (--nats).")
     for violation in violations[:_SHOWN_TRADES]:
         console.print(violation, highlight=False)
-    console.print(f"The consolidated book is {'CROSSED' if result.crossed else 'not crossed'}.")
-    return 1 if violations or result.crossed else 0
+    console.print(f"The consolidated book is {'CROSSED' if outcome.crossed else 'not crossed'}.")
+    return 1 if violations or outcome.crossed else 0

@@ -10,9 +10,10 @@ from rich.console import Console
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet
 from exchange.runtime.instruments import read_instruments
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.checks import MAX_SHOWN, Check, FillCounts
-from simulation.cluster import DEFAULT_PASSWORD, Cluster
-from simulation.run import Outcome
+from simulation.cluster import Cluster
+from simulation.run import RunOutcome
 
 
 def cluster_sheet(cluster: Cluster) -> Sheet:
@@ -43,7 +44,7 @@ def first_steps(cluster: Cluster) -> list[str]:
     ]
 
 
-def clients_sheet(outcome: Outcome) -> Sheet:
+def clients_sheet(outcome: RunOutcome) -> Sheet:
     """What every client did."""
     return Sheet(
         f"Clients after {outcome.duration_s:.1f} s",
@@ -59,7 +60,7 @@ def clients_sheet(outcome: Outcome) -> Sheet:
     )
 
 
-def positions_sheet(outcome: Outcome) -> Sheet:
+def positions_sheet(outcome: RunOutcome) -> Sheet:
     """What every client holds; a trade only moves lots between clients, so the sums are zero."""
     symbols = sorted({symbol for _, symbol in outcome.positions})
     sheet = Sheet("Final positions in lots", ("client", *(f">{symbol}" for symbol in symbols)))
@@ -101,7 +102,7 @@ def _result(check: Check) -> Cell:
     return "\n".join(["VIOLATED", *check.violations[:MAX_SHOWN], *rest]), "red"
 
 
-def outcome_sheets(outcome: Outcome) -> list[Sheet]:
+def outcome_sheets(outcome: RunOutcome) -> list[Sheet]:
     """The whole summary of a run."""
     return [
         clients_sheet(outcome),
@@ -111,7 +112,7 @@ def outcome_sheets(outcome: Outcome) -> list[Sheet]:
     ]
 
 
-def outcome_document(outcome: Outcome) -> dict[str, Any]:
+def outcome_document(outcome: RunOutcome) -> dict[str, Any]:
     """The summary of a run for a program."""
     return {
         "holds": outcome.holds,
@@ -138,7 +139,7 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def show(console: Console, outcome: Outcome) -> int:
+def show(console: Console, outcome: RunOutcome) -> int:
     """Print the summary; the exit code: 1 when an invariant is violated."""
     print_sheets(console, *outcome_sheets(outcome))
     failures = sum(trader.failures for trader in outcome.traders)

@@ -15,7 +15,7 @@ from simulation import analysis
 from simulation.page import page
 from simulation.recording import Quote, Recording, SentOrder, TakenFill
 from simulation.report import outcome_document
-from simulation.run import Outcome
+from simulation.run import RunOutcome
 from simulation.scenario import Scenario
 
 PAGE: Final = "index.html"
@@ -33,7 +33,7 @@ FILL_COLUMNS: Final = (
 _PERCENTILES: Final = {"p50": 50, "p99": 99, "longest": 100}
 
 
-def write_report(folder: Path, scenario: Scenario, outcome: Outcome, recording: Recording) -> Path:
+def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recording: Recording) -> Path:
     """Write everything, over what an earlier report left there; the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))

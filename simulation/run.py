@@ -22,11 +22,13 @@ from nats.aio.client import Client as NatsClient
 
 from bus import executions
 from bus.connection import connect
+from bus.messages import engine_of_id
 from client import Client, Fill
 from client.terms import ENGINE_STATES
 from client.units import Instrument
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
-from simulation.checks import Check, FillCounts, Ledger, count_fills, uncrossed
+from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
 from simulation.fundamental import Fundamental
 from simulation.market import MarketWatch
 from simulation.recording import Quote, Recording
@@ -55,7 +57,7 @@ class Plan:
     exchange: str
     nats: str = ""
     """Where the execution reports are; without it only what clients can see is checked."""
-    password: str = "password"  # noqa: S105 -- the documented default
+    password: str = DEFAULT_PASSWORD
     clients: int = 6
     symbols: int = 4
     frequency: float = 20.0
@@ -71,7 +73,7 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunOutcome:
     """What a run came to."""
 
     duration_s: float
@@ -122,29 +124,29 @@ class Progress:
             self.trades += 1
             self.volume += self.traders[0].client.instruments[fill.symbol].lots(fill.quantity)
             self.per_engine[fill.engine] += 1
-            self.through_legs += fill.order_id >> 48 != fill.engine
+            self.through_legs += engine_of_id(fill.order_id) != fill.engine
             self.last_fills.append((trader.name, fill))
 
 
-async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> Outcome:
+async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> RunOutcome:
     """Let the clients trade for the planned time, wait until all is quiet, and check.
 
     `on_start` gets what a live view shows. Raises what the client raises when the market cannot be reached.
     """
     async with contextlib.AsyncExitStack() as stack:
         progress = await _enter(plan, stack)
-        ledger = Ledger()
+        tally = Tally()
         followers: list[Coroutine[None, None, None]] = [t.follow() for t in progress.traders]
         followers.append(progress.market.run(progress.symbols))
         if plan.nats:
             nc = await connect(plan.nats, name="simulation", on_closed=lambda: None)
             stack.push_async_callback(nc.close)
-            followers.append(_collect(nc, ledger))
+            followers.append(_collect(nc, tally))
         # A follower that fails ends the run: the group cancels this body.
         async with asyncio.TaskGroup() as group:
             following = [group.create_task(follower) for follower in followers]
             on_start(progress)
-            outcome = await _trade_and_check(progress, ledger)
+            outcome = await _trade_and_check(progress, tally)
             for task in following:
                 task.cancel()
         return outcome
@@ -176,7 +178,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
     return progress
 
 
-async def _trade_and_check(progress: Progress, ledger: Ledger) -> Outcome:
+async def _trade_and_check(progress: Progress, tally: Tally) -> RunOutcome:
     clock = asyncio.get_running_loop().time
     plan = progress.plan
     await progress.market.refresh(progress.symbols)
@@ -189,13 +191,13 @@ async def _trade_and_check(progress: Progress, ledger: Ledger) -> Outcome:
         if plan.meanwhile is not None:
             group.create_task(plan.meanwhile(progress))
     elapsed = clock() - progress.started
-    checks, positions = await _settle(progress, ledger if plan.nats else None)
+    checks, positions = await _settle(progress, tally if plan.nats else None)
     _log_positions(progress.traders, positions)
     if plan.nats:
-        fills = count_fills([fill for fills in ledger.fills.values() for fill in fills])
+        fills = count_fills([fill for fills in tally.fills.values() for fill in fills])
     else:
         fills = FillCounts(dict(sorted(progress.per_engine.items())), progress.through_legs, progress.volume)
-    return Outcome(elapsed, progress.traders, checks, fills, positions)
+    return RunOutcome(elapsed, progress.traders, checks, fills, positions)
 
 
 def _record(progress: Progress, recording: Recording) -> None:
@@ -234,15 +236,13 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
     )
 
 
-async def _collect(nc: NatsClient, ledger: Ledger) -> None:
+async def _collect(nc: NatsClient, tally: Tally) -> None:
     async for message in executions.read(nc):
         for report in message.reports:
-            ledger.add(report)
+            tally.add(report)
 
 
-async def _settle(
-    progress: Progress, ledger: Ledger | None
-) -> tuple[list[Check], dict[tuple[str, str], int]]:
+async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check], dict[tuple[str, str], int]]:
     """Check until everything holds or the deadline is over: the last fills are on their way."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE_DEADLINE_S
@@ -251,13 +251,13 @@ async def _settle(
         positions = await _positions(progress.traders)
         quotes = {symbol: progress.market.quotes(symbol) for symbol in progress.symbols}
         checks = [uncrossed(quotes), *_own_checks(progress.traders, positions)]
-        if ledger is not None:
+        if tally is not None:
             received = {
                 t.name: [(fill.sequence, fill.execution_id) for fill in t.fills] for t in progress.traders
             }
             checks += [
-                *(ledger.quantity, ledger.limits, ledger.trades(), ledger.zero_sum(), ledger.gap_free()),
-                *(ledger.received(received), ledger.same_positions(positions)),
+                *(tally.quantity, tally.limits, tally.trades(), tally.zero_sum(), tally.gap_free()),
+                *(tally.received(received), tally.same_positions(positions)),
             ]
         if all(check.holds for check in checks) or loop.time() > deadline:
             return checks, positions

@@ -7,7 +7,7 @@ from pathlib import Path
 from simulation.agents.cast import players
 from simulation.cluster import Cluster
 from simulation.fundamental import Fundamental
-from simulation.recording import Recording, Strike
+from simulation.recording import EngineStrike, Recording
 from simulation.run import Plan, Progress
 from simulation.scenario import EngineFault, Scenario
 from simulation.strikes import Strikes
@@ -40,7 +40,7 @@ def plan_of(
 
 
 async def strike(
-    cluster: Cluster, faults: Sequence[EngineFault], started: float, note: Callable[[Strike], None]
+    cluster: Cluster, faults: Sequence[EngineFault], started: float, note: Callable[[EngineStrike], None]
 ) -> None:
     """Let every fault strike at its time after `started`; return when the last is over.
 
@@ -54,7 +54,7 @@ async def strike(
             if not cluster.engines[fault.engine].running:
                 continue
             lasts_s = fault.lasts_s if fault.kind == "freeze" else 0.0
-            note(Strike(clock() - started, fault.kind, fault.engine, lasts_s))
+            note(EngineStrike(clock() - started, fault.kind, fault.engine, lasts_s))
             match fault.kind:
                 case "kill":
                     strikes.kill(fault.engine)

@@ -15,7 +15,7 @@ from bus.journal import Chain, JournalDamaged
 from bus.messages import Executions, ReportedFill
 from engine.commands import Command, EpochStarted, decode
 from engine.terms import OrderStatus, Side
-from simulation.checks import Check, Ledger, uncrossed
+from simulation.checks import Check, Tally, uncrossed
 from simulation.naive import NaiveEngine
 
 LEG_DEADLINE_NS: Final = 5_000_000_000
@@ -49,7 +49,7 @@ class Told(msgspec.Struct, gc=False):
     given_again: bool = False
 
 
-class OpenOrder(msgspec.Struct, frozen=True, gc=False):
+class StillOpen(msgspec.Struct, frozen=True, gc=False):
     """An order that the venue says can still trade."""
 
     order_id: int
@@ -71,7 +71,7 @@ class ClientLog:
     commands: list[Told] = field(default_factory=list)
     followed: list[ReportedFill] = field(default_factory=list)
     fills: list[ReportedFill] = field(default_factory=list)
-    open_orders: list[OpenOrder] = field(default_factory=list)
+    open_orders: list[StillOpen] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     """What the client library raised that no fault excuses."""
 
@@ -96,11 +96,11 @@ def judge(evidence: Evidence) -> list[Check]:
     engines = {
         number: _replay(number, records, journals) for number, records in sorted(evidence.journals.items())
     }
-    ledger = Ledger()
+    tally = Tally()
     for messages in evidence.executions.values():
         for message in messages:
             for report in message.reports:
-                ledger.add(report)
+                tally.add(report)
     return [
         journals,
         *_acknowledged(evidence, engines),
@@ -108,13 +108,13 @@ def judge(evidence: Evidence) -> list[Check]:
         _in_given_order(evidence, engines),
         _reports(evidence, engines),
         _stored_once(evidence),
-        _histories(evidence, ledger),
+        _histories(evidence, tally),
         _told_fills(evidence),
-        ledger.quantity,
-        ledger.limits,
-        ledger.trades(),
-        ledger.zero_sum(),
-        ledger.same_positions(_all_positions(evidence)),
+        tally.quantity,
+        tally.limits,
+        tally.trades(),
+        tally.zero_sum(),
+        tally.same_positions(_all_positions(evidence)),
         _legs(engines),
         _legs_in_time(evidence, engines),
         _open_orders(evidence, engines),
@@ -303,7 +303,7 @@ def _stored_once(evidence: Evidence) -> Check:
     return check
 
 
-def _histories(evidence: Evidence, ledger: Ledger) -> Check:
+def _histories(evidence: Evidence, tally: Tally) -> Check:
     """Every client's history is 1, 2, 3 and so on, and is what the reports say, fill by fill."""
     check = Check("GetFills, without gap or repeat, is what EXECUTIONS holds")
     for log in evidence.clients.values():
@@ -311,7 +311,7 @@ def _histories(evidence: Evidence, ledger: Ledger) -> Check:
         wrong = next((n for n, fill in enumerate(log.fills, 1) if fill.sequence != n), None)
         if wrong is not None:
             check.violations.append(f"{log.name}: fill {wrong} is numbered {log.fills[wrong - 1].sequence}")
-        reported = ledger.fills.get(log.name, [])
+        reported = tally.fills.get(log.name, [])
         if log.fills != reported:
             pairs = zip(log.fills, reported, strict=False)
             first = next((n for n, (told, due) in enumerate(pairs, 1) if told != due), "the end")

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 from bus import crash_points
 from bus.executions import ExecutionsWriter
-from bus.journal import Replaced as OtherWriter
+from bus.journal import PrimaryReplaced
 from bus.messages import Executions, Report, encode_executions
 from bus.provision import MAX_MESSAGE_BYTES
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
@@ -133,7 +133,7 @@ class Reports:
 
         The first of what is owed does that, or else a message without reports, in the name of `batch_number`,
         which must hold none. Before that the predecessor may store more of what it owed itself. Raises what
-        `ExecutionsWriter.publish` raises, but Replaced.
+        `ExecutionsWriter.publish` raises, but PrimaryReplaced.
         """
         while True:
             published = await self._writer.start()
@@ -148,7 +148,7 @@ class Reports:
                 message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
                 await self._writer.publish(message)
-            except OtherWriter:
+            except PrimaryReplaced:
                 self._owed = owed  # what of it the predecessor has stored is forgotten in the next round
                 continue
             self._queued -= len(message.reports)

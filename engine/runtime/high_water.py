@@ -28,7 +28,7 @@ from typing import Annotated, Final, Self
 import msgspec
 
 from bus import subjects
-from bus.journal import Journal, JournalError, Position, Record
+from bus.journal import Journal, JournalError, JournalPosition, Record
 from bus.messages import NO_MESSAGE
 
 KEEP_PERIOD_S: Final = 1.0
@@ -56,7 +56,7 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-def lost(mark: Mark, there: Position | None, end: Position) -> str:
+def lost(mark: Mark, there: JournalPosition | None, end: JournalPosition) -> str:
     """What a journal that ends at `end` lacks of what the mark saw stored; empty when nothing.
 
     `there` is where the journal stood after the batch with the mark's number, None when it has none. Pure.
@@ -118,7 +118,7 @@ def write_mark(path: Path, mark: Mark) -> None:
         os.close(directory)
 
 
-def check_reports(engine: int, reported: int, end: Position, *, accept_loss: bool) -> bool:
+def check_reports(engine: int, reported: int, end: JournalPosition, *, accept_loss: bool) -> bool:
     """Whether the journal has all batches that were reported: reports know how far it was, too.
 
     They reach into the last second before a crash, where the mark may not. Raises JournalBehind, unless
@@ -164,7 +164,7 @@ class MarkedJournal:
         self._engine = engine
         self._accept_loss = accept_loss
         self._mark = read_mark(self.path, engine)
-        self._there: Position | None = None
+        self._there: JournalPosition | None = None
         self._kept = self._mark
         self._trusted = False  # before the check the position is somewhere inside the replay
         self._saving = threading.Lock()
@@ -172,7 +172,7 @@ class MarkedJournal:
         directory.mkdir(parents=True, exist_ok=True)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> JournalPosition:
         """As Journal says."""
         return self._journal.position
 
@@ -202,7 +202,7 @@ class MarkedJournal:
         """As Journal says."""
         return self._journal.sequence
 
-    async def resume(self, position: Position, sequence: int) -> None:
+    async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. A mark from before the snapshot has nothing left to tell."""
         await self._journal.resume(position, sequence)
         if self._mark is not None and self._mark.batch_number <= position.batch_number:

@@ -24,7 +24,16 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import crash_points, subjects
-from bus.messages import NO_MESSAGE, Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
+from bus.messages import (
+    NO_MESSAGE,
+    Leg,
+    LegAnswer,
+    LegQuery,
+    decode_leg_answer,
+    decode_route,
+    encode,
+    engine_of_id,
+)
 from bus.metrics import Histogram
 from bus.replica import BookReplica
 from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
@@ -316,7 +325,7 @@ def _outcome(filled: int, quantity: int, *, refused: bool) -> str:
 
 def _is_plausible(message: Leg | LegQuery) -> bool:
     """Whether a message has a sender of its leg, and numbers and names that a journal record can hold."""
-    if not 1 <= message.sender <= subjects.MAX_ENGINE or message.leg_id >> 48 != message.sender:
+    if not 1 <= message.sender <= subjects.MAX_ENGINE or engine_of_id(message.leg_id) != message.sender:
         return False
     if isinstance(message, LegQuery):
         return True

@@ -11,7 +11,6 @@ free (`engine/runtime/standby.py`); then it begins a new reign under the journal
 serves. A fault that nobody here can act on ends the process; the next start recovers.
 """
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -19,16 +18,14 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
 from matchbus.edge import RECOVERING_ROLE, Door, Edge
-from matchbus.tracing import Tracer, add_trace_options
+from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
@@ -37,14 +34,13 @@ from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
-from bus.logs import Form, Level, add_log_options
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
-from bus.metrics import MetricsServer, add_metrics_option
+from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
-from bus.runner import DEFAULT_NATS_URL, Link, ProcessFault, host_and_port, log_to, run_until_signal
+from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
 from engine.commands import AddInstrument
@@ -60,16 +56,14 @@ from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.recovery import begin_reign, catch_up, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
-from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT, SnapshotMaker, drop_lost, load
+from engine.runtime.settings import EngineSettings, parse_settings
+from engine.runtime.snapshots import SnapshotMaker, drop_lost, load
 from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
 STANDBY_ROLE: Final = "matchbus.v1.MatchingEngine/standby"
 """What the health service says SERVING of while the process follows another's journal."""
-
-DEFAULT_PORT: Final = 50050
-"""Engine n listens at this port plus n unless told otherwise; from 15,486 on it has to be told."""
 
 PROVISION_PATIENCE_S: Final = 60.0
 """How long a start waits for an exchange to make what it needs."""
@@ -80,7 +74,6 @@ PEERS_PATIENCE_S: Final = 2.0
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
 
-_MAX_PORT: Final = 65_535
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
@@ -105,109 +98,11 @@ _log: Final = logging.getLogger("engine")
 _book_log: Final = logging.getLogger("synchronizer")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How one engine process runs. `listen` is HOST:PORT; port 0 takes a free one."""
-
-    number: int
-    nats_url: str
-    listen: str
-    durable: bool
-    standby: bool
-    log_dir: Path | None
-    state_dir: Path
-    accept_loss: bool
-    commands_per_snapshot: int = COMMANDS_PER_SNAPSHOT
-    metrics: str = ""
-    """Where metrics are served, HOST:PORT; empty for nowhere."""
-
-    trace: str = ""
-    """The OTLP/HTTP endpoint that gets traces of orders; empty for none."""
-
-    trace_ratio: float = 1.0
-    log_format: Form = "text"
-    log_level: Level = "info"
-
-
-def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """Make settings of the command line; exits with a message when they are wrong."""
-    parser = argparse.ArgumentParser(prog="engine", description="One matching engine of a Matchbus market.")
-    parser.add_argument(
-        "--number", metavar="N", type=int, required=True, help="1 to 65535, unique in the market"
-    )
-    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
-    parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT} + N")
-    parser.add_argument(
-        "--durability",
-        choices=("journal", "none"),
-        default="journal",
-        help="none: orders live as long as the process (default %(default)s)",
-    )
-    parser.add_argument(
-        "--snapshot-every",
-        metavar="COMMANDS",
-        type=int,
-        default=COMMANDS_PER_SNAPSHOT,
-        help="make a snapshot after so many commands, 0: never (default %(default)s)",
-    )
-    parser.add_argument(
-        "--state-dir",
-        metavar="DIR",
-        type=Path,
-        help="where the process keeps how far its journal was, outside NATS; no two processes share one "
-        "(default data/engine_N, or data/standby_N)",
-    )
-    parser.add_argument(
-        "--accept-loss",
-        action="store_true",
-        help="start although the journal has lost batches that --state-dir knows of; they are gone for good",
-    )
-    parser.add_argument(
-        "--standby",
-        action="store_true",
-        help="leave the first reign to another process of this number, follow it, take over when it is gone",
-    )
-    add_metrics_option(parser)
-    add_trace_options(parser)
-    add_log_options(parser)
-    parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
-    options = parser.parse_args(arguments)
-    try:
-        subjects.engine_token(options.number)
-    except ValueError as error:
-        parser.error(str(error))
-    if not options.listen and DEFAULT_PORT + options.number > _MAX_PORT:
-        parser.error(
-            f"engine {options.number} has no port of its own, {DEFAULT_PORT} + {options.number} being above "
-            f"{_MAX_PORT}: give it one with --listen HOST:PORT"
-        )
-    if options.standby and options.durability == "none":
-        parser.error("--standby follows the journal, and with --durability none there is none")
-    host = os.environ.get("IP_ADDR", "") or "127.0.0.1"
-    return Settings(
-        number=options.number,
-        nats_url=options.nats,
-        listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
-        durable=options.durability == "journal",
-        standby=options.standby,
-        log_dir=options.log_dir,
-        commands_per_snapshot=max(0, options.snapshot_every) or sys.maxsize,
-        state_dir=options.state_dir
-        or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
-        accept_loss=options.accept_loss,
-        metrics=options.metrics or "",
-        trace=options.trace or "",
-        trace_ratio=options.trace_ratio,
-        log_format=options.log_format,
-        log_level=options.log_level,
-    )
-
-
 class Engine:
     """The parts of one engine and the tasks that keep it going. `lease` is None without a journal."""
 
     def __init__(
-        self, settings: Settings, link: Link, nc: Client, journal: Journal, lease: Lease | None
+        self, settings: EngineSettings, link: NatsLink, nc: Client, journal: Journal, lease: Lease | None
     ) -> None:
         number = settings.number
         self._settings = settings
@@ -360,59 +255,13 @@ class Engine:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
         await self._round_trip.start()
-        loop = self._loop = CommitLoop(
-            state,
-            self._journal,
-            catch_up=self._catch_up,
-            attach=self._away.attach,
-            leg_planned=self._away.leg_planned,
-            release=self._release,
-            release_trouble=lambda: reports.trouble,
-            is_followed=lambda: bool(self._follower.peers),
-            delay_s=CommitDelay().next_s,
-        )
-        self._uncrosser = Uncrosser(loop, self._away.crossing)
-        legs = Legs(self._nc, number, loop, self._away, self._market_data.replicas, group)
-        effects = self._effects = Effects(
-            self._market_data,
-            reports,
-            self._bell,
-            send_leg=legs.send,
-            uncross=self._uncrosser.look,
-            shown=lambda: self._round_trip.make() if self._follower.peers else None,
-        )
-        await self._market_data.start(
-            state.epoch,
-            {
-                symbol: (
-                    book.sequence,
-                    [(side, *level) for side in (messages.BID, messages.ASK) for level in book.levels(side)],
-                )
-                for symbol, book in state.books.items()
-            },
-            batch_number=state.batch_number,
-            time_ns=state.accounts.time_ns,
-        )
-        crash_points.reach("books published")
-        uncrossing = self._uncrosser.run(state.books)
-        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run(), uncrossing):
-            group.create_task(part)
-        if self._settings.durable:
-            group.create_task(self._snapshot_maker.run())
-        for entry in self._instruments.values():
-            self._list(loop, entry)
-        await loop.read(lambda: None)
+        loop, legs, effects = self._make_loop(group, reports)
+        await self._publish_books()
+        await self._start_loop(group, loop, reports)
         for leg in state.legs.values():
             legs.resume(leg.sent)
         await legs.serve()
-        servicer = MatchingEngineServicer(
-            loop,
-            self._sessions,
-            self._bell,
-            ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
-            # Without a journal, what earlier processes reported is no history of this one's clients.
-            OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
-        )
+        servicer = self._make_servicer(loop)
         self._metrics.loop, self._metrics.effects = loop, effects
         self._metrics.legs, self._metrics.servicer = legs, servicer
         self._metrics.role = Role.PRIMARY
@@ -428,6 +277,71 @@ class Engine:
             group.create_task(handover.run())
         _log.info(
             "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)
+        )
+
+    def _make_loop(self, group: asyncio.TaskGroup, reports: Reports) -> tuple[CommitLoop, Legs, Effects]:
+        """The commit loop and what it reaches, none of it started."""
+        loop = self._loop = CommitLoop(
+            self._state,
+            self._journal,
+            catch_up=self._catch_up,
+            attach=self._away.attach,
+            leg_planned=self._away.leg_planned,
+            release=self._release,
+            release_trouble=lambda: reports.trouble,
+            is_followed=lambda: bool(self._follower.peers),
+            delay_s=CommitDelay().next_s,
+        )
+        self._uncrosser = Uncrosser(loop, self._away.crossing)
+        legs = Legs(self._nc, self._state.engine, loop, self._away, self._market_data.replicas, group)
+        effects = self._effects = Effects(
+            self._market_data,
+            reports,
+            self._bell,
+            send_leg=legs.send,
+            uncross=self._uncrosser.look,
+            shown=lambda: self._round_trip.make() if self._follower.peers else None,
+        )
+        return loop, legs, effects
+
+    async def _publish_books(self) -> None:
+        """Show every book as it stands when the reign begins."""
+        state = self._state
+        await self._market_data.start(
+            state.epoch,
+            {
+                symbol: (
+                    book.sequence,
+                    [(side, *level) for side in (messages.BID, messages.ASK) for level in book.levels(side)],
+                )
+                for symbol, book in state.books.items()
+            },
+            batch_number=state.batch_number,
+            time_ns=state.accounts.time_ns,
+        )
+        crash_points.reach("books published")
+
+    async def _start_loop(self, group: asyncio.TaskGroup, loop: CommitLoop, reports: Reports) -> None:
+        """Let commands be applied, and let all symbols that are listed trade."""
+        assert self._uncrosser is not None
+        uncrossing = self._uncrosser.run(self._state.books)
+        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run(), uncrossing):
+            group.create_task(part)
+        if self._settings.durable:
+            group.create_task(self._snapshot_maker.run())
+        for entry in self._instruments.values():
+            self._list(loop, entry)
+        await loop.read(lambda: None)
+
+    def _make_servicer(self, loop: CommitLoop) -> MatchingEngineServicer:
+        state, number = self._state, self._settings.number
+        return MatchingEngineServicer(
+            loop,
+            self._sessions,
+            self._bell,
+            ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
+            # Without a journal, what earlier processes reported is no history of this one's clients.
+            OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
         )
 
     async def _retire(self, lease: Lease, door: Door, loop: CommitLoop, reports: Reports) -> None:
@@ -518,14 +432,14 @@ def _tell_metrics(address: str) -> None:
     _log.info("metrics are at http://%s/metrics", address)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: EngineSettings) -> None:
     """Run an engine until cancelled. Raises one of the faults that end it, or a group of them."""
     name = f"engine-{settings.number}"
     edge = Edge(SERVICE)
     address = edge.bind(settings.listen)  # before anything else: a second process must not depose the first
     door = Door(SERVICE, f"this process stands by for E{settings.number}; ask the exchange for its address")
     edge.server.add_generic_rpc_handlers((door,))
-    link = Link(settings.nats_url)
+    link = NatsLink(settings.nats_url)
     if settings.trace:
         order_trace.begin(Tracer(settings.trace, settings.trace_ratio, f"matchbus-{name}"))
     try:
@@ -557,7 +471,7 @@ def main() -> None:
 
 
 def _start() -> Coroutine[Any, Any, None]:
-    settings = parse_settings()
+    settings = parse_settings(sys.argv[1:], os.environ)
     name = f"engine_{settings.number}.log"
     directory = settings.log_dir
     form, level = settings.log_format, settings.log_level

@@ -16,6 +16,7 @@ from engine.commands import EpochStarted, decode, encode
 from engine.events import Event
 from engine.runtime.effects import REPORTED
 from engine.state import State
+from engine.terms import first_id
 
 _PROGRESS_PERIOD_S: Final = 1.0
 _TURN_S: Final = 0.02
@@ -97,7 +98,7 @@ def _apply(state: State, record: Record, reports: ReportSink) -> int:
 async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:
     """Make `epoch` ours: its first record fences off whoever reigned before. Raises JournalError."""
     # Epochs rise even over a loss, since the engines' bucket keeps them.
-    first_leg_id = (state.engine << 48) + (epoch << _LEGS_BITS) + 1 if epoch < 1 << _EPOCH_BITS else 0
+    first_leg_id = first_id(state.engine) + (epoch << _LEGS_BITS) if epoch < 1 << _EPOCH_BITS else 0
     command = EpochStarted(epoch, first_leg_id)
     time_ns = max(time_ns, state.accounts.time_ns)
     state.begin_batch(journal.position.batch_number + 1, time_ns)

@@ -27,9 +27,9 @@ from nats.aio.client import Client
 
 from bus import child, crash_points, provision
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
-from bus.journal import JetStreamJournal, Journal, JournalDamaged, JournalError, Position
-from bus.logs import Form, add_log_options
-from bus.runner import Link, ProcessFault, log_to, run_until_signal
+from bus.journal import JetStreamJournal, Journal, JournalDamaged, JournalError, JournalPosition
+from bus.logs import LogForm, add_log_options
+from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
 from engine.events import Event
@@ -135,9 +135,9 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
     return entry
 
 
-def _position(entry: SnapshotEntry) -> Position:
+def _position(entry: SnapshotEntry) -> JournalPosition:
     """Where the journal was when a snapshot was made."""
-    return Position(entry.batch_number, bytes.fromhex(entry.record_digest), entry.epoch)
+    return JournalPosition(entry.batch_number, bytes.fromhex(entry.record_digest), entry.epoch)
 
 
 async def verify(engine: int, store: SnapshotStore, entry: SnapshotEntry) -> str:
@@ -186,7 +186,7 @@ class SnapshotMaker:
         *,
         commands_per_snapshot: int,
         store: SnapshotStore | None = None,
-        log_format: Form = "text",
+        log_format: LogForm = "text",
     ) -> None:
         # A maker that outlived its engine would wait for a journal that may never be there again.
         self._command = [sys.executable, "-I", "-S", child.__file__, str(os.getpid())]
@@ -245,7 +245,7 @@ class SnapshotMaker:
 async def _run(number: int, nats_url: str) -> None:
     with suppress(OSError):
         os.nice(_LOWEST_PRIORITY)
-    link = Link(nats_url)
+    link = NatsLink(nats_url)
     try:
         nc = await link.open(f"engine-{number}-snapshots")
         started = time.monotonic()

@@ -37,7 +37,7 @@ from bus.metrics import MetricsServer
 from bus.peer import PeerFeed
 from bus.provision import ProvisionError
 from bus.registry import Bucket, BucketUnavailable
-from bus.runner import START_DEADLINE_S, Link, ProcessFault, log_to, run_until_signal
+from bus.runner import START_DEADLINE_S, NatsLink, ProcessFault, log_to, run_until_signal
 from bus.stream import AWAY, StreamError
 from bus.tokens import Tokens
 from exchange.directory import Directory
@@ -48,7 +48,7 @@ from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.metrics import ExchangeCollector, StreamSizes, ViewCounts
 from exchange.runtime.registration import Registrar
 from exchange.runtime.servicer import EngineView, ExchangeServicer
-from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
+from exchange.runtime.settings import ExchangeSettings, SettingsRefused, parse_settings
 
 log = logging.getLogger("exchange")
 
@@ -80,7 +80,7 @@ _FAULTS: Final = (
 class Exchange:
     """The parts of one exchange on one NATS connection, and the tasks that keep them up to date."""
 
-    def __init__(self, settings: Settings, nc: Client, link: Link) -> None:
+    def __init__(self, settings: ExchangeSettings, nc: Client, link: NatsLink) -> None:
         self._settings = settings
         self._nc = nc
         self._link = link
@@ -335,13 +335,13 @@ class Exchange:
         return ""
 
 
-async def run(settings: Settings, listening: Callable[[str], None] = lambda _: None) -> None:
+async def run(settings: ExchangeSettings, listening: Callable[[str], None] = lambda _: None) -> None:
     """Run an exchange until cancelled; `listening` is told the address as soon as calls are taken.
 
     Raises one of the faults that end it, or a group of them.
     """
     entries = read_instruments(settings.instruments)
-    link = Link(settings.nats_url)
+    link = NatsLink(settings.nats_url)
     try:
         nc = await link.open("exchange")
         await _provision(nc, settings)
@@ -350,7 +350,7 @@ async def run(settings: Settings, listening: Callable[[str], None] = lambda _: N
         await link.close()
 
 
-async def _provision(nc: Client, settings: Settings) -> None:
+async def _provision(nc: Client, settings: ExchangeSettings) -> None:
     """Make what all share, as soon as JetStream answers: it comes up a little after the server."""
     executions_bytes, replicas = settings.executions_bytes, settings.replicas
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bus.logs import Form, Level, add_log_options
+from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
 from bus.runner import DEFAULT_NATS_URL, host_and_port
@@ -31,7 +31,7 @@ class SettingsRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ExchangeSettings:
     """How one exchange process runs. `listen` is HOST:PORT; port 0 takes a free one."""
 
     nats_url: str
@@ -60,11 +60,11 @@ class Settings:
     metrics: str = ""
     """Where metrics are served, HOST:PORT; empty for nowhere."""
 
-    log_format: Form = "text"
-    log_level: Level = "info"
+    log_format: LogForm = "text"
+    log_level: LogLevel = "info"
 
 
-def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> ExchangeSettings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
     options = _parser().parse_args(arguments)
     listen = options.listen or host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", DEFAULT_PORT)
@@ -84,7 +84,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
             f"the default password is refused on {listen}, which is not a loopback address: "
             "set PASSWORD or give --password another one, or listen on 127.0.0.1"
         )
-    return Settings(
+    return ExchangeSettings(
         nats_url=options.nats,
         listen=listen,
         password=password,

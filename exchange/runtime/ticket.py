@@ -87,7 +87,7 @@ class Cancel(msgspec.Struct, frozen=True):
     order_id: str
 
 
-class Account(msgspec.Struct, frozen=True):
+class ShowAccount(msgspec.Struct, frozen=True):
     """Asks how we stand, with the fills after number `since`."""
 
     since: int = 0
@@ -186,7 +186,7 @@ class Tickets:
 
     async def _account(self, request: Request) -> dict[str, Any]:
         session = self._session_of(request)
-        since = (await _read(request, Account)).since
+        since = (await _read(request, ShowAccount)).since
         orders, positions = await asyncio.gather(session.client.open_orders(), session.client.positions())
         newest = sorted(orders, key=lambda order: order.order_id)[-MAX_ORDERS:]
         return {

@@ -12,7 +12,7 @@ import pytest
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills, read
-from bus.journal import Replaced
+from bus.journal import PrimaryReplaced
 from bus.messages import Executions, ReportedCancel, ReportedFill
 from bus.server import NatsServer
 from tests.waiting import until
@@ -75,13 +75,13 @@ async def test_a_writer_goes_on_after_the_last_one(connection: Connection, engin
 
 
 async def test_a_replaced_writer_stores_nothing(connection: Connection, engine: int) -> None:
-    """Once a successor published, the old primary's publish raises Replaced."""
+    """Once a successor published, the old primary's publish raises PrimaryReplaced."""
     zombie = ExecutionsWriter(connection, engine)
     await zombie.start()
     successor = ExecutionsWriter(connection, engine)
     await successor.start()
     await successor.publish(_message(engine, 1, 1, epoch=2))
-    with pytest.raises(Replaced) as caught:
+    with pytest.raises(PrimaryReplaced) as caught:
         await zombie.publish(_message(engine, 1, 1))
     assert (caught.value.epoch, caught.value.other_epoch) == (1, 2)
     assert [message.epoch for message in await _stored(connection, engine)] == [2]

@@ -18,10 +18,10 @@ from bus.journal import (
     Journal,
     JournalClosed,
     JournalDamaged,
+    JournalPosition,
     MemoryJournal,
-    Position,
+    PrimaryReplaced,
     Record,
-    Replaced,
     digest_of,
     encode_record,
 )
@@ -103,7 +103,7 @@ async def test_an_empty_journal_replays_nothing(store: Store) -> None:
     """A new journal stands before its first record."""
     journal = store.open()
     assert await _replayed(journal) == []
-    assert journal.position == Position(0, b"", 0)
+    assert journal.position == JournalPosition(0, b"", 0)
     assert journal.unanswered_since is None
 
 
@@ -172,12 +172,12 @@ async def test_an_epoch_never_falls(store: Store) -> None:
 
 
 async def test_a_zombie_is_refused(store: Store) -> None:
-    """Once a successor appended, the old primary's append raises Replaced and stores nothing."""
+    """Once a successor appended, the old primary's append raises PrimaryReplaced and stores nothing."""
     zombie = await _written(store, 2)
     successor = store.open()
     await _replayed(successor)
     await successor.append(2, 30, b"epoch started")
-    with pytest.raises(Replaced) as caught:
+    with pytest.raises(PrimaryReplaced) as caught:
         await zombie.append(1, 30, b"late order")
     assert (caught.value.sequence, caught.value.epoch, caught.value.other_epoch) == (3, 1, 2)
     await successor.append(2, 40, b"first order")
@@ -196,7 +196,7 @@ async def test_of_two_claims_one_wins(store: Store) -> None:
     outcomes = await asyncio.gather(
         one.append(2, 20, b"started"), two.append(2, 20, b"started"), return_exceptions=True
     )
-    assert {type(outcome) for outcome in outcomes} == {int, Replaced}
+    assert {type(outcome) for outcome in outcomes} == {int, PrimaryReplaced}
     assert len(await _replayed(store.open())) == 2
 
 
@@ -234,7 +234,7 @@ async def _assert_damaged(store: Store, payload: bytes, what: str, sequence: int
 async def test_a_missing_batch_is_found(store: Store) -> None:
     """A jump in the batch numbers raises JournalDamaged that names the missing one."""
     position = (await _written(store, 2)).position
-    ahead = Position(3, position.digest, 1)
+    ahead = JournalPosition(3, position.digest, 1)
     await _assert_damaged(
         store, encode_record(store.engine, 1, ahead, 40, b""), "batch 3 is missing, 4 is there"
     )
@@ -243,7 +243,7 @@ async def test_a_missing_batch_is_found(store: Store) -> None:
 async def test_a_repeated_number_is_found(store: Store) -> None:
     """A sequence number that was handed out again shows as a batch number that was there before."""
     writer = await _written(store, 2)
-    again = Position(1, writer.position.digest, 1)
+    again = JournalPosition(1, writer.position.digest, 1)
     await _assert_damaged(
         store, encode_record(store.engine, 1, again, 40, b""), "batch 3 is missing, 2 is there"
     )
@@ -252,7 +252,7 @@ async def test_a_repeated_number_is_found(store: Store) -> None:
 async def test_a_broken_chain_is_found(store: Store) -> None:
     """The right number after another history raises JournalDamaged."""
     await _written(store, 2)
-    foreign = Position(2, b"0" * 16, 1)
+    foreign = JournalPosition(2, b"0" * 16, 1)
     await _assert_damaged(store, encode_record(store.engine, 1, foreign, 40, b""), "does not follow")
 
 
@@ -385,7 +385,7 @@ async def test_an_outage_and_a_takeover_end_in_replaced(
     await successor.append(2, 2, b"epoch started")
     for number in range(20):
         await successor.append(2, 3 + number, b"order")
-    with pytest.raises(Replaced):
+    with pytest.raises(PrimaryReplaced):
         await zombie.append(1, 2, b"late")
     assert all(record.epoch == 2 for record in (await _replayed(JetStreamJournal(connection, 1)))[1:])
 
@@ -516,7 +516,7 @@ async def test_a_tail_leaves_out_a_replaced_primary(store: Store) -> None:
 async def test_a_tail_stops_where_the_chain_breaks(store: Store) -> None:
     """A record that does not follow the last one is damage, not news."""
     await _written(store, 2)
-    await store.force(encode_record(store.engine, 1, Position(2, b"x" * 16, 1), 30, b"grown anew"))
+    await store.force(encode_record(store.engine, 1, JournalPosition(2, b"x" * 16, 1), 30, b"grown anew"))
     with pytest.raises(JournalDamaged, match="does not follow"):
         await asyncio.wait_for(_follow(store.open(), []), 5)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bus.logs import Form, formatter
+from bus.logs import LogForm, formatter
 
 
-def line(form: Form, message: str, *arguments: Any, **fields: Any) -> str:
+def line(form: LogForm, message: str, *arguments: Any, **fields: Any) -> str:
     """What one record looks like."""
     record = logging.LogRecord("orders", logging.DEBUG, "file", 1, message, arguments, None)
     record.created = 0.25
@@ -47,14 +47,14 @@ def test_key_value_quotes_what_is_not_plain() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json", "keyvalue"])
-def test_a_field_that_a_client_made_stays_on_its_line(form: Form) -> None:
+def test_a_field_that_a_client_made_stays_on_its_line(form: LogForm) -> None:
     """A new line in a client's string begins no line in the log."""
     forged = line(form, "order sequenced", client="x\n2026-01-01 INFO engine: all is well")
     assert len(forged.splitlines()) == 1
 
 
 @pytest.mark.parametrize("form", ["json", "keyvalue"])
-def test_an_exception_is_on_the_line_of_its_record(form: Form) -> None:
+def test_an_exception_is_on_the_line_of_its_record(form: LogForm) -> None:
     """What collects logs sees the traceback as a field."""
     try:
         dict[str, int]()["oops"]

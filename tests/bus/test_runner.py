@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from bus import runner
-from bus.runner import Link, ProcessFault, host_and_port
+from bus.runner import NatsLink, ProcessFault, host_and_port
 from bus.server import NatsServer, find_nats_conf
 from tests.waiting import until
 
 PROGRAM = """
 import asyncio, logging, resource, sys
 from pathlib import Path
-from bus.runner import Link, ProcessFault, log_to, run_until_signal
+from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
 
 LOGS = Path(sys.argv[1])
 
@@ -53,7 +53,7 @@ async def fail_beside_one_who_goes_on():
         group.create_task(fail(ProcessFault("no luck")))
 
 async def follow(url):
-    link = Link(url)
+    link = NatsLink(url)
     try:
         nc = await link.open("test")
         await nc.subscribe("anything")
@@ -217,7 +217,7 @@ async def test_no_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
     with pytest.raises(
         ProcessFault, match=r"answers at nats://127\.0\.0\.1:1 \(.*onnect.*\): start one"
     ) as caught:
-        await Link("nats://127.0.0.1:1").open("test")
+        await NatsLink("nats://127.0.0.1:1").open("test")
     assert "--nats" in str(caught.value)
     assert caplog.messages == []
 
@@ -225,13 +225,13 @@ async def test_no_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
 async def test_no_address() -> None:
     """An address that nats-py does not understand is a fault, too."""
     with pytest.raises(ProcessFault, match="cannot connect to 'nats://host:port'"):
-        await Link("nats://host:port").open("test")
+        await NatsLink("nats://host:port").open("test")
 
 
 async def test_an_outage_is_told_once(own_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
     """While the server is away there is one line, not one for each attempt; the owner hears of the return."""
     caplog.set_level(logging.INFO)
-    link = Link(own_server.url)
+    link = NatsLink(own_server.url)
     connection = await link.open("test")
     returned = asyncio.Event()
     tried: list[Exception] = []
@@ -253,7 +253,7 @@ async def test_what_the_owner_deals_with_is_not_logged(
     own_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error that `on_error` answers True to is its own business; any other is a warning."""
-    link = Link(own_server.url)
+    link = NatsLink(own_server.url)
     connection = await link.open("test")
     subscription = await connection.subscribe("full", pending_msgs_limit=1)
     reports: list[bool] = []
@@ -280,7 +280,7 @@ async def test_what_the_owner_deals_with_is_not_logged(
 
 async def test_a_close_for_good_ends_the_process(own_server: NatsServer) -> None:
     """A connection that is lost for good is a fault that says so."""
-    link = Link(own_server.url)
+    link = NatsLink(own_server.url)
     connection = await link.open("test")
     await connection._send_command(b"BROKEN\r\n")  # noqa: SLF001 -- the way to a protocol error
     await connection._flush_pending()  # noqa: SLF001
@@ -291,7 +291,7 @@ async def test_a_close_for_good_ends_the_process(own_server: NatsServer) -> None
 
 async def test_closing_has_a_deadline(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose close hangs is let go."""
-    link = Link(own_server.url)
+    link = NatsLink(own_server.url)
     connection = await link.open("test")
     closing = connection.close
 

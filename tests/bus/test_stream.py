@@ -204,7 +204,7 @@ async def test_no_request_brings_more_than_a_connection_takes(
     await reader.close()
 
 
-class Cluster:
+class NatsCluster:
     """Answers `STREAM.INFO` with one prepared answer after the other, the last one for ever."""
 
     is_connected = True
@@ -230,7 +230,7 @@ NO_LEADER = '{"error": {"code": 503, "err_code": 10008, "description": "no leade
 
 async def test_a_new_leader_is_asked_until_it_has_what_was_stored() -> None:
     """A cluster without a leader, and one whose leader lags, are asked again."""
-    cluster = Cluster(NO_LEADER, ends_at(4, 3), NO_LEADER, ends_at(7, 3))
+    cluster = NatsCluster(NO_LEADER, ends_at(4, 3), NO_LEADER, ends_at(7, 3))
     assert (await settled_extent(cast("Client", cluster), "S", 6)).last_seq == 7
 
 
@@ -239,7 +239,7 @@ async def test_a_stream_that_stays_short_has_lost_its_end(monkeypatch: pytest.Mo
     monkeypatch.setattr(bus.stream, "_STALE_S", 0.2)
     for replicas in (1, 3):
         began = time.monotonic()
-        cluster = Cluster(ends_at(4, replicas))
+        cluster = NatsCluster(ends_at(4, replicas))
         assert (await settled_extent(cast("Client", cluster), "S", 6)).last_seq == 4
         assert (time.monotonic() - began > 0.2) is (replicas == 3)
 

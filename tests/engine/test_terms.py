@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from matchbus.v1 import matchbus_pb2
 
+from bus.messages import engine_of_id
 from engine.terms import (
     MAX_CLIENT_ORDER_ID_LENGTH,
     MAX_NOTIONAL,
@@ -19,6 +20,7 @@ from engine.terms import (
     SelfTradePrevention,
     Side,
     TimeInForce,
+    first_id,
 )
 
 PAIRS: list[tuple[type[IntEnum], EnumTypeWrapper, str]] = [
@@ -44,6 +46,15 @@ def test_terms_have_the_numbers_of_the_contract(
     }
     assert all(name.startswith(prefix) for name in wire.keys())  # noqa: SIM118 - a wrapper is no dict
     assert wire.Name(0) == f"{prefix}UNSPECIFIED"
+
+
+@pytest.mark.parametrize("engine", [1, 2, 65_535])
+def test_an_id_names_the_engine_that_gave_it(engine: int) -> None:
+    """The first id, and the last of 2**48, say which engine's they are; all fit 64 bits."""
+    assert first_id(engine) == (engine << 48) + 1
+    for number in (first_id(engine), first_id(engine) + 2**48 - 2):
+        assert engine_of_id(number) == engine
+        assert number < 2**64
 
 
 @pytest.mark.parametrize("side", Side)

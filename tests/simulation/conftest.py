@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simulation.cluster import Cluster, Member
+from simulation.cluster import Cluster
+from simulation.member import Member
 
 
 @pytest.fixture

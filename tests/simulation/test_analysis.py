@@ -8,7 +8,7 @@ import pytest
 from client import Fill
 from client.terms import Liquidity, Side
 from simulation import analysis
-from simulation.recording import EngineState, Recording, SentOrder, Strike, TakenFill
+from simulation.recording import EngineStrike, Recording, SentOrder, StateChange, TakenFill
 
 E1_ORDER, E2_ORDER = 1 << 48, 2 << 48
 
@@ -118,8 +118,8 @@ def test_outage_is_the_longest_silence_after_the_strike() -> None:
     """It is that of clients at home on the struck engine; others are told besides."""
     own = [order(at_s, at_s + 0.1) for at_s in (1.0, 4.95, 7.0, 8.0)]
     others = [order(at_s, at_s + 0.1, engine=2) for at_s in (1.0, 5.1, 5.6, 6.8, 7.1)]
-    states = [EngineState(0.0, 1, "live"), EngineState(5.3, 1, "down"), EngineState(7.2, 1, "live")]
-    (outage,) = analysis.outages([*own, *others], [Strike(5.0, "kill", 1, 0.0)], states, 9.0)
+    states = [StateChange(0.0, 1, "live"), StateChange(5.3, 1, "down"), StateChange(7.2, 1, "live")]
+    (outage,) = analysis.outages([*own, *others], [EngineStrike(5.0, "kill", 1, 0.0)], states, 9.0)
     assert outage.since_s == pytest.approx(5.05)
     assert outage.until_s == pytest.approx(7.1)
     assert outage.lasted_s == pytest.approx(2.05)
@@ -130,14 +130,14 @@ def test_outage_is_the_longest_silence_after_the_strike() -> None:
 def test_an_engine_that_never_answers_again() -> None:
     """Its outage is open, however short the pauses before it fell silent were."""
     orders = [order(4.0, 4.1), order(4.9, 5.01), order(5.5, None)]
-    (outage,) = analysis.outages(orders, [Strike(5.0, "kill", 1, 0.0)], [], 9.0)
+    (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 9.0)
     assert (outage.since_s, outage.until_s, outage.lasted_s, outage.live_s) == (5.01, None, None, None)
 
 
 def test_an_outage_ends_before_the_next_strike_on_the_engine() -> None:
     """Silence after the second strike is put down to that one."""
     orders = [order(at_s, at_s + 0.1) for at_s in (2.0, 2.5, 6.0)]
-    strikes = [Strike(1.0, "kill", 1, 0.0), Strike(3.0, "kill", 1, 0.0)]
+    strikes = [EngineStrike(1.0, "kill", 1, 0.0), EngineStrike(3.0, "kill", 1, 0.0)]
     first, second = analysis.outages(orders, strikes, [], 9.0)
     assert first.lasted_s == pytest.approx(1.1)
     assert second.lasted_s == pytest.approx(3.1)
@@ -149,5 +149,5 @@ def test_an_engines_state_is_kept_when_it_changes() -> None:
     for at_s, engine, state in ((0.0, 1, "live"), (0.1, 2, "live"), (0.2, 1, "live"), (0.3, 1, "down")):
         recording.note_state(at_s, engine, state)
     assert recording.states == [
-        *(EngineState(0.0, 1, "live"), EngineState(0.1, 2, "live"), EngineState(0.3, 1, "down"))
+        *(StateChange(0.0, 1, "live"), StateChange(0.1, 2, "live"), StateChange(0.3, 1, "down"))
     ]

@@ -11,11 +11,22 @@ from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
 from engine.terms import Side
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli
 from simulation import replay as replaying
 from simulation.bitstamp import Cancel, Place, Reduce, Trade
-from simulation.cluster import DEFAULT_PASSWORD, Cluster
-from simulation.replay import WHEEL, ReplayFailed, Settings, command_of, deal, fetch, replay, show, trades_of
+from simulation.cluster import Cluster
+from simulation.replay import (
+    WHEEL,
+    ReplayFailed,
+    ReplaySettings,
+    command_of,
+    deal,
+    fetch,
+    replay,
+    show,
+    trades_of,
+)
 
 ORDERS = """\
 id,timestamp,exchange_timestamp,price,volume,action,direction
@@ -62,7 +73,7 @@ async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Pa
     """Through one engine and through three exactly the capture's trades come out, none traded through."""
     console = Console(file=io.StringIO(), width=200)
     async with Cluster(engines=engines, data_dir=tmp_path / "data") as cluster:
-        settings = Settings(
+        settings = ReplaySettings(
             exchange=cluster.exchange.address,
             password=DEFAULT_PASSWORD,
             engines=engines,
@@ -124,6 +135,6 @@ def test_failed_download_says_what_pip_said(tmp_path: Path, monkeypatch: pytest.
 async def test_an_exchange_that_is_away_is_named(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who replays on a running market reads which address was tried, and what to do."""
     monkeypatch.setattr(replaying, "_CALL_DEADLINE_S", 0.2)
-    settings = Settings(exchange="127.0.0.1:1", password=DEFAULT_PASSWORD, engines=1)
+    settings = ReplaySettings(exchange="127.0.0.1:1", password=DEFAULT_PASSWORD, engines=1)
     with pytest.raises(ReplayFailed, match=r"no exchange answers at 127\.0\.0\.1:1 .*--exchange HOST:PORT"):
         await replay(settings, wheel, Console(file=io.StringIO()))

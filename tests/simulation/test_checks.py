@@ -10,7 +10,7 @@ from bus.messages import (
     ReportedReplace,
 )
 from engine.terms import Liquidity, Side
-from simulation.checks import Ledger, count_fills, uncrossed
+from simulation.checks import Tally, count_fills, uncrossed
 
 E1, E2 = 1 << 48, 2 << 48
 
@@ -43,9 +43,9 @@ def fill(
     )
 
 
-def ledger(*reports: Report) -> Ledger:
-    """A ledger that took these reports."""
-    made = Ledger()
+def tally(*reports: Report) -> Tally:
+    """A tally that took these reports."""
+    made = Tally()
     for report in reports:
         made.add(report)
     return made
@@ -63,7 +63,7 @@ def trade_of_five() -> list[Report]:
 
 def test_sound_reports_hold() -> None:
     """A trade, a replace and a cancel that add up violate nothing."""
-    made = ledger(
+    made = tally(
         *trade_of_five(),
         ReportedReplace("ann", E1 + 1, "id", 101, 7),
         ReportedCancel("ann", E1 + 1, "id", "AAPL", 2, 0),
@@ -77,7 +77,7 @@ def test_sound_reports_hold() -> None:
 
 def test_over_fill_is_found() -> None:
     """An order that trades more than its quantity violates."""
-    made = ledger(
+    made = tally(
         order("bob", E1 + 2, Side.BUY, 5),
         fill("bob", E1 + 2, Side.BUY, 6, leaves=0),
     )
@@ -86,7 +86,7 @@ def test_over_fill_is_found() -> None:
 
 def test_wrong_cumulative_is_found() -> None:
     """A fill whose running total is not the sum of the order's fills violates."""
-    made = ledger(order("bob", E1 + 2, Side.BUY, 5), fill("bob", E1 + 2, Side.BUY, 2, cumulative=3, leaves=3))
+    made = tally(order("bob", E1 + 2, Side.BUY, 5), fill("bob", E1 + 2, Side.BUY, 2, cumulative=3, leaves=3))
     assert "add up to 2" in made.quantity.violations[0]
 
 
@@ -98,32 +98,32 @@ def test_fill_of_another_client_symbol_or_side_is_found(stranger: tuple[str, str
     reports = trade_of_five()
     client, symbol, side = stranger
     reports[3] = msgspec.structs.replace(reports[3], client=client, symbol=symbol, side=side)
-    (violation,) = ledger(*reports).quantity.violations
+    (violation,) = tally(*reports).quantity.violations
     assert "of bob, BUY AAPL, was filled for" in violation
 
 
 def test_lost_quantity_is_found() -> None:
     """A cancel that leaves a part of the order unexplained violates."""
-    made = ledger(order("bob", E1 + 2, Side.BUY, 5), ReportedCancel("bob", E1 + 2, "id", "AAPL", 3, leaves=0))
+    made = tally(order("bob", E1 + 2, Side.BUY, 5), ReportedCancel("bob", E1 + 2, "id", "AAPL", 3, leaves=0))
     assert not made.quantity.holds
 
 
 def test_an_order_that_is_accepted_twice_is_found() -> None:
     """An order's acceptance is reported once."""
     again = order("bob", E1 + 2, Side.BUY, 5)
-    (violation,) = ledger(again, again).quantity.violations
+    (violation,) = tally(again, again).quantity.violations
     assert "accepted twice" in violation
 
 
 def test_fill_of_an_unknown_order_is_found() -> None:
     """A fill of an order that was never accepted violates."""
-    assert not ledger(fill("bob", E1 + 2, Side.BUY, 5)).quantity.holds
+    assert not tally(fill("bob", E1 + 2, Side.BUY, 5)).quantity.holds
 
 
 def test_trade_beyond_the_limit_is_found() -> None:
     """A buyer who pays more than the limit violates; a market order has no limit."""
-    beyond = ledger(order("bob", E1 + 2, Side.BUY, 5), fill("bob", E1 + 2, Side.BUY, 5, price=101))
-    market = ledger(
+    beyond = tally(order("bob", E1 + 2, Side.BUY, 5), fill("bob", E1 + 2, Side.BUY, 5, price=101))
+    market = tally(
         order("bob", E1 + 2, Side.BUY, 5, price=0, kind=2), fill("bob", E1 + 2, Side.BUY, 5, price=101)
     )
     assert not beyond.limits.holds
@@ -132,7 +132,7 @@ def test_trade_beyond_the_limit_is_found() -> None:
 
 def test_one_sided_trade_is_found() -> None:
     """A trade without its other side violates, and positions do not sum to zero."""
-    made = ledger(*trade_of_five()[:3])
+    made = tally(*trade_of_five()[:3])
     assert not made.trades().holds
     assert not made.zero_sum().holds
 
@@ -140,7 +140,7 @@ def test_one_sided_trade_is_found() -> None:
 def test_sides_at_different_prices_are_found() -> None:
     """The two sides of a trade have one price."""
     *others, taker = trade_of_five()
-    made = ledger(*others, fill("bob", E1 + 2, Side.BUY, 5, price=99))
+    made = tally(*others, fill("bob", E1 + 2, Side.BUY, 5, price=99))
     assert isinstance(taker, ReportedFill)
     assert not made.trades().holds
 
@@ -148,13 +148,13 @@ def test_sides_at_different_prices_are_found() -> None:
 def test_gap_and_repeat_are_found() -> None:
     """Fill numbers that skip or repeat violate."""
     for second in (1, 3):
-        made = ledger(fill("bob", 1, Side.BUY, 1), fill("bob", 1, Side.BUY, 1, sequence=second, cumulative=2))
+        made = tally(fill("bob", 1, Side.BUY, 1), fill("bob", 1, Side.BUY, 1, sequence=second, cumulative=2))
         assert made.gap_free().violations == [f"bob: fill 2 has sequence {second}"]
 
 
 def test_received_fills_are_compared() -> None:
     """A client that received less, more or other fills than were reported violates."""
-    made = ledger(*trade_of_five())
+    made = tally(*trade_of_five())
     assert made.received({"bob": [(1, 1)]}).holds
     assert not made.received({"bob": []}).holds
     assert not made.received({"bob": [(1, 2)]}).holds
@@ -163,7 +163,7 @@ def test_received_fills_are_compared() -> None:
 
 def test_told_positions_are_compared() -> None:
     """The exchange's positions must be those of the fills; a flat one may be left out."""
-    made = ledger(*trade_of_five())
+    made = tally(*trade_of_five())
     assert made.same_positions({("bob", "AAPL"): 5, ("bob", "MSFT"): 0}).holds
     assert not made.same_positions({("bob", "AAPL"): 4}).holds
 

@@ -16,35 +16,22 @@ import pytest
 
 from bus import subjects
 from bus.process import ChildProcess
-from engine.runtime.process import parse_settings
-from simulation.cluster import (
-    Cluster,
+from simulation.cluster import Cluster, Storage
+from simulation.cluster_errors import (
     ClusterError,
-    Durability,
     DurabilityDiffers,
     EnginesMissing,
-    Member,
     NoJournal,
-    Ports,
     PortTaken,
     ProcessFailed,
     TooManyFiles,
-    check_engines,
-    claim_ports,
-    keep_durability,
 )
+from simulation.data_directory import Durability, check_engines, keep_durability
+from simulation.member import Member
+from simulation.ports import Ports, claim_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 40.0
-
-
-def test_an_engine_without_a_port_of_its_own_is_told_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
-    """A number whose port would be above all ports needs --listen, and with it is as good as any."""
-    assert parse_settings(["--number", "15485"]).listen.endswith(":65535")
-    with pytest.raises(SystemExit):
-        parse_settings(["--number", "15486"])
-    assert "--listen HOST:PORT" in capsys.readouterr().err.splitlines()[-1]
-    assert parse_settings(["--number", "60000", "--listen", "127.0.0.1:0"]).number == 60_000
 
 
 def test_durability_is_kept_with_the_directory(tmp_path: Path) -> None:
@@ -108,7 +95,7 @@ def test_more_ports_than_files_are_refused() -> None:
 async def test_standbys_need_a_journal(tmp_path: Path) -> None:
     """Without one there is nothing to follow: the start says so before anything runs."""
     with pytest.raises(NoJournal, match="durability none"):
-        async with Cluster(data_dir=tmp_path, standbys=1, durability="none"):
+        async with Cluster(data_dir=tmp_path, standbys=1, storage=Storage(durability="none")):
             pass
 
 
@@ -116,16 +103,6 @@ def test_an_engine_has_one_standby_or_none() -> None:
     """More than one is refused."""
     with pytest.raises(ValueError, match="one standby or none"):
         Cluster(standbys=2)
-
-
-def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line names the two options that do not go together."""
-    with pytest.raises(SystemExit):
-        parse_settings(["--number", "1", "--standby", "--durability", "none"])
-    assert (
-        "--standby follows the journal, and with --durability none there is none" in capsys.readouterr().err
-    )
-    assert parse_settings(["--number", "1", "--standby"]).standby
 
 
 async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:
@@ -211,9 +188,8 @@ async def test_missing_instruments_stop_the_start(tmp_path: Path) -> None:
 async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
     """Journals and execution reports grow to what they are given, and do not shrink when it is left out."""
     for journal, executions, expected in ((5, 17, (5, 17)), (6, None, (6, 17)), (None, None, (6, 17))):
-        async with Cluster(
-            engines=1, data_dir=tmp_path, journal_gib=journal, executions_gib=executions
-        ) as cluster:
+        storage = Storage(journal_gib=journal, executions_gib=executions)
+        async with Cluster(engines=1, data_dir=tmp_path, storage=storage) as cluster:
             connection = await nats.connect(cluster.nats_url)
             limits = [
                 (await connection.jetstream().stream_info(stream)).config.max_bytes

@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 
 import simulation.controls
-from simulation.cluster import Cluster, Member
+from simulation.cluster import Cluster
 from simulation.controls import FREEZE_S, TOKEN_HEADER, Controls, running_controls
+from simulation.member import Member
 from tests.waiting import until
 
 PAGE = "http://127.0.0.1:8123"

@@ -13,7 +13,7 @@ from matchbus.program import USAGE_ERROR
 
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.journal import JetStreamJournal, Position, encode_record
+from bus.journal import JetStreamJournal, JournalPosition, encode_record
 from bus.server import NatsServer
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.state import State
@@ -33,7 +33,7 @@ async def journal(nats_connection: Connection, engine: int) -> JetStreamJournal:
     """A journal with a few real commands, a second epoch and a zombie's record behind it."""
     await provision.provision_journal(nats_connection, engine)
     written = JetStreamJournal(nats_connection, engine)
-    zombie = Position()
+    zombie = JournalPosition()
     for number, commands in enumerate(COMMANDS, 1):
         zombie = written.position
         await written.append(1, number * 10, encode(commands))

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from client.cli.sheets import Sheet
-from simulation import by_hand, chaos, cli, matchbus, operate
-from simulation.cluster import ClusterError
+from simulation import by_hand, chaos_report, cli, matchbus, operate
+from simulation.cluster_errors import ClusterError
 from simulation.option_types import check_replaceable, check_writable, folder
 
 PACES = ("--kills-per-minute", "--freezes-per-minute", "--partitions-per-minute")
@@ -180,9 +180,9 @@ def test_an_outcome_is_told_though_its_file_cannot_be_written(
         gone.rmdir()
         return SimpleNamespace(holds=True)
 
-    monkeypatch.setattr(chaos, "chaos", run)
-    monkeypatch.setattr(chaos, "document", lambda _: "{}")
-    monkeypatch.setattr(chaos, "sheets", lambda _: [Sheet("Faults", ("kind",), [("kill",)])])
+    monkeypatch.setattr(cli, "chaos", run)
+    monkeypatch.setattr(chaos_report, "document", lambda _: "{}")
+    monkeypatch.setattr(chaos_report, "sheets", lambda _: [Sheet("Faults", ("kind",), [("kill",)])])
     assert cli.main(["chaos", "--json", str(gone / "outcome.json")]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("Faults")

@@ -15,9 +15,9 @@ from simulation.agents.quoters import MakerGroup
 from simulation.checks import Check, FillCounts
 from simulation.fundamental import FundamentalSettings, Jump
 from simulation.page import page
-from simulation.recording import EngineState, Quote, Recording, SentOrder, Strike
+from simulation.recording import EngineStrike, Quote, Recording, SentOrder, StateChange
 from simulation.report_files import write_report
-from simulation.run import Outcome
+from simulation.run import RunOutcome
 from simulation.scenario import Scenario
 from tests.simulation.test_analysis import trade
 
@@ -51,9 +51,9 @@ class Outline(HTMLParser):
         return not self._open
 
 
-def outcome(*checks: Check) -> Outcome:
+def outcome(*checks: Check) -> RunOutcome:
     """A run in which nobody traded."""
-    return Outcome(10.0, [], list(checks), FillCounts({}, 0, 0), {})
+    return RunOutcome(10.0, [], list(checks), FillCounts({}, 0, 0), {})
 
 
 def scenario(title: str = "") -> Scenario:
@@ -70,8 +70,8 @@ def recording() -> Recording:
     return Recording(
         quotes=[Quote(1.0, "AAPL", Decimal(99), Decimal(101), Decimal(5), Decimal(6), Decimal(100))],
         orders=[order],
-        strikes=[Strike(5.0, "kill", 1, 0.0)],
-        states=[EngineState(0.0, 1, "live"), EngineState(5.2, 1, "down"), EngineState(7.2, 1, "live")],
+        strikes=[EngineStrike(5.0, "kill", 1, 0.0)],
+        states=[StateChange(0.0, 1, "live"), StateChange(5.2, 1, "down"), StateChange(7.2, 1, "live")],
     )
 
 
@@ -131,7 +131,7 @@ def test_titles_are_escaped() -> None:
     assert "<script" not in page(scenario("</h1><script>"), outcome(), Recording())
 
 
-def outcome_of(*kinds: str) -> Outcome:
+def outcome_of(*kinds: str) -> RunOutcome:
     """A run with a trader of each kind, as far as the page looks at it."""
     counts = {
         "steps": 9,
@@ -152,7 +152,7 @@ def outcome_of(*kinds: str) -> Outcome:
         )
         for kind in kinds
     ]
-    return Outcome(10.0, traders, [], FillCounts({}, 0, 0), {})
+    return RunOutcome(10.0, traders, [], FillCounts({}, 0, 0), {})
 
 
 def test_a_rate_that_was_not_kept_is_told(tmp_path: Path) -> None:

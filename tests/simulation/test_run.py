@@ -13,10 +13,10 @@ import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
 
-from simulation import by_hand, chaos, cli, live, operate
+from simulation import by_hand, cli, live, operate
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
-from simulation.run import Outcome, Plan, Progress, simulate
+from simulation.run import Plan, Progress, RunOutcome, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,10 +104,10 @@ async def test_a_view_without_room_is_told_in_a_line(
     async def watch(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async def run(_: Plan, begin: Callable[[Progress], None]) -> Outcome:
+    async def run(_: Plan, begin: Callable[[Progress], None]) -> RunOutcome:
         begin(cast("Progress", None))  # nobody looks at it
         await asyncio.sleep(0)
-        return Outcome(1.0, [], [], FillCounts({}, 0, 0), {})
+        return RunOutcome(1.0, [], [], FillCounts({}, 0, 0), {})
 
     monkeypatch.setattr(live, "watch", watch)
     monkeypatch.setattr(operate, "simulate", run)
@@ -142,7 +142,7 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
     for module in (cli, operate):
         monkeypatch.setattr(module, "Cluster", InterruptedCluster)
     monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
-    monkeypatch.setattr(chaos, "chaos", interrupted)
+    monkeypatch.setattr(cli, "chaos", interrupted)
     monkeypatch.setattr(by_hand, "run_with_view", interrupted)
     program, *rest = words.split()
     mains = {"simulation": cli.main, "matchbus": operate.main}

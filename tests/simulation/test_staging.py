@@ -5,8 +5,9 @@ import signal
 from pathlib import Path
 
 from simulation import scenario
-from simulation.cluster import Cluster, Member
-from simulation.recording import Strike
+from simulation.cluster import Cluster
+from simulation.member import Member
+from simulation.recording import EngineStrike
 from simulation.scenario import EngineFault
 from simulation.staging import plan_of, strike
 from tests.waiting import until
@@ -17,7 +18,7 @@ def is_frozen(member: Member) -> bool:
     return Path(f"/proc/{member.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def striking(cluster: Cluster, noted: list[Strike], *faults: EngineFault) -> asyncio.Task[None]:
+def striking(cluster: Cluster, noted: list[EngineStrike], *faults: EngineFault) -> asyncio.Task[None]:
     """The faults of a run that begins now."""
     now = asyncio.get_running_loop().time()
     return asyncio.create_task(strike(cluster, faults, now, noted.append))
@@ -25,7 +26,7 @@ def striking(cluster: Cluster, noted: list[Strike], *faults: EngineFault) -> asy
 
 async def test_faults_strike_in_the_order_of_their_times(cluster: Cluster, member: Member) -> None:
     """Whatever the order of the file; each is noted with its time; a process that has ended is spared."""
-    noted: list[Strike] = []
+    noted: list[EngineStrike] = []
     await striking(cluster, noted, EngineFault(0.2, "kill", 1), EngineFault(0.0, "freeze", 1, 0.1))
     assert await member.wait() == -signal.SIGKILL
     await striking(cluster, noted, EngineFault(0.0, "restart", 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bus.journal import Position, digest_of, encode_record
+from bus.journal import JournalPosition, digest_of, encode_record
 from bus.messages import Executions, ReportedFill
 from engine.commands import (
     AddInstrument,
@@ -22,7 +22,7 @@ from engine.commands import (
     encode,
 )
 from simulation.naive import NaiveEngine
-from simulation.witness import ClientLog, Evidence, OpenOrder, Told, judge, totals
+from simulation.witness import ClientLog, Evidence, StillOpen, Told, judge, totals
 
 E1, E2 = 1 << 48, 2 << 48
 NEW, FILLED, CANCELLED, REJECTED = 1, 3, 4, 5
@@ -34,11 +34,11 @@ Batch = tuple[int, list[Command]]
 
 def journal(engine: int, batches: list[Batch]) -> list[bytes]:
     """The records of these batches, the n-th made at n seconds."""
-    at = Position()
+    at = JournalPosition()
     records = []
     for number, (epoch, commands) in enumerate(batches, 1):
         payload = encode_record(engine, epoch, at, number * 10**9, encode(commands))
-        at = Position(number, digest_of(payload), epoch)
+        at = JournalPosition(number, digest_of(payload), epoch)
         records.append(payload)
     return records
 
@@ -91,11 +91,11 @@ def good() -> Evidence:
         Told("new", "a3", 80, 90, E1 + 3, NEW, 0, 0, 2),
     ]
     ann.followed, ann.fills = [ANN], [ANN]
-    ann.open_orders = [OpenOrder(E1 + 3, "a3", NEW, 107, 2, 0, 2, 0)]
+    ann.open_orders = [StillOpen(E1 + 3, "a3", NEW, 107, 2, 0, 2, 0)]
     bob = ClientLog("bob", 2)
     bob.commands = [Told("new", "b1", 15, 25, E2 + 1, 2, 0, 5, 3, (BOB,))]
     bob.followed, bob.fills = [BOB], [BOB]
-    bob.open_orders = [OpenOrder(E2 + 1, "b1", 2, 100, 8, 5, 3, 0)]
+    bob.open_orders = [StillOpen(E2 + 1, "b1", 2, 100, 8, 5, 3, 0)]
     return Evidence(
         journals={1: journal(1, HOME), 2: journal(2, AWAY)},
         executions={1: reports(1, HOME), 2: reports(2, AWAY)},
@@ -223,7 +223,7 @@ def report_missing(evidence: Evidence) -> None:
 def zombie(evidence: Evidence) -> None:
     """A record of epoch 1 stands behind the first of epoch 2."""
     whole = journal(1, HOME)
-    before = Position(4, digest_of(whole[3]), 1)
+    before = JournalPosition(4, digest_of(whole[3]), 1)
     late = encode_record(1, 1, before, 10**10, encode([NewOrder("ann", "a4", "AAPL", 2, 1, 1, 107, 1)]))
     evidence.journals[1].insert(5, late)
 

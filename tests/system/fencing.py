@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bus import provision, subjects
 from bus.connection import Connection, connect
-from bus.journal import JetStreamJournal, Position, Record, Replaced, digest_of, encode_record
+from bus.journal import JetStreamJournal, JournalPosition, PrimaryReplaced, Record, digest_of, encode_record
 from bus.server import NatsServer
 from bus.stream import StreamReader, extent
 from tests.waiting import until
@@ -52,7 +52,7 @@ class Writer(Protocol):
 class UnfencedWriter:
     """Writes well-formed records, each after its last, and demands nothing of the stream."""
 
-    def __init__(self, connection: Connection, engine: int, position: Position) -> None:
+    def __init__(self, connection: Connection, engine: int, position: JournalPosition) -> None:
         self._jetstream = connection.jetstream()
         self._engine = engine
         self._position = position
@@ -61,7 +61,7 @@ class UnfencedWriter:
         """Publish without the fence."""
         payload = encode_record(self._engine, epoch, self._position, time_ns, commands)
         await self._jetstream.publish(subjects.journal(self._engine), payload)
-        self._position = Position(self._position.batch_number + 1, digest_of(payload), epoch)
+        self._position = JournalPosition(self._position.batch_number + 1, digest_of(payload), epoch)
         return self._position.batch_number
 
 
@@ -78,7 +78,7 @@ class Zombie:
 
     async def run(self) -> None:
         """Write, now and then with a pause of up to 2 ms."""
-        with suppress(Replaced):
+        with suppress(PrimaryReplaced):
             while self.most is None or self.stored < self.most:
                 await self._writer.append(self._epoch, 1, b"zombie %d" % self.stored)
                 self.stored += 1
@@ -161,7 +161,7 @@ async def _take_over(
     try:
         for number in range(_AFTER):
             await successor.append(epoch, 2, b"successor %d" % number)
-    except Replaced:  # an unfenced zombie drives even its successor out
+    except PrimaryReplaced:  # an unfenced zombie drives even its successor out
         assert not fenced, "a zombie with the fence wrote behind the claim"
     await writing
     result.takeovers += 1
@@ -182,7 +182,7 @@ async def _claim(connection: Connection, engine: int, epoch: int, result: Result
         journal = await _replayed(connection, engine)
         try:
             await journal.append(epoch, 2, b"claim")
-        except Replaced:
+        except PrimaryReplaced:
             result.lost_claims += 1
         else:
             return journal

@@ -22,8 +22,9 @@ from bus.connection import Connection
 from bus.registry import Bucket
 from bus.server import NatsServer
 from bus.stream import last_message
-from engine.runtime.process import Settings, run
+from engine.runtime.process import run
 from engine.runtime.servicer import MAX_ENTRY_STREAMS, MAX_LISTINGS
+from engine.runtime.settings import EngineSettings
 from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, eventually, floor, fresh, levels, limit
 
 MEGABYTE = "A" * 1_000_000
@@ -498,7 +499,7 @@ async def test_junk_in_the_buckets_ends_no_engine(
     await provision.provision_journal(own_connection, 1)
     jetstream = own_connection.jetstream()
     engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
-    settings = Settings(1, own_server.url, "127.0.0.1:0", True, False, None, tmp_path / "state", False)
+    settings = EngineSettings(1, own_server.url, "127.0.0.1:0", True, False, None, tmp_path / "state", False)
     thresholds = gc.get_threshold()
     for reign in (1, 2):
         running = asyncio.create_task(run(settings))

@@ -10,7 +10,8 @@ from bus import provision, subjects
 from bus.connection import Connection
 from bus.server import NatsServer
 from bus.stream import AWAY
-from simulation.cluster import Cluster, NodesDiffer
+from simulation.cluster import Cluster, Storage
+from simulation.cluster_errors import NodesDiffer
 from tests.system.test_take_over import open_market
 from tests.system.venue import eventually, scaled, show
 
@@ -42,7 +43,7 @@ async def test_the_leader_of_a_journal_dies_under_load(tmp_path: Path) -> None:
     """Killed, and then frozen: what was acknowledged is there, once, and trading goes on by itself."""
     journal = subjects.journal_stream(1)
     async with (
-        Cluster(engines=2, standbys=1, nats_nodes=3, data_dir=tmp_path) as cluster,
+        Cluster(engines=2, standbys=1, storage=Storage(nats_nodes=3), data_dir=tmp_path) as cluster,
         open_market(cluster, deadline_s=DEADLINE_S) as market,
     ):
         for stream in (journal, subjects.EXECUTIONS_STREAM, provision.bucket_stream("sessions")):

@@ -27,11 +27,12 @@ from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal
 from bus.messages import ReportedOrder, SnapshotRequest, encode
 from bus.provision import EXECUTIONS_BYTES, JOURNAL_BYTES
-from bus.runner import Link
+from bus.runner import NatsLink
 from bus.server import NatsServer, find_nats_conf
 from engine.commands import NewOrder, decode
 from engine.runtime import effects
-from engine.runtime.process import SERVICE, Engine, Settings
+from engine.runtime.process import SERVICE, Engine
+from engine.runtime.settings import EngineSettings
 from tests.system.engine_process import (
     ann,
     engine_process,
@@ -162,7 +163,7 @@ async def wired_engine(
     server: NatsServer, *, journal_bytes: int = JOURNAL_BYTES, executions_bytes: int = EXECUTIONS_BYTES
 ) -> AsyncIterator[Wired]:
     """Everything `engine.runtime.process.run` wires, on streams of these sizes."""
-    link = Link(server.url)
+    link = NatsLink(server.url)
     edge = Edge(SERVICE)
     thresholds = gc.get_threshold()
     try:
@@ -172,7 +173,7 @@ async def wired_engine(
         await list_symbol_and_session(nc)
         address = edge.bind("127.0.0.1:0")
         journal = JetStreamJournal(await link.open("engine-1-journal", buffered=False), 1)
-        settings = Settings(1, server.url, address, True, False, None, Path(), False)
+        settings = EngineSettings(1, server.url, address, True, False, None, Path(), False)
         door = Door(SERVICE, "nobody serves yet")
         edge.server.add_generic_rpc_handlers((door,))
         await edge.start()

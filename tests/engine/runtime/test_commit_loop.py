@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
-from bus.journal import MAX_RECORD_BYTES, MemoryJournal, Record, Replaced
+from bus.journal import MAX_RECORD_BYTES, MemoryJournal, PrimaryReplaced, Record
 from engine.commands import (
     AddInstrument,
     AwayQuote,
@@ -767,10 +767,10 @@ async def test_time_never_goes_back(rig: Rig) -> None:
 
 async def test_a_replaced_engine_says_nothing_more(rig: Rig) -> None:
     """The fault ends the loop; what was not stored is neither answered nor released."""
-    rig.journal.fault = Replaced("JOURNAL_1", 3, 1, 2)
+    rig.journal.fault = PrimaryReplaced("JOURNAL_1", 3, 1, 2)
     done = rig.submit(order("a"))
     with pytest.raises(ExceptionGroup) as raised:
         await asyncio.wait_for(rig.loop.run(), 1)
-    assert raised.group_contains(Replaced)
+    assert raised.group_contains(PrimaryReplaced)
     assert not done.done()
     assert rig.batches == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.journal import MemoryJournal, Position
+from bus.journal import JournalPosition, MemoryJournal
 from engine.runtime import high_water
 from engine.runtime.high_water import (
     FILE_NAME,
@@ -22,25 +22,25 @@ from engine.runtime.high_water import (
 from tests.waiting import until
 
 MARK = Mark(1, 2, 10, "aa")
-THERE = Position(10, b"\xaa", 2)
+THERE = JournalPosition(10, b"\xaa", 2)
 
 
 @pytest.mark.parametrize(
     ("there", "end", "what"),
     [
         (THERE, THERE, ""),
-        (THERE, Position(11, b"\xbb", 2), ""),
-        (THERE, Position(99, b"\xbb", 7), ""),
-        (None, Position(), "10 batches are missing, 1 to 10"),
-        (None, Position(9, b"\x99", 2), "1 batch is missing, 10 to 10"),
-        (None, Position(4, b"\x99", 1), "6 batches are missing, 5 to 10"),
-        (Position(10, b"\xab", 2), Position(10, b"\xab", 2), "batch 10 is not the one"),
-        (Position(10, b"\xab", 3), Position(30, b"\xbb", 3), "has digest ab, not aa"),
-        (None, Position(30, b"\xbb", 3), "batch 10 is not the one"),
+        (THERE, JournalPosition(11, b"\xbb", 2), ""),
+        (THERE, JournalPosition(99, b"\xbb", 7), ""),
+        (None, JournalPosition(), "10 batches are missing, 1 to 10"),
+        (None, JournalPosition(9, b"\x99", 2), "1 batch is missing, 10 to 10"),
+        (None, JournalPosition(4, b"\x99", 1), "6 batches are missing, 5 to 10"),
+        (JournalPosition(10, b"\xab", 2), JournalPosition(10, b"\xab", 2), "batch 10 is not the one"),
+        (JournalPosition(10, b"\xab", 3), JournalPosition(30, b"\xbb", 3), "has digest ab, not aa"),
+        (None, JournalPosition(30, b"\xbb", 3), "batch 10 is not the one"),
     ],
 )
 def test_a_journal_is_whole_only_with_the_marked_batch_in_it(
-    there: Position | None, end: Position, what: str
+    there: JournalPosition | None, end: JournalPosition, what: str
 ) -> None:
     """Nothing is lost exactly when the journal has the mark's batch, with the mark's digest."""
     found = lost(MARK, there, end)
@@ -156,7 +156,7 @@ async def test_a_start_from_a_snapshot_is_held_against_the_mark_too(tmp_path: Pa
         (5, 2, False),
         (3, 6, True),
     ):
-        at = positions.get(mark_at, Position(6, b"gone", 1))
+        at = positions.get(mark_at, JournalPosition(6, b"gone", 1))
         write_mark(tmp_path / FILE_NAME, Mark(1, 1, mark_at, at.digest.hex()))
         journal = MarkedJournal(MemoryJournal(1, stored), 1, tmp_path)
         await journal.resume(positions[snapshot_of], snapshot_of)
@@ -249,7 +249,7 @@ async def test_a_mark_that_cannot_be_written_stops_no_engine(
 def test_reports_know_how_far_the_journal_was(caplog: pytest.LogCaptureFixture) -> None:
     """A journal that ends before what was reported of it is refused too; the loss can be accepted."""
     assert check_reports(1, 10, THERE, accept_loss=False)
-    assert check_reports(1, 0, Position(), accept_loss=False)
+    assert check_reports(1, 0, JournalPosition(), accept_loss=False)
     with pytest.raises(JournalBehind, match=r"EXECUTIONS.* ends at batch 10, but batch 11 was reported"):
         check_reports(1, 11, THERE, accept_loss=False)
     assert not check_reports(1, 11, THERE, accept_loss=True)

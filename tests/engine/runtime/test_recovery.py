@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bus import messages
-from bus.journal import JournalDamaged, MemoryJournal, Replaced
+from bus.journal import JournalDamaged, MemoryJournal, PrimaryReplaced
 from bus.messages import Executions
 from engine.commands import (
     AddInstrument,
@@ -238,7 +238,7 @@ async def test_a_reign_begins_with_a_record_of_its_epoch() -> None:
     assert records[-1].time_ns == newest_ns > 1
     assert decode(records[-1].commands) == (EpochStarted(2, (1 << 48) + (2 << 24) + 1),)
     assert (state.epoch, state.batch_number) == (2, end.batch_number + 1)
-    with pytest.raises(Replaced):
+    with pytest.raises(PrimaryReplaced):
         await reign.journal.append(1, newest_ns, encode([]))
     later, _ = await replayed(journal.stored, reports_to(Stream()))
     assert later.digest() == state.digest()

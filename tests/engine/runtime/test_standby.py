@@ -13,7 +13,7 @@ import pytest
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsWriter
-from bus.journal import MemoryJournal, Replaced
+from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
 from engine.events import Accepted
@@ -50,7 +50,7 @@ async def test_a_standby_has_the_state_of_the_primary_and_goes_on_with_it() -> N
     await catch_up(state, journal, reports_to(Stream()))
     assert state.digest() == primary.state.digest()
     await begin_reign(state, journal, 2, 6)
-    with pytest.raises(Replaced):
+    with pytest.raises(PrimaryReplaced):
         await primary.journal.append(1, 7, b"")
     successor = Reign(state, journal, random.Random(1))
     await successor.trade(5)
@@ -100,7 +100,7 @@ async def test_a_successor_fences_the_reports_of_its_predecessor(
     late = messages.Executions(engine, 1, 1, 1, 1, _reports(accepted(1)))
     await zombie.publish(late)
     await reports.take_over(2, 9)
-    with pytest.raises(Replaced):
+    with pytest.raises(PrimaryReplaced):
         await zombie.publish(messages.Executions(engine, 1, 2, 2, 1, _reports(accepted(2))))
     assert await writer.start() == ((9, 0) if not owed else (3, 1))
     running = asyncio.create_task(reports.run())
@@ -124,7 +124,7 @@ async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_no
         async def publish(self, message: messages.Executions) -> None:
             if not stored:
                 stored.append(late)
-                raise Replaced("EXECUTIONS", 1, 2, 1)
+                raise PrimaryReplaced("EXECUTIONS", 1, 2, 1)
             stored.append(message)
 
     reports = Reports(engine, cast("ExecutionsWriter", Writer()), (0, 0))

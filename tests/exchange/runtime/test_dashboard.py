@@ -16,7 +16,7 @@ from matchbus.edge import CannotListen
 from bus.server import NatsServer
 from exchange.runtime import dashboard, web
 from exchange.runtime.process import run
-from exchange.runtime.settings import Settings, SettingsRefused, parse_settings
+from exchange.runtime.settings import ExchangeSettings, SettingsRefused, parse_settings
 from simulation.cluster import DEFAULT_INSTRUMENTS
 
 NATS = ("ws://127.0.0.1:1", "ws://127.0.0.1:2")
@@ -135,7 +135,7 @@ async def test_without_the_extra_the_exchange_says_what_to_install(
         return import_module(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_starlette)
-    settings = Settings(
+    settings = ExchangeSettings(
         own_server.url, "127.0.0.1:0", "p", Path(DEFAULT_INSTRUMENTS), None, 1, dashboard="127.0.0.1:0"
     )
     with pytest.raises(ExceptionGroup) as ended:

@@ -44,7 +44,7 @@ from bus.server import NatsServer
 from exchange.runtime import registration
 from exchange.runtime.instruments import InstrumentsRefused
 from exchange.runtime.process import run
-from exchange.runtime.settings import Settings
+from exchange.runtime.settings import ExchangeSettings
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -107,7 +107,7 @@ async def exchange(
     """An exchange on a free port, ready; stopped at the end."""
     file = directory / "instruments.toml"
     file.write_text(instruments)
-    settings = Settings(server.url, "127.0.0.1:0", PASSWORD, file, None, 1)
+    settings = ExchangeSettings(server.url, "127.0.0.1:0", PASSWORD, file, None, 1)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(run(settings, listening.set_result))
     await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)

@@ -1,0 +1,48 @@
+"""Why a market on this machine cannot be started, or has stopped working.
+
+ClusterError
+├── PortTaken            a port that was asked for is in use
+├── HostRefused          the host to listen on is none of this machine's
+├── TooManyFiles         this process may not have as many files open as so many processes need
+├── DurabilityDiffers    the directory was made with another durability
+├── NodesDiffer          the directory was made with another number of NATS servers
+├── EnginesMissing       the directory has orders of an engine that was not asked for
+├── NoJournal            standbys without a journal
+└── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
+"""
+
+
+class ClusterError(Exception):
+    """The market cannot be started or has stopped working."""
+
+
+class PortTaken(ClusterError):
+    """A port that was asked for is in use by another process."""
+
+
+class HostRefused(ClusterError):
+    """The host to listen on is none of this machine's."""
+
+
+class TooManyFiles(ClusterError):
+    """This process may not have as many files open as the market has ports."""
+
+
+class DurabilityDiffers(ClusterError):
+    """The data directory was made with another durability than the one asked for."""
+
+
+class NodesDiffer(ClusterError):
+    """The data directory was made with another number of NATS servers than the one asked for."""
+
+
+class EnginesMissing(ClusterError):
+    """The data directory has orders of an engine that was not asked for."""
+
+
+class NoJournal(ClusterError):
+    """Standbys were asked for, and there is no journal that they could follow."""
+
+
+class ProcessFailed(ClusterError):
+    """A process ended early or was not ready in time."""

@@ -1,0 +1,46 @@
+"""What a market's data directory was made with: a later start must not lose sight of what it holds."""
+
+from pathlib import Path
+from typing import Literal
+
+from bus import subjects
+from engine.runtime.high_water import FILE_NAME as MARK_FILE
+from simulation.cluster_errors import DurabilityDiffers, EnginesMissing, NodesDiffer
+
+Durability = Literal["journal", "none"]
+
+
+def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
+    """The durability of a data directory, kept in it from its first use on.
+
+    `wanted` None means as before, "journal" at first. Raises `DurabilityDiffers`.
+    """
+    kept_in = data_dir / "durability"
+    if not kept_in.exists():
+        durability: Durability = wanted or "journal"
+        kept_in.write_text(f"{durability}\n")
+        return durability
+    kept = kept_in.read_text().strip()
+    durability = "none" if kept == "none" else "journal"
+    if wanted is not None and wanted != durability:
+        raise DurabilityDiffers(f"{data_dir} was made with --durability {durability}, not {wanted}")
+    return durability
+
+
+def check_nodes(data_dir: Path, wanted: int) -> None:
+    """Raise `NodesDiffer` when a data directory holds the stores of another number of NATS servers."""
+    kept = len(list(data_dir.glob("nats_n*"))) or int((data_dir / "nats").exists()) or wanted
+    if kept != wanted:
+        raise NodesDiffer(f"{data_dir} was made with --nats-nodes {kept}, not {wanted}")
+
+
+def check_engines(data_dir: Path, wanted: int) -> None:
+    """Raise `EnginesMissing` when a data directory holds more engines: nobody could reach their orders."""
+    marks = data_dir.glob(f"engine_*/{MARK_FILE}")
+    kept = max((subjects.number_of(mark.parent.name.removeprefix("engine_")) for mark in marks), default=0)
+    if kept > wanted:
+        raise EnginesMissing(
+            f"{data_dir} has the orders of {kept} engines; with --engines {wanted} nobody could reach"
+            f" those of engine {wanted + 1}{' and above' if kept > wanted + 1 else ''}:"
+            f" start with --engines {kept}"
+        )

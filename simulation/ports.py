@@ -1,0 +1,97 @@
+"""Ports of this machine for the processes of a market: those that were asked for, or free ones."""
+
+import contextlib
+import errno
+import secrets
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from simulation.cluster_errors import HostRefused, PortTaken, TooManyFiles
+
+LOOPBACK: Final = "127.0.0.1"
+
+_FREE_PORTS: Final = range(15_000, 32_000)
+"""Where free ports are looked for: below those that the kernel gives to outgoing connections, one of which
+could come between the choice and the process that is to listen there."""
+
+_PORT_TRIES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Fixed ports; 0 (and an engine without one) takes a free one."""
+
+    nats: int = 0
+    exchange: int = 0
+    first_engine: int = 0
+    dashboard: int = 0
+
+
+def claim_ports(
+    host: str, wanted: Ports, engines: int, standbys: int = 0, *, metrics: bool = False
+) -> Iterator[int]:
+    """The ports of nats-server (0: it takes a free one itself), the exchange, the engines, their standbys.
+
+    In this order; `standbys` is how many each engine has, and they take free ports. With `metrics` a free
+    loopback port follows that of each process but nats-server.
+
+    Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
+    Raises `HostRefused` and `TooManyFiles`.
+    """
+    asked = [
+        ("exchange", wanted.exchange),
+        *((f"engine {n + 1}", wanted.first_engine and wanted.first_engine + n) for n in range(engines)),
+        *((f"standby {n + 1}", 0) for n in range(engines * standbys)),
+    ]
+    if wanted.nats:
+        with contextlib.closing(socket.socket()) as probe:
+            _bind(probe, "127.0.0.1", wanted.nats, "nats-server")
+    taken = [wanted.nats]
+    with contextlib.ExitStack() as held:  # all at once, or one could be given out twice
+        for name, port in asked:
+            claimed = held.enter_context(contextlib.closing(_socket()))
+            _bind(claimed, host, port, name)
+            taken.append(claimed.getsockname()[1])
+            if metrics:
+                claimed = held.enter_context(contextlib.closing(_socket()))
+                _bind(claimed, LOOPBACK, 0, f"the metrics of {name}")
+                taken.append(claimed.getsockname()[1])
+    return iter(taken)
+
+
+def claim_port(host: str, port: int, name: str) -> int:
+    """The port if it can be used, a free one where it is 0. Raises `PortTaken`."""
+    with contextlib.closing(socket.socket()) as claimed:
+        _bind(claimed, host, port, name)
+        return int(claimed.getsockname()[1])
+
+
+def _socket() -> socket.socket:
+    try:
+        return socket.socket()
+    except OSError as error:
+        raise TooManyFiles(
+            f"no more ports can be held open: {error.strerror}. Ask for fewer engines, or raise `ulimit -n`"
+        ) from error
+
+
+def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:
+    for _ in range(_PORT_TRIES if not port else 0):
+        with contextlib.suppress(OSError):
+            claimed.bind((host, _FREE_PORTS.start + secrets.randbelow(len(_FREE_PORTS))))
+            return
+    # Connections of a process that just ended may linger on its port; only a listener is in the way.
+    claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        claimed.bind((host, port))
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise HostRefused(
+                f"{host!r} is no address of this machine to listen on: {error.strerror}"
+            ) from error
+        raise PortTaken(
+            f"port {port} on {host}, meant for {name}, cannot be used: {error.strerror}. "
+            "Is another market running?"
+        ) from error

@@ -1,0 +1,22 @@
+import pytest
+
+from engine.runtime.settings import parse_settings
+
+
+def test_an_engine_without_a_port_of_its_own_is_told_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    """A number whose port would be above all ports needs --listen, and with it is as good as any."""
+    assert parse_settings(["--number", "15485"], {}).listen.endswith(":65535")
+    with pytest.raises(SystemExit):
+        parse_settings(["--number", "15486"], {})
+    assert "--listen HOST:PORT" in capsys.readouterr().err.splitlines()[-1]
+    assert parse_settings(["--number", "60000", "--listen", "127.0.0.1:0"], {}).number == 60_000
+
+
+def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line names the two options that do not go together."""
+    with pytest.raises(SystemExit):
+        parse_settings(["--number", "1", "--standby", "--durability", "none"], {})
+    assert (
+        "--standby follows the journal, and with --durability none there is none" in capsys.readouterr().err
+    )
+    assert parse_settings(["--number", "1", "--standby"], {}).standby
