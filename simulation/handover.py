@@ -13,6 +13,7 @@ import grpc.aio
 import msgspec
 import nats.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus import tls
 from nats.aio.client import Client
 
 from bus import messages, subjects
@@ -89,7 +90,7 @@ async def _successor(bucket: Bucket[EngineEntry], old: EngineEntry) -> EngineEnt
         await asyncio.sleep(_POLL_S)
         new = await bucket.get(str(old.engine)) or old
     request = health_pb2.HealthCheckRequest()
-    async with grpc.aio.insecure_channel(new.address) as channel:
+    async with tls.channel(new.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while True:
             try:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "client": ("client", "matchbus", *PURE_BUS),
     "client.cli": ("client",),
     "client.cli.feed": ("client", "bus"),
-    "client.cli.health": ("client", "bus"),
+    "client.cli.health": ("client", "bus", "matchbus"),
     "simulation": ("simulation", "engine", "bus", "exchange", "client", "matchbus"),
 }
 """What the modules of a package may import of ours."""

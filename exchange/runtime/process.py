@@ -25,6 +25,7 @@ from typing import Any, Final
 import nats.errors
 import nats.js.errors
 from matchbus.edge import RECOVERING_ROLE, CannotListen, Edge
+from matchbus.tls import TlsRefused
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -67,6 +68,7 @@ _FAULTS: Final = (
     ProcessFault,
     CannotListen,
     SettingsRefused,
+    TlsRefused,
     InstrumentsRefused,
     ProvisionError,
     BucketUnavailable,
@@ -140,7 +142,7 @@ class Exchange:
                     await bucket.wait()
                 if lost := self._directory.lost():
                     log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
-                address = edge.bind(self._settings.listen)
+                address = edge.bind(self._settings.listen, self._settings.tls)
                 await edge.set_role(RECOVERING_ROLE, held=True)
                 await edge.start()
                 log.info("exchange listens at %s", address)
