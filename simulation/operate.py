@@ -32,9 +32,8 @@ from simulation import dropcopy, handover, journal_tools, live, report, snapshot
 from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster, Storage, Telemetry
 from simulation.cluster_errors import ClusterError
 from simulation.handover import HandoverFailed
-from simulation.journal_tools import engine_number
 from simulation.member import Member
-from simulation.nats_option import NATS_HELP, nats_url
+from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
@@ -120,9 +119,7 @@ def parser() -> Parser:
     acts = admin.add_subparsers(dest="act", required=True)
     _add_handover(acts)
     make = acts.add_parser("snapshot", help="make a snapshot of an engine now, beside it")
-    make.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-    make.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-    make.add_argument("--json", action="store_true", help="JSON instead of a table")
+    add_engine_options(make, instead_of="a table")
     make.set_defaults(action="make")
     shows = "a market with simulated clients and a live view"
     demo = commands.add_parser("demo", help=shows, description=f"{shows}; it checks itself at the end")
@@ -145,9 +142,7 @@ def parser() -> Parser:
 
 def _add_handover(commands: Any) -> None:
     hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
-    hand.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-    hand.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-    hand.add_argument("--json", action="store_true", help="JSON instead of a sentence")
+    add_engine_options(hand, instead_of="a sentence")
 
 
 def _add_dashboard_port(command: argparse.ArgumentParser) -> None:
