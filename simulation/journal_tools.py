@@ -40,6 +40,7 @@ from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet
 from engine.commands import Command, decode
+from engine.digest import state_digest
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.nats_option import NatsAway, NeverRan, add_engine_options
@@ -309,7 +310,7 @@ async def _digest(options: argparse.Namespace, _console: Console) -> int:
 
     findings = await read(options.nats, options.engine, each, state=state)
     _check_whole(findings)
-    found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state.digest().hex()}
+    found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state_digest(state).hex()}
     if options.json:
         print(json.dumps({"engine": options.engine, **found}))
     else:
