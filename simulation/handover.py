@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import msgspec
 import nats.errors
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from nats.aio.client import Client
 
 from bus import messages, subjects
@@ -20,6 +20,7 @@ from bus.messages import EngineEntry, HandoverRequest
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import NatsLink, ProcessFault
 from bus.stream import StreamError
+from simulation.member import serves
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long the reigning process may take to finish what it has."""
@@ -88,14 +89,8 @@ async def _successor(bucket: Bucket[EngineEntry], old: EngineEntry) -> EngineEnt
     while new.epoch <= old.epoch:
         await asyncio.sleep(_POLL_S)
         new = await bucket.get(str(old.engine)) or old
-    request = health_pb2.HealthCheckRequest()
     async with grpc.aio.insecure_channel(new.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        while True:
-            try:
-                answer = await health.Check(request, timeout=1.0)
-            except grpc.aio.AioRpcError:
-                answer = health_pb2.HealthCheckResponse()
-            if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                return new
+        while not await serves(health):  # noqa: ASYNC110 -- another process sets no event
             await asyncio.sleep(_POLL_S)
+    return new

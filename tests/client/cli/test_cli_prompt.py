@@ -17,7 +17,8 @@ from client.cli.main import find, run
 from client.cli.output import Output
 from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
-from tests.client.fake_venue import FakeVenue, until
+from tests.client.fake_venue import FakeVenue
+from tests.waiting import until
 
 Trade = Callable[[], Coroutine[Any, Any, int]]
 Piped = Callable[[bytes], asyncio.Task[int]]
