@@ -67,6 +67,17 @@ def parser() -> Parser:
     """What the command understands."""
     top = Parser("matchbus", description="A distributed matching engine on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
+    _add_up(commands)
+    _add_handover(commands)
+    _add_admin(commands)
+    _add_demo(commands)
+    snapshot_tools.add_parser(commands)
+    dropcopy.add_parser(commands)
+    journal_tools.add_parser(commands)
+    return top
+
+
+def _add_up(commands: Any) -> None:
     runs = "run nats-server, the exchange and the engines until stopped"
     up = commands.add_parser("up", help=runs, description=f"{runs}, on loopback; what dies is started again")
     up.add_argument("--engines", type=engines, default=2, help="how many engines (default 2)")
@@ -114,13 +125,18 @@ def parser() -> Parser:
     add_log_options(up)
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
-    _add_handover(commands)
+
+
+def _add_admin(commands: Any) -> None:
     admin = commands.add_parser("admin", help="what an operator does to a running market")
     acts = admin.add_subparsers(dest="act", required=True)
     _add_handover(acts)
     make = acts.add_parser("snapshot", help="make a snapshot of an engine now, beside it")
     add_engine_options(make, instead_of="a table")
     make.set_defaults(action="make")
+
+
+def _add_demo(commands: Any) -> None:
     shows = "a market with simulated clients and a live view"
     demo = commands.add_parser("demo", help=shows, description=f"{shows}; it checks itself at the end")
     demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
@@ -134,10 +150,6 @@ def parser() -> Parser:
     demo.add_argument("--seed", type=int, default=1, help="of what the clients want (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
     _add_dashboard_port(demo)
-    snapshot_tools.add_parser(commands)
-    dropcopy.add_parser(commands)
-    journal_tools.add_parser(commands)
-    return top
 
 
 def _add_handover(commands: Any) -> None:
