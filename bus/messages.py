@@ -298,6 +298,8 @@ class SessionEntry(msgspec.Struct, frozen=True):
 
     client_id: str
     engine: int
+    ends_ns: int = 0
+    """When the token ends (UTC); one that was stored before tokens ended has ended."""
 
 
 class EngineEntry(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 import msgspec
+import nats.errors
 from nats.aio.client import Client
 
 from bus import messages
@@ -72,6 +73,7 @@ class Bucket(Generic[T]):
         self._decode = decode
         self._publisher = Publisher(client)
         self._writing = asyncio.Lock()
+        self._told: set[str] = set()  # keys of which the watcher knows a value
 
     async def get(self, key: str) -> T | None:
         """The value of a key, None when it has none. Raises BucketUnavailable after 5 s."""
@@ -88,6 +90,20 @@ class Bucket(Generic[T]):
         Of several callers at once exactly one hears True. Raises BucketUnavailable after 5 s.
         """
         return await self._write(key, value, only_new=True)
+
+    async def remove(self, key: str) -> None:
+        """Take a key away for good, without a word to those who watch. Raises BucketUnavailable."""
+        try:
+            await self._client.jetstream(timeout=DEADLINE_S).purge_stream(
+                self._stream, subject=self._subject(key)
+            )
+        except nats.errors.Error as error:
+            raise BucketUnavailable(f"bucket {self._bucket}: {key} is not removed: {error!r}") from error
+        self.forget(key)
+
+    def forget(self, key: str) -> None:
+        """The watcher has let go of this key: it need not hear that it is gone."""
+        self._told.discard(key)
 
     async def _write(self, key: str, value: msgspec.Struct, *, only_new: bool) -> bool:
         """Store the value behind the key's newest message as it was read, and look again until that holds.
@@ -133,12 +149,11 @@ class Bucket(Generic[T]):
     ) -> None:
         """Call `on_change(key, value)` for every key there is, set `filled`, then follow for ever.
 
-        None says that the key was removed. A key may be told twice, never out of order. Waits while NATS is
-        away; raises StreamMissing when there is no bucket, and BucketDamaged.
+        None says that the key was deleted. A key may be told twice, never out of order. Waits while NATS is
+        away; raises StreamMissing when there is no bucket, and BucketDamaged. One task at a time.
         """
         end = await self._end()
         reader = StreamReader(self._client, self._stream, contiguous=False)
-        known: set[str] = set()
         try:
             while True:
                 if reader.next_sequence > end and filled is not None:
@@ -147,13 +162,13 @@ class Bucket(Generic[T]):
                     changes = await reader.read(RELIST_S)
                 except StreamLostEnd as error:
                     _log.error("bucket %s is read from the start: %s", self._bucket, error)
-                    while known:
-                        on_change(known.pop(), None)
+                    while self._told:
+                        on_change(self._told.pop(), None)
                     await reader.close()
                     reader = StreamReader(self._client, self._stream, contiguous=False)
                     continue
                 for stored in changes:
-                    self._tell(stored, on_change, known)
+                    self._tell(stored, on_change)
                 if not changes:
                     end = await self._end(reader.next_sequence - 1)
                     if reader.next_sequence != end + 1:
@@ -163,15 +178,15 @@ class Bucket(Generic[T]):
         finally:
             await reader.close()
 
-    def _tell(self, stored: Stored, on_change: Callable[[str, T | None], None], known: set[str]) -> None:
+    def _tell(self, stored: Stored, on_change: Callable[[str, T | None], None]) -> None:
         key = stored.subject[self._prefix_length :]
         if stored.deleted:
-            known.discard(key)
+            self._told.discard(key)
             on_change(key, None)
             return
         value = self._value(key, stored)
         if value is not None:
-            known.add(key)
+            self._told.add(key)
             on_change(key, value)
 
     def _value(self, key: str, stored: Stored) -> T | None:

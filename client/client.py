@@ -80,8 +80,9 @@ class Client:
 
         `exchange` is the exchange's "host:port", `password` the exchange's, `secret` this client's own,
         bound at its first registration. `preferred_engine` counts at the first registration only, 0 lets
-        the exchange choose. Each call has `deadline_s` seconds for all its attempts. With `credentials`
-        the connections use TLS.
+        the exchange choose. Each call has `deadline_s` seconds for all its attempts. With `credentials`,
+        or MATCHBUS_TLS_CA in the environment (docs/security.md), the connections use TLS; `ValueError` says
+        what is wrong with the files it names.
         """
         request = pb.RegisterClientRequest(
             client_id=client_id, password=password, secret=secret, preferred_engine=preferred_engine

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
+from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
@@ -143,7 +144,7 @@ class Session:
         self.closed = False
         self.is_guessing = False
         self._request = request
-        self._credentials = credentials
+        self._credentials = tls.client_credentials() if credentials is None else credentials
         self._exchange_address = exchange_address
         self._engine_address = ""
         self._processes: list[str] = []  # addresses of our engine's processes: who reigns, who stands by

@@ -35,9 +35,9 @@ class Venue:
         deadline_s: float = DEFAULT_DEADLINE_S,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> Self:
-        """A venue that is asked at the exchange's "host:port"; with `credentials` over TLS.
+        """A venue that is asked at the exchange's "host:port".
 
-        Each call has `deadline_s` seconds for all its attempts.
+        Each call has `deadline_s` seconds for all its attempts. TLS is as for `Client.connect`.
         """
         nobody = pb.RegisterClientRequest()
         return cls(Session(exchange, nobody, deadline_s=deadline_s, credentials=credentials))

@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from typing import Final
 
-from bus.messages import ClientEntry, SessionEntry
+from bus.messages import ClientEntry
+from bus.tokens import Tokens
 
 CLIENT_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a client id looks like; match with `fullmatch`."""
@@ -66,13 +67,13 @@ def secret_matches(secret: str, entry: ClientEntry) -> bool:
 
 
 class Directory:
-    """The clients there are, by bucket key, as last seen, and who ever had a token."""
+    """The clients there are, by bucket key, as last seen. `tokens` are what is stored of their sessions."""
 
-    __slots__ = ("_clients", "_had_token")
+    __slots__ = ("_clients", "_tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: Tokens) -> None:
         self._clients: dict[str, ClientEntry] = {}
-        self._had_token: set[str] = set()
+        self._tokens = tokens
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -84,18 +85,13 @@ class Directory:
         else:
             self._clients[key] = entry
 
-    def note_session(self, _: str, session: SessionEntry | None) -> None:
-        """Take in what a key of the sessions' bucket holds now."""
-        if session is not None:
-            self._had_token.add(session.client_id)
-
     def had_token(self, client_id: str) -> bool:
         """Whether the client was registered: its entry came before its first token."""
-        return client_id in self._had_token
+        return client_id in self._tokens.clients
 
     def lost(self) -> set[str]:
         """Clients that were registered and of whom no entry is left."""
-        return self._had_token - {entry.client_id for entry in self._clients.values()}
+        return set(self._tokens.clients) - {entry.client_id for entry in self._clients.values()}
 
     def clients_per_engine(self) -> Counter[int]:
         """How many clients call each engine home; 0 for any engine not in it. Linear in the clients."""

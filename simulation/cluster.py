@@ -21,6 +21,7 @@ from typing import Final, Self
 
 import grpc
 import grpc.aio
+from matchbus import tls
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
@@ -32,7 +33,7 @@ from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
-from simulation.cluster_errors import ClusterError, NoJournal, ProcessFailed
+from simulation.cluster_errors import ClientsDiffer, ClusterError, NoJournal, ProcessFailed
 from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability
 from simulation.member import READY_DEADLINE_S, Member
 from simulation.ports import LOOPBACK, Ports, claim_port, claim_ports
@@ -113,6 +114,44 @@ class Telemetry:
         return ["--trace", self.trace, "--trace-ratio", str(self.trace_ratio)] if self.trace else []
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How clients come in."""
+
+    files: tls.ServerFiles | None = None
+    """The certificate that exchange and engines show, and whether they demand one; None for no TLS."""
+
+    orders_per_second: int = 0
+    """What an engine takes of each client; 0 for any number."""
+
+    @property
+    def options(self) -> list[str]:
+        """What every process is told of it on its command line."""
+        return [] if self.files is None else self.files.arguments()
+
+    @property
+    def engine_options(self) -> list[str]:
+        """What engines are told beside."""
+        return ["--orders-per-second", str(self.orders_per_second)] if self.orders_per_second else []
+
+    def check(self) -> None:
+        """Raise `ClientsDiffer` where we, who are told by the environment, could not call the market."""
+        try:
+            speaks_tls = tls.client_credentials() is not None
+        except tls.TlsRefused as error:
+            raise ClientsDiffer(str(error)) from error
+        if self.files is not None and not speaks_tls:
+            raise ClientsDiffer(
+                f"with --tls-cert, say in {tls.CA_VARIABLE} which file vouches for {self.files.cert}: this "
+                "command and all clients need it"
+            )
+        if self.files is None and speaks_tls:
+            raise ClientsDiffer(
+                f"{tls.CA_VARIABLE} is set, so clients speak TLS and this market would not: unset it, or give"
+                " --tls-cert and --tls-key"
+            )
+
+
 class Cluster:
     """A running market; `async with Cluster(engines=2) as cluster` starts it and stops it within 5 s.
 
@@ -135,6 +174,7 @@ class Cluster:
         host: str = LOOPBACK,
         ports: Ports = Ports(),  # noqa: B008 -- it is frozen
         dashboard: bool = False,
+        access: Access = Access(),
         storage: Storage = Storage(),
         telemetry: Telemetry = Telemetry(),
         on_change: Callable[[], None] = lambda: None,
@@ -157,6 +197,7 @@ class Cluster:
         self.dashboard_url = ""
         self._ports = ports
         self._has_dashboard = dashboard
+        self._access = access
         self._storage = storage
         self._telemetry = telemetry
         self._on_change = on_change
@@ -204,6 +245,7 @@ class Cluster:
         """Start everything and return when each process says it serves. Raises `ClusterError`."""
         if not self.instruments.is_file():
             raise ClusterError(f"there is no instruments file {self.instruments}")
+        self._access.check()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         durability = keep_durability(self.data_dir, self._storage.durability)
         if self.standby_count and durability == "none":
@@ -295,7 +337,7 @@ class Cluster:
         try:
             async with (
                 asyncio.timeout(READY_DEADLINE_S),
-                grpc.aio.insecure_channel(self.exchange.address) as channel,
+                tls.channel(self.exchange.address) as channel,
             ):
                 stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
                 while True:
@@ -324,6 +366,7 @@ class Cluster:
                     *(sys.executable, "-m", "simulation.child", str(os.getpid()), module),
                     *("--nats", nats_url, "--listen", address),
                     *arguments,
+                    *self._access.options,
                     *self._telemetry.log_options,
                     *(["--metrics", metrics] if metrics else []),
                 ],
@@ -348,6 +391,7 @@ class Cluster:
                 "engine.runtime.process",
                 *("--number", str(number), *arguments),
                 *("--snapshot-every", str(self._storage.snapshot_every)),
+                *self._access.engine_options,
                 *("--state-dir", str(self.data_dir / f"{kind}_{number}")),
                 *self._telemetry.trace_options,
             )

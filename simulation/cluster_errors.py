@@ -8,6 +8,7 @@ ClusterError
 ├── NodesDiffer          the directory was made with another number of NATS servers
 ├── EnginesMissing       the directory has orders of an engine that was not asked for
 ├── NoJournal            standbys without a journal
+├── ClientsDiffer        TLS is for the market and not for its clients, or the other way round
 └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
 """
 
@@ -42,6 +43,10 @@ class EnginesMissing(ClusterError):
 
 class NoJournal(ClusterError):
     """Standbys were asked for, and there is no journal that they could follow."""
+
+
+class ClientsDiffer(ClusterError):
+    """What the environment says of TLS, and what the market is told, do not fit."""
 
 
 class ProcessFailed(ClusterError):

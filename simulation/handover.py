@@ -8,11 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-import grpc
-import grpc.aio
 import msgspec
 import nats.errors
 from grpc_health.v1 import health_pb2_grpc
+from matchbus import tls
 from nats.aio.client import Client
 
 from bus import messages, subjects
@@ -89,7 +88,7 @@ async def _successor(bucket: Bucket[EngineEntry], old: EngineEntry) -> EngineEnt
     while new.epoch <= old.epoch:
         await asyncio.sleep(_POLL_S)
         new = await bucket.get(str(old.engine)) or old
-    async with grpc.aio.insecure_channel(new.address) as channel:
+    async with tls.channel(new.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while not await serves(health):  # noqa: ASYNC110 -- another process sets no event
             await asyncio.sleep(_POLL_S)

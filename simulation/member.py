@@ -9,6 +9,7 @@ from typing import Final
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus import tls
 from matchbus.edge import RECOVERING_ROLE
 
 from bus.process import ChildProcess
@@ -65,7 +66,7 @@ class Member(ChildProcess):
         try:
             async with (
                 asyncio.timeout(deadline_s) as patience,
-                grpc.aio.insecure_channel(self.address) as channel,
+                tls.channel(self.address) as channel,
             ):
                 health = health_pb2_grpc.HealthStub(channel)
                 while not await serves(health):

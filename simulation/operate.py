@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matchbus.program import INTERRUPTED
+from matchbus.tls import TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 from rich.console import Console
 
@@ -26,10 +27,11 @@ from client.cli.arguments import Parser
 from client.cli.failures import Failure
 from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
+from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import DEFAULT_PASSWORD, add_size_options
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster, Storage, Telemetry
+from simulation.cluster import DEFAULT_INSTRUMENTS, Access, Cluster, Storage, Telemetry
 from simulation.cluster_errors import ClusterError
 from simulation.handover import HandoverFailed
 from simulation.member import Member
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         if hasattr(options, "nats"):
             options.nats = nats_url(options.nats)
         return asyncio.run(_COMMANDS[options.command](options, console))
-    except (ClusterError, HandoverFailed, OptionRefused) as error:
+    except (ClusterError, HandoverFailed, OptionRefused, TlsRefused) as error:
         raise Failure(str(error)) from error
     except SettingsError as error:
         raise Failure(str(error), error.hint) from error
@@ -116,6 +118,8 @@ def _add_up(commands: Any) -> None:
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="what clients need to register (default PASSWORD in the environment)",
     )
+    add_rate_option(up)
+    add_tls_options(up)
     up.add_argument("--dashboard", action="store_true", help="serve the page that shows the market")
     _add_dashboard_port(up)
     up.add_argument(
@@ -295,6 +299,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         password=options.password,
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=options.dashboard,
+        access=Access(server_files(options), options.orders_per_second),
         storage=Storage(
             durability=options.durability,
             nats_nodes=options.nats_nodes,

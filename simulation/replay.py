@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
+from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
@@ -250,7 +251,7 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             _advance(bar, task, count, started)
 
         exchange = rpc.ExchangeStub(  # type: ignore[no-untyped-call]
-            await stack.enter_async_context(grpc.aio.insecure_channel(settings.exchange))
+            await stack.enter_async_context(tls.channel(settings.exchange))
         )
         carriers = [
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
@@ -314,7 +315,7 @@ async def _enter(
         raise ReplayFailed(f"{SYMBOL} must trade in ticks of {TICK_SIZE} and lots of {LOT_SIZE} there")
     if home.engine != number:
         raise ReplayFailed(f"engine {number} is not there to be a home")
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(home.engine_address))
+    channel = await stack.enter_async_context(tls.channel(home.engine_address))
     return Carrier(
         engine=number,
         stub=rpc.MatchingEngineStub(channel),  # type: ignore[no-untyped-call]

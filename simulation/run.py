@@ -14,8 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-import grpc
-import grpc.aio
+from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc as rpc
 from nats.aio.client import Client as NatsClient
@@ -154,7 +153,7 @@ async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: 
 
 async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
     """Register every client; the stack closes them."""
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(plan.exchange))
+    channel = await stack.enter_async_context(tls.channel(plan.exchange))
     exchange = rpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
     listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10, wait_for_ready=True)
     all_symbols = [instrument.symbol for instrument in listed.instruments]

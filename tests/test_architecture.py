@@ -18,6 +18,7 @@ PURE_BUS = (
     "bus.peer",
     "bus.messages",
     "bus.subjects",
+    "bus.tokens",
     "bus.view_messages",
 )
 PURE_SIMULATION = ("simulation.plots", "simulation.analysis", "simulation.page", "simulation.recording")
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "client": ("client", "matchbus", *PURE_BUS),
     "client.cli": ("client",),
     "client.cli.feed": ("client", "bus"),
-    "client.cli.health": ("client", "bus"),
+    "client.cli.health": ("client", "bus", "matchbus"),
     "simulation": ("simulation", "engine", "bus", "exchange", "client", "matchbus"),
 }
 """What the modules of a package may import of ours."""

@@ -9,6 +9,7 @@ import grpc
 import nats.errors
 import nats.js.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus import tls
 
 from bus.connection import connect
 from client import EngineRole, EngineState, EngineStatus, MatchbusError, Position
@@ -82,7 +83,7 @@ async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
 
 async def _serves(address: str) -> bool:
     """Whether an engine says that it takes orders: its feed may be live while its journal has no room."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with tls.channel(address) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S

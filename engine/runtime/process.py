@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import nats.errors
 from matchbus.edge import RECOVERING_ROLE, Door, Edge
+from matchbus.tls import TlsRefused
 from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
@@ -53,6 +54,7 @@ from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
+from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_reign, catch_up, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
@@ -92,6 +94,7 @@ _FAULTS: Final = (
     ExecutionsDamaged,
     StreamError,
     OSError,
+    TlsRefused,
 )
 
 _log: Final = logging.getLogger("engine")
@@ -342,6 +345,7 @@ class Engine:
             ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
             # Without a journal, what earlier processes reported is no history of this one's clients.
             OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
+            Rates(self._settings.orders_per_second),
         )
 
     async def _retire(self, lease: Lease, door: Door, loop: CommitLoop, reports: Reports) -> None:
@@ -436,7 +440,8 @@ async def run(settings: EngineSettings) -> None:
     """Run an engine until cancelled. Raises one of the faults that end it, or a group of them."""
     name = f"engine-{settings.number}"
     edge = Edge(SERVICE)
-    address = edge.bind(settings.listen)  # before anything else: a second process must not depose the first
+    # Before anything else: a second process must not depose the first.
+    address = edge.bind(settings.listen, settings.tls)
     door = Door(SERVICE, f"this process stands by for E{settings.number}; ask the exchange for its address")
     edge.server.add_generic_rpc_handlers((door,))
     link = NatsLink(settings.nats_url)

@@ -33,6 +33,7 @@ from engine.orders import Landmark, Order
 from engine.runtime import order_log, order_trace, wire
 from engine.runtime.commit_loop import CommitError, CommitLoop, Overloaded, Submission
 from engine.runtime.effects import FillBell
+from engine.runtime.rates import Rates
 from engine.runtime.sessions import Sessions
 from engine.terms import Side
 
@@ -90,12 +91,14 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         bell: FillBell,
         away: "ProtectedBooks",
         old_fills: OldFills,
+        rates: Rates,
     ) -> None:
         self._loop = loop
         self._sessions = sessions
         self._bell = bell
         self._away = away
         self._old_fills = old_fills
+        self._rates = rates
         self._fill_streams: Counter[str] = Counter()
         self._entry_streams: Counter[str] = Counter()
         self._listings: Counter[str] = Counter()
@@ -244,6 +247,11 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     # -- one command ----------------------------------------------------------------------------------
 
     async def _answer_one(self, command: OrderCommand, context: Context) -> pb.OrderReply:
+        if (wait_s := self._rates.take(command.client, (command,))) > 0:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._rates.per_second} orders a second are a client's limit: try again in {wait_s:.3f} s",
+            )
         submission = await self._submit(command, command.client, context)
         return wire.order_reply(pb.OrderReply(), (await _answers(submission))[0])
 
@@ -292,6 +300,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     )
                     return
                 commands = wire.order_commands(client, message)
+                await self._rates.pace(client, commands)
                 await self._loop.share_of(client, len(commands))
                 done = self._loop.submit(
                     [command for command in commands if command is not None], client=client

@@ -1,14 +1,16 @@
 """Whose token a call carries. Tokens are known by their SHA-256 only (`matchbus.edge.token_key`)."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
 
 import grpc
 from matchbus.edge import Context, bearer_token, token_key
 
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
+from bus.tokens import Tokens, holds
 
 MAX_LOOKUPS: Final = 16
 """Tokens being looked up at once; more than that are refused, so that junk cannot swamp the bucket."""
@@ -18,12 +20,17 @@ class Sessions:
     """The sessions of all clients, followed in their bucket, and the engines' addresses."""
 
     def __init__(
-        self, engine: int, sessions: Bucket[SessionEntry], engines: Mapping[int, EngineEntry]
+        self,
+        engine: int,
+        sessions: Bucket[SessionEntry],
+        engines: Mapping[int, EngineEntry],
+        utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._engine = engine
         self._sessions = sessions
         self._engines = engines
-        self._known: dict[str, SessionEntry] = {}
+        self._utc_ns = utc_ns
+        self._known = Tokens()
         self._lookups: dict[str, asyncio.Task[SessionEntry | None]] = {}
 
     def __len__(self) -> int:
@@ -43,6 +50,8 @@ class Sessions:
                 "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
             )
         session = self._known.get(token_key(token)) or await self._look_up(token_key(token), context)
+        if not holds(session, self._utc_ns()):
+            await _refuse_stranger(context)
         if session.engine != self._engine:
             await self._refuse_guest(session, context)
         return session.client_id
@@ -63,8 +72,8 @@ class Sessions:
         except BucketUnavailable:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked just now; try again")
         if session is None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token; register again")
-        self._known[key] = session
+            await _refuse_stranger(context)
+        self._on_session(key, session)
         return session
 
     def _forget(self, key: str, lookup: asyncio.Task[SessionEntry | None]) -> None:
@@ -82,6 +91,11 @@ class Sessions:
 
     def _on_session(self, key: str, session: SessionEntry | None) -> None:
         if session is None:
-            self._known.pop(key, None)
+            self._known.remove(key)
         else:
-            self._known[key] = session
+            for ended in self._known.put(key, session, self._utc_ns()):
+                self._sessions.forget(ended)
+
+
+async def _refuse_stranger(context: Context) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown or ended token; register again")

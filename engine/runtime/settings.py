@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 
 from bus import subjects
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen
+from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 
 DEFAULT_PORT: Final = 50050
@@ -32,6 +34,10 @@ class EngineSettings:
     state_dir: Path
     accept_loss: bool
     commands_per_snapshot: int = COMMANDS_PER_SNAPSHOT
+    orders_per_second: int = 0
+    """What each client may send; 0 for any number."""
+
+    tls: ServerFiles | None = None
     metrics: str = ""
     """Where metrics are served, HOST:PORT; empty for nowhere."""
 
@@ -58,6 +64,10 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         )
     if options.standby and options.durability == "none":
         parser.error("--standby follows the journal, and with --durability none there is none")
+    try:
+        tls = server_files(options)
+    except TlsRefused as error:
+        parser.error(str(error))
     return EngineSettings(
         number=options.number,
         nats_url=options.nats,
@@ -69,6 +79,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         state_dir=options.state_dir
         or Path("data") / f"{'standby' if options.standby else 'engine'}_{options.number}",
         accept_loss=options.accept_loss,
+        orders_per_second=options.orders_per_second,
+        tls=tls,
         metrics=options.metrics or "",
         trace=options.trace or "",
         trace_ratio=options.trace_ratio,
@@ -114,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave the first reign to another process of this number, follow it, take over when it is gone",
     )
+    add_rate_option(parser)
+    add_tls_options(parser)
     add_metrics_option(parser)
     add_trace_options(parser)
     add_log_options(parser)

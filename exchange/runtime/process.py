@@ -25,6 +25,7 @@ from typing import Any, Final
 import nats.errors
 import nats.js.errors
 from matchbus.edge import RECOVERING_ROLE, CannotListen, Edge
+from matchbus.tls import TlsRefused
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -32,13 +33,14 @@ from nats.aio.msg import Msg
 from bus import executions, messages, provision, subjects
 from bus.executions import ExecutionsDamaged
 from bus.follower import FeedFollower
-from bus.messages import EngineEntry, InstrumentEntry, ProvisionReply
+from bus.messages import EngineEntry, InstrumentEntry, ProvisionReply, SessionEntry
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed
 from bus.provision import ProvisionError
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import START_DEADLINE_S, NatsLink, ProcessFault, log_to, run_until_signal
 from bus.stream import AWAY, StreamError
+from bus.tokens import Tokens
 from exchange.directory import Directory
 from exchange.market_views import Market, MarketViews
 from exchange.positions import Positions
@@ -66,6 +68,7 @@ _FAULTS: Final = (
     ProcessFault,
     CannotListen,
     SettingsRefused,
+    TlsRefused,
     InstrumentsRefused,
     ProvisionError,
     BucketUnavailable,
@@ -86,7 +89,9 @@ class Exchange:
         self._engines: dict[int, EngineEntry] = {}
         self._instruments: dict[str, InstrumentEntry] = {}
         self._standbys = views.Standbys()
-        self._directory = Directory()
+        self._tokens = Tokens()
+        self._ended_tokens: asyncio.Queue[str] = asyncio.Queue()
+        self._directory = Directory(self._tokens)
         self._positions = Positions()
         self._executions = executions.read(nc)
         self._feed_log = views.FeedLog()
@@ -125,6 +130,7 @@ class Exchange:
                 group.create_task(self._follower.run())
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
+                group.create_task(self._remove_ended_tokens())
                 group.create_task(self._publish_views())
                 if self._settings.metrics:
                     group.create_task(self._stream_sizes.run(self._nc))
@@ -136,7 +142,7 @@ class Exchange:
                     await bucket.wait()
                 if lost := self._directory.lost():
                     log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
-                address = edge.bind(self._settings.listen)
+                address = edge.bind(self._settings.listen, self._settings.tls)
                 await edge.set_role(RECOVERING_ROLE, held=True)
                 await edge.start()
                 log.info("exchange listens at %s", address)
@@ -182,8 +188,23 @@ class Exchange:
         group.create_task(self._clients_bucket.watch(self._directory.put, filled=filled[0]))
         group.create_task(self._engines_bucket.watch(self._on_engine, filled=filled[1]))
         group.create_task(self._instruments_bucket.watch(self._on_instrument, filled=filled[2]))
-        group.create_task(self._sessions_bucket.watch(self._directory.note_session, filled=filled[3]))
+        group.create_task(self._sessions_bucket.watch(self._on_session, filled=filled[3]))
         return filled
+
+    def _on_session(self, key: str, session: SessionEntry | None) -> None:
+        if session is None:
+            self._tokens.remove(key)
+        else:
+            for ended in self._tokens.put(key, session, time.time_ns()):
+                self._ended_tokens.put_nowait(ended)
+
+    async def _remove_ended_tokens(self) -> None:
+        """Engines keep the same rule and need no word of it. What fails here, the next start finds."""
+        while True:
+            try:
+                await self._sessions_bucket.remove(await self._ended_tokens.get())
+            except BucketUnavailable as error:
+                log.warning("%s", error)
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
         if entry is None:

@@ -6,6 +6,7 @@ exactly one binds, and the other is then checked against what was bound.
 
 import asyncio
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from matchbus.edge import token_key
 from bus import subjects
 from bus.messages import ClientEntry, EngineEntry, SessionEntry
 from bus.registry import Bucket
+from bus.tokens import TOKEN_LIFE_NS
 from exchange import assignment, directory
 
 T = TypeVar("T")
@@ -113,7 +115,8 @@ class Registrar:
         if home is None:
             raise HomeUnknown(f"the home engine E{entry.engine} of client {client_id} is not registered")
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        await self._sessions.put(token_key(token), SessionEntry(client_id=client_id, engine=entry.engine))
+        session = SessionEntry(client_id, entry.engine, time.time_ns() + TOKEN_LIFE_NS)
+        await self._sessions.put(token_key(token), session)
         return Registration(token=token, home=home)
 
     async def _bind(self, key: str, client_id: str, secret: str, preferred_engine: int) -> ClientEntry:

@@ -5,6 +5,7 @@ market data is.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -19,6 +20,7 @@ from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 from bus.messages import InstrumentEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
 from bus.stream import StreamError
+from bus.tokens import holds
 from exchange import assignment, directory
 from exchange.positions import Holding, Positions, saturate
 from exchange.runtime import registration
@@ -204,8 +206,8 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         except _AWAY as fault:
             log.warning("cannot look a token up: %r", fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
-        if session is None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token; register again")
+        if session is None or not holds(session, time.time_ns()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown or ended token; register again")
         return session.client_id
 
 

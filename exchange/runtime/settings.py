@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
+
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
@@ -50,6 +52,7 @@ class ExchangeSettings:
     executions_bytes: int = EXECUTIONS_BYTES
     """Likewise the execution reports of all engines."""
 
+    tls: ServerFiles | None = None
     dashboard: str = ""
     """Where the dashboard is served, HOST:PORT; empty for nowhere."""
 
@@ -83,6 +86,10 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
             f"the default password is refused on {listen}, which is not a loopback address: "
             "set PASSWORD or give --password another one, or listen on 127.0.0.1"
         )
+    try:
+        tls = server_files(options)
+    except TlsRefused as error:
+        raise SettingsRefused(str(error)) from error
     return ExchangeSettings(
         nats_url=options.nats,
         listen=listen,
@@ -93,6 +100,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         trim_journals=options.trim_journals,
         journal_bytes=options.journal_gib * GIB,
         executions_bytes=options.executions_gib * GIB,
+        tls=tls,
         dashboard=options.dashboard,
         websocket_urls=tuple(options.websocket.split(",")),
         metrics=options.metrics or "",
@@ -147,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
     add_size_options(parser)
+    add_tls_options(parser)
     parser.add_argument(
         "--dashboard",
         metavar="HOST:PORT",

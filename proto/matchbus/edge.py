@@ -1,6 +1,6 @@
 """What the gRPC edges of the exchange and of the engines do alike: limits, health, tokens, refusals.
 
-Not here: what any call means. Imports nothing of ours but the contract.
+Not here: what any call means, certificates (`matchbus.tls`). Imports nothing of ours but the contract.
 """
 
 import errno
@@ -18,6 +18,8 @@ from google.rpc import (  # type: ignore[import-untyped]  # generated, ships no 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
+
+from matchbus.tls import ServerFiles, server_credentials
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -116,11 +118,14 @@ class Edge:
             (service, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server
         )
 
-    def bind(self, listen: str) -> str:
-        """Take the address; returns it with the port that was taken. Raises CannotListen."""
+    def bind(self, listen: str, tls: ServerFiles | None = None) -> str:
+        """Take the address; returns it with the port that was taken. Raises CannotListen, TlsRefused."""
         _refuse_unusable(listen)
         try:
-            port = self.server.add_insecure_port(listen)
+            if tls is None:
+                port = self.server.add_insecure_port(listen)
+            else:
+                port = self.server.add_secure_port(listen, server_credentials(tls))
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {listen}: {error}") from error
         return f"{listen.rpartition(':')[0]}:{port}"

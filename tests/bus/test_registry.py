@@ -144,6 +144,33 @@ async def test_a_watch_fills_then_follows(
     await asyncio.wait([watching])
 
 
+async def test_a_removed_key_is_gone_without_a_word(
+    own_server: NatsServer, connections: "Connections", bucket: Bucket[EngineEntry]
+) -> None:
+    """Who watches has let go of it already; who comes later never hears of it, and the key may come back."""
+    for engine in (1, 2, 3):
+        await bucket.put(str(engine), _entry(engine))
+    watched = Watched()
+    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
+    await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3)})
+    await bucket.remove("2")
+    assert await bucket.get("2") is None
+    late = Watched()
+    other = await connections.open(own_server.url)
+    watching_late = asyncio.create_task(_bucket(other).watch(late.note, filled=late.filled))
+    await late.until({"1": _entry(1), "3": _entry(3)})
+    await bucket.put("2", _entry(2, epoch=2))
+    await late.until({"1": _entry(1), "3": _entry(3), "2": _entry(2, epoch=2)})
+    await watched.until({"1": _entry(1), "3": _entry(3), "2": _entry(2, epoch=2)})
+    assert watched.told == ["1", "2", "3", "2"]
+    await own_server.kill()
+    with pytest.raises(BucketUnavailable, match="1 is not removed"):
+        await bucket.remove("1")
+    watching.cancel()
+    watching_late.cancel()
+    await asyncio.wait([watching, watching_late])
+
+
 async def test_a_watch_of_an_empty_bucket_is_filled(bucket: Bucket[EngineEntry]) -> None:
     """Nothing to tell is told at once."""
     watched = Watched()

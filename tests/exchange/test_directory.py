@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.messages import ClientEntry
+from bus.tokens import Tokens
 from exchange.directory import (
     Directory,
     client_id_violation,
@@ -65,7 +66,7 @@ def test_same_text(one: str, other: str) -> None:
 
 def test_clients_per_engine() -> None:
     """Clients are counted where they are at home, a client that is gone or seen twice not twice."""
-    directory = Directory()
+    directory = Directory(Tokens())
     directory.put("a", entry("", 1))
     directory.put("b", entry("", 2))
     directory.put("b", entry("", 2))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from bus import subjects
 from bus.connection import Connection
 from bus.messages import InstrumentEntry, SessionEntry, decode_instrument, decode_session
 from bus.registry import Bucket
+from bus.tokens import TOKEN_LIFE_NS
 from tests.system.test_command_line import free_port
 from tests.system.venue import REPOSITORY, Trader
 
@@ -47,7 +49,7 @@ async def list_symbol_and_session(nc: Connection) -> None:
     listed = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
     await listed.put("AAA", InstrumentEntry("AAA", "0.01", "1"))
     sessions = Bucket(nc, subjects.SESSIONS_BUCKET, decode_session)
-    await sessions.put(token_key(TOKEN), SessionEntry("ann", 1))
+    await sessions.put(token_key(TOKEN), SessionEntry("ann", 1, time.time_ns() + TOKEN_LIFE_NS))
 
 
 def ann(channel: Any, address: str) -> Trader:

@@ -8,12 +8,14 @@ import grpc
 import pytest
 from matchbus.edge import Context, token_key
 
+from bus import tokens
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
 from engine.runtime.sessions import MAX_LOOKUPS, Sessions
 from tests.waiting import until
 
 HERE, ELSEWHERE = 1, 2
+ENDS_NS = 1_000
 
 
 class Ended(Exception):
@@ -47,6 +49,7 @@ class Table:
         self.answers = asyncio.Event()
         self.answers.set()
         self.away = False
+        self.forgotten: list[str] = []
         self.tell: Callable[[str, SessionEntry | None], None] | None = None
 
     async def get(self, key: str) -> SessionEntry | None:
@@ -56,6 +59,10 @@ class Table:
         if self.away:
             raise BucketUnavailable("no answer")
         return self.sessions.get(key)
+
+    def forget(self, key: str) -> None:
+        """As Bucket says."""
+        self.forgotten.append(key)
 
     async def watch(
         self, on_change: Callable[[str, SessionEntry | None], None], *, filled: asyncio.Event
@@ -73,11 +80,14 @@ class Door:
     def __init__(self) -> None:
         self.table = Table()
         self.engines: dict[int, EngineEntry] = {}
-        self.sessions = Sessions(HERE, cast("Bucket[SessionEntry]", self.table), self.engines)
+        self.now_ns = 0
+        self.sessions = Sessions(
+            HERE, cast("Bucket[SessionEntry]", self.table), self.engines, lambda: self.now_ns
+        )
 
     def register(self, token: str, client: str, engine: int = HERE) -> None:
         """The exchange stored a session."""
-        self.table.sessions[token_key(token)] = SessionEntry(client, engine)
+        self.table.sessions[token_key(token)] = SessionEntry(client, engine, ENDS_NS)
 
     async def watch(self) -> None:
         """Know all that is there."""
@@ -129,7 +139,7 @@ async def test_without_a_token_nobody_enters(door: Door, metadata: tuple[tuple[s
 async def test_an_unknown_token_is_refused(door: Door) -> None:
     """Not even the stored form of a token is one."""
     for token in ("mallorys", token_key("alices"), "alices2"):
-        with pytest.raises(Ended, match="UNAUTHENTICATED: unknown token; register again"):
+        with pytest.raises(Ended, match="UNAUTHENTICATED: unknown or ended token; register again"):
             await door.enter(token)
 
 
@@ -170,13 +180,41 @@ async def test_many_calls_with_one_token_are_one_lookup(door: Door) -> None:
 async def test_news_of_a_session_count_at_once(door: Door) -> None:
     """A session that is removed opens nothing; one that moved leads to its new home."""
     assert door.table.tell is not None
-    door.table.tell(token_key("bobs"), SessionEntry("bob", HERE))
+    door.table.tell(token_key("bobs"), SessionEntry("bob", HERE, ENDS_NS))
     assert await door.enter("bobs") == "bob"
     del door.table.sessions[token_key("alices")]
     door.table.tell(token_key("alices"), None)
     door.table.tell(token_key("alices"), None)
     with pytest.raises(Ended, match="UNAUTHENTICATED"):
         await door.enter("alices")
+
+
+async def test_a_token_ends(door: Door) -> None:
+    """When its time is over it opens nothing, known before or looked up only now; a new one does."""
+    door.now_ns = ENDS_NS - 1
+    assert await door.enter("alices") == "alice"
+    door.now_ns = ENDS_NS
+    door.register("carols", "carol")
+    for token in ("alices", "carols"):
+        with pytest.raises(Ended, match="UNAUTHENTICATED: unknown or ended token"):
+            await door.enter(token)
+    assert door.table.tell is not None
+    door.table.tell(token_key("new"), SessionEntry("alice", HERE, 2 * ENDS_NS))
+    assert await door.enter("new") == "alice"
+    assert door.table.forgotten == [token_key("alices")]
+
+
+async def test_a_clients_tokens_are_bounded(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer ones end the oldest, which the exchange then takes away."""
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
+    assert door.table.tell is not None
+    for token in ("second", "third"):
+        door.table.tell(token_key(token), SessionEntry("alice", HERE, ENDS_NS))
+    del door.table.sessions[token_key("alices")]
+    with pytest.raises(Ended, match="UNAUTHENTICATED"):
+        await door.enter("alices")
+    assert await door.enter("second") == await door.enter("third") == "alice"
+    assert len(door.sessions) == 3
 
 
 async def test_a_bucket_that_is_away_is_no_refusal(door: Door) -> None:

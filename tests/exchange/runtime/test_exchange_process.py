@@ -17,11 +17,12 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from matchbus.edge import token_key
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bus import messages, provision, subjects
+from bus import messages, provision, subjects, tokens
 from bus.connection import Connection
 from bus.executions import ExecutionsWriter
 from bus.messages import (
@@ -40,6 +41,7 @@ from bus.provision import await_journal
 from bus.registry import Bucket
 from bus.replica import checksum
 from bus.server import NatsServer
+from exchange.runtime import registration
 from exchange.runtime.instruments import InstrumentsRefused
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
@@ -227,7 +229,9 @@ async def test_registration(
 
         sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
         session = await sessions.get(hashlib.sha256(first.token.encode()).hexdigest())
-        assert session == messages.SessionEntry("ann", 1)
+        assert session is not None
+        assert (session.client_id, session.engine) == ("ann", 1)
+        assert 0 < session.ends_ns - time.time_ns() < tokens.TOKEN_LIFE_NS
 
         await refused(caller.register("ann", password="x"), grpc.StatusCode.UNAUTHENTICATED)
         await refused(caller.register("ann", "other"), grpc.StatusCode.PERMISSION_DENIED)
@@ -236,6 +240,43 @@ async def test_registration(
         assert await violated_field(error) == "client_id"
         error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
         assert "E1, E2" in str(error.details())
+
+
+async def test_tokens_end(
+    own_server: NatsServer,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    own_connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest of too many leaves the store, also at a start; so does one whose time is over."""
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
+    sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
+
+    async def is_stored(token: str) -> bool:
+        return await sessions.get(token_key(token)) is not None
+
+    async def is_gone(token: str) -> bool:
+        return not await is_stored(token)
+
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(caller.sees_two_live_engines)
+        registered = [(await caller.register("ann")).token for _ in range(3)]
+        await eventually(lambda: is_gone(registered[0]))
+        await refused(caller.positions(registered[0]), grpc.StatusCode.UNAUTHENTICATED)
+        for token in registered[1:]:
+            assert await caller.positions(token) == []
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 1)
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(lambda: is_gone(registered[1]))
+        monkeypatch.setattr(registration, "TOKEN_LIFE_NS", 0)
+        over = (await caller.register("bob")).token
+        await refused(caller.positions(over), grpc.StatusCode.UNAUTHENTICATED)
+        assert await is_stored(over), "it tells that bob was registered"
+        monkeypatch.undo()
+        await caller.register("bob")
+        await eventually(lambda: is_gone(over))
+        assert await caller.positions(registered[2]) == []
 
 
 async def test_long_strings_are_refused_by_name(

@@ -5,6 +5,7 @@ import pytest
 
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import BucketUnavailable
+from bus.tokens import Tokens
 from exchange.directory import Directory
 from exchange.runtime.registration import Registrar, RegistrationLost, WrongSecret
 
@@ -49,7 +50,7 @@ def registrar(clients: MemoryBucket, directory: Directory) -> Registrar:
 async def test_clients_that_come_together_are_spread() -> None:
     """Homes are counted from the moment they are chosen, not only when they are stored."""
     clients = MemoryBucket(callers=6)
-    registering = registrar(clients, Directory())
+    registering = registrar(clients, Directory(Tokens()))
     outcomes = await asyncio.gather(*(registering.register(f"c{n}", "", 0) for n in range(6)))
     assert sorted(outcome.home.engine for outcome in outcomes) == [1, 1, 1, 2, 2, 2]
     registering.close()
@@ -57,7 +58,7 @@ async def test_clients_that_come_together_are_spread() -> None:
 
 async def test_one_of_two_first_registrations_binds() -> None:
     """Of two first registrations at once with other secrets one is refused; it does not count as a client."""
-    clients, directory = MemoryBucket(callers=2), Directory()
+    clients, directory = MemoryBucket(callers=2), Directory(Tokens())
     registering = registrar(clients, directory)
     outcomes = await asyncio.gather(
         registering.register("ann", "a", 0), registering.register("ann", "b", 0), return_exceptions=True
@@ -69,9 +70,10 @@ async def test_one_of_two_first_registrations_binds() -> None:
 
 async def test_a_name_whose_entry_is_lost_is_nobodys() -> None:
     """Its old token tells that it was bound once: nobody else may have its orders now."""
-    clients, directory = MemoryBucket(), Directory()
+    clients, tokens = MemoryBucket(), Tokens()
+    directory = Directory(tokens)
     registering = registrar(clients, directory)
-    directory.note_session("key", SessionEntry("ann", 2))
+    tokens.put("key", SessionEntry("ann", 2), 0)
     assert directory.lost() == {"ann"}
     with pytest.raises(RegistrationLost, match=r"client ann was registered, and .* is lost: restore"):
         await registering.register("ann", "another", 0)
@@ -82,7 +84,7 @@ async def test_a_name_whose_entry_is_lost_is_nobodys() -> None:
 
 async def test_a_failed_registration_does_not_count() -> None:
     """When the bucket gives no answer no client is counted: the next one is the first."""
-    clients, directory = MemoryBucket(), Directory()
+    clients, directory = MemoryBucket(), Directory(Tokens())
     clients.fault = BucketUnavailable("away")
     registering = registrar(clients, directory)
     with pytest.raises(BucketUnavailable):

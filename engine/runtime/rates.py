@@ -1,0 +1,67 @@
+"""How many orders a second a client may send. Cancels are free: whoever sends too much can always stop.
+
+It is the edge that counts, before anything is queued; the journal knows nothing of it.
+"""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from engine.commands import NewOrder, OrderCommand, ReplaceOrder
+
+DEPTH_NS: Final = 10**9
+"""Whoever was silent for so long may send as much at once as this time allows."""
+
+_COUNTED: Final = (NewOrder, ReplaceOrder)
+_MAX_PER_SECOND: Final = 1_000_000
+
+
+def add_rate_option(parser: argparse.ArgumentParser) -> None:
+    """The option that engines have for this; 0 when it is left out."""
+    parser.add_argument(
+        "--orders-per-second",
+        metavar="N",
+        type=_whole,
+        default=0,
+        help="new orders and replaces a second that each client may send; cancels are free (default: any)",
+    )
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_PER_SECOND:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_MAX_PER_SECOND:,}")
+    return int(text)
+
+
+class Rates:
+    """The limit of every client, `per_second` new orders and replaces; 0 is none.
+
+    What is sent together goes together: more than a whole second allows waits for a full second's silence and
+    is paid off after.
+    """
+
+    def __init__(self, per_second: int, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self.per_second = per_second
+        self._clock_ns = clock_ns
+        self._paid_off_ns: dict[str, int] = {}  # by client, when what it sent is paid off
+
+    def take(self, client: str, commands: Iterable[OrderCommand | None]) -> float:
+        """Let commands in, together; otherwise the seconds until they may be, and nothing is counted."""
+        if not self.per_second:
+            return 0.0
+        cost_ns = sum(type(command) in _COUNTED for command in commands) * 10**9 // self.per_second
+        now_ns = self._clock_ns()
+        paid_off_ns = max(now_ns, self._paid_off_ns.get(client, now_ns))
+        wait_ns = paid_off_ns + min(cost_ns, DEPTH_NS) - DEPTH_NS - now_ns
+        if cost_ns and wait_ns > 0:
+            return wait_ns / 1e9
+        self._paid_off_ns[client] = paid_off_ns + cost_ns
+        return 0.0
+
+    async def pace(self, client: str, commands: Iterable[OrderCommand | None]) -> None:
+        """Wait until commands are let in."""
+        commands = tuple(commands)
+        while (wait_s := self.take(client, commands)) > 0:  # noqa: ASYNC110 - time is what it waits for
+            await asyncio.sleep(wait_s)

@@ -1,0 +1,170 @@
+"""TLS between clients and the gRPC edges, by configuration: without certificates there is none.
+
+A server is told its files on the command line; whoever connects is told whom to trust by the environment, so
+that every program here does it the same:
+
+    MATCHBUS_TLS_CA       whose certificates are believed: speak TLS
+    MATCHBUS_TLS_CERT     one's own certificate, for a venue that wants one
+    MATCHBUS_TLS_KEY      its key
+
+All files are PEM. Imports nothing of ours.
+"""
+
+import argparse
+import logging
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+CA_VARIABLE: Final = "MATCHBUS_TLS_CA"
+CERT_VARIABLE: Final = "MATCHBUS_TLS_CERT"
+KEY_VARIABLE: Final = "MATCHBUS_TLS_KEY"
+
+_log: Final = logging.getLogger(__name__)
+
+
+class TlsRefused(ValueError):
+    """Certificates or keys cannot be used; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFiles:
+    """What a server shows, its certificate with the chain, and its key; and who signs its clients'."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+    """None lets every client in, with or without a certificate."""
+
+    def arguments(self) -> list[str]:
+        """The options that tell another process of these files."""
+        told = ["--tls-cert", str(self.cert), "--tls-key", str(self.key)]
+        return told if self.client_ca is None else [*told, "--tls-client-ca", str(self.client_ca)]
+
+
+def add_tls_options(parser: argparse.ArgumentParser) -> None:
+    """The options that exchange and engines have for this."""
+    group = parser.add_argument_group("TLS", "PEM files; renewed ones are taken for new connections")
+    group.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        type=Path,
+        help="the server's certificate and its chain (default: no TLS)",
+    )
+    group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of that certificate")
+    group.add_argument(
+        "--tls-client-ca",
+        metavar="FILE",
+        type=Path,
+        help="let in only clients with a certificate that one of these signed",
+    )
+
+
+def server_files(options: argparse.Namespace) -> ServerFiles | None:
+    """The files that `add_tls_options` was told, None without any. Raises `TlsRefused`."""
+    cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise TlsRefused("TLS needs both --tls-cert and --tls-key")
+    files = ServerFiles(cert, key, client_ca)
+    _configuration(files)
+    return files
+
+
+def server_credentials(files: ServerFiles) -> grpc.ServerCredentials:
+    """Credentials that follow the files: a renewed certificate needs no restart. Raises `TlsRefused`."""
+    read = _configuration(files)
+    seen = _versions(files)
+
+    def newest() -> Any:
+        """What new connections get: gRPC asks at each; None leaves it as it is."""
+        nonlocal seen
+        versions = _versions(files)
+        if versions == seen:
+            return None
+        seen = versions
+        try:
+            return _configuration(files)
+        except TlsRefused as error:  # half of a renewal may be written; the rest changes the versions again
+            _log.error("the certificates of before go on: %s", error)
+            return None
+
+    demands_certificate = files.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(read, newest, demands_certificate)
+
+
+def client_credentials(environment: Mapping[str, str] = os.environ) -> grpc.ChannelCredentials | None:
+    """What the environment says of TLS, None for none. Raises `TlsRefused`."""
+    ca, cert, key = (environment.get(name, "") for name in (CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE))
+    if bool(cert) != bool(key) or (cert and not ca):
+        raise TlsRefused(f"{CERT_VARIABLE} needs {KEY_VARIABLE} and {CA_VARIABLE} beside it")
+    if not ca:
+        return None
+    try:
+        if not cert:
+            return grpc.ssl_channel_credentials(_authorities(Path(ca)))
+        _check_pair(Path(cert), Path(key))
+        return grpc.ssl_channel_credentials(_authorities(Path(ca)), _read(Path(key)), _read(Path(cert)))
+    except TlsRefused as error:
+        raise TlsRefused(f"{CA_VARIABLE}, _CERT, _KEY in the environment: {error}") from error
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel to an exchange or engine, as the environment says. Raises `TlsRefused`."""
+    credentials = client_credentials()
+    if credentials is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, credentials)
+
+
+def _configuration(files: ServerFiles) -> Any:
+    _check_pair(files.cert, files.key)
+    authorities = None if files.client_ca is None else _authorities(files.client_ca)
+    pair = _read(files.key), _read(files.cert)
+    return grpc.ssl_server_certificate_configuration([pair], authorities)
+
+
+def _versions(files: ServerFiles) -> list[tuple[int, int, int]]:
+    """What changes when one of the files does."""
+    found = []
+    for path in (files.cert, files.key, files.client_ca):
+        if path is not None:
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return found
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    """Refuse what gRPC would take, only to end every connection without a word."""
+    for path in (cert, key):
+        _read(path)  # which one cannot be read, ssl does not say
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        why = f" ({error.reason})" if error.reason else ""
+        raise TlsRefused(f"{cert} and {key} are no certificate with its key, unencrypted{why}") from error
+
+
+def _authorities(path: Path) -> bytes:
+    text = _read(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise TlsRefused(f"{path} holds no certificates") from error
+    return text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TlsRefused(f"{path}: {error.strerror}") from error

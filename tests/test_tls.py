@@ -1,0 +1,161 @@
+"""TLS at the gRPC edges, and who is told of it how."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Self
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus import tls
+from matchbus.edge import Edge
+from matchbus.tls import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    KEY_VARIABLE,
+    ServerFiles,
+    TlsRefused,
+    add_tls_options,
+    client_credentials,
+    server_credentials,
+    server_files,
+)
+
+from tests.certificates import Authority
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """Who signed the server's certificate."""
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Authority:
+    """Somebody else's authority."""
+    return Authority(tmp_path, "other")
+
+
+class Server:
+    """An edge that answers with its health, over TLS."""
+
+    def __init__(self, files: ServerFiles) -> None:
+        self._edge = Edge("matchbus.v1.Exchange")
+        self.address = self._edge.bind("127.0.0.1:0", files)
+
+    async def __aenter__(self) -> Self:
+        await self._edge.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._edge.stop(0)
+
+    async def lets_in(self, monkeypatch: pytest.MonkeyPatch, **environment: Path) -> bool:
+        """Whether it answers one who is told this by the environment."""
+        with monkeypatch.context() as told:
+            for name, path in environment.items():
+                told.setenv(f"MATCHBUS_TLS_{name.upper()}", str(path))
+            async with tls.channel(self.address) as channel:
+                try:
+                    await health_pb2_grpc.HealthStub(channel).Check(
+                        health_pb2.HealthCheckRequest(), timeout=5
+                    )
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - the other way is no error
+                    return False
+            return True
+
+
+async def test_only_who_believes_the_certificate_is_answered(
+    authority: Authority, other: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without TLS there is no answer either; a client needs no certificate of its own."""
+    async with Server(ServerFiles(*authority.issue("server"))) as server:
+        assert await server.lets_in(monkeypatch, ca=authority.ca)
+        assert not await server.lets_in(monkeypatch, ca=other.ca)
+        assert not await server.lets_in(monkeypatch)
+
+
+async def test_clients_may_need_certificates(
+    authority: Authority, other: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the given authority signed."""
+    mine, theirs = authority.issue("client"), other.issue("stranger")
+    async with Server(ServerFiles(*authority.issue("server"), client_ca=authority.ca)) as server:
+        assert await server.lets_in(monkeypatch, ca=authority.ca, cert=mine[0], key=mine[1])
+        assert not await server.lets_in(monkeypatch, ca=authority.ca)
+        assert not await server.lets_in(monkeypatch, ca=authority.ca, cert=theirs[0], key=theirs[1])
+
+
+async def test_a_renewed_certificate_needs_no_restart(
+    authority: Authority,
+    other: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """New connections get it; while it is only half there, they get the one of before."""
+    cert, key = authority.issue("server")
+    async with Server(ServerFiles(cert, key)) as server:
+        other.issue("server")
+        assert await server.lets_in(monkeypatch, ca=other.ca)
+        assert not await server.lets_in(monkeypatch, ca=authority.ca)
+        key.write_text("half a ke")
+        with caplog.at_level(logging.ERROR, tls.__name__):
+            assert await server.lets_in(monkeypatch, ca=other.ca)
+        assert "the certificates of before go on" in caplog.text
+        key.unlink()
+        assert await server.lets_in(monkeypatch, ca=other.ca)
+        authority.issue("server")
+        assert await server.lets_in(monkeypatch, ca=authority.ca)
+
+
+def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Path) -> None:
+    """Before anything listens; gRPC itself would take them all."""
+    cert, key = authority.issue("server")
+    _, another = authority.issue("another")
+    junk, nothing = tmp_path / "junk.pem", tmp_path / "nothing.pem"
+    junk.write_text("-----BEGIN")
+    for files, why in (
+        (ServerFiles(nothing, key), "nothing.pem: No such file"),
+        (ServerFiles(cert, nothing), "nothing.pem: No such file"),
+        (ServerFiles(cert, junk), "no certificate with its key"),
+        (ServerFiles(junk, key), "no certificate with its key"),
+        (ServerFiles(cert, another), r"no certificate with its key, unencrypted \(KEY_VALUES_MISMATCH\)"),
+        (ServerFiles(cert, key, nothing), "nothing.pem: No such file"),
+        (ServerFiles(cert, key, junk), "junk.pem holds no certificates"),
+        (ServerFiles(cert, key, key), "server.key holds no certificates"),
+    ):
+        with pytest.raises(TlsRefused, match=why):
+            server_credentials(files)
+
+
+def test_what_the_environment_says_is_checked(authority: Authority, tmp_path: Path) -> None:
+    """A client would otherwise try for ever to connect."""
+    cert, key = map(str, authority.issue("client"))
+    ca, nothing = str(authority.ca), str(tmp_path / "nothing.pem")
+    assert client_credentials({}) is None
+    assert client_credentials({CA_VARIABLE: ca}) is not None
+    assert client_credentials({CA_VARIABLE: ca, CERT_VARIABLE: cert, KEY_VARIABLE: key}) is not None
+    for environment, why in (
+        ({CA_VARIABLE: nothing}, "nothing.pem: No such file"),
+        ({CERT_VARIABLE: cert, KEY_VARIABLE: key}, "MATCHBUS_TLS_CERT needs MATCHBUS_TLS_KEY and"),
+        ({CA_VARIABLE: ca, CERT_VARIABLE: cert}, "MATCHBUS_TLS_CERT needs MATCHBUS_TLS_KEY and"),
+        ({CA_VARIABLE: ca, KEY_VARIABLE: key}, "MATCHBUS_TLS_CERT needs MATCHBUS_TLS_KEY and"),
+        ({CA_VARIABLE: ca, CERT_VARIABLE: cert, KEY_VARIABLE: cert}, "no certificate with its key"),
+    ):
+        with pytest.raises(TlsRefused, match=why):
+            client_credentials(environment)
+
+
+def test_options(authority: Authority) -> None:
+    """What one process was told it can tell another; half of it is refused."""
+    parser = argparse.ArgumentParser()
+    add_tls_options(parser)
+    cert, key = authority.issue("server")
+    for files in (ServerFiles(cert, key), ServerFiles(cert, key, authority.ca)):
+        assert server_files(parser.parse_args(files.arguments())) == files
+    assert server_files(parser.parse_args([])) is None
+    for half in (["--tls-cert", str(cert)], ["--tls-key", str(key)], ["--tls-client-ca", str(authority.ca)]):
+        with pytest.raises(TlsRefused, match="needs both --tls-cert and --tls-key"):
+            server_files(parser.parse_args(half))
