@@ -238,7 +238,7 @@ async def test_what_is_no_message_is_nothing_to_log(
     channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Anybody may send it, as often as he likes: he hears of it, our log does not."""
-    call = channel.unary_unary(f"/{SERVICE}/RegisterClient")
+    call: Any = channel.unary_unary(f"/{SERVICE}/RegisterClient", None, None)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call(b"\xff\xff", timeout=5)
     assert refused.value.code() is grpc.StatusCode.UNKNOWN
