@@ -138,7 +138,9 @@ class AwayView:
             for price, shown in self._untaken(replica, place, leg.limit, left):
                 quantity = min(shown, left)
                 left -= quantity
-                aim = taken.aims.setdefault(price, _Aim(replica.quantity(3 - leg.side, price)))
+                standing = replica.quantity(3 - leg.side, price)
+                aim = taken.aims.setdefault(price, _Aim(standing))
+                aim.shown = standing + aim.seen(standing)  # others may have added some
                 aim.quantity += quantity
                 aimed.append((price, quantity))
         taken.out += leg.quantity
@@ -148,12 +150,13 @@ class AwayView:
         self._unanswered.pop(leg.peer, None)
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
         taken.out -= leg.quantity
-        filled = left = sum(fill[2] for fill in answer.fills)
+        filled = sum(fill[2] for fill in answer.fills)
+        for _, price, quantity, *_ in answer.fills:  # which may be better ones than it aimed at
+            if price in taken.aims:
+                taken.aims[price].shown -= quantity
         for price, quantity in self._aimed.pop(leg.leg_id, ()):
             aim = taken.aims[price]
             aim.quantity -= quantity
-            aim.shown -= min(quantity, left)
-            left -= min(quantity, left)
             if not aim.quantity:
                 del taken.aims[price]
         exhausted = not answer.refused and filled < leg.quantity and len(answer.fills) < MAX_LEG_FILLS
