@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -33,6 +34,7 @@ from engine.events import LegSent
 from engine.invariants import check
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import REPORTED, Reports
+from engine.runtime.high_water import MarkedJournal
 from engine.runtime.recovery import begin_reign, replay
 from engine.state import State
 from engine.terms import Side
@@ -237,7 +239,7 @@ async def test_a_reign_begins_with_a_record_of_its_epoch() -> None:
     records = [record async for record in MemoryJournal(1, journal.stored).replay()]
     assert (records[-1].epoch, records[-1].batch_number) == (2, end.batch_number + 1)
     assert records[-1].time_ns == newest_ns > 1
-    assert decode(records[-1].commands) == (EpochStarted(2, (1 << 48) + (2 << 24) + 1),)
+    assert decode(records[-1].commands) == (EpochStarted(2, (1 << 48) + (2 << 30) + 1),)
     assert (state.epoch, state.batch_number) == (2, end.batch_number + 1)
     with pytest.raises(PrimaryReplaced):
         await reign.journal.append(1, newest_ns, encode([]))
@@ -283,12 +285,29 @@ async def test_a_damaged_journal_is_not_traded_on() -> None:
 async def test_each_reign_numbers_its_legs_above_those_of_earlier_ones() -> None:
     """Also where the earlier ones are forgotten: the epoch alone says so. Far epochs go on as before."""
     first: list[int] = []
-    for epoch in (1, 2, 3, (1 << 24) - 1):
+    for epoch in (1, 2, 3, (1 << 18) - 1):
         state = State(9)
         await begin_reign(state, MemoryJournal(9), epoch, 1)
         first.append(state.next_leg_id)
     assert first == sorted(set(first))
     assert {leg_id >> 48 for leg_id in first} == {9}
     state = State(9)
-    await begin_reign(state, MemoryJournal(9), 1 << 24, 1)
+    await begin_reign(state, MemoryJournal(9), 1 << 18, 1)
     assert state.next_leg_id == (9 << 48) + 1
+
+
+async def test_legs_are_numbered_above_those_of_a_long_reign_that_is_lost(tmp_path: Path) -> None:
+    """A peer refuses legs below those that it has settled, and would answer a number it knows with old fills.
+
+    All is gone but the mark; the lost reign had sent ten thousand legs a second for a day.
+    """
+    lost = State(1)
+    async with MarkedJournal(MemoryJournal(1), 1, tmp_path) as journal:
+        await replay(lost, journal, reports_to(Stream()))
+        await begin_reign(lost, journal, 6, 1)
+    state = State(1)
+    async with MarkedJournal(MemoryJournal(1), 1, tmp_path, accept_loss=True) as journal:
+        await replay(state, journal, reports_to(Stream()))
+        await begin_reign(state, journal, journal.newest_epoch + 1, 2)
+    assert state.epoch == 7
+    assert state.next_leg_id > lost.next_leg_id + 24 * 3_600 * 10_000
