@@ -1,6 +1,7 @@
 """The Matchbus client library for asyncio.
 
-    connection = Client.connect("127.0.0.1:50050", client_id="alice", password="password", secret="mine")
+    exchange = "127.0.0.1:50050"
+    connection = Client.connect(exchange, client_id="carol", password="password", secret="carol's own")
     async with connection as client:
         result = await client.submit("AAPL", "buy", quantity="10", price="101.25")
         print(result.status, result.fills)

@@ -78,11 +78,11 @@ class Client:
     ) -> Self:
         """A client that connects when entered with `async with` (or by `open`).
 
-        `exchange` is the exchange's "host:port", `password` the exchange's, `secret` this client's own,
-        bound at its first registration. `preferred_engine` counts at the first registration only, 0 lets
-        the exchange choose. Each call has `deadline_s` seconds for all its attempts. With `credentials`,
-        or MATCHBUS_TLS_CA in the environment (docs/security.md), the connections use TLS; `ValueError` says
-        what is wrong with the files it names.
+        `exchange` is the exchange's "host:port" (an IPv6 host in brackets; `ValueError` for what is none),
+        `password` the exchange's, `secret` this client's own, bound at its first registration.
+        `preferred_engine` counts at the first registration only, 0 lets the exchange choose. Each call has
+        `deadline_s` seconds for all its attempts. With `credentials`, or MATCHBUS_TLS_CA in the environment
+        (docs/security.md), the connections use TLS; `ValueError` says what is wrong with the files it names.
         """
         request = pb.RegisterClientRequest(
             client_id=client_id, password=password, secret=secret, preferred_engine=preferred_engine
@@ -175,7 +175,8 @@ class Client:
         A refused order is returned, see `OrderResult`. With status PENDING a part is out on another engine
         and the rest of the story comes by `fills`. Raises `ValueError` for a price or quantity off the
         tick or lot, `TypeError` for a float, `UnknownSymbol`, and `Unavailable` at the deadline, when the
-        order may be live. Cancelling the task that awaits this does not cancel the order.
+        order may be live. Cancelling the task that awaits this takes back an order that has not left yet;
+        one that has left lives on: `order` tells by its `client_order_id`.
         """
         instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
         order_type = terms.number_of(terms.ORDER_TYPE_NUMBERS, type, "type")
@@ -198,9 +199,9 @@ class Client:
         if price is not None:
             order.price = instrument.ticks(price)
         if post_only:
-            order.post_only = True
+            order.post_only = _flag(post_only, "post_only")
         if do_not_route:
-            order.do_not_route = True
+            order.do_not_route = _flag(do_not_route, "do_not_route")
         if self_trade_prevention != "none":
             order.self_trade_prevention = terms.number_of(
                 terms.SELF_TRADE_PREVENTION_NUMBERS, self_trade_prevention, "self_trade_prevention"
@@ -274,10 +275,11 @@ class Client:
         return results.order_result(reply, instrument)
 
     async def cancel_all(self, symbol: str | None = None, side: str | None = None) -> int:
-        """Cancel our open orders, of one symbol or side if given; return how many.
+        """Cancel our open orders, of one symbol or side if given; return how many. Raises `UnknownSymbol`.
 
         After a lost answer the count is of the last attempt only.
         """
+        await self._check_listed(symbol)
         request = pb.CancelAllRequest(symbol=symbol or "")
         if side is not None:
             request.side = terms.number_of(terms.SIDE_NUMBERS, side, "side")
@@ -353,7 +355,8 @@ class Client:
         return results.order_state(message, instrument)
 
     async def open_orders(self, symbol: str | None = None) -> list[OrderState]:
-        """Our orders that are in the market, of one symbol if given."""
+        """Our orders that are in the market, of one symbol if given. Raises `UnknownSymbol`."""
+        await self._check_listed(symbol)
         request = pb.ListOpenOrdersRequest(symbol=symbol or "")
         reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
         await self._learn_all({message.symbol for message in reply.orders})
@@ -361,7 +364,11 @@ class Client:
         return [results.order_state(message, instruments[message.symbol]) for message in reply.orders]
 
     async def positions(self) -> dict[str, Position]:
-        """What we hold, by symbol, as the exchange sums it up from the fills (shortly after them)."""
+        """What we hold, by symbol, as the exchange sums it up from the execution reports.
+
+        They reach it shortly after the engine has answered, in some 10 ms as a rule: what has to count the
+        last fill at once sums up `fills`.
+        """
         reply: pb.GetPositionsReply = await self._session.ask_exchange(
             "GetPositions", pb.GetPositionsRequest()
         )
@@ -417,6 +424,11 @@ class Client:
         known = await self._known_order(order_id, client_order_id)
         return results.order_result(reply, self._session.instruments[known.symbol])
 
+    async def _check_listed(self, symbol: str | None) -> None:
+        """Raise `UnknownSymbol` for one that the venue does not list; None stands for all."""
+        if symbol is not None and symbol not in self._session.instruments:
+            await self._session.learn(symbol)
+
     async def _learn_all(self, symbols: set[str]) -> None:
         for symbol in symbols - self._session.instruments.keys():
             await self._session.learn(symbol)
@@ -447,13 +459,22 @@ def _name_order(
 
 
 def check_client_order_id(client_order_id: str) -> None:
-    """Raise `ValueError` for what is no id that an order can be given."""
+    """Raise `ValueError` for what is no id that an order can be given, `TypeError` for what is no str."""
+    if not isinstance(client_order_id, str):
+        raise TypeError(f"client_order_id is a {type(client_order_id).__name__}: write a str")
     # Here and not at the engine alone: an oversized one would break the stream for all other orders.
     fits = 1 <= len(client_order_id) <= MAX_CLIENT_ORDER_ID_LENGTH
     if not (fits and client_order_id.isascii() and client_order_id.isprintable()):
         raise ValueError(
             f"client_order_id {client_order_id!r:.60} must be 1 to 36 printable ASCII characters"
         )
+
+
+def _flag(value: object, what: str) -> bool:
+    """Raise `TypeError` for what only counts as true, such as the word "no"."""
+    if value is not True:
+        raise TypeError(f"{what} is {value!r:.60}: write True or False")
+    return True
 
 
 def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:

@@ -19,6 +19,7 @@ from the second failure in a row on.
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -96,6 +97,11 @@ _USELESS_TO_REPEAT: Final = frozenset(
     }
 )
 
+_ADDRESS: Final = re.compile(r"(\[[0-9a-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII | re.IGNORECASE)
+"""A name or an IPv4 address, or an IPv6 address in brackets; then the port."""
+
+_MAX_PORT: Final = 65_535
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -134,6 +140,7 @@ class Session:
         deadline_s: float,
         credentials: grpc.ChannelCredentials | None,
     ) -> None:
+        check_address(exchange_address)
         if not deadline_s > 0:
             raise ValueError(f"deadline_s {deadline_s} must be more than 0 seconds")
         self.deadline_s = deadline_s
@@ -410,11 +417,20 @@ class Retry:
         return None
 
 
+def check_address(address: str) -> None:
+    """Raise `ValueError` for what is no HOST:PORT: gRPC would look for it until the deadline."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found[2]) <= _MAX_PORT:
+        raise ValueError(f"{address!r:.60} is no address: write it like 127.0.0.1:50050 or [::1]:50050")
+
+
 def _final(error: grpc.aio.AioRpcError) -> Exception:
     """The exception that says what this failure means to a user."""
     code, text = error.code(), error.details() or error.code().name
-    if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+    if code is grpc.StatusCode.UNAUTHENTICATED:
         return AuthenticationFailed(text)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return AuthenticationFailed(f"{text}: use that secret, or another client id")
     if code is grpc.StatusCode.NOT_FOUND:
         return OrderNotFound(text)
     if code is grpc.StatusCode.DATA_LOSS:

@@ -3,6 +3,7 @@
 Nothing is rounded: what is not a whole number of ticks or lots is refused.
 """
 
+import math
 from decimal import Context, Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Final
@@ -20,6 +21,9 @@ _CONTEXT: Final = Context(prec=40, traps=[InvalidOperation])
 _MAX_WIRE: Final = 2**63 - 1
 _MAX_UNITS: Final = 10**12
 """The most ticks or lots of an order. What is above and fits on the wire, the engine refuses by name."""
+
+_MAX_PLACES: Final = 40
+"""Of a number that is written out in a text."""
 
 _NO_NUMBER: Final = Decimal("NaN")
 
@@ -53,8 +57,13 @@ class Instrument(msgspec.Struct, frozen=True):
         return _CONTEXT.multiply(_CONTEXT.multiply(ticks_times_lots, self.tick_size), self.lot_size)
 
     def average(self, ticks: float) -> Decimal:
-        """An average price, which the venue gives as a float of ticks: for display."""
-        return _CONTEXT.multiply(Decimal(repr(ticks)), self.tick_size)
+        """An average price, which the venue gives as a float of ticks: for display.
+
+        It has the places of the tick, and more only where they say something.
+        """
+        exact = _CONTEXT.multiply(Decimal(repr(ticks)), self.tick_size).normalize(_CONTEXT)
+        places, least = exact.as_tuple().exponent, self.tick_size.as_tuple().exponent
+        return exact if places < least else exact.quantize(self.tick_size, context=_CONTEXT)  # type: ignore[operator]  # a finite number's are ints
 
 
 def instrument(message: pb.Instrument) -> Instrument:
@@ -71,6 +80,8 @@ def instrument(message: pb.Instrument) -> Instrument:
 
 def _units(value: Number, size: Decimal, what: str, unit: str, symbol: str) -> int:
     if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{what} is a float, and {value} is no number that {symbol} could trade at")
         raise TypeError(
             f'{what} is a float, which cannot hold most decimals: write "{value}" or Decimal("{value}")'
         )
@@ -89,8 +100,16 @@ def _whole_units(number: str, size: Decimal, what: str, unit: str, symbol: str) 
     if not units.is_finite():
         raise ValueError(f"{what} {number!r:.60} is no number that {symbol} could trade at")
     if rest:
-        raise ValueError(f"{what} {number} of {symbol} is not on a {unit}: {unit} size is {size}")
+        raise ValueError(f"{what} {_written(number)} of {symbol} is not on a {unit}: {unit} size is {size:f}")
     if abs(units) > _MAX_WIRE:
         most = _CONTEXT.multiply(_MAX_UNITS, size)
-        raise ValueError(f"{what} {number:.60} of {symbol} is too large: at most {most:f}, 10^12 {unit}s")
+        raise ValueError(
+            f"{what} {_written(number)} of {symbol} is too large: at most {most:f}, 10^12 {unit}s"
+        )
     return int(units)
+
+
+def _written(number: str) -> str:
+    """A number for people: without an exponent, but where that would fill the screen."""
+    value = Decimal(number)
+    return f"{value:f}" if abs(value.adjusted()) <= _MAX_PLACES else f"{number:.60}"

@@ -35,7 +35,7 @@ class Venue:
         deadline_s: float = DEFAULT_DEADLINE_S,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> Self:
-        """A venue that is asked at the exchange's "host:port".
+        """A venue that is asked at the exchange's "host:port"; `ValueError` for what is none.
 
         Each call has `deadline_s` seconds for all its attempts. TLS is as for `Client.connect`.
         """

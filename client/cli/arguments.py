@@ -12,13 +12,13 @@ from typing import Any, Final, NoReturn
 from client.cli.failures import Misuse
 from client.cli.settings import seconds
 from client.client import check_client_order_id
+from client.session import check_address
 
 _MAX_ORDER_ID: Final = 2**64 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
 _MAX_COUNT: Final = 2**31 - 1
 """What the wire holds of each (proto/matchbus/v1/matchbus.proto)."""
 
-_MAX_PORT: Final = 65_535
 _MAX_DIGITS: Final = 60
 """Of a number as it is typed and as it is printed: 1e999999999 has a billion."""
 
@@ -115,9 +115,11 @@ def own_id(text: str) -> str:
 
 def address(text: str) -> str:
     """Where the exchange listens, or nothing."""
-    host, _, port = text.rpartition(":")
-    if text and not (host and _up_to(_MAX_PORT, port)):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no address: write it like 127.0.0.1:50050")
+    try:
+        if text:
+            check_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

@@ -113,8 +113,8 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(
                 f"the exchange at {settings.exchange} does not take {settings.client_id!r} with this secret "
                 f"({settings.source('secret')}): {error}",
-                "give the secret of its first registration by --secret or MATCHBUS_SECRET, "
-                "or register another name",
+                "a secret is given by --secret or MATCHBUS_SECRET, another client id by "
+                "`matchbus register NAME`",
             )
         case ValueError() if "is not on a " in str(error):
             return Failure(str(error), "write a multiple of it: nothing is rounded here")

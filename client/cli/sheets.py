@@ -58,8 +58,7 @@ def plain(answer: Any) -> Any:
 
 def average(value: Decimal) -> str:
     """An average price: the venue gives it for display, with more digits than mean anything."""
-    rounded = _AVERAGE.plus(value)
-    return f"{rounded.normalize():f}" if rounded else "0"
+    return f"{_AVERAGE.plus(value):f}"
 
 
 def time_utc(ns: int) -> str:

@@ -19,6 +19,7 @@ from client import (
     RequestInvalid,
     Unavailable,
     UnknownSymbol,
+    Venue,
     order_entry,
     session,
 )
@@ -82,6 +83,10 @@ async def test_refusal_is_returned_and_raised_on_demand(venue: FakeVenue) -> Non
         ({"time_in_force": "good"}, ValueError),
         ({"client_order_id": "x" * 37}, ValueError),
         ({"client_order_id": "tab\t"}, ValueError),
+        ({"client_order_id": 5}, TypeError),
+        ({"client_order_id": b"x"}, TypeError),
+        ({"post_only": "no"}, TypeError),
+        ({"do_not_route": 1}, TypeError),
         ({"symbol": "NOPE"}, UnknownSymbol),
     ],
 )
@@ -533,6 +538,37 @@ def test_a_deadline_that_is_none(deadline_s: float) -> None:
         Client.connect("127.0.0.1:1", client_id="a", password="b", secret="c", deadline_s=deadline_s)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "localhost", ":50050", "localhost:", "localhost:0", "localhost:65536", "localhost:x", "a b:1"),
+        *("::1:50050", "[::1]", "http://localhost:50050", "localhost:\uff15\uff10", "localhost:50050/"),
+    ],
+)
+def test_an_address_that_is_none(address: str) -> None:
+    """It is refused at once, where a client is made and where a venue is."""
+    with pytest.raises(ValueError, match="is no address: write it like 127"):
+        Client.connect(address, client_id="a", password="b", secret="c")
+    with pytest.raises(ValueError, match="is no address: write it like 127"):
+        Venue.connect(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "[::1]:65535", "[fe80::1%eth0]:50050", "venue-1.example:50050"]
+)
+def test_an_address_may_be_a_number_or_a_name(address: str) -> None:
+    """IPv4, IPv6 in brackets, and names are taken."""
+    Client.connect(address, client_id="a", password="b", secret="c")
+    Venue.connect(address)
+
+
+async def test_a_name_that_somebody_else_has(venue: FakeVenue) -> None:
+    """The error says what to do, as the venue's own text does not."""
+    venue.failures.append(grpc.StatusCode.PERMISSION_DENIED)
+    with pytest.raises(AuthenticationFailed, match="scripted: use that secret, or another client id"):
+        await venue.client().open()
+
+
 async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
     """A cancel with no id or both ids is a mistake, not a guess."""
     async with venue.client() as client:
@@ -540,3 +576,5 @@ async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
             await client.cancel()
         with pytest.raises(ValueError, match="order_id or by client_order_id"):
             await client.cancel(order_id=1, client_order_id="x")
+        with pytest.raises(TypeError, match="client_order_id is a int: write a str"):
+            await client.order(client_order_id=5)  # type: ignore[arg-type]

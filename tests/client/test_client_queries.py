@@ -233,6 +233,19 @@ async def test_orders(venue: FakeVenue) -> None:
             await client.order(order_id=99)
 
 
+async def test_orders_of_a_symbol_that_is_not_listed(venue: FakeVenue) -> None:
+    """It is an error, not an empty answer: nothing is asked or cancelled. One listed meanwhile is learnt."""
+    async with venue.client() as client:
+        for symbol in ("ZZZ", ""):
+            with pytest.raises(UnknownSymbol):
+                await client.open_orders(symbol)
+            with pytest.raises(UnknownSymbol):
+                await client.cancel_all(symbol)
+        venue.symbols.append("ZZZ")
+        assert await client.open_orders("ZZZ") == []
+        assert await client.cancel_all("ZZZ", "sell") == 7
+
+
 async def test_positions(venue: FakeVenue) -> None:
     """Positions come in units and money, not in lots and ticks."""
     async with venue.client() as client:

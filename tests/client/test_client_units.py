@@ -26,6 +26,9 @@ def test_float_is_refused_with_advice() -> None:
     """A float raises a TypeError that says what to write instead."""
     with pytest.raises(TypeError, match=r'write "101.25" or Decimal\("101.25"\)'):
         AAPL.ticks(101.25)  # type: ignore[arg-type]
+    for value in (float("nan"), float("-inf")):
+        with pytest.raises(TypeError, match=f"price is a float, and {value} is no number that AAPL"):
+            AAPL.ticks(value)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="bool"):
         AAPL.lots(True)
 
@@ -61,10 +64,35 @@ def test_a_calculation_that_went_wrong_is_no_number(price: str) -> None:
             AAPL.ticks(written)
 
 
+def test_refusals_write_numbers_out() -> None:
+    """No exponent is told where the number is short without one; one that fills a screen is cut."""
+    bitcoin = Instrument(symbol="BTC-USD", tick_size=Decimal("0.01"), lot_size=Decimal("0.00000001"))
+    with pytest.raises(ValueError, match=r"quantity 0\.000000002500 of BTC-USD .* lot size is 0\.00000001$"):
+        bitcoin.lots(Decimal("2.500E-9"))
+    with pytest.raises(ValueError, match=r"quantity 1E-9999 of BTC-USD is not on a lot"):
+        bitcoin.lots("1E-9999")
+
+
+@pytest.mark.parametrize(
+    ("ticks", "written"),
+    [
+        (10_000.0, "100.00"),
+        (10_010.5, "100.105"),
+        (0.0, "0.00"),
+        (10_000.25, "100.0025"),
+        (1e13, "100000000000.00"),
+    ],
+)
+def test_an_average_has_the_places_of_the_tick(ticks: float, written: str) -> None:
+    """And more where they say something."""
+    assert str(AAPL.average(ticks)) == written
+    assert str(Instrument("X", Decimal(5), Decimal(1)).average(2.0)) == "10"
+
+
 def test_what_no_message_holds_is_refused_with_the_limit() -> None:
     """A number beyond the wire is told what an order may have."""
     with pytest.raises(
-        ValueError, match=r"quantity 1E\+30 of AAPL is too large: at most 100000000000\.0, 10\^12 lots"
+        ValueError, match=rf"quantity 1{'0' * 30} of AAPL is too large: at most 100000000000\.0, 10\^12 lots"
     ):
         AAPL.lots("1E+30")
     with pytest.raises(ValueError, match=r"at most 10000000000\.00, 10\^12 ticks"):

@@ -69,7 +69,7 @@ def test_the_command_line(one_engine: Venue) -> None:
     output = output_of(EXAMPLES / "trade.sh", one_engine.exchange, one_engine.nats_url, "S361", PATH=path)
     assert "is new, again: False" in output
     assert "again: True" in output
-    assert "filled 4 at 101 on average" in output
+    assert "filled 4 at 101.00 on average" in output
     assert "REFUSED  INVALID_QUANTITY" in output
     assert "nobody buys nothing" in output
     book = run_command("book", "S361", "--consolidated", "--json", "--exchange", one_engine.exchange)

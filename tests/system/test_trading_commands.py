@@ -119,7 +119,7 @@ def test_an_order_lives_and_ends(terminal: Terminal, symbol: str) -> None:
     (order,) = terminal.lines("orders", symbol, "--context", maker)
     assert (order["price"], order["quantity"], order["leaves_quantity"]) == ("101.50", "8", "5")
     text = terminal.text("cancel", number, "--context", maker)
-    assert text.startswith(f"CANCELLED  order {number}\n  filled 3 at 101.5 on average")
+    assert text.startswith(f"CANCELLED  order {number}\n  filled 3 at 101.50 on average")
     (order,) = terminal.lines("orders", number, "--context", maker)
     assert (order["status"], order["cancelled_quantity"]) == ("cancelled", "5")
     failed(terminal.run("cancel", number, "--context", maker), 1, "REFUSED  ORDER_CLOSED")

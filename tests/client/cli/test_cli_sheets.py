@@ -120,13 +120,13 @@ def test_an_answer_reads_as_sentences() -> None:
         status=OrderStatus.PENDING,
         cumulative_quantity=Decimal("0.5"),
         leaves_quantity=Decimal(2),
-        average_price=Decimal("65000.100000"),
+        average_price=Decimal("65000.10"),
         fills=(FILL,),
     )
     assert sheets.result_lines(filled, "") == [
         "PENDING  order 3",
         "  0.50000000 at 65000.10 on E2",
-        "  filled 0.5 at 65000.1 on average",
+        "  filled 0.5 at 65000.10 on average",
         "  2 left, out on another engine",
     ]
 
@@ -201,21 +201,21 @@ def test_engines_show_role_state_and_lag() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        ("100.000", "100"),
+        ("100.00", "100.00"),
         ("0", "0"),
-        ("0.000", "0"),
+        ("0.00", "0.00"),
         ("100.33333333333334", "100.333333333"),
         ("1E+3", "1000"),
     ],
 )
 def test_averages_are_rounded_for_the_eye(value: str, shown: str) -> None:
-    """No zeros that say nothing, no digits that mean nothing, no exponents."""
+    """The places that the library gives, no digits that mean nothing, no exponents."""
     assert sheets.average(Decimal(value)) == shown
 
 
 def test_positions_are_rows() -> None:
     """What is held, at which average, with what was made of it."""
-    held = Position("AAPL", Decimal(-5), Decimal("101.2550"), Decimal("2.00"), Decimal(0))
+    held = Position("AAPL", Decimal(-5), Decimal("101.255"), Decimal("2.00"), Decimal(0))
     (row,) = sheets.positions_sheet([held]).rows
     assert texts(row) == ["AAPL", "-5", "101.255", "2.00", "0"]
     assert row[1] == ("-5", "red")
