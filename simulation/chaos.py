@@ -23,6 +23,7 @@ from bus.messages import Executions, ReportedFill, decode_executions
 from bus.stream import StreamReader, extent
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
+from client.cli.sheets import counted
 from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
@@ -98,7 +99,8 @@ async def chaos(settings: ChaosSettings, console: Console) -> ChaosOutcome:
     if settings.data is not None and settings.data.exists() and any(settings.data.iterdir()):
         raise ClusterError(f"{settings.data} is not empty: the witness must know all that went in")
     faults = schedule(settings.seed, settings.minutes * 60, settings.engines, settings.pace)
-    console.print(f"seed {settings.seed}: {len(faults)} faults in {settings.minutes:g} minutes")
+    much = f"{counted(len(faults), 'fault')} in {counted(settings.minutes, 'minute')}"
+    console.print(f"seed {settings.seed}: {much}")
     async with contextlib.AsyncExitStack() as stack:
         kinds = ("engine", "standby") if settings.standbys else ("engine",)
         engines = [f"{kind} {number}" for kind in kinds for number in range(1, settings.engines + 1)]

@@ -27,11 +27,19 @@ ANSWER_TIMEOUT_S: Final = 10.0
 SERVE_TIMEOUT_S: Final = 10.0
 """How long the standby may take to serve."""
 
+_HOW_TO_STAND_BY: Final = (
+    "start one: `matchbus up --standbys 1`, or `engine --number N --standby` beside the others"
+)
+
 _POLL_S: Final = 0.005
 
 
 class HandoverFailed(Exception):
-    """There was no hand-over."""
+    """There was no hand-over; `hint` says what to do, where that is known."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ async def _hand_over(nc: Client, engine: int) -> Done:
     except (nats.errors.Error, msgspec.MsgspecError) as fault:
         raise HandoverFailed(f"engine {engine} gave no answer: {fault}; see its log") from fault
     if refusal:
-        raise HandoverFailed(refusal)
+        raise HandoverFailed(refusal, _HOW_TO_STAND_BY if "no standby" in refusal else "")
     try:
         async with asyncio.timeout(SERVE_TIMEOUT_S):
             new = await _successor(bucket, old)

@@ -38,7 +38,7 @@ from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
 from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets
-from client.cli.sheets import Cell, Sheet
+from client.cli.sheets import Cell, Sheet, counted
 from engine.commands import Command, decode
 from engine.digest import state_digest
 from engine.runtime.snapshots import load
@@ -281,7 +281,8 @@ async def _dump(options: argparse.Namespace, _console: Console) -> int:
 def _show(record: Record, commands: tuple[Command, ...]) -> None:
     seconds, ns = divmod(record.time_ns, _NS)
     time_utc = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{ns:09d}"
-    print(f"batch {record.batch_number}  epoch {record.epoch}  {time_utc} UTC  {len(commands)} commands")
+    size = counted(len(commands), "command")
+    print(f"batch {record.batch_number}  epoch {record.epoch}  {time_utc} UTC  {size}")
     for command in commands:
         print(f"    {command}")
 
@@ -323,5 +324,5 @@ def _check_whole(findings: Findings) -> None:
     if findings.damage:
         raise Failure(
             f"{findings.stream} is damaged at {_where(findings)}: {findings.damage}."
-            f" The {findings.batches} batches before it are whole."
+            f" Whole before it: {counted(findings.batches, 'batch', 'batches')}."
         )

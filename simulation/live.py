@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bus.messages import engine_of_id
+from client.cli.sheets import counted
 from client.units import Instrument
 from simulation.run import Progress
 
@@ -73,7 +74,7 @@ def engines_line(engines: Sequence[pb.Engine]) -> Text:
     for engine in engines:
         state, lag = _STATES.get(engine.state, "unknown"), f"{engine.lag_ns / 1e6:.1f} ms behind"
         if engine.role == pb.ENGINE_ROLE_STANDBY:
-            state, lag = "stands by", f"{engine.lag_batches} batches behind"
+            state, lag = "stands by", f"{counted(engine.lag_batches, 'batch', 'batches')} behind"
         shown.append(f"E{engine.engine} {state}, {lag}")
     line = Text.from_markup("   ".join(shown))
     line.no_wrap, line.overflow = True, "ellipsis"
@@ -105,7 +106,7 @@ def progress_line(progress: Progress) -> str:
     where = ", ".join(f"E{engine} {count}" for engine, count in sorted(progress.per_engine.items()))
     return (
         f"{min(elapsed, progress.plan.duration_s):5.1f} of {progress.plan.duration_s:g} s: "
-        f"{orders} orders, {progress.trades} trades ({where or 'none yet'}), "
+        f"{counted(orders, 'order')}, {counted(progress.trades, 'trade')} ({where or 'none yet'}), "
         f"{progress.through_legs} routed"
     )
 

@@ -94,7 +94,7 @@ def help_text() -> str:
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:"]
         lines += [f"  {name:<10} {what}" for name, what in commands.items()]
-    lines += ["", "`matchbus COMMAND --help` tells the rest; docs/command-line.md has examples of each."]
+    lines += ["", "`matchbus COMMAND --help` tells the rest, docs/command-line.md shows them at work."]
     return "\n".join(lines)
 
 

@@ -59,9 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         if hasattr(options, "nats"):
             options.nats = nats_url(options.nats)
         return asyncio.run(_COMMANDS[options.command](options, console))
-    except (ClusterError, HandoverFailed, OptionRefused, TlsRefused) as error:
+    except (ClusterError, OptionRefused, TlsRefused) as error:
         raise Failure(str(error)) from error
-    except SettingsError as error:
+    except (HandoverFailed, SettingsError) as error:
         raise Failure(str(error), error.hint) from error
 
 

@@ -7,6 +7,7 @@ from html import escape
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from client.cli.sheets import counted
 from simulation import analysis, plots
 from simulation.checks import MAX_SHOWN
 from simulation.plots import Bin, Line, Mark, Span, Strip
@@ -128,7 +129,7 @@ def _description(scenario: Scenario) -> str:
     cast = ", ".join(f"{count} {kind}" for kind, count in agents.items())
     standbys = " with a standby each" if scenario.standbys else ""
     return (
-        f"{scenario.duration_s:g} s, seed {scenario.seed}, {scenario.engines} engines{standbys}, "
+        f"{scenario.duration_s:g} s, seed {scenario.seed}, {counted(scenario.engines, 'engine')}{standbys}, "
         f"{', '.join(scenario.symbols)}; {cast}. "
         "Times are in seconds since the clients began."
     )
@@ -277,7 +278,7 @@ def _agents(outcome: RunOutcome, recording: Recording, time: _Time) -> str:
         numbers = (f"{number:,}" for number in (len(traders), *sums))
         rows.append((kind, *numbers, f"{_shortened(traded[kind]):,f}", f"{_shortened(profit):+,f}"))
     heads = (
-        *("agents", "clients", "steps", "steps wanted", "orders", "refused", "changes", "fills"),
+        *("agents", "clients", "steps", "steps wanted", "orders", "refusals", "changes", "fills"),
         *("value traded", "profit"),
     )
     colours = {kind: _colour(index) for index, kind in enumerate(kinds)}

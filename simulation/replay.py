@@ -30,7 +30,7 @@ from bus.connection import connect
 from bus.journal import JetStreamJournal
 from bus.messages import engine_of_id
 from client.cli.output import print_sheets
-from client.cli.sheets import Sheet
+from client.cli.sheets import Sheet, counted
 from engine import commands as core
 from engine.terms import Side
 from simulation.audit import Audit
@@ -398,8 +398,9 @@ def _named(counts: Counter[int], words: Any, prefix: str) -> Counter[str]:
 def _translation_line(translation: Translation, instructions: Sequence[Instruction], trades: int) -> str:
     placed = sum(isinstance(step, Place) for step in instructions)
     return (
-        f"{len(instructions)} commands ({placed} orders) of {len(translation.instructions)},"
-        f" {trades} trades in the capture; left out: {len(translation.ghosts)} ghosts and"
+        f"{counted(len(instructions), 'command')} ({counted(placed, 'order')}) of"
+        f" {len(translation.instructions)}, {trades} trades in the capture;"
+        f" left out: {len(translation.ghosts)} ghosts and"
         f" {len(translation.outside_limits)} orders below one tick or above the largest quantity,"
         " none of which traded"
     )
@@ -440,7 +441,7 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
     if engines > 1:
         counts["volume at the same prices"] = f"{comparison.volume_at_price * LOT_SIZE:f}"
         counts["trades through legs"] = str(outcome.through_legs)
-    title = f"Replay through {engines} engine(s)"
+    title = f"Replay through {counted(engines, 'engine')}"
     print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
     for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
         for trade in trades[:_SHOWN_TRADES]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from client.cli.output import print_sheets
-from client.cli.sheets import Cell, Sheet
+from client.cli.sheets import Cell, Sheet, counted
 from exchange.runtime.instruments import read_instruments
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.checks import MAX_SHOWN, Check, FillCounts
@@ -48,7 +48,7 @@ def clients_sheet(outcome: RunOutcome) -> Sheet:
     """What every client did."""
     return Sheet(
         f"Clients after {outcome.duration_s:.1f} s",
-        ("client", ">home", ">orders", ">refused", ">cancels", ">replaces", ">fills"),
+        ("client", ">home", ">orders", ">refusals", ">cancels", ">replaces", ">fills"),
         [
             (
                 *(trader.name, f"E{trader.client.engine}", str(trader.submitted)),
@@ -144,7 +144,7 @@ def show(console: Console, outcome: RunOutcome) -> int:
     print_sheets(console, *outcome_sheets(outcome))
     failures = sum(trader.failures for trader in outcome.traders)
     if failures:
-        console.print(f"{failures} commands got no answer.")
+        console.print(f"{counted(failures, 'command')} got no answer.")
     if outcome.pace_warning:
         console.print(outcome.pace_warning, highlight=False)
     console.print("All checks hold." if outcome.holds else "[red]An invariant is violated.[/]")

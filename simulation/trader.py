@@ -235,7 +235,7 @@ class Trader:
             self._open[fill.client_order_id] = replace(order, leaves=leaves)
         self.log.info(
             "fill %d: %s %s %s @ %s as %s on engine %d, order %d",
-            *(fill.sequence, fill.side, fill.quantity, fill.symbol, fill.price),
+            *(fill.sequence, fill.side, f"{fill.quantity:f}", fill.symbol, f"{fill.price:f}"),
             *(fill.liquidity, fill.engine, fill.order_id),
         )
         self.on_fill(self, fill)

@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, *, at_prompt: bool = False, **terms: Any) -> None:
         super().__init__(prog=prog, allow_abbrev=False, **terms)
         self._at_prompt = at_prompt
+        self._usage = ""
 
     def add_endless(self, *names: str, what: str) -> None:
         """Add an option with which the command goes on until Ctrl-C: a prompt refuses it, and lists none."""
@@ -42,12 +43,20 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The options; options and words may come in any order. Raises `Misuse` and `HelpShown`."""
+        self._usage = self._short_usage()  # while it reads, options and words are hidden from each other
         return self.parse_intermixed_args(words)
 
     def error(self, message: str) -> NoReturn:
         """Raise `Misuse`."""
-        usage = " ".join(self.format_usage().removeprefix("usage: ").split())
-        raise Misuse(message, f"usage: {usage}")
+        raise Misuse(message, self._usage or self._short_usage())
+
+    def _short_usage(self) -> str:
+        """How it is typed, without the options: all of them would be the longest part of the answer."""
+        formatter = self._get_formatter()
+        formatter.add_usage(None, [action for action in self._actions if not action.option_strings], ())
+        usage = " ".join(formatter.format_help().split())
+        text = f"{usage} [options]; `{self.prog} --help` lists the options"
+        return text.replace("matchbus ", "") if self._at_prompt else text
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Raise `HelpShown`: nothing else gets here."""

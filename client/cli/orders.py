@@ -3,15 +3,23 @@
 import argparse
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
 
-from client import OrderResult, OrderStatus, SelfTradePrevention, TimeInForce
+from client import (
+    Client,
+    Instrument,
+    MatchbusError,
+    OrderResult,
+    OrderStatus,
+    SelfTradePrevention,
+    TimeInForce,
+)
 from client.cli.arguments import Parser, number, order_id, own_id, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded
 from client.cli.failures import DONE, REFUSED, Interrupted, Misuse, how_to_find_out
-from client.cli.sheets import orders_sheet, result_lines
+from client.cli.sheets import counted, orders_sheet, result_lines, speaks_of_units
 
 T = TypeVar("T")
 
@@ -67,7 +75,7 @@ async def submit(options: Options, desk: Desk) -> int:
             client_order_id=own,
         )
     price = "at market" if options.market else f"at {options.price:f}"
-    return _answer(desk, result, f"{what} {price}")
+    return _answer(desk, result, f"{what} {price}", client.instruments.get(options.symbol))
 
 
 def _arrange_cancel(parser: Parser) -> None:
@@ -105,7 +113,7 @@ async def _cancel_all(of_symbol: str | None, side: str | None, desk: Desk) -> in
     hint = "`matchbus orders` lists what is open"
     async with _under_way(desk, "the orders may or may not have been cancelled", hint):
         count = await client.cancel_all(of_symbol, side)
-    desk.output.answer({"cancelled": count}, f"CANCELLED  {count} {'order' if count == 1 else 'orders'}")
+    desk.output.answer({"cancelled": count}, f"CANCELLED  {counted(count, 'order')}")
     return DONE
 
 
@@ -136,7 +144,16 @@ async def replace(options: Options, desk: Desk) -> int:
             order_id=options.order_id,
             client_order_id=options.client_order_id,
         )
-    return _answer(desk, result, f"{options.quantity:f} at {options.price:f}")
+    instrument = await _instrument_of(options, client) if speaks_of_units(result) else None
+    return _answer(desk, result, f"{options.quantity:f} at {options.price:f}", instrument)
+
+
+async def _instrument_of(options: Options, client: Client) -> Instrument | None:
+    """What an order trades, which its replace does not say; None when nobody tells just now."""
+    with suppress(MatchbusError):
+        order = await client.order(order_id=options.order_id, client_order_id=options.client_order_id)
+        return client.instruments[order.symbol]
+    return None
 
 
 def _arrange_orders(parser: Parser) -> None:
@@ -199,9 +216,9 @@ def _check_one(name: str, given: dict[str, bool]) -> None:
         raise Misuse(f"{found} given: {name} takes exactly one of {ways}", "`matchbus orders` lists the ids")
 
 
-def _answer(desk: Desk, result: OrderResult, what: str) -> int:
+def _answer(desk: Desk, result: OrderResult, what: str, instrument: Instrument | None = None) -> int:
     """Show the engine's answer; the exit code."""
-    desk.output.answer(result, *result_lines(result, what))
+    desk.output.answer(result, *result_lines(result, what, instrument))
     return REFUSED if result.status is OrderStatus.REJECTED else DONE
 
 

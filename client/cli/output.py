@@ -165,7 +165,7 @@ def drawn(sheet: Sheet, width: int) -> "Group":
     if spare < 0:
         listed = [_listed(names, row, width) for row in rows]
         return Group(*(Text(text) for text in (sheet.title,) if text), *listed, *_note(sheet))
-    table = Table(title=sheet.title or None, title_justify="left")
+    table = Table()
     for column, name, cells, narrow in zip(sheet.columns, names, texts, least, strict=True):
         # Left to itself rich takes from the widest column, and folds the longest ids.
         wide = min(max(cell_len(line) for text in cells for line in text.split("\n")), narrow + spare)
@@ -174,7 +174,9 @@ def drawn(sheet: Sheet, width: int) -> "Group":
         table.add_column(name, justify=justify, width=wide, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return Group(table, *_note(sheet))
+    # A title of the table's own would be folded to its width.
+    title = (Text(sheet.title, style="table.title"),) if sheet.title else ()
+    return Group(*title, table, *_note(sheet))
 
 
 def _note(sheet: Sheet) -> "list[Text]":

@@ -254,9 +254,15 @@ async def _at_prompt(client: Client, desk: Desk) -> None:
                 with suppress(MatchbusError):  # then Tab knows the orders of before
                     open_orders[:] = await client.open_orders()
                 try:
-                    line = await session.prompt_async(f"{desk.settings.client_id}@E{client.engine}> ")
+                    # Its own handling of SIGINT would take ours away for good, and with it all that can be
+                    # told of an interrupted line; on a line that is edited Ctrl-C is a key.
+                    line = await session.prompt_async(
+                        f"{desk.settings.client_id}@E{client.engine}> ", handle_sigint=False
+                    )
                 except KeyboardInterrupt:
-                    continue
+                    if session.default_buffer.text:
+                        continue
+                    break
                 await execute(line, desk)
         except (EOFError, Ended):
             pass

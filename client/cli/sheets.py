@@ -4,6 +4,7 @@ A `Sheet` is a table before it is drawn. `plain` is the JSON of any answer: the 
 (`client/results.py`), prices, quantities and money as decimal strings, words in lower case, None as null.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +15,17 @@ from typing import Any, Final
 
 import msgspec
 
-from client import Book, BookLevel, EngineStatus, Fill, OrderResult, OrderState, OrderStatus, Position
+from client import (
+    Book,
+    BookLevel,
+    EngineStatus,
+    Fill,
+    Instrument,
+    OrderResult,
+    OrderState,
+    OrderStatus,
+    Position,
+)
 from client.cli.failures import WHAT_TO_DO
 
 Cell = str | tuple[str, str]
@@ -26,6 +37,9 @@ _NS_PER_S: Final = 1_000_000_000
 
 _SIDE_STYLES: Final = {"buy": "green", "sell": "red"}
 _STATE_STYLES: Final = {"live": "green", "suspect": "yellow", "down": "red"}
+_IN_UNITS: Final = re.compile(r"\b(price|quantity)\b(?=.*\d)")
+"""Where a refusal's text gives a price in ticks or a quantity in lots."""
+
 _PAST: Final = {"buy": "bought", "sell": "sold"}
 
 
@@ -61,17 +75,32 @@ def average(value: Decimal) -> str:
     return f"{_AVERAGE.plus(value):f}"
 
 
+def counted(count: float, one: str, many: str = "") -> str:
+    """So many of something: `1 command`, `2 commands`; `many` where that is no `s` behind it."""
+    number = f"{count:g}" if isinstance(count, float) else str(count)
+    return f"{number} {one if count == 1 else many or f'{one}s'}"
+
+
 def time_utc(ns: int) -> str:
     """A time of day, to the microsecond."""
     seconds, rest = divmod(ns, _NS_PER_S)
     return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}.{rest // 1000:06d}"
 
 
-def result_lines(result: OrderResult, what: str) -> list[str]:
-    """The engine's answer to one command, in sentences; `what` says what was asked for."""
+def speaks_of_units(result: OrderResult) -> bool:
+    """Whether it is a refusal with prices in ticks or quantities in lots: the engine knows no others."""
+    return result.reject_reason is not None and _IN_UNITS.search(result.reject_text) is not None
+
+
+def result_lines(result: OrderResult, what: str, instrument: Instrument | None = None) -> list[str]:
+    """The engine's answer to one command, in sentences; `what` says what was asked for.
+
+    With the `instrument` a refusal that speaks of ticks and lots is told with their sizes.
+    """
     if result.reject_reason is not None:
         lines = [f"REFUSED  {result.reject_reason.name}: {result.reject_text}"]
-        lines += [f"  asked for: {what}"] if what else []  # the engine's text speaks of ticks and lots
+        lines += [f"  asked for: {what}"] if what else []
+        lines += _units(result.reject_text, instrument) if instrument is not None else []
         hint = WHAT_TO_DO.get(result.reject_reason)
         return [*lines, f"  {hint}"] if hint else lines
     head = [result.status.name.replace("_", " ")]
@@ -92,6 +121,17 @@ def result_lines(result: OrderResult, what: str) -> list[str]:
         where = "out on another engine" if result.status is OrderStatus.PENDING else "resting"
         lines.append(f"  {result.leaves_quantity:f} left, {where}")
     return lines
+
+
+def _units(text: str, instrument: Instrument) -> list[str]:
+    """What the numbers in a refusal's text count, where that is not ones."""
+    named = set(_IN_UNITS.findall(text))
+    told = []
+    if "price" in named and instrument.tick_size != 1:
+        told.append(f"prices there are ticks of {instrument.tick_size:f}")
+    if "quantity" in named and instrument.lot_size != 1:
+        told.append(f"quantities there are lots of {instrument.lot_size:f}")
+    return [f"  {', '.join(told)}"] if told else []
 
 
 def orders_sheet(orders: Iterable[OrderState]) -> Sheet:
@@ -208,7 +248,7 @@ def engines_sheet(engines: Iterable[EngineStatus]) -> Sheet:
     for engine in engines:
         if engine.state is None:
             state: Cell = "stands by"
-            lag = f"{engine.lag_batches} batches"
+            lag = counted(engine.lag_batches, "batch", "batches")
         else:
             reason = f": {engine.reason}" if engine.reason else ""
             state = (f"{engine.state}{reason}", _STATE_STYLES[engine.state])

@@ -40,8 +40,8 @@ VARIES: Final = (
         r"\1",
     ),
     (re.compile(r"version [\d.]+, \d+ streams"), "VERSION"),
-    (re.compile(r"(?<=│)(\s*\d+\s*│){2}(?=\s*(MS|\d+ batches))"), "EPOCH AND BATCH"),
-    (re.compile(r"\d+ batches"), "MS"),
+    (re.compile(r"(?<=│)(\s*\d+\s*│){2}(?=\s*(MS|\d+ batch))"), "EPOCH AND BATCH"),
+    (re.compile(r"\d+ batch(es)?"), "MS"),
     (re.compile(r"[━─ ]+"), " "),
     (re.compile(r"[┳╇┴┏┡└┓┩┘]"), ""),
 )

@@ -87,12 +87,27 @@ def test_replace_takes_an_order_by_either_id() -> None:
     ],
 )
 def test_a_wrong_word_is_named(command: str, words: list[str], named: str) -> None:
-    """What cannot be read raises with the word in its text and the usage in its hint."""
+    """What cannot be read raises with the word in its text, and in its hint how it is typed, in a line."""
     with pytest.raises(Misuse) as caught:
         find(command).parser().read(words)
     assert named in caught.value.text
     assert len(caught.value.text) < 200
-    assert caught.value.hint.startswith(f"usage: matchbus {command}")
+    usage, _, more = caught.value.hint.partition("; ")
+    assert usage.startswith(f"usage: matchbus {command}")
+    assert usage.endswith("[options]")
+    assert len(usage) < 80
+    assert more == f"`matchbus {command} --help` lists the options"
+
+
+def test_a_usage_names_the_words_and_no_option() -> None:
+    """What a word is for is told where one is missing; at a prompt without the program's name."""
+    words = "{buy,sell} QUANTITY SYMBOL [PRICE] [options]"
+    with pytest.raises(Misuse) as caught:
+        find("submit").parser().read(["buy"])
+    assert caught.value.hint == f"usage: matchbus submit {words}; `matchbus submit --help` lists the options"
+    with pytest.raises(Misuse) as caught:
+        find("submit").parser(alone=False).read(["buy"])
+    assert caught.value.hint == f"usage: submit {words}; `submit --help` lists the options"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -4,10 +4,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client.cli.main import find, run
 from client.cli.output import Output
-from tests.client.fake_venue import FakeVenue
+from tests.client.fake_venue import FakeVenue, refusal
 from tests.waiting import until
 
 
@@ -48,3 +49,25 @@ async def test_an_interrupted_command_says_what_may_have_been_done(
     told = capsys.readouterr().err
     assert f"interrupted: the order may or may not have been {doubt}" in told
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
+
+
+@pytest.mark.parametrize("words", ["replace --client-order-id mine 3 1", "submit buy 1 AAPL 3 --post-only"])
+async def test_a_refusal_in_ticks_is_told_with_their_size(
+    words: str,
+    venue: FakeVenue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also of a replace, whose symbol is not typed."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    async with venue.client() as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+    refused = refusal(pb.REJECT_REASON_POST_ONLY_WOULD_CROSS)
+    refused.reject_text = "it would trade with the best price 300"
+    monkeypatch.setattr(venue.engines[0], "apply", lambda _: refused)
+    name, *rest = words.split()
+    who = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    command = find(name)
+    assert await run(command, command.parser().read([*rest, *who]), Output(as_json=False)) == 1
+    assert capsys.readouterr().out.splitlines()[2] == "  prices there are ticks of 0.01"

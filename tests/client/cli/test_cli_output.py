@@ -31,6 +31,12 @@ def test_tables_keep_what_clients_named(capsys: pytest.CaptureFixture[str]) -> N
     assert "x" * 150 in shown
 
 
+def test_a_title_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table that is narrower than its title does not fold it."""
+    Output(as_json=False).sheets(Sheet("Final positions in lots", ("a",), [("1",)]))
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == "Final positions in lots"
+
+
 def test_ids_and_numbers_are_whole_on_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

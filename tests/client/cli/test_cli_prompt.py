@@ -210,7 +210,10 @@ def _write(end: int, text: bytes) -> None:
 
 
 async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
-    """Tab completes, answers and fills are shown, a mistake and Ctrl-C do not end it, Ctrl-D does, with 0."""
+    """Tab completes, answers and fills are shown, a mistake does not end it, Ctrl-D does, with 0.
+
+    Ctrl-C clears a line that was begun.
+    """
     venue.engines[0].add_fills(1)  # of before, not to be told
     screen = Screen(venue, tmp_path, "trade")
     try:
@@ -235,3 +238,37 @@ async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -
         screen.close()
     assert len(venue.engines[0].orders) == 1
     assert "fill 1:" not in screen.history
+
+
+async def test_ctrl_c_on_an_empty_line_leaves_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:
+    """It ends with 0, as Ctrl-D does; keys pressed between two prompts are nobody's here."""
+    screen = Screen(venue, tmp_path, "trade")
+    try:
+        await screen.until("alice@E1>")
+        screen.type("buy 1 AAPL 2")
+        await screen.until("AAPL")
+        async with asyncio.timeout(30):
+            while screen.process.poll() is None:
+                screen.type("\x03")
+                await asyncio.sleep(0.1)
+        assert await screen.end() == 0
+    finally:
+        screen.close()
+    assert venue.engines[0].orders == {}
+
+
+async def test_ctrl_c_during_a_line_at_the_prompt_is_told(venue: FakeVenue, tmp_path: Path) -> None:
+    """What nobody waits for any more may have been done: its id is told, and the code is 130."""
+    screen = Screen(venue, tmp_path, "trade")
+    try:
+        await screen.until("alice@E1>")
+        venue.engines[0].silent = True
+        screen.type("buy 1 AAPL 2\r")
+        await until(lambda: venue.engines[0].orders)
+        screen.interrupt()
+        (entered,) = venue.engines[0].orders
+        await screen.until("interrupted: the order may or may not have been entered")
+        await screen.until(f"--client-order-id {entered}")
+        assert await screen.end() == 130
+    finally:
+        screen.close()

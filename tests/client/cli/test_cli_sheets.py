@@ -16,6 +16,7 @@ from client import (
     EngineState,
     EngineStatus,
     Fill,
+    Instrument,
     Liquidity,
     OrderResult,
     OrderState,
@@ -141,6 +142,50 @@ def test_a_refusal_names_reason_text_and_way_out() -> None:
     assert sheets.result_lines(odd, "") == ["REFUSED  OTHER: new"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "text", "units"),
+    [
+        (
+            "POST_ONLY_WOULD_CROSS",
+            "an order at 18952 would trade with the best price 18952",
+            ["ticks of 0.01"],
+        ),
+        ("INVALID_QUANTITY", "quantity 0 must be 1 to 9 lots", ["lots of 0.00000001"]),
+        (
+            "NOTIONAL_TOO_LARGE",
+            "price x quantity 10 must be at most 9",
+            ["ticks of 0.01", "lots of 0.00000001"],
+        ),
+        ("DUPLICATE_CLIENT_ORDER_ID", "'a' was used with symbol 'A', not 'B'", []),
+        ("UNSUPPORTED", "stop_price, display_quantity are not offered yet: leave them 0", []),
+    ],
+)
+def test_a_refusal_in_ticks_and_lots_is_told_with_their_sizes(
+    reason: str, text: str, units: list[str]
+) -> None:
+    """Who typed 189.52 is told what the engine's 18952 counts; what has no such number has no such line."""
+    listed = Instrument("BTC-USD", Decimal("0.01"), Decimal("1E-8"))
+    refused = result(status=OrderStatus.REJECTED, reject_reason=RejectReason[reason], reject_text=text)
+    assert sheets.speaks_of_units(refused) == bool(units)
+    _, *lines, hint = sheets.result_lines(refused, "", listed)
+    assert [size in line for line in lines for size in units] == [True] * len(units)
+    assert sheets.result_lines(refused, "")[1:] == [hint]
+    shares = Instrument("AAPL", Decimal(1), Decimal(1))
+    assert sheets.result_lines(refused, "", shares)[1:] == [hint]
+    assert not sheets.speaks_of_units(result())
+
+
+def test_one_of_many_is_one() -> None:
+    """One is singular, all else is plural, a number without its empty places."""
+    assert [sheets.counted(count, "fault") for count in (0, 1, 1.0, 1.5)] == [
+        *("0 faults", "1 fault", "1 fault", "1.5 faults"),
+    ]
+    assert [sheets.counted(count, "batch", "batches") for count in (1, 2_000_000)] == [
+        "1 batch",
+        "2000000 batches",
+    ]
+
+
 def test_a_repeated_and_a_prevented_order_say_so() -> None:
     """A duplicate answer and a match with an order of one's own are not passed over."""
     match = PreventedMatch("AAPL", 3, 2, Decimal("9.00"), Decimal(1), SelfTradePrevention.CANCEL_NEWEST)
@@ -195,7 +240,7 @@ def test_engines_show_role_state_and_lag() -> None:
     standby = EngineStatus(1, EngineRole.STANDBY, None, 2, "a:2", 0, 8, 1, "")
     first, second = (texts(row) for row in sheets.engines_sheet([away, standby]).rows)
     assert first == ["E1", "primary", "down: silent", "2", "9", "1.5 ms", "a:1"]
-    assert second == ["E1", "standby", "stands by", "2", "8", "1 batches", "a:2"]
+    assert second == ["E1", "standby", "stands by", "2", "8", "1 batch", "a:2"]
 
 
 @pytest.mark.parametrize(
