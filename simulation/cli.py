@@ -47,7 +47,7 @@ from simulation.option_types import (
     written,
 )
 from simulation.recording import Recording
-from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, replay, show
+from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, left_behind, replay, show
 from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
@@ -191,7 +191,7 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
         check_writable("--json", options.json)
 
     async def run() -> ChaosOutcome:
-        async with interruptible():
+        async with interruptible(lambda: console.print("Stopping…")):
             return await chaos(settings, console)
 
     outcome = asyncio.run(run())
@@ -232,7 +232,7 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
         engines=chosen.engines, standbys=chosen.standbys, password=password, telemetry=Telemetry(log_dir=logs)
     )
     recording = None if options.report is None else Recording()
-    async with interruptible(), cluster:
+    async with interruptible(lambda: console.print("Stopping…")), cluster:
         print_sheets(console, report.cluster_sheet(cluster))
         plan = plan_of(chosen, cluster, recording=recording, log_dir=logs)
         outcome = await run_with_view(plan, console, headless=not console.is_terminal)
@@ -245,8 +245,8 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 async def _replay(options: argparse.Namespace, console: Console) -> int:
-    wheel = await asyncio.to_thread(fetch, options.cache)
-    async with interruptible():
+    async with interruptible(lambda: console.print("Stopping…")):
+        wheel = await left_behind(lambda: fetch(options.cache))
         if options.exchange:
             return await _replay_on(options, console, wheel, options.exchange, options.nats)
         async with Cluster(engines=options.engines, password=options.password) as cluster:

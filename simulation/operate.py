@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -182,14 +182,18 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
 
 
 @contextlib.asynccontextmanager
-async def interruptible() -> AsyncIterator[None]:
-    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Stopped` once it has cleaned up."""
+async def interruptible(stopping: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
+    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Stopped` once it has cleaned up.
+
+    `stopping` is called at once: processes that stop may take some seconds.
+    """
     async with stop_signals() as stop:
         body = asyncio.current_task()
         assert body is not None
 
         async def cancel_when_asked() -> None:
             await stop.wait()
+            stopping()
             body.cancel()
 
         waiting = asyncio.create_task(cancel_when_asked())

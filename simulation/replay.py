@@ -5,10 +5,12 @@ never installed: its code and the exchange's numbers stay out of this project.
 """
 
 import asyncio
+import concurrent.futures
 import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +18,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -66,6 +68,8 @@ _CALL_DEADLINE_S: Final = 20.0
 _SETTLE_DEADLINE_S: Final = 15.0
 _SETTLE_POLL_S: Final = 0.1
 _SHOWN_TRADES: Final = 10
+T = TypeVar("T")
+
 _AWAY: Final = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -125,6 +129,25 @@ def fetch(cache: Path) -> Path:
     if done.returncode or not wheel.is_file():
         raise ReplayFailed(f"pip could not download {REQUIREMENT} into {cache}:\n{done.stderr.strip()}")
     return wheel
+
+
+async def left_behind(work: Callable[[], T]) -> T:
+    """What the work gives, done in a thread for which nobody waits once this is cancelled.
+
+    For those of `asyncio.to_thread` the end of a program waits, cancelled or not: to read the capture takes
+    seconds, and to fetch it minutes.
+    """
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is raised where the work is awaited
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def command_of(instruction: Instruction) -> pb.Command:
@@ -236,8 +259,8 @@ class Carrier:
 async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> ReplayOutcome:
     """Carry the capture through the venue and compare. Raises `ReplayFailed`."""
     with console.status("Reading the capture"):
-        events, trades = await asyncio.to_thread(read_capture, wheel)
-        translation = await asyncio.to_thread(translate, events, trades)
+        events, trades = await left_behind(lambda: read_capture(wheel))
+        translation = await left_behind(lambda: translate(events, trades))
     instructions, expected = first_part(translation, trades, settings.limit)
     console.print(_translation_line(translation, instructions, len(trades)), highlight=False)
     statuses: Counter[int] = Counter()

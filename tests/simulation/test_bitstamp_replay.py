@@ -1,12 +1,17 @@
 import csv
 import gzip
 import io
+import os
 import re
+import signal
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from matchbus.program import INTERRUPTED
 from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
@@ -138,3 +143,32 @@ async def test_an_exchange_that_is_away_is_named(wheel: Path, monkeypatch: pytes
     settings = ReplaySettings(exchange="127.0.0.1:1", password=DEFAULT_PASSWORD, engines=1)
     with pytest.raises(ReplayFailed, match=r"no exchange answers at 127\.0\.0\.1:1 .*--exchange HOST:PORT"):
         await replay(settings, wheel, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("step", ["fetch", "read_capture", "translate"])
+def test_ctrl_c_does_not_wait_for_the_capture(
+    step: str, wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is answered at once, and what is read or fetched just then is left behind."""
+    began, release = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        began.set()
+        release.wait(30)
+
+    def interrupt() -> None:
+        if began.wait(20):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli if step == "fetch" else replaying, step, slow)
+    presser = threading.Thread(target=interrupt)
+    presser.start()
+    try:
+        words = ["replay", "--exchange", "127.0.0.1:1", "--cache", str(wheel.parent)]
+        started = time.monotonic()
+        assert cli.main(words) == INTERRUPTED
+        assert time.monotonic() - started < 5
+    finally:
+        release.set()
+        presser.join()
+    assert capsys.readouterr().out == "Stopping…\nStopped.\n"
