@@ -1,7 +1,6 @@
 """Follow a book with nothing but nats-py, docs/feed.md in code. Arguments: nats://HOST:PORT AAPL [engine]."""
 
 import asyncio
-import contextlib
 import json
 import sys
 import zlib
@@ -13,17 +12,16 @@ import nats
 def checksum(book: dict[int, dict[int, int]]) -> int:
     """CRC-32 of the ten best levels a side, best first."""
     best = sorted(book[1].items(), reverse=True)[:10], sorted(book[2].items())[:10]
-    text = "|".join("".join(f"{price}:{quantity};" for price, quantity in side) for side in best)
-    return zlib.crc32(text.encode())
+    return zlib.crc32("|".join("".join(f"{p}:{q};" for p, q in side) for side in best).encode())
 
 
 async def main(url: str, symbol: str, engine: str = "1") -> None:
     """Print sequence, checksum, best bid and ask at every change; `unsynced` while nobody can know."""
-    nc, subject, shown = await nats.connect(url), f"md.{engine}.book.{symbol.replace('.', '=')}", ""
-    feed = await nc.subscribe(f"md.{engine}.>")  # ONE subscription: two would reorder against each other
+    nc, shown = await asyncio.wait_for(nats.connect(url, error_cb=asyncio.Queue[Exception]().put), 5), ""
+    subject, feed = f"md.{engine}.book.{symbol.replace('.', '=')}", await nc.subscribe(f"md.{engine}.>")
     book, epoch, sequence = dict[int, dict[int, int]]({1: {}, 2: {}}), 0, -1  # sequence -1: unsynced
     parts, waiting = list[Any](), list[Any]()  # of a snapshot that is not whole yet; deltas before it is
-    while True:
+    while True:  # ONE subscription for all: two would reorder against each other
         try:
             msg = await feed.next_msg(timeout=0.3)
             kind, *fields = json.loads(msg.data)  # later versions may add fields
@@ -55,5 +53,7 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
             print(shown := now, flush=True)
 
 
-with contextlib.suppress(KeyboardInterrupt):
+try:
     asyncio.run(main(*sys.argv[1:])) if len(sys.argv) > 2 else sys.exit(__doc__)
+except (KeyboardInterrupt, TimeoutError) as end:
+    sys.exit(f"no NATS answers at {sys.argv[1]}" if isinstance(end, TimeoutError) else 0)

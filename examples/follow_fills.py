@@ -20,8 +20,8 @@ async def main(exchange: str, client_id: str, secret: str, password: str) -> Non
     ):
         async for fill in fills:
             print(
-                f"{fill.sequence:>6} {fill.side:4} {fill.quantity} {fill.symbol} @ {fill.price}"
-                f"  {fill.liquidity} on E{fill.engine}, {fill.leaves_quantity} of the order left",
+                f"{fill.sequence:>6} {fill.side:4} {fill.quantity:f} {fill.symbol} @ {fill.price:f}"
+                f"  {fill.liquidity} on E{fill.engine}, {fill.leaves_quantity:f} of the order left",
                 flush=True,
             )
 
@@ -32,5 +32,5 @@ if __name__ == "__main__":
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(main(*arguments))
-    except MatchbusError as error:
+    except (MatchbusError, ValueError) as error:
         sys.exit(str(error))

@@ -9,51 +9,51 @@ import contextlib
 import sys
 from decimal import Decimal
 
-from client import Client
+from client import Client, Fill, MatchbusError
 
 SIZE_LOTS = 10
 HALF_SPREAD_TICKS = 2
 MOST_HELD = 5  # quotes' worth, either way
 
 
-async def quote(maker: Client, symbol: str, middle: Decimal, held: Decimal) -> None:
+async def quote(maker: Client, symbol: str, middle: str, held: Decimal) -> None:
     """Make both quotes anew: a tick lower for each quote's worth held, none that leads beyond MOST_HELD."""
-    instrument = maker.instruments[symbol]
-    tick, size = instrument.tick_size, SIZE_LOTS * instrument.lot_size
-    lean, half = middle - round(held / size) * tick, HALF_SPREAD_TICKS * tick
     await maker.cancel_all(symbol)
-    for side, price, after in (("buy", lean - half, held + size), ("sell", lean + half, held - size)):
-        if abs(after) <= MOST_HELD * size:
+    instrument = maker.instruments[symbol]
+    size = SIZE_LOTS * instrument.lot_size
+    lean = instrument.ticks(middle) - round(held / size)
+    for side, sign in (("buy", -1), ("sell", 1)):
+        if abs(held - sign * size) <= MOST_HELD * size:
+            price = instrument.price(lean + sign * HALF_SPREAD_TICKS)
             made = await maker.submit(symbol, side, quantity=size, price=price, post_only=True)
-            print(f"{side} {size} at {price}: {made.status} {made.reject_text}", flush=True)
+            print(f"{side} {size:f} at {price:f}: {made.status} {made.reject_text}", flush=True)
 
 
-async def main(exchange: str, symbol: str, middle: Decimal, password: str) -> None:
+async def main(exchange: str, symbol: str, middle: str, password: str) -> None:
     """Quote until interrupted."""
     async with Client.connect(exchange, client_id="maker", password=password, secret="maker's own") as maker:  # noqa: S106
         held, seen = Decimal(0), 0
         try:
             async for fill in maker.fills(follow=False):
-                held += signed(fill.side, fill.quantity) * (fill.symbol == symbol)
-                seen = fill.sequence
+                held, seen = held + change(fill, symbol), fill.sequence
             await quote(maker, symbol, middle, held)
             async with contextlib.aclosing(maker.fills(since=seen)) as fills:
                 async for fill in fills:
-                    if fill.symbol == symbol:
-                        held += signed(fill.side, fill.quantity)
-                        print(f"{fill.side} {fill.quantity} at {fill.price}: now {held} held", flush=True)
+                    if added := change(fill, symbol):
+                        held += added
+                        print(f"{fill.side} {fill.quantity:f} at {fill.price:f}: {held:f} held", flush=True)
                         await quote(maker, symbol, middle, held)
         finally:
             await maker.cancel_all(symbol)
 
 
-def signed(side: str, quantity: Decimal) -> Decimal:
-    """What a fill adds to a position."""
-    return quantity if side == "buy" else -quantity
+def change(fill: Fill, symbol: str) -> Decimal:
+    """What a fill adds to the position in a symbol."""
+    return (fill.symbol == symbol) * (fill.quantity if fill.side == "buy" else -fill.quantity)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        sys.exit(__doc__)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(sys.argv[1], sys.argv[2], Decimal(sys.argv[3]), *(sys.argv[4:] or ["password"])))
+try:
+    words = [*sys.argv[1:], "password"][:4]
+    asyncio.run(main(*words)) if len(words) == 4 else sys.exit(__doc__)
+except (KeyboardInterrupt, MatchbusError, ValueError) as error:
+    sys.exit(str(error) or None)  # Ctrl-C says nothing

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from decimal import Decimal
 
 from client import Client, MatchbusError
 
@@ -28,23 +29,29 @@ async def main(exchange: str, password: str) -> None:
             return  # somebody bids that much by now: run it again
 
         taken = await taker.submit(symbol, "buy", quantity=four, price=price, time_in_force="ioc")
-        print("take ", taken.status, [f"{fill.quantity} @ {fill.price}" for fill in taken.fills])
+        print("take ", taken.status, [f"{fill.quantity:f} @ {fill.price:f}" for fill in taken.fills])
 
         book = await maker.book(symbol, depth=3, consolidated=True)
         for level in book.asks:
-            print("ask  ", level.price, level.quantity, [f"E{share.engine}" for share in level.engines])
+            engines = [f"E{share.engine}" for share in level.engines]
+            print(f"ask   {level.price:f} {level.quantity:f}", engines)
 
         cancelled = await maker.cancel(order_id=quote.order_id)
-        print("quote", cancelled.status, "after", cancelled.cumulative_quantity, "filled")
+        print("quote", cancelled.status, "after", f"{cancelled.cumulative_quantity:f}", "filled")
         for name, client in (("maker", maker), ("taker", taker)):
-            held = (await client.positions()).get(symbol)
-            print(name, "holds", held.quantity if held else 0, symbol)
+            print(name, "holds", f"{await holding(client, symbol):f}", symbol)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    try:
-        asyncio.run(main(sys.argv[1], *(sys.argv[2:] or ["password"])))
-    except MatchbusError as error:
-        sys.exit(str(error))
+async def holding(client: Client, symbol: str) -> Decimal:
+    """What all fills add up to; `positions` tells the same, but follows some milliseconds later."""
+    held = Decimal(0)
+    async for fill in client.fills(follow=False):
+        if fill.symbol == symbol:
+            held += fill.quantity if fill.side == "buy" else -fill.quantity
+    return held
+
+
+try:
+    asyncio.run(main(sys.argv[1], *(sys.argv[2:] or ["password"]))) if sys.argv[1:] else sys.exit(__doc__)
+except (MatchbusError, ValueError) as error:
+    sys.exit(str(error))

@@ -4,8 +4,11 @@
 # `matchbus` must be on the PATH: `. .venv/bin/activate`. A refusal or a failure ends the script, by the exit
 # code of its command. Everything the script keeps is in a folder of its own and gone in the end.
 set -euo pipefail
-usage="usage: trade.sh 127.0.0.1:50050 nats://127.0.0.1:4222 [symbol]"
-exchange=${1:?$usage} nats=${2:?$usage} symbol=${3:-AAPL}
+if (($# < 2)); then
+    echo "usage: trade.sh 127.0.0.1:50050 nats://127.0.0.1:4222 [symbol]" >&2
+    exit 2
+fi
+exchange=$1 nats=$2 symbol=${3:-AAPL}
 XDG_CONFIG_HOME=$(mktemp -d)
 export XDG_CONFIG_HOME
 trap 'rm -rf "$XDG_CONFIG_HOME"' EXIT

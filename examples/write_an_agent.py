@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from client import MatchbusError
 from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Poisson
 from simulation.agents.cast import Player, players, usual_mix
@@ -34,8 +35,8 @@ class Improver:
             return []
         side = Side.SELL if view.position > 0 else Side.BUY
         price = view.best_bid + 1 if side is Side.BUY else view.best_ask - 1
-        limit, rest = OrderType.LIMIT, TimeInForce.GTC
-        return [Submit(view.symbol, side, limit, rest, price, self.quantity, post_only=True)]
+        terms = (OrderType.LIMIT, TimeInForce.GTC, price, self.quantity)
+        return [Submit(view.symbol, side, *terms, post_only=True)]
 
 
 async def main(exchange: str, password: str) -> None:
@@ -50,10 +51,9 @@ async def main(exchange: str, password: str) -> None:
     print("All checks hold." if outcome.holds else "An invariant is violated.")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    try:
-        asyncio.run(main(sys.argv[1], *(sys.argv[2:] or ["password"])))
-    except grpc.RpcError as error:
-        sys.exit(f"No exchange answers at {sys.argv[1]}: {error.details()}")
+try:
+    asyncio.run(main(sys.argv[1], *(sys.argv[2:] or ["password"]))) if sys.argv[1:] else sys.exit(__doc__)
+except (MatchbusError, ValueError) as error:
+    sys.exit(str(error))
+except grpc.RpcError as error:
+    sys.exit(f"No exchange answers at {sys.argv[1]}: {error.details()}")

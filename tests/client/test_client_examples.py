@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from bus.replica import checksum
 from bus.server import NatsServer
 from tests.client.fake_venue import FakeVenue
@@ -14,21 +16,45 @@ from tests.conftest import Connections
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-async def start(example: str, venue: FakeVenue) -> asyncio.subprocess.Process:
+async def start(example: str, venue: FakeVenue, *words: str) -> asyncio.subprocess.Process:
     """Start an example against a venue."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, EXAMPLES / example, venue.address, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, str(EXAMPLES / example), venue.address, *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
 
 
 async def test_trade(venue: FakeVenue) -> None:
-    """The trading example goes through its steps and ends well."""
+    """The trading example goes through its steps, and sums up fills: positions may not have them yet."""
     process = await start("trade.py", venue)
     async with asyncio.timeout(30):
         output, _ = await process.communicate()
     assert process.returncode == 0
     assert b"quote cancelled" in output
-    assert b"taker holds" in output
+    assert b"maker holds 0 AAPL" in output
+    assert b"taker holds 0 AAPL" in output
+
+
+@pytest.mark.parametrize(
+    ("example", "words", "said"),
+    [
+        ("market_maker.py", ["AAPL", "abc"], "price 'abc' is no number that AAPL could trade at"),
+        ("market_maker.py", ["AAPL", "1.005"], "price 1.005 of AAPL is not on a tick: tick size is 0.01"),
+        ("market_maker.py", ["ZZZ", "1"], "'ZZZ' is not among the venue's instruments"),
+        ("market_maker.py", ["AAPL", "1", "guess"], "wrong password"),
+        ("trade.py", ["guess"], "wrong password"),
+        ("write_an_agent.py", ["guess"], "wrong password"),
+    ],
+)
+async def test_what_an_example_is_given_wrongly(
+    example: str, words: list[str], said: str, venue: FakeVenue
+) -> None:
+    """It is said in one line, and the example fails."""
+    process = await start(example, venue, *words)
+    async with asyncio.timeout(30):
+        output, errors = await process.communicate()
+    assert (process.returncode, output, errors.decode()) == (1, b"", said + "\n")
 
 
 async def test_follow_fills(venue: FakeVenue) -> None:

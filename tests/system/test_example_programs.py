@@ -46,6 +46,8 @@ async def test_trade(one_engine: Venue) -> None:
         assert not output.startswith(("S0: ", "S1: "))
         assert "take  filled" in output
         assert "quote cancelled after 4 filled" in output
+        symbol = output.partition(":")[0]
+        assert output.splitlines()[-2:] == [f"maker holds -4 {symbol}", f"taker holds 4 {symbol}"]
         await trader.stub.CancelAll(pb.CancelAllRequest(), metadata=trader.metadata, timeout=5)
 
 
@@ -86,7 +88,7 @@ async def test_the_market_maker_leans_against_its_position(one_engine: Venue) ->
             taker = await trading.trader(1)
             assert (await taker.limit("S362", pb.SIDE_BUY, 1_002, 10)).status == pb.ORDER_STATUS_FILLED
             assert maker.until(5)[2:] == [
-                "sell 10 at 10.02: now -10 held",
+                "sell 10 at 10.02: -10 held",
                 "buy 10 at 9.99: new ",
                 "sell 10 at 10.03: new ",
             ]
