@@ -461,7 +461,7 @@ def _name_order(
 def check_client_order_id(client_order_id: str) -> None:
     """Raise `ValueError` for what is no id that an order can be given, `TypeError` for what is no str."""
     if not isinstance(client_order_id, str):
-        raise TypeError(f"client_order_id is a {type(client_order_id).__name__}: write a str")
+        raise TypeError(f"client_order_id is of type {type(client_order_id).__name__}: write a str")
     # Here and not at the engine alone: an oversized one would break the stream for all other orders.
     fits = 1 <= len(client_order_id) <= MAX_CLIENT_ORDER_ID_LENGTH
     if not (fits and client_order_id.isascii() and client_order_id.isprintable()):

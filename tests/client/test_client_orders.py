@@ -576,5 +576,5 @@ async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
             await client.cancel()
         with pytest.raises(ValueError, match="order_id or by client_order_id"):
             await client.cancel(order_id=1, client_order_id="x")
-        with pytest.raises(TypeError, match="client_order_id is a int: write a str"):
+        with pytest.raises(TypeError, match="client_order_id is of type int: write a str"):
             await client.order(client_order_id=5)  # type: ignore[arg-type]

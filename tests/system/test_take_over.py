@@ -358,6 +358,7 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
     market: Market = await make_market(0)
     code, output = await run_handover(market.cluster.nats_url)
     assert (code, "no standby of E1 was heard" in output) == (1, True), output
+    assert "start one: `matchbus up --standbys 1`" in output
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
