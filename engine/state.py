@@ -554,7 +554,7 @@ class State:
             if known_to is not None and level.key < known_to:
                 break  # what is not known may be better; the legs' return brings another look
             while level.quantity and own_side.keys and own_side.keys[-1] >= -level.key:
-                order = next(iter(own_side.levels[own_side.keys[-1]].queue().values()))
+                order = next(own_side.levels[own_side.keys[-1]].queue())
                 if order.request.post_only or order.request.do_not_route:
                     own_side.remove(order)
                     self.accounts.cancel(order, order.open)
