@@ -100,7 +100,7 @@ class State:
         self.next_leg_id = first_id(engine)
         self.next_priority = 1
         self.peer_legs: dict[int, PeerLegs] = {}
-        self._legs_to: dict[int, dict[int, None]] = {}  # the ids of `legs` by peer, oldest first
+        self._legs_to: dict[int, OrderedDict[int, None]] = {}  # the ids of `legs` by peer, oldest first
         self._touched: dict[str, Book] = {}
 
     # -- batches ------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ class State:
         assert account is not None
         account.pending.setdefault(order.id, order)  # marks move before the first leg: the lowest stays first
         self.legs[sent.leg_id] = OutLeg(sent, order)
-        self._legs_to.setdefault(sent.peer, {})[sent.leg_id] = None
+        self._legs_to.setdefault(sent.peer, OrderedDict())[sent.leg_id] = None
 
     def _leg_result(self, command: LegResult) -> None:
         leg = self.legs.pop(command.leg_id, None)
