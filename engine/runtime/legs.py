@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import nats.errors
@@ -129,7 +130,7 @@ class Legs:
 
     def resume(self, leg: LegSent) -> None:
         """Ask after a leg that an earlier run of this engine sent, or was to send."""
-        self._away.leg_planned(leg)
+        self._away.legs_planned([leg])
         self._line_up(leg, is_resumed=True)
 
     def _line_up(self, leg: LegSent, *, is_resumed: bool) -> None:
@@ -296,7 +297,15 @@ class Uncrosser:
             if (symbol, side) not in self._asked:
                 self._asked.add((symbol, side))
                 done = self._loop.submit_own(Uncross(symbol, side, ()))
-                done.add_done_callback(lambda _, place=(symbol, side): self._asked.discard(place))  # type: ignore[misc]  # mypy infers no lambda default
+                done.add_done_callback(partial(self._on_done, symbol, side))
+
+    def _on_done(self, symbol: str, side: int, _: asyncio.Future[Submission]) -> None:
+        """One Uncross takes a part of what crosses: look at once whether there is more.
+
+        It ends: each takes or cancels something, or there was nothing left to do for it.
+        """
+        self._asked.discard((symbol, side))
+        self.look(symbol)
 
 
 def _named(leg: LegSent) -> dict[str, int]:

@@ -289,7 +289,7 @@ class Engine:
             self._journal,
             catch_up=self._catch_up,
             attach=self._away.attach,
-            leg_planned=self._away.leg_planned,
+            legs_planned=self._away.legs_planned,
             release=self._release,
             release_trouble=lambda: reports.trouble,
             is_followed=lambda: bool(self._follower.peers),
