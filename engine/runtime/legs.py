@@ -129,8 +129,15 @@ class Legs:
         self._line_up(leg, is_resumed=False)
 
     def resume(self, leg: LegSent) -> None:
-        """Ask after a leg that an earlier run of this engine sent, or was to send."""
-        self._away.legs_planned([leg])
+        """Ask after a leg that an earlier run of this engine sent, or was to send.
+
+        What the peer shows is not reduced by it. The peer has its result already, and the feed shows that; or
+        never heard of it, and buries it; or it is under way: whatever the earlier run published comes before
+        our question, so the leg takes something at most within the first round trip. An order that runs after
+        the same quote then comes back short and is planned again, which costs time. To subtract it would cost
+        a worse price, as long as the lane is: nothing tells the few that may still take from the very many
+        that only wait for our question.
+        """
         self._line_up(leg, is_resumed=True)
 
     def _line_up(self, leg: LegSent, *, is_resumed: bool) -> None:

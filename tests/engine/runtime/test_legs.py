@@ -32,6 +32,7 @@ from bus.peer import PeerFeed
 from bus.replica import BookReplica, checksum
 from engine.commands import (
     AddInstrument,
+    AwayQuote,
     Command,
     LegResult,
     NewOrder,
@@ -826,3 +827,25 @@ async def test_very_many_orders_are_uncrossed_in_parts_without_a_wait(
         best_first = sorted(node.state.orders.values(), key=lambda order: (-order.price, order.id))
         assert [leg.order_id for leg in node.sent] == [order.id for order in best_first]
         check(node.state)
+
+
+async def test_a_leg_of_an_earlier_run_hides_nothing(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """What the peer shows after its fill counts whole, while it is asked about as afterwards."""
+    async with tasks() as group:
+        node = Node(engine, nats_connection, group)
+        await node.start()
+        node.see(other, (100, 30))
+        buy = NewOrder("bob", "b", "AAPL", 1, 1, 2, 105, 40)
+        shown = (AwayQuote(other, 1, 1, ((100, 30),)),)
+        earlier = LegSent((engine << 48) + 1, other, 1, 7, "AAPL", int(Side.BUY), 100, 50, 0)
+        node.legs.resume(earlier)
+        attached = node.away.attach(buy)
+        assert isinstance(attached, NewOrder)
+        assert attached.away == shown
+        node.away.leg_answered(earlier, LegAnswer(earlier.leg_id, refused=True, book_sequence=1, fills=()))
+        node.away.legs_planned([msgspec.structs.replace(earlier, leg_id=earlier.leg_id + 1, quantity=20)])
+        attached = node.away.attach(buy)
+        assert isinstance(attached, NewOrder)
+        assert attached.away == (AwayQuote(other, 1, 1, ((100, 10),)),), "a leg of this run is spoken for"
