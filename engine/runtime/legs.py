@@ -7,7 +7,7 @@ section 7).
 
 One command may send a leg for each of very many orders. Only so many are under way to one peer at a time; the
 others wait in order. Nobody knows yet of a leg that waits, and after a restart it is asked after like any
-other.
+other, in turns with new ones.
 """
 
 import asyncio
@@ -81,13 +81,26 @@ class _Lane:
     """Our legs to one peer: how many are under way, and those that wait behind them."""
 
     under_way: int = 0
-    waiting: deque[tuple[LegSent, bool]] = field(default_factory=deque)
-    """Each with whether an earlier run of this engine may have sent it."""
+    waiting: deque[LegSent] = field(default_factory=deque)
+    earlier: deque[LegSent] = field(default_factory=deque)
+    """Those that an earlier run of this engine may have sent."""
 
+    is_earliers_turn: bool = False
     questions: int = 0
     """How often legs were asked after since the log told of it."""
 
     told_s: float = -math.inf
+
+    def take(self) -> tuple[LegSent, bool] | None:
+        """The next leg, and whether an earlier run may have sent it; None when none waits.
+
+        Orders of this run wait for its legs, and only take-over or restart makes the others so many: they
+        take turns.
+        """
+        self.is_earliers_turn = not self.is_earliers_turn
+        if self.earlier and (self.is_earliers_turn or not self.waiting):
+            return self.earlier.popleft(), True
+        return (self.waiting.popleft(), False) if self.waiting else None
 
 
 class Legs:
@@ -126,7 +139,9 @@ class Legs:
 
     def send(self, leg: LegSent) -> None:
         """Carry a leg that the journal has."""
-        self._line_up(leg, is_resumed=False)
+        lane = self._lane_to(leg.peer)
+        lane.waiting.append(leg)
+        self._carry_more(lane)
 
     def resume(self, leg: LegSent) -> None:
         """Ask after a leg that an earlier run of this engine sent, or was to send.
@@ -138,19 +153,22 @@ class Legs:
         a worse price, as long as the lane is: nothing tells the few that may still take from the very many
         that only wait for our question.
         """
-        self._line_up(leg, is_resumed=True)
+        lane = self._lane_to(leg.peer)
+        lane.earlier.append(leg)
+        self._carry_more(lane)
 
-    def _line_up(self, leg: LegSent, *, is_resumed: bool) -> None:
-        lane = self._lanes.setdefault(leg.peer, _Lane())
-        lane.waiting.append((leg, is_resumed))
+    def _lane_to(self, peer: int) -> _Lane:
+        return self._lanes.setdefault(peer, _Lane())
+
+    def _carry_more(self, lane: _Lane) -> None:
         if lane.under_way < MAX_LEGS_UNDER_WAY:
             lane.under_way += 1
             self._group.create_task(self._carry_on(lane))
 
     async def _carry_on(self, lane: _Lane) -> None:
         """Carry one leg after the other until none waits."""
-        while lane.waiting:
-            leg, is_resumed = lane.waiting.popleft()
+        while (taken := lane.take()) is not None:
+            leg, is_resumed = taken
             await self._carry(lane, leg, is_resumed=is_resumed)
             if self._loop.retired:
                 break  # the next reign asks after those that wait; this one would have to last for them

@@ -435,6 +435,27 @@ async def test_so_many_legs_to_a_peer_are_under_way_at_a_time(
         await until(lambda: home.legs.sent == {"filled": 11})
 
 
+async def test_new_legs_do_not_wait_for_very_many_earlier_ones(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They leave in turns with questions after those of an earlier run, each kind in order."""
+    monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 1)
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        carried = legs_to(other, engine, 10)
+        for leg in carried[:7]:
+            home.legs.resume(leg)
+        for leg in carried[7:]:
+            home.legs.send(leg)
+        await until(lambda: home.legs.sent == {"filled": 10})
+        ids = [leg.leg_id for leg in carried]
+        asked = [ids[at] for at in (0, 7, 1, 8, 2, 9, 3, 4, 5, 6)]
+        assert [question.leg_id for question in peer.asked] == asked
+
+
 async def test_legs_that_are_back_wait_for_the_journal(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
