@@ -21,7 +21,7 @@ from engine.commands import AwayQuote, Command, LegResult, NewOrder, ReplaceOrde
 from engine.events import LegSent
 from engine.orders import Order
 from engine.routing import rank
-from engine.state import State
+from engine.state import OutLeg, State
 from engine.terms import MAX_LEG_FILLS, OrderType, Side
 
 MAX_QUOTES: Final = 64
@@ -140,7 +140,7 @@ class AwayView:
                 return self._for_order(command, order, command.price, command.quantity)
             case LegResult():
                 leg = self._state.legs.get(command.leg_id)
-                if leg is None:
+                if leg is None or not _leaves_something(leg, command):
                     return command
                 return self._for_order(command, leg.order, leg.order.price, leg.order.quantity)
             case Uncross():
@@ -315,6 +315,11 @@ class AwayView:
             if left > 0:
                 quantity -= left
                 yield price, left
+
+
+def _leaves_something(leg: OutLeg, result: LegResult) -> bool:
+    """Whether the leg's order may have something to plan again."""
+    return leg.order.open > 0 or sum(fill.quantity for fill in result.fills) < leg.sent.quantity
 
 
 def _free_to_leave(own_side: BookSide, worst: int, orders: int) -> int:

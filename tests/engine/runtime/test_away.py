@@ -16,6 +16,7 @@ from engine.commands import (
     CancelOrder,
     Command,
     EpochStarted,
+    LegFill,
     LegResult,
     NewOrder,
     ReplaceOrder,
@@ -219,6 +220,18 @@ def test_the_result_of_a_leg_is_planned_again_with_fresh_quotes(price: int, expe
     assert command is not None
     (sent,) = (event for event in setting.state.apply(command) if isinstance(event, LegSent))
     assert setting.levels(LegResult(sent.leg_id, ())) == {2: expected}
+
+
+def test_the_result_of_a_leg_that_was_filled_needs_no_quotes() -> None:
+    """Nothing of its order is left to plan; unless more of it is open than the leg took."""
+    for wanted, filled, is_planned in ((12, 12, False), (12, 11, True), (13, 12, True)):
+        setting = Setting(live_peer(2, BIDS, ASKS))
+        command = setting.view.attach(order(Side.BUY, wanted, 103))
+        assert command is not None
+        (sent,) = (event for event in setting.state.apply(command) if isinstance(event, LegSent))
+        assert sent.quantity == 12
+        result = LegResult(sent.leg_id, (LegFill(1, 100, filled, 7, 1),))
+        assert bool(setting.seen(result)) == is_planned
 
 
 def test_what_a_leg_takes_is_spoken_for() -> None:
