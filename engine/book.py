@@ -225,6 +225,7 @@ class Book:
                 if level is None:
                     changes.append((side, key * half.sign, 0, 0))
                 else:
-                    changes.append((side, level.price, level.quantity, len(level)))
+                    orders = level if level.returned else level.orders  # most need no call to be counted
+                    changes.append((side, level.price, level.quantity, len(orders)))
             half.changed.clear()
         return tuple(changes)
