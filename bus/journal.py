@@ -127,6 +127,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def newest_epoch(self) -> int:
+        """The newest epoch that is known to have begun, whether or not its records are here; 0: none."""
+        ...
+
+    @property
     def unanswered_since(self) -> float | None:
         """Start (`time.monotonic()`) of an append that has had no good answer yet; None when healthy."""
         ...
@@ -283,6 +288,11 @@ class MemoryJournal:
         """As Journal says."""
         return self._sequence
 
+    @property
+    def newest_epoch(self) -> int:
+        """As Journal says, as far as it was read."""
+        return self.position.epoch
+
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says."""
         stored = self.stored[sequence - 1] if sequence <= len(self.stored) else None
@@ -390,6 +400,11 @@ class JetStreamJournal:
     def sequence(self) -> int:
         """As Journal says."""
         return self._sequence
+
+    @property
+    def newest_epoch(self) -> int:
+        """As Journal says, as far as it was read."""
+        return self.position.epoch
 
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. Waits while NATS is away."""

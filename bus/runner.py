@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -23,6 +23,7 @@ from bus.connection import Connection, connect
 from bus.logs import LogForm, LogLevel, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
+MAX_PORT: Final = 65_535
 
 START_DEADLINE_S: Final = 10.0
 """How long a start waits for a NATS server."""
@@ -107,6 +108,11 @@ class NatsLink:
 def host_and_port(host: str, port: int) -> str:
     """HOST:PORT, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def default_listen(environment: Mapping[str, str], port: int) -> str:
+    """Where to listen unless told otherwise: at IP_ADDR of the environment, or on loopback."""
+    return host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", port)
 
 
 def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogLevel = "info") -> None:

@@ -132,3 +132,8 @@ class Order(msgspec.Struct, gc=False, eq=False):
         if self.refused:
             return _REJECTED
         return _FILLED if self.cumulative == self.quantity else _CANCELLED
+
+
+def without_value(answer: Answered | None) -> Answered | None:
+    """A first answer as it is stored: its value, which its fills give, may be too large for any encoding."""
+    return msgspec.structs.replace(answer, value=0) if answer is not None and answer.value else answer

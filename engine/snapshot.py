@@ -14,8 +14,8 @@ import msgspec
 
 from engine.commands import AddInstrument, NewOrder
 from engine.events import Answered, Fill, LegSent, LegTaken, Prevented
-from engine.orders import NOTHING_OWED, Account, Landmark, Order, Owed
-from engine.state import PeerLegs, State, without_value
+from engine.orders import NOTHING_OWED, Account, Landmark, Order, Owed, without_value
+from engine.state import PeerLegs, State
 from engine.terms import Liquidity, OrderStatus
 
 _PENDING: Final = int(OrderStatus.PENDING)

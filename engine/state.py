@@ -9,7 +9,6 @@ A batch is what one journal record holds: `begin_batch`, `apply` for each comman
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final, assert_never
 
 import msgspec
@@ -41,7 +40,8 @@ from engine.events import (
     Prevented,
     Replaced,
 )
-from engine.matching import can_take, take, within
+from engine.market_rules import fillable_at_home, refuse_by_market, refuse_crossing, worst_at_home
+from engine.matching import take, within
 from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
 from engine.routing import AwayLevel, horizon, plan, rank
@@ -219,14 +219,14 @@ class State:
         if request.type == _MARKET:
             order.worst = self._collar(request, opposite, away)
         if request.post_only or request.time_in_force == _FOK:
-            refusal = _refuse_by_market(order, opposite, away)
+            refusal = refuse_by_market(order, opposite, away)
             if refusal is not None:
                 accounts.remember_refused(order)
                 order.answer = self._refuse(request.client, request.client_order_id, refusal)
                 return
         accounts.admit(order)
         self._touched[request.symbol] = book
-        if request.time_in_force == _FOK and not _fillable_at_home(order, opposite, away):
+        if request.time_in_force == _FOK and not fillable_at_home(order, opposite, away):
             accounts.cancel(order, order.quantity)
         else:
             self._enter(order, book, away)
@@ -324,7 +324,7 @@ class State:
         if order.request.post_only and leaves > 0 and not keeps_place:
             opposite = self.books[order.request.symbol].opposite(order.side)
             worst = command.price * opposite.sign
-            return _refuse_crossing(worst, opposite, rank(command.away, opposite.sign))
+            return refuse_crossing(worst, opposite, rank(command.away, opposite.sign))
         return None
 
     def _report_replaced(self, order: Order) -> None:
@@ -343,7 +343,7 @@ class State:
                 take(opposite, order, order.worst, order.open, self.accounts)
         elif order.request.do_not_route or order.request.time_in_force == _FOK:
             locking = away[0].key >= order.worst
-            take(opposite, order, _worst_at_home(order, away), order.open, self.accounts)
+            take(opposite, order, worst_at_home(order, away), order.open, self.accounts)
         else:
             more_away = self._route(order, opposite, away)
         if not order.open:
@@ -648,52 +648,6 @@ class State:
         text = f"{asked} is {OrderStatus(order.status).name} already"
         self._refuse(command.client, order.request.client_order_id, (RejectReason.ORDER_CLOSED, text), order)
 
-    # -- digest -------------------------------------------------------------------------------------
-
-    def digest(self) -> bytes:
-        """16 bytes that are equal exactly when everything that can matter later is equal.
-
-        Built from facts in a fixed order, so it does not depend on how the state is stored.
-        """
-        digest = blake2b(digest_size=16)
-        encode = msgspec.msgpack.Encoder().encode
-        accounts = self.accounts
-        digest.update(
-            encode(
-                [
-                    self.engine,
-                    self.epoch,
-                    self.batch_number,
-                    accounts.time_ns,
-                    accounts.next_order_id,
-                    accounts.next_execution_id,
-                    self.next_leg_id,
-                    self.next_priority,
-                    [self.instruments[symbol] for symbol in sorted(self.instruments)],
-                    [leg.sent for _, leg in sorted(self.legs.items())],
-                    [
-                        (sender, peer.settled_below, sorted(peer.answers.items()))
-                        for sender, peer in sorted(self.peer_legs.items())
-                    ],
-                ]
-            )
-        )
-        for symbol in sorted(self.books):
-            book = self.books[symbol]
-            digest.update(
-                encode([symbol, book.sequence, list(book.orders(Side.BUY)), list(book.orders(Side.SELL))])
-            )
-        for name in sorted(accounts.by_name):
-            account = accounts.by_name[name]
-            digest.update(encode([name, len(account.orders), account.traded, account.landmarks]))
-            for order in sorted(account.open.values(), key=lambda order: order.id):
-                digest.update(encode(_facts(order)))
-            for order in account.finished:
-                digest.update(encode(_facts(order)))
-            for fill in account.fills:
-                digest.update(encode(fill))
-        return digest.digest()
-
 
 def _mark(order: Order) -> None:
     """A command starts to trade for the order: its answer tells of fills from here on."""
@@ -705,72 +659,3 @@ def _mark(order: Order) -> None:
 def _owe(order: Order, answer: Answered) -> None:
     """Keep what an answer after the first one tells so far, while it waits for legs."""
     order.owed = Owed(answer.fills, answer.prevented) if order.reserved else NOTHING_OWED
-
-
-def _facts(order: Order) -> tuple[object, ...]:
-    """An order's facts for the digest."""
-    return (
-        order.id,
-        order.request,
-        order.price,
-        order.quantity,
-        order.open,
-        order.worst,
-        order.reserved,
-        order.cumulative,
-        str(order.value),  # it may be larger than any encoding's integers
-        order.priority,
-        order.mark,
-        order.cancelling,
-        order.refused,
-        without_value(order.answer),
-        order.owed.prevented,
-    )
-
-
-def without_value(answer: Answered | None) -> Answered | None:
-    """A first answer as it is stored: its value, which its fills give, may be too large for any encoding."""
-    return msgspec.structs.replace(answer, value=0) if answer is not None and answer.value else answer
-
-
-def _worst_at_home(order: Order, away: list[AwayLevel]) -> int:
-    """The worst key at which an order that sends no legs may trade: not through a better away quote."""
-    return max(order.worst, away[0].key) if away else order.worst
-
-
-def _fillable_at_home(order: Order, opposite: BookSide, away: list[AwayLevel]) -> bool:
-    """Whether a fill-or-kill order can trade whole, here and now."""
-    return can_take(opposite, order, _worst_at_home(order, away), order.quantity)
-
-
-def _refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
-    """Why an order that is well-formed cannot be taken in this market."""
-    if order.request.post_only:
-        return _refuse_crossing(order.worst, opposite, away)
-    request = order.request
-    if request.time_in_force == _FOK and away and not request.do_not_route:
-        reached = [level for level in away if level.key >= order.worst]
-        elsewhere = sum(level.quantity for level in reached)
-        is_enough = (
-            any(level.is_horizon for level in reached)  # more is shown than is known
-            or elsewhere >= order.quantity
-            or can_take(opposite, order, order.worst, order.quantity - elsewhere)
-        )
-        if elsewhere and is_enough and not _fillable_at_home(order, opposite, away):
-            return (
-                RejectReason.FOK_NEEDS_AWAY_LIQUIDITY,
-                "fill-or-kill across engines is not offered yet: send IOC, or fewer",
-            )
-    return None
-
-
-def _refuse_crossing(worst: int, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
-    """Why a post-only order cannot rest at this price: it would trade, or lock a live quote elsewhere."""
-    keys = [*opposite.keys[-1:], *(level.key for level in away[:1])]
-    if not keys or max(keys) < worst:
-        return None
-    return (
-        RejectReason.POST_ONLY_WOULD_CROSS,
-        f"a post-only order at {worst * opposite.sign} would trade with the best price "
-        f"{max(keys) * opposite.sign}: move it away from there",
-    )

@@ -1,33 +1,99 @@
 """Judges every routing decision in the journals by what could be known of other engines' quotes. Pure.
 
 A decision is a trade-through when it traded, or sent a leg, at a price worse than a quote of another engine
-that it did not take whole. There are two kinds:
+that it did not take whole. What that engine showed, its own journal says; a quote stands when its orders
+have rested there through the whole look-back window, each for what is left of it. There are two kinds:
 
-a bug      the quote was journaled with the decision: the engine knew it. One journal is enough to see that.
-a view     the quote was not journaled with it, although the other engine's own journal says that it had stood
-too old    through the whole look-back window. Seen only where the audits of a market's engines look at each
-           other (`market`) and are fed all batches in order of time.
+a bug      the engine knew the quote: a quote that was journaled in the same batch names a state of that book
+           which had it already, and in one batch an engine sees one state of each book. So is a quote that
+           was journaled with the decision itself, whatever the other journal says.
+a view     nothing in the batch says that the engine knew the quote.
+too old
+
+What earlier legs are out for counts as taken until the other engine's journal has answered them. From then
+on its book shows what they took, and what is left of it stands for the next order. The engine that sent them
+hears of it a little later, the new state of the book first, the answers after it. While a leg's answer is not
+here, it is no bug to leave to it what the known state has not lost to it.
 
 No view is called too old where the order could not have gone there anyhow: with do-not-route, with
 fill-or-kill, which is judged at home, and when resting orders uncross, which they do only with engines of a
-higher number. What legs that are still out may take counts as taken, as it does for the engine. Journals do
-not tell whether one engine counted as live to another; so a quote of one that was away makes a view too old,
-never a bug.
+higher number. Journals do not tell whether one engine counted as live to another, but where a quote does.
+
+Other journals are looked at where the audits of a market's engines know each other (`market`) and are fed all
+batches in order of time. An audit alone finds only quotes that were journaled with a decision.
 """
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from engine.commands import AwayQuote, Command, EpochStarted, LegResult, NewOrder, ReplaceOrder, Uncross
-from engine.events import BookChanged, Event, Fill, LegSent
-from engine.state import State
+from engine.events import Event, Fill, LegSent, LegTaken
+from engine.orders import Order
+from engine.state import OutLeg, State
 from engine.terms import Liquidity, Side, TimeInForce
 
 EXAMPLES: Final = 5
 """Old views that are described; the others are only counted."""
 
+KEPT_SEQUENCES: Final = 10_000
+"""Newest states of each book that are remembered; of an older one no decision is said to have known it."""
+
 _NS_PER_MS: Final = 1_000_000
+_NO_PLACE: Final = 2**63
+"""Behind every order."""
+
+Taking = NewOrder | ReplaceOrder | LegResult | Uncross
+"""The commands that may trade at home as taker or send legs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A command that traded at home as taker or sent legs; legs before it are numbered below `first_leg`."""
+
+    command: Taking
+    taken: list[Fill]
+    legs: list[LegSent]
+    first_leg: int
+
+
+@dataclass(slots=True)
+class _Leg:
+    """A leg whose answer its sender does not have, or has, but not yet the state of the book after it.
+
+    `known_before`: when it was planned, orders with a lower place were known. `aims` is what it was meant to
+    take, by price; empty when it was sent in an earlier reign, because this one does not know.
+    """
+
+    sent: LegSent
+    known_before: int
+    aims: dict[int, int]
+    is_answered: bool = False
+    """By the peer's journal."""
+    fills: list[tuple[int, int, int]] = field(default_factory=list)
+    """What it took there: price, quantity, and the place of the order that it took it from."""
+    shown_from: int = 0
+    """The peer's book is without that from this sequence on."""
+    back: int | None = None
+    """What its sender knows that it took, once its result is in the sender's journal."""
+
+    def hides(self, before: int) -> int:
+        """What the sender may subtract for it from orders with a place below `before`, as the peer has them.
+
+        Not what it took of these where it was meant to: the peer does not have that any more, and nor has the
+        sender's copy, or it cannot tell.
+        """
+        if self.back is not None:
+            return self.back
+        seen = dict.fromkeys(self.aims, 0)
+        for price, quantity, place in self.fills:
+            if price in seen and place < before:
+                seen[price] += quantity
+        return self.sent.quantity - sum(min(aim, seen[price]) for price, aim in self.aims.items())
 
 
 @dataclass(slots=True)
@@ -35,11 +101,14 @@ class Audit:
     """What the decisions of one engine's journal came to; feed it batch by batch, from the first on.
 
     Where the first ones are gone, `begin` with the state after them.
+
+    The *place* of a resting order grows with when it came to rest: its priority, or, when something of it had
+    been away on a leg and came back, the priority that a new order would have got then.
     """
 
     engine: int
     market: "Mapping[int, Audit]" = field(default_factory=dict, repr=False)
-    """The audits of all engines; without them no view is compared with what others showed."""
+    """The audits of all engines; without them no decision is compared with what others showed."""
     window_ns: int = 0
     """How long a quote must have stood to be expected in a view."""
     begins_after: int = 0
@@ -58,9 +127,16 @@ class Audit:
     quoted: set[int] = field(default_factory=set)
     """The engines whose quotes decisions knew."""
     _state: State = field(init=False, repr=False)
-    _stands: dict[tuple[str, int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
-    """By symbol, side and price: the quantity that is shown, and since when."""
     _reigns_since_ns: int = 0
+    _times: "array[int]" = field(default_factory=lambda: array("q"), repr=False)
+    _places: "array[int]" = field(default_factory=lambda: array("q"), repr=False)
+    """From the time of `_times` at the same index on, orders got this place or a later one."""
+    _place_after: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
+    """By symbol and sequence of its book: the place below which orders stood in it or had stood."""
+    _returned: dict[int, int] = field(default_factory=dict, repr=False)
+    """The places of orders that something came back to."""
+    _sent: dict[tuple[int, str, int], dict[int, _Leg]] = field(default_factory=dict, repr=False)
+    """By peer, symbol and side: by id, the legs that may still be subtracted from what the peer shows."""
 
     def __post_init__(self) -> None:
         self._state = State(self.engine)
@@ -69,29 +145,56 @@ class Audit:
         """Take what these books show as standing since the state's newest batch."""
         self._state = state
         self.begins_after = state.batch_number
+        self._times.append(self.last_batch_ns)
+        self._places.append(0)
         for symbol, book in state.books.items():
-            for side in Side:
-                for price, quantity, _ in book.levels(side):
-                    self._stands[symbol, side, price] = quantity, self.last_batch_ns
+            self._place_after[symbol, book.sequence] = state.next_priority
+        for leg in state.legs.values():
+            self._legs_like(leg.sent)[leg.sent.leg_id] = _Leg(leg.sent, 0, {})
 
     def add_batch(self, batch_number: int, time_ns: int, commands: Iterable[Command]) -> None:
         """Replay one batch and judge its decisions."""
-        self._state.begin_batch(batch_number, time_ns)
+        state = self._state
+        state.begin_batch(batch_number, time_ns)
+        self._note_time(time_ns)
+        views: dict[tuple[int, str], AwayQuote] = {}
+        decisions: list[Decision] = []
+        answers: list[LegTaken] = []
         for command in commands:
             if isinstance(command, EpochStarted):
-                self._reigns_since_ns = time_ns  # others throw away what they knew of the reign before
-            self.judge(command, self._state.apply(command))
-        self._note(self._state.end_batch(), time_ns)
+                self._begin_reign(time_ns)
+            if isinstance(command, Taking) and command.away:
+                self._look(command, views)
+            first_leg, place = state.next_leg_id, state.next_priority
+            out = state.legs.get(command.leg_id) if isinstance(command, LegResult) else None
+            events = state.apply(command)
+            if isinstance(command, LegResult) and out is not None:
+                self._note_result(command, out, place)
+            answers += [event for event in events if isinstance(event, LegTaken)]
+            decision = self.decision(command, events, first_leg)
+            if decision is not None:
+                decisions.append(decision)
+                self._note_legs(decision)
+        for change in state.end_batch():
+            self._place_after[change.symbol, change.sequence] = state.next_priority
+            self._place_after.pop((change.symbol, change.sequence - KEPT_SEQUENCES), None)
+        for answer in answers:
+            self._note_answer(answer)
+        for decision in decisions:
+            self.judge(decision, views)
         self.batches += 1
 
-    def judge(self, command: Command, events: Sequence[Event]) -> None:
-        """Judge what the batch's newest command, which was applied just now, did."""
-        if not isinstance(command, NewOrder | ReplaceOrder | LegResult | Uncross):
-            return
+    def decision(self, command: Command, events: Sequence[Event], first_leg: int) -> Decision | None:
+        """What a command decided that made these events; None when it decided nothing."""
+        if not isinstance(command, Taking):
+            return None
         taken = home_fills(events, self.engine)
         legs = [event for event in events if isinstance(event, LegSent)]
-        if not taken and not legs:
-            return
+        return Decision(command, taken, legs, first_leg) if taken or legs else None
+
+    def judge(self, decision: Decision, views: Mapping[tuple[int, str], AwayQuote]) -> None:
+        """Judge a decision of the newest batch; `views` are quotes from it, by engine and symbol."""
+        command, taken, legs = decision.command, decision.taken, decision.legs
         self.decisions += 1
         self.with_away_quotes += bool(command.away)
         self.quoted.update(quote.engine for quote in command.away)
@@ -100,71 +203,202 @@ class Audit:
         place = f"engine {self.engine}, batch {self._state.batch_number}, {symbol}: "
         known = traded_through(command.away, taken, legs)
         self.violations += [place + violation for violation in known]
-        if not known:  # what was known and passed over is not excused by what was not known
-            for violation in self._looked_past(command, taken, legs):
-                self.old_views += 1
-                if len(self.old_view_examples) < EXAMPLES:
-                    self.old_view_examples.append(place + violation)
-
-    def standing(self, symbol: str, side: int, since_ns: int) -> Iterator[tuple[int, int, int]]:
-        """(price, quantity, since when) of what has been shown unchanged from `since_ns` on, best first."""
-        book = self._state.books.get(symbol)
-        for price, quantity, _ in book.levels(side) if book is not None else ():
-            stands_since_ns = max(self._stands[symbol, side, price][1], self._reigns_since_ns)
-            if stands_since_ns <= since_ns:
-                yield price, quantity, stands_since_ns
+        if known:  # what was known and passed over is not excused by what was not known
+            return
+        for was_known, violation in self._looked_past(decision, views):
+            if was_known:
+                self.violations.append(place + violation)
+                continue
+            self.old_views += 1
+            if len(self.old_view_examples) < EXAMPLES:
+                self.old_view_examples.append(place + violation)
 
     @property
     def last_batch_ns(self) -> int:
         """The time of the newest batch."""
         return self._state.accounts.time_ns
 
-    def _note(self, changes: Iterable[BookChanged], time_ns: int) -> None:
-        """Remember since when levels stand: from the batch on that brought them to their quantity."""
-        for change in changes:
-            for side, price, quantity, _ in change.levels:
-                place = change.symbol, side, price
-                if not quantity:
-                    self._stands.pop(place, None)
-                elif self._stands.get(place, (0, 0))[0] != quantity:
-                    self._stands[place] = quantity, time_ns
+    # -- what this engine shows -----------------------------------------------------------------------
 
-    def _looked_past(self, command: Command, taken: Sequence[Fill], legs: Sequence[LegSent]) -> Iterator[str]:
-        """Quotes that stood through the whole window, better than what was taken instead of them."""
-        now_ns = self.last_batch_ns
-        first = (taken or legs)[0]
-        request = self._state.orders[first.order_id].request
-        if request.do_not_route or request.time_in_force == TimeInForce.FOK:
+    def standing_before(self, now_ns: int) -> int:
+        """The place below which orders have stood since `now_ns` less the window, in this reign."""
+        since_ns = now_ns - self.window_ns
+        if since_ns < self._reigns_since_ns:
+            return 0  # others throw away what they knew of the reign before
+        at = bisect_right(self._times, since_ns)
+        return self._places[at] if at < len(self._places) else self._state.next_priority
+
+    def known_before(self, symbol: str, view: AwayQuote) -> int:
+        """The place below which orders were known to who had this view; 0 when that cannot be said."""
+        return (
+            self._place_after.get((symbol, view.book_sequence), 0) if view.epoch == self._state.epoch else 0
+        )
+
+    def better(self, symbol: str, side: int, price: int, before: int) -> list[tuple[int, int]]:
+        """(price, quantity) of orders with a place below `before`, at prices that a taker likes better."""
+        book, sign = self._state.books.get(symbol), _sign(3 - side)
+        levels = []
+        for level in book.side(side).best_first() if book is not None else ():
+            if sign * level.price >= sign * price:
+                break
+            quantity = sum(order.open for order in level.queue() if self._place(order) < before)
+            if quantity:
+                levels.append((level.price, quantity))
+        return levels
+
+    def stands_since_ns(self, symbol: str, side: int, price: int) -> int:
+        """Since when the first order at a price has stood there."""
+        level = self._state.books[symbol].side(side)
+        first = min(map(self._place, level.levels[price * level.sign].queue()))
+        return max(self._times[bisect_right(self._places, first) - 1], self._reigns_since_ns)
+
+    def leg_out(self, leg_id: int) -> _Leg | None:
+        """A leg of this engine whose result is not in its journal yet."""
+        out = self._state.legs.get(leg_id)
+        return self._legs_like(out.sent).get(leg_id) if out is not None else None
+
+    def _place(self, order: Order) -> int:
+        return self._returned.get(order.id, order.priority)
+
+    def _note_time(self, time_ns: int) -> None:
+        """The batch at this time gives the next places."""
+        place = self._state.next_priority
+        if self._places and self._places[-1] == place:
+            self._times[-1] = time_ns  # the batches since then gave none
+        else:
+            self._times.append(time_ns)
+            self._places.append(place)
+
+    def _note_answer(self, answer: LegTaken) -> None:
+        """Let the sender's audit know of a leg that was taken or refused here, or asked after."""
+        sender = self.market.get(answer.sender)
+        leg = sender.leg_out(answer.leg_id) if sender is not None else None
+        if leg is None:
             return
-        sign = _sign(first.side)
+        leg.is_answered = True
+        book = self._state.books.get(leg.sent.symbol)
+        leg.shown_from = book.sequence if book is not None else 0
+        orders = self._state.orders
+        makers = [orders.get(fill.contra_order_id) for fill in answer.fills]
+        places = [self._place(maker) if maker is not None else _NO_PLACE for maker in makers]
+        leg.fills = [
+            (fill.price, fill.quantity, place) for fill, place in zip(answer.fills, places, strict=True)
+        ]
+
+    # -- what this engine knows -----------------------------------------------------------------------
+
+    def _begin_reign(self, time_ns: int) -> None:
+        self._reigns_since_ns = time_ns
+        for legs in self._sent.values():
+            for leg in legs.values():
+                leg.aims = {}
+
+    def _look(self, command: Taking, views: dict[tuple[int, str], AwayQuote]) -> None:
+        """Note which states of books a command's quotes are from, and forget legs that those are after."""
+        match command:
+            case NewOrder() | Uncross():
+                symbol = command.symbol
+            case ReplaceOrder():
+                order = self._state.accounts.find(command.client, command.order_id, command.client_order_id)
+                symbol = order.request.symbol if order is not None else ""
+            case LegResult():
+                out = self._state.legs.get(command.leg_id)
+                symbol = out.sent.symbol if out is not None else ""
+        for quote in command.away:
+            views[quote.engine, symbol] = quote
+            for side in Side:
+                legs = self._sent.get((quote.engine, symbol, side), {})
+                seen = [
+                    leg_id
+                    for leg_id, leg in legs.items()
+                    if leg.back is not None
+                    and (leg.shown_from <= quote.book_sequence or leg.sent.peer_epoch != quote.epoch)
+                ]
+                for leg_id in seen:
+                    del legs[leg_id]
+
+    def _note_legs(self, decision: Decision) -> None:
+        """Remember what the legs of a decision are meant to take."""
+        for quote in decision.command.away:
+            left = dict(quote.levels)
+            other = self.market.get(quote.engine)
+            for leg in decision.legs:
+                if leg.peer != quote.engine or other is None:
+                    continue
+                aims: dict[int, int] = {}
+                for price, shown in left.items():
+                    aims[price] = min(shown, leg.quantity - sum(aims.values()))
+                    left[price] -= aims[price]
+                known_before = other.known_before(leg.symbol, quote)
+                self._legs_like(leg)[leg.leg_id] = _Leg(leg, known_before, aims)
+
+    def _note_result(self, command: LegResult, out: OutLeg, place: int) -> None:
+        """A leg is back; `place` was the next to be given before."""
+        leg = self._legs_like(out.sent).get(command.leg_id)
+        if leg is not None:
+            leg.back = sum(fill.quantity for fill in command.fills)
+        if out.order.is_resting and out.order.priority < place:
+            self._returned[out.order.id] = place  # with other lots than those that stood there, perhaps
+
+    def _legs_like(self, leg: LegSent) -> dict[int, _Leg]:
+        return self._sent.setdefault((leg.peer, leg.symbol, leg.side), {})
+
+    def _looked_past(
+        self, decision: Decision, views: Mapping[tuple[int, str], AwayQuote]
+    ) -> Iterator[tuple[bool, str]]:
+        """Quotes that stood through the whole window, better than what was taken instead of them.
+
+        Each with whether the engine knew it.
+        """
+        now_ns = self.last_batch_ns
+        first = (decision.taken or decision.legs)[0]
+        symbol, side, sign = first.symbol, first.side, _sign(first.side)
+        request = self._state.orders[first.order_id].request
+        stays = request.do_not_route or request.time_in_force == TimeInForce.FOK
         for number, other in self.market.items():
-            if number == self.engine or (isinstance(command, Uncross) and number < self.engine):
+            if number == self.engine or (isinstance(decision.command, Uncross) and number < self.engine):
                 continue
             # At the other engine a leg takes the best price first, whatever its limit.
-            instead = [sign * fill.price for fill in taken]
-            instead += [sign * leg.limit for leg in legs if leg.peer != number]
+            instead = [sign * fill.price for fill in decision.taken]
+            instead += [sign * leg.limit for leg in decision.legs if leg.peer != number]
             if not instead:
                 continue
-            levels = [
-                level
-                for level in other.standing(first.symbol, 3 - first.side, now_ns - self.window_ns)
-                if sign * level[0] < max(instead)
-            ]
+            worst = sign * max(instead)
+            standing_before = other.standing_before(now_ns)
+            own = [leg for leg in decision.legs if leg.peer == number]
             out = [
-                leg.sent
-                for leg in self._state.legs.values()
-                if (leg.sent.peer, leg.sent.symbol, leg.sent.side) == (number, first.symbol, first.side)
+                leg
+                for leg_id, leg in self._sent.get((number, symbol, side), {}).items()
+                if leg_id < decision.first_leg
             ]
-            found = passed_over([(price, quantity) for price, quantity, _ in levels], out, sign)
-            if found is not None:
-                price, shown, got = found
-                since_ns = next(since_ns for level, _, since_ns in levels if level == price)
-                yield (
-                    f"went to {sign * max(instead)} while engine {number} showed {shown} better, from {price}"
-                    f" on, and got {got}: the view was {(now_ns - since_ns) // _NS_PER_MS:,} ms old (engine"
-                    f" {number} wrote its last batch {(now_ns - other.last_batch_ns) // _NS_PER_MS:,} ms"
-                    " before)"
+            unanswered = [leg.sent for leg in out if not leg.is_answered and leg.back is None]
+            levels = other.better(symbol, 3 - side, worst, standing_before)
+            found = passed_over(levels, own + unanswered, sign)
+            if found is None:
+                continue
+            price, shown, got = found
+            text = (
+                f"went to {worst} while engine {number} showed {shown} better, from {price} on, and got {got}"
+            )
+            view = views.get((number, symbol))
+            if view is not None:
+                before = min(
+                    standing_before, other.known_before(symbol, view), *(leg.known_before for leg in out)
                 )
+                levels = other.better(symbol, 3 - side, worst, before)
+                hidden = [
+                    msgspec.structs.replace(leg.sent, limit=worst, quantity=leg.hides(before)) for leg in out
+                ]
+                if passed_over(levels, own + hidden, sign) is not None:
+                    yield True, f"{text}, though it knew book {view.book_sequence} of that engine"
+                    continue
+            if not stays:
+                age_ms = (now_ns - other.stands_since_ns(symbol, 3 - side, price)) // _NS_PER_MS
+                idle_ms = (now_ns - other.last_batch_ns) // _NS_PER_MS
+                text += (
+                    f": the view was {age_ms:,} ms old (engine {number} wrote its last batch {idle_ms:,} ms"
+                )
+                yield False, f"{text} before)"
 
 
 def audits(engines: Iterable[int], window_ns: int) -> dict[int, Audit]:

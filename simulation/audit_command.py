@@ -247,8 +247,8 @@ def _show(market: Mapping[int, Audit], window_ms: int, console: Console) -> None
     old = sum(audit.old_views for audit in market.values())
     console.print(
         f"Bugs: {found:,}; each is a better quote that the engine knew and did not take. Views that were old:"
-        f" {old:,}; there a better quote had stood for {window_ms:,} ms or more, and the engine did not know"
-        " of it.",
+        f" {old:,}; there a better quote had stood for {window_ms:,} ms or more, and nothing says that the"
+        " engine knew of it.",
         highlight=False,
         soft_wrap=True,
     )

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc.aio
 import msgspec
@@ -85,6 +85,14 @@ def parser() -> argparse.ArgumentParser:
     """What the command understands."""
     top = argparse.ArgumentParser(prog="simulation", description="Simulated and real flow through a market.")
     commands = top.add_subparsers(dest="command", required=True)
+    _add_run(commands)
+    _add_replay(commands)
+    _add_chaos(commands)
+    audit_command.add_parser(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="start a market, trade on it, check it (default)")
     run.add_argument(
         "--scenario",
@@ -103,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
         "--frequency", type=up_to(MAX_FREQUENCY), help="orders a second and client (default 20)"
     )
     plain.add_argument("--duration", type=up_to(MAX_RUN_S), help="seconds (default 10)")
+
+
+def _add_replay(commands: Any) -> None:
     real = "30 minutes of a real market through the venue"
     again = commands.add_parser("replay", help=real, description=f"{real}, and its trades beside ours")
     again.add_argument("--engines", type=engines, default=1, help="how many (default 1)")
@@ -115,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="of that exchange (default PASSWORD in the environment)",
     )
+
+
+def _add_chaos(commands: Any) -> None:
     strikes = "faults strike a market under load; a witness judges"
     fire = commands.add_parser("chaos", help=strikes, description=strikes)
     so_many, default = "how many (default %(default)s)", "(default %(default)s)"
@@ -141,8 +155,6 @@ def parser() -> argparse.ArgumentParser:
     )
     fire.add_argument("--data", type=folder, help="where everything is kept; without it, gone at the end")
     fire.add_argument("--json", type=Path, help="write the outcome there too")
-    audit_command.add_parser(commands)
-    return top
 
 
 def _listed() -> list[str]:

@@ -7,6 +7,7 @@ ticks and lots as they are stored.
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -123,7 +124,20 @@ def _said(report: Report, symbol: str, instrument: Instrument | None) -> str:
 
 
 async def run(options: argparse.Namespace, _console: Console) -> int:
-    """Print the reports; the exit code. Raises `Failure`: 1 stored reports are damaged, 2 without NATS."""
+    """Print the reports until Ctrl-C or SIGTERM; the exit code.
+
+    Raises `Failure`: 1 stored reports are damaged, 2 without NATS.
+    """
+    printing = asyncio.current_task()
+    assert printing is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, printing.cancel)
+    try:
+        return await _print(options)
+    except asyncio.CancelledError:
+        return 0
+
+
+async def _print(options: argparse.Namespace) -> int:
     try:
         async with asyncio.timeout(CONNECT_PATIENCE_S):
             nc = await connect(options.nats, name="dropcopy", on_closed=lambda: None, on_error=lambda _: True)
@@ -139,8 +153,6 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
             await asyncio.wait((printing, caught_up), return_when=asyncio.FIRST_COMPLETED)
             printing.cancel()
         await printing
-    except asyncio.CancelledError:
-        return 0
     except ExecutionsDamaged as error:
         raise Failure(str(error)) from error
     except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either

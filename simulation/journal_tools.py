@@ -40,9 +40,10 @@ from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet
 from engine.commands import Command, decode
+from engine.digest import state_digest
 from engine.runtime.snapshots import load
 from engine.state import State
-from simulation.nats_option import NATS_HELP, NatsAway, NeverRan
+from simulation.nats_option import NatsAway, NeverRan, add_engine_options
 
 WHOLE: Final = 0
 DAMAGED: Final = 1
@@ -90,22 +91,10 @@ def add_parser(commands: Any) -> None:
         ("digest", "replay the journal and print batch number, epoch and digest of the state"),
     ):
         action = actions.add_parser(name, help=what, description=what)
-        action.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-        action.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-        action.add_argument("--json", action="store_true", help="JSON instead of text")
+        add_engine_options(action, instead_of="text")
         if name == "dump":
             action.add_argument("--from", dest="first", metavar="N", type=_batch, default=1, help="default 1")
             action.add_argument("--to", dest="last", metavar="N", type=_batch, help="default: the last one")
-
-
-def engine_number(text: str) -> int:
-    """The number of an engine, for argparse."""
-    try:
-        return int(subjects.engine_token(int(text)))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
-        ) from None
 
 
 def _batch(text: str) -> int:
@@ -321,7 +310,7 @@ async def _digest(options: argparse.Namespace, _console: Console) -> int:
 
     findings = await read(options.nats, options.engine, each, state=state)
     _check_whole(findings)
-    found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state.digest().hex()}
+    found = {"batch_number": state.batch_number, "epoch": state.epoch, "digest": state_digest(state).hex()}
     if options.json:
         print(json.dumps({"engine": options.engine, **found}))
     else:

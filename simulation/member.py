@@ -69,13 +69,13 @@ class Member(ChildProcess):
                 tls.channel(self.address) as channel,
             ):
                 health = health_pb2_grpc.HealthStub(channel)
-                while not await _serves(health, ""):
+                while not await serves(health):
                     if not self.running:
                         raise ProcessFailed(f"{self.name} ended{self._last_words()}")
-                    stands_by = await _serves(health, STANDBY_ROLE)
+                    stands_by = await serves(health, STANDBY_ROLE)
                     if stands_by and self._may_stand_by:
                         break
-                    if stands_by or await _serves(health, RECOVERING_ROLE):
+                    if stands_by or await serves(health, RECOVERING_ROLE):
                         patience.reschedule(loop.time() + deadline_s)
                     await asyncio.sleep(_READY_POLL_S)
         except TimeoutError:
@@ -91,8 +91,8 @@ class Member(ChildProcess):
         return ""
 
 
-async def _serves(health: health_pb2_grpc.HealthStub, service: str) -> bool:
-    """Whether a process says SERVING of a service."""
+async def serves(health: health_pb2_grpc.HealthStub, service: str = "") -> bool:
+    """Whether a process says SERVING of a service, or of itself."""
     request = health_pb2.HealthCheckRequest(service=service)
     try:
         answer = await health.Check(request, timeout=1.0, wait_for_ready=False)

@@ -131,13 +131,17 @@ class OutLeg:
 
 @dataclass(slots=True)
 class Away:
-    """A level of a peer's quote; `value` is what its price is worth to the taker."""
+    """A level of a peer's quote; `value` is what its price is worth to the taker.
+
+    `is_last_known`: the quote was cut here, and the peer shows more, at this price or a worse one.
+    """
 
     value: int
     price: int
     quantity: int
     engine: int
     epoch: int
+    is_last_known: bool
 
 
 LegAnswer = tuple[bool, tuple[LegFill, ...]]
@@ -284,7 +288,8 @@ class NaiveEngine:
         if order.request.do_not_route or self._fills_here(order, away):
             return False
         elsewhere = sum(level.quantity for level in away if level.value >= order.worst)
-        return bool(elsewhere) and elsewhere + self._takeable(order, order.worst) >= order.quantity
+        enough = elsewhere + self._takeable(order, order.worst) >= order.quantity
+        return bool(elsewhere) and (enough or _is_more_away(order, away))  # what is not known may be enough
 
     def _takeable(self, taker: Order, worst: int) -> int:
         """How much of its quantity a taker would trade here."""
@@ -399,7 +404,7 @@ class NaiveEngine:
     def _enter(self, order: Order, away: list[Away]) -> None:
         """Trade what can be traded, then rest or cancel the rest."""
         request = order.request
-        locks = False
+        locks = waits = False
         if not away:
             self._take(order, order.worst, order.open)
         elif request.do_not_route or request.time_in_force == TimeInForce.FOK:
@@ -407,8 +412,13 @@ class NaiveEngine:
             locks = away[0].value >= order.worst
             self._take(order, _worst_here(order, away), order.open)
         else:
-            self._route(order, away)
+            waits = self._route(order, away) and order.reserved > 0
         if not order.open:
+            return
+        if waits and (not order.priority or self._meets(order, order.worst, [])):
+            # It may not pass over what it does not know, nor rest against it. What stood in the queue goes
+            # back to its place, unless it would trade here.
+            order.priority = 0
             return
         at_once = request.type == OrderType.MARKET or request.time_in_force in _AT_ONCE
         if locks or at_once:
@@ -419,8 +429,11 @@ class NaiveEngine:
                 self._next_priority += 1
             self._stand(order)
 
-    def _route(self, order: Order, away: list[Away]) -> None:
-        """Take the best price first, wherever it is; planned anew where a self-trade was prevented."""
+    def _route(self, order: Order, away: list[Away]) -> bool:
+        """Take the best price first, wherever it is; planned anew where a self-trade was prevented.
+
+        Returns whether peers may show more that the order would take: what is left waits for its legs.
+        """
         legs: dict[int, list[tuple[Away, int]]] = {}
         while order.open:
             steps = self._plan(order, away)
@@ -437,9 +450,14 @@ class NaiveEngine:
                     legs.setdefault(level.engine, []).append((level, quantity))
         for parts in legs.values():
             self._send_leg(order, parts[-1][0], sum(quantity for _, quantity in parts))
+        return _is_more_away(order, away)
 
     def _plan(self, order: Order, away: list[Away]) -> list[tuple[int, Away | None, int]]:
-        """(value, where: None is here, quantity), the best first; here first at one price."""
+        """(value, where: None is here, quantity), the best first; here first at one price.
+
+        Nothing beyond a level that may not be the last one its peer shows.
+        """
+        worst = max(order.worst, _known_to(away))
         side = order.request.side
         here = [
             (worth(price, side), None, quantity)
@@ -451,7 +469,7 @@ class NaiveEngine:
         steps = []
         left = order.open
         for value, where, quantity in sources:
-            if value >= order.worst and min(left, quantity):
+            if value >= worst and min(left, quantity):
                 steps.append((value, where, min(left, quantity)))
                 left -= min(left, quantity)
         return steps
@@ -631,7 +649,8 @@ class NaiveEngine:
     def _uncross(self, command: Uncross) -> None:
         """Legs out of resting orders, as long as a peer's quote locks or crosses the best of them."""
         queue = self._queue(command.symbol, command.side)
-        for level in _ranked(command.away, command.side):
+        away = _ranked(command.away, command.side)
+        for level in [level for level in away if level.value >= _known_to(away)]:
             while level.quantity and queue and level.value >= worth(queue[0].price, command.side):
                 order = queue[0]
                 if order.request.post_only or order.request.do_not_route:
@@ -722,8 +741,19 @@ def _ranked(quotes: tuple[AwayQuote, ...], side: int) -> list[Away]:
 
 def _levels(quotes: tuple[AwayQuote, ...], side: int) -> Iterator[Away]:
     for quote in quotes:
-        for price, quantity in quote.levels:
-            yield Away(worth(price, side), price, quantity, quote.engine, quote.epoch)
+        for number, (price, quantity) in enumerate(quote.levels, 1):
+            is_last_known = quote.cut and number == len(quote.levels)
+            yield Away(worth(price, side), price, quantity, quote.engine, quote.epoch, is_last_known)
+
+
+def _known_to(away: list[Away]) -> int:
+    """How bad a price may be to know of everything better that peers show."""
+    return max((level.value for level in away if level.is_last_known), default=ANY)
+
+
+def _is_more_away(order: Order, away: list[Away]) -> bool:
+    """Whether peers may show more, at prices that the order would take, than is known."""
+    return any(level.is_last_known and level.value >= order.worst for level in away)
 
 
 def _protected(taker: Order, maker: Order) -> bool:

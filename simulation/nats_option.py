@@ -1,4 +1,4 @@
-"""Which NATS a tool asks: the one named by --nats, else the one of the trader's settings.
+"""Which NATS a tool asks, and after which engine: the NATS of --nats, else that of the trader's settings.
 
 So `matchbus journal verify 1` looks at the market that `matchbus register` was told of. What keeps it from
 finding anything there has an exit code of its own, because 1 says that what was found is damaged.
@@ -7,9 +7,11 @@ finding anything there has an exit code of its own, because 1 says that what was
     NeverRan    it holds nothing of this engine
 """
 
+import argparse
 import os
 from typing import Final
 
+from bus import subjects
 from client.cli.failures import Failure
 from client.cli.settings import contexts_file, load, resolve
 
@@ -37,6 +39,22 @@ class NeverRan(Failure):
             f"engine {engine} never ran here with a journal: nothing is stored",
             "`matchbus engines` lists those that run; another market's NATS is named by --nats",
         )
+
+
+def add_engine_options(command: argparse.ArgumentParser, *, instead_of: str) -> None:
+    """Let a command be told an engine, its NATS, and to answer in JSON `instead_of` what it prints."""
+    command.add_argument("engine", metavar="ENGINE", type=_engine_number, help="number of the engine")
+    command.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
+    command.add_argument("--json", action="store_true", help=f"JSON instead of {instead_of}")
+
+
+def _engine_number(text: str) -> int:
+    try:
+        return int(subjects.engine_token(int(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
+        ) from None
 
 
 def nats_url(given: str) -> str:

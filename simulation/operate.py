@@ -34,9 +34,8 @@ from simulation import dropcopy, handover, journal_tools, live, report, snapshot
 from simulation.cluster import DEFAULT_INSTRUMENTS, Access, Cluster, Storage, Telemetry
 from simulation.cluster_errors import ClusterError
 from simulation.handover import HandoverFailed
-from simulation.journal_tools import engine_number
 from simulation.member import Member
-from simulation.nats_option import NATS_HELP, nats_url
+from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
@@ -70,6 +69,17 @@ def parser() -> Parser:
     """What the command understands."""
     top = Parser("matchbus", description="A distributed matching engine on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
+    _add_up(commands)
+    _add_handover(commands)
+    _add_admin(commands)
+    _add_demo(commands)
+    snapshot_tools.add_parser(commands)
+    dropcopy.add_parser(commands)
+    journal_tools.add_parser(commands)
+    return top
+
+
+def _add_up(commands: Any) -> None:
     runs = "run nats-server, the exchange and the engines until stopped"
     up = commands.add_parser("up", help=runs, description=f"{runs}, on loopback; what dies is started again")
     up.add_argument("--engines", type=engines, default=2, help="how many engines (default 2)")
@@ -119,15 +129,18 @@ def parser() -> Parser:
     add_log_options(up)
     up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
-    _add_handover(commands)
+
+
+def _add_admin(commands: Any) -> None:
     admin = commands.add_parser("admin", help="what an operator does to a running market")
     acts = admin.add_subparsers(dest="act", required=True)
     _add_handover(acts)
     make = acts.add_parser("snapshot", help="make a snapshot of an engine now, beside it")
-    make.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-    make.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-    make.add_argument("--json", action="store_true", help="JSON instead of a table")
+    add_engine_options(make, instead_of="a table")
     make.set_defaults(action="make")
+
+
+def _add_demo(commands: Any) -> None:
     shows = "a market with simulated clients and a live view"
     demo = commands.add_parser("demo", help=shows, description=f"{shows}; it checks itself at the end")
     demo.add_argument("--duration", type=seconds, default=120.0, help="seconds (default 120)")
@@ -141,17 +154,11 @@ def parser() -> Parser:
     demo.add_argument("--seed", type=int, default=1, help="of what the clients want (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
     _add_dashboard_port(demo)
-    snapshot_tools.add_parser(commands)
-    dropcopy.add_parser(commands)
-    journal_tools.add_parser(commands)
-    return top
 
 
 def _add_handover(commands: Any) -> None:
     hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
-    hand.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-    hand.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-    hand.add_argument("--json", action="store_true", help="JSON instead of a sentence")
+    add_engine_options(hand, instead_of="a sentence")
 
 
 def _add_dashboard_port(command: argparse.ArgumentParser) -> None:

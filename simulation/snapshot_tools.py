@@ -28,8 +28,7 @@ from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine.runtime import snapshots
 from engine.state import State
-from simulation.journal_tools import engine_number
-from simulation.nats_option import NATS_HELP, NatsAway, NeverRan
+from simulation.nats_option import NatsAway, NeverRan, add_engine_options
 
 WELL: Final = 0
 DAMAGED: Final = 1
@@ -50,9 +49,7 @@ def add_parser(commands: Any) -> None:
         ("make", "make a snapshot now, beside the running engine"),
     ):
         action = actions.add_parser(name, help=what, description=what)
-        action.add_argument("engine", metavar="ENGINE", type=engine_number, help="number of the engine")
-        action.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-        action.add_argument("--json", action="store_true", help="JSON instead of a table")
+        add_engine_options(action, instead_of="a table")
 
 
 async def run(options: argparse.Namespace, console: Console) -> int:

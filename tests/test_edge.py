@@ -232,3 +232,15 @@ async def test_who_connects_and_says_nothing_is_left(edge: Edge) -> None:
                 pass
     finally:
         writer.close()
+
+
+async def test_what_is_no_message_is_nothing_to_log(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody may send it, as often as he likes: he hears of it, our log does not."""
+    call: Any = channel.unary_unary(f"/{SERVICE}/RegisterClient", None, None)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call(b"\xff\xff", timeout=5)
+    assert refused.value.code() is grpc.StatusCode.UNKNOWN
+    assert "Error parsing message" in str(refused.value.details())
+    assert not caplog.records

@@ -1,15 +1,20 @@
 """A trader's desk: settings, output and the connection that commands share, opened when first needed."""
 
+import math
+import time
 from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from client import Client, MatchbusError, Unavailable, UnknownSymbol, Venue
 from client.cli.failures import ExchangeAway, Failure, explain
 from client.cli.output import Output
 from client.cli.settings import Settings, SettingsError, contexts_file, load, resolve
+
+TELL_S: Final = 60.0
+"""How often a command that goes on says that nobody answers."""
 
 
 @asynccontextmanager
@@ -39,6 +44,7 @@ class Desk:
         self._environment = environment
         self._client: Client | None = None
         self._venue: Venue | None = None
+        self._told_away_s = -math.inf
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,6 +86,12 @@ class Desk:
         if self._venue is None:
             self._venue = Venue.connect(self.settings.exchange, deadline_s=self.settings.timeout_s)
         return self._venue
+
+    async def tell_away(self, error: Unavailable | ExchangeAway) -> None:
+        """Say that what was to go on has no answer now, and is asked for again."""
+        if time.monotonic() - self._told_away_s >= TELL_S:
+            self._told_away_s = time.monotonic()
+            self.output.failure(Failure((await self.explain(error)).text, "it is tried again, until Ctrl-C"))
 
     async def explain(self, error: Exception) -> Failure:
         """The failure that an error means here."""

@@ -3,7 +3,7 @@
 import contextlib
 from typing import Final
 
-from client import Fill
+from client import Fill, Unavailable
 from client.cli.arguments import Parser, sequence, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded, exchange_asked
@@ -24,12 +24,20 @@ async def fills(options: Options, desk: Desk) -> int:
     client = await desk.client()
     check_traded(options.symbol, client.instruments)
     if options.follow or desk.output.as_json:
-        history = client.fills(options.since, follow=options.follow)
-        async with contextlib.aclosing(history):
-            async for fill in history:
-                if options.symbol in (None, fill.symbol):
-                    desk.output.answer(fill, fill_line(fill))
-        return DONE
+        last = options.since
+        while True:
+            try:
+                async with contextlib.aclosing(client.fills(last, follow=options.follow)) as history:
+                    async for fill in history:
+                        last = fill.sequence
+                        if options.symbol in (None, fill.symbol):
+                            desk.output.answer(fill, fill_line(fill))
+            except Unavailable as error:
+                if not options.follow:
+                    raise
+                await desk.tell_away(error)
+            else:
+                return DONE
     found: list[Fill] = []
     async with desk.output.waiting("reading fills") as tell:
         async for fill in client.fills(options.since, follow=False):

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from client import Book
+from client import Book, Unavailable
 from client.cli.arguments import Parser, symbol, whole
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, exchange_asked
-from client.cli.failures import DONE, Misuse
+from client.cli.failures import DONE, ExchangeAway, Misuse
 from client.cli.sheets import Sheet, book_sheet, engines_sheet
 
 T = TypeVar("T")
@@ -97,7 +97,10 @@ async def _show(desk: Desk, look: Look[T], *, watch: bool) -> int:
         while True:
             show(answer, sheet)
             await asyncio.sleep(_LOOK_EVERY_S)
-            answer, sheet = await look()
+            try:
+                answer, sheet = await look()
+            except (Unavailable, ExchangeAway) as error:
+                await desk.tell_away(error)
 
 
 COMMANDS: Final = (

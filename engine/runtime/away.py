@@ -192,9 +192,8 @@ class AwayView:
                     assert replica is not None
                     now = replica.quantity(3 - side, price)
                     aim = taken.aims[price] = _Aim(now, now)
-                taken.seen -= aim.seen
+                aim.unshared = aim.shown + aim.seen  # others may have added some
                 aim.quantity += quantity
-                taken.seen += aim.seen
                 aimed.append((price, quantity))
                 if not shown:
                     price, shown = next(levels, (0, 0))
@@ -204,15 +203,16 @@ class AwayView:
         self._unanswered.pop(leg.peer, None)
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
         taken.counted = None
+        filled = sum(fill[2] for fill in answer.fills)
         aimed = self._aimed.pop(leg.leg_id, None)
         if aimed is not None:
             taken.out -= leg.quantity
-        filled = left = sum(fill[2] for fill in answer.fills)
+            for _, price, quantity, *_ in answer.fills:  # which may be better ones than it aimed at
+                if price in taken.aims:
+                    taken.aims[price].unshared -= quantity
         for price, quantity in aimed or ():
             aim = taken.aims[price]
             aim.quantity -= quantity
-            aim.unshared -= min(quantity, left)
-            left -= min(quantity, left)
             if not aim.quantity:
                 del taken.aims[price]
         exhausted = not answer.refused and filled < leg.quantity and len(answer.fills) < MAX_LEG_FILLS

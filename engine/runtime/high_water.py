@@ -8,7 +8,8 @@ the journal, which its chain shows (`bus/journal.py`).
 What must hold. A mark never names a batch that the journal had not acknowledged. A journal that ends before
 the mark, or holds another batch at the mark's number, is not replayed to its end without a fault, so its
 engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; of what was stored
-in a crashed engine's last second only that is known to be lost of which there are execution reports.
+in a crashed engine's last second only that is known to be lost of which there are execution reports. Its
+epoch never falls and is never behind a reign that anybody saw, so none is given out twice over a loss.
 
     JournalError
     ├── JournalBehind   the journal has not all that it is known to have had: do not trade
@@ -164,6 +165,7 @@ class MarkedJournal:
         self._engine = engine
         self._accept_loss = accept_loss
         self._mark = read_mark(self.path, engine)
+        self._marked_epoch = self._mark.epoch if self._mark is not None else 0
         self._there: JournalPosition | None = None
         self._kept = self._mark
         self._trusted = False  # before the check the position is somewhere inside the replay
@@ -202,6 +204,11 @@ class MarkedJournal:
         """As Journal says."""
         return self._journal.sequence
 
+    @property
+    def newest_epoch(self) -> int:
+        """As Journal says. The mark knows of a reign of which the journal has lost every record."""
+        return max(self._marked_epoch, self._journal.newest_epoch)
+
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. A mark from before the snapshot has nothing left to tell."""
         await self._journal.resume(position, sequence)
@@ -221,8 +228,12 @@ class MarkedJournal:
         return await self._journal.lag()
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
-        """As Journal says."""
-        return await self._journal.append(epoch, time_ns, commands)
+        """As Journal says. A reign is marked as soon as it begins, before anybody can see its epoch."""
+        is_first = epoch > self.position.epoch
+        batch_number = await self._journal.append(epoch, time_ns, commands)
+        if is_first:
+            await asyncio.to_thread(self._save)
+        return batch_number
 
     def _check(self) -> None:
         """Hold the journal as replayed against the mark that was found at the start."""
@@ -230,7 +241,7 @@ class MarkedJournal:
             return
         loss = lost(self._mark, self._there, self.position)
         if loss:
-            witness, how = f"its mark in {self.path}", "start once with --accept-loss or delete that file"
+            witness, how = f"its mark in {self.path}", "start once with --accept-loss"
             _refuse(self._engine, witness, loss, how, accept_loss=self._accept_loss)
 
     async def __aenter__(self) -> Self:
@@ -258,6 +269,8 @@ class MarkedJournal:
         with self._saving:  # a write that was broken off by the end goes on in its thread
             at = self._journal.position
             if not self._trusted or not at.batch_number:
+                return
+            if at.epoch < self._marked_epoch:  # a loss was accepted, and no reign has begun over it yet
                 return
             mark = Mark(self._engine, at.epoch, at.batch_number, at.digest.hex())
             if mark == self._kept:

@@ -201,7 +201,7 @@ class Engine:
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         entry = await self._engines_bucket.get(str(number))
         entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
-        epoch = max(state.epoch, entered) + 1
+        epoch = max(state.epoch, entered, self._journal.newest_epoch) + 1
         await begin_reign(state, self._journal, epoch, time.time_ns())
         _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
         if self._lease is not None:

@@ -22,10 +22,10 @@ _PROGRESS_PERIOD_S: Final = 1.0
 _TURN_S: Final = 0.02
 """How long applying records may keep all else of the process waiting."""
 
-_EPOCH_BITS: Final = 24
-_LEGS_BITS: Final = 24
-"""Of the 48 bits that number an engine's legs, those that number one reign's. A longer reign runs into the
-next one's numbers, which then go on behind its own."""
+_EPOCH_BITS: Final = 18
+_LEGS_BITS: Final = 30
+"""Of the 48 bits that number an engine's legs, those that number one reign's: a day of 12,000 a second. A
+longer reign runs into the next one's numbers, which then go on behind its own as long as those are known."""
 
 _log: Final = logging.getLogger("engine")
 
@@ -97,7 +97,7 @@ def _apply(state: State, record: Record, reports: ReportSink) -> int:
 
 async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:
     """Make `epoch` ours: its first record fences off whoever reigned before. Raises JournalError."""
-    # Epochs rise even over a loss, since the engines' bucket keeps them.
+    # Epochs rise even over a loss, since the engines' bucket and the mark keep them.
     first_leg_id = first_id(state.engine) + (epoch << _LEGS_BITS) if epoch < 1 << _EPOCH_BITS else 0
     command = EpochStarted(epoch, first_leg_id)
     time_ns = max(time_ns, state.accounts.time_ns)

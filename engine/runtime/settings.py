@@ -13,14 +13,12 @@ from matchbus.tracing import add_trace_options
 from bus import subjects
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
-from bus.runner import DEFAULT_NATS_URL, host_and_port
+from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen
 from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 
 DEFAULT_PORT: Final = 50050
 """Engine n listens at this port plus n unless told otherwise; from 15,486 on it has to be told."""
-
-_MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +57,10 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         subjects.engine_token(options.number)
     except ValueError as error:
         parser.error(str(error))
-    if not options.listen and DEFAULT_PORT + options.number > _MAX_PORT:
+    if not options.listen and DEFAULT_PORT + options.number > MAX_PORT:
         parser.error(
             f"engine {options.number} has no port of its own, {DEFAULT_PORT} + {options.number} being above "
-            f"{_MAX_PORT}: give it one with --listen HOST:PORT"
+            f"{MAX_PORT}: give it one with --listen HOST:PORT"
         )
     if options.standby and options.durability == "none":
         parser.error("--standby follows the journal, and with --durability none there is none")
@@ -70,11 +68,10 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         tls = server_files(options)
     except TlsRefused as error:
         parser.error(str(error))
-    host = environment.get("IP_ADDR", "") or "127.0.0.1"
     return EngineSettings(
         number=options.number,
         nats_url=options.nats,
-        listen=options.listen or host_and_port(host, DEFAULT_PORT + options.number),
+        listen=options.listen or default_listen(environment, DEFAULT_PORT + options.number),
         durable=options.durability == "journal",
         standby=options.standby,
         log_dir=options.log_dir,

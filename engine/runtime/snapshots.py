@@ -32,6 +32,7 @@ from bus.logs import LogForm, add_log_options
 from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
+from engine.digest import state_digest
 from engine.events import Event
 from engine.invariants import check
 from engine.runtime.recovery import replay
@@ -121,7 +122,7 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
         epoch=state.epoch,
         sequence=journal.sequence,
         record_digest=journal.position.digest.hex(),
-        state_digest=state.digest().hex(),
+        state_digest=state_digest(state).hex(),
         reported_batch=owed.batch_number,
         reported=owed.count,
         time_ns=time.time_ns(),
@@ -148,7 +149,7 @@ async def verify(engine: int, store: SnapshotStore, entry: SnapshotEntry) -> str
         check(state)
     except (SnapshotDamaged, NotASnapshot, AssertionError) as error:
         return str(error)
-    return "" if state.digest().hex() == entry.state_digest else "it restores to another digest"
+    return "" if state_digest(state).hex() == entry.state_digest else "it restores to another digest"
 
 
 async def trim(nc: Client, engine: int, store: SnapshotStore) -> int:

@@ -15,7 +15,7 @@ from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
-from bus.runner import DEFAULT_NATS_URL, host_and_port
+from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen
 from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
@@ -24,7 +24,6 @@ DEFAULT_WEBSOCKET_URL: Final = "ws://127.0.0.1:4223"
 """Where nats.conf takes WebSockets."""
 
 _INSTRUMENTS_FILE: Final = "instruments.toml"
-_MAX_PORT: Final = 65_535
 _MAX_GIB: Final = 1_000_000
 
 
@@ -70,7 +69,7 @@ class ExchangeSettings:
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> ExchangeSettings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
     options = _parser().parse_args(arguments)
-    listen = options.listen or host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", DEFAULT_PORT)
+    listen = options.listen or default_listen(environment, DEFAULT_PORT)
     password = (
         options.password if options.password is not None else environment.get("PASSWORD", DEFAULT_PASSWORD)
     )
@@ -199,7 +198,7 @@ def _gib(text: str) -> int:
 
 def _host_of(listen: str, option: str) -> str:
     host, colon, port = listen.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
+    is_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
     if not colon or not host or not is_port:
         raise SettingsRefused(f"{option} {listen} must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return host.removeprefix("[").removesuffix("]")

@@ -5,11 +5,13 @@ Not here: what any call means, certificates (`matchbus.tls`). Imports nothing of
 
 import errno
 import hashlib
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import (  # type: ignore[import-untyped]  # generated, ships no types
     code_pb2,
     error_details_pb2,
@@ -59,6 +61,7 @@ RECOVERING_ROLE: Final = "matchbus.v1/recovering"
 """What a process is for the health service while it reads what is stored, which may take minutes."""
 
 _BEARER: Final = "bearer "
+_GRPC_LOG: Final = logging.getLogger("grpc._cython.cygrpc")
 
 
 class CannotListen(OSError):
@@ -110,6 +113,7 @@ class Edge:
     """One gRPC server with health and reflection: NOT_SERVING until `set_serving` says otherwise."""
 
     def __init__(self, service: str) -> None:
+        _GRPC_LOG.addFilter(_is_ours)
         self.server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
         self._services = ("", service)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
@@ -150,6 +154,11 @@ class Edge:
         """Refuse new calls and give those under way some time."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(grace_s)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a failure that gRPC logs is a fault of ours: bytes that are no message are the caller's."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], DecodeError)
 
 
 def _refuse_unusable(listen: str) -> None:

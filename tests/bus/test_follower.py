@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from bus.server import NatsServer
 from engine.events import BookChanged, Fill
 from engine.runtime.market_data import MarketData
 from engine.terms import Liquidity, Side
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -69,13 +70,6 @@ async def running(*parts: MarketData | FeedFollower) -> AsyncIterator[None]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-
-
-async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait until `holds`, by looking every 5 ms."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - a feed's state has no event of its own
-            await asyncio.sleep(0.005)
 
 
 def agrees(follower: FeedFollower, venue: Venue, symbol: str) -> bool:
@@ -136,7 +130,7 @@ async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(
         async with running(venue.market_data):
             await until(lambda: agrees(follower, venue, "AAPL"))
         feed = follower.peers[venue.number]
-        await until(lambda: feed.state is PeerState.DOWN, seconds=2)
+        await until(lambda: feed.state is PeerState.DOWN, timeout_s=2)
         assert feed.protected("AAPL") is None
         await venue.start("AAPL", "BRK.B")
         async with running(venue.market_data):

@@ -8,7 +8,7 @@ by client order id, as the contract demands.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -299,13 +299,6 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         share = pb.EngineQuantity(engine=2, quantity=5, order_count=1)
         level = pb.Level(price=10_125, quantity=5, order_count=1, engines=[share])
         return pb.ConsolidatedBook(symbol=request.symbol, asks=[level])
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, 10 seconds at most."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the condition is inside the code under test
-            await asyncio.sleep(0.001)
 
 
 def instrument(symbol: str) -> pb.Instrument:

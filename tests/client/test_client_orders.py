@@ -23,7 +23,8 @@ from client import (
     session,
 )
 from client.order_entry import AMPLE_COMMANDS
-from tests.client.fake_venue import FakeEngine, FakeVenue, until
+from tests.client.fake_venue import FakeEngine, FakeVenue
+from tests.waiting import until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, session
-from tests.client.fake_venue import FakeVenue, until
+from tests.client.fake_venue import FakeVenue
+from tests.waiting import until
 
 
 async def test_fills_come_once_over_any_break(venue: FakeVenue) -> None:

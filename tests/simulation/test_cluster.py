@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from simulation.cluster_errors import (
 from simulation.data_directory import Durability, check_engines, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 40.0
@@ -173,7 +174,7 @@ async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
     stubborn = ChildProcess(log, grace_s=0.2)
     await stubborn.launch(sys.executable, "-c", f"{code}; time.sleep(60)")
-    await eventually(lambda: bool(log.read_text()))
+    await until(lambda: bool(log.read_text()))
     await stubborn.stop()
     assert await stubborn.wait() == -signal.SIGKILL
 
@@ -215,13 +216,6 @@ async def up(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, 
         await process.wait()
 
 
-async def eventually(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    """Wait until the condition holds. Raises `TimeoutError`."""
-    async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110 -- what is awaited happens in other processes
-            await asyncio.sleep(0.05)
-
-
 def read(ready: Path) -> dict[str, Any]:
     """What the ready file says."""
     document: dict[str, Any] = json.loads(ready.read_text())
@@ -230,7 +224,7 @@ def read(ready: Path) -> dict[str, Any]:
 
 async def first_document(ready: Path) -> dict[str, Any]:
     """What the ready file says, once it is there."""
-    await eventually(ready.exists, START_DEADLINE_S)
+    await until(ready.exists, START_DEADLINE_S)
     return read(ready)
 
 
@@ -245,7 +239,7 @@ def alive(pid: int) -> bool:
 
 async def all_end(pids: list[int]) -> None:
     """Wait until none of the processes runs."""
-    await eventually(lambda: not any(map(alive, pids)))
+    await until(lambda: not any(map(alive, pids)))
 
 
 def pids_of(document: dict[str, Any]) -> list[int]:
@@ -265,7 +259,7 @@ async def test_up_says_where_everything_is_restarts_and_stops(
     assert all(alive(pid) for pid in pids_of(first))
 
     os.kill(first["engines"]["2"]["pid"], signal.SIGKILL)
-    await eventually(lambda: read(ready) != first, START_DEADLINE_S)
+    await until(lambda: read(ready) != first, START_DEADLINE_S)
     second = read(ready)
     assert second["engines"]["2"]["address"] == first["engines"]["2"]["address"]
     assert second["engines"]["2"]["pid"] != first["engines"]["2"]["pid"]
@@ -292,7 +286,7 @@ async def test_up_survives_a_log_that_cannot_be_opened(
     await asyncio.sleep(0.5)  # some starts fail
     assert read(ready) == first
     elsewhere.rename(output)
-    await eventually(lambda: read(ready) != first, START_DEADLINE_S)
+    await until(lambda: read(ready) != first, START_DEADLINE_S)
     assert read(ready)["engines"]["1"] == first["engines"]["1"]
 
 

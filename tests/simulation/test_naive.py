@@ -5,19 +5,29 @@ import random
 import msgspec
 import pytest
 
-from engine.commands import CancelAll, CancelOrder
+from engine.commands import AwayQuote, CancelAll, CancelOrder, Command, LegResult, Uncross
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, Prevented, Replaced
-from engine.terms import OrderStatus, Side
+from engine.terms import OrderStatus, Side, first_id
 from simulation.naive import NaiveEngine
-from tests.engine.world import SYMBOL, World, random_order, random_terms
+from tests.engine.world import SYMBOL, Node, World, limit_order, random_order, random_terms
 
 REPORTED = (Accepted, Fill, Replaced, Cancelled, Prevented)
+NAMES = {
+    "ReportedOrder": "Accepted",
+    "ReportedFill": "Fill",
+    "ReportedReplace": "Replaced",
+    "ReportedCancel": "Cancelled",
+    "ReportedPrevention": "Prevented",
+}
 
 
-def play(seed: int, steps: int) -> World:
-    """Three engines under random orders, cancels, replaces, restarts, and legs late, twice or lost."""
+def play(seed: int, steps: int, *, most_levels: int = 1_000) -> World:
+    """Three engines under random orders, cancels, replaces, restarts, and legs late, twice or lost.
+
+    A command carries at most `most_levels` of each peer.
+    """
     chance = random.Random(seed)
-    world = World(3)
+    world = World(3, most_levels=most_levels)
     homes: dict[str, int] = {}
     for number in range(steps):
         draw = chance.random()
@@ -66,35 +76,117 @@ def told(events: list[Event]) -> list[tuple[object, ...]]:
     ]
 
 
+@pytest.mark.parametrize("most_levels", [1, 2, 1_000])
 @pytest.mark.parametrize("seed", range(12))
-def test_the_naive_engine_and_the_real_one_agree(seed: int) -> None:
-    """From one journal come the same reports, books, legs and answers, whatever was lost or repeated."""
-    world = play(seed, 300)
-    names = {"ReportedOrder": "Accepted", "ReportedFill": "Fill", "ReportedReplace": "Replaced"}
-    names |= {"ReportedCancel": "Cancelled", "ReportedPrevention": "Prevented"}
-    for number, node in world.nodes.items():
-        naive = NaiveEngine(number)
-        for batch, commands in enumerate(node.batches, 1):
-            naive.batch(batch, tuple(commands))
-        reports = [(names[type(one).__name__], *msgspec.structs.astuple(one)) for one in naive.reports]
-        assert [untimed(one) for one in reports] == [untimed(one) for one in told(node.events)]
-        for side in Side:
-            assert naive.book(SYMBOL, side) == list(node.state.books[SYMBOL].levels(side))
-        assert {leg_id for leg_id, leg in naive.legs.items() if leg.fills is None} == set(node.state.legs)
-        outcomes = {
-            (one.order_id, one.status, one.cumulative, one.leaves)
-            for attempts in naive.attempts.values()
-            for attempt in attempts
-            for one in attempt.outcomes
-        }
-        for event in node.events:
-            if isinstance(event, Answered) and event.status != OrderStatus.REJECTED:
-                assert (event.order_id, event.status, event.cumulative, event.leaves) in outcomes
+def test_the_naive_engine_and_the_real_one_agree(seed: int, most_levels: int) -> None:
+    """From one journal come the same reports, books, legs and answers, whatever was lost or repeated.
+
+    However few levels of a peer a command may carry.
+    """
+    for number, node in play(seed, 300, most_levels=most_levels).nodes.items():
+        assert_agreed(number, node)
+
+
+def assert_agreed(number: int, node: Node) -> None:
+    """A naive engine makes of the node's journal what the node made of it."""
+    naive = NaiveEngine(number)
+    for batch, commands in enumerate(node.batches, 1):
+        naive.batch(batch, tuple(commands))
+    reports = [(NAMES[type(one).__name__], *msgspec.structs.astuple(one)) for one in naive.reports]
+    assert [untimed(one) for one in reports] == [untimed(one) for one in told(node.events)]
+    for side in Side:
+        assert naive.book(SYMBOL, side) == list(node.state.books[SYMBOL].levels(side))
+    out = {
+        leg_id: (leg.peer, leg.limit, leg.quantity) for leg_id, leg in naive.legs.items() if leg.fills is None
+    }
+    assert out == {
+        leg_id: (leg.sent.peer, leg.sent.limit, leg.sent.quantity) for leg_id, leg in node.state.legs.items()
+    }
+    outcomes = {
+        (one.order_id, one.status, one.cumulative, one.leaves)
+        for attempts in naive.attempts.values()
+        for attempt in attempts
+        for one in attempt.outcomes
+    }
+    for event in node.events:
+        if isinstance(event, Answered) and event.status != OrderStatus.REJECTED:
+            assert (event.order_id, event.status, event.cumulative, event.leaves) in outcomes
 
 
 def untimed(report: tuple[object, ...]) -> tuple[object, ...]:
     """A report without its time: the world and the journal count batches differently."""
     return (*report[:14], *report[15:]) if report[0] == "Fill" else report
+
+
+BUY, SELL = Side.BUY, Side.SELL
+LEG = first_id(1)
+CUT_AT_99 = AwayQuote(2, 1, 1, ((99, 5),), cut=True)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param(
+            [
+                limit_order("ann", BUY, 100, 105),
+                Uncross(SYMBOL, BUY, (CUT_AT_99, AwayQuote(3, 1, 1, ((99, 7), (103, 9))))),
+            ],
+            id="legs of a resting order go no further than is known",
+        ),
+        pytest.param(
+            [
+                limit_order("ann", BUY, 20, 105),
+                Uncross(SYMBOL, BUY, (AwayQuote(2, 1, 1, ((104, 20),)),)),
+                limit_order("bob", BUY, 20, 105),
+                LegResult(LEG, (), (CUT_AT_99,)),
+                limit_order("sue", SELL, 20, 105),
+            ],
+            id="what stood in the queue goes back to its place",
+        ),
+        pytest.param(
+            [
+                limit_order("ann", BUY, 20, 105),
+                Uncross(SYMBOL, BUY, (AwayQuote(2, 1, 1, ((104, 20),)),)),
+                limit_order("joe", SELL, 5, 104),
+                LegResult(LEG, (), (CUT_AT_99,)),
+                limit_order("sue", SELL, 5, 104),
+            ],
+            id="unless it would trade here",
+        ),
+        pytest.param(
+            [
+                limit_order("ann", BUY, 20, 105),
+                Uncross(SYMBOL, BUY, (AwayQuote(2, 1, 1, ((104, 20),)),)),
+                limit_order("joe", SELL, 5, 104),
+                LegResult(LEG, (), (CUT_AT_99,)),
+                CancelOrder("joe", 0, "joe"),
+                limit_order("bob", BUY, 20, 105),
+                LegResult(LEG + 1, (), ()),
+                limit_order("sue", SELL, 20, 105),
+            ],
+            id="which costs it its place",
+        ),
+        pytest.param(
+            [
+                limit_order("joe", SELL, 5, 99),
+                limit_order("sue", SELL, 5, 100),
+                limit_order("ann", BUY, 20, 105, time_in_force=2, away=(CUT_AT_99,)),
+                LegResult(LEG, (), (AwayQuote(2, 1, 1, ((101, 5),)),)),
+            ],
+            id="an order that may not wait waits for its legs all the same",
+        ),
+        pytest.param(
+            [limit_order("ann", BUY, 20, 105, time_in_force=3, away=(CUT_AT_99,))],
+            id="what is not known may fill an order whole",
+        ),
+    ],
+)
+def test_they_agree_on_quotes_that_were_cut(commands: list[Command]) -> None:
+    """Nothing trades beyond the last level that a peer is known to show."""
+    world = World(1)
+    for command in commands:
+        world.apply(1, command)
+        assert_agreed(1, world.nodes[1])
 
 
 def test_the_play_meets_every_rule() -> None:

@@ -45,6 +45,13 @@ async def trade(url: str, directory: Path, *options: str) -> tuple[list[str], st
     return orders, engine.log()
 
 
+def marked_epoch(directory: Path) -> int:
+    """The epoch of the last reign, as the engine itself remembers."""
+    mark = read_mark(directory / "state" / FILE_NAME, 1)
+    assert mark is not None
+    return mark.epoch
+
+
 async def test_a_lost_journal_is_refused_until_the_loss_is_accepted(tmp_path: Path) -> None:
     """A start on an emptied NATS store ends with 1 and one line; a copy put back serves all orders again."""
     server = NatsServer(tmp_path / "nats")
@@ -78,6 +85,7 @@ async def test_a_lost_journal_is_refused_until_the_loss_is_accepted(tmp_path: Pa
         again, _ = await trade(server.url, tmp_path)
         assert again[:3] == before
         assert len(again) == 6
+        assert marked_epoch(tmp_path) == 2
 
         await server.stop()
         shutil.rmtree(tmp_path / "nats/data")
@@ -86,6 +94,7 @@ async def test_a_lost_journal_is_refused_until_the_loss_is_accepted(tmp_path: Pa
         left, log = await trade(server.url, tmp_path, "--accept-loss")
         assert "LOSS ACCEPTED" in log
         assert len(left) == 3
+        assert marked_epoch(tmp_path) == 3, "peers and clients have seen the first two"
         _, log = await trade(server.url, tmp_path)
         assert "LOSS" not in log
 

@@ -7,7 +7,8 @@ import pytest
 
 from client.cli.main import find, run
 from client.cli.output import Output
-from tests.client.fake_venue import FakeVenue, until
+from tests.client.fake_venue import FakeVenue
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,10 @@ from client.cli.main import find, run
 from client.cli.output import Output
 from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
-from tests.client.fake_venue import FakeVenue, until
+from tests.client.fake_venue import FakeVenue
+from tests.waiting import until
 
+Trade = Callable[[], Coroutine[Any, Any, int]]
 Piped = Callable[[bytes], asyncio.Task[int]]
 SYMBOLS = ("AAPL", "AMZN", "MSFT")
 
@@ -104,18 +107,25 @@ def test_help_tells_how_everything_is_typed(capsys: pytest.CaptureFixture[str]) 
     assert "--follow" not in offered("fills --")
 
 
+@pytest.fixture
+def trade(venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trade:
+    """Starts `trade` for alice, who types what stdin gives by then; its exit code."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    command = find("trade")
+    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    return lambda: run(command, command.parser().read(words), Output(as_json=False))
+
+
 @pytest.mark.parametrize("stdin", ["", "/dev/null", "file"])
 async def test_input_that_is_over_ends_it(
-    stdin: str, venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stdin: str, trade: Trade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A closed stdin, /dev/null and an empty file are the end of the input: exit code 0."""
     (tmp_path / "file").touch()
     opened = (tmp_path / stdin).open() if stdin else None
     monkeypatch.setattr(sys, "stdin", opened)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
     async with asyncio.timeout(10):
-        assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 0
+        assert await trade() == 0
     if opened is not None:
         opened.close()
 
@@ -124,6 +134,7 @@ async def test_input_that_is_over_ends_it(
 async def test_a_line_that_is_too_long_fails_alone(
     stdin: str,
     venue: FakeVenue,
+    trade: Trade,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -136,10 +147,8 @@ async def test_a_line_that_is_too_long_fails_alone(
     writing = asyncio.create_task(asyncio.to_thread(_write, ours, lines)) if ours is not None else None
     opened = os.fdopen(end)
     monkeypatch.setattr(sys, "stdin", opened)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
     async with asyncio.timeout(10):
-        assert await run(find("trade"), find("trade").parser().read(words), Output(as_json=False)) == 1
+        assert await trade() == 1
         if writing is not None:
             await writing
     opened.close()
@@ -149,18 +158,15 @@ async def test_a_line_that_is_too_long_fails_alone(
 
 
 @pytest.fixture
-def piped(venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
+def piped(trade: Trade, monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
     """Gives lines to `trade` through a pipe that stays open; the task that does them."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    words = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
     with ExitStack() as opened:
 
         def begin(lines: bytes) -> asyncio.Task[int]:
             theirs, ours = os.pipe()
             monkeypatch.setattr(sys, "stdin", opened.enter_context(os.fdopen(theirs)))
             opened.enter_context(os.fdopen(ours, "wb", buffering=0)).write(lines)
-            options = find("trade").parser().read(words)
-            return asyncio.create_task(run(find("trade"), options, Output(as_json=False)))
+            return asyncio.create_task(trade())
 
         yield begin
 

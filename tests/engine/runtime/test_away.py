@@ -380,6 +380,29 @@ def test_an_uncross_is_bounded(monkeypatch: pytest.MonkeyPatch, side: Side) -> N
     assert len({leg.order_id for leg in sent}) == 3
 
 
+def test_a_leg_that_finds_a_better_price_hides_nothing_at_the_one_it_was_sent_for() -> None:
+    """What it took at 99 is gone there, not at 100, where the feed shows what another leg took."""
+    peer = live_peer(2, asks=((100, 10),))
+    setting = Setting(peer)
+    for number in (1, 2):
+        setting.view.legs_planned([leg(4, 100, leg_id=number)])
+    show(peer, 11, asks=((99, 4), (100, 10)))
+    show(peer, 12, asks=((100, 6),))
+    setting.view.leg_answered(leg(4, 100, leg_id=1), answer(12, (99, 4)))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 6),)}
+
+
+def test_what_others_add_between_two_legs_hides_nothing_that_is_left() -> None:
+    """The book goes from 4 to 14 and, by both legs, to 2: all of what they take has been seen."""
+    peer = live_peer(2, asks=((100, 4),))
+    setting = Setting(peer)
+    setting.view.legs_planned([leg(4, 100, leg_id=1)])
+    show(peer, 11, asks=((100, 14),))
+    setting.view.legs_planned([leg(8, 100, leg_id=2)])
+    show(peer, 12, asks=((100, 2),))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 2),)}
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_once_all_legs_are_back_the_book_counts_as_it_is_shown(seed: int) -> None:
     """Whatever came first and whatever others did there; and never more than is shown."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.journal import JournalPosition, MemoryJournal
+from bus.journal import JournalPosition, MemoryJournal, digest_of
 from engine.runtime import high_water
 from engine.runtime.high_water import (
     FILE_NAME,
@@ -94,7 +94,7 @@ async def run(stored: list[bytes], directory: Path, appends: int, *, accept_loss
     async with MarkedJournal(MemoryJournal(1, stored), 1, directory, accept_loss=accept_loss) as journal:
         async for _ in journal.replay():
             pass
-        epoch = journal.position.epoch + 1
+        epoch = journal.newest_epoch + 1
         for number in range(appends):
             await journal.append(epoch, number, b"%d" % number)
 
@@ -181,6 +181,50 @@ async def test_a_loss_is_accepted_once_and_loudly(tmp_path: Path, caplog: pytest
     assert len([record for record in caplog.records if record.levelno == logging.CRITICAL]) == 1
 
 
+async def test_no_epoch_is_given_out_again_over_a_loss(tmp_path: Path) -> None:
+    """The mark knows of reigns of which no record is left, also after a start over the loss that gave up."""
+    stored: list[bytes] = []
+    for _ in range(4):
+        await run(stored, tmp_path, 2)
+    del stored[3:]
+    await run(stored, tmp_path, 0, accept_loss=True)
+    assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
+    assert (mark.epoch, mark.batch_number) == (4, 8)
+    await run(stored, tmp_path, 1, accept_loss=True)
+    assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
+    assert (mark.epoch, mark.batch_number) == (5, 4)
+    del stored[:]
+    await run(stored, tmp_path, 1, accept_loss=True)
+    assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
+    assert (mark.epoch, mark.batch_number) == (6, 1)
+
+
+async def test_an_epoch_is_known_from_the_mark_or_the_journal(tmp_path: Path) -> None:
+    """Whichever is newer, also of a start from a snapshot after the mark."""
+    stored: list[bytes] = []
+    await run(stored, tmp_path, 2)
+    await run(stored, tmp_path / "elsewhere", 2)
+    journal = MarkedJournal(MemoryJournal(1, stored), 1, tmp_path)
+    assert journal.newest_epoch == 1
+    position = JournalPosition(4, digest_of(stored[3]), 2)
+    await journal.resume(position, 4)
+    assert journal.newest_epoch == 2
+    write_mark(tmp_path / FILE_NAME, Mark(1, 5, 3, "gone"))
+    journal = MarkedJournal(MemoryJournal(1, stored), 1, tmp_path)
+    await journal.resume(position, 4)
+    assert journal.newest_epoch == 5
+
+
+async def test_a_reign_is_marked_before_anybody_can_see_it(tmp_path: Path) -> None:
+    """Its first batch is in the mark as soon as it is stored: a crash may come at once."""
+    async with MarkedJournal(MemoryJournal(1), 1, tmp_path) as journal:
+        async for _ in journal.replay():
+            pass
+        await journal.append(3, 1, b"")
+        assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
+        assert (mark.epoch, mark.batch_number) == (3, 1)
+
+
 async def test_the_mark_never_falls_during_a_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that ends in the middle of a replay leaves the mark where it was."""
     stored: list[bytes] = []
@@ -221,11 +265,13 @@ async def test_a_fault_leaves_the_last_mark(tmp_path: Path) -> None:
             async for _ in journal.replay():
                 pass
             await journal.append(1, 1, b"")
+            await journal.append(1, 2, b"")
             raise OSError("a fault")
 
     with pytest.raises(OSError, match="a fault"):
         await fail()
-    assert read_mark(tmp_path / FILE_NAME, 1) is None
+    assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
+    assert mark.batch_number == 1
 
 
 def names_in(directory: Path) -> list[str]:

@@ -202,22 +202,36 @@ def other(engine: int) -> int:
     return engine + 20_000
 
 
+@asynccontextmanager
 async def two_engines(
-    nc: Client, group: asyncio.TaskGroup, *numbers: int, serve: bool = True
-) -> tuple[Node, Node]:
+    nc: Client, engine: int, other: int, *, serve: bool = True
+) -> AsyncIterator[tuple[Node, Node]]:
     """Two engines that have begun to reign; the second offers 5 at 100, and the first sees it."""
-    home, away = (Node(number, nc, group) for number in numbers)
-    await home.start()
-    await away.start(serve=serve)
-    await away.rest("bob", Side.SELL, 5, 100)
-    home.see(away.number, (100, 5))
-    return home, away
+    async with tasks() as group:
+        home, away = (Node(number, nc, group) for number in (engine, other))
+        await home.start()
+        await away.start(serve=serve)
+        await away.rest("bob", Side.SELL, 5, 100)
+        home.see(other, (100, 5))
+        yield home, away
+
+
+@asynccontextmanager
+async def engine_and_peer(
+    nc: Client, engine: int, other: int, *answers: Callable[[Leg | LegQuery], bytes | None]
+) -> AsyncIterator[tuple[Node, Peer]]:
+    """An engine that has begun to reign, and a peer that gives these answers; the first sees nothing yet."""
+    async with tasks() as group:
+        peer = Peer(nc, other, *answers)
+        await peer.serve()
+        home = Node(engine, nc, group)
+        await home.start()
+        yield home, peer
 
 
 async def test_a_leg_trades_at_the_peer(nats_connection: Connection, engine: int, other: int) -> None:
     """Both parties have their fill, each at its own home, of one execution; both journals tell why."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         answer = await settled(await home.rest("alice", Side.BUY, 5, 101))
         assert (answer.status, answer.cumulative, answer.value) == (OrderStatus.FILLED, 5, 500)
         (took,), (gave,) = home.fills, away.fills
@@ -240,8 +254,7 @@ async def test_what_a_leg_could_not_get_rests_at_home(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """A quote that was gone is not chased: the feed may show it a while longer."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         home.see(other, (100, 8), sequence=0)
         answer = await settled(await home.rest("alice", Side.BUY, 8, 101))
         assert (answer.status, answer.cumulative, answer.leaves) == (OrderStatus.PARTIALLY_FILLED, 5, 3)
@@ -254,8 +267,7 @@ async def test_a_quote_is_handed_out_once_in_a_batch(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """The second of two orders that come together knows that the first one's leg takes it all."""
-    async with tasks() as group:
-        home, _ = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, _):
         both = [NewOrder(name, name, "AAPL", Side.BUY, 1, 2, 101, 5) for name in ("ann", "ben")]
         submission = await home.loop.submit(both)
         assert [leg.quantity for leg in home.sent] == [5]
@@ -269,8 +281,7 @@ async def test_a_leg_that_meets_very_many_orders_comes_in_parts(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """One answer tells of a bounded number of fills; the rest is planned again until the order is filled."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         quantity = 2 * MAX_LEG_FILLS + 50
         await away.loop.submit(
             [NewOrder("bob", f"b{n}", "AAPL", 2, 1, 1, 101, 1) for n in range(2 * MAX_LEG_FILLS + 45)]
@@ -288,8 +299,7 @@ async def test_a_lost_answer_is_asked_after(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leg traded, its answer never came: the query brings the same one, and it counts once."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         lost: list[bytes] = []
         publish = nats_connection.publish
 
@@ -311,8 +321,7 @@ async def test_a_leg_that_never_arrived_never_trades(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """The peer, not there at first, buries it when asked after it; arriving late it finds its tombstone."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other, serve=False)
+    async with two_engines(nats_connection, engine, other, serve=False) as (home, away):
         submission = await home.rest("alice", Side.BUY, 5, 100)
         await until(lambda: len(home.sent) == 1)
         (sent,) = home.sent
@@ -335,8 +344,7 @@ async def test_a_leg_for_an_earlier_reign_is_refused(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """What it aimed at may not be there in this one; its order goes on at home."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         home.see(other, (100, 5), epoch=7)
         submission = await home.rest("alice", Side.BUY, 5, 100)
         home.peers.clear()
@@ -411,12 +419,8 @@ async def test_so_many_legs_to_a_peer_are_under_way_at_a_time(
 ) -> None:
     """The others wait in order, also while none is answered; every one is asked about in the end."""
     monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 3)
-    async with tasks() as group:
-        silent = [lambda _: None] * 9
-        peer = Peer(nats_connection, other, *silent, *[answers(FILL)] * 20)
-        await peer.serve()
-        home = Node(engine, nats_connection, group)
-        await home.start()
+    replies = [*[lambda _: None] * 9, *[answers(FILL)] * 20]
+    async with engine_and_peer(nats_connection, engine, other, *replies) as (home, peer):
         carried = legs_to(other, engine, 10)
         before = len(asyncio.all_tasks())
         for leg in carried:
@@ -482,11 +486,7 @@ async def test_an_engine_that_hands_over_leaves_waiting_legs_to_its_successor(
 ) -> None:
     """It is idle once those under way are back, however many wait."""
     monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 3)
-    async with tasks() as group:
-        peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
-        await peer.serve()
-        home = Node(engine, nats_connection, group)
-        await home.start()
+    async with engine_and_peer(nats_connection, engine, other, *[answers(FILL)] * 10) as (home, peer):
         for leg in legs_to(other, engine, 10):
             home.legs.send(leg)
         home.loop.retired = True
@@ -505,11 +505,7 @@ async def test_a_dead_route_attracts_no_more_orders_until_it_answers(
     def refuse(question: Leg | LegQuery) -> bytes | None:
         return answers(refused=True)(question) if is_back.is_set() else None
 
-    async with tasks() as group:
-        peer = Peer(nats_connection, other, *[refuse] * 99)
-        await peer.serve()
-        home = Node(engine, nats_connection, group)
-        await home.start()
+    async with engine_and_peer(nats_connection, engine, other, *[refuse] * 99) as (home, _):
         home.see(other, (101, 50))
         orders = [await home.rest(f"alice{place}", Side.BUY, 5, 101) for place in range(number)]
         await until(lambda: home.away.is_suspect(other))
@@ -645,11 +641,7 @@ async def test_an_answer_that_cannot_be_is_not_believed(
     nats_connection: Connection, engine: int, other: int, untrue: Callable[[Leg | LegQuery], bytes]
 ) -> None:
     """The leg is asked after until there is one that can; nothing of the other is booked."""
-    async with tasks() as group:
-        peer = Peer(nats_connection, other, untrue, answers(FILL))
-        await peer.serve()
-        home = Node(engine, nats_connection, group)
-        await home.start()
+    async with engine_and_peer(nats_connection, engine, other, untrue, answers(FILL)) as (home, peer):
         home.see(other, (100, 2))
         answer = await settled(await home.rest("alice", Side.BUY, 2, 100))
         assert (answer.status, answer.value) == (OrderStatus.FILLED, 200)
@@ -662,12 +654,8 @@ async def test_a_sold_leg_is_not_filled_below_its_limit(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """Worse is lower for a seller; better is welcome."""
-    async with tasks() as group:
-        low, high = ((5 << 48, price, 2, 6 << 48, 77) for price in (99, 103))
-        peer = Peer(nats_connection, other, answers(low), answers(high))
-        await peer.serve()
-        home = Node(engine, nats_connection, group)
-        await home.start()
+    low, high = ((5 << 48, price, 2, 6 << 48, 77) for price in (99, 103))
+    async with engine_and_peer(nats_connection, engine, other, answers(low), answers(high)) as (home, peer):
         home.legs.send(LegSent((engine << 48) + 1, other, 1, 1, "AAPL", int(Side.SELL), 100, 2, 0))
         await until(lambda: len(peer.asked) == 2)
         await until(lambda: home.number_of_records > 2)
@@ -715,8 +703,7 @@ async def test_what_is_no_leg_of_its_sender_is_left_out(
     nats_connection: Connection, engine: int, other: int, junk: Callable[[int], bytes]
 ) -> None:
     """It trades nothing, and the engine goes on taking legs."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         inbox = nats_connection.new_inbox()
         heard: list[Msg] = []
 
@@ -735,8 +722,7 @@ async def test_a_leg_nobody_waits_for_is_left_out(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """Without a reply subject its sender could never learn what it did."""
-    async with tasks() as group:
-        _, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (_, away):
         await nats_connection.publish(subjects.route(other), encode(leg_of(engine)))
         reply = await nats_connection.request(
             subjects.route(other), encode(LegQuery((engine << 48) + 2, engine)), timeout=2
@@ -750,8 +736,7 @@ async def test_a_leg_that_finds_no_room_is_left_to_be_asked_after(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine with too much to do does not answer; its peer asks again, and the leg is buried."""
-    async with tasks() as group:
-        home, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (home, away):
         submit = away.loop.submit
         refusals: list[Command] = []
 
@@ -773,8 +758,7 @@ async def test_an_answer_says_how_new_the_book_is(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """The taker's feed has shown what the leg took once it is at this sequence."""
-    async with tasks() as group:
-        _, away = await two_engines(nats_connection, group, engine, other)
+    async with two_engines(nats_connection, engine, other) as (_, away):
         before = away.state.books["AAPL"].sequence
         reply = await nats_connection.request(subjects.route(other), encode(leg_of(engine)), timeout=2)
         answer = decode_leg_answer(reply.data)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -28,10 +29,12 @@ from engine.commands import (
     decode,
     encode,
 )
+from engine.digest import state_digest
 from engine.events import LegSent
 from engine.invariants import check
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import REPORTED, Reports
+from engine.runtime.high_water import MarkedJournal
 from engine.runtime.recovery import begin_reign, replay
 from engine.state import State
 from engine.terms import Side
@@ -194,7 +197,7 @@ async def test_a_replay_leads_to_the_same_state(seed: int) -> None:
     """Digest, levels, order by order, book sequences, and the legs that are still out."""
     reign = await first_reign(seed)
     state, journal = await replayed(reign.journal.stored, reports_to(Stream()))
-    assert state.digest() == reign.state.digest()
+    assert state_digest(state) == state_digest(reign.state)
     assert journal.position == reign.journal.position
     assert (state.epoch, state.batch_number) == (1, reign.batches[-1].number)
     assert sorted(state.legs) == sorted(reign.state.legs)
@@ -222,7 +225,7 @@ async def test_an_engine_goes_on_where_it_ended() -> None:
         assert {batch.epoch for batch in successor.batches} == {epoch}
         reign = successor
     state, _ = await replayed(reign.journal.stored, reports_to(Stream()))
-    assert state.digest() == reign.state.digest()
+    assert state_digest(state) == state_digest(reign.state)
     assert state.epoch == 3
 
 
@@ -236,12 +239,12 @@ async def test_a_reign_begins_with_a_record_of_its_epoch() -> None:
     records = [record async for record in MemoryJournal(1, journal.stored).replay()]
     assert (records[-1].epoch, records[-1].batch_number) == (2, end.batch_number + 1)
     assert records[-1].time_ns == newest_ns > 1
-    assert decode(records[-1].commands) == (EpochStarted(2, (1 << 48) + (2 << 24) + 1),)
+    assert decode(records[-1].commands) == (EpochStarted(2, (1 << 48) + (2 << 30) + 1),)
     assert (state.epoch, state.batch_number) == (2, end.batch_number + 1)
     with pytest.raises(PrimaryReplaced):
         await reign.journal.append(1, newest_ns, encode([]))
     later, _ = await replayed(journal.stored, reports_to(Stream()))
-    assert later.digest() == state.digest()
+    assert state_digest(later) == state_digest(state)
 
 
 async def test_a_reign_begins_at_its_time() -> None:
@@ -282,12 +285,29 @@ async def test_a_damaged_journal_is_not_traded_on() -> None:
 async def test_each_reign_numbers_its_legs_above_those_of_earlier_ones() -> None:
     """Also where the earlier ones are forgotten: the epoch alone says so. Far epochs go on as before."""
     first: list[int] = []
-    for epoch in (1, 2, 3, (1 << 24) - 1):
+    for epoch in (1, 2, 3, (1 << 18) - 1):
         state = State(9)
         await begin_reign(state, MemoryJournal(9), epoch, 1)
         first.append(state.next_leg_id)
     assert first == sorted(set(first))
     assert {leg_id >> 48 for leg_id in first} == {9}
     state = State(9)
-    await begin_reign(state, MemoryJournal(9), 1 << 24, 1)
+    await begin_reign(state, MemoryJournal(9), 1 << 18, 1)
     assert state.next_leg_id == (9 << 48) + 1
+
+
+async def test_legs_are_numbered_above_those_of_a_long_reign_that_is_lost(tmp_path: Path) -> None:
+    """A peer refuses legs below those that it has settled, and would answer a number it knows with old fills.
+
+    All is gone but the mark; the lost reign had sent ten thousand legs a second for a day.
+    """
+    lost = State(1)
+    async with MarkedJournal(MemoryJournal(1), 1, tmp_path) as journal:
+        await replay(lost, journal, reports_to(Stream()))
+        await begin_reign(lost, journal, 6, 1)
+    state = State(1)
+    async with MarkedJournal(MemoryJournal(1), 1, tmp_path, accept_loss=True) as journal:
+        await replay(state, journal, reports_to(Stream()))
+        await begin_reign(state, journal, journal.newest_epoch + 1, 2)
+    assert state.epoch == 7
+    assert state.next_leg_id > lost.next_leg_id + 24 * 3_600 * 10_000

@@ -22,6 +22,7 @@ from bus.snapshots import SnapshotStore
 from bus.stream import extent
 from engine import commands
 from engine.commands import AddInstrument, Command, EpochStarted
+from engine.digest import state_digest
 from engine.runtime import snapshots
 from engine.runtime.recovery import replay
 from engine.state import State
@@ -74,7 +75,7 @@ class Market:
         entry = await snapshots.load(state, journal, self.store, published)
         replayed = await replay(state, journal, snapshots.LastOwed())
         assert journal.position == self.journal.position
-        return entry.batch_number if entry else 0, replayed, state.digest()
+        return entry.batch_number if entry else 0, replayed, state_digest(state)
 
 
 async def opened(nc: Connection, engine: int, *, trimmable: bool) -> Market:
@@ -130,12 +131,12 @@ async def spoil(nc: Connection, engine: int, batch: int) -> None:
 
 async def test_a_start_loads_the_newest_and_replays_the_rest(market: Market) -> None:
     """Only what came after the snapshot is replayed, and the state is the same."""
-    assert await market.recover() == (0, 29 * 20 + 1 + len(SYMBOLS), market.state.digest())
+    assert await market.recover() == (0, 29 * 20 + 1 + len(SYMBOLS), state_digest(market.state))
     assert await market.make() == 30
     await market.trade(5)
-    assert await market.recover() == (30, 100, market.state.digest())
+    assert await market.recover() == (30, 100, state_digest(market.state))
     assert await market.make() == 35
-    assert await market.recover() == (35, 0, market.state.digest())
+    assert await market.recover() == (35, 0, state_digest(market.state))
 
 
 async def test_the_newest_two_are_kept_and_tell_what_they_are(market: Market) -> None:
@@ -149,7 +150,7 @@ async def test_the_newest_two_are_kept_and_tell_what_they_are(market: Market) ->
     assert newest.size > 0
     state = State(market.engine)
     await snapshots.load(state, JetStreamJournal(market._nc, market.engine), market.store, EVERYTHING)  # noqa: SLF001 - the market's own connection
-    assert state.digest().hex() == newest.state_digest
+    assert state_digest(state).hex() == newest.state_digest
 
 
 async def test_a_damaged_one_is_passed_over_with_a_warning(
@@ -163,7 +164,7 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
         await spoil(nats_connection, market.engine, entry.batch_number)
         with caplog.at_level(logging.WARNING):
             found, _, digest = await market.recover()
-        assert (found, digest) == (serves, market.state.digest())
+        assert (found, digest) == (serves, state_digest(market.state))
         assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
 
 
@@ -186,7 +187,7 @@ async def test_what_is_no_snapshot_is_passed_over_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert await market.store.entries() == [entry]
     assert caplog.text.count("is passed over") == 5
-    assert await market.recover() == (30, 0, market.state.digest())
+    assert await market.recover() == (30, 0, state_digest(market.state))
     await market.trade(1)
     assert await market.make() == 31
 
@@ -264,7 +265,7 @@ async def test_snapshots_of_batches_whose_loss_is_accepted_are_deleted(
     with pytest.raises(JournalDamaged, match="batch 40, from which a snapshot was made, is missing"):
         await market.recover()
     await snapshots.drop_lost(nats_connection, market.engine, market.store)
-    assert await market.recover() == (30, 0, market.state.digest())
+    assert await market.recover() == (30, 0, state_digest(market.state))
 
 
 async def test_what_a_maker_left_behind_is_swept(
@@ -310,14 +311,14 @@ async def test_a_trimmed_journal_recovers_from_its_snapshots(
 ) -> None:
     """From the newest, from the one before when that is damaged, and it goes on as any other."""
     assert await extents(nats_connection, trimmed.engine) == (30, 45)
-    digest = trimmed.state.digest()
+    digest = state_digest(trimmed.state)
     batch, _, found = await trimmed.recover()
     assert (batch, found) == (40, digest)
     await spoil(nats_connection, trimmed.engine, 40)
     batch, _, found = await trimmed.recover()
     assert (batch, found) == (30, digest)
     await trimmed.trade(1)
-    assert (await trimmed.recover())[2] == trimmed.state.digest()
+    assert (await trimmed.recover())[2] == state_digest(trimmed.state)
 
 
 async def test_a_trimmed_journal_without_snapshots_is_refused(

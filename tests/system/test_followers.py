@@ -1,0 +1,73 @@
+"""Commands that go on: through an outage, and to their end."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.terminal import Running, Terminal
+from tests.system.venue import Venue
+
+
+@pytest.fixture
+def terminal(own_venue: Callable[..., Venue], tmp_path: Path) -> Iterator[Terminal]:
+    """A venue of our own, and ann, who trades there."""
+    made = Terminal(tmp_path / "config", own_venue(engines=1, symbols=("AAA",)))
+    made.register("ann")
+    yield made
+    made.end()
+
+
+def trade(terminal: Terminal, price: str) -> None:
+    """Ann buys from herself: two fills, and a buy order stays."""
+    terminal.text("submit", "buy", "2", "AAA", price)
+    terminal.text("submit", "sell", "1", "AAA", price)
+
+
+def told_away(running: Running) -> bool:
+    """Whether the next thing that it says on stderr is that it tries again."""
+    assert running.process.stderr is not None
+    return b"it is tried again" in running.process.stderr.readline()
+
+
+def test_what_goes_on_outlasts_an_outage(terminal: Terminal) -> None:
+    """For much longer than --timeout nobody answers: it is said once, and then what was missed comes."""
+    trade(terminal, "100.00")
+    patience = ("--json", "--timeout", "1")
+    fills = terminal.start("fills", "-f", *patience)
+    book = terminal.start("book", "AAA", "--watch", *patience)
+    everywhere = terminal.start("book", "AAA", "--watch", "--consolidated", *patience)
+    engines = terminal.start("engines", "--watch", *patience)
+    watching = (book, everywhere, engines)
+    fills.until(2)
+    for running in watching:
+        running.until(1)
+    frozen = (terminal.venue.engine_pid(1), terminal.venue.exchange_pid)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert all(told_away(running) for running in (fills, *watching))
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    trade(terminal, "101.00")
+    fills.until(4)
+    for running in (book, everywhere):
+        shown = 1
+        while '"101.00"' not in running.until(shown)[-1]:
+            shown += 1
+    for running in (fills, *watching):
+        assert running.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "command", ["dropcopy", "fills -f", "book AAA --watch", "engines --watch", "feed AAA"]
+)
+def test_sigterm_ends_what_goes_on(terminal: Terminal, command: str) -> None:
+    """As Ctrl-C does, with exit code 0."""
+    trade(terminal, "100.00")
+    running = terminal.start(*command.split(), "--json")
+    running.until(1)
+    assert running.interrupt(signal.SIGTERM) == 0
