@@ -392,6 +392,16 @@ def test_a_leg_that_finds_a_better_price_hides_nothing_at_the_one_it_was_sent_fo
     assert setting.levels(buy(99, 101)) == {2: ((100, 6),)}
 
 
+def test_the_answer_to_a_leg_of_an_earlier_run_hides_nothing() -> None:
+    """It traded before any leg of this run was planned: the book was without that then already."""
+    peer = live_peer(2, asks=((100, 10),))
+    setting = Setting(peer)
+    setting.view.legs_planned([leg(4, 100, leg_id=2)])
+    show(peer, 11, asks=((100, 6),))
+    setting.view.leg_answered(leg(5, 100, leg_id=1), answer(9, (100, 5)))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 6),)}
+
+
 def test_what_others_add_between_two_legs_hides_nothing_that_is_left() -> None:
     """The book goes from 4 to 14 and, by both legs, to 2: all of what they take has been seen."""
     peer = live_peer(2, asks=((100, 4),))
