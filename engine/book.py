@@ -11,7 +11,10 @@ allowed to ask (`engine.risk`).
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
+
+from sortedcontainers import SortedDict
 
 from engine.orders import Account, Order
 from engine.terms import Side
@@ -29,11 +32,12 @@ SHORT_QUEUE: Final = 8
 class Level:
     """Orders at one price, first in the queue first; `quantity` is the sum of what they have open.
 
-    With `is_disordered` the queue has to be put in order before anybody asks who is first. `by_client` says
-    how much of it each client has, from the first time that this is asked of a long queue.
+    `returned` are orders that came back from legs, by priority (None before the first one); they stand before
+    those in `orders`, which are by id. `by_client` says how much each client has, from the first time that
+    this is asked of a long queue.
     """
 
-    __slots__ = ("by_client", "is_disordered", "orders", "price", "quantity")
+    __slots__ = ("by_client", "orders", "price", "quantity", "returned")
 
     def __init__(self, price: int) -> None:
         self.price = price
@@ -41,21 +45,47 @@ class Level:
         # An OrderedDict finds the first of a long queue in constant time whatever was removed before it;
         # a dict walks over the holes (docs/decisions/0002-book-structure.md).
         self.orders: OrderedDict[int, Order] = OrderedDict()
-        self.is_disordered = False
+        self.returned: SortedDict[int, Order] | None = None
         self.by_client: dict[str, int] | None = None
 
-    def queue(self) -> OrderedDict[int, Order]:
+    def __len__(self) -> int:
+        return len(self.orders) + (len(self.returned) if self.returned else 0)
+
+    def queue(self) -> Iterator[Order]:
         """The orders, in order."""
-        if self.is_disordered:
-            self.orders = OrderedDict(sorted(self.orders.items(), key=lambda item: item[1].priority))
-            self.is_disordered = False
-        return self.orders
+        if not self.returned:
+            return iter(self.orders.values())
+        return chain(self.returned.values(), self.orders.values())
+
+    def holds(self, order: Order) -> bool:
+        """Whether the order stands here."""
+        return order.id in self.orders or (self.returned is not None and order.priority in self.returned)
+
+    def readmit(self, order: Order) -> None:
+        """Put an order where its priority says."""
+        if self.returned is None:
+            self.returned = SortedDict()
+        orders, returned = self.orders, self.returned
+        # Legs take the first of the queue, so what comes back nearly always stands before all that stayed. If
+        # not, those before it join the returned ones: once for each, and never again.
+        while orders and (first := next(iter(orders.values()))).priority < order.priority:
+            del orders[first.id]
+            returned[first.priority] = first
+        returned[order.priority] = order
+
+    def discard(self, order: Order) -> None:
+        """Take an order off the queue; what it has open is counted elsewhere."""
+        if order.id in self.orders:
+            del self.orders[order.id]
+        else:
+            assert self.returned is not None
+            del self.returned[order.priority]
 
     def held_by(self, account: Account) -> int:
         """How much a client has open here. Costs the length of the queue once in the level's life."""
         if self.by_client is None:
             self.by_client = {}
-            for order in self.orders.values():
+            for order in self.queue():
                 self.count(order, order.open)
         return self.by_client.get(account.name, 0)
 
@@ -93,20 +123,25 @@ class BookSide:
         self.changed.add(key)
 
     def readmit(self, order: Order) -> None:
-        """Put an order back where its priority says: when somebody asks next, for very many may come back."""
+        """Put an order back where its priority says; very many may come back, one by one."""
         self.add(order)
-        self.levels[order.price * self.sign].is_disordered = True
+        level = self.levels[order.price * self.sign]
+        del level.orders[order.id]
+        level.readmit(order)
 
     def remove(self, order: Order) -> None:
         """Take an order out, whatever it has open. It must be in the book."""
         key = order.price * self.sign
         level = self.levels[key]
-        del level.orders[order.id]
+        if not level.returned:
+            del level.orders[order.id]
+        else:
+            level.discard(order)
         level.quantity -= order.open
         if level.by_client is not None:
             level.count(order, -order.open)
         self.changed.add(key)
-        if not level.orders:
+        if not level.orders and not level.returned:
             self.drop(key)
 
     def reduce(self, order: Order, quantity: int) -> None:
@@ -131,7 +166,7 @@ class BookSide:
     def holds(self, order: Order) -> bool:
         """Whether the order rests here."""
         level = self.levels.get(order.price * self.sign)
-        return level is not None and order.id in level.orders
+        return level is not None and level.holds(order)
 
     def best_first(self) -> Iterator[Level]:
         """Levels from the best price to the worst."""
@@ -162,12 +197,12 @@ class Book:
     def levels(self, side: int) -> Iterator[tuple[int, int, int]]:
         """(price, quantity, order count) from the best price to the worst."""
         for level in self.side(side).best_first():
-            yield level.price, level.quantity, len(level.orders)
+            yield level.price, level.quantity, len(level)
 
     def orders(self, side: int) -> Iterator[tuple[int, int, int]]:
         """(price, order id, open quantity) in the order in which they would trade."""
         for level in self.side(side).best_first():
-            for order in level.queue().values():
+            for order in level.queue():
                 yield level.price, order.id, order.open
 
     def best(self, side: int) -> tuple[int, int] | None:
@@ -190,6 +225,7 @@ class Book:
                 if level is None:
                     changes.append((side, key * half.sign, 0, 0))
                 else:
-                    changes.append((side, level.price, level.quantity, len(level.orders)))
+                    orders = level if level.returned else level.orders  # most need no call to be counted
+                    changes.append((side, level.price, level.quantity, len(orders)))
             half.changed.clear()
         return tuple(changes)

@@ -47,21 +47,19 @@ def check(state: State) -> None:
 def _check_side(side: BookSide, state: State) -> None:
     assert side.keys == sorted(side.levels), "keys and levels disagree"
     for key, level in side.levels.items():
-        assert level.orders, f"level {level.price} is empty"
+        assert len(level), f"level {level.price} is empty"
         assert key == level.price * side.sign
-        assert level.quantity == sum(order.open for order in level.orders.values()), (
-            f"level {level.price} (2)"
-        )
+        assert level.quantity == sum(order.open for order in level.queue()), f"level {level.price} (2)"
         if level.by_client is not None:
             held: dict[str, int] = {}
-            for order in level.orders.values():
+            for order in level.queue():
                 assert order.account is not None
                 held[order.account.name] = held.get(order.account.name, 0) + order.open
             counted = {client: quantity for client, quantity in level.by_client.items() if quantity}
             assert counted == held, f"level {level.price} counts its clients' orders wrongly"
-        priorities = [order.priority for order in level.queue().values()]
+        priorities = [order.priority for order in level.queue()]
         assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order (2)"
-        for order in level.orders.values():
+        for order in level.queue():
             assert order.price == level.price
             assert order.side == side.side
             assert state.orders.get(order.id) is order

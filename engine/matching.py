@@ -42,7 +42,8 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
         if key < worst:
             return
         level = levels[key]
-        queue = level.orders if not level.is_disordered else level.queue()
+        returned = level.returned
+        queue = returned or level.orders
         by_client = level.by_client
         before = level.quantity
         while quantity and queue:
@@ -57,11 +58,11 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
                 level.count(maker, -traded)
             maker.open -= traded
             if not maker.open:
-                del queue[maker.id]
+                del queue[maker.priority if returned else maker.id]
             ledger.trade(taker, maker, level.price, traded)
         if level.quantity != before:
             resting.changed.add(key)
-        if not queue:
+        if not queue and not level.orders:  # those that came back are gone: the others follow
             resting.drop(key)
 
 
@@ -71,7 +72,7 @@ def within(resting: BookSide, worst: int, orders: int) -> int:
     for key in reversed(resting.keys):
         if key < worst:
             break
-        for maker in resting.levels[key].queue().values():
+        for maker in resting.levels[key].queue():
             if not orders:
                 return quantity
             quantity += maker.open
@@ -110,10 +111,10 @@ def _others_have(resting: BookSide, taker: Order, worst: int, quantity: int) -> 
         if key < worst:
             return False
         level = levels[key]
-        if len(level.orders) > SHORT_QUEUE and (passes_over or not level.held_by(account)):
+        if len(level) > SHORT_QUEUE and (passes_over or not level.held_by(account)):
             quantity -= level.quantity - level.held_by(account)
         else:
-            for maker in level.queue().values():
+            for maker in level.queue():
                 if maker.account is not account:
                     quantity -= maker.open
                     if quantity <= 0:
@@ -135,7 +136,7 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Le
         if level.by_client is not None:
             level.count(maker, -prevented)
         if prevented == maker.open:
-            del level.orders[maker.id]
+            level.discard(maker)
         ledger.cancel(maker, prevented)
         ledger.cancel(taker, prevented)
         return quantity - prevented
@@ -144,7 +145,7 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Le
         level.quantity -= maker.open
         if level.by_client is not None:
             level.count(maker, -maker.open)
-        del level.orders[maker.id]
+        level.discard(maker)
         ledger.cancel(maker, maker.open)
     if prevention == _OLDEST:
         return quantity

@@ -100,7 +100,7 @@ class State:
         self.next_leg_id = first_id(engine)
         self.next_priority = 1
         self.peer_legs: dict[int, PeerLegs] = {}
-        self._legs_to: dict[int, dict[int, None]] = {}  # the ids of `legs` by peer, oldest first
+        self._legs_to: dict[int, OrderedDict[int, None]] = {}  # the ids of `legs` by peer, oldest first
         self._touched: dict[str, Book] = {}
 
     # -- batches ------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ class State:
         assert account is not None
         account.pending.setdefault(order.id, order)  # marks move before the first leg: the lowest stays first
         self.legs[sent.leg_id] = OutLeg(sent, order)
-        self._legs_to.setdefault(sent.peer, {})[sent.leg_id] = None
+        self._legs_to.setdefault(sent.peer, OrderedDict())[sent.leg_id] = None
 
     def _leg_result(self, command: LegResult) -> None:
         leg = self.legs.pop(command.leg_id, None)
@@ -554,7 +554,7 @@ class State:
             if known_to is not None and level.key < known_to:
                 break  # what is not known may be better; the legs' return brings another look
             while level.quantity and own_side.keys and own_side.keys[-1] >= -level.key:
-                order = next(iter(own_side.levels[own_side.keys[-1]].queue().values()))
+                order = next(own_side.levels[own_side.keys[-1]].queue())
                 if order.request.post_only or order.request.do_not_route:
                     own_side.remove(order)
                     self.accounts.cancel(order, order.open)

@@ -241,7 +241,7 @@ class Audit:
         for level in book.side(side).best_first() if book is not None else ():
             if sign * level.price >= sign * price:
                 break
-            quantity = sum(order.open for order in level.orders.values() if self._place(order) < before)
+            quantity = sum(order.open for order in level.queue() if self._place(order) < before)
             if quantity:
                 levels.append((level.price, quantity))
         return levels
@@ -249,7 +249,7 @@ class Audit:
     def stands_since_ns(self, symbol: str, side: int, price: int) -> int:
         """Since when the first order at a price has stood there."""
         level = self._state.books[symbol].side(side)
-        first = min(map(self._place, level.levels[price * level.sign].orders.values()))
+        first = min(map(self._place, level.levels[price * level.sign].queue()))
         return max(self._times[bisect_right(self._places, first) - 1], self._reigns_since_ns)
 
     def leg_out(self, leg_id: int) -> _Leg | None:

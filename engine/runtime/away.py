@@ -6,7 +6,7 @@ batch would chase the same quote. The feed may show it before the leg's answer i
 be subtracted twice: an order would pass over what is left.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -16,21 +16,23 @@ import msgspec
 from bus.messages import LegAnswer
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
+from engine.book import BookSide
 from engine.commands import AwayQuote, Command, LegResult, NewOrder, ReplaceOrder, Uncross
 from engine.events import LegSent
 from engine.orders import Order
-from engine.state import State
+from engine.routing import rank
+from engine.state import OutLeg, State
 from engine.terms import MAX_LEG_FILLS, OrderType, Side
 
 MAX_QUOTES: Final = 64
 """Peers quoted to one command, the best priced ones."""
 
-MAX_AIMS: Final = 1_000
-"""Levels of one side of a book that legs aim at and that are looked up for each command; of more none is."""
-
 MAX_LEVELS: Final = 20
 """Levels of one peer that one command carries; an order that needs more plans again with fresh quotes, and
 until then does not trade beyond (`AwayQuote.cut`)."""
+
+MAX_UNCROSSED: Final = 500
+"""Resting orders that one Uncross sends legs from; another follows for those behind them."""
 
 SUSPECT_AFTER_UNANSWERED: Final = 3
 """Questions in a row that make a peer suspect: legs, or questions after one, of one leg or of several.
@@ -58,23 +60,54 @@ class _LateFill:
 
 @dataclass(slots=True)
 class _Aim:
-    """What legs that are out take at one price, and what the peer would show there without them."""
+    """What legs that are out take at one price, and what the peer shows there, without them and as it is."""
 
+    unshared: int
     shown: int
     quantity: int = 0
 
-    def seen(self, shown: int) -> int:
+    @property
+    def seen(self) -> int:
         """How much of it the peer's book has lost already; if to others, the leg comes back short."""
-        return min(self.quantity, max(0, self.shown - shown))
+        return min(self.quantity, max(0, self.unshared - self.shown))
 
 
 @dataclass(slots=True)
 class _Taken:
-    """What our legs take from one side of one peer's book."""
+    """What our legs take from one side of one peer's book.
+
+    What is shown at the aims, `seen`, `late` and what follows from it are as of `counted`: a replica's epoch,
+    sequence and checksum. It stays the same during a batch of ours, so it is looked at once.
+    """
 
     out: int = 0
     aims: dict[int, _Aim] = field(default_factory=dict)
     late: list[_LateFill] = field(default_factory=list)
+    counted: tuple[int, int, int] | None = None
+    seen: int = 0
+    """How much of what is out the replica has lost already."""
+    late_quantity: int = 0
+    exhausted_to: int | None = None
+    """Down to this price the peer has nothing left."""
+
+    def count(self, replica: BookReplica, side: int) -> None:
+        """Be as of what the replica shows now."""
+        place = replica.epoch, replica.sequence, replica.checksum
+        if self.counted == place:
+            return
+        self.counted = place
+        self.seen = 0
+        for price, aim in self.aims.items():
+            aim.shown = replica.quantity(3 - side, price)
+            self.seen += aim.seen
+        self.late = [
+            fill
+            for fill in self.late
+            if fill.epoch == replica.epoch and fill.book_sequence > replica.sequence
+        ]
+        self.late_quantity = sum(fill.quantity for fill in self.late)
+        limits = [fill.limit for fill in self.late if fill.exhausted]
+        self.exhausted_to = (max(limits) if side == _BUY else min(limits)) if limits else None
 
 
 class AwayView:
@@ -86,7 +119,7 @@ class AwayView:
         self._peers = peers
         self._taken: dict[tuple[int, str, int], _Taken] = {}
         self._aimed: dict[int, list[tuple[int, int]]] = {}
-        """By leg, price and quantity of what it aims at."""
+        """By leg that is out and was planned here, price and quantity of what it aims at."""
         self._unanswered: dict[int, int] = {}
         """By peer, the questions in vain since its last answer."""
 
@@ -107,7 +140,7 @@ class AwayView:
                 return self._for_order(command, order, command.price, command.quantity)
             case LegResult():
                 leg = self._state.legs.get(command.leg_id)
-                if leg is None:
+                if leg is None or not _leaves_something(leg, command):
                     return command
                 return self._for_order(command, leg.order, leg.order.price, leg.order.quantity)
             case Uncross():
@@ -127,34 +160,57 @@ class AwayView:
                 sides.append(side)
         return sides
 
-    def leg_planned(self, leg: LegSent) -> None:
-        """A leg is to leave: what it aims at is spoken for."""
-        place = leg.peer, leg.symbol, leg.side
+    def legs_planned(self, legs: Sequence[LegSent]) -> None:
+        """Legs of one command are to leave: what they aim at is spoken for."""
+        by_place: dict[tuple[int, str, int], list[LegSent]] = {}
+        for leg in legs:
+            by_place.setdefault((leg.peer, leg.symbol, leg.side), []).append(leg)
+        for place, together in by_place.items():
+            self._aim(place, together)
+            self._taken[place].out += sum(leg.quantity for leg in together)
+
+    def _aim(self, place: tuple[int, str, int], legs: list[LegSent]) -> None:
+        """Let legs aim at what is not taken of one side of a book, in one walk for all of them."""
         taken = self._taken.setdefault(place, _Taken())
-        peer = self._peers.get(leg.peer)
-        replica = peer.protected(leg.symbol) if peer is not None else None
+        number, symbol, side = place
+        peer = self._peers.get(number)
+        replica = peer.protected(symbol) if peer is not None else None
+        levels: Iterator[tuple[int, int]] = iter(())
         if replica is not None:
+            limits = [leg.limit for leg in legs]
+            worst = max(limits) if side == _BUY else min(limits)
+            levels = self._untaken(replica, place, worst, sum(leg.quantity for leg in legs))
+        price, shown = next(levels, (0, 0))
+        for leg in legs:
             left, aimed = leg.quantity, self._aimed.setdefault(leg.leg_id, [])
-            for price, shown in self._untaken(replica, place, leg.limit, left):
+            while left and shown and _reaches(side, leg.limit, price):
                 quantity = min(shown, left)
+                shown -= quantity
                 left -= quantity
-                standing = replica.quantity(3 - leg.side, price)
-                aim = taken.aims.setdefault(price, _Aim(standing))
-                aim.shown = standing + aim.seen(standing)  # others may have added some
+                aim = taken.aims.get(price)
+                if aim is None:
+                    assert replica is not None
+                    now = replica.quantity(3 - side, price)
+                    aim = taken.aims[price] = _Aim(now, now)
+                aim.unshared = aim.shown + aim.seen  # others may have added some
                 aim.quantity += quantity
                 aimed.append((price, quantity))
-        taken.out += leg.quantity
+                if not shown:
+                    price, shown = next(levels, (0, 0))
 
     def leg_answered(self, leg: LegSent, answer: LegAnswer) -> None:
         """A leg is back: until the feed shows it, subtract what it took."""
         self._unanswered.pop(leg.peer, None)
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
-        taken.out -= leg.quantity
+        taken.counted = None
         filled = sum(fill[2] for fill in answer.fills)
-        for _, price, quantity, *_ in answer.fills:  # which may be better ones than it aimed at
-            if price in taken.aims:
-                taken.aims[price].shown -= quantity
-        for price, quantity in self._aimed.pop(leg.leg_id, ()):
+        aimed = self._aimed.pop(leg.leg_id, None)
+        if aimed is not None:
+            taken.out -= leg.quantity
+            for _, price, quantity, *_ in answer.fills:  # which may be better ones than it aimed at
+                if price in taken.aims:
+                    taken.aims[price].unshared -= quantity
+        for price, quantity in aimed or ():
             aim = taken.aims[price]
             aim.quantity -= quantity
             if not aim.quantity:
@@ -195,12 +251,16 @@ class AwayView:
         return msgspec.structs.replace(command, away=quotes) if quotes else command
 
     def _for_uncross(self, command: Uncross) -> Uncross | None:
-        book = self._state.books[command.symbol]
-        best = book.best(command.side)
-        if best is None:
+        own_side = self._state.books[command.symbol].side(command.side)
+        if not own_side.keys:
             return None
-        quotes = self._best_quotes(command.symbol, command.side, best[0], 2**63, above=self._engine)
-        return Uncross(command.symbol, command.side, quotes) if quotes else None
+        best = own_side.keys[-1] * own_side.sign
+        quotes = self._best_quotes(command.symbol, command.side, best, 2**63, above=self._engine)
+        if not quotes:
+            return None
+        worst = min(quote.levels[0][0] * own_side.sign for quote in quotes)
+        quotes = _first_of(quotes, _free_to_leave(own_side, worst, MAX_UNCROSSED), -own_side.sign)
+        return Uncross(command.symbol, command.side, quotes)
 
     def _best_quotes(
         self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int = 0
@@ -239,22 +299,15 @@ class AwayView:
         """The replica's levels less what our legs take of them, until `quantity` is covered."""
         side = place[2]
         taken = self._taken.get(place)
-        spoken_for, late = 0, []
+        spoken_for, exhausted_to = 0, None
         if taken is not None:
-            taken.late = late = [
-                fill
-                for fill in taken.late
-                if fill.epoch == replica.epoch and fill.book_sequence > replica.sequence
-            ]
-            spoken_for = taken.out + sum(fill.quantity for fill in late)
-            if len(taken.aims) <= MAX_AIMS:
-                spoken_for -= sum(
-                    aim.seen(replica.quantity(3 - side, price)) for price, aim in taken.aims.items()
-                )
+            taken.count(replica, side)
+            spoken_for = taken.out + taken.late_quantity - taken.seen
+            exhausted_to = taken.exhausted_to
         for price, shown, _ in replica.levels(3 - side):
             if not _reaches(side, limit, price) or quantity <= 0:
                 return
-            if any(fill.exhausted and _reaches(side, fill.limit, price) for fill in late):
+            if exhausted_to is not None and _reaches(side, exhausted_to, price):
                 spoken_for = max(0, spoken_for - shown)
                 continue
             left = shown - spoken_for
@@ -262,6 +315,47 @@ class AwayView:
             if left > 0:
                 quantity -= left
                 yield price, left
+
+
+def _leaves_something(leg: OutLeg, result: LegResult) -> bool:
+    """Whether the leg's order may have something to plan again."""
+    return leg.order.open > 0 or sum(fill.quantity for fill in result.fills) < leg.sent.quantity
+
+
+def _free_to_leave(own_side: BookSide, worst: int, orders: int) -> int:
+    """What the first so many orders at keys of `worst` or better that may send legs have open; at least 1.
+
+    The others are cancelled by an Uncross that meets them, so what it costs to pass over them is theirs.
+    """
+    quantity = 0
+    for level in own_side.best_first():
+        if level.price * own_side.sign < worst:
+            break
+        for order in level.queue():
+            if not (order.request.post_only or order.request.do_not_route):
+                if not orders:
+                    return quantity
+                quantity += order.open
+                orders -= 1
+    return max(quantity, 1)
+
+
+def _first_of(quotes: tuple[AwayQuote, ...], quantity: int, sign: int) -> tuple[AwayQuote, ...]:
+    """The part of all that is quoted that is taken first, up to a quantity. `sign` turns prices into keys."""
+    parts: dict[int, list[tuple[int, int]]] = {}
+    for level in rank(quotes, sign):
+        if not quantity:
+            break
+        part = min(level.quantity, quantity)
+        quantity -= part
+        parts.setdefault(level.engine, []).append((level.key * sign, part))
+    return tuple(
+        msgspec.structs.replace(
+            quote, levels=tuple(levels), cut=quote.cut and len(levels) == len(quote.levels)
+        )
+        for quote in quotes
+        if (levels := parts.get(quote.engine))
+    )
 
 
 def _reaches(side: int, limit: int | None, price: int) -> bool:

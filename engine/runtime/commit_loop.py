@@ -116,8 +116,8 @@ class CommitLoop:
     """Owns the state of one engine. `run` is its only task; everything else only queues.
 
     `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
-    the away quotes of this moment (None: there is nothing left to do), and `leg_planned` hears at once of
-    each leg, so that no later command meets what it takes. `release` lets a committed batch's
+    the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of
+    its legs, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
     none); what it returns says when all can see them. While no peer follows (`is_followed`), answers need not
     wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
@@ -130,7 +130,7 @@ class CommitLoop:
         *,
         catch_up: Callable[[], Awaitable[None]],
         attach: Callable[[Command], Command | None],
-        leg_planned: Callable[[LegSent], None],
+        legs_planned: Callable[[Sequence[LegSent]], None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         release_trouble: Callable[[], str] = lambda: "",
         is_followed: Callable[[], bool] = lambda: True,
@@ -148,7 +148,7 @@ class CommitLoop:
         """How long the newest batch was to wait for more commands."""
         self._catch_up = catch_up
         self._attach = attach
-        self._leg_planned = leg_planned
+        self._legs_planned = legs_planned
         self._release = release
         self._release_trouble = release_trouble
         self._is_followed = is_followed
@@ -415,9 +415,9 @@ class CommitLoop:
         return submission
 
     def _note_legs(self, events: list[Event]) -> None:
-        for event in events:
-            if type(event) is LegSent:
-                self._leg_planned(event)
+        legs = [event for event in events if type(event) is LegSent]
+        if legs:
+            self._legs_planned(legs)
 
     def _settlement(self, order_id: int) -> asyncio.Future[Answered]:
         """The answer to come when the order's legs are back; shared by all who wait for it."""

@@ -7,7 +7,7 @@ section 7).
 
 One command may send a leg for each of very many orders. Only so many are under way to one peer at a time; the
 others wait in order. Nobody knows yet of a leg that waits, and after a restart it is asked after like any
-other.
+other, in turns with new ones.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import nats.errors
@@ -80,13 +81,26 @@ class _Lane:
     """Our legs to one peer: how many are under way, and those that wait behind them."""
 
     under_way: int = 0
-    waiting: deque[tuple[LegSent, bool]] = field(default_factory=deque)
-    """Each with whether an earlier run of this engine may have sent it."""
+    waiting: deque[LegSent] = field(default_factory=deque)
+    earlier: deque[LegSent] = field(default_factory=deque)
+    """Those that an earlier run of this engine may have sent."""
 
+    is_earliers_turn: bool = False
     questions: int = 0
     """How often legs were asked after since the log told of it."""
 
     told_s: float = -math.inf
+
+    def take(self) -> tuple[LegSent, bool] | None:
+        """The next leg, and whether an earlier run may have sent it; None when none waits.
+
+        Orders of this run wait for its legs, and only take-over or restart makes the others so many: they
+        take turns.
+        """
+        self.is_earliers_turn = not self.is_earliers_turn
+        if self.earlier and (self.is_earliers_turn or not self.waiting):
+            return self.earlier.popleft(), True
+        return (self.waiting.popleft(), False) if self.waiting else None
 
 
 class Legs:
@@ -125,24 +139,36 @@ class Legs:
 
     def send(self, leg: LegSent) -> None:
         """Carry a leg that the journal has."""
-        self._line_up(leg, is_resumed=False)
+        lane = self._lane_to(leg.peer)
+        lane.waiting.append(leg)
+        self._carry_more(lane)
 
     def resume(self, leg: LegSent) -> None:
-        """Ask after a leg that an earlier run of this engine sent, or was to send."""
-        self._away.leg_planned(leg)
-        self._line_up(leg, is_resumed=True)
+        """Ask after a leg that an earlier run of this engine sent, or was to send.
 
-    def _line_up(self, leg: LegSent, *, is_resumed: bool) -> None:
-        lane = self._lanes.setdefault(leg.peer, _Lane())
-        lane.waiting.append((leg, is_resumed))
+        What the peer shows is not reduced by it. The peer has its result already, and the feed shows that; or
+        never heard of it, and buries it; or it is under way: whatever the earlier run published comes before
+        our question, so the leg takes something at most within the first round trip. An order that runs after
+        the same quote then comes back short and is planned again, which costs time. To subtract it would cost
+        a worse price, as long as the lane is: nothing tells the few that may still take from the very many
+        that only wait for our question.
+        """
+        lane = self._lane_to(leg.peer)
+        lane.earlier.append(leg)
+        self._carry_more(lane)
+
+    def _lane_to(self, peer: int) -> _Lane:
+        return self._lanes.setdefault(peer, _Lane())
+
+    def _carry_more(self, lane: _Lane) -> None:
         if lane.under_way < MAX_LEGS_UNDER_WAY:
             lane.under_way += 1
             self._group.create_task(self._carry_on(lane))
 
     async def _carry_on(self, lane: _Lane) -> None:
         """Carry one leg after the other until none waits."""
-        while lane.waiting:
-            leg, is_resumed = lane.waiting.popleft()
+        while (taken := lane.take()) is not None:
+            leg, is_resumed = taken
             await self._carry(lane, leg, is_resumed=is_resumed)
             if self._loop.retired:
                 break  # the next reign asks after those that wait; this one would have to last for them
@@ -296,7 +322,15 @@ class Uncrosser:
             if (symbol, side) not in self._asked:
                 self._asked.add((symbol, side))
                 done = self._loop.submit_own(Uncross(symbol, side, ()))
-                done.add_done_callback(lambda _, place=(symbol, side): self._asked.discard(place))  # type: ignore[misc]  # mypy infers no lambda default
+                done.add_done_callback(partial(self._on_done, symbol, side))
+
+    def _on_done(self, symbol: str, side: int, _: asyncio.Future[Submission]) -> None:
+        """One Uncross takes a part of what crosses: look at once whether there is more.
+
+        It ends: each takes or cancels something, or there was nothing left to do for it.
+        """
+        self._asked.discard((symbol, side))
+        self.look(symbol)
 
 
 def _named(leg: LegSent) -> dict[str, int]:

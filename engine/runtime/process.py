@@ -76,6 +76,7 @@ PEERS_PATIENCE_S: Final = 2.0
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
 
+_LEGS_A_TURN: Final = 1_000
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
@@ -257,12 +258,15 @@ class Engine:
     ) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
+        earlier = [leg.sent for leg in state.legs.values()]  # before this reign sends any
         await self._round_trip.start()
         loop, legs, effects = self._make_loop(group, reports)
         await self._publish_books()
         await self._start_loop(group, loop, reports)
-        for leg in state.legs.values():
-            legs.resume(leg.sent)
+        for at, leg in enumerate(earlier, start=1):
+            legs.resume(leg)
+            if at % _LEGS_A_TURN == 0:
+                await asyncio.sleep(0)  # the lease is kept meanwhile
         await legs.serve()
         servicer = self._make_servicer(loop)
         self._metrics.loop, self._metrics.effects = loop, effects
@@ -289,7 +293,7 @@ class Engine:
             self._journal,
             catch_up=self._catch_up,
             attach=self._away.attach,
-            leg_planned=self._away.leg_planned,
+            legs_planned=self._away.legs_planned,
             release=self._release,
             release_trouble=lambda: reports.trouble,
             is_followed=lambda: bool(self._follower.peers),

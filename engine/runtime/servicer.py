@@ -459,8 +459,8 @@ def _engine_book(reply: pb.OrderBook, book: Book, depth: int | None, *, with_ord
             made,
             level.price,
             level.quantity,
-            len(level.orders),
-            [(order.id, order.open) for order in level.queue().values()] if with_orders else (),
+            len(level),
+            [(order.id, order.open) for order in level.queue()] if with_orders else (),
         )
         for half, made in ((book.bids, reply.bids), (book.asks, reply.asks))
         for level in islice(half.best_first(), depth)

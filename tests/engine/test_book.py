@@ -1,11 +1,13 @@
 """Where orders stand in a book: levels, queues, places kept and lost."""
 
 import random
+import sys
 
 import pytest
 
 from engine.book import Book, BookSide
 from engine.commands import NewOrder
+from engine.matching import take
 from engine.orders import Order
 from engine.terms import Side
 
@@ -57,31 +59,100 @@ def test_sides_know_their_opposite(side: Side) -> None:
     assert book.opposite(side) is book.side(side.opposite)
 
 
+def queue_at(half: BookSide, key: int) -> list[int]:
+    """The numbers of a level's orders, in order."""
+    return [order.id for order in half.levels[key].queue()]
+
+
 def test_a_readmitted_order_gets_its_place_back() -> None:
     """An order that was held stands again before those that came after it, and behind those before."""
     half, orders = side_with(Side.SELL, (1, 100, 5), (2, 100, 5), (3, 100, 5))
     half.remove(orders[2])
     half.readmit(orders[2])
-    assert list(half.levels[-100].queue()) == [1, 2, 3]
+    assert queue_at(half, -100) == [1, 2, 3]
     half.remove(orders[1])
     half.readmit(orders[1])
-    assert list(half.levels[-100].queue()) == [1, 2, 3]
+    assert queue_at(half, -100) == [1, 2, 3]
     assert half.levels[-100].quantity == 15
 
 
-def test_a_queue_is_put_in_order_once_for_all_that_came_back() -> None:
-    """Thousands that come back one by one cost no walk each; taking, showing and counting see one order."""
-    half, orders = side_with(Side.SELL, *((number, 100, 5) for number in range(1, 2_001)))
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_leaves_and_comes_back_the_queue_is_in_order(seed: int) -> None:
+    """By priority; each order stands in it once, and the level counts it."""
+    generator = random.Random(seed)
+    half, orders = side_with(Side.SELL, *((number, 100, 5) for number in range(1, 31)))
+    held = list[Order]()
+    for number in range(31, 131):
+        step = generator.random()
+        if held and step < 0.45:
+            half.readmit(held.pop(generator.randrange(len(held))))
+        elif half.levels and step < 0.9:
+            # Mostly the first one leaves, as for a leg, now and then any.
+            at = 0 if generator.random() < 0.7 else generator.randrange(len(half.levels[-100]))
+            order = list(half.levels[-100].queue())[at]
+            half.remove(order)
+            if generator.random() < 0.8:
+                held.append(order)
+            else:
+                del orders[order.id]
+        else:
+            orders[number] = resting(number, Side.SELL, 100, 5)
+            half.add(orders[number])
+        expected = sorted(orders.keys() - {order.id for order in held})
+        assert (queue_at(half, -100) if half.levels else []) == expected
+        assert all(half.holds(orders[number]) for number in expected)
+        assert not any(half.holds(order) for order in held)
+        if expected:
+            assert len(half.levels[-100]) == len(expected)
+            assert half.levels[-100].quantity == 5 * len(expected)
+
+
+class Taken:
+    """A ledger that remembers whom an order met."""
+
+    def __init__(self) -> None:
+        self.makers: list[int] = []
+
+    def trade(self, taker: Order, maker: Order, price: int, quantity: int) -> None:
+        """A trade."""
+        self.makers.append(maker.id)
+        taker.open -= quantity
+
+    def prevent(self, taker: Order, maker: Order, quantity: int) -> None:
+        """Nobody here is anybody's client."""
+        raise AssertionError(taker, maker, quantity)
+
+    def cancel(self, order: Order, quantity: int) -> None:
+        """Likewise."""
+        raise AssertionError(order, quantity)
+
+
+def test_takers_between_those_that_come_back_pay_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands at one price that come back one by one, slightly out of order, none is looked at twice."""
+    looks = 0
+
+    class Counted(Order):
+        """An order that counts how often its priority is asked for."""
+
+        def __getattribute__(self, name: str) -> object:
+            nonlocal looks
+            looks += name == "priority"
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(sys.modules[__name__], "Order", Counted)
+    half, orders = side_with(Side.SELL, *((number, 100, 2) for number in range(1, 2_001)))
     for number in range(1, 1_001):
         half.remove(orders[number])
-    queue = half.levels[-100].orders
-    for number in range(1_000, 0, -1):
-        half.readmit(orders[number])
-    assert half.levels[-100].orders is queue
-    assert list(half.levels[-100].queue()) == list(range(1, 2_001))
-    assert half.levels[-100].quantity == 10_000
-    half.remove(orders[1])
-    assert next(iter(half.levels[-100].queue())) == 2
+    looks = 0
+    ledger = Taken()
+    for number in range(1, 1_001, 2):
+        for back in (number + 1, number):
+            half.readmit(orders[back])
+        taker = Order(9_999, None, orders[1].request, Side.BUY, 100, 1, 1, -100)
+        take(half, taker, -100, 1, ledger)
+    assert ledger.makers == [number for number in range(1, 251) for _ in range(2)]
+    assert looks < 10_000
+    assert queue_at(half, -100)[:3] == [251, 252, 253]
 
 
 def test_holds_only_what_rests() -> None:

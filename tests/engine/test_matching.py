@@ -153,7 +153,7 @@ def walked(resting: BookSide, taker: Order, worst: int) -> int:
     for level in resting.best_first():
         if level.price * resting.sign < worst:
             break
-        for maker in level.orders.values():
+        for maker in level.queue():
             prevention = taker.request.self_trade_prevention
             if prevention <= SelfTradePrevention.NONE or maker.account is not taker.account:
                 found += maker.open

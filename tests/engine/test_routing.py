@@ -4,6 +4,7 @@ Clients here have no fixed home; an order lives at the engine it was sent to.
 """
 
 import random
+import time
 from collections import Counter, defaultdict
 
 import pytest
@@ -16,6 +17,7 @@ from engine.commands import (
     CancelOrder,
     EpochStarted,
     LegResult,
+    NewOrder,
     QueryLeg,
     TakeLeg,
 )
@@ -483,6 +485,34 @@ def test_uncrossing_does_not_go_past_what_it_does_not_know() -> None:
     away = (AwayQuote(2, 1, 1, ((100, 5),), cut=True), AwayQuote(3, 1, 1, ((100, 7), (103, 9))))
     world.apply(1, commands.Uncross(SYMBOL, BUY, away))
     assert [(leg.limit, leg.quantity) for leg in legs(world)] == [(100, 7), (100, 5)]
+
+
+def test_the_oldest_leg_that_is_out_is_found_at_once() -> None:
+    """However many older ones are back: a leg to such a peer costs about what one to a fresh peer does."""
+    state = State(1)
+    state.apply(commands.EpochStarted(1))
+    state.apply(commands.AddInstrument(SYMBOL, "1", "1"))
+    number = 100_000
+    state.apply(NewOrder("mm", "many", SYMBOL, Side.BUY, 1, 1, 100, number))
+    (mother,) = state.orders.values()
+    for leg_id in range(1, number + 1):
+        state.add_leg(LegSent(leg_id, 2, 1, mother.id, SYMBOL, Side.BUY, 100, 1, 0), mother)
+    mother.open, mother.reserved, mother.cancelling = 0, number, True
+    for leg_id in range(1, number):
+        state.apply(LegResult(leg_id, ()))
+
+    def cost_ns(peer: int) -> int:
+        quote = AwayQuote(peer, 1, 1, ((200, 1),))
+        taker = NewOrder("t", f"t{len(state.orders)}", SYMBOL, Side.BUY, 1, 1, 200, 1, away=(quote,))
+        before_ns = time.perf_counter_ns()
+        events = state.apply(taker)
+        cost_ns = time.perf_counter_ns() - before_ns
+        (sent,) = (event for event in events if isinstance(event, LegSent))
+        assert peer != 2 or sent.settled_below == number
+        return cost_ns
+
+    costs = [(cost_ns(2), cost_ns(3)) for _ in range(20)]
+    assert min(cost for cost, _ in costs) < 4 * min(cost for _, cost in costs)
 
 
 def test_an_unknown_leg_result_changes_nothing() -> None:

@@ -10,7 +10,6 @@ from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.commands import AddInstrument, Command, EpochStarted, LegFill, LegResult, NewOrder, TakeLeg
 from engine.events import LegSent, LegTaken
-from engine.runtime import away
 from engine.runtime.away import AwayView
 from engine.state import State
 from engine.terms import TimeInForce
@@ -62,9 +61,10 @@ class Market:
             command = self._view.attach(asked) if number == 1 else asked
             assert command is not None
             sequenced.append(command)
-            for event in state.apply(command):
+            events = state.apply(command)
+            self._view.legs_planned([event for event in events if isinstance(event, LegSent)])
+            for event in events:
                 if isinstance(event, LegSent):
-                    self._view.leg_planned(event)
                     self._sent[event.leg_id] = event
                     self.legs.append(event)
                 elif isinstance(event, LegTaken):
@@ -158,7 +158,7 @@ def storm(seed: int) -> Market:
 @pytest.fixture
 def old_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a leg takes is subtracted until its answer is here, though the book has lost it before."""
-    monkeypatch.setattr(away, "MAX_AIMS", -1)
+    monkeypatch.setattr("engine.runtime.away._Aim.seen", 0)
 
 
 def test_concurrent_orders_go_past_nothing() -> None:

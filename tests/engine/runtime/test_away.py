@@ -1,5 +1,6 @@
 """Which away quotes a command may meet, with feeds that the test fills by hand."""
 
+from collections.abc import Iterator
 from random import Random
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 
 from bus.messages import ASK, BID, BookSnapshot, Heartbeat, LegAnswer
 from bus.peer import PeerFeed, PeerState
-from bus.replica import checksum
+from bus.replica import BookReplica, Level, checksum
 from engine.commands import (
     AddInstrument,
     AwayQuote,
@@ -15,6 +16,7 @@ from engine.commands import (
     CancelOrder,
     Command,
     EpochStarted,
+    LegFill,
     LegResult,
     NewOrder,
     ReplaceOrder,
@@ -142,7 +144,7 @@ def test_what_own_legs_take_hides_nothing_behind_it() -> None:
     """With the first levels all spoken for, a command gets the next ones."""
     asks = tuple((100 + step, 1) for step in range(MAX_LEVELS + 5))
     setting = Setting(live_peer(2, asks=asks))
-    setting.view.leg_planned(leg(MAX_LEVELS, 100 + MAX_LEVELS))
+    setting.view.legs_planned([leg(MAX_LEVELS, 100 + MAX_LEVELS)])
     assert setting.levels(buy(10_000, 10_000)) == {2: asks[MAX_LEVELS:]}
 
 
@@ -220,16 +222,28 @@ def test_the_result_of_a_leg_is_planned_again_with_fresh_quotes(price: int, expe
     assert setting.levels(LegResult(sent.leg_id, ())) == {2: expected}
 
 
+def test_the_result_of_a_leg_that_was_filled_needs_no_quotes() -> None:
+    """Nothing of its order is left to plan; unless more of it is open than the leg took."""
+    for wanted, filled, is_planned in ((12, 12, False), (12, 11, True), (13, 12, True)):
+        setting = Setting(live_peer(2, BIDS, ASKS))
+        command = setting.view.attach(order(Side.BUY, wanted, 103))
+        assert command is not None
+        (sent,) = (event for event in setting.state.apply(command) if isinstance(event, LegSent))
+        assert sent.quantity == 12
+        result = LegResult(sent.leg_id, (LegFill(1, 100, filled, 7, 1),))
+        assert bool(setting.seen(result)) == is_planned
+
+
 def test_what_a_leg_takes_is_spoken_for() -> None:
     """From the moment it leaves until it is back, best levels first; on no other side, peer or symbol."""
     setting = Setting(live_peer(2, BIDS, ASKS), live_peer(3, asks=ASKS))
-    setting.view.leg_planned(leg(4, 101))
+    setting.view.legs_planned([leg(4, 101)])
     assert setting.levels(buy(99, 103)) == {2: ((101, 3), (103, 5)), 3: ASKS}
     assert setting.levels(order(Side.SELL, 99, 96)) == {2: BIDS}
-    setting.view.leg_planned(leg(20, 101))
+    setting.view.legs_planned([leg(20, 101, leg_id=2)])
     assert set(setting.levels(buy(99, 103))) == {3}
     setting.view.leg_answered(leg(4, 101), answer(10, refused=True))
-    setting.view.leg_answered(leg(20, 101), answer(10, refused=True))
+    setting.view.leg_answered(leg(20, 101, leg_id=2), answer(10, refused=True))
     assert setting.levels(buy(99, 103))[2] == ASKS, "a refused leg took nothing and never will"
 
 
@@ -237,7 +251,7 @@ def test_what_a_leg_took_is_subtracted_until_the_feed_shows_it() -> None:
     """The feed shows it from the answer's book sequence on."""
     peer = live_peer(2, asks=ASKS)
     setting = Setting(peer)
-    setting.view.leg_planned(leg(4, 101))
+    setting.view.legs_planned([leg(4, 101)])
     setting.view.leg_answered(leg(4, 101), answer(12, (100, 3), (101, 1)))
     taken = ((101, 3), (103, 5))
     assert setting.levels(buy(99, 103)) == {2: taken}
@@ -254,7 +268,7 @@ def test_what_the_feed_shows_before_the_answer_is_subtracted_once() -> None:
     peer = live_peer(2, asks=((100, 10), (101, 4)))
     setting = Setting(peer)
     for number in (1, 2, 3):
-        setting.view.leg_planned(leg(3, 100, leg_id=number))
+        setting.view.legs_planned([leg(3, 100, leg_id=number)])
     assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}
     show(peer, 11, asks=((100, 7), (101, 4)))
     assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}, "one of them is seen"
@@ -268,16 +282,102 @@ def test_what_the_feed_shows_before_the_answer_is_subtracted_once() -> None:
     assert setting.levels(buy(99, 101)) == {2: ((100, 4), (101, 4))}, "nothing is out any more"
 
 
-def test_of_very_many_aims_none_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then what a leg takes is subtracted until its answer is here, whatever the feed shows."""
-    monkeypatch.setattr(away, "MAX_AIMS", 1)
-    peer = live_peer(2, asks=((100, 10), (101, 10)))
+class Steps:
+    """How many levels of replicas were walked over and looked up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.walked = self.looked_up = 0
+        levels, quantity = BookReplica.levels, BookReplica.quantity
+
+        def walk(replica: BookReplica, side: int) -> Iterator[Level]:
+            for level in levels(replica, side):
+                self.walked += 1
+                yield level
+
+        def look_up(replica: BookReplica, side: int, price: int) -> int:
+            self.looked_up += 1
+            return quantity(replica, side, price)
+
+        monkeypatch.setattr(BookReplica, "levels", walk)
+        monkeypatch.setattr(BookReplica, "quantity", look_up)
+
+
+def test_what_is_shown_at_very_many_aims_is_looked_up_once_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many commands ask; and what of it the feed shows already is subtracted once all the same."""
+    asks = tuple((100 + step, 10) for step in range(2_000))
+    peer = live_peer(2, asks=asks)
     setting = Setting(peer)
-    setting.view.leg_planned(leg(3, 100))
-    show(peer, 11, asks=((100, 7), (101, 10)))
-    assert setting.levels(buy(99, 100)) == {2: ((100, 7),)}
-    setting.view.leg_planned(leg(8, 101, leg_id=2))
-    assert setting.levels(buy(99, 101)) == {2: ((101, 6),)}
+    setting.view.legs_planned([leg(10, price, leg_id=price) for price, _ in asks[:1_900]])
+    show(peer, 11, asks=asks[950:])  # the first half of the legs traded
+    steps = Steps(monkeypatch)
+    for _ in range(50):
+        assert setting.levels(buy(14, 9_999)) == {2: asks[1_900:1_902]}
+    assert steps.looked_up == 1_900
+
+
+def test_the_legs_of_one_command_are_planned_in_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of legs over hundreds of levels walk over each level once; each aims within its limit."""
+    asks = tuple((100 + step, 40) for step in range(500))
+    setting = Setting(live_peer(2, asks=asks))
+    steps = Steps(monkeypatch)
+    legs = [leg(4, 100 + number // 10, leg_id=number) for number in range(4_990)]
+    setting.view.legs_planned(legs)
+    assert steps.walked <= 500
+    assert setting.levels(buy(10_000, 1_000)) == {2: asks[499:]}
+    for number, sent in enumerate(legs):
+        setting.view.leg_answered(sent, answer(11, (100 + number // 10, 4)))
+    show(setting.peers[2], 11, asks=asks[499:])
+    assert setting.levels(buy(10_000, 1_000)) == {2: asks[499:]}
+
+
+def test_legs_planned_together_are_as_legs_planned_one_by_one() -> None:
+    """Whatever their limits, what is shown and what is taken already."""
+    for seed in range(200):
+        generator = Random(seed)
+        asks = tuple((price, generator.randint(1, 9)) for price in range(100, 110))
+        peers = [live_peer(number, asks=asks) for number in (2, 3)]
+        together, one_by_one = Setting(*peers), Setting(*peers)
+        before = [leg(generator.randint(1, 20), generator.randint(100, 109), leg_id=n) for n in range(3)]
+        planned = [
+            leg(generator.randint(1, 9), limit, leg_id=10 + n, peer=generator.choice((2, 3)))
+            for n, limit in enumerate(sorted(generator.randint(99, 110) for _ in range(8)))
+        ]
+        together.view.legs_planned(before)
+        together.view.legs_planned(planned)
+        for sent in (*before, *planned):
+            one_by_one.view.legs_planned([sent])
+        command = buy(1_000, 110)
+        assert together.levels(command) == one_by_one.levels(command), seed
+        back = generator.choice(planned)
+        for setting in (together, one_by_one):
+            setting.view.leg_answered(back, answer(10, refused=True))
+        assert together.levels(command) == one_by_one.levels(command), seed
+
+
+@pytest.mark.parametrize("side", Side)
+def test_an_uncross_is_bounded(monkeypatch: pytest.MonkeyPatch, side: Side) -> None:
+    """It has the best quotes of all peers for its first orders; those that may send no legs do not count."""
+    monkeypatch.setattr(away, "MAX_UNCROSSED", 3)
+    setting = Setting()
+    sign = -1 if side is Side.BUY else 1
+    at = [500 - sign * step for step in range(5)]
+    for number, (price, post_only) in enumerate(zip(at, (False, True, False, False, False), strict=True)):
+        request = NewOrder("mm", f"m{number}", "AAPL", side, 1, 1, price, 10, post_only=post_only)
+        setting.state.apply(request)
+    crossing = [500 + sign * step for step in (30, 20, 10)]  # the best first
+    seven, eight = (crossing[0], 12), (crossing[1], 9)
+    levels = {7: (seven, (crossing[2], 50)), 8: (eight, (crossing[2], 60))}
+    for number, quoted in levels.items():
+        setting.peers[number] = live_peer(
+            number, quoted if side is Side.SELL else (), quoted if side is Side.BUY else ()
+        )
+    quotes = setting.levels(Uncross("AAPL", side, ()))
+    assert quotes == {7: (seven,), 8: (eight, (crossing[2], 9))}
+    command = setting.view.attach(Uncross("AAPL", side, ()))
+    assert command is not None
+    sent = [event for event in setting.state.apply(command) if isinstance(event, LegSent)]
+    assert sum(leg.quantity for leg in sent) == 30
+    assert len({leg.order_id for leg in sent}) == 3
 
 
 def test_a_leg_that_finds_a_better_price_hides_nothing_at_the_one_it_was_sent_for() -> None:
@@ -285,10 +385,20 @@ def test_a_leg_that_finds_a_better_price_hides_nothing_at_the_one_it_was_sent_fo
     peer = live_peer(2, asks=((100, 10),))
     setting = Setting(peer)
     for number in (1, 2):
-        setting.view.leg_planned(leg(4, 100, leg_id=number))
+        setting.view.legs_planned([leg(4, 100, leg_id=number)])
     show(peer, 11, asks=((99, 4), (100, 10)))
     show(peer, 12, asks=((100, 6),))
     setting.view.leg_answered(leg(4, 100, leg_id=1), answer(12, (99, 4)))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 6),)}
+
+
+def test_the_answer_to_a_leg_of_an_earlier_run_hides_nothing() -> None:
+    """It traded before any leg of this run was planned: the book was without that then already."""
+    peer = live_peer(2, asks=((100, 10),))
+    setting = Setting(peer)
+    setting.view.legs_planned([leg(4, 100, leg_id=2)])
+    show(peer, 11, asks=((100, 6),))
+    setting.view.leg_answered(leg(5, 100, leg_id=1), answer(9, (100, 5)))
     assert setting.levels(buy(99, 101)) == {2: ((100, 6),)}
 
 
@@ -296,9 +406,9 @@ def test_what_others_add_between_two_legs_hides_nothing_that_is_left() -> None:
     """The book goes from 4 to 14 and, by both legs, to 2: all of what they take has been seen."""
     peer = live_peer(2, asks=((100, 4),))
     setting = Setting(peer)
-    setting.view.leg_planned(leg(4, 100, leg_id=1))
+    setting.view.legs_planned([leg(4, 100, leg_id=1)])
     show(peer, 11, asks=((100, 14),))
-    setting.view.leg_planned(leg(8, 100, leg_id=2))
+    setting.view.legs_planned([leg(8, 100, leg_id=2)])
     show(peer, 12, asks=((100, 2),))
     assert setting.levels(buy(99, 101)) == {2: ((100, 2),)}
 
@@ -316,7 +426,7 @@ def test_once_all_legs_are_back_the_book_counts_as_it_is_shown(seed: int) -> Non
         assert all(quantity <= peer.replicas["AAPL"].quantity(ASK, price) for price, quantity in quoted)
         if quoted and generator.random() < 0.7:
             out.append(leg(sum(level[1] for level in quoted), quoted[-1][0], leg_id=number))
-            setting.view.leg_planned(out[-1])
+            setting.view.legs_planned([out[-1]])
         if generator.random() < 0.3:  # another one trades, or adds
             price = generator.randrange(100, 105)
             book[price] = generator.randint(0, 9)
@@ -346,7 +456,7 @@ def test_several_late_fills_add_up_and_go_one_by_one() -> None:
     peer = live_peer(2, asks=((100, 10),))
     setting = Setting(peer)
     for number, sequence in ((1, 11), (2, 12)):
-        setting.view.leg_planned(leg(3, 100, leg_id=number))
+        setting.view.legs_planned([leg(3, 100, leg_id=number)])
         setting.view.leg_answered(leg(3, 100, leg_id=number), answer(sequence, (100, 3)))
     assert setting.levels(buy(99, 100)) == {2: ((100, 4),)}
     show(peer, 11, asks=((100, 7),))
@@ -359,7 +469,7 @@ def test_a_new_epoch_shows_everything() -> None:
     """Its book was made from the peer's journal, so what an earlier reign's leg took is gone from it."""
     peer = live_peer(2, asks=ASKS)
     setting = Setting(peer)
-    setting.view.leg_planned(leg(3, 100))
+    setting.view.legs_planned([leg(3, 100)])
     setting.view.leg_answered(leg(3, 100), answer(10_000, (100, 3)))
     assert setting.levels(buy(99, 100)) == {}
     setting.peers[2] = live_peer(2, asks=ASKS, epoch=2)
@@ -370,7 +480,7 @@ def test_a_leg_that_came_back_short_hides_what_it_could_not_get() -> None:
     """Down to its limit the peer had nothing left, whatever an older book shows; beyond it, all counts."""
     peer = live_peer(2, asks=ASKS)
     setting = Setting(peer)
-    setting.view.leg_planned(leg(7, 101))
+    setting.view.legs_planned([leg(7, 101)])
     setting.view.leg_answered(leg(7, 101), answer(12, (100, 1)))
     assert setting.levels(buy(99, 103)) == {2: ((103, 5),)}
     show(peer, 12, asks=((101, 2), (103, 5)))
@@ -380,7 +490,7 @@ def test_a_leg_that_came_back_short_hides_what_it_could_not_get() -> None:
 def test_a_leg_that_met_too_many_orders_hides_nothing() -> None:
     """It came back short because an answer has room for so many fills, not because nothing was left."""
     setting = Setting(live_peer(2, asks=((100, 2_000),)))
-    setting.view.leg_planned(leg(2_000, 100))
+    setting.view.legs_planned([leg(2_000, 100)])
     setting.view.leg_answered(leg(2_000, 100), answer(12, *[(100, 1)] * MAX_LEG_FILLS))
     assert setting.levels(buy(5_000, 100)) == {2: ((100, 2_000 - MAX_LEG_FILLS),)}
 
@@ -388,7 +498,7 @@ def test_a_leg_that_met_too_many_orders_hides_nothing() -> None:
 def test_a_leg_that_found_nothing_hides_its_level_too() -> None:
     """Otherwise its order would chase the same quote for ever."""
     setting = Setting(live_peer(2, asks=ASKS))
-    setting.view.leg_planned(leg(3, 100))
+    setting.view.legs_planned([leg(3, 100)])
     setting.view.leg_answered(leg(3, 100), answer(11))
     assert setting.levels(buy(99, 101)) == {2: ((101, 4),)}
 
@@ -403,7 +513,7 @@ def test_a_peer_that_leaves_three_questions_unanswered_attracts_no_more() -> Non
         setting.view.leg_unanswered(2)
         assert setting.view.is_suspect(2)
         assert set(setting.levels(buy(1, 100))) == {3}
-    setting.view.leg_planned(leg(1, 100))
+    setting.view.legs_planned([leg(1, 100)])
     setting.view.leg_answered(leg(1, 100), answer(10, refused=True))
     assert set(setting.levels(buy(1, 100))) == {2, 3}
 
@@ -415,7 +525,7 @@ def test_unanswered_questions_with_an_answer_between_are_no_sign() -> None:
         for _ in range(SUSPECT_AFTER_UNANSWERED - 1):
             setting.view.leg_unanswered(2)
         assert not setting.view.is_suspect(2)
-        setting.view.leg_planned(leg(1, 100))
+        setting.view.legs_planned([leg(1, 100)])
         setting.view.leg_answered(leg(1, 100), answer(10, refused=True))
 
 
@@ -458,5 +568,5 @@ def test_what_legs_take_already_does_not_cross() -> None:
     setting.state.apply(buy(3, 100))
     setting.peers[9] = live_peer(9, asks=ASKS)
     assert setting.view.crossing("AAPL") == [Side.BUY]
-    setting.view.leg_planned(leg(3, 100, peer=9))
+    setting.view.legs_planned([leg(3, 100, peer=9)])
     assert setting.view.crossing("AAPL") == []

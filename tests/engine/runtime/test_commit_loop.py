@@ -112,7 +112,7 @@ class Rig:
             self.journal,
             catch_up=self._catch_up,
             attach=self._attach,
-            leg_planned=lambda _: None,
+            legs_planned=lambda _: None,
             release=self._release,
             release_trouble=lambda: "no room",
             is_followed=lambda: self.is_followed,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,10 +30,20 @@ from bus.messages import (
 )
 from bus.peer import PeerFeed
 from bus.replica import BookReplica, checksum
-from engine.commands import AddInstrument, Command, LegResult, NewOrder, QueryLeg, TakeLeg, Uncross, decode
+from engine.commands import (
+    AddInstrument,
+    AwayQuote,
+    Command,
+    LegResult,
+    NewOrder,
+    QueryLeg,
+    TakeLeg,
+    Uncross,
+    decode,
+)
 from engine.events import Accepted, Answered, Fill, LegSent
 from engine.invariants import check
-from engine.runtime import legs
+from engine.runtime import away, legs
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
 from engine.runtime.legs import ANSWER_PATIENCE_S, Legs, Uncrosser
@@ -70,7 +81,7 @@ class Node:
             self.journal,
             catch_up=self._catch_up,
             attach=self.away.attach,
-            leg_planned=self.away.leg_planned,
+            legs_planned=self.away.legs_planned,
             release=self._release,
         )
         self.legs = Legs(self.nc, self.number, self.loop, self.away, self.replicas, self.group)
@@ -428,6 +439,27 @@ async def test_so_many_legs_to_a_peer_are_under_way_at_a_time(
         await until(lambda: home.legs.sent == {"filled": 11})
 
 
+async def test_new_legs_do_not_wait_for_very_many_earlier_ones(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They leave in turns with questions after those of an earlier run, each kind in order."""
+    monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 1)
+    async with tasks() as group:
+        peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
+        await peer.serve()
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        carried = legs_to(other, engine, 10)
+        for leg in carried[:7]:
+            home.legs.resume(leg)
+        for leg in carried[7:]:
+            home.legs.send(leg)
+        await until(lambda: home.legs.sent == {"filled": 10})
+        ids = [leg.leg_id for leg in carried]
+        asked = [ids[at] for at in (0, 7, 1, 8, 2, 9, 3, 4, 5, 6)]
+        assert [question.leg_id for question in peer.asked] == asked
+
+
 async def test_legs_that_are_back_wait_for_the_journal(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -750,22 +782,75 @@ async def test_a_crossing_that_nothing_announced_is_found(
         await until(lambda: node.loop.queued_commands == 1)
 
 
-async def test_uncrossing_is_asked_for_once_at_a_time(nats_connection: Connection, engine: int) -> None:
-    """However often a quote changes meanwhile; and again when it still crosses afterwards."""
+async def test_uncrossing_is_asked_for_once_at_a_time(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a quote changes meanwhile; and again at once when it still crosses afterwards."""
     async with tasks() as group:
         node = Node(engine, nats_connection, group)
-        crossing = [int(Side.BUY), int(Side.SELL)]
-        uncrosser = Uncrosser(node.loop, lambda symbol: crossing if symbol == "AAPL" else [])
+        asked: list[Command] = []
+        submit_own = node.loop.submit_own
+
+        def submit(command: Command) -> asyncio.Future[Submission]:
+            asked.append(command)
+            return submit_own(command)
+
+        monkeypatch.setattr(node.loop, "submit_own", submit)
+        buy, sell = int(Side.BUY), int(Side.SELL)
+        views = deque([[buy, sell], [buy, sell], [buy, sell], [buy], [buy]])
+        uncrosser = Uncrosser(node.loop, lambda symbol: views.popleft() if symbol == "AAPL" and views else [])
         await begin_reign(node.state, node.journal, 1, 1)
         for symbol in ("AAPL", "AAPL", "MSFT", "AAPL"):
             uncrosser.look(symbol)
-        assert node.loop.queued_commands == 2
-        added = node.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
+        assert asked == [Uncross("AAPL", buy, ()), Uncross("AAPL", sell, ())]
         group.create_task(node.loop.run())
-        await added
-        crossing.pop()
-        uncrosser.look("AAPL")
-        uncrosser.look("AAPL")
-        assert node.loop.queued_commands == 1
-        await node.loop.submit_own(LegResult(1, ()))
+        await until(lambda: not views and node.loop.is_idle)
+        assert asked[2:] == [Uncross("AAPL", buy, ())]
         assert await node.commands(Uncross) == []
+
+
+async def test_very_many_orders_are_uncrossed_in_parts_without_a_wait(
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part follows when the one before is done, whatever else changes; no leg is sent twice."""
+    monkeypatch.setattr(away, "MAX_UNCROSSED", 10)
+    async with tasks() as group:
+        await Peer(nats_connection, other).serve()  # it answers none, which takes a while to notice
+        node = Node(engine, nats_connection, group)
+        await node.start()
+        bids = [NewOrder("mm", f"m{n}", "AAPL", 1, 1, 1, 200 + n % 7, 2) for n in range(95)]
+        await node.loop.submit(bids)
+        node.see(other, (101, 60), (102, 200))
+        Uncrosser(node.loop, node.away.crossing).look("AAPL")
+        await until(lambda: len(node.sent) == 95)
+        await until(lambda: node.loop.is_idle)
+        parts = [part for part in await node.commands(Uncross) if isinstance(part, Uncross)]
+        quoted = [sum(level[1] for quote in part.away for level in quote.levels) for part in parts]
+        assert quoted == [20] * 9 + [10]
+        assert {leg.order_id for leg in node.sent} == set(node.state.orders)
+        assert [leg.limit for leg in node.sent] == [101] * 30 + [102] * 65
+        best_first = sorted(node.state.orders.values(), key=lambda order: (-order.price, order.id))
+        assert [leg.order_id for leg in node.sent] == [order.id for order in best_first]
+        check(node.state)
+
+
+async def test_a_leg_of_an_earlier_run_hides_nothing(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """What the peer shows after its fill counts whole, while it is asked about as afterwards."""
+    async with tasks() as group:
+        node = Node(engine, nats_connection, group)
+        await node.start()
+        node.see(other, (100, 30))
+        buy = NewOrder("bob", "b", "AAPL", 1, 1, 2, 105, 40)
+        shown = (AwayQuote(other, 1, 1, ((100, 30),)),)
+        earlier = LegSent((engine << 48) + 1, other, 1, 7, "AAPL", int(Side.BUY), 100, 50, 0)
+        node.legs.resume(earlier)
+        attached = node.away.attach(buy)
+        assert isinstance(attached, NewOrder)
+        assert attached.away == shown
+        node.away.leg_answered(earlier, LegAnswer(earlier.leg_id, refused=True, book_sequence=1, fills=()))
+        node.away.legs_planned([msgspec.structs.replace(earlier, leg_id=earlier.leg_id + 1, quantity=20)])
+        attached = node.away.attach(buy)
+        assert isinstance(attached, NewOrder)
+        assert attached.away == (AwayQuote(other, 1, 1, ((100, 10),)),), "a leg of this run is spoken for"

@@ -75,7 +75,7 @@ class Reign:
             journal,
             catch_up=self._catch_up,
             attach=self._attach,
-            leg_planned=lambda _: None,
+            legs_planned=lambda _: None,
             release=self._release,
             utc_ns=lambda: source.randrange(10**9),
         )
