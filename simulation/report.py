@@ -1,10 +1,12 @@
 """The tables that people read: what runs where, what a run came to, what its checks say."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from matchbus import tls
 from rich.console import Console
 
 from client.cli.output import print_sheets
@@ -34,11 +36,12 @@ def cluster_sheet(cluster: Cluster) -> Sheet:
 
 
 def first_steps(cluster: Cluster) -> list[str]:
-    """The two commands that a newcomer types next."""
+    """The two commands that a newcomer types next; before them, what they need in the environment for TLS."""
     first = read_instruments(cluster.instruments)[0]
     price, quantity = 10_000 * Decimal(first.tick_size), 10 * Decimal(first.lot_size)
     password = "" if cluster.password == DEFAULT_PASSWORD else " --password PASSWORD"
     return [
+        *(f"export {name}={shlex.quote(str(path))}" for name, path in tls.told().items()),
         f"matchbus register alice --exchange {cluster.exchange.address} --nats {cluster.nats_url}{password}",
         f"matchbus submit buy {quantity:f} {first.symbol} {price:f}",
     ]

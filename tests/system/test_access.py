@@ -16,6 +16,7 @@ from simulation.cluster import Access, Cluster
 from simulation.cluster_errors import ClientsDiffer
 from tests.certificates import Authority
 from tests.system.venue import Trader, Venue
+from tests.waiting import until
 
 PER_SECOND = 5
 
@@ -50,6 +51,8 @@ async def register(venue: Venue, channel: grpc.aio.Channel, name: str) -> pb.Reg
 
 async def test_a_market_behind_tls(guarded: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python client trades as ever; whoever shows no certificate reaches neither exchange nor engine."""
+    steps = [f"    export {name}={path}\n" for name, path in tls.told().items()]
+    await until(lambda: len(steps) == 3 and all(step in guarded.log() for step in steps))
     async with Client.connect(guarded.exchange, client_id="ann", password="password", secret="s") as ann:
         order = await ann.submit("AAPL", "buy", quantity=1, price="90")
         assert (await ann.cancel(order_id=order.order_id)).status == "cancelled"
