@@ -4,6 +4,7 @@ A fault that nobody inside can act on ends the process with one line that says w
 starts again from what is stored). A bug shows where it happened.
 """
 
+import argparse
 import asyncio
 import logging
 import os
@@ -113,6 +114,13 @@ def host_and_port(host: str, port: int) -> str:
 def default_listen(environment: Mapping[str, str], port: int) -> str:
     """Where to listen unless told otherwise: at IP_ADDR of the environment, or on loopback."""
     return host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", port)
+
+
+def whole(most: int, text: str) -> int:
+    """For argparse: a whole number from 1 to `most`."""
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most:,}")
+    return int(text)
 
 
 def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogLevel = "info") -> None:

@@ -7,8 +7,10 @@ import argparse
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
+from bus.runner import whole
 from engine.commands import NewOrder, OrderCommand, ReplaceOrder
 
 DEPTH_NS: Final = 10**9
@@ -23,16 +25,10 @@ def add_rate_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--orders-per-second",
         metavar="N",
-        type=_whole,
+        type=partial(whole, _MAX_PER_SECOND),
         default=0,
         help="new orders and replaces a second that each client may send; cancels are free (default: any)",
     )
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_PER_SECOND:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_MAX_PER_SECOND:,}")
-    return int(text)
 
 
 class Rates:

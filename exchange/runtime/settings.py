@@ -7,6 +7,7 @@ import argparse
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
-from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen
+from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen, whole
 from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
@@ -183,17 +184,11 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option,
             metavar="N",
-            type=_gib,
+            type=partial(whole, _MAX_GIB),
             default=default // GIB,
             help=f"how large {what} may become, in GiB; a later start with more lets it grow "
             "(default %(default)s)",
         )
-
-
-def _gib(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_GIB:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_MAX_GIB:,}")
-    return int(text)
 
 
 def _host_of(listen: str, option: str) -> str:

@@ -20,3 +20,13 @@ def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixt
         "--standby follows the journal, and with --durability none there is none" in capsys.readouterr().err
     )
     assert parse_settings(["--number", "1", "--standby"], {}).standby
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "1.5", "many", "1000001"])
+def test_a_rate_is_a_whole_number(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one there is no limit; what is none is named with what it may be."""
+    assert parse_settings(["--number", "1"], {}).orders_per_second == 0
+    assert parse_settings(["--number", "1", "--orders-per-second", "1000000"], {}).orders_per_second == 10**6
+    with pytest.raises(SystemExit):
+        parse_settings(["--number", "1", f"--orders-per-second={rate}"], {})
+    assert f"'{rate}' is not a whole number from 1 to 1,000,000" in capsys.readouterr().err
