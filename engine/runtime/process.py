@@ -76,7 +76,6 @@ PEERS_PATIENCE_S: Final = 2.0
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
 
-_LEGS_A_TURN: Final = 1_000
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
@@ -263,10 +262,8 @@ class Engine:
         loop, legs, effects = self._make_loop(group, reports)
         await self._publish_books()
         await self._start_loop(group, loop, reports)
-        for at, leg in enumerate(earlier, start=1):
+        for leg in earlier:
             legs.resume(leg)
-            if at % _LEGS_A_TURN == 0:
-                await asyncio.sleep(0)  # the lease is kept meanwhile
         await legs.serve()
         servicer = self._make_servicer(loop)
         self._metrics.loop, self._metrics.effects = loop, effects
