@@ -13,7 +13,8 @@ too old
 What earlier legs are out for counts as taken until the other engine's journal has answered them. From then
 on its book shows what they took, and what is left of it stands for the next order. The engine that sent them
 hears of it a little later, the new state of the book first, the answers after it. While a leg's answer is not
-here, it is no bug to leave to it what the known state has not lost to it.
+here, it is no bug to leave to it what the known state has not lost to it. For legs of earlier reigns nothing
+counts as taken: they are only asked after.
 
 No view is called too old where the order could not have gone there anyhow: with do-not-route, with
 fill-or-kill, which is judged at home, and when resting orders uncross, which they do only with engines of a
@@ -66,12 +67,14 @@ class _Leg:
     """A leg whose answer its sender does not have, or has, but not yet the state of the book after it.
 
     `known_before`: when it was planned, orders with a lower place were known. `aims` is what it was meant to
-    take, by price; empty when it was sent in an earlier reign, because this one does not know.
+    take, by price; empty when it was planned before the audit began.
     """
 
     sent: LegSent
     known_before: int
     aims: dict[int, int]
+    is_earliers: bool = False
+    """Sent in an earlier reign than its sender's newest, which subtracts nothing for it until it is back."""
     is_answered: bool = False
     """By the peer's journal."""
     fills: list[tuple[int, int, int]] = field(default_factory=list)
@@ -89,6 +92,8 @@ class _Leg:
         """
         if self.back is not None:
             return self.back
+        if self.is_earliers:
+            return 0
         seen = dict.fromkeys(self.aims, 0)
         for price, quantity, place in self.fills:
             if price in seen and place < before:
@@ -291,7 +296,7 @@ class Audit:
         self._reigns_since_ns = time_ns
         for legs in self._sent.values():
             for leg in legs.values():
-                leg.aims = {}
+                leg.is_earliers = True
 
     def _look(self, command: Taking, views: dict[tuple[int, str], AwayQuote]) -> None:
         """Note which states of books a command's quotes are from, and forget legs that those are after."""
@@ -371,7 +376,9 @@ class Audit:
                 for leg_id, leg in self._sent.get((number, symbol, side), {}).items()
                 if leg_id < decision.first_leg
             ]
-            unanswered = [leg.sent for leg in out if not leg.is_answered and leg.back is None]
+            unanswered = [
+                leg.sent for leg in out if not (leg.is_answered or leg.is_earliers) and leg.back is None
+            ]
             levels = other.better(symbol, 3 - side, worst, standing_before)
             found = passed_over(levels, own + unanswered, sign)
             if found is None:

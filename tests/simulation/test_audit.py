@@ -296,11 +296,17 @@ def test_an_answer_is_waited_for_until_the_book_shows_it(leg_out: Market) -> Non
     assert judged(leg_out.batch(1, 503, *asks_for(2, 1))) == (0, 0)
 
 
-def test_what_a_restart_asks_after_is_subtracted(leg_out: Market) -> None:
-    """A new reign does not know whether the leg has taken what the book has lost: until it does, no bug."""
+def test_nothing_is_subtracted_for_what_a_restart_asks_after(leg_out: Market) -> None:
+    """Of the 2 that are left at engine 2, as was known, 1 is asked for."""
     leg_out.batch(2, 501, to_peer(3))
     leg_out.batch(1, 505, EpochStarted(2))
-    assert judged(leg_out.batch(1, 800, *asks_for(1, 2))) == (1, 0)
+    assert judged(leg_out.batch(1, 800, *asks_for(1, 2))) == (0, 1)
+
+
+def test_nothing_is_subtracted_for_an_earlier_leg_that_is_under_way(leg_out: Market) -> None:
+    """Of the 5 that engine 2 shows 2 are asked for, as if the leg of the reign before took the others."""
+    leg_out.batch(1, 505, EpochStarted(2))
+    assert judged(leg_out.batch(1, 800, *asks_for(2, 1))) == (0, 1)
 
 
 def test_a_view_of_an_earlier_reign_knew_nothing(leg_out: Market) -> None:
