@@ -79,8 +79,9 @@ RETIRE_S: Final = 3.0
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
-_GC_THRESHOLDS: Final = (50_000, 20, 50)
-"""Nothing on the hot path makes cycles, so collections are rare and find little."""
+_GC_THRESHOLDS: Final = (700, 10, 7_000)
+"""The young are collected often: gRPC leaves each call that is refused or hung up as a cycle, with a request
+of up to 4 MiB in it. Nothing else makes cycles, so what has grown old is hardly ever looked at."""
 _BPS_PER_PERCENT: Final = 100
 _MAX_EPOCH: Final = 2**53
 """So many reigns nobody sees begin: an entry that says more is not ours."""

@@ -6,7 +6,7 @@ It is the edge that counts, before anything is queued; the journal knows nothing
 import argparse
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -32,32 +32,38 @@ def add_rate_option(parser: argparse.ArgumentParser) -> None:
 
 
 class Rates:
-    """The limit of every client, `per_second` new orders and replaces; 0 is none.
-
-    What is sent together goes together: more than a whole second allows waits for a full second's silence and
-    is paid off after.
-    """
+    """The limit of every client, `per_second` new orders and replaces; 0 is none."""
 
     def __init__(self, per_second: int, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.per_second = per_second
         self._clock_ns = clock_ns
         self._paid_off_ns: dict[str, int] = {}  # by client, when what it sent is paid off
 
+    def parts(self, commands: Sequence[OrderCommand | None]) -> Iterator[Sequence[OrderCommand | None]]:
+        """What was sent together in parts of a second's worth: more is never let in at once."""
+        begin = counted = 0
+        for at, command in enumerate(commands if self.per_second else ()):
+            if type(command) in _COUNTED:
+                if counted == self.per_second:
+                    yield commands[begin:at]
+                    begin, counted = at, 0
+                counted += 1
+        yield commands[begin:]
+
     def take(self, client: str, commands: Iterable[OrderCommand | None]) -> float:
-        """Let commands in, together; otherwise the seconds until they may be, and nothing is counted."""
+        """Let one part's commands in; otherwise the seconds until they may be, and nothing is counted."""
         if not self.per_second:
             return 0.0
         cost_ns = sum(type(command) in _COUNTED for command in commands) * 10**9 // self.per_second
         now_ns = self._clock_ns()
         paid_off_ns = max(now_ns, self._paid_off_ns.get(client, now_ns))
-        wait_ns = paid_off_ns + min(cost_ns, DEPTH_NS) - DEPTH_NS - now_ns
+        wait_ns = paid_off_ns + cost_ns - DEPTH_NS - now_ns
         if cost_ns and wait_ns > 0:
             return wait_ns / 1e9
         self._paid_off_ns[client] = paid_off_ns + cost_ns
         return 0.0
 
-    async def pace(self, client: str, commands: Iterable[OrderCommand | None]) -> None:
-        """Wait until commands are let in."""
-        commands = tuple(commands)
+    async def pace(self, client: str, commands: Sequence[OrderCommand | None]) -> None:
+        """Wait until one part's commands are let in."""
         while (wait_s := self.take(client, commands)) > 0:  # noqa: ASYNC110 - time is what it waits for
             await asyncio.sleep(wait_s)

@@ -41,8 +41,8 @@ MAX_COMMANDS_PER_MESSAGE: Final = 10_000
 MAX_UNANSWERED_MESSAGES: Final = 8
 """OrderEntry messages of one stream that may wait for their answers; then the stream is read no further."""
 
-MAX_ENTRY_STREAMS: Final = 64
-"""OrderEntry streams of one client at once."""
+MAX_ENTRY_STREAMS: Final = 16
+"""OrderEntry streams of one client at once: each may hold a message of megabytes that waits."""
 
 SETTLE_PATIENCE_S: Final = 0.5
 """How long an answer waits for an order's legs before it says PENDING."""
@@ -68,10 +68,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One OrderEntry message on its way: its commands, None for an empty one."""
+    """One OrderEntry message on its way: its commands, None for an empty one, and what waits for them."""
 
     commands: Sequence[OrderCommand | None]
-    done: asyncio.Future[Submission]
+    parts: list[asyncio.Future[Submission]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,9 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
         try:
             while isinstance(entry := await waiting.get(), _Entry):
-                submission = await self._committed(entry.done, context)
-                answers = await _answers(submission)
+                answers = []
+                for part in entry.parts:
+                    answers += await _answers(await self._committed(part, context))
                 response = wire.order_entry_response(entry.commands, answers)
                 await _write(response, context, "send what has no answer again, with the same ids")
                 room.release()
@@ -300,13 +301,16 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     )
                     return
                 commands = wire.order_commands(client, message)
-                await self._rates.pace(client, commands)
-                await self._loop.share_of(client, len(commands))
-                done = self._loop.submit(
-                    [command for command in commands if command is not None], client=client
-                )
+                del message  # it may be megabytes, and have to wait
+                parts = []
+                for part in self._rates.parts(commands):
+                    await self._rates.pace(client, part)
+                    await self._loop.share_of(client, len(part))
+                    parts.append(
+                        self._loop.submit([command for command in part if command is not None], client=client)
+                    )
                 await room.acquire()
-                waiting.put_nowait(_Entry(commands, done))
+                waiting.put_nowait(_Entry(commands, parts))
         except CommitError as fault:
             end = _End(fault)
         finally:

@@ -15,7 +15,7 @@ from client import Client
 from simulation.cluster import Access, Cluster
 from simulation.cluster_errors import ClientsDiffer
 from tests.certificates import Authority
-from tests.system.venue import Trader, Venue
+from tests.system.venue import Trader, Venue, limit
 from tests.waiting import until
 
 PER_SECOND = 5
@@ -79,6 +79,11 @@ async def test_clients_send_as_fast_as_they_may(guarded: Venue) -> None:
         assert "5 orders a second are a client's limit: try again in 0." in str(refusals[0].details())
         cancelled = await bob.stub.CancelAll(pb.CancelAllRequest(), metadata=bob.metadata)
         assert cancelled.count == taken
+        began = time.monotonic()
+        buys = [limit("AAPL", pb.SIDE_BUY, 9_000, 1) for _ in range(3 * PER_SECOND)]
+        replies = await bob.enter([[pb.Command(new=buy) for buy in buys]])
+        assert [reply.status for reply in replies] == [pb.ORDER_STATUS_NEW] * len(buys)
+        assert time.monotonic() - began > 1.9, "one message goes in parts: it is as many orders as any other"
     async with Client.connect(guarded.exchange, client_id="ann", password="password", secret="s") as ann:
         began = time.monotonic()
         for number in range(3 * PER_SECOND):

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # gene
 from grpc_status import rpc_status
 from matchbus.v1 import matchbus_pb2 as pb
 
+from benchmarks.processes import resident_bytes
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.registry import Bucket
@@ -317,7 +318,7 @@ async def test_callers_without_a_good_token_are_turned_away(one_engine: Venue) -
 
 
 async def test_one_client_cannot_take_all_streams(one_engine: Venue) -> None:
-    """Of OrderEntry streams it has 64; one whose replies it does not read is cut off, and makes room."""
+    """Of OrderEntry streams it has 16; one whose replies it does not read is cut off, and makes room."""
     refused = [pb.Command(new=pb.NewOrder(client_order_id="x" * 36))] * 10_000
 
     async def flood() -> AsyncIterator[pb.OrderEntryRequest]:
@@ -335,7 +336,7 @@ async def test_one_client_cannot_take_all_streams(one_engine: Venue) -> None:
         code, details = await status_of(greedy.enter([]))
         assert (code, details) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "64 OrderEntry streams of this client are open: close one",
+            f"{MAX_ENTRY_STREAMS} OrderEntry streams of this client are open: close one",
         )
         assert (await other.limit("S380", pb.SIDE_BUY, 1, 1)).status == pb.ORDER_STATUS_NEW
 
@@ -520,6 +521,19 @@ async def test_junk_in_the_buckets_ends_no_engine(
             gc.set_threshold(*thresholds)  # an engine sets its own
             gc.unfreeze()
         await jetstream.publish("$KV.engines.1", entry)
+
+
+async def test_large_calls_that_are_refused_leave_nothing_behind(one_engine: Venue) -> None:
+    """They are cycles of 4 MB each in gRPC: of a stranger's 150 the engine may hold some, not all."""
+    large = limit("S0", 1, 1, 1, client_order_id=4 * MEGABYTE)
+    pid = one_engine.engine_pid(1)
+    before = resident_bytes(pid)
+    async with floor(one_engine) as trading:
+        stub = (await trading.trader(1)).stub
+        for _ in range(150):
+            code, _ = await status_of(stub.SubmitOrder(large, timeout=CALL_TIMEOUT_S))
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+    assert resident_bytes(pid) - before < 300_000_000
 
 
 async def _serves(engines: Bucket[messages.EngineEntry], reign: int, running: asyncio.Task[None]) -> None:

@@ -49,21 +49,26 @@ def test_each_client_has_its_own_limit() -> None:
     assert limited.take(ORDER) == 0.1
 
 
-def test_more_than_a_second_allows_waits_for_silence_and_is_paid_off() -> None:
-    """A message is never too large for its limit for ever."""
+def test_more_than_a_second_allows_comes_in_parts() -> None:
+    """Each of a second's worth, in order; cancels count for nothing in them."""
     limited = Limited()
-    assert limited.take(ORDER) == 0
-    assert limited.take(*[ORDER] * 30) == 0.1
-    limited.now_s += 0.1
-    assert limited.take(*[ORDER] * 30) == 0
-    assert limited.take(ORDER) == 2.1
-    assert limited.take(CANCEL) == 0
+    sent: list[OrderCommand] = [ORDER, CANCEL] * 25
+    parts = [list(part) for part in limited.rates.parts(sent)]
+    assert [command for part in parts for command in part] == sent
+    assert [part.count(ORDER) for part in parts] == [10, 10, 5]
+    assert limited.take(*parts[0]) == 0
+    assert limited.take(*parts[1]) == 1
+    limited.now_s += 1
+    assert limited.take(*parts[1]) == 0
+    assert limited.take(*parts[2]) == 0.5
 
 
 def test_without_a_limit_nothing_waits() -> None:
     """And nothing is counted."""
     limited = Limited(0)
-    assert limited.take(*[ORDER] * 10_000) == 0
+    sent = [ORDER] * 10_000
+    assert list(limited.rates.parts(sent)) == [sent]
+    assert limited.take(*sent) == 0
 
 
 async def test_a_stream_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
