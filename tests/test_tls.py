@@ -1,9 +1,13 @@
 """TLS at the gRPC edges, and who is told of it how."""
 
 import argparse
+import errno
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -108,6 +112,92 @@ async def test_a_renewed_certificate_needs_no_restart(
         assert await server.lets_in(monkeypatch, ca=other.ca)
         authority.issue("server")
         assert await server.lets_in(monkeypatch, ca=authority.ca)
+
+
+class Renewals:
+    """The certificates of a server as gRPC asks for them: at the start, and at each new connection."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.newest: Callable[[], object] = lambda: None
+        monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", self._take)
+
+    def _take(self, _first: object, newest: Callable[[], object], _demands_certificate: bool) -> None:
+        self.newest = newest
+
+
+def test_a_renewed_certificate_that_cannot_be_read_at_first_is_taken_later(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though nothing in the files has changed since: there were no descriptors left, for one."""
+    cert, key = authority.issue("server")
+    renewals = Renewals(monkeypatch)
+    server_credentials(ServerFiles(cert, key))
+    authority.issue("server")
+    with monkeypatch.context() as crowded:
+        crowded.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        assert [renewals.newest() for _ in range(3)] == [None] * 3
+    assert caplog.messages == [f"the certificates of before go on: {cert}: Too many open files"]
+    assert renewals.newest() is not None
+    assert renewals.newest() is None
+
+
+def test_a_file_that_becomes_readable_is_another_version(authority: Authority) -> None:
+    """A renewed key may be given to the server only after it is written."""
+    cert, key = authority.issue("server")
+    before = tls._versions(ServerFiles(cert, key))  # noqa: SLF001
+    deadline = time.monotonic() + 5
+    while tls._versions(ServerFiles(cert, key)) == before:  # noqa: SLF001 - file clocks tick slowly
+        assert time.monotonic() < deadline
+        key.chmod(0o640)
+
+
+def test_a_certificate_renewed_while_it_is_first_read_is_taken(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may have read the one of before."""
+    cert, key = authority.issue("server")
+    renewals = Renewals(monkeypatch)
+    read = tls._configuration  # noqa: SLF001
+
+    def read_and_renew(files: ServerFiles) -> object:
+        configuration = read(files)
+        authority.issue("server")
+        return configuration
+
+    with monkeypatch.context() as starting:
+        starting.setattr(tls, "_configuration", read_and_renew)
+        server_credentials(ServerFiles(cert, key))
+    assert renewals.newest() is not None
+    assert renewals.newest() is None
+
+
+async def test_authorities_may_have_names_in_any_letters(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bundles name each certificate beside it; both sides read such files."""
+    authority.ca.write_bytes(
+        "# F\u0151tan\u00fas\u00edtv\u00e1ny\n".encode() + authority.ca.read_bytes() + b"# \xe9\n"
+    )
+    cert, key = authority.issue("client")
+    async with Server(ServerFiles(*authority.issue("server"), client_ca=authority.ca)) as server:
+        assert await server.lets_in(monkeypatch, ca=authority.ca, cert=cert, key=key)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_named(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be gone between two looks, and then is refused as any other."""
+    cert, key = authority.issue("server")
+    read = tls._read  # noqa: SLF001
+
+    def read_and_lose(path: Path) -> bytes:
+        found = read(path)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(tls, "_read", read_and_lose)
+    with pytest.raises(TlsRefused, match=r"server\.pem and .*server\.key: No such file"):
+        server_credentials(ServerFiles(cert, key))
 
 
 def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Path) -> None:

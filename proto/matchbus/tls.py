@@ -79,21 +79,24 @@ def server_files(options: argparse.Namespace) -> ServerFiles | None:
 
 def server_credentials(files: ServerFiles) -> grpc.ServerCredentials:
     """Credentials that follow the files: a renewed certificate needs no restart. Raises `TlsRefused`."""
+    seen = refused = _versions(files)  # before they are read: what changes meanwhile is read once more
     read = _configuration(files)
-    seen = _versions(files)
 
     def newest() -> Any:
         """What new connections get: gRPC asks at each; None leaves it as it is."""
-        nonlocal seen
+        nonlocal seen, refused
         versions = _versions(files)
         if versions == seen:
             return None
-        seen = versions
         try:
-            return _configuration(files)
-        except TlsRefused as error:  # half of a renewal may be written; the rest changes the versions again
-            _log.error("the certificates of before go on: %s", error)
+            renewed = _configuration(files)
+        except TlsRefused as error:  # half of a renewal, or one that this process may not read yet
+            if versions != refused:  # once for each: connections may come by the thousand
+                _log.error("the certificates of before go on: %s", error)
+            refused = versions
             return None
+        seen = versions
+        return renewed
 
     demands_certificate = files.client_ca is not None
     return grpc.dynamic_ssl_server_credentials(read, newest, demands_certificate)
@@ -136,8 +139,8 @@ def _configuration(files: ServerFiles) -> Any:
     return grpc.ssl_server_certificate_configuration([pair], authorities)
 
 
-def _versions(files: ServerFiles) -> list[tuple[int, int, int]]:
-    """What changes when one of the files does."""
+def _versions(files: ServerFiles) -> list[tuple[int, int, int, int]]:
+    """What changes when one of the files does, or who may read it."""
     found = []
     for path in (files.cert, files.key, files.client_ca):
         if path is not None:
@@ -145,7 +148,7 @@ def _versions(files: ServerFiles) -> list[tuple[int, int, int]]:
                 status = path.stat()
             except OSError:
                 continue
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+            found.append((status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
     return found
 
 
@@ -158,12 +161,16 @@ def _check_pair(cert: Path, key: Path) -> None:
     except ssl.SSLError as error:
         why = f" ({error.reason})" if error.reason else ""
         raise TlsRefused(f"{cert} and {key} are no certificate with its key, unencrypted{why}") from error
+    except OSError as error:  # one is gone since it was read
+        raise TlsRefused(f"{cert} and {key}: {error.strerror}") from error
 
 
 def _authorities(path: Path) -> bytes:
     text = _read(path)
+    # Names beside the certificates may be in any encoding; ssl takes ASCII only.
+    ascii_text = text.decode("latin-1").encode("ascii", "replace").decode("ascii")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text.decode("ascii"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ascii_text)
     except (ssl.SSLError, ValueError) as error:
         raise TlsRefused(f"{path} holds no certificates") from error
     return text
