@@ -5,15 +5,16 @@ anybody who reaches the port. On loopback its order ticket (`exchange.runtime.ti
 Needs the extra `dashboard`.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,7 @@ from exchange.runtime.ticket import Tickets
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "dashboard" / "page"
 
+_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 _HEADERS: Final = {
     "cache-control": "no-cache",
     "referrer-policy": "no-referrer",
@@ -41,7 +43,8 @@ def make_app(websocket_urls: Sequence[str], host: str, ticket_routes: Sequence[R
     async def config(_: Request) -> Response:
         return JSONResponse({"nats": list(websocket_urls), "ticket": bool(ticket_routes)})
 
-    names = [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else ["*"]
+    names = {host, "localhost", "127.0.0.1", "[::1]"}
+    guard = [Middleware(_Guard, names=names)] if is_loopback(host) else []
     return Starlette(
         routes=[
             Route("/config.json", config),
@@ -49,7 +52,7 @@ def make_app(websocket_urls: Sequence[str], host: str, ticket_routes: Sequence[R
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=names),
+            *guard,
             Middleware(_Headers, policy=content_policy(websocket_urls)),
         ],
     )
@@ -80,6 +83,24 @@ async def serve(
     routes = tickets.routes() if is_loopback(host) else []
     async with tickets.kept():
         await web.serve(make_app(websocket_urls, host, routes), listen, listening)
+
+
+class _Guard:
+    """Lets in only who asks for one of these names, at any port.
+
+    Starlette's own check cannot read [::1] in all versions.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = _HOST.fullmatch(Headers(scope=scope).get("host", ""))
+        app = self._app
+        if asked is None or asked[1].lower() not in self._names:
+            app = PlainTextResponse("Invalid host header", status_code=400)
+        await app(scope, receive, send)
 
 
 class _Headers:

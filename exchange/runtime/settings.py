@@ -118,11 +118,14 @@ def shipped_instruments() -> Path:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host; a name other than localhost counts as reachable."""
+    """Whether only this machine can reach the host; a name other than localhost counts as reachable.
+
+    An IPv6 address may have its brackets.
+    """
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return False
 

@@ -80,6 +80,29 @@ async def test_on_loopback_it_answers_to_no_other_name() -> None:
         assert (await get(url, Host="localhost"))[0] == 200
 
 
+def _has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as tried:
+        tried.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no [::1]")
+async def test_loopback_of_ipv6_is_as_that_of_ipv4() -> None:
+    """The page has its ticket there, and answers to no other name."""
+    async with served("[::1]:0") as url:
+        status, config, _ = await get(f"{url}/config.json")
+        assert (status, '"ticket":true' in config) == (200, True)
+        for host in ("[::1]", "[::1]:80", "localhost:80", "LOCALHOST", "127.0.0.1"):
+            assert (await get(url, Host=host))[0] == 200, host
+        for host in ("evil.example", "evil.example:80", "[::2]:80", "[", "::1", "[::1].evil.example", ""):
+            assert (await get(url, Host=host))[0] == 400, host
+        async with aiohttp.ClientSession() as session:
+            for origin, status in ((url, 400), ("http://evil.example", 403)):
+                async with session.post(f"{url}/ticket/sign-in", headers={"Origin": origin}) as answer:
+                    assert answer.status == status
+
+
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
 async def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
     """Neither a silent one nor one that never ends its first request is kept."""

@@ -111,6 +111,8 @@ def test_the_password_is_not_shown() -> None:
         ("127.0.0.1", True),
         ("127.1.2.3", True),
         ("::1", True),
+        ("[::1]", True),
+        ("[::]", False),
         ("localhost", True),
         ("10.0.0.1", False),
         ("", False),
