@@ -44,6 +44,15 @@ class Tokens:
         """The session of a key, also one whose time is over."""
         return self._sessions.get(key)
 
+    def has_ended(self, session: SessionEntry, now_ns: int) -> bool:
+        """Whether a session that is still stored has ended all the same, by time or as one too many."""
+        if not holds(session, now_ns):
+            return True
+        keys = self._keys.get(session.client_id, {})
+        return len(keys) >= MAX_TOKENS and all(
+            session.ends_ns < self._sessions[newer].ends_ns for newer in keys
+        )
+
     def put(self, key: str, session: SessionEntry, now_ns: int) -> list[str]:
         """Take a session in; returns the client's keys that have ended, by time or as too many."""
         self._sessions[key] = session

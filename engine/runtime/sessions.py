@@ -71,7 +71,8 @@ class Sessions:
             session = await asyncio.shield(lookup)  # it is every call's with this token: none may end it
         except BucketUnavailable:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked just now; try again")
-        if session is None:
+        # One that ended may be stored still; taken in as the newest, it would end one that holds.
+        if session is None or self._known.has_ended(session, self._utc_ns()):
             await _refuse_stranger(context)
         self._on_session(key, session)
         return session

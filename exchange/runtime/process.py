@@ -59,6 +59,7 @@ _RETRY_S: Final = 0.1
 _TURN_S: Final = 0.02
 """How long counting up old reports may keep all else waiting."""
 
+_REMOVE_AGAIN_S: Final = 1.0
 _BEST_PRICES_PERIOD_S: Final = 0.1
 _VIEWS_PERIOD_S: Final = 1 / 15
 _MAX_UNSENT_VIEWS_BYTES: Final = 256 * 1024
@@ -199,12 +200,19 @@ class Exchange:
                 self._ended_tokens.put_nowait(ended)
 
     async def _remove_ended_tokens(self) -> None:
-        """Engines keep the same rule and need no word of it. What fails here, the next start finds."""
+        """Engines keep the same rule and need no word of it. What is left over, the next start finds."""
+        key, told = "", False
         while True:
+            key = key or await self._ended_tokens.get()
             try:
-                await self._sessions_bucket.remove(await self._ended_tokens.get())
+                await self._sessions_bucket.remove(key)
             except BucketUnavailable as error:
-                log.warning("%s", error)
+                if not told:
+                    log.warning("an ended token opens calls of the exchange until it is removed: %s", error)
+                told = True
+                await asyncio.sleep(_REMOVE_AGAIN_S)
+            else:
+                key, told = "", False
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
         if entry is None:

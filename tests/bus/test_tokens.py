@@ -58,6 +58,21 @@ def test_a_token_that_is_told_twice_keeps_its_place(monkeypatch: pytest.MonkeyPa
     assert known.put("c", ann(), 0) == ["a"]
 
 
+def test_a_session_that_is_stored_may_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By time, or behind as many newer ones as a client may have; those of others do not count."""
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
+    known = Tokens()
+    assert known.has_ended(ann(10), 10)
+    assert not known.has_ended(ann(10), 9)
+    known.put("b", ann(20), 0)
+    known.put("bobs", SessionEntry("bob", 1, 30), 0)
+    assert not known.has_ended(ann(10), 0)
+    known.put("c", ann(30), 0)
+    assert known.has_ended(ann(10), 0)
+    assert not known.has_ended(ann(20), 0)
+    assert not known.has_ended(ann(25), 0)
+
+
 def test_a_removed_token_is_forgotten() -> None:
     """With its client, when it was the only one; an unknown one is nothing."""
     known = Tokens()

@@ -217,6 +217,21 @@ async def test_a_clients_tokens_are_bounded(door: Door, monkeypatch: pytest.Monk
     assert len(door.sessions) == 3
 
 
+async def test_a_token_that_ended_as_one_too_many_ends_no_other(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exchange may not have taken it away yet: looked up, it is old all the same."""
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
+    assert door.table.tell is not None
+    for number, token in enumerate(("second", "third"), 1):
+        door.table.tell(token_key(token), SessionEntry("alice", HERE, ENDS_NS + number))
+    assert token_key("alices") in door.table.sessions
+    with pytest.raises(Ended, match="UNAUTHENTICATED"):
+        await door.enter("alices")
+    door.table.sessions.clear()
+    assert await door.enter("second") == await door.enter("third") == "alice"
+
+
 async def test_a_bucket_that_is_away_is_no_refusal(door: Door) -> None:
     """The client may try again; those who are known still enter."""
     door.table.away = True

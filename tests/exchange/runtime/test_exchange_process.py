@@ -38,10 +38,10 @@ from bus.messages import (
     ReportedFill,
 )
 from bus.provision import await_journal
-from bus.registry import Bucket
+from bus.registry import Bucket, BucketUnavailable
 from bus.replica import checksum
 from bus.server import NatsServer
-from exchange.runtime import registration
+from exchange.runtime import process, registration
 from exchange.runtime.instruments import InstrumentsRefused
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
@@ -277,6 +277,38 @@ async def test_tokens_end(
         await caller.register("bob")
         await eventually(lambda: is_gone(over))
         assert await caller.positions(registered[2]) == []
+
+
+async def test_an_ended_token_leaves_the_store_though_not_at_once(
+    own_server: NatsServer,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    own_connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A store that takes nothing away for a while is asked again, and that is logged once."""
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 1)
+    monkeypatch.setattr(process, "_REMOVE_AGAIN_S", 0.01)
+    remove, failures = Bucket.remove, iter(range(3))
+
+    async def remove_in_the_end(bucket: Bucket[Any], key: str) -> None:
+        if next(failures, None) is not None:
+            raise BucketUnavailable("not now")
+        await remove(bucket, key)
+
+    monkeypatch.setattr(Bucket, "remove", remove_in_the_end)
+    sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
+    async with exchange(own_server, tmp_path) as caller:
+        await eventually(caller.sees_two_live_engines)
+        first, second = [(await caller.register("ann")).token for _ in range(2)]
+
+        async def is_gone() -> bool:
+            return await sessions.get(token_key(first)) is None
+
+        await eventually(is_gone)
+        assert await caller.positions(second) == []
+    assert sum("not now" in message for message in caplog.messages) == 1
 
 
 async def test_long_strings_are_refused_by_name(
