@@ -141,17 +141,15 @@ class Reports:
                 self.forget(published)
             else:  # reported from batches that the journal has lost: their numbers are given out again
                 self.forget_published()
-            owed = self._owed.copy()
-            if owed:
+            if self._owed:
                 message = self._next_message()
             else:
                 message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
                 await self._writer.publish(message)
-            except PrimaryReplaced:
-                self._owed = owed  # what of it the predecessor has stored is forgotten in the next round
+            except PrimaryReplaced:  # what of it the predecessor has stored is forgotten in the next round
                 continue
-            self._queued -= len(message.reports)
+            self._take_off(len(message.reports))
             return
 
     async def drained(self) -> None:
@@ -171,7 +169,7 @@ class Reports:
             pace = asyncio.create_task(asyncio.sleep(PACE_S))
             message = self._next_message()
             await self._writer.publish(message)
-            self._queued -= len(message.reports)
+            self._take_off(len(message.reports))
             order_log.reported(message.reports)
             order_trace.reported(message.reports)
             self._progressed.set()
@@ -180,21 +178,24 @@ class Reports:
             await pace
 
     def _next_message(self) -> Executions:
-        """Take what fits into one message off the queue, which is not empty."""
+        """What of the queue, which is not empty, fits into one message; it stays there until it is stored."""
         message = self._first_reports(MAX_REPORTS_PER_MESSAGE)
         if len(encode_executions(message)) > MAX_MESSAGE_BYTES:
             message = self._first_reports(SURE_REPORTS_PER_MESSAGE)
-        left = len(message.reports)
-        while left:
+        return message
+
+    def _take_off(self, count: int) -> None:
+        """The stream has the first `count` reports of the queue."""
+        self._queued -= count
+        while count:
             owed = self._owed[0]
-            taken = min(left, len(owed.reports) - owed.stored)
+            taken = min(count, len(owed.reports) - owed.stored)
             owed.stored += taken
-            left -= taken
+            count -= taken
             if owed.stored == len(owed.reports):
                 self._owed.popleft()
         if not self._owed:
             self._arrived.clear()
-        return message
 
     def _first_reports(self, most: int) -> Executions:
         """A message of the first `most` reports in the queue, those of one epoch."""

@@ -136,6 +136,37 @@ async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_no
     assert ids == [1, 2, 3]
 
 
+async def test_after_a_loss_a_faster_predecessor_takes_no_reports_away(engine: int) -> None:
+    """What it stored is of batches that the journal has lost: all that is owed goes out, and what follows."""
+    stored: list[messages.Executions] = []
+
+    class Writer:
+        """A stream whose newest message is of a lost batch, once more while we store."""
+
+        late = 2
+
+        async def start(self) -> tuple[int, int]:
+            return 20, 1
+
+        async def publish(self, message: messages.Executions) -> None:
+            if self.late:
+                self.late -= 1
+                raise PrimaryReplaced("EXECUTIONS", 1, 2, 1)
+            stored.append(message)
+
+    reports = Reports(engine, cast("ExecutionsWriter", Writer()), (20, 1))
+    reports.forget_published()
+    for number in (1, 2, 3):
+        reports.add(1, number, [accepted(number)])
+    await reports.take_over(2, 9)
+    running = asyncio.create_task(reports.run())
+    reports.add(2, 10, [accepted(4)])
+    await asyncio.wait_for(reports.drained(), 5)
+    running.cancel()
+    ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]
+    assert ids == [1, 2, 3, 4]
+
+
 def _reports(event: Accepted) -> tuple[messages.Report, ...]:
     return (messages.ReportedOrder(*msgspec.structs.astuple(event)),)
 
