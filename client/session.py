@@ -63,7 +63,7 @@ _MAX_SEARCH_S: Final = 0.2
 _FAILURES_BEFORE_REGISTRATION: Final = 2
 
 _LONG_LIFE_S: Final = 6.0
-"""A stream that lived longer was no refused one: an engine that cannot check a token says so after 5 s."""
+"""A stream that lived longer was not refused: an engine that cannot check a token says so after 5 s."""
 
 _SHORT_LIFE_S: Final = 1.5
 """A stream that lived longer had reached an engine: a connection is given up after 1 s."""

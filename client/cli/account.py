@@ -10,7 +10,7 @@ import msgspec
 
 from client import AuthenticationFailed, RequestInvalid
 from client.cli import settings as kept
-from client.cli.arguments import Parser, whole
+from client.cli.arguments import Parser, count
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
 from client.cli.failures import DONE, Misuse, some_of
@@ -25,7 +25,7 @@ _HIDDEN: Final = "(kept)"
 def _arrange_register(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="the client id; default: that of the context")
     parser.add_argument(
-        "--engine", metavar="N", type=whole, default=0, help="the home engine to ask for; default: any"
+        "--engine", metavar="N", type=count, default=0, help="the home engine to ask for; default: any"
     )
 
 

@@ -104,7 +104,7 @@ def symbol(text: str) -> str:
 
 def order_id(text: str) -> int:
     """The number of an order."""
-    number = _up_to(_MAX_ORDER_ID, text)
+    number = _up_to(text, _MAX_ORDER_ID)
     if not number:
         raise argparse.ArgumentTypeError(
             f"{text!r:.60} is no order id: `matchbus orders` shows them; an id of your own goes into "
@@ -142,24 +142,24 @@ def timeout(text: str) -> float:
         ) from None
 
 
-def whole(text: str) -> int:
+def count(text: str) -> int:
     """A whole number from 0 on: how many, or an engine."""
-    return _whole(_MAX_COUNT, text)
+    return _from_zero(text, _MAX_COUNT)
 
 
 def sequence(text: str) -> int:
     """The number of a fill, or 0."""
-    return _whole(_MAX_SEQUENCE, text)
+    return _from_zero(text, _MAX_SEQUENCE)
 
 
-def _whole(limit: int, text: str) -> int:
-    number = _up_to(limit, text)
+def _from_zero(text: str, limit: int) -> int:
+    number = _up_to(text, limit)
     if number is None:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no whole number from 0 to {limit}")
     return number
 
 
-def _up_to(limit: int, text: str) -> int | None:
+def _up_to(text: str, limit: int) -> int | None:
     """The whole number that is written there; None for another text, and above the limit."""
     # Python refuses to read numbers of thousands of digits, with a text about itself.
     if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > limit:

@@ -50,7 +50,7 @@ async def feed(options: Options, desk: Desk) -> int:
     """Follow the feed until interrupted."""
     settings = desk.settings
     async with desk.output.waiting("asking the exchange for the instrument"), exchange_asked():
-        instruments = await (await desk.venue()).instruments()
+        instruments = await desk.venue().instruments()
     check_traded(options.symbol, instruments)
     async with desk.output.waiting(f"connecting to {settings.nats}"):
         try:
