@@ -23,7 +23,6 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.peer import LIVE_NS
 from bus.snapshots import SnapshotStore
@@ -35,8 +34,8 @@ from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
-from simulation.journal_tools import PATIENCE_S, progress
-from simulation.nats_option import NATS_HELP, nats_url
+from simulation.journal_tools import progress
+from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url
 from simulation.operate import interruptible
 from simulation.option_types import positive
 
@@ -103,15 +102,12 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
     Raises NotJudged, JournalDamaged.
     """
     try:
-        async with asyncio.timeout(PATIENCE_S) as patience:
-            client = await connect(
-                url, name="simulation-audit", on_closed=lambda: None, on_error=lambda _: True
-            )
-            try:
-                return await _read(client, url, window_ms, patience)
-            finally:
-                await client.close()
-    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            connected(url, "simulation-audit") as client,
+        ):
+            return await _read(client, url, window_ms, patience)
+    except (NatsAway, TimeoutError, JournalClosed, nats.errors.Error) as error:
         raise NotJudged(f"no NATS server answers at {url}: start it, or name another by --nats") from error
 
 

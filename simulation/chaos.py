@@ -28,8 +28,9 @@ from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
 from simulation.checks import Check, uncrossed
-from simulation.cluster import Cluster, Storage
+from simulation.cluster import Cluster
 from simulation.cluster_errors import ClusterError
+from simulation.cluster_settings import Storage
 from simulation.faults import KILLS, NATS, Fault, Kind, Pace, schedule
 from simulation.injector import Injector, Strike
 from simulation.load import Acknowledgements, Loader, Middles

@@ -31,8 +31,9 @@ from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import DEFAULT_PASSWORD, add_size_options
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, Access, Cluster, Storage, Telemetry
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
+from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.handover import HandoverFailed
 from simulation.member import Member
 from simulation.nats_option import add_engine_options, nats_url
@@ -41,7 +42,6 @@ from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
 
 _log: Final = logging.getLogger(__name__)
 
@@ -364,20 +364,18 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
         telemetry=Telemetry(metrics=True),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            exchange=cluster.exchange.address,
-            nats=cluster.nats_url,
-            clients=options.clients,
-            duration_s=options.duration,
-            seed=options.seed,
-        )
-
     try:
         async with interruptible(), cluster:
             print_sheets(view, report.cluster_sheet(cluster))
+            plan = Plan(
+                exchange=cluster.exchange.address,
+                nats=cluster.nats_url,
+                clients=options.clients,
+                duration_s=options.duration,
+                seed=options.seed,
+            )
             async with _demo_page(cluster, view):
-                outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
+                outcome = await run_with_view(plan, view, headless=options.headless or options.json)
     except Stopped:
         view.print("Stopped.")
         return INTERRUPTED

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from bus.runner import MAX_PORT
+
 MAX_ENGINES: Final = 1_000
 """On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
 
-MAX_PORT: Final = 65_535
 MAX_MINUTES: Final = 1_440
 """A day, as the longest scenario."""
 
@@ -31,7 +32,7 @@ MAX_FREQUENCY: Final = 1_000
 """The bounds of a scenario: `duration_s`, the `count` of a group, the `rate` of its arrivals."""
 
 MAX_PER_MINUTE: Final = 600
-"""Faults of a class. What strikes more often finds nothing that has come back."""
+"""Faults of a class. At a faster pace nothing would have recovered before the next fault."""
 
 
 class OptionRefused(argparse.ArgumentTypeError):

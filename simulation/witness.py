@@ -22,6 +22,7 @@ LEG_DEADLINE_NS: Final = 5_000_000_000
 """How long a leg may be in doubt once every engine is up."""
 
 _ENGINE_BITS: Final = 48
+"""Below these bits an order id is its engine's own; not the engine's constant, as the witness trusts none."""
 
 Levels = list[tuple[int, int, int]]
 """(price, quantity, order count), the best first."""
@@ -91,7 +92,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> list[Check]:
-    """Everything that must hold (design.md section 8), each with what is wrong."""
+    """Everything that must hold, each with what is wrong."""
     journals = Check("journals are whole; no record of a replaced epoch")
     engines = {
         number: _replay(number, records, journals) for number, records in sorted(evidence.journals.items())
