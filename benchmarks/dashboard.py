@@ -4,8 +4,8 @@
 
 Two clients send limit orders in batches over OrderEntry, one to each engine, as fast as was asked for (`inf`:
 as they can). With a Chromium and Playwright (`make browser` installs it) the page is open every other turn.
-Shares of a core are those of whole processes; what of the exchange's is for publishing is measured apart, as
-`views.py` does. All of it shares this machine, the browser's software rendering too.
+Shares of a core are those of whole processes; how much of the exchange's goes into publishing is measured
+apart, as in `views.py`. All of it shares this machine, the browser's software rendering too.
 """
 
 import argparse

@@ -38,7 +38,7 @@ BATCH: Final = 100
 LONG_BATCH: Final = 500
 """Messages of a history's load between two marks."""
 LIVE: Final = 2_000
-"""Orders after which one is cancelled that came before."""
+"""An order is cancelled once so many have come after it."""
 
 
 class Sizes(msgspec.Struct, frozen=True):

@@ -145,7 +145,7 @@ def bytecodes(function: Callable[[], object]) -> int:
         return trace
 
     before, collects = sys.gettrace(), gc.isenabled()
-    gc.disable()  # whoever asked to be called at a collection would be counted
+    gc.disable()  # callbacks of a collection would be counted
     sys.settrace(trace)
     try:
         function()

@@ -45,7 +45,7 @@ NOT_JUDGED: Final = 2
 
 WINDOW_MS: Final = LIVE_NS // 1_000_000
 """The newest heartbeat of a peer that counts as live is no older than this, and what was published before it
-came before it. So of a live peer nothing is unknown that was published longer ago."""
+came before it. So all that a live peer published longer ago is known."""
 
 _NS_PER_MS: Final = 1_000_000
 _SETTLE_S: Final = 0.25
@@ -58,7 +58,7 @@ class NotJudged(Exception):
 def add_parser(commands: Any) -> None:
     """Add `audit` to the sub-commands of `simulation`."""
     what = (
-        "replay the journals of a running market and tell of each decision that traded at a worse price than"
+        "replay the journals of a running market and report each decision that traded at a worse price than"
         " another engine showed: bugs, and views that were too old; exit code 0 no bug, 1 a bug or a damaged"
         " journal, 2 nothing to judge"
     )
@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
         metavar="MS",
         type=positive,
         default=WINDOW_MS,
-        help="how long a quote must have stood before it is missed (default %(default)s)",
+        help="how long a quote must have stood to count as missed (default %(default)s)",
     )
     judge.add_argument("--json", action="store_true", help="JSON instead of a table")
 
@@ -194,7 +194,7 @@ def _commands(record: Record, sequence: int) -> tuple[Command, ...]:
 
 
 def document(market: Mapping[int, Audit], window_ms: int) -> dict[str, Any]:
-    """What came of it, as JSON has it."""
+    """The outcome as JSON."""
     bugs, old_views = _examples(market)
     return {
         "window_ms": window_ms,

@@ -186,7 +186,7 @@ def parse_trades(rows: Iterable[dict[str, str]]) -> list[TimedTrade]:
 def translate(events: Sequence[OrderEvent], trades: Sequence[TimedTrade]) -> Translation:
     """The instructions that make a venue repeat the capture, in file order.
 
-    Needs the whole capture, because what an order is shows only in what became of it.
+    Needs the whole capture, because only what became of an order shows what it is.
     """
     histories: defaultdict[str, list[OrderEvent]] = defaultdict(list)
     for event in events:

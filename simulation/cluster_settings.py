@@ -1,4 +1,4 @@
-"""What a market on this machine may be told beside its size: what it keeps, what it tells, who comes in.
+"""What a market on this machine may be told besides its size: what it keeps, what it reports, who comes in.
 
 Here: these settings, and as which options they reach its processes. Not here: the processes
 (`simulation/cluster.py`).
@@ -35,7 +35,7 @@ class Storage:
     """How large each journal may become; None leaves that to the exchange."""
 
     executions_gib: int | None = None
-    """Likewise all execution reports."""
+    """Likewise for all execution reports together."""
 
     @property
     def exchange_options(self) -> list[str]:
@@ -53,18 +53,18 @@ class Telemetry:
     """What the processes tell about themselves, and where."""
 
     log_dir: Path | None = None
-    """Where they write one file a component, if anywhere."""
+    """Where each component writes a log file, if anywhere."""
 
     log_format: LogForm = "text"
     log_level: LogLevel = "info"
     metrics: bool = False
-    """Whether each serves its own, on loopback; `TARGETS_FILE` tells Prometheus where."""
+    """Whether each process serves its metrics, on loopback; `TARGETS_FILE` tells Prometheus where."""
 
     trace: str = ""
     """The OTLP/HTTP endpoint that engines send traces of orders to; empty for none."""
 
     trace_ratio: float = 1.0
-    """Of what share of orders."""
+    """The share of orders that are traced."""
 
     @property
     def log_options(self) -> list[str]:
@@ -86,7 +86,7 @@ class Access:
     """The certificate that exchange and engines show, and whether they demand one; None for no TLS."""
 
     orders_per_second: int = 0
-    """What an engine takes of each client; 0 for any number."""
+    """How many an engine takes from each client; 0 for any number."""
 
     @property
     def options(self) -> list[str]:
@@ -95,11 +95,11 @@ class Access:
 
     @property
     def engine_options(self) -> list[str]:
-        """What engines are told beside."""
+        """What engines are told besides."""
         return ["--orders-per-second", str(self.orders_per_second)] if self.orders_per_second else []
 
     def check(self) -> None:
-        """Raise `ClientsDiffer` where we, who are told by the environment, could not call the market."""
+        """Raise `ClientsDiffer` if this process, which goes by the environment, could not call the market."""
         try:
             speaks_tls = tls.client_credentials() is not None
         except tls.TlsRefused as error:

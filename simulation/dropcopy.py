@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
 
 
 class Lines:
-    """Says reports in lines for people, with prices and quantities as their symbols have them.
+    """Puts reports into lines for people, with prices and quantities as their symbols have them.
 
     `find` gives an instrument, None where there is none: then a line says ticks and lots.
     """
@@ -71,7 +71,7 @@ class Lines:
         return f"E{message.engine}  {report.client}  {said}"
 
     def _symbol(self, report: Report) -> str:
-        """The symbol of a report, empty when it came too late to know; and whether its order is open."""
+        """The symbol of a report, empty where its order is unknown; open orders are remembered."""
         match report:
             case ReportedOrder():
                 self._symbols[report.order_id] = report.symbol

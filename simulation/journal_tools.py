@@ -2,7 +2,7 @@
 
 verify   reads all of it and checks what every reader checks: format, checksum, chain, numbers, epochs
 dump     prints its batches
-digest   replays it, and prints where it leads
+digest   replays it and prints batch number, epoch and digest of the state at its end
 
 Of a journal that was trimmed `verify` and `dump` read what is left, and `digest` begins at a snapshot.
 
@@ -194,7 +194,7 @@ def _commands(findings: Findings, record: Record) -> tuple[Command, ...]:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show on the terminal how far the reading is, once it takes more than a second.
 
-    The body tells how many records it has read; of a `total` that is 0 nothing is known.
+    The body tells how many records it has read; a `total` of 0 is unknown.
     """
     columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)

@@ -110,9 +110,15 @@ def _add_up(commands: Any) -> None:
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
     add_size_options(up)
-    up.add_argument("--data", type=folder, help="where everything is kept; without it, gone when stopped")
+    up.add_argument(
+        "--data", type=folder, help="where everything is kept; without it, all is gone when stopped"
+    )
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
-    up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
+    up.add_argument(
+        "--durability",
+        choices=("journal", "none"),
+        help="default: that of the data directory, at first journal",
+    )
     up.add_argument(
         "--password",
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
@@ -127,7 +133,11 @@ def _add_up(commands: Any) -> None:
     )
     add_trace_options(up)
     add_log_options(up)
-    up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
+    up.add_argument(
+        "--ready-file",
+        type=Path,
+        help="where to write addresses and process ids as JSON, once all are ready",
+    )
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
 
 
@@ -151,13 +161,13 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--engines", type=engines, default=2, help="how many (default 2)")
     demo.add_argument("--clients", type=positive, default=10, help="how many (default 10)")
     demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine (default 0)")
-    demo.add_argument("--seed", type=int, default=1, help="of what the clients want (default 1)")
+    demo.add_argument("--seed", type=int, default=1, help="of what the clients do (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
     _add_dashboard_port(demo)
 
 
 def _add_handover(commands: Any) -> None:
-    hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
+    hand = commands.add_parser("handover", help="let the standby of an engine take over, without a crash")
     add_engine_options(hand, instead_of="a sentence")
 
 
@@ -411,7 +421,7 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunO
         for view in viewing:
             view.cancel()
         for ended in await asyncio.gather(*viewing, return_exceptions=True):
-            if isinstance(ended, OSError):  # no room for what it shows: where it stands tells nothing more
+            if isinstance(ended, OSError):  # no room for what it shows: a traceback tells nothing more
                 _log.error("the view failed, the run went on: %s", ended.strerror)
             elif isinstance(ended, Exception):
                 _log.error("the view failed, the run went on", exc_info=ended)

@@ -1,8 +1,9 @@
 """What the numbers and paths on a command line may be: types for argparse, which says what they refuse.
 
 Each refuses by value and limit, and argparse adds the option. NaN compares with nothing, so every check says
-what must hold. A limit stands where a larger number would never end: 1e300 less 1 is 1e300. Whether a place
-can be written is tried, because permissions do not tell all, and the trial leaves nothing behind.
+what must hold. There is a limit where a run with a larger number would never end: 1e300 less 1 is 1e300.
+Whether a place can be written is found out by writing, because permissions do not tell all; nothing is left
+behind.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def folder(text: str) -> Path:
     """A directory that can be written, or could once it is made with those above it."""
     path = Path(text)
     try:
-        if not text:  # to `Path` that is the working directory, and whoever left it empty meant another
+        if not text:  # to `Path` that is the working directory, which an empty option does not mean
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         _try_to_write(next(one for one in (path, *path.parents) if os.path.lexists(one)))
     except OSError as error:

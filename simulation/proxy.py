@@ -1,4 +1,4 @@
-"""A TCP proxy between a process and nats-server: a network that fails on a machine that has none.
+"""A TCP proxy between a process and nats-server: it gives one machine a network that can fail.
 
 Here: carrying bytes of one process, and every way in which that can fail. Not here: when it fails
 (`simulation/faults.py`). What fails is what TCP would show: bytes on their way through a hole are late, never
@@ -69,7 +69,7 @@ class Proxy:
         self._tell()
 
     def degrade(self, *, to_server: Condition, to_process: Condition) -> None:
-        """From now on the two directions are so."""
+        """Set how the two directions are from now on."""
         self.to_server = to_server
         self.to_process = to_process
         self._tell()

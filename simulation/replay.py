@@ -57,7 +57,7 @@ REQUIREMENT: Final = "ob-analytics==0.1.0"
 WHEEL: Final = "ob_analytics-0.1.0-py3-none-any.whl"
 
 BATCH: Final = 200
-"""Commands a message, at most."""
+"""Commands in a message, at most."""
 
 IN_FLIGHT: Final = 8
 """Messages under way where one engine takes all."""
@@ -130,10 +130,10 @@ def fetch(cache: Path) -> Path:
 
 
 async def left_behind(work: Callable[[], T]) -> T:
-    """What the work gives, done in a thread for which nobody waits once this is cancelled.
+    """The result of work done in a thread that nobody waits for once this is cancelled.
 
-    For those of `asyncio.to_thread` the end of a program waits, cancelled or not: to read the capture takes
-    seconds, and to fetch it minutes.
+    At its end a program waits for the threads of `asyncio.to_thread`, cancelled or not; reading the capture
+    takes seconds, and fetching it minutes.
     """
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 

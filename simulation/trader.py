@@ -47,7 +47,7 @@ class Trader:
     failures: int = 0
     steps: int = 0
     wanted_steps: int = 0
-    """So many its arrivals asked for, by those that there was time for."""
+    """How many its arrivals asked for, reckoned from those that there was time for."""
 
     refusals: Counter[str] = field(default_factory=Counter)
     _started: float = 0.0

@@ -22,7 +22,7 @@ LEG_DEADLINE_NS: Final = 5_000_000_000
 """How long a leg may be in doubt once every engine is up."""
 
 _ENGINE_BITS: Final = 48
-"""Below these bits an order id is its engine's own; not the engine's constant, as the witness trusts none."""
+"""Above these bits of an order id stands its engine. The engine's own constant is on purpose not used."""
 
 Levels = list[tuple[int, int, int]]
 """(price, quantity, order count), the best first."""
@@ -221,7 +221,7 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
 def _in_given_order(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Check:
     """Commands of one client reach the journal in the order in which they were given, waited for or not.
 
-    So the client library promises, over reconnects too, for what it did not give up in between.
+    The client library promises this, over reconnects too, for what it did not give up in between.
     """
     check = Check("a client's commands stand in the order they were given")
     for log in evidence.clients.values():
@@ -264,7 +264,7 @@ def _told_fills(evidence: Evidence) -> Check:
 
 
 def _no_errors(evidence: Evidence) -> Check:
-    """Faults make a client wait, or give up at its deadline; nothing else is to be seen of them."""
+    """Faults make a client wait, or give up at its deadline; it sees nothing else of them."""
     check = Check("clients hear nothing worse than to wait")
     for log in evidence.clients.values():
         check.checked += len(log.commands)

@@ -32,7 +32,7 @@ def _arrange_register(parser: Parser) -> None:
 async def register(options: Options, desk: Desk) -> int:
     """Register a client and keep it as the context in use.
 
-    The context is named as the client unless --context says otherwise. A client that is known here keeps its
+    The context has the client's name unless --context says otherwise. A client that is known here keeps its
     secret; a new one gets a random one, which is kept before the exchange hears of it: nobody else has it.
     """
     file = kept.contexts_file(os.environ)

@@ -75,7 +75,7 @@ def add_common(parser: Parser) -> None:
     group.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
     group.add_argument("--client-id", metavar="NAME", help="who trades")
     group.add_argument(
-        "--secret", metavar="S", help="the client's own; others may see it here: MATCHBUS_SECRET"
+        "--secret", metavar="S", help="the client's own; others see it here, but not in MATCHBUS_SECRET"
     )
     group.add_argument("--password", metavar="P", help='the exchange\'s; default "password"')
     group.add_argument(
@@ -160,7 +160,7 @@ def _from_zero(text: str, limit: int) -> int:
 
 
 def _up_to(text: str, limit: int) -> int | None:
-    """The whole number that is written there; None for another text, and above the limit."""
+    """The whole number that the text is; None for any other text, and above the limit."""
     # Python refuses to read numbers of thousands of digits, with a text about itself.
     if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > limit:
         return None

@@ -88,7 +88,7 @@ class Desk:
         return self._venue
 
     async def tell_away(self, error: Unavailable | ExchangeAway) -> None:
-        """Say that what was to go on has no answer now, and is asked for again."""
+        """Say that what was to go on has no answer now and is tried again."""
         if time.monotonic() - self._told_away_s >= TELL_S:
             self._told_away_s = time.monotonic()
             self.output.failure(Failure((await self.explain(error)).text, "it is tried again, until Ctrl-C"))

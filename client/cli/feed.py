@@ -91,7 +91,7 @@ async def _follow(nc: Nats, tape: "Tape") -> None:
 class Tape:
     """Prints one symbol's messages of every engine, and says when a book has to be asked for.
 
-    Snapshots come every 1.5 s while a book changes: with `repeats` those are printed too that change nothing.
+    Snapshots come every 1.5 s while a book changes: with `repeats` those that change nothing are printed too.
     """
 
     def __init__(self, instrument: Instrument, output: Output, *, repeats: bool = False) -> None:

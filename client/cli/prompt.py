@@ -74,7 +74,7 @@ async def trade(options: Options, desk: Desk) -> int:
 async def execute(line: str | None, desk: Desk, where: str = "") -> int:
     """Do what one line says and tell what went wrong; its exit code. None is a line too long to be read.
 
-    Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing behind it is to be done.
+    Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing after it is to be done.
     """
     try:
         command, options = read(line)

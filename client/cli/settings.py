@@ -132,8 +132,8 @@ def load(file: Path) -> Contexts:
 def changing(file: Path) -> Iterator[Contexts]:
     """What is kept, for the body to change; kept again at its end, unless it raises.
 
-    Nobody else changes it meanwhile: the body must not wait for anything. Raises `SettingsError`, and before
-    the body where nothing could be kept.
+    Nobody else changes it meanwhile: the body must not wait for anything. Raises `SettingsError`, before the
+    body runs where nothing could be kept.
     """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
