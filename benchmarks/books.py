@@ -26,7 +26,7 @@ from rich.console import Console
 from benchmarks.book_worker import CANCEL, FIRST_ID, LIMIT, MARKET, OURS, PEERS, Operation
 from benchmarks.core import MARKET as MARKET_TYPE
 from benchmarks.core import Flow
-from benchmarks.figures import Figure, alone, missing, paired
+from benchmarks.figures import Figure, alone, missing, named, paired
 from benchmarks.report import console
 from benchmarks.standalone import standalone
 from engine.commands import CancelOrder, Command, NewOrder
@@ -208,14 +208,14 @@ def measure(sizes: Sizes, output: Console) -> list[Figure]:
 
 def measure_flow(sizes: Sizes, symbols: int, file: Path, output: Console) -> list[Figure]:
     """Compare trades, then let the books that make ours take turns."""
-    named = f"{symbols} symbol" + ("s" if symbols > 1 else "")
+    flow_name = named(symbols, "symbol")
     figures: list[Figure] = []
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         reference: dict[str, Any] = {}
         flow = json.loads(file.read_text(encoding="utf-8"))
         for book in ("engine", "book", "least", *sizes.peers):
-            with output.status(f"{book}, {named}: comparing trades"):
+            with output.status(f"{book}, {flow_name}: comparing trades"):
                 try:
                     worker = stack.enter_context(Worker(book, file))
                     made = worker.ask("compare", seconds=WHOLE_S if book in OURS else sizes.seconds)
@@ -227,14 +227,14 @@ def measure_flow(sizes: Sizes, symbols: int, file: Path, output: Console) -> lis
                 except Refused as refusal:
                     if book in OURS:
                         raise
-                    figures.append(missing(PART, f"{book}, {named}", "operations/s", str(refusal)))
+                    figures.append(missing(PART, f"{book}, {flow_name}", "operations/s", str(refusal)))
                 else:
                     workers[book] = worker
         turns: dict[str, list[float]] = {book: [] for book in workers}
         times: dict[str, dict[str, list[float]]] = {book: {} for book in workers}
         for turn in range(sizes.pairs):
             for book, worker in workers.items():
-                with output.status(f"{book}, {named}: turn {turn + 1} of {sizes.pairs}"):
+                with output.status(f"{book}, {flow_name}: turn {turn + 1} of {sizes.pairs}"):
                     turns[book].append(worker.ask("rate", seconds=sizes.seconds)["per_second"])
                     answer = worker.ask("latency", seconds=sizes.seconds)
                     for name in ("p50", "p99", "p999"):
@@ -243,7 +243,7 @@ def measure_flow(sizes: Sizes, symbols: int, file: Path, output: Console) -> lis
         if book == "book":
             continue
         note = "" if book in OURS else f"{worker.hello['version']}, trades {worker.hello['delivers']}"
-        label = f"our books, {named}"
+        label = f"our books, {flow_name}"
         figures.append(paired(PART, label, "operations/s", turns["book"], book, turns[book], note=note))
         for name, share in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9")):
             figures.append(

@@ -1,4 +1,4 @@
-"""Many clients: what following fills costs, what clients cost that do nothing, and memory.
+"""Many clients: what following fills costs, what idle clients cost, and memory.
 
     python benchmarks/clients.py [--followers N] [--idle N] [--pairs N] [--json FILE]
 

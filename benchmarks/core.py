@@ -12,20 +12,17 @@ what else the machine does is not counted.
     python benchmarks/core.py [--operations N] [--runs N] [--seed N] [--json FILE]
 """
 
-import argparse
 import contextlib
 import gc
 import random
-import sys
 import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import Figure, paired
-from benchmarks.report import console, show, write_json
+from benchmarks.figures import Figure, named, paired
+from benchmarks.standalone import standalone
 from engine.book import ANY_PRICE, Book
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder
 from engine.events import Accepted, Cancelled, Event, Fill
@@ -347,10 +344,9 @@ def measure(seed: int, symbols: int, operations: int, runs: int) -> list[Figure]
         for layer, seconds in zip(rates, (least_seconds, book_seconds, engine_seconds), strict=True):
             rates[layer].append(operations / seconds)
         check_equal(least, books, state)
-    named = f"{symbols} symbol" + ("s" if symbols > 1 else "")
     return [
         paired(
-            *(PART, f"{layer}, {named}", "operations/s", made, "least", rates["least"]),
+            *(PART, f"{layer}, {named(symbols, 'symbol')}", "operations/s", made, "least", rates["least"]),
             note=f"{live_orders:,} orders live at the end" if layer == "least" else "",
         )
         for layer, made in rates.items()
@@ -377,21 +373,5 @@ def run(sizes: Sizes) -> list[Figure]:
     ]
 
 
-def main() -> None:
-    """Measure with 1 and with 100 symbols and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--operations", type=int, default=Sizes().operations)
-    parser.add_argument("--runs", type=int, default=Sizes().runs)
-    parser.add_argument("--seed", type=int, default=Sizes().seed)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    arguments = parser.parse_args()
-    figures = run(Sizes(arguments.operations, arguments.runs, arguments.seed))
-    title = f"{PART}, {arguments.runs} runs of {arguments.operations:,} operations, events made"
-    show(title, figures, console())
-    write_json(arguments.json, " ".join(sys.argv), figures)
-
-
 if __name__ == "__main__":
-    main()
+    standalone(PART, __doc__, Sizes(), run, operations="", runs="", seed="")

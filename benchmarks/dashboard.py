@@ -4,8 +4,8 @@
 
 Two clients send limit orders in batches over OrderEntry, one to each engine, as fast as was asked for (`inf`:
 as they can). With a Chromium and Playwright (`make browser` installs it) the page is open every other turn.
-Shares of a core are those of whole processes; what of the exchange's is for publishing is measured apart, as
-`views.py` does. All of it shares this machine, the browser's software rendering too.
+Shares of a core are those of whole processes; how much of the exchange's goes into publishing is measured
+apart, as in `views.py`. All of it shares this machine, the browser's software rendering too.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -28,6 +27,7 @@ import uvloop
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
+from benchmarks.processes import cpu_seconds
 from benchmarks.views import publishing
 from simulation.cluster import Cluster
 
@@ -59,12 +59,6 @@ FRAMES: Final = """seconds => new Promise(resolve => {
     };
     requestAnimationFrame(count);
 })"""
-
-
-def processor_s(pid: int) -> float:
-    """Processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -197,13 +191,13 @@ async def turn(cluster: Cluster, trading: list[Trading], seconds: float, *, with
         await asyncio.sleep(SETTLING_S)
         pids = {member.name: member.pid for member in cluster.members}
         answered = sum(client.answered for client in trading)
-        before = {name: processor_s(pid) for name, pid in pids.items()}
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         work = {} if session is None else await spent_s(session)
         begun = time.perf_counter()
         await asyncio.sleep(seconds)
         elapsed = time.perf_counter() - begun
         rate = (sum(client.answered for client in trading) - answered) / elapsed
-        shares = {name: (processor_s(pid) - before[name]) / elapsed for name, pid in pids.items()}
+        shares = {name: (cpu_seconds(pid) - before[name]) / elapsed for name, pid in pids.items()}
         if page is None:
             return Turn(rate, shares, None)
         done = await spent_s(session)

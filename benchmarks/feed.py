@@ -2,7 +2,7 @@
 
     python benchmarks/feed.py [--pairs N] [--seconds N] [--rates N N] [--deltas N] [--json FILE]
 
-Commit is the moment at which nats-server's acknowledgement of the journal's append passes by: whoever follows
+Commit is the moment at which nats-server's acknowledgement of the journal's append passes by: a subscriber to
 `_INBOX.>` sees it when the engine does. The reader, a process of its own, notes it and when its copy of the
 book has the batch's delta. Beside it stands a message of that size which goes through NATS and does nothing.
 """

@@ -99,6 +99,11 @@ def percentile(ascending: Sequence[float], share: float) -> float:
     return ascending[max(0, place - 1)]
 
 
+def named(count: int, what: str) -> str:
+    """`1 engine`, `1,000 engines`."""
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
+
+
 def spread(values: Sequence[float]) -> float:
     """How far the value farthest from the median is from it, as a share of the median."""
     middle = median(values)

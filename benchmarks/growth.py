@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.child import in_child
-from benchmarks.figures import Figure, alone, paired, percentile
+from benchmarks.figures import Figure, alone, named, paired, percentile
 from benchmarks.order_entry import batched, stream
 from benchmarks.peers import Peer, orders, venue
 from benchmarks.processes import cpu_seconds, resident_bytes
@@ -38,7 +38,7 @@ BATCH: Final = 100
 LONG_BATCH: Final = 500
 """Messages of a history's load between two marks."""
 LIVE: Final = 2_000
-"""Orders after which one is cancelled that came before."""
+"""An order is cancelled once so many have come after it."""
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -87,11 +87,6 @@ def beside_echo(name: str, ours: Sequence[Cost], bare: Sequence[Cost]) -> list[F
             lower_is_better=True,
         ),
     ]
-
-
-def named(count: int, what: str) -> str:
-    """`1 engine`, `1,000 engines`."""
-    return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 # ---------------------------------------------------------------- engines

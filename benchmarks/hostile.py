@@ -1,4 +1,4 @@
-"""Flows that a book is bad at if it can be: what an operation takes in them, beside the usual flow.
+"""Flows at which a book may turn out bad: what an operation takes in them, beside the usual flow.
 
     one long queue    100,000 orders at one price; half are cancelled, then takers eat the holed queue
     thin levels       10,000 levels of one order each: the best is taken, any is cancelled, new ones come

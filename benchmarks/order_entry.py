@@ -16,7 +16,7 @@ import uvloop
 from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
-from benchmarks.figures import Figure, alone, paired
+from benchmarks.figures import Figure, alone, named, paired
 from benchmarks.peers import SYMBOL, Peer, Venue, orders, venue
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import console
@@ -93,13 +93,11 @@ async def measure(sizes: Sizes, output: Console) -> list[Figure]:
         for clients in sizes.clients:
             engine = [await market.client() for _ in range(clients)]
             echo = [market.echo() for _ in range(clients)]
-            named = f"{clients} client" + ("s" if clients > 1 else "")
+            name = named(clients, "client")
             for size in sizes.batches:
-                with output.status(f"OrderEntry, {named}, batches of {size}"):
+                with output.status(f"OrderEntry, {name}, batches of {size}"):
                     number = max(size * 20, min(sizes.orders, size * 600))
-                    figures += await compare(
-                        engine, echo, number, size, sizes.pairs, f"{named}, batch {size}"
-                    )
+                    figures += await compare(engine, echo, number, size, sizes.pairs, f"{name}, batch {size}")
         for tasks in sizes.tasks:
             with output.status(f"client library, {tasks} tasks"):
                 figures.append(await library(market, tasks, sizes))

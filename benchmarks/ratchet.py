@@ -52,7 +52,7 @@ class KeptRatios(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NothingKept(Exception):
-    """There is no file of kept ratios, or it is of another form."""
+    """There is no file of kept ratios, or it has another form."""
 
 
 # ---------------------------------------------------------------- judging, pure

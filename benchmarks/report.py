@@ -44,7 +44,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     libraries: dict[str, str]
     commit: str
     dirty: bool
-    """Whether files that git follows were changed since that commit."""
+    """Whether files that git tracks were changed since that commit."""
     load: float
 
 

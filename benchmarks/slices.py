@@ -19,7 +19,7 @@ from typing import Any, Final
 from benchmarks import core, hostile, pipeline
 from benchmarks.core import BookLayer, LeastLayer
 from benchmarks.feed import made_deltas
-from benchmarks.figures import Figure, paired
+from benchmarks.figures import Figure, named, paired
 from benchmarks.peers import SYMBOL
 from bus.messages import BookDelta, decode_feed, encode
 from bus.replica import BookReplica, Outcome
@@ -80,13 +80,11 @@ def started(opening: Sequence[Command], batches: Batches) -> dict[str, Iterator[
 
 def in_turns(programs: dict[str, Iterator[float]]) -> dict[str, list[float]]:
     """Let each do a slice, again and again; seconds of each slice."""
-    gc.collect()
-    gc.freeze()
     taken: dict[str, list[float]] = {name: [] for name in programs}
-    for seconds in zip(*programs.values(), strict=True):
-        for name, one in zip(programs, seconds, strict=True):
-            taken[name].append(one)
-    gc.unfreeze()
+    with core.collected():
+        for seconds in zip(*programs.values(), strict=True):
+            for name, one in zip(programs, seconds, strict=True):
+                taken[name].append(one)
     return taken
 
 
@@ -105,7 +103,7 @@ def flows(operations: int) -> dict[str, hostile.Made]:
     for symbols in (1, 100):
         flow = core.Flow(1, symbols)
         commands = flow.commands(operations)
-        made[f"{symbols} symbols" if symbols > 1 else "1 symbol"] = hostile.Made(flow.opening, commands)
+        made[named(symbols, "symbol")] = hostile.Made(flow.opening, commands)
     sizes = hostile.Sizes(size=20_000, operations=operations)
     for name, make in hostile.FLOWS.items():
         if make is not hostile.long_queue:
@@ -147,7 +145,7 @@ def bytecodes(function: Callable[[], object]) -> int:
         return trace
 
     before, collects = sys.gettrace(), gc.isenabled()
-    gc.disable()  # whoever asked to be called at a collection would be counted
+    gc.disable()  # callbacks of a collection would be counted
     sys.settrace(trace)
     try:
         function()
@@ -188,9 +186,7 @@ def deltas(count: int) -> list[Figure]:
 
 def way(orders: int) -> list[Figure]:
     """The way of an order from bytes to bytes beside the echo's, and its steps."""
-    gc.collect()
-    gc.freeze()
-    noted = list(pipeline.messages(orders))
-    gc.unfreeze()
+    with core.collected():
+        noted = list(pipeline.messages(orders))
     taken = {step: [one[step] for one in noted] for step in (pipeline.WHOLE, *pipeline.STEPS, pipeline.ECHO)}
     return compared(pipeline.PART, "an order", "CPU µs an order", taken, pipeline.ECHO)

@@ -1,4 +1,4 @@
-"""One benchmark as a program of its own: `python -m benchmarks.routing --orders 100 --json FILE`."""
+"""One benchmark as a program of its own: `python benchmarks/routing.py --orders 100 --json FILE`."""
 
 import argparse
 import sys

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Final, NamedTuple
 
 from rich.console import Console
@@ -70,29 +71,32 @@ class Part(NamedTuple):
     long: Measure | None = None
 
 
+def _part(module: ModuleType) -> Part:
+    """What a module measures, in the sizes that it has."""
+    quick, long = (
+        partial(module.run, getattr(module, size)) if hasattr(module, size) else None
+        for size in ("QUICK", "LONG")
+    )
+    return Part(partial(module.run, module.Sizes()), quick, long)
+
+
 PARTS: Final[dict[str, Part]] = {
-    "core": Part(partial(core.run, core.Sizes()), partial(core.run, core.QUICK)),
-    "pipeline": Part(partial(pipeline.run, pipeline.Sizes()), partial(pipeline.run, pipeline.QUICK)),
-    "books": Part(partial(books.run, books.Sizes()), partial(books.run, books.QUICK)),
-    "hostile": Part(partial(hostile.run, hostile.Sizes()), partial(hostile.run, hostile.QUICK)),
-    "book_structures": Part(
-        partial(book_structures.run, book_structures.Sizes()),
-        partial(book_structures.run, book_structures.QUICK),
-    ),
-    "order_entry": Part(
-        partial(order_entry.run, order_entry.Sizes()), partial(order_entry.run, order_entry.QUICK)
-    ),
-    "unary": Part(partial(unary.run, unary.Sizes()), partial(unary.run, unary.QUICK)),
-    "feed": Part(partial(feed.run, feed.Sizes()), partial(feed.run, feed.QUICK)),
-    "routing": Part(partial(routing.run, routing.Sizes()), partial(routing.run, routing.QUICK)),
-    "clients": Part(partial(clients.run, clients.Sizes()), partial(clients.run, clients.QUICK)),
-    "growth": Part(
-        partial(growth.run, growth.Sizes()),
-        partial(growth.run, growth.QUICK),
-        partial(growth.run, growth.LONG),
-    ),
-    "recovery": Part(partial(recovery.run, recovery.Sizes()), partial(recovery.run, recovery.QUICK)),
-    "take_over": Part(partial(take_over.run, take_over.Sizes())),
+    module.__name__.rpartition(".")[2]: _part(module)
+    for module in (
+        core,
+        pipeline,
+        books,
+        hostile,
+        book_structures,
+        order_entry,
+        unary,
+        feed,
+        routing,
+        clients,
+        growth,
+        recovery,
+        take_over,
+    )
 }
 
 

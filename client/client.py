@@ -78,7 +78,7 @@ class Client:
     ) -> Self:
         """A client that connects when entered with `async with` (or by `open`).
 
-        `exchange` is the exchange's "host:port" (an IPv6 host in brackets; `ValueError` for what is none),
+        `exchange` is the exchange's "host:port" (an IPv6 host in brackets; `ValueError` for anything else),
         `password` the exchange's, `secret` this client's own, bound at its first registration.
         `preferred_engine` counts at the first registration only, 0 lets the exchange choose. Each call has
         `deadline_s` seconds for all its attempts. With `credentials`, or MATCHBUS_TLS_CA in the environment
@@ -90,7 +90,7 @@ class Client:
         return cls(Session(exchange, request, deadline_s=deadline_s, credentials=credentials))
 
     async def open(self) -> Self:
-        """Register; nothing when that was done. A closed client raises `ClientClosed`: make a new one.
+        """Register, unless that was done before. A closed client raises `ClientClosed`: make a new one.
 
         Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline.
 
@@ -147,7 +147,7 @@ class Client:
         return Venue(self._session)
 
     def new_client_order_id(self) -> str:
-        """An id that no order has yet, of this run or of another: what `submit` takes where none is given."""
+        """An id that no order has yet, in this run or another: what `submit` takes where none is given."""
         return f"{self._id_prefix}-{next(self._id_counter)}"
 
     async def submit(
@@ -172,11 +172,11 @@ class Client:
         `client_order_id` of your own (1 to 36 printable ASCII characters) a later run can repeat the
         command safely: the same id and content gives the first answer, marked `duplicate`.
 
-        A refused order is returned, see `OrderResult`. With status PENDING a part is out on another engine
-        and the rest of the story comes by `fills`. Raises `ValueError` for a price or quantity off the
-        tick or lot, `TypeError` for a float, `UnknownSymbol`, and `Unavailable` at the deadline, when the
-        order may be live. Cancelling the task that awaits this takes back an order that has not left yet;
-        one that has left lives on: `order` tells by its `client_order_id`.
+        A refused order is returned, see `OrderResult`. With status PENDING a part is out on another engine,
+        and what becomes of it comes by `fills`. Raises `ValueError` for a price or quantity off the tick or
+        lot, `TypeError` for a float, `UnknownSymbol`, and `Unavailable` at the deadline, when the order may
+        be live. Cancelling the task that awaits this takes back an order that has not left yet; one that has
+        left lives on: `order` tells by its `client_order_id`.
         """
         instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
         order_type = terms.number_of(terms.ORDER_TYPE_NUMBERS, type, "type")
@@ -366,8 +366,8 @@ class Client:
     async def positions(self) -> dict[str, Position]:
         """What we hold, by symbol, as the exchange sums it up from the execution reports.
 
-        They reach it shortly after the engine has answered, in some 10 ms as a rule: what has to count the
-        last fill at once sums up `fills`.
+        They reach it shortly after the engine has answered, within some 10 ms as a rule: a program that must
+        count the last fill at once sums up `fills`.
         """
         reply: pb.GetPositionsReply = await self._session.ask_exchange(
             "GetPositions", pb.GetPositionsRequest()
@@ -459,7 +459,7 @@ def _name_order(
 
 
 def check_client_order_id(client_order_id: str) -> None:
-    """Raise `ValueError` for what is no id that an order can be given, `TypeError` for what is no str."""
+    """Raise `ValueError` for an id that no order can be given, `TypeError` for anything but a str."""
     if not isinstance(client_order_id, str):
         raise TypeError(f"client_order_id is of type {type(client_order_id).__name__}: write a str")
     # Here and not at the engine alone: an oversized one would break the stream for all other orders.

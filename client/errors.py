@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class MatchbusError(Exception):
     """Everything this package raises by itself.
 
-    Of a command that was given up, `sent` tells whether it left at least once: then it may have been done.
+    For a command that was given up, `sent` tells whether it left at least once: then it may have been done.
     For an order, `client_order_id` is the id to ask about with `Client.order`, or to submit again with.
     """
 

@@ -33,7 +33,7 @@ AMPLE_COMMANDS: Final = 128
 message at a time is faster: each costs client and engine some thirty times what a command in it does."""
 
 PATIENCE_S: Final = 0.005
-"""How long a command waits at most for the answer to an earlier message, which may wait for its legs."""
+"""How long a command may wait for the answer to an earlier message, which may itself wait for its legs."""
 
 
 class Pending:

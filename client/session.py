@@ -63,13 +63,13 @@ _MAX_SEARCH_S: Final = 0.2
 _FAILURES_BEFORE_REGISTRATION: Final = 2
 
 _LONG_LIFE_S: Final = 6.0
-"""A stream that lived longer was no refused one: an engine that cannot check a token says so after 5 s."""
+"""A stream that lived longer was not refused: an engine that cannot check a token says so after 5 s."""
 
 _SHORT_LIFE_S: Final = 1.5
 """A stream that lived longer had reached an engine: a connection is given up after 1 s."""
 
 _MOST_SHORT_LIVES: Final = 3
-"""So many streams in a row that lived less than a long life, and brought nothing, count as having worked."""
+"""This many streams in a row may live less than a long life, bring nothing, and count as having worked."""
 
 _CHANNEL_OPTIONS: Final = (
     # A frozen engine is noticed in 2.5 s; the engines let clients ask this often (matchbus.edge).
@@ -391,7 +391,7 @@ class Retry:
         await asyncio.sleep(delay_s)
 
     async def _learn(self, code: grpc.StatusCode, generation: int) -> bool:
-        """Ask the exchange for what this failure may mean that we do not know; whether we registered."""
+        """Ask the exchange for news that may explain this failure; whether we registered."""
         session, often = self._session, self._failures >= _FAILURES_BEFORE_REGISTRATION
         match code:
             case grpc.StatusCode.UNAUTHENTICATED if self._unauthenticated_at is None:
@@ -418,7 +418,7 @@ class Retry:
 
 
 def check_address(address: str) -> None:
-    """Raise `ValueError` for what is no HOST:PORT: gRPC would look for it until the deadline."""
+    """Raise `ValueError` for anything but HOST:PORT: gRPC would look for it until the deadline."""
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found[2]) <= _MAX_PORT:
         raise ValueError(f"{address!r:.60} is no address: write it like 127.0.0.1:50050 or [::1]:50050")

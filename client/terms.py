@@ -67,7 +67,7 @@ class Liquidity(StrEnum):
 
 
 class EngineRole(StrEnum):
-    """PRIMARY takes orders; STANDBY follows its journal and takes over when it is gone."""
+    """PRIMARY takes orders; STANDBY follows the journal, and takes over when the primary is gone."""
 
     PRIMARY = auto()
     STANDBY = auto()

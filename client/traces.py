@@ -8,7 +8,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 
 def tracer() -> Tracer | None:
-    """What takes a client's spans, if anybody wants them. Raises `TracingUnusable`, a `ValueError`."""
+    """What takes a client's spans; None where nobody wants them. Raises `TracingUnusable`, a `ValueError`."""
     return tracing.tracer_of_environment("matchbus-client")
 
 

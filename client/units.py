@@ -20,10 +20,10 @@ ZERO: Final = Decimal(0)
 _CONTEXT: Final = Context(prec=40, traps=[InvalidOperation])
 _MAX_WIRE: Final = 2**63 - 1
 _MAX_UNITS: Final = 10**12
-"""The most ticks or lots of an order. What is above and fits on the wire, the engine refuses by name."""
+"""The most ticks or lots of an order. The engine refuses by name what is above and fits on the wire."""
 
 _MAX_PLACES: Final = 40
-"""Of a number that is written out in a text."""
+"""The most places, on either side of the point, of a number that is written out."""
 
 _NO_NUMBER: Final = Decimal("NaN")
 
@@ -110,6 +110,6 @@ def _whole_units(number: str, size: Decimal, what: str, unit: str, symbol: str) 
 
 
 def _written(number: str) -> str:
-    """A number for people: without an exponent, but where that would fill the screen."""
+    """A number for people: without an exponent, unless that would fill the screen."""
     value = Decimal(number)
     return f"{value:f}" if abs(value.adjusted()) <= _MAX_PLACES else f"{number:.60}"

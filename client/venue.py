@@ -21,7 +21,7 @@ class Venue:
     """Ask about a venue: `async with Venue.connect("127.0.0.1:50050") as venue`.
 
     An open `Client` has one too (`Client.venue`), which ends with the client. Every call raises `Unavailable`
-    when the exchange gives no answer until the deadline.
+    when the exchange gives no answer by the deadline.
     """
 
     def __init__(self, session: Session) -> None:
@@ -35,7 +35,7 @@ class Venue:
         deadline_s: float = DEFAULT_DEADLINE_S,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> Self:
-        """A venue that is asked at the exchange's "host:port"; `ValueError` for what is none.
+        """A venue that is asked at the exchange's "host:port"; `ValueError` for anything else.
 
         Each call has `deadline_s` seconds for all its attempts. TLS is as for `Client.connect`.
         """

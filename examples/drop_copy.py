@@ -14,7 +14,7 @@ import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 PATIENCE_S = 5.0
-MESSAGES = 16  # of up to 256 kB; nats-server cuts off whom more than 16 MB wait for
+MESSAGES = 16  # of up to 256 kB; nats-server cuts off a reader for whom more than 16 MB wait
 
 
 async def main(url: str, after: int) -> None:

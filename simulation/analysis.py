@@ -16,7 +16,7 @@ from simulation.recording import EngineStrike, SentOrder, StateChange, TakenFill
 
 LATENCY_BINS_A_DECADE: Final = 10
 OUTAGE_WINDOW_S: Final = 20.0
-"""How long after a strike silence is put down to it, unless the engine is struck again before."""
+"""How long after a strike a silence is put down to it, unless the engine is struck again first."""
 
 ROUTED: Final = "routed"
 AT_HOME: Final = "at home"
@@ -42,7 +42,7 @@ class Outage(NamedTuple):
 
 
 class Books(NamedTuple):
-    """Of one kind of agent over time: its gains, and what it holds is worth (less than 0: it is short)."""
+    """One kind of agent over time: its gains, and what its holdings are worth (below 0: it is short)."""
 
     profit: list[tuple[float, float]]
     worth: list[tuple[float, float]]
@@ -80,7 +80,7 @@ def answers_by_engine(orders: Iterable[SentOrder], end_s: float, count: int) -> 
 
 
 def share_routed(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Point]:
-    """Which percentage of the value traded came through legs, at the middle of each stretch."""
+    """What percentage of the value traded came through legs, at the middle of each stretch."""
     parted = [(one.at_s, ROUTED if is_routed(one) else AT_HOME, value_of(one)) for one in trades(fills)]
     points: list[Point] = []
     for stretch in _binned(parted, end_s, count):
@@ -91,7 +91,7 @@ def share_routed(fills: Sequence[TakenFill], end_s: float, count: int) -> list[P
 
 
 def latency_bins(latencies_ms: Sequence[float]) -> list[Bin]:
-    """How many answers took how long, in bins of equal width on a logarithmic axis."""
+    """A histogram of how long answers took, its bins equally wide on a logarithmic axis."""
     places = Counter(math.floor(math.log10(max(one, 1e-3)) * LATENCY_BINS_A_DECADE) for one in latencies_ms)
     if not places:
         return []

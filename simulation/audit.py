@@ -42,7 +42,7 @@ EXAMPLES: Final = 5
 """Old views that are described; the others are only counted."""
 
 KEPT_SEQUENCES: Final = 10_000
-"""Newest states of each book that are remembered; of an older one no decision is said to have known it."""
+"""How many of a book's newest states are remembered; no decision is said to have known an older one."""
 
 _NS_PER_MS: Final = 1_000_000
 _NO_PLACE: Final = 2**63
@@ -82,12 +82,12 @@ class _Leg:
     shown_from: int = 0
     """The peer's book is without that from this sequence on."""
     back: int | None = None
-    """What its sender knows that it took, once its result is in the sender's journal."""
+    """What its sender knows it took, once its result is in the sender's journal."""
 
     def hides(self, before: int) -> int:
         """What the sender may subtract for it from orders with a place below `before`, as the peer has them.
 
-        Not what it took of these where it was meant to: the peer does not have that any more, and nor has the
+        Not what it took of these where it was meant to: the peer no longer has that, and neither has the
         sender's copy, or it cannot tell.
         """
         if self.back is not None:
@@ -234,7 +234,7 @@ class Audit:
         return self._places[at] if at < len(self._places) else self._state.next_priority
 
     def known_before(self, symbol: str, view: AwayQuote) -> int:
-        """The place below which orders were known to who had this view; 0 when that cannot be said."""
+        """The place below which whoever had this view knew the orders; 0 when that cannot be said."""
         return (
             self._place_after.get((symbol, view.book_sequence), 0) if view.epoch == self._state.epoch else 0
         )
@@ -450,7 +450,7 @@ def passed_over(
     """Whether one engine's `levels` (price, quantity), best first, are more than its legs take of them.
 
     Returns the first price from which on more is shown than legs get that reach it, with both quantities;
-    None when legs take all. `sign` makes of a price what is larger the worse it is.
+    None when legs take all. `sign` times a price is larger the worse the price is.
     """
     shown = sum(quantity for _, quantity in levels)
     for price, quantity in levels:
@@ -462,5 +462,5 @@ def passed_over(
 
 
 def _sign(side: int) -> int:
-    """What makes of a price that an order of `side` pays a number that is larger the worse it is."""
+    """The sign that makes a price larger the worse it is for an order of `side`."""
     return 1 if side == Side.BUY else -1

@@ -23,7 +23,6 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.peer import LIVE_NS
 from bus.snapshots import SnapshotStore
@@ -35,8 +34,8 @@ from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
-from simulation.journal_tools import PATIENCE_S, progress
-from simulation.nats_option import NATS_HELP, nats_url
+from simulation.journal_tools import progress
+from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url
 from simulation.operate import interruptible
 from simulation.option_types import positive
 
@@ -46,7 +45,7 @@ NOT_JUDGED: Final = 2
 
 WINDOW_MS: Final = LIVE_NS // 1_000_000
 """The newest heartbeat of a peer that counts as live is no older than this, and what was published before it
-came before it. So of a live peer nothing is unknown that was published longer ago."""
+came before it. So all that a live peer published longer ago is known."""
 
 _NS_PER_MS: Final = 1_000_000
 _SETTLE_S: Final = 0.25
@@ -59,7 +58,7 @@ class NotJudged(Exception):
 def add_parser(commands: Any) -> None:
     """Add `audit` to the sub-commands of `simulation`."""
     what = (
-        "replay the journals of a running market and tell of each decision that traded at a worse price than"
+        "replay the journals of a running market and report each decision that traded at a worse price than"
         " another engine showed: bugs, and views that were too old; exit code 0 no bug, 1 a bug or a damaged"
         " journal, 2 nothing to judge"
     )
@@ -70,7 +69,7 @@ def add_parser(commands: Any) -> None:
         metavar="MS",
         type=positive,
         default=WINDOW_MS,
-        help="how long a quote must have stood before it is missed (default %(default)s)",
+        help="how long a quote must have stood to count as missed (default %(default)s)",
     )
     judge.add_argument("--json", action="store_true", help="JSON instead of a table")
 
@@ -103,15 +102,12 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
     Raises NotJudged, JournalDamaged.
     """
     try:
-        async with asyncio.timeout(PATIENCE_S) as patience:
-            client = await connect(
-                url, name="simulation-audit", on_closed=lambda: None, on_error=lambda _: True
-            )
-            try:
-                return await _read(client, url, window_ms, patience)
-            finally:
-                await client.close()
-    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            connected(url, "simulation-audit") as client,
+        ):
+            return await _read(client, url, window_ms, patience)
+    except (NatsAway, TimeoutError, JournalClosed, nats.errors.Error) as error:
         raise NotJudged(f"no NATS server answers at {url}: start it, or name another by --nats") from error
 
 
@@ -198,7 +194,7 @@ def _commands(record: Record, sequence: int) -> tuple[Command, ...]:
 
 
 def document(market: Mapping[int, Audit], window_ms: int) -> dict[str, Any]:
-    """What came of it, as JSON has it."""
+    """The outcome as JSON."""
     bugs, old_views = _examples(market)
     return {
         "window_ms": window_ms,

@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def offered(directory: Path) -> dict[str, str]:
-    """What says how a person runs it, each with the first line of what it says of itself."""
+    """The scripts whose docstring says how to run them, each with the first line of it."""
     scripts: dict[str, str] = {}
     if (directory / "__main__.py").is_file():
         scripts[ALL] = "Every benchmark; --quick with small sizes, --help tells the rest."

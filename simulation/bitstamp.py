@@ -126,15 +126,15 @@ class Comparison:
     expected_volume: int
 
 
-def whole(text: str, unit: Decimal) -> int:
+def units(text: str, unit: Decimal) -> int:
     """How many units a decimal number is. Raises `CaptureMalformed` where that is not a whole number."""
     try:
-        units = Decimal(text) / unit
+        number = Decimal(text) / unit
     except InvalidOperation:
         raise CaptureMalformed(f"{text!r:.40} is no number") from None
-    if not units.is_finite() or units != units.to_integral_value() or units < 0:
+    if not number.is_finite() or number != number.to_integral_value() or number < 0:
         raise CaptureMalformed(f"{text} is not a whole number of {unit}")
-    return int(units)
+    return int(number)
 
 
 def read_capture(wheel: Path) -> tuple[list[OrderEvent], list[TimedTrade]]:
@@ -162,8 +162,8 @@ def _order_event(row: dict[str, str]) -> OrderEvent:
         time_ms=int(row["exchange_timestamp"]),
         side=side,
         action=action,
-        price=whole(row["price"], TICK_SIZE),
-        volume=whole(row["volume"], LOT_SIZE),
+        price=units(row["price"], TICK_SIZE),
+        volume=units(row["volume"], LOT_SIZE),
     )
 
 
@@ -174,8 +174,8 @@ def parse_trades(rows: Iterable[dict[str, str]]) -> list[TimedTrade]:
             trade=Trade(
                 buy_order=row["buy_order_id"],
                 sell_order=row["sell_order_id"],
-                price=whole(row["price"], TICK_SIZE),
-                quantity=whole(row["amount"], LOT_SIZE),
+                price=units(row["price"], TICK_SIZE),
+                quantity=units(row["amount"], LOT_SIZE),
             ),
             time_ms=int(row["exchange_timestamp"]),
         )
@@ -186,7 +186,7 @@ def parse_trades(rows: Iterable[dict[str, str]]) -> list[TimedTrade]:
 def translate(events: Sequence[OrderEvent], trades: Sequence[TimedTrade]) -> Translation:
     """The instructions that make a venue repeat the capture, in file order.
 
-    Needs the whole capture, because what an order is shows only in what became of it.
+    Needs the whole capture, because only what became of an order shows what it is.
     """
     histories: defaultdict[str, list[OrderEvent]] = defaultdict(list)
     for event in events:

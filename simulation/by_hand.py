@@ -19,8 +19,9 @@ from client import MatchbusError
 from client.cli.output import stdout_console
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import report
-from simulation.cluster import Cluster, Telemetry
+from simulation.cluster import Cluster
 from simulation.cluster_errors import ClusterError, HostRefused
+from simulation.cluster_settings import Telemetry
 from simulation.operate import Stopped, interruptible, run_with_view, serve
 from simulation.option_types import OptionRefused, engines_of_environment
 from simulation.ports import LOOPBACK, Ports

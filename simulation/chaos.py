@@ -28,8 +28,9 @@ from client.results import Book
 from engine.terms import OrderStatus
 from simulation import report
 from simulation.checks import Check, uncrossed
-from simulation.cluster import Cluster, Storage
+from simulation.cluster import Cluster
 from simulation.cluster_errors import ClusterError
+from simulation.cluster_settings import Storage
 from simulation.faults import KILLS, NATS, Fault, Kind, Pace, schedule
 from simulation.injector import Injector, Strike
 from simulation.load import Acknowledgements, Loader, Middles
@@ -50,7 +51,7 @@ OUTAGE_LOOK_S: Final = 5.0
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
-"""What is written down is no garbage; looking through it would stop the clients."""
+"""Nothing that is written down is garbage, and looking through it would stop the clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +287,7 @@ class ChaosRun:
     async def _until(
         self, why_not: Callable[[], Coroutine[None, None, str]], deadline_s: float, what: str
     ) -> None:
-        """Return when nothing is said against it, or after the deadline: the witness says what is wrong."""
+        """Return once nothing speaks against it, or at the deadline: the witness says what is wrong."""
         why = "nobody answers"
         try:
             async with asyncio.timeout(deadline_s):
@@ -390,7 +391,7 @@ class ChaosRun:
     async def _best(self) -> dict[str, tuple[int | None, int | None]]:
         """The best bid and ask over the books of all engines.
 
-        Asked for one by one: who adds them up leaves out an engine that it does not see live yet.
+        Each engine is asked: the exchange's sum leaves out one that it does not see live yet.
         """
         homes = {loader.log.engine: loader.client for loader in self._loaders}
         best: dict[str, tuple[int | None, int | None]] = {}

@@ -23,7 +23,6 @@ from engine.terms import Liquidity, OrderType, Side
 MAX_SHOWN: Final = 5
 """Violations of one kind that a report spells out."""
 
-
 _BOTH_SIDES: Final = [Side.BUY, Side.SELL]
 _MAKER_AND_TAKER: Final = [Liquidity.MAKER, Liquidity.TAKER]
 

@@ -24,8 +24,9 @@ from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
 from simulation.bitstamp import CaptureMalformed
 from simulation.chaos import ChaosOutcome, ChaosSettings, chaos
-from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster, Telemetry
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
+from simulation.cluster_settings import Telemetry
 from simulation.faults import Pace
 from simulation.operate import Stopped, interruptible, run_with_view
 from simulation.option_types import (
@@ -47,7 +48,8 @@ from simulation.option_types import (
     written,
 )
 from simulation.recording import Recording
-from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, left_behind, replay, show
+from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, left_behind, replay
+from simulation.replay_report import show
 from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of

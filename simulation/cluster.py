@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -26,14 +25,13 @@ from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
 from bus.connection import connect
-from bus.logs import LogForm, LogLevel
 from bus.messages import EngineEntry
 from bus.metrics import targets_file
 from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
-from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
-from simulation.cluster_errors import ClientsDiffer, ClusterError, NoJournal, ProcessFailed
+from simulation.cluster_errors import ClusterError, NoJournal, ProcessFailed
+from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability
 from simulation.member import READY_DEADLINE_S, Member
 from simulation.ports import LOOPBACK, Ports, claim_port, claim_ports
@@ -49,107 +47,6 @@ _STEADY_S: Final = 10.0
 _STUCK_PERIOD_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """What is kept of a market, and how much of it."""
-
-    durability: Durability | None = None
-    """None: as the data directory was made with, "journal" at first. It cannot be changed later."""
-
-    nats_nodes: int = 1
-    """How many nats-servers there are, 1 or 3: three keep every stream threefold, and any two go on."""
-
-    snapshot_every: int = COMMANDS_PER_SNAPSHOT
-    """An engine makes a snapshot after so many commands."""
-
-    trim_journals: bool = False
-    """Whether journals lose what stands before the oldest kept snapshot."""
-
-    journal_gib: int | None = None
-    """How large each journal may become; None leaves that to the exchange."""
-
-    executions_gib: int | None = None
-    """Likewise all execution reports."""
-
-    @property
-    def exchange_options(self) -> list[str]:
-        """What the exchange is told of it on its command line."""
-        return [
-            *("--replicas", str(self.nats_nodes)),
-            *(["--trim-journals"] if self.trim_journals else []),
-            *(["--journal-gib", str(self.journal_gib)] if self.journal_gib else []),
-            *(["--executions-gib", str(self.executions_gib)] if self.executions_gib else []),
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Telemetry:
-    """What the processes tell about themselves, and where."""
-
-    log_dir: Path | None = None
-    """Where they write one file a component, if anywhere."""
-
-    log_format: LogForm = "text"
-    log_level: LogLevel = "info"
-    metrics: bool = False
-    """Whether each serves its own, on loopback; `TARGETS_FILE` tells Prometheus where."""
-
-    trace: str = ""
-    """The OTLP/HTTP endpoint that engines send traces of orders to; empty for none."""
-
-    trace_ratio: float = 1.0
-    """Of what share of orders."""
-
-    @property
-    def log_options(self) -> list[str]:
-        """What every process is told of its logs on its command line."""
-        folder = [] if self.log_dir is None else ["--log-dir", str(self.log_dir)]
-        return ["--log-format", self.log_format, "--log-level", self.log_level, *folder]
-
-    @property
-    def trace_options(self) -> list[str]:
-        """What engines are told of traces on theirs."""
-        return ["--trace", self.trace, "--trace-ratio", str(self.trace_ratio)] if self.trace else []
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How clients come in."""
-
-    files: tls.ServerFiles | None = None
-    """The certificate that exchange and engines show, and whether they demand one; None for no TLS."""
-
-    orders_per_second: int = 0
-    """What an engine takes of each client; 0 for any number."""
-
-    @property
-    def options(self) -> list[str]:
-        """What every process is told of it on its command line."""
-        return [] if self.files is None else self.files.arguments()
-
-    @property
-    def engine_options(self) -> list[str]:
-        """What engines are told beside."""
-        return ["--orders-per-second", str(self.orders_per_second)] if self.orders_per_second else []
-
-    def check(self) -> None:
-        """Raise `ClientsDiffer` where we, who are told by the environment, could not call the market."""
-        try:
-            speaks_tls = tls.client_credentials() is not None
-        except tls.TlsRefused as error:
-            raise ClientsDiffer(str(error)) from error
-        if self.files is not None and not speaks_tls:
-            raise ClientsDiffer(
-                f"with --tls-cert, say in {tls.CA_VARIABLE} which file vouches for {self.files.cert}: this "
-                "command and all clients need it"
-            )
-        if self.files is None and speaks_tls:
-            raise ClientsDiffer(
-                f"{tls.CA_VARIABLE} is set, so clients speak TLS and this market would not: unset it, or give"
-                " --tls-cert and --tls-key"
-            )
 
 
 class Cluster:
@@ -174,9 +71,9 @@ class Cluster:
         host: str = LOOPBACK,
         ports: Ports = Ports(),  # noqa: B008 -- it is frozen
         dashboard: bool = False,
-        access: Access = Access(),
-        storage: Storage = Storage(),
-        telemetry: Telemetry = Telemetry(),
+        access: Access = Access(),  # noqa: B008 -- likewise
+        storage: Storage = Storage(),  # noqa: B008 -- likewise
+        telemetry: Telemetry = Telemetry(),  # noqa: B008 -- likewise
         on_change: Callable[[], None] = lambda: None,
         nats_url_of: Callable[[str, str], str] = lambda _name, url: url,
     ) -> None:
@@ -261,7 +158,7 @@ class Cluster:
             )
         output = self.data_dir / "output"
         output.mkdir(exist_ok=True)
-        self.nats = self._nats_servers(next(ports), output)
+        self.nats = self._nats_servers(output)
         try:
             async with asyncio.TaskGroup() as group:
                 for server in self.nats:
@@ -291,27 +188,21 @@ class Cluster:
         if self.standby_count:
             self._keepers.append(asyncio.create_task(self._follow_reigns()))
 
-    def _nats_servers(self, port: int, output: Path) -> list[NatsServer]:
-        """As many as were asked for; the first listens at `port`, the others at free ones."""
+    def _nats_servers(self, output: Path) -> list[NatsServer]:
+        """As many as were asked for, each on a free port."""
         check_nodes(self.data_dir, self._storage.nats_nodes)
         if self._storage.nats_nodes == 1:
             return [
-                NatsServer(
-                    self.data_dir / "nats",
-                    port=port,
-                    log_file=output / "nats-server.log",
-                    origins=self._origins,
-                )
+                NatsServer(self.data_dir / "nats", log_file=output / "nats-server.log", origins=self._origins)
             ]
         return [
             NatsServer(
                 self.data_dir / f"nats_{node.name}",
-                port=port if index == 0 else 0,
                 log_file=output / f"nats-server_{node.name}.log",
                 node=node,
                 origins=self._origins,
             )
-            for index, node in enumerate(make_nodes(self._storage.nats_nodes))
+            for node in make_nodes(self._storage.nats_nodes)
         ]
 
     @property

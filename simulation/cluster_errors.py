@@ -2,8 +2,8 @@
 
 ClusterError
 ├── PortTaken            a port that was asked for is in use
-├── HostRefused          the host to listen on is none of this machine's
-├── TooManyFiles         this process may not have as many files open as so many processes need
+├── HostRefused          the host to listen on is not an address of this machine
+├── TooManyFiles         this process may not open as many files as the market has ports
 ├── DurabilityDiffers    the directory was made with another durability
 ├── NodesDiffer          the directory was made with another number of NATS servers
 ├── EnginesMissing       the directory has orders of an engine that was not asked for
@@ -22,11 +22,11 @@ class PortTaken(ClusterError):
 
 
 class HostRefused(ClusterError):
-    """The host to listen on is none of this machine's."""
+    """The host to listen on is not an address of this machine."""
 
 
 class TooManyFiles(ClusterError):
-    """This process may not have as many files open as the market has ports."""
+    """This process may not open as many files as the market has ports."""
 
 
 class DurabilityDiffers(ClusterError):

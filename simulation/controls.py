@@ -6,7 +6,7 @@
     POST /trader                who may sign in at the order ticket, as {client, password, secret}
 
 Whatever ends is started again by the `Cluster`, as always. Nothing happens without the token, which is in a
-header that no page of elsewhere can know or send: its browser asks first, and is told no. The name by which
+header that no page from elsewhere can know or send: its browser asks first, and is told no. The name by which
 the endpoint was reached and the page that reaches it are checked besides. Needs the extra `dashboard`.
 """
 
@@ -36,7 +36,7 @@ TRADER: Final = "demo"
 _TOKEN_BYTES: Final = 24
 
 _SHOWN: Final = 20
-"""As much of a name is repeated that names nothing."""
+"""How much of a name that names nothing is repeated."""
 
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404

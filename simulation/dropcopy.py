@@ -6,7 +6,6 @@ ticks and lots as they are stored.
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,11 +13,9 @@ from decimal import Decimal
 from typing import Any, Final, assert_never
 
 import msgspec
-import nats.errors
 from rich.console import Console
 
 from bus import subjects
-from bus.connection import connect
 from bus.executions import ExecutionsDamaged, ExecutionsReader
 from bus.messages import (
     Executions,
@@ -37,9 +34,7 @@ from client import Instrument
 from client.cli.failures import Failure
 from client.cli.sheets import time_utc
 from engine.terms import OrderType, SelfTradePrevention
-from simulation.nats_option import NATS_HELP, NatsAway
-
-CONNECT_PATIENCE_S: Final = 5.0
+from simulation.nats_option import NATS_HELP, connected
 
 _SIDES: Final = {1: "buy", 2: "sell"}
 _LIQUIDITY: Final = {1: "maker", 2: "taker"}
@@ -56,7 +51,7 @@ def add_parser(commands: Any) -> None:
 
 
 class Lines:
-    """Says reports in lines for people, with prices and quantities as their symbols have them.
+    """Puts reports into lines for people, with prices and quantities as their symbols have them.
 
     `find` gives an instrument, None where there is none: then a line says ticks and lots.
     """
@@ -76,7 +71,7 @@ class Lines:
         return f"E{message.engine}  {report.client}  {said}"
 
     def _symbol(self, report: Report) -> str:
-        """The symbol of a report, empty when it came too late to know; and whether its order is open."""
+        """The symbol of a report, empty where its order is unknown; open orders are remembered."""
         match report:
             case ReportedOrder():
                 self._symbols[report.order_id] = report.symbol
@@ -138,27 +133,19 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
 
 
 async def _print(options: argparse.Namespace) -> int:
-    try:
-        async with asyncio.timeout(CONNECT_PATIENCE_S):
-            nc = await connect(options.nats, name="dropcopy", on_closed=lambda: None, on_error=lambda _: True)
-    except (TimeoutError, nats.errors.Error) as error:
-        raise NatsAway(options.nats, error) from error
-    try:
+    async with connected(options.nats, "dropcopy") as nc:
         reader = ExecutionsReader(nc)
         bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
         lines = Lines(lambda symbol: _instrument(bucket, symbol))
         printing = asyncio.create_task(_print_all(reader, lines, options))
-        if options.no_follow:
-            caught_up = asyncio.create_task(reader.caught_up.wait())
-            await asyncio.wait((printing, caught_up), return_when=asyncio.FIRST_COMPLETED)
-            printing.cancel()
-        await printing
-    except ExecutionsDamaged as error:
-        raise Failure(str(error)) from error
-    except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        await nc.close()
+        try:
+            if options.no_follow:
+                caught_up = asyncio.create_task(reader.caught_up.wait())
+                await asyncio.wait((printing, caught_up), return_when=asyncio.FIRST_COMPLETED)
+                printing.cancel()
+            await printing
+        except ExecutionsDamaged as error:
+            raise Failure(str(error)) from error
     return 0
 
 

@@ -26,8 +26,8 @@ EXCHANGE: Final = -1
 class Kind(StrEnum):
     """What strikes. Freezes and partitions end by themselves; what was killed is started again.
 
-    An engine that is cut off before it is killed has commands that its journal never gets: what it answered
-    too early is lost. A kill alone hardly ever meets the moment.
+    An engine that is cut off before it is killed has commands that never reach its journal: what it answered
+    too early is lost. A kill alone hardly ever hits that moment.
     """
 
     KILL_ENGINE = "kill -9 engine"
@@ -62,7 +62,7 @@ class Fault:
     target: int
     lasts_s: float = 0.0
     delay_s: float = 0.0
-    """Of a slow link: how late every chunk is."""
+    """How late every chunk is on a slow link."""
 
     @property
     def target_name(self) -> str:
@@ -72,7 +72,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many of each class strike in a minute, and how long."""
+    """How many faults of each class strike in a minute, and how long they last."""
 
     kills: float = 4.0
     freezes: float = 2.0

@@ -1,4 +1,4 @@
-"""A planned hand-over as seen by who asks for it: the reigning process agrees, the standby serves.
+"""A planned hand-over, as its caller sees it: the reigning process agrees, the standby serves.
 
 HandoverFailed   nobody handed over, or nobody was there to go on; the text says why
 """

@@ -2,7 +2,7 @@
 
 verify   reads all of it and checks what every reader checks: format, checksum, chain, numbers, epochs
 dump     prints its batches
-digest   replays it, and prints where it leads
+digest   replays it and prints batch number, epoch and digest of the state at its end
 
 Of a journal that was trimmed `verify` and `dump` read what is left, and `digest` begins at a snapshot.
 
@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus import subjects
-from bus.connection import connect
 from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
 from bus.provision import object_stream
 from bus.snapshots import SnapshotStore
@@ -43,13 +41,10 @@ from engine.commands import Command, decode
 from engine.digest import state_digest
 from engine.runtime.snapshots import load
 from engine.state import State
-from simulation.nats_option import NatsAway, NeverRan, add_engine_options
+from simulation.nats_option import PATIENCE_S, NatsAway, NeverRan, add_engine_options, connected
 
 WHOLE: Final = 0
 DAMAGED: Final = 1
-
-PATIENCE_S: Final = 5.0
-"""How long NATS may be silent before it counts as unreachable."""
 
 _QUIET_S: Final = 1.0
 _NS: Final = 1_000_000_000
@@ -105,11 +100,7 @@ def _batch(text: str) -> int:
 
 async def run(options: argparse.Namespace, console: Console) -> int:
     """Run one of the three; the exit code. Raises `Failure`."""
-    try:
-        return await {"verify": _verify, "dump": _dump, "digest": _digest}[options.action](options, console)
-    except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return WHOLE
+    return await {"verify": _verify, "dump": _dump, "digest": _digest}[options.action](options, console)
 
 
 async def read(
@@ -122,14 +113,11 @@ async def read(
     """
     findings = Findings(engine, subjects.journal_stream(engine))
     try:
-        async with asyncio.timeout(PATIENCE_S) as patience:
-            client = await connect(
-                url, name=f"journal-tools-{engine}", on_closed=lambda: None, on_error=lambda _: True
-            )
-            try:
-                await _read(client, findings, each, last, patience, state)
-            finally:
-                await client.close()
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            connected(url, f"journal-tools-{engine}") as client,
+        ):
+            await _read(client, findings, each, last, patience, state)
     except (TimeoutError, JournalClosed, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
     return findings
@@ -206,7 +194,7 @@ def _commands(findings: Findings, record: Record) -> tuple[Command, ...]:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show on the terminal how far the reading is, once it takes more than a second.
 
-    The body tells how many records it has read; of a `total` that is 0 nothing is known.
+    The body tells how many records it has read; a `total` of 0 is unknown.
     """
     columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)

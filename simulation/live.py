@@ -1,7 +1,7 @@
 """The live view of a running simulation: engines, books with each engine's share, last trades.
 
-What does not fit is cut off at the bottom, so each part has the lines that 80 by 24 leave it, and the books
-whatever there is beyond.
+What does not fit is cut off at the bottom. So each part has its lines on a terminal of 80 by 24, and on a
+larger one the books get the rest.
 """
 
 import asyncio

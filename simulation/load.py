@@ -26,13 +26,13 @@ from simulation.witness import ClientLog, StillOpen, Told
 
 TICK_S: Final = 0.01
 MAX_OUTSTANDING: Final = 400
-"""Commands of one client that may wait for their answers; while more would, it holds its orders back."""
+"""How many commands of one client may wait for their answers; beyond that it holds its orders back."""
 
 LIVE_ORDERS: Final = 60
 """About how many orders a client keeps in the market; beyond, it cancels rather than adds."""
 
 OLD_SILENCE_NS: Final = 250_000_000
-"""A silence that is older than this when a fault strikes is not of its making."""
+"""A silence older than this when a fault strikes is not its doing."""
 
 CANCELS_WHEN_CROWDED: Final = 0.4
 """Share of cancels among the commands of a client that has as many orders as it keeps."""
@@ -92,7 +92,7 @@ class Acknowledgements:
     def longest_silence_s(self, engine: int, start_ns: int, end_ns: int) -> float | None:
         """The longest time without an answer that began at `start_ns`, or just before, or until `end_ns`.
 
-        None when there was silence already: what came of it then is no fault's alone.
+        None when there was silence already: what came of it is then not due to the fault alone.
         """
         times = self.times_ns.get(engine, array("q"))
         first, last = bisect_right(times, start_ns), bisect_left(times, end_ns)
@@ -240,7 +240,7 @@ class Loader:
         )
 
     def _not_yet_replaced(self) -> str:
-        """One of our orders that no replace was given for; empty when there is none at hand."""
+        """One of our orders for which no replace was given yet; empty when none is at hand."""
         name = self._chance.choice(tuple(self._live)) if self._live else ""
         return "" if name in self._replaced else name
 

@@ -1,4 +1,4 @@
-"""The `matchbus` command: finds who does what was asked for, and loads nothing else.
+"""The `matchbus` command: finds the module that does what was asked for, and loads nothing else.
 
 What a trader does is in `client/cli/`, what runs and looks after a market in `simulation/operate.py`.
 """
@@ -31,7 +31,7 @@ RUNNING: Final = {
     "up": "run nats-server, the exchange and the engines until stopped",
     "demo": "a market with simulated clients and a live view",
     "admin": "what an operator does: hand an engine over, make a snapshot",
-    "handover": "let the standby of an engine reign, without a crash",
+    "handover": "let the standby of an engine take over, without a crash",
     "snapshot": "list, verify or make snapshots of an engine",
     "journal": "look into the journal of an engine",
     "dropcopy": "follow the execution reports of all engines",
@@ -61,7 +61,7 @@ def _told(words: list[str], run: Callable[[], int]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    """Find who does what was asked for, and let it be done; the exit code."""
+    """Run the module that does what was asked for; the exit code."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), file=sys.stdout if words else sys.stderr)
         return DONE if words else USAGE_ERROR

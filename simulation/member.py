@@ -17,7 +17,7 @@ from engine.runtime.process import STANDBY_ROLE
 from simulation.cluster_errors import ProcessFailed
 
 READY_DEADLINE_S: Final = 30.0
-"""How long a process may neither serve nor say what it is about."""
+"""How long a process may neither serve nor say what it is doing."""
 
 STOP_GRACE_S: Final = 1.5
 """How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
@@ -60,7 +60,7 @@ class Member(ChildProcess):
         """Return when the process serves or, where it may, stands by.
 
         While it reads what is stored, or waits for the lease of an engine, it has all the time it takes.
-        Raises `ProcessFailed` when it ends, or says nothing of this for `deadline_s`.
+        Raises `ProcessFailed` when it ends, or says none of this for `deadline_s`.
         """
         loop = asyncio.get_running_loop()
         try:

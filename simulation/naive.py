@@ -710,7 +710,7 @@ class NaiveEngine:
 
 
 def worth(price: int, side: int) -> int:
-    """What a price is worth to who trades on `side`: more is better."""
+    """What a price is worth to a trader on `side`: more is better."""
     return -price if side == Side.BUY else price
 
 

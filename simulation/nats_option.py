@@ -1,4 +1,4 @@
-"""Which NATS a tool asks, and after which engine: the NATS of --nats, else that of the trader's settings.
+"""Which NATS a tool asks, and about which engine: the NATS of --nats, else that of the trader's settings.
 
 So `matchbus journal verify 1` looks at the market that `matchbus register` was told of. What keeps it from
 finding anything there has an exit code of its own, because 1 says that what was found is damaged.
@@ -8,15 +8,24 @@ finding anything there has an exit code of its own, because 1 says that what was
 """
 
 import argparse
+import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
+import nats.errors
+
 from bus import subjects
+from bus.connection import Connection, connect
 from client.cli.failures import Failure
 from client.cli.settings import contexts_file, load, resolve
 
 NATS_HELP: Final = "default: MATCHBUS_NATS, that of the context in use, or nats://127.0.0.1:4222"
 NOTHING_FOUND: Final = 2
+
+PATIENCE_S: Final = 5.0
+"""How long NATS may be silent before it counts as away."""
 
 
 class NatsAway(Failure):
@@ -39,6 +48,20 @@ class NeverRan(Failure):
             f"engine {engine} never ran here with a journal: nothing is stored",
             "`matchbus engines` lists those that run; another market's NATS is named by --nats",
         )
+
+
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncIterator[Connection]:
+    """A connection for the body, which NATS knows by this name. Raises `NatsAway` where none comes about."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            nc = await connect(url, name=name, on_closed=lambda: None, on_error=lambda _: True)
+    except (TimeoutError, nats.errors.Error) as error:
+        raise NatsAway(url, error) from error
+    try:
+        yield nc
+    finally:
+        await nc.close()
 
 
 def add_engine_options(command: argparse.ArgumentParser, *, instead_of: str) -> None:

@@ -31,8 +31,9 @@ from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import DEFAULT_PASSWORD, add_size_options
 from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
-from simulation.cluster import DEFAULT_INSTRUMENTS, Access, Cluster, Storage, Telemetry
+from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
+from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.handover import HandoverFailed
 from simulation.member import Member
 from simulation.nats_option import add_engine_options, nats_url
@@ -41,7 +42,6 @@ from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
 
 _log: Final = logging.getLogger(__name__)
 
@@ -110,9 +110,15 @@ def _add_up(commands: Any) -> None:
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
     add_size_options(up)
-    up.add_argument("--data", type=folder, help="where everything is kept; without it, gone when stopped")
+    up.add_argument(
+        "--data", type=folder, help="where everything is kept; without it, all is gone when stopped"
+    )
     up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
-    up.add_argument("--durability", choices=("journal", "none"), help="default: as before, at first journal")
+    up.add_argument(
+        "--durability",
+        choices=("journal", "none"),
+        help="default: that of the data directory, at first journal",
+    )
     up.add_argument(
         "--password",
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
@@ -127,7 +133,11 @@ def _add_up(commands: Any) -> None:
     )
     add_trace_options(up)
     add_log_options(up)
-    up.add_argument("--ready-file", type=Path, help="JSON with addresses and process ids, once all are ready")
+    up.add_argument(
+        "--ready-file",
+        type=Path,
+        help="where to write addresses and process ids as JSON, once all are ready",
+    )
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
 
 
@@ -151,13 +161,13 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--engines", type=engines, default=2, help="how many (default 2)")
     demo.add_argument("--clients", type=positive, default=10, help="how many (default 10)")
     demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine (default 0)")
-    demo.add_argument("--seed", type=int, default=1, help="of what the clients want (default 1)")
+    demo.add_argument("--seed", type=int, default=1, help="of what the clients do (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
     _add_dashboard_port(demo)
 
 
 def _add_handover(commands: Any) -> None:
-    hand = commands.add_parser("handover", help="let the standby of an engine reign, without a crash")
+    hand = commands.add_parser("handover", help="let the standby of an engine take over, without a crash")
     add_engine_options(hand, instead_of="a sentence")
 
 
@@ -364,20 +374,18 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
         telemetry=Telemetry(metrics=True),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            exchange=cluster.exchange.address,
-            nats=cluster.nats_url,
-            clients=options.clients,
-            duration_s=options.duration,
-            seed=options.seed,
-        )
-
     try:
         async with interruptible(), cluster:
             print_sheets(view, report.cluster_sheet(cluster))
+            plan = Plan(
+                exchange=cluster.exchange.address,
+                nats=cluster.nats_url,
+                clients=options.clients,
+                duration_s=options.duration,
+                seed=options.seed,
+            )
             async with _demo_page(cluster, view):
-                outcome = await run_with_view(plan(), view, headless=options.headless or options.json)
+                outcome = await run_with_view(plan, view, headless=options.headless or options.json)
     except Stopped:
         view.print("Stopped.")
         return INTERRUPTED
@@ -413,7 +421,7 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunO
         for view in viewing:
             view.cancel()
         for ended in await asyncio.gather(*viewing, return_exceptions=True):
-            if isinstance(ended, OSError):  # no room for what it shows: where it stands tells nothing more
+            if isinstance(ended, OSError):  # no room for what it shows: a traceback tells nothing more
                 _log.error("the view failed, the run went on: %s", ended.strerror)
             elif isinstance(ended, Exception):
                 _log.error("the view failed, the run went on", exc_info=ended)

@@ -1,8 +1,9 @@
 """What the numbers and paths on a command line may be: types for argparse, which says what they refuse.
 
 Each refuses by value and limit, and argparse adds the option. NaN compares with nothing, so every check says
-what must hold. A limit stands where a larger number would never end: 1e300 less 1 is 1e300. Whether a place
-can be written is tried, because permissions do not tell all, and the trial leaves nothing behind.
+what must hold. There is a limit where a run with a larger number would never end: 1e300 less 1 is 1e300.
+Whether a place can be written is found out by writing, because permissions do not tell all; nothing is left
+behind.
 """
 
 import argparse
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from bus.runner import MAX_PORT
+
 MAX_ENGINES: Final = 1_000
 """On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
 
-MAX_PORT: Final = 65_535
 MAX_MINUTES: Final = 1_440
 """A day, as the longest scenario."""
 
@@ -31,7 +33,7 @@ MAX_FREQUENCY: Final = 1_000
 """The bounds of a scenario: `duration_s`, the `count` of a group, the `rate` of its arrivals."""
 
 MAX_PER_MINUTE: Final = 600
-"""Faults of a class. What strikes more often finds nothing that has come back."""
+"""Faults of a class. At a faster pace nothing would have recovered before the next fault."""
 
 
 class OptionRefused(argparse.ArgumentTypeError):
@@ -107,7 +109,7 @@ def folder(text: str) -> Path:
     """A directory that can be written, or could once it is made with those above it."""
     path = Path(text)
     try:
-        if not text:  # to `Path` that is the working directory, and whoever left it empty meant another
+        if not text:  # to `Path` that is the working directory, which an empty option does not mean
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         _try_to_write(next(one for one in (path, *path.parents) if os.path.lexists(one)))
     except OSError as error:

@@ -21,9 +21,8 @@ _PORT_TRIES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Fixed ports; 0 (and an engine without one) takes a free one."""
+    """Fixed ports; 0 takes a free one."""
 
-    nats: int = 0
     exchange: int = 0
     first_engine: int = 0
     dashboard: int = 0
@@ -32,10 +31,10 @@ class Ports:
 def claim_ports(
     host: str, wanted: Ports, engines: int, standbys: int = 0, *, metrics: bool = False
 ) -> Iterator[int]:
-    """The ports of nats-server (0: it takes a free one itself), the exchange, the engines, their standbys.
+    """The ports of the exchange, the engines and their standbys, in this order.
 
-    In this order; `standbys` is how many each engine has, and they take free ports. With `metrics` a free
-    loopback port follows that of each process but nats-server.
+    `standbys` is how many each engine has, and they take free ports. With `metrics` a free loopback port
+    follows that of each process.
 
     Raises `PortTaken` naming the port when one that was asked for is in use: gRPC would share it silently.
     Raises `HostRefused` and `TooManyFiles`.
@@ -45,10 +44,7 @@ def claim_ports(
         *((f"engine {n + 1}", wanted.first_engine and wanted.first_engine + n) for n in range(engines)),
         *((f"standby {n + 1}", 0) for n in range(engines * standbys)),
     ]
-    if wanted.nats:
-        with contextlib.closing(socket.socket()) as probe:
-            _bind(probe, "127.0.0.1", wanted.nats, "nats-server")
-    taken = [wanted.nats]
+    taken = []
     with contextlib.ExitStack() as held:  # all at once, or one could be given out twice
         for name, port in asked:
             claimed = held.enter_context(contextlib.closing(_socket()))

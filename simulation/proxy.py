@@ -1,4 +1,4 @@
-"""A TCP proxy between a process and nats-server: a network that fails on a machine that has none.
+"""A TCP proxy between a process and nats-server: it gives one machine a network that can fail.
 
 Here: carrying bytes of one process, and every way in which that can fail. Not here: when it fails
 (`simulation/faults.py`). What fails is what TCP would show: bytes on their way through a hole are late, never
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 CHUNK_BYTES: Final = 65_536
+_HOST: Final = "127.0.0.1"
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: closing sends a reset."""
 
@@ -31,8 +32,7 @@ class Proxy:
     `upstream_port` is where nats-server listens; it may be told after the start, before anyone connects.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self.host = host
+    def __init__(self) -> None:
         self.port = 0
         self.upstream_port = 0
         self.to_server = Condition()
@@ -47,10 +47,10 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where the process connects instead of to nats-server."""
-        return f"nats://{self.host}:{self.port}"
+        return f"nats://{_HOST}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, self.host, self.port)
+        self._server = await asyncio.start_server(self._accept, _HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -68,10 +68,10 @@ class Proxy:
         self.refusing = False
         self._tell()
 
-    def degrade(self, *, to_server: Condition | None = None, to_process: Condition | None = None) -> None:
-        """One direction, or both, get worse; None leaves a direction as it is."""
-        self.to_server = to_server or self.to_server
-        self.to_process = to_process or self.to_process
+    def degrade(self, *, to_server: Condition, to_process: Condition) -> None:
+        """Set how the two directions are from now on."""
+        self.to_server = to_server
+        self.to_process = to_process
         self._tell()
 
     def cut(self, *, refuse: bool) -> None:
@@ -101,7 +101,7 @@ class Proxy:
             _reset(writer)
             return
         try:
-            up_reader, up_writer = await asyncio.open_connection(self.host, self.upstream_port)
+            up_reader, up_writer = await asyncio.open_connection(_HOST, self.upstream_port)
         except OSError:
             _reset(writer)  # as the server's own port would
             return

@@ -94,7 +94,7 @@ class Recording:
         self.fills.append(TakenFill(at_s, client, kind, fill))
 
     def note_state(self, at_s: float, engine: int, state: str) -> None:
-        """Keep an engine's state if it is another than before."""
+        """Keep an engine's state if it differs from the last."""
         before = next((known.state for known in reversed(self.states) if known.engine == engine), None)
         if state != before:
             self.states.append(StateChange(at_s, engine, state))

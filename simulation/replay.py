@@ -31,8 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bus.connection import connect
 from bus.journal import JetStreamJournal
 from bus.messages import engine_of_id
-from client.cli.output import print_sheets
-from client.cli.sheets import Sheet, counted
+from client.cli.sheets import counted
 from engine import commands as core
 from engine.terms import Side
 from simulation.audit import Audit
@@ -58,7 +57,7 @@ REQUIREMENT: Final = "ob-analytics==0.1.0"
 WHEEL: Final = "ob_analytics-0.1.0-py3-none-any.whl"
 
 BATCH: Final = 200
-"""Commands a message, at most."""
+"""Commands in a message, at most."""
 
 IN_FLIGHT: Final = 8
 """Messages under way where one engine takes all."""
@@ -67,7 +66,6 @@ _FETCH_DEADLINE_S: Final = 300
 _CALL_DEADLINE_S: Final = 20.0
 _SETTLE_DEADLINE_S: Final = 15.0
 _SETTLE_POLL_S: Final = 0.1
-_SHOWN_TRADES: Final = 10
 T = TypeVar("T")
 
 _AWAY: Final = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
@@ -132,10 +130,10 @@ def fetch(cache: Path) -> Path:
 
 
 async def left_behind(work: Callable[[], T]) -> T:
-    """What the work gives, done in a thread for which nobody waits once this is cancelled.
+    """The result of work done in a thread that nobody waits for once this is cancelled.
 
-    For those of `asyncio.to_thread` the end of a program waits, cancelled or not: to read the capture takes
-    seconds, and to fetch it minutes.
+    At its end a program waits for the threads of `asyncio.to_thread`, cancelled or not; reading the capture
+    takes seconds, and fetching it minutes.
     """
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
@@ -208,7 +206,6 @@ class Carrier:
     statuses: Counter[int]
     refusals: Counter[int]
     on_replies: Callable[[int], None]
-    in_flight: int = IN_FLIGHT
     _call: Any = field(init=False)
     _room: asyncio.Semaphore = field(init=False)
     _unanswered: int = field(default=0, init=False)
@@ -216,7 +213,7 @@ class Carrier:
 
     def __post_init__(self) -> None:
         self._call = self.stub.OrderEntry(metadata=self.metadata)
-        self._room = asyncio.Semaphore(self.in_flight)
+        self._room = asyncio.Semaphore(IN_FLIGHT)
         self._drained.set()
 
     async def send(self, instructions: Sequence[Instruction]) -> None:
@@ -443,53 +440,3 @@ def _progress_bar(console: Console) -> Progress:
 def _advance(bar: Progress, task: TaskID, count: int, started: float) -> None:
     done = bar.tasks[0].completed + count
     bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-3):,.0f}/s")
-
-
-def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
-    """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed."""
-    comparison = outcome.comparison
-    wanted = comparison.matched + len(comparison.missed)
-    counts = {
-        "commands": f"{outcome.commands:,}",
-        "commands a second": f"{outcome.commands / outcome.elapsed_s:,.0f}",
-        **{f"answered {status}": f"{count:,}" for status, count in sorted(outcome.statuses.items())},
-        **{f"refused: {reason}": f"{count:,}" for reason, count in sorted(outcome.refusals.items())},
-        "trades matched": f"{comparison.matched} of {wanted}",
-        "trades missed": str(len(comparison.missed)),
-        "trades extra": str(len(comparison.extra)),
-        f"volume matched ({SYMBOL.partition('-')[0]})": (
-            f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}"
-        ),
-    }
-    if engines > 1:
-        counts["volume at the same prices"] = f"{comparison.volume_at_price * LOT_SIZE:f}"
-        counts["trades through legs"] = str(outcome.through_legs)
-    title = f"Replay through {counted(engines, 'engine')}"
-    print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
-    for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
-        for trade in trades[:_SHOWN_TRADES]:
-            console.print(f"{name}: {trade}", highlight=False)
-    if engines == 1:
-        return 1 if comparison.missed or comparison.extra or outcome.crossed else 0
-    return _show_audits(outcome, console)
-
-
-def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
-    violations = [violation for audit in outcome.audits for violation in audit.violations]
-    if outcome.audits:
-        decisions = sum(audit.decisions for audit in outcome.audits)
-        knowing = sum(audit.with_away_quotes for audit in outcome.audits)
-        legs = sum(audit.legs for audit in outcome.audits)
-        console.print(
-            f"Trade-through: {len(violations)}. All journals were replayed through the state machine, and"
-            f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
-            " legs) was checked: no fill and no leg at a price worse than a journaled away quote that was not"
-            " taken whole.",
-            highlight=False,
-        )
-    else:
-        console.print("Trade-through was not checked: that needs the journals (--nats).")
-    for violation in violations[:_SHOWN_TRADES]:
-        console.print(violation, highlight=False)
-    console.print(f"The consolidated book is {'CROSSED' if outcome.crossed else 'not crossed'}.")
-    return 1 if violations or outcome.crossed else 0

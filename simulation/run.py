@@ -34,7 +34,7 @@ from simulation.recording import Quote, Recording
 from simulation.trader import Trader
 
 KEPT_PERCENT: Final = 90
-"""An agent with less of the steps that its rate asks for is told of."""
+"""An agent that made a smaller share of the steps its rate asks for is reported."""
 
 SETTLE_DEADLINE_S: Final = 10.0
 """How long reports, fills and books have to agree once the clients are quiet."""
@@ -102,7 +102,7 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class Progress:
-    """What a running simulation shows to whoever looks on."""
+    """What a running simulation shows of itself."""
 
     market: MarketWatch
     traders: list[Trader]
@@ -200,7 +200,7 @@ async def _trade_and_check(progress: Progress, tally: Tally) -> RunOutcome:
 
 
 def _record(progress: Progress, recording: Recording) -> None:
-    """Let everything that is noticed from now on be kept, with its time."""
+    """Record everything that is noticed from now on, with its time."""
     clock = asyncio.get_running_loop().time
     recording.started_ns = time.time_ns()
     instruments = progress.traders[0].client.instruments

@@ -8,10 +8,7 @@ Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has
 """
 
 import argparse
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,7 +17,6 @@ import nats.errors
 import nats.js.errors
 from rich.console import Console
 
-from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
 from client.cli.failures import Failure
@@ -28,13 +24,11 @@ from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine.runtime import snapshots
 from engine.state import State
-from simulation.nats_option import NatsAway, NeverRan, add_engine_options
+from simulation.nats_option import NatsAway, NeverRan, add_engine_options, connected
 
 WELL: Final = 0
 DAMAGED: Final = 1
 GOOD: Final = "good"
-
-CONNECT_PATIENCE_S: Final = 5.0
 
 _NS: Final = 1_000_000_000
 
@@ -55,7 +49,7 @@ def add_parser(commands: Any) -> None:
 async def run(options: argparse.Namespace, console: Console) -> int:
     """Run one of them; the exit code. Raises `Failure`."""
     try:
-        async with _connected(options.nats) as nc:
+        async with connected(options.nats, "snapshot-tools") as nc:
             store = SnapshotStore(nc, options.engine)
             if options.action == "make":
                 with console.status("replaying the journal since the newest snapshot"):
@@ -77,16 +71,6 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         raise NatsAway(options.nats, error) from error
     _show(options, console, entries, verdicts)
     return DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
-
-
-@asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[Connection]:
-    async with asyncio.timeout(CONNECT_PATIENCE_S):
-        nc = await connect(url, name="snapshot-tools", on_closed=lambda: None, on_error=lambda _: True)
-    try:
-        yield nc
-    finally:
-        await nc.close()
 
 
 def _show(

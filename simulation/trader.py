@@ -23,7 +23,7 @@ _OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDI
 class Trader:
     """One client of the market with the agent that drives it.
 
-    `submitted`, `statuses` and `refusals` count what it sent and what became of it; `fills` is its history
+    `submitted` counts the orders it sent, `refusals` what was refused, by reason; `fills` is its history
     as GetFills gave it. `value` tells a symbol's fundamental value so many seconds after the start,
     `reference` is where an empty market starts.
     """
@@ -47,9 +47,8 @@ class Trader:
     failures: int = 0
     steps: int = 0
     wanted_steps: int = 0
-    """So many its arrivals asked for, by those that there was time for."""
+    """How many its arrivals asked for, reckoned from those that there was time for."""
 
-    statuses: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     _started: float = 0.0
     _recalled: int = 0
@@ -157,7 +156,6 @@ class Trader:
             *(result.client_order_id, intent.side.name, intent.symbol, intent.quantity, intent.price),
             *(result.order_id, result.reject_reason or result.status),
         )
-        self.statuses[result.status] += 1
         leaves = instrument.lots(result.leaves_quantity)
         if result.rejected:
             self.refusals[str(result.reject_reason)] += 1

@@ -22,6 +22,7 @@ LEG_DEADLINE_NS: Final = 5_000_000_000
 """How long a leg may be in doubt once every engine is up."""
 
 _ENGINE_BITS: Final = 48
+"""Above these bits of an order id stands its engine. The engine's own constant is on purpose not used."""
 
 Levels = list[tuple[int, int, int]]
 """(price, quantity, order count), the best first."""
@@ -91,7 +92,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> list[Check]:
-    """Everything that must hold (design.md section 8), each with what is wrong."""
+    """Everything that must hold, each with what is wrong."""
     journals = Check("journals are whole; no record of a replaced epoch")
     engines = {
         number: _replay(number, records, journals) for number, records in sorted(evidence.journals.items())
@@ -220,7 +221,7 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
 def _in_given_order(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Check:
     """Commands of one client reach the journal in the order in which they were given, waited for or not.
 
-    So the client library promises, over reconnects too, for what it did not give up in between.
+    The client library promises this, over reconnects too, for what it did not give up in between.
     """
     check = Check("a client's commands stand in the order they were given")
     for log in evidence.clients.values():
@@ -263,7 +264,7 @@ def _told_fills(evidence: Evidence) -> Check:
 
 
 def _no_errors(evidence: Evidence) -> Check:
-    """Faults make a client wait, or give up at its deadline; nothing else is to be seen of them."""
+    """Faults make a client wait, or give up at its deadline; it sees nothing else of them."""
     check = Check("clients hear nothing worse than to wait")
     for log in evidence.clients.values():
         check.checked += len(log.commands)

@@ -10,7 +10,7 @@ import msgspec
 
 from client import AuthenticationFailed, RequestInvalid
 from client.cli import settings as kept
-from client.cli.arguments import Parser, whole
+from client.cli.arguments import Parser, count
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
 from client.cli.failures import DONE, Misuse, some_of
@@ -25,14 +25,14 @@ _HIDDEN: Final = "(kept)"
 def _arrange_register(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="the client id; default: that of the context")
     parser.add_argument(
-        "--engine", metavar="N", type=whole, default=0, help="the home engine to ask for; default: any"
+        "--engine", metavar="N", type=count, default=0, help="the home engine to ask for; default: any"
     )
 
 
 async def register(options: Options, desk: Desk) -> int:
     """Register a client and keep it as the context in use.
 
-    The context is named as the client unless --context says otherwise. A client that is known here keeps its
+    The context has the client's name unless --context says otherwise. A client that is known here keeps its
     secret; a new one gets a random one, which is kept before the exchange hears of it: nobody else has it.
     """
     file = kept.contexts_file(os.environ)

@@ -75,7 +75,7 @@ def add_common(parser: Parser) -> None:
     group.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
     group.add_argument("--client-id", metavar="NAME", help="who trades")
     group.add_argument(
-        "--secret", metavar="S", help="the client's own; others may see it here: MATCHBUS_SECRET"
+        "--secret", metavar="S", help="the client's own; others see it here, but not in MATCHBUS_SECRET"
     )
     group.add_argument("--password", metavar="P", help='the exchange\'s; default "password"')
     group.add_argument(
@@ -104,7 +104,7 @@ def symbol(text: str) -> str:
 
 def order_id(text: str) -> int:
     """The number of an order."""
-    number = _up_to(_MAX_ORDER_ID, text)
+    number = _up_to(text, _MAX_ORDER_ID)
     if not number:
         raise argparse.ArgumentTypeError(
             f"{text!r:.60} is no order id: `matchbus orders` shows them; an id of your own goes into "
@@ -142,25 +142,25 @@ def timeout(text: str) -> float:
         ) from None
 
 
-def whole(text: str) -> int:
+def count(text: str) -> int:
     """A whole number from 0 on: how many, or an engine."""
-    return _whole(_MAX_COUNT, text)
+    return _from_zero(text, _MAX_COUNT)
 
 
 def sequence(text: str) -> int:
     """The number of a fill, or 0."""
-    return _whole(_MAX_SEQUENCE, text)
+    return _from_zero(text, _MAX_SEQUENCE)
 
 
-def _whole(limit: int, text: str) -> int:
-    number = _up_to(limit, text)
+def _from_zero(text: str, limit: int) -> int:
+    number = _up_to(text, limit)
     if number is None:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no whole number from 0 to {limit}")
     return number
 
 
-def _up_to(limit: int, text: str) -> int | None:
-    """The whole number that is written there; None for another text, and above the limit."""
+def _up_to(text: str, limit: int) -> int | None:
+    """The whole number that the text is; None for any other text, and above the limit."""
     # Python refuses to read numbers of thousands of digits, with a text about itself.
     if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > limit:
         return None

@@ -12,11 +12,6 @@ Options = argparse.Namespace
 Run = Callable[[Options, Desk], Coroutine[Any, Any, int]]
 
 
-def never(_: Options) -> bool:
-    """For commands that end by themselves."""
-    return False
-
-
 @dataclass(frozen=True)
 class Command:
     """One command. `run` returns the exit code; `goes_on` tells whether Ctrl-C is its ordinary end."""
@@ -25,7 +20,7 @@ class Command:
     what: str
     arrange: Callable[[Parser], None]
     run: Run
-    goes_on: Callable[[Options], bool] = never
+    goes_on: Callable[[Options], bool] = lambda _: False
 
     def parser(self, *, alone: bool = True) -> Parser:
         """Reads its words; `alone` adds what only a whole command line has: who, where and `--json`."""

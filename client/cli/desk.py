@@ -79,7 +79,7 @@ class Desk:
                 self._client = await client.open()
         return self._client
 
-    async def venue(self) -> Venue:
+    def venue(self) -> Venue:
         """What anyone may ask; its calls may raise `Unavailable` when the exchange is away."""
         if self._client is not None:
             return self._client.venue
@@ -88,7 +88,7 @@ class Desk:
         return self._venue
 
     async def tell_away(self, error: Unavailable | ExchangeAway) -> None:
-        """Say that what was to go on has no answer now, and is asked for again."""
+        """Say that what was to go on has no answer now and is tried again."""
         if time.monotonic() - self._told_away_s >= TELL_S:
             self._told_away_s = time.monotonic()
             self.output.failure(Failure((await self.explain(error)).text, "it is tried again, until Ctrl-C"))
@@ -103,5 +103,5 @@ class Desk:
         listed: list[str] = []
         if isinstance(error, UnknownSymbol):
             with suppress(MatchbusError):  # then the list is missing, and the error is said all the same
-                listed = list(await (await self.venue()).instruments())
+                listed = list(await self.venue().instruments())
         return explain(error, self.settings, listed)

@@ -50,7 +50,7 @@ async def feed(options: Options, desk: Desk) -> int:
     """Follow the feed until interrupted."""
     settings = desk.settings
     async with desk.output.waiting("asking the exchange for the instrument"), exchange_asked():
-        instruments = await (await desk.venue()).instruments()
+        instruments = await desk.venue().instruments()
     check_traded(options.symbol, instruments)
     async with desk.output.waiting(f"connecting to {settings.nats}"):
         try:
@@ -91,7 +91,7 @@ async def _follow(nc: Nats, tape: "Tape") -> None:
 class Tape:
     """Prints one symbol's messages of every engine, and says when a book has to be asked for.
 
-    Snapshots come every 1.5 s while a book changes: with `repeats` those are printed too that change nothing.
+    Snapshots come every 1.5 s while a book changes: with `repeats` those that change nothing are printed too.
     """
 
     def __init__(self, instrument: Instrument, output: Output, *, repeats: bool = False) -> None:

@@ -69,7 +69,7 @@ async def status(options: Options, desk: Desk) -> int:
 
 async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
     seen: dict[str, Any] = {"address": desk.settings.exchange, "reachable": False, "error": ""}
-    venue = await desk.venue()
+    venue = desk.venue()
     try:
         async with exchange_asked():
             await venue.engines()  # the first call also connects

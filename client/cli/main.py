@@ -97,7 +97,7 @@ async def _carry_out(command: Command, options: Options, desk: Desk) -> int:
 async def _until_stopped() -> AsyncIterator[None]:
     """Cancel the body at Ctrl-C or SIGTERM, which is how it is meant to end.
 
-    A body that is in the middle of something makes `Interrupted` of that.
+    A body that is in the middle of something raises `Interrupted` instead.
     """
     loop, body, stopped = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert body is not None

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from client import Book, Unavailable
-from client.cli.arguments import Parser, symbol, whole
+from client.cli.arguments import Parser, count, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import DONE, ExchangeAway, Misuse
@@ -25,7 +25,7 @@ def _arrange_book(parser: Parser) -> None:
     )
     parser.add_argument("--orders", action="store_true", help="each order in its queue, your own marked *")
     parser.add_argument(
-        "--depth", metavar="N", type=whole, default=_DEPTH, help="levels a side, 0: all; default %(default)s"
+        "--depth", metavar="N", type=count, default=_DEPTH, help="levels a side, 0: all; default %(default)s"
     )
 
 
@@ -40,7 +40,7 @@ async def book(options: Options, desk: Desk) -> int:
 def _consolidated(options: Options, desk: Desk) -> "Look[Book]":
     async def look() -> tuple[Book, Callable[[], Sheet]]:
         async with exchange_asked():
-            book = await (await desk.venue()).book(options.symbol, options.depth)
+            book = await desk.venue().book(options.symbol, options.depth)
         return book, lambda: book_sheet(book, "on all live engines")
 
     return look
@@ -64,7 +64,7 @@ def _arrange_engines(parser: Parser) -> None:
 
 async def engines(options: Options, desk: Desk) -> int:
     """List the engine processes as the exchange sees them."""
-    venue = await desk.venue()
+    venue = desk.venue()
     if options.watch:
 
         async def look() -> tuple[object, Callable[[], Sheet]]:

@@ -149,7 +149,7 @@ async def replace(options: Options, desk: Desk) -> int:
 
 
 async def _instrument_of(options: Options, client: Client) -> Instrument | None:
-    """What an order trades, which its replace does not say; None when nobody tells just now."""
+    """What an order trades, which its replace does not say; None when nobody can tell just now."""
     with suppress(MatchbusError):
         order = await client.order(order_id=options.order_id, client_order_id=options.client_order_id)
         return client.instruments[order.symbol]
@@ -186,7 +186,7 @@ async def orders(options: Options, desk: Desk) -> int:
 
 @asynccontextmanager
 async def _under_way(desk: Desk, doubt: str, hint: str) -> AsyncIterator[None]:
-    """Around a command that changes something: whoever ends the wait is told what nobody knows then."""
+    """Around a command that changes something: if the wait is broken off, say what is then unknown."""
     try:
         async with desk.output.waiting("waiting for the engine"):
             yield

@@ -75,7 +75,7 @@ class Output:
 
     @contextlib.asynccontextmanager
     async def waiting(self, what: str) -> AsyncIterator[Callable[[str], None]]:
-        """Show a spinner on the terminal while the body runs, from the second second on.
+        """Show a spinner on the terminal while the body runs, once that takes longer than QUIET_S.
 
         Yields what changes its text. The body must wait, not work: a spinner that nobody turns stands still.
         """
@@ -142,8 +142,8 @@ def _writing() -> Iterator[None]:
 def drawn(sheet: Sheet, width: int) -> "Group":
     """What people see: the table, and the note below it.
 
-    Cells are wrapped between words only. A table that is too wide for that becomes a list: an id or a number
-    that is cut short is none.
+    Cells are wrapped between words only. A table that is too wide for that becomes a list: a shortened id or
+    number is useless.
     """
     from rich.cells import cell_len  # noqa: PLC0415 -- see the module's docstring
     from rich.console import Group  # noqa: PLC0415 -- likewise

@@ -13,9 +13,9 @@ import shlex
 import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from typing import Final
 
-from client import Client, Fill, MatchbusError, OrderState
+from client import Client, MatchbusError, OrderState
 from client.cli import health, holdings, market, orders
 from client.cli.arguments import HelpShown, Parser
 from client.cli.command import Command, Options
@@ -74,7 +74,7 @@ async def trade(options: Options, desk: Desk) -> int:
 async def execute(line: str | None, desk: Desk, where: str = "") -> int:
     """Do what one line says and tell what went wrong; its exit code. None is a line too long to be read.
 
-    Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing behind it is to be done.
+    Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing after it is to be done.
     """
     try:
         command, options = read(line)
@@ -286,19 +286,11 @@ async def _tell_fills(client: Client, last: int) -> None:
     try:
         async with aclosing(client.fills(last)) as fills:
             async for fill in fills:
-                _tell(fill)
+                print(fill_line(fill), flush=True)
     except MatchbusError as error:
         print(f"fills are told no longer: {error}")
 
 
-def _tell(fill: Fill) -> None:
-    print(fill_line(fill), flush=True)
-
-
-def _goes_on(_: Any) -> bool:
-    return True
-
-
 COMMANDS: Final = (
-    Command("trade", "Trade at a prompt, or by lines from a pipe.", _arrange, trade, _goes_on),
+    Command("trade", "Trade at a prompt, or by lines from a pipe.", _arrange, trade, lambda _: True),
 )

@@ -132,8 +132,8 @@ def load(file: Path) -> Contexts:
 def changing(file: Path) -> Iterator[Contexts]:
     """What is kept, for the body to change; kept again at its end, unless it raises.
 
-    Nobody else changes it meanwhile: the body must not wait for anything. Raises `SettingsError`, and before
-    the body where nothing could be kept.
+    Nobody else changes it meanwhile: the body must not wait for anything. Raises `SettingsError`, before the
+    body runs where nothing could be kept.
     """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -148,16 +148,15 @@ def changing(file: Path) -> Iterator[Contexts]:
             raise _not_kept(file, error) from error
         contexts = load(file)
         yield contexts
-        save(file, contexts)
+        _save(file, contexts)
     finally:
         os.close(lock)
 
 
-def save(file: Path, contexts: Contexts) -> None:
-    """Keep this from now on, readable by its owner only. Raises `SettingsError`."""
+def _save(file: Path, contexts: Contexts) -> None:
+    """Replace the file, whose directory is there, by one that only its owner may read."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
         # Never readable by others, not even before the first byte.
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
@@ -174,19 +173,16 @@ def _not_kept(file: Path, error: OSError) -> SettingsError:
     )
 
 
-def resolve(
-    options: Mapping[str, Any], environment: Mapping[str, str], contexts: Contexts, *, base: str = ""
-) -> Settings:
+def resolve(options: Mapping[str, Any], environment: Mapping[str, str], contexts: Contexts) -> Settings:
     """What a command works with.
 
-    `options` holds what was typed, with None or nothing for what was not. `base` is the context to take when
-    neither an option nor the environment names one; without it, the one in use. Raises `SettingsError`.
+    `options` holds what was typed, with None or nothing for what was not. Raises `SettingsError`.
     """
     name = options.get("context") or environment.get("MATCHBUS_CONTEXT", "")
     if name:
         context = contexts.get(name)
     else:
-        name = base or contexts.current
+        name = contexts.current
         context = contexts.get(name) if name else Context()
     values: dict[str, str] = {}
     sources: dict[str, str] = {}

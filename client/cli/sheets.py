@@ -76,7 +76,7 @@ def average(value: Decimal) -> str:
 
 
 def counted(count: float, one: str, many: str = "") -> str:
-    """So many of something: `1 command`, `2 commands`; `many` where that is no `s` behind it."""
+    """So many of something: `1 command`, `2 commands`; `many` where the plural is not an added `s`."""
     number = f"{count:g}" if isinstance(count, float) else str(count)
     return f"{number} {one if count == 1 else many or f'{one}s'}"
 

@@ -2,7 +2,7 @@
 
 Every kind has the same mean rate if it is told the same `rate`; they differ in how steps bunch:
 
-    steady    one each 1/rate seconds
+    steady    one every 1/rate seconds
     poisson   independent of each other
     hawkes    each makes more of them likely for a while, as trades in real markets do
 """
@@ -19,7 +19,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1_000)]
 
 
 class SteadySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="steady"):
-    """A step each 1/rate seconds."""
+    """A step every 1/rate seconds."""
 
     rate: Rate = 20.0
 
@@ -27,7 +27,7 @@ class SteadySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 class PoissonSettings(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="poisson"
 ):
-    """Steps that know nothing of each other, `rate` a second on average."""
+    """Steps independent of each other, `rate` a second on average."""
 
     rate: Rate = 20.0
 
@@ -57,7 +57,7 @@ class Arrival(Protocol):
 
 @dataclass(slots=True)
 class Steady:
-    """A step each 1/rate seconds."""
+    """A step every 1/rate seconds."""
 
     rate: float
 
@@ -68,7 +68,7 @@ class Steady:
 
 @dataclass(slots=True)
 class Poisson:
-    """Steps that know nothing of each other."""
+    """Steps independent of each other."""
 
     generator: random.Random
     rate: float

@@ -121,7 +121,7 @@ class Agent(Protocol):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """So many like agents, each deciding at arrivals of its own. A kind of agent adds its parameters."""
+    """A number of agents alike, each deciding at arrivals of its own. A kind of agent adds its parameters."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
     arrival: ArrivalSettings = SteadySettings()

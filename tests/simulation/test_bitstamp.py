@@ -23,7 +23,7 @@ from simulation.bitstamp import (
     first_part,
     read_capture,
     translate,
-    whole,
+    units,
     windows,
 )
 
@@ -141,12 +141,12 @@ def test_ghosts_are_found_by_the_trades_that_went_through_them() -> None:
 def test_numbers_off_the_unit_are_refused(text: str) -> None:
     """A number that is not a whole count of the unit is refused, never rounded."""
     with pytest.raises(CaptureMalformed):
-        whole(text, Decimal("0.1"))
+        units(text, Decimal("0.1"))
 
 
 def test_scientific_numbers_are_exact() -> None:
     """The capture writes small volumes with an exponent."""
-    assert whole("6.377e-05", bitstamp.LOT_SIZE) == 6377
+    assert units("6.377e-05", bitstamp.LOT_SIZE) == 6377
 
 
 def test_first_part_expects_the_trades_of_orders_it_places() -> None:

@@ -29,9 +29,9 @@ from simulation.replay import (
     deal,
     fetch,
     replay,
-    show,
     trades_of,
 )
+from simulation.replay_report import show
 
 ORDERS = """\
 id,timestamp,exchange_timestamp,price,volume,action,direction

@@ -12,8 +12,9 @@ from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
 from client import Client
-from simulation.cluster import Access, Cluster
+from simulation.cluster import Cluster
 from simulation.cluster_errors import ClientsDiffer
+from simulation.cluster_settings import Access
 from tests.certificates import Authority
 from tests.system.venue import Trader, Venue, limit
 from tests.waiting import until

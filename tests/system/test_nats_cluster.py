@@ -10,8 +10,9 @@ from bus import provision, subjects
 from bus.connection import Connection
 from bus.server import NatsServer
 from bus.stream import AWAY
-from simulation.cluster import Cluster, Storage
+from simulation.cluster import Cluster
 from simulation.cluster_errors import NodesDiffer
+from simulation.cluster_settings import Storage
 from tests.system.test_take_over import open_market
 from tests.system.venue import eventually, scaled, show
 

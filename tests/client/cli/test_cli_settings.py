@@ -18,7 +18,6 @@ from client.cli.settings import (
     contexts_file,
     load,
     resolve,
-    save,
 )
 from tests.client.fake_venue import FakeVenue
 
@@ -98,17 +97,23 @@ def test_secrets_do_not_show_in_a_log() -> None:
     assert "pw" not in shown
 
 
+def keep(file: Path, contexts: Contexts) -> None:
+    """Have this kept, whatever was."""
+    with changing(file) as kept:
+        kept.current, kept.contexts = contexts.current, contexts.contexts
+
+
 def test_contexts_come_back_as_they_were(tmp_path: Path) -> None:
     """What is saved is loaded; only the owner may read it, whatever the umask or an older file says."""
     file = tmp_path / "deep" / "contexts.json"
     assert load(file) == Contexts()
-    save(file, KEPT)
+    keep(file, KEPT)
     file.chmod(0o644)
-    save(file, KEPT)
+    keep(file, KEPT)
     assert load(file) == KEPT
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert list(file.parent.iterdir()) == [file]
+    assert sorted(file.parent.iterdir()) == [file.with_name(".contexts.json.lock"), file]
 
 
 def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the contexts of this test are kept; Alice is registered already."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     file = tmp_path / "matchbus" / "contexts.json"
-    save(file, Contexts("alice", {"alice": ALICE}))
+    keep(file, Contexts("alice", {"alice": ALICE}))
     return file
 
 
@@ -168,7 +173,7 @@ async def test_a_secret_is_kept_before_the_exchange_hears_of_it(venue: FakeVenue
 async def test_a_refused_registration_leaves_contexts_as_they_were(venue: FakeVenue, file: Path) -> None:
     """A new context is gone again, one of before has what it had, and another client's is not taken."""
     fresh = Context(exchange=venue.address)
-    save(file, Contexts("alice", {"alice": ALICE, "eve": fresh}))
+    keep(file, Contexts("alice", {"alice": ALICE, "eve": fresh}))
     before = load(file)
     for name in ("dave", "eve", "alice"):
         words = (name, "--exchange", venue.address, "--password", "wrong", "--secret", "s")
@@ -204,7 +209,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """Where contexts cannot be kept, the error says where."""
     (tmp_path / "matchbus").write_text("a file where a directory should be")
     with pytest.raises(SettingsError, match="cannot be kept"):
-        save(tmp_path / "matchbus" / "contexts.json", KEPT)
+        keep(tmp_path / "matchbus" / "contexts.json", KEPT)
 
 
 def test_contexts_are_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,62 @@
+"""What the venue made of a capture, for people: counts, trades that differ, and whether it is well."""
+
+from typing import Final
+
+from rich.console import Console
+
+from client.cli.output import print_sheets
+from client.cli.sheets import Sheet, counted
+from simulation.bitstamp import LOT_SIZE, SYMBOL
+from simulation.replay import ReplayOutcome
+
+_SHOWN_TRADES: Final = 10
+
+
+def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
+    """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed."""
+    comparison = outcome.comparison
+    wanted = comparison.matched + len(comparison.missed)
+    counts = {
+        "commands": f"{outcome.commands:,}",
+        "commands a second": f"{outcome.commands / outcome.elapsed_s:,.0f}",
+        **{f"answered {status}": f"{count:,}" for status, count in sorted(outcome.statuses.items())},
+        **{f"refused: {reason}": f"{count:,}" for reason, count in sorted(outcome.refusals.items())},
+        "trades matched": f"{comparison.matched} of {wanted}",
+        "trades missed": str(len(comparison.missed)),
+        "trades extra": str(len(comparison.extra)),
+        f"volume matched ({SYMBOL.partition('-')[0]})": (
+            f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}"
+        ),
+    }
+    if engines > 1:
+        counts["volume at the same prices"] = f"{comparison.volume_at_price * LOT_SIZE:f}"
+        counts["trades through legs"] = str(outcome.through_legs)
+    title = f"Replay through {counted(engines, 'engine')}"
+    print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
+    for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
+        for trade in trades[:_SHOWN_TRADES]:
+            console.print(f"{name}: {trade}", highlight=False)
+    if engines == 1:
+        return 1 if comparison.missed or comparison.extra or outcome.crossed else 0
+    return _show_audits(outcome, console)
+
+
+def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
+    violations = [violation for audit in outcome.audits for violation in audit.violations]
+    if outcome.audits:
+        decisions = sum(audit.decisions for audit in outcome.audits)
+        knowing = sum(audit.with_away_quotes for audit in outcome.audits)
+        legs = sum(audit.legs for audit in outcome.audits)
+        console.print(
+            f"Trade-through: {len(violations)}. All journals were replayed through the state machine, and"
+            f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
+            " legs) was checked: no fill and no leg at a price worse than a journaled away quote that was not"
+            " taken whole.",
+            highlight=False,
+        )
+    else:
+        console.print("Trade-through was not checked: that needs the journals (--nats).")
+    for violation in violations[:_SHOWN_TRADES]:
+        console.print(violation, highlight=False)
+    console.print(f"The consolidated book is {'CROSSED' if outcome.crossed else 'not crossed'}.")
+    return 1 if violations or outcome.crossed else 0
