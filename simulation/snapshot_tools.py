@@ -21,7 +21,8 @@ import nats.js.errors
 from rich.console import Console
 
 from bus.connection import Connection, connect
-from bus.journal import JetStreamJournal, JournalError
+from bus.journal import JetStreamJournal
+from bus.records import JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
 from client.cli.failures import Failure
 from client.cli.output import print_sheets

@@ -11,7 +11,8 @@ import time
 from typing import Final, Protocol
 
 from bus import crash_points
-from bus.journal import Journal, Record
+from bus.journal import Journal
+from bus.records import Record
 from engine.commands import EpochStarted, decode, encode
 from engine.events import Event
 from engine.runtime.effects import REPORTED

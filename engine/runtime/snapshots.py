@@ -27,8 +27,9 @@ from nats.aio.client import Client
 
 from bus import child, crash_points, provision
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
-from bus.journal import JetStreamJournal, Journal, JournalDamaged, JournalError, JournalPosition
+from bus.journal import JetStreamJournal, Journal
 from bus.logs import LogForm, add_log_options
+from bus.records import JournalDamaged, JournalError, JournalPosition
 from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
