@@ -54,7 +54,6 @@ BODY_PATIENCE_S: Final = 10.0
 
 _TOKEN_BYTES: Final = 24
 
-
 T = TypeVar("T")
 
 _Act = Callable[[Request], Awaitable[dict[str, Any]]]
@@ -251,10 +250,8 @@ class _Session:
                 return
 
 
-def _answering(
-    act: Callable[[Request], Awaitable[dict[str, Any]]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """The answer to a request, for whatever comes of it; nothing of elsewhere gets that far."""
+def _answering(act: _Act) -> Callable[[Request], Awaitable[Response]]:
+    """What answers a request, whatever comes of it; none from elsewhere gets as far as the act."""
 
     async def answer(request: Request) -> Response:
         if request.headers.get("origin") != f"http://{request.headers.get('host')}":
