@@ -26,8 +26,6 @@ class Tokens:
     A client's newest session stays when its time is over: it tells that the client was registered.
     """
 
-    __slots__ = ("_keys", "_sessions")
-
     def __init__(self) -> None:
         self._sessions: dict[str, SessionEntry] = {}
         self._keys: dict[str, dict[str, None]] = {}

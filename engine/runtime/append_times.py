@@ -13,8 +13,6 @@ _NS_PER_US: Final = 1_000
 class AppendTimes:
     """The appends of the last second; of very many, the newest."""
 
-    __slots__ = ("_appends",)
-
     def __init__(self) -> None:
         self._appends: deque[tuple[int, int]] = deque(maxlen=_MAX_APPENDS)  # (stored at, took), in ns
 

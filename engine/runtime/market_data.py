@@ -82,7 +82,6 @@ class MarketData:
         self.replicas: dict[str, BookReplica] = {}
         self.trades = 0
         self.messages_left_out = 0
-        self.malformed_requests = 0
         self._nc = nc
         self._monotonic_ns = monotonic_ns
         self._time_ns = 0
@@ -262,7 +261,6 @@ class MarketData:
         try:
             symbols = decode_snapshot_request(request.data).symbols
         except NO_MESSAGE:
-            self.malformed_requests += 1
             return
         for symbol in symbols or self.replicas:
             if symbol in self.replicas:

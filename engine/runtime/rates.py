@@ -25,7 +25,7 @@ def add_rate_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--orders-per-second",
         metavar="N",
-        type=partial(whole, _MAX_PER_SECOND),
+        type=partial(whole, most=_MAX_PER_SECOND),
         default=0,
         help="new orders and replaces a second that each client may send; cancels are free (default: any)",
     )
