@@ -213,7 +213,7 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
                 raise ConfigurationMismatch(error)
             why = "the exchange says that it made it"
         except messages.NO_MESSAGE:
-            why = "who answers is no exchange"
+            why = "what answers is no exchange"
         except nats.errors.NoRespondersError:
             why = "no exchange is running that could make it"
         except AWAY:

@@ -59,7 +59,7 @@ _LOG_LINES: Final = 5
 _HEALTH_TIMEOUT_S: Final = 1.0
 _NO_SPACE: Final = "no space left on device"
 _ROOM_BYTES: Final = 8 * 1024**2
-"""Free space on its disk with which a server that ran out of it can go on for a while."""
+"""Free disk space with which a server that ran out can carry on for a while."""
 
 
 class ServerError(Exception):
@@ -153,7 +153,7 @@ def find_nats_conf() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one server of a cluster knows of it: its own name and port for the others, and all their ports."""
+    """What one server knows of its cluster: its own name, its port for the others, and the ports of all."""
 
     name: str
     port: int
@@ -173,11 +173,11 @@ def make_nodes(count: int) -> list[Node]:
 class NatsServer(ChildProcess):
     """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
 
-    It runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a
-    free one. The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that
-    was acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
-    cluster, whose JetStream answers once more than half of them run: start them together. Pages of
-    `origins`, such as "http://127.0.0.1:8080", and no others may connect by WebSocket; who is no browser may.
+    It listens on loopback, runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a free one.
+    The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that was
+    acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
+    cluster, whose JetStream answers once more than half of them run: start them together. By WebSocket,
+    browsers may connect from pages of `origins` alone, such as "http://127.0.0.1:8080"; programs always may.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class NatsServer(ChildProcess):
 
     @property
     def websocket_url(self) -> str:
-        """Where pages connect that look on. Known once started."""
+        """Where pages that look on connect. Known once started."""
         return f"ws://{_HOST}:{self.websocket_port}"
 
     async def __aenter__(self) -> Self:

@@ -7,8 +7,8 @@ the journal, which its chain shows (`bus/records.py`).
 
 What must hold. A mark never names a batch that the journal had not acknowledged. A journal that ends before
 the mark, or holds another batch at the mark's number, is not replayed to its end without a fault, so its
-engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; of what was stored
-in a crashed engine's last second only that is known to be lost of which there are execution reports. Its
+engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; a loss of what an
+engine stored in the last second before it crashed is noticed only as far as execution reports tell of it. Its
 epoch never falls and is never behind a reign that anybody saw, so none is given out twice over a loss.
 
     JournalError

@@ -151,7 +151,7 @@ class MarketData:
             await asyncio.sleep(0)
 
     def note_append(self, took_s: float) -> None:
-        """A batch was stored after so long: heartbeats tell of it."""
+        """Storing a batch took this long: heartbeats tell of it."""
         self._append_times.note(took_s, self._monotonic_ns())
 
     async def add_book(self, symbol: str) -> None:

@@ -85,7 +85,7 @@ _GC_THRESHOLDS: Final = (700, 10, 7_000)
 of up to 4 MiB in it. Nothing else makes cycles, so what has grown old is hardly ever looked at."""
 _BPS_PER_PERCENT: Final = 100
 _MAX_EPOCH: Final = 2**53
-"""So many reigns nobody sees begin: an entry that says more is not ours."""
+"""No engine ever comes to this many reigns: an entry that says more is not ours."""
 
 _FAULTS: Final = (
     ProcessFault,

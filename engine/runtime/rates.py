@@ -14,7 +14,7 @@ from bus.runner import whole
 from engine.commands import NewOrder, OrderCommand, ReplaceOrder
 
 DEPTH_NS: Final = 10**9
-"""Whoever was silent for so long may send as much at once as this time allows."""
+"""A client that was silent for this long may send at once what it may send in this time."""
 
 _COUNTED: Final = (NewOrder, ReplaceOrder)
 _MAX_PER_SECOND: Final = 1_000_000

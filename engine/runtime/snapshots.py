@@ -204,7 +204,7 @@ class SnapshotMaker:
         self._is_news = False
 
     def note(self, commands: int) -> None:
-        """So many commands more are in the journal than in the last snapshot."""
+        """Count commands that were added to the journal."""
         self.commands += commands
 
     async def run(self) -> None:

@@ -96,7 +96,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has none
         """Take the place of a server for the generated code, which also gives the handlers by name."""
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """Find who answers a call; None when it is none of this service."""
+        """Find what answers a call; None for a call of another service."""
         for handler in self._handlers:
             if (found := handler.service(details)) is not None:
                 return found
