@@ -251,7 +251,7 @@ class State:
 
     def _cancel(self, command: CancelOrder) -> None:
         order = self.accounts.find(command.client, command.order_id, command.client_order_id)
-        if order is None or not order.open + order.reserved:
+        if order is None or not order.leaves:
             self._refuse_absent(command, order)
             return
         self._withdraw(order)
