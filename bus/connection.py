@@ -99,14 +99,14 @@ class Connection(Client):
         except (OSError, nats.errors.Error):
             raise
         except Exception as error:
-            # Of a socket that is reset between two lines, or of what is no nats-server, comes anything, and
-            # nats-py would never try again.
+            # A socket that is reset between two lines, or something that is no nats-server, may cause any
+            # exception, and nats-py would never try again.
             raise nats.errors.Error(f"the server does not answer as one: {error!r}") from error
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Any:
         try:
             return super()._build_message(sid, subject, reply, data, headers)
-        except UnicodeDecodeError:  # nats-server passes on any bytes; nats-py would stop to read
+        except UnicodeDecodeError:  # nats-server passes on any bytes; nats-py would stop reading
             subject, reply = (text.decode(errors="replace").encode() for text in (subject, reply))
             return super()._build_message(sid, subject, reply, data, headers)
 

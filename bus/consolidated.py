@@ -63,7 +63,7 @@ def _merged(
         shares = tuple(share for _, share in quotes)
         yield ConsolidatedLevel(
             price=sign * rank,
-            # Each is a number of the contract; of engines that are none their sum need not be.
+            # Each fits the contract's int64; where some are not of real engines, their sum need not.
             quantity=min(sum(share.quantity for share in shares), _INT64_MAX),
             order_count=min(sum(share.order_count for share in shares), _INT64_MAX),
             shares=shares,

@@ -1,10 +1,9 @@
 """The execution reports: each report of each engine exactly once, for positions, drop copy and audit.
 
 Here: storing one engine's messages, reading all engines' from the first on, and looking up a client's old
-fills. Not here: what a report means,
-and which batches share a message. An engine demands with every message that its own last one is the newest on
-its subject, and looks there when an answer is missing, so that nothing is stored twice and a replaced primary
-stores nothing.
+fills. Not here: what a report means, and which batches share a message. An engine demands with every message
+that its own last one is the newest on its subject, and looks there when an answer is missing, so that nothing
+is stored twice and a replaced primary stores nothing.
 
     ExecutionsDamaged   messages that were stored are gone
 """
@@ -149,11 +148,6 @@ class ExecutionsReader:
             raise ExecutionsDamaged(str(error)) from error
         finally:
             await reader.close()
-
-
-def read(client: Client) -> ExecutionsReader:
-    """A reader of all execution reports, from the first one on."""
-    return ExecutionsReader(client)
 
 
 class OldFills:

@@ -43,7 +43,6 @@ _BOOK_SUBJECT_TOKENS: Final = 4
 _KIND_TOKENS: Final[dict[type, str]] = {BookDelta: "book", BookSnapshot: "book", Trades: "trade"}
 
 OnChange = Callable[[int, str], None]
-OnTrade = Callable[[int, str, Trades], None]
 OnState = Callable[[int, PeerFeed], None]
 
 
@@ -51,9 +50,8 @@ class FeedFollower:
     """The books of every engine but `own_engine`, kept up to date while `run` runs.
 
     `on_change(engine, symbol)` is called after each change of one book, or of whether it is synced;
-    `on_trade(engine, symbol, trades)` for each message of trades; `on_state(engine, feed)` when an engine
-    becomes live, suspect or down, or several of its books become unsynced at once. All are called
-    synchronously and must not wait.
+    `on_state(engine, feed)` when an engine becomes live, suspect or down, or several of its books become
+    unsynced at once. Both are called synchronously and must not wait.
     """
 
     def __init__(
@@ -62,17 +60,13 @@ class FeedFollower:
         *,
         own_engine: int | None,
         on_change: OnChange | None = None,
-        on_trade: OnTrade | None = None,
         on_state: OnState | None = None,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
         max_pending_messages: int = MAX_PENDING_MESSAGES,
     ) -> None:
         self.peers: dict[int, PeerFeed] = {}
-        self.malformed_discoveries = 0
         self._nc = nc
         self._own_engine = own_engine
-        self._listeners = _Listeners(on_change, on_trade, on_state)
-        self._monotonic_ns = monotonic_ns
+        self._listeners = _Listeners(on_change, on_state)
         self._max_pending_messages = max_pending_messages
         self._random = random.Random()  # noqa: S311 - spreads requests over time, guards nothing
         self._followings: dict[int, _Following] = {}
@@ -84,7 +78,7 @@ class FeedFollower:
         )
         try:
             while True:
-                now_ns = self._monotonic_ns()
+                now_ns = time.monotonic_ns()
                 for following in list(self._followings.values()):
                     await following.tick(now_ns, self._random.random())
                 await asyncio.sleep(TICK_S)
@@ -110,39 +104,27 @@ class FeedFollower:
             engine = subjects.engine_of(msg.subject)
             subjects.engine_token(engine)
         except ValueError:
-            self.malformed_discoveries += 1
             return
         if engine == self._own_engine or engine in self._followings or len(self._followings) >= MAX_PEERS:
             return
         feed = self.peers.setdefault(engine, PeerFeed(engine))
-        following = _Following(
-            self._nc, feed, self._listeners, self._monotonic_ns, self._max_pending_messages
-        )
+        following = _Following(self._nc, feed, self._listeners, self._max_pending_messages)
         self._followings[engine] = following
         await following.start()
 
 
 class _Listeners(NamedTuple):
     change: OnChange | None
-    trade: OnTrade | None
     state: OnState | None
 
 
 class _Following:
     """The one subscription to one engine's feed."""
 
-    def __init__(
-        self,
-        nc: Client,
-        feed: PeerFeed,
-        listeners: _Listeners,
-        monotonic_ns: Callable[[], int],
-        max_pending_messages: int,
-    ) -> None:
+    def __init__(self, nc: Client, feed: PeerFeed, listeners: _Listeners, max_pending_messages: int) -> None:
         self._nc = nc
         self._feed = feed
         self._listeners = listeners
-        self._monotonic_ns = monotonic_ns
         self._max_pending_messages = max_pending_messages
         self._subscription: Subscription | None = None
         self._has_overflowed = False
@@ -206,10 +188,8 @@ class _Following:
         if symbol is None and not isinstance(message, Heartbeat):
             self._drop()
             return
-        changed = feed.on_message(message, symbol, self._monotonic_ns())
+        changed = feed.on_message(message, symbol, time.monotonic_ns())
         self._tell_state(always=changed and symbol is None)
-        if self._listeners.trade is not None and isinstance(message, Trades) and message.epoch == feed.epoch:
-            self._listeners.trade(feed.engine, str(symbol), message)
         if changed and symbol is not None and self._listeners.change is not None:
             self._listeners.change(feed.engine, symbol)
 

@@ -1,12 +1,12 @@
 """The journal: one engine's batches of commands, in order, each stored before any effect of it leaves.
 
     JournalError
-    ├── JournalDamaged   records are missing or altered: `sequence` says where, the text what; do not trade
+    ├── JournalDamaged   records are missing or altered (`bus.records`): do not trade
     ├── PrimaryReplaced  another primary's record has our place: exit at once
     └── JournalClosed    the connection is closed for good: exit and recover by replay
 
-Here: records of opaque bytes, their chain, the fence, the doubt after an append without an answer. Not here:
-what a command means, or when a batch is cut.
+Here: storing and reading records, the fence, the doubt after an append without an answer. Not here: what a
+record is and how records are checked (`bus.records`), what a command means, or when a batch is cut.
 
 What must hold. Every append demands that the stream ends where the last record of ours was (the fence), and
 one append is in flight at a time; with more, the demand fences nothing: behind one refused record the next
@@ -18,20 +18,26 @@ and epoch of each record themselves, and ignore records of a replaced epoch.
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
-import struct
 import time
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final, Protocol
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 
 from bus import crash_points, subjects
 from bus.messages import NO_MESSAGE
+from bus.records import (
+    Chain,
+    JournalDamaged,
+    JournalError,
+    JournalPosition,
+    Record,
+    decode_record,
+    digest_of,
+    encode_record,
+)
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SEQUENCE,
@@ -44,9 +50,6 @@ from bus.stream import (
     until_connected,
 )
 
-FORMAT: Final = 1
-"""Version of the record's layout."""
-
 MAX_RECORD_BYTES: Final = 256_000
 """Largest `commands` of one record, in bytes; the rest of it adds less than 100."""
 
@@ -54,26 +57,7 @@ _LOOK_S: Final = 1.0
 """How long a reader hears nothing before it looks whether what it has read is still there."""
 
 _MEMORY_LOOK_S: Final = 0.005
-_DIGEST_BYTES: Final = 16
 _WRITER: Final = "Matchbus-Writer"
-_FIXED_FIELDS: Final = struct.Struct(">HHQQq")
-
-
-class JournalError(Exception):
-    """The journal cannot go on."""
-
-
-class JournalDamaged(JournalError):
-    """The stored records are not what was written."""
-
-    def __init__(self, engine: int, sequence: int, what: str) -> None:
-        super().__init__(
-            f"journal of engine {engine} is damaged at stream sequence {sequence}: {what}. Restore the NATS"
-            f" store from a copy; `matchbus journal verify {engine}` tells how far the journal is whole"
-        )
-        self.engine = engine
-        self.sequence = sequence
-        self.what = what
 
 
 class PrimaryReplaced(JournalError):
@@ -90,27 +74,6 @@ class PrimaryReplaced(JournalError):
 
 class JournalClosed(JournalError):
     """The connection to the journal is closed for good."""
-
-
-class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One batch. `time_ns` is UTC, `checksum` the CRC-32 of all other fields."""
-
-    format: int
-    engine: int
-    epoch: int
-    batch_number: int
-    previous_digest: bytes
-    time_ns: int
-    commands: bytes
-    checksum: int = 0
-
-
-class JournalPosition(msgspec.Struct, frozen=True):
-    """Where a journal stands: its last valid record. Before the first: 0, no digest, epoch 0."""
-
-    batch_number: int = 0
-    digest: bytes = b""
-    epoch: int = 0
 
 
 class Journal(Protocol):
@@ -179,80 +142,6 @@ class Journal(Protocol):
         ...
 
 
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Record).decode
-
-
-def digest_of(payload: bytes) -> bytes:
-    """The digest that the next record must carry: of the whole record, its `previous_digest` included."""
-    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
-
-
-def encode_record(engine: int, epoch: int, after: JournalPosition, time_ns: int, commands: bytes) -> bytes:
-    """The bytes of the record that follows `after`."""
-    record = Record(FORMAT, engine, epoch, after.batch_number + 1, after.digest, time_ns, commands)
-    return _encode(msgspec.structs.replace(record, checksum=_checksum(record)))
-
-
-def _checksum(record: Record) -> int:
-    """The CRC-32 of all fields but the checksum. Raises struct.error when one is out of its range."""
-    fixed = _FIXED_FIELDS.pack(
-        record.format, record.engine, record.epoch, record.batch_number, record.time_ns
-    )
-    return zlib.crc32(record.commands, zlib.crc32(record.previous_digest, zlib.crc32(fixed)))
-
-
-class Chain:
-    """Checks one journal's records in order: format, checksum, engine, epoch, number, link. Pure."""
-
-    def __init__(self, engine: int, position: JournalPosition | None = None) -> None:
-        self.engine = engine
-        self.position = position if position is not None else JournalPosition()
-        self.replaced_records = 0
-        """Records of replaced epochs that were left out."""
-
-    def accept(self, sequence: int, payload: bytes) -> Record | None:
-        """The record, None when it is of a replaced epoch; JournalDamaged, and no step, when it is wrong."""
-        record = self._intact(sequence, payload)
-        at = self.position
-        if record.epoch < at.epoch:
-            self.replaced_records += 1
-            return None
-        if record.batch_number != at.batch_number + 1:
-            raise JournalDamaged(
-                self.engine,
-                sequence,
-                f"batch {at.batch_number + 1} is missing, {record.batch_number} is there",
-            )
-        if record.previous_digest != at.digest:
-            raise JournalDamaged(
-                self.engine, sequence, f"batch {record.batch_number} does not follow the batch before it"
-            )
-        self.position = JournalPosition(record.batch_number, digest_of(payload), record.epoch)
-        return record
-
-    def _intact(self, sequence: int, payload: bytes) -> Record:
-        try:
-            record = _decode(payload)
-        except NO_MESSAGE as error:
-            raise JournalDamaged(self.engine, sequence, f"this is no record: {error}") from error
-        if record.format != FORMAT:
-            raise JournalDamaged(
-                self.engine, sequence, f"record format {record.format}, this version reads {FORMAT}"
-            )
-        try:
-            checksum = _checksum(record)
-        except struct.error as error:
-            raise JournalDamaged(self.engine, sequence, f"a field is out of range: {error}") from error
-        if checksum != record.checksum:
-            raise JournalDamaged(
-                self.engine, sequence, f"the checksum of batch {record.batch_number} is wrong"
-            )
-        if record.engine != self.engine:
-            raise JournalDamaged(self.engine, sequence, f"a record of engine {record.engine}")
-        return record
-
-
 class MemoryJournal:
     """A journal that lives as long as its list of `stored` records; two journals may share one list."""
 
@@ -270,6 +159,16 @@ class MemoryJournal:
         """As Journal says."""
         return self._chain.position
 
+    @property
+    def sequence(self) -> int:
+        """As Journal says."""
+        return self._sequence
+
+    @property
+    def newest_epoch(self) -> int:
+        """As Journal says, as far as it was read."""
+        return self.position.epoch
+
     async def replay(self) -> AsyncIterator[Record]:
         """As Journal says."""
         end = len(self.stored)
@@ -282,16 +181,6 @@ class MemoryJournal:
             self._sequence += 1
             if record is not None:
                 yield record
-
-    @property
-    def sequence(self) -> int:
-        """As Journal says."""
-        return self._sequence
-
-    @property
-    def newest_epoch(self) -> int:
-        """As Journal says, as far as it was read."""
-        return self.position.epoch
 
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says."""
@@ -345,6 +234,16 @@ class JetStreamJournal:
         return self._chain.position
 
     @property
+    def sequence(self) -> int:
+        """As Journal says."""
+        return self._sequence
+
+    @property
+    def newest_epoch(self) -> int:
+        """As Journal says, as far as it was read."""
+        return self.position.epoch
+
+    @property
     def replaced_records(self) -> int:
         """Records of replaced epochs that replays left out."""
         return self._chain.replaced_records
@@ -396,19 +295,9 @@ class JetStreamJournal:
         finally:
             await reader.close()
 
-    @property
-    def sequence(self) -> int:
-        """As Journal says."""
-        return self._sequence
-
-    @property
-    def newest_epoch(self) -> int:
-        """As Journal says, as far as it was read."""
-        return self.position.epoch
-
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. Waits while NATS is away."""
-        # On its way to there, a stream that was trimmed has nothing that is needed.
+        # Only this record is looked at: what stood before it may have been trimmed.
         stored = None
         if sequence <= (await self._extent()).last_seq:
             stored = await self._record_at(sequence)
@@ -425,7 +314,7 @@ class JetStreamJournal:
             return
         stored = await self._record_at(first)
         try:
-            record = _decode(stored or b"")
+            record = decode_record(stored or b"")
         except NO_MESSAGE as error:
             raise JournalDamaged(self._engine, first, f"this is no record: {error}") from error
         self._chain.position = JournalPosition(record.batch_number - 1, record.previous_digest, record.epoch)
@@ -445,7 +334,7 @@ class JetStreamJournal:
     async def _expect(self, sequence: int, end: int) -> None:
         """Nothing came for a while: either the server is away, or it has lost its records up to the end.
 
-        It then knows of no message to deliver, and so would be silent for ever.
+        In that case it knows of no message to deliver, and would be silent for ever.
         """
         with contextlib.suppress(*AWAY):
             if await message_at(self._client, self._stream, sequence) is None:
@@ -491,7 +380,7 @@ class JetStreamJournal:
                 return
 
     async def _find(self, payload: bytes, epoch: int) -> bool:
-        """Look who has our place: True we have, False nobody, and the same bytes must be sent again."""
+        """Look who has our place: True if we do; False if nobody does: the same bytes must be sent again."""
         place = self._sequence + 1
         while True:
             await until_connected(self._client)
@@ -557,7 +446,7 @@ def _check_append(position: JournalPosition, epoch: int, commands: bytes) -> Non
 def _replaced(stream: str, sequence: int, epoch: int, payload: bytes) -> PrimaryReplaced:
     """The fault for a record of another writer; its epoch is 0 where it is no record at all."""
     try:
-        other_epoch = _decode(payload).epoch
+        other_epoch = decode_record(payload).epoch
     except NO_MESSAGE:
         other_epoch = 0
     return PrimaryReplaced(stream, sequence, epoch, other_epoch)

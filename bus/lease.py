@@ -47,7 +47,7 @@ _SILENCE_S: Final = 2 * RENEW_S
 
 _LOOK_S: Final = 0.02
 NEWCOMER_S: Final = 0.3
-"""How long who has just come leaves a lapsed lease to those that wait for longer; less with age."""
+"""How long a newcomer leaves a lapsed lease to those who have waited longer; it shrinks with the wait."""
 
 _STREAM: Final = bucket_stream(subjects.LEASES_BUCKET)
 _TTL_HEADER: Final = "Nats-TTL"
@@ -119,8 +119,8 @@ class Lease:
 
         `leave_first_s`: for that long a lease that nobody has held since this call is left to others. After
         NATS was away the process that reigned gets the time of a lease to renew, if it has not let go of it.
-        When a lease runs out, who has waited longest comes first: a standby before the killed process that
-        was started again.
+        When a lease runs out, the process that has waited longest comes first: a standby before the killed
+        process that was started again.
         """
         began = time.monotonic()
         not_before = began + leave_first_s
@@ -156,7 +156,7 @@ class Lease:
                 else:
                     freed = now if freed is None else freed
                     turn = not_before
-                    if stored is not None and not stored.deleted:  # junk, over which who reigns renews
+                    if stored is not None and not stored.deleted:  # junk: whoever reigns renews over it
                         turn = max(not_before, freed + TTL_S)
                     elif known and stored is not None:  # the holder has let go of it
                         turn = began

@@ -34,6 +34,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from bus.peer import PeerFeed, PeerState
+from bus.runner import MAX_PORT
 
 MAX_REQUESTS: Final = 8
 """Answered at once; more are cut off, and Prometheus comes again."""
@@ -47,7 +48,6 @@ LAG_PERIOD_S: Final = 0.05
 _PATH: Final = b"/metrics"
 _SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _NS_PER_S: Final = 1_000_000_000
-_MAX_PORT: Final = 65_535
 _GENERATIONS: Final = 3
 
 _log: Final = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def add_metrics_option(parser: argparse.ArgumentParser) -> None:
 
 def _listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > MAX_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9464")
     return text
 

@@ -34,7 +34,7 @@ CLEAN_HEARTBEATS: Final = 2
 """How many young heartbeats in a row bring a peer back."""
 
 MAX_SYMBOLS: Final = 10_000
-"""Books kept of one peer; further symbols are counted and ignored."""
+"""Books kept of one peer; further symbols are ignored."""
 
 MAX_SYMBOLS_ASKED: Final = 1_000
 """A request for more books than this asks for all."""
@@ -64,7 +64,6 @@ class FeedCounters(msgspec.Struct):
     new_epochs: int = 0
     checksum_failures: int = 0
     malformed: int = 0
-    ignored_symbols: int = 0
     losses: int = 0
     requests: int = 0
 
@@ -273,7 +272,6 @@ class PeerFeed:
         replica = self.replicas.get(symbol)
         if replica is None:
             if len(self.replicas) >= MAX_SYMBOLS or SYMBOL_PATTERN.fullmatch(symbol) is None:
-                self.counters.ignored_symbols += 1
                 return None
             replica = self.replicas[symbol] = BookReplica(symbol)
             replica.begin_epoch(self.epoch)

@@ -2,8 +2,8 @@
 
 Every function may be repeated. A stream that exists with other settings than the wanted ones is never used: a
 journal that, say, drops its head when full has lost orders already. One setting alone is ever changed: a
-limit in bytes below the wanted one is raised. That limit, on how many servers a stream is kept, and whether a
-journal may be trimmed, is the exchange's choice alone.
+limit in bytes below the wanted one is raised. That limit, how many servers keep a stream, and whether a
+journal may be trimmed are the exchange's choice alone.
 
     ProvisionError
     ├── ConfigurationMismatch   it exists with other settings
@@ -13,11 +13,12 @@ journal may be trimmed, is the exchange's choice alone.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
 from bus import messages, subjects
@@ -186,7 +187,7 @@ async def stream_sizes(client: Client) -> dict[str, StreamSize]:
 
 
 async def _streams(client: Client) -> list[StreamInfo]:
-    jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_S)
+    jetstream = _jetstream(client)
     streams: list[StreamInfo] = []
     while page := await jetstream.streams_info(len(streams)):
         streams += page
@@ -212,7 +213,7 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
                 raise ConfigurationMismatch(error)
             why = "the exchange says that it made it"
         except messages.NO_MESSAGE:
-            why = "who answers is no exchange"
+            why = "what answers is no exchange"
         except nats.errors.NoRespondersError:
             why = "no exchange is running that could make it"
         except AWAY:
@@ -224,15 +225,13 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
 
 async def is_trimmable(client: Client, engine: int) -> bool:
     """Whether the engine's journal may be trimmed. Raises one of nats' errors."""
-    jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_S)
-    return not (await jetstream.stream_info(subjects.journal_stream(engine))).config.deny_purge
+    found = await _jetstream(client).stream_info(subjects.journal_stream(engine))
+    return not found.config.deny_purge
 
 
 async def trim_journal(client: Client, engine: int, first: int) -> None:
     """Drop the records before stream sequence `first` of a trimmable journal. Raises one of nats' errors."""
-    await client.jetstream(timeout=_REQUEST_TIMEOUT_S).purge_stream(
-        subjects.journal_stream(engine), seq=first
-    )
+    await _jetstream(client).purge_stream(subjects.journal_stream(engine), seq=first)
 
 
 def _journal(engine: int, max_bytes: int) -> StreamConfig:
@@ -242,15 +241,10 @@ def _journal(engine: int, max_bytes: int) -> StreamConfig:
 def _snapshots(engine: int) -> StreamConfig:
     """An object store as every NATS client knows it."""
     bucket = subjects.snapshots_bucket(engine)
-    return StreamConfig(
-        name=object_stream(bucket),
-        subjects=[subjects.object_chunks(bucket), subjects.object_entries(bucket)],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        discard=DiscardPolicy.NEW,
+    return _stream(
+        object_stream(bucket),
+        [subjects.object_chunks(bucket), subjects.object_entries(bucket)],
         max_bytes=-1,
-        max_age=0,
-        max_msgs=-1,
         max_msgs_per_subject=-1,
         max_msg_size=-1,
         deny_delete=False,
@@ -266,15 +260,10 @@ def _executions(max_bytes: int) -> StreamConfig:
 
 def _log(name: str, subject: str, max_bytes: int) -> StreamConfig:
     """A stream that only grows: nothing is dropped, deleted or purged, and a full one refuses what is new."""
-    return StreamConfig(
-        name=name,
-        subjects=[subject],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        discard=DiscardPolicy.NEW,
+    return _stream(
+        name,
+        [subject],
         max_bytes=max_bytes,
-        max_age=0,
-        max_msgs=-1,
         max_msgs_per_subject=-1,
         max_msg_size=MAX_MESSAGE_BYTES,
         deny_delete=True,
@@ -285,15 +274,10 @@ def _log(name: str, subject: str, max_bytes: int) -> StreamConfig:
 
 def _bucket(bucket: str) -> StreamConfig:
     """A bucket as every NATS key-value client knows it, with the newest value of each key only."""
-    return StreamConfig(
-        name=bucket_stream(bucket),
-        subjects=[bucket_subject(bucket, ">")],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        discard=DiscardPolicy.NEW,
+    return _stream(
+        bucket_stream(bucket),
+        [bucket_subject(bucket, ">")],
         max_bytes=-1,
-        max_age=0,
-        max_msgs=-1,
         max_msgs_per_subject=1,
         max_msg_size=-1,
         deny_delete=True,
@@ -303,12 +287,30 @@ def _bucket(bucket: str) -> StreamConfig:
     )
 
 
+def _stream(name: str, subject_list: list[str], **different: Any) -> StreamConfig:
+    """A stream with what all of ours have alike, and the settings in which they differ."""
+    return StreamConfig(
+        name=name,
+        subjects=subject_list,
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        max_age=0,
+        max_msgs=-1,
+        **different,
+    )
+
+
+def _jetstream(client: Client) -> JetStreamContext:
+    return client.jetstream(timeout=_REQUEST_TIMEOUT_S)
+
+
 async def _provision(client: Client, wanted: StreamConfig, replicas: int) -> None:
     wanted.num_replicas = replicas
     found = await _found(client, wanted, _COMPARED_BY_MAKER)
     if found is None:
         try:
-            await client.jetstream(timeout=_REQUEST_TIMEOUT_S).add_stream(wanted)
+            await _jetstream(client).add_stream(wanted)
         except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
             if await _found(client, wanted, _COMPARED_BY_MAKER) is None:
                 raise
@@ -320,7 +322,7 @@ async def _grow(client: Client, found: StreamConfig, max_bytes: int) -> None:
     """Let a stream become that large, if it may not already."""
     if 0 < (found.max_bytes or 0) < max_bytes:
         found.max_bytes = max_bytes
-        await client.jetstream(timeout=_REQUEST_TIMEOUT_S).update_stream(found)
+        await _jetstream(client).update_stream(found)
 
 
 async def _found(
@@ -329,7 +331,7 @@ async def _found(
     """The stream as it is, None if there is none. Raises ConfigurationMismatch when it is another one."""
     assert wanted.name is not None
     try:
-        found = (await client.jetstream(timeout=_REQUEST_TIMEOUT_S).stream_info(wanted.name)).config
+        found = (await _jetstream(client).stream_info(wanted.name)).config
     except nats.js.errors.NotFoundError:
         return None
     differences = [

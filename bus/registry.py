@@ -61,8 +61,8 @@ class BucketDamaged(StreamError):
 class Bucket(Generic[T]):
     """One bucket. `decode` turns a stored value into a T and raises one of NO_MESSAGE for anything else.
 
-    A value that is none is logged and left out: what anybody wrote once is there at every start.
-    Keys come from `bus.subjects` or from numbers, never from a client's own words. Several tasks may use it.
+    A value that is no T is logged and left out: what anybody wrote once is there at every start. Keys come
+    from `bus.subjects` or from numbers, never from a client's own words. Several tasks may use it.
     """
 
     def __init__(self, client: Client, bucket: str, decode: Callable[[bytes], T]) -> None:

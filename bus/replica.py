@@ -82,7 +82,7 @@ class _Side:
 
     def __init__(self, side: int, levels: Iterable[LevelChange] = ()) -> None:
         self._sign = sign = -1 if side == BID else 1
-        # Sorted once for all: one by one, 60,000 levels hold up whoever follows for a tenth of a second.
+        # Sorted once for all: one by one, 60,000 levels hold up a follower for a tenth of a second.
         self._levels: SortedDict[int, Level] = SortedDict(
             {sign * level[1]: level[1:] for level in levels if level[0] == side}
         )

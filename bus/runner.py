@@ -37,9 +37,8 @@ _LOOK_S: Final = 0.5
 CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
 
-
 _CHATTY: Final = ("asyncio", "grpc", "nats", "urllib3")
-"""Loggers of others: what they tell at DEBUG is of no order."""
+"""Third-party loggers; what they say at DEBUG is never about an order."""
 
 
 class ProcessFault(Exception):
@@ -116,7 +115,7 @@ def default_listen(environment: Mapping[str, str], port: int) -> str:
     return host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", port)
 
 
-def whole(most: int, text: str) -> int:
+def whole(text: str, most: int) -> int:
     """For argparse: a whole number from 1 to `most`."""
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most:,}")

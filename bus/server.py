@@ -53,12 +53,13 @@ LOCK: Final = "nats-server.lock"
 SETTINGS: Final = "nats-server.conf"
 """The settings file of the child: an include of `nats.conf`, and what is its own."""
 
+_HOST: Final = "127.0.0.1"
 _POLL_S: Final = 0.01
 _LOG_LINES: Final = 5
 _HEALTH_TIMEOUT_S: Final = 1.0
 _NO_SPACE: Final = "no space left on device"
 _ROOM_BYTES: Final = 8 * 1024**2
-"""Free space on its disk with which a server that ran out of it can go on for a while."""
+"""Free disk space with which a server that ran out can carry on for a while."""
 
 
 class ServerError(Exception):
@@ -152,19 +153,19 @@ def find_nats_conf() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one server of a cluster knows of it: its own name and port for the others, and all their ports."""
+    """What one server knows of its cluster: its own name, its port for the others, and the ports of all."""
 
     name: str
     port: int
     routes: tuple[int, ...]
 
 
-def make_nodes(count: int, host: str = "127.0.0.1") -> list[Node]:
+def make_nodes(count: int) -> list[Node]:
     """The nodes n1, n2 and so on of a cluster on this machine, on free ports."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
         for claimed in sockets:
-            claimed.bind((host, 0))
+            claimed.bind((_HOST, 0))
         ports = tuple(claimed.getsockname()[1] for claimed in sockets)
     return [Node(f"n{number}", port, ports) for number, port in enumerate(ports, start=1)]
 
@@ -172,11 +173,11 @@ def make_nodes(count: int, host: str = "127.0.0.1") -> list[Node]:
 class NatsServer(ChildProcess):
     """One nats-server child; `async with NatsServer(directory) as server` starts and stops it.
 
-    It runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a
-    free one. The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that
-    was acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
-    cluster, whose JetStream answers once more than half of them run: start them together. Pages of
-    `origins`, such as "http://127.0.0.1:8080", and no others may connect by WebSocket; who is no browser may.
+    It listens on loopback, runs in `store_dir` and keeps its files in STORE there. `port` 0 takes a free one.
+    The log goes to `log_file`, else to `nats-server.log` in `store_dir`. SIGKILL loses nothing that was
+    acknowledged: settings demand an fsync before each acknowledgement. With `node` it is one server of a
+    cluster, whose JetStream answers once more than half of them run: start them together. By WebSocket,
+    browsers may connect from pages of `origins` alone, such as "http://127.0.0.1:8080"; programs always may.
     """
 
     def __init__(
@@ -184,12 +185,10 @@ class NatsServer(ChildProcess):
         store_dir: Path,
         *,
         port: int = 0,
-        host: str = "127.0.0.1",
         log_file: Path | None = None,
         node: Node | None = None,
         origins: Sequence[str] = (),
     ) -> None:
-        self.host = host
         self.port = port
         self.websocket_port = 0
         self.node = node
@@ -201,12 +200,12 @@ class NatsServer(ChildProcess):
     @property
     def url(self) -> str:
         """Where clients connect. Known once started."""
-        return f"nats://{self.host}:{self.port}"
+        return f"nats://{_HOST}:{self.port}"
 
     @property
     def websocket_url(self) -> str:
-        """Where pages connect that look on. Known once started."""
-        return f"ws://{self.host}:{self.websocket_port}"
+        """Where pages that look on connect. Known once started."""
+        return f"ws://{_HOST}:{self.websocket_port}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -265,7 +264,7 @@ class NatsServer(ChildProcess):
             *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
             str(binary),
             *("-c", settings.name),
-            *("-a", self.host),
+            *("-a", _HOST),
             *("-p", str(self.port or -1)),
             *("-m", "-1"),
             *("--ports_file_dir", str(self._store_dir.resolve())),
@@ -294,7 +293,7 @@ class NatsServer(ChildProcess):
         return (
             f"include {json.dumps(shipped)}\n"
             "websocket {\n"
-            f'    listen: "{self.host}:{self.websocket_port or -1}"\n'
+            f'    listen: "{_HOST}:{self.websocket_port or -1}"\n'
             "    no_tls: true\n"
             "    no_auth_user: viewer\n"
             f"    {pages}\n"
@@ -305,10 +304,10 @@ class NatsServer(ChildProcess):
     def _cluster_options(self) -> list[str]:
         if self.node is None:
             return []
-        routes = ",".join(f"nats://{self.host}:{port}" for port in self.node.routes)
+        routes = ",".join(f"nats://{_HOST}:{port}" for port in self.node.routes)
         return [
             *("-n", self.node.name),
-            *("--cluster", f"nats://{self.host}:{self.node.port}"),
+            *("--cluster", f"nats://{_HOST}:{self.node.port}"),
             *("--cluster_name", CLUSTER),
             *("--routes", routes),
             "--no_advertise",  # clients are given all addresses, and a proxy in between must stay there
@@ -323,7 +322,7 @@ class NatsServer(ChildProcess):
 
     def _health(self) -> str:
         """What is wrong with the server in its own words; empty when nothing is, or it does not answer."""
-        connection = http.client.HTTPConnection(self.host, self._monitoring_port, timeout=_HEALTH_TIMEOUT_S)
+        connection = http.client.HTTPConnection(_HOST, self._monitoring_port, timeout=_HEALTH_TIMEOUT_S)
         try:
             connection.request("GET", "/healthz")
             return msgspec.json.decode(connection.getresponse().read(), type=_Health).error

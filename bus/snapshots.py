@@ -35,7 +35,7 @@ READ_PATIENCE_S: Final = 60.0
 """nats-py waits for ever for chunks that do not come."""
 
 LEFT_BEHIND_S: Final = 600.0
-"""Chunks without an entry, and older than this, are of no writer who is still at it."""
+"""Chunks without an entry that are older than this belong to no writer that is still at work."""
 
 LIST_PATIENCE_S: Final = 30.0
 
@@ -207,7 +207,7 @@ class SnapshotStore:
         return found.state.subjects or {}
 
     async def _is_left_behind(self, subject: str) -> bool:
-        """Whether no chunk came there for long. Of a younger one another writer may just write the entry."""
+        """Whether no chunk came there for long. The entry of a younger one may be about to come."""
         try:
             newest = await self._jetstream.get_last_msg(provision.object_stream(self._bucket), subject)
         except nats.js.errors.NotFoundError:  # another one deleted it just now

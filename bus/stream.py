@@ -174,9 +174,9 @@ async def extent(client: Client, stream: str) -> Extent:
 async def settled_extent(client: Client, stream: str, reached: int = 0) -> Extent:
     """What the stream holds now, asked for until there is an answer.
 
-    `reached` is known to have been stored. Of a replicated stream a server may answer that has just become
-    its leader, or does not know yet that it no longer is: then it is asked again, for 10 s at most. Raises
-    StreamMissing, StreamError, or nats' ConnectionClosedError.
+    `reached` is known to have been stored. For a replicated stream the answer may come from a server that has
+    just become its leader, or does not know yet that it no longer is: then the question is asked again, for
+    10 s at most. Raises StreamMissing, StreamError, or nats' ConnectionClosedError.
     """
     short_since: float | None = None
     while True:
@@ -458,9 +458,8 @@ class StreamReader:
             sequence, consumer_sequence = int(tokens[5]), int(tokens[6])
             gap = self._contiguous and sequence != self.next_sequence
             if consumer_sequence != self._consumer_sequence + 1 or (gap and taken):
-                self._broken = (
-                    True  # what is whole goes out first; a real gap shows again in the new consumer
-                )
+                # What is whole goes out first; a real gap shows again in the new consumer.
+                self._broken = True
                 self._arrived.clear()
                 break
             if gap:

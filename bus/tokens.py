@@ -12,7 +12,7 @@ TOKEN_LIFE_NS: Final = 24 * 3_600 * 10**9
 """How long a token opens calls, from its registration on; a stream that it opened goes on."""
 
 MAX_TOKENS: Final = 1_000
-"""Of one client; a newer one ends the oldest."""
+"""How many one client may have; one more ends the oldest."""
 
 
 def holds(session: SessionEntry, now_ns: int) -> bool:
@@ -25,8 +25,6 @@ class Tokens:
 
     A client's newest session stays when its time is over: it tells that the client was registered.
     """
-
-    __slots__ = ("_keys", "_sessions")
 
     def __init__(self) -> None:
         self._sessions: dict[str, SessionEntry] = {}

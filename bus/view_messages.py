@@ -1,7 +1,7 @@
 """What the exchange publishes for people to look at: objects in JSON, documented in docs/views.md.
 
-Conflated: a view replaces the one before it and nothing is lost with a lost one, except trades of the tape.
-Nobody trades on a view; who must not miss anything follows the feed (docs/feed.md). Prices are ticks,
+Conflated: a view replaces the one before it, so that a lost one costs nothing but trades of the tape. Nobody
+trades on a view; a reader that must not miss anything follows the feed (docs/feed.md). Prices are ticks,
 quantities lots, sides 1 (buy) and 2 (sell), times nanoseconds UTC.
 """
 

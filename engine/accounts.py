@@ -1,7 +1,7 @@
 """Who owns which order, and what each client has traded: the engine's books in the accountant's sense.
 
 Every change of an order's quantities goes through here and becomes an event, so that quantities and events
-cannot disagree. Client order ids are remembered with their orders (design.md section 4).
+cannot disagree. Client order ids are remembered with their orders.
 """
 
 from typing import Final

@@ -24,9 +24,8 @@ _BUY: Final = int(Side.BUY)
 ANY_PRICE: Final = -(2**63)
 """The `worst` key of an order that takes whatever price there is."""
 
-
 SHORT_QUEUE: Final = 8
-"""So many orders are looked at one by one; of a longer queue the level counts what each client has."""
+"""A queue up to this long is walked order by order; for a longer one the level keeps a count per client."""
 
 
 class Level:

@@ -1,7 +1,4 @@
-"""What is always true of the state between two commands. Tests run `check` after random steps.
-
-Numbers in brackets are those of design.md section 8.
-"""
+"""What is always true of the state between two commands. Tests run `check` after random steps."""
 
 from engine.book import BookSide
 from engine.state import State
@@ -13,15 +10,17 @@ def check(state: State) -> None:
         for side in (book.bids, book.asks):
             _check_side(side, state)
         if book.bids.keys and book.asks.keys:
-            assert book.bids.keys[-1] < -book.asks.keys[-1], f"{book.symbol} is crossed (2)"
+            assert book.bids.keys[-1] < -book.asks.keys[-1], f"{book.symbol} is crossed"
     reserved: dict[int, int] = {}
     for leg_id, leg in state.legs.items():
         assert leg.sent.quantity > 0, f"leg {leg_id} is empty"
         reserved[leg.order.id] = reserved.get(leg.order.id, 0) + leg.sent.quantity
     for order in state.orders.values():
-        assert order.quantity == order.cumulative + order.leaves + order.cancelled, f"order {order.id} (1)"
+        assert order.quantity == order.cumulative + order.leaves + order.cancelled, (
+            f"the quantities of order {order.id} do not add up"
+        )
         assert min(order.open, order.reserved, order.cumulative, order.cancelled) >= 0, (
-            f"order {order.id} (1)"
+            f"order {order.id} has a negative quantity"
         )
         assert order.reserved == reserved.get(order.id, 0), f"order {order.id} reserves what no leg has"
         assert order.reserved or not any(order.owed), f"order {order.id} owes no answer"
@@ -33,7 +32,7 @@ def check(state: State) -> None:
         assert order.is_resting or not order.open or order.reserved, f"order {order.id} waits for no leg"
     for account in state.accounts.by_name.values():
         for expected, fill in enumerate(account.fills, start=account.forgotten + 1):
-            assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected} (4)"
+            assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected}"
         assert account.landmarks or not account.forgotten, f"{account.name}'s old fills cannot be found"
         pending = [order for order in account.open.values() if order.reserved]
         assert sorted(account.pending) == [order.id for order in pending], (
@@ -49,7 +48,9 @@ def _check_side(side: BookSide, state: State) -> None:
     for key, level in side.levels.items():
         assert len(level), f"level {level.price} is empty"
         assert key == level.price * side.sign
-        assert level.quantity == sum(order.open for order in level.queue()), f"level {level.price} (2)"
+        assert level.quantity == sum(order.open for order in level.queue()), (
+            f"the quantity of level {level.price} is not that of its orders"
+        )
         if level.by_client is not None:
             held: dict[str, int] = {}
             for order in level.queue():
@@ -58,7 +59,7 @@ def _check_side(side: BookSide, state: State) -> None:
             counted = {client: quantity for client, quantity in level.by_client.items() if quantity}
             assert counted == held, f"level {level.price} counts its clients' orders wrongly"
         priorities = [order.priority for order in level.queue()]
-        assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order (2)"
+        assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order"
         for order in level.queue():
             assert order.price == level.price
             assert order.side == side.side

@@ -1,7 +1,7 @@
 """Who trades with whom in one book: the best price first, at one price the first in the queue first.
 
 Trades happen at the resting price. Where both orders are one client's, the taker's self-trade prevention
-decides (design.md section 4): nothing trades between them unless it says NONE.
+decides (docs/trading.md, "When your own orders meet"): nothing trades between them unless it says NONE.
 """
 
 from typing import Final, Protocol

@@ -68,7 +68,7 @@ class Account:
 
 
 class Owed(NamedTuple):
-    """What a command took and prevented so far whose answer waits for legs."""
+    """What a command has taken and prevented so far while its answer waits for legs."""
 
     fills: tuple[Fill, ...]
     prevented: tuple[Prevented, ...]

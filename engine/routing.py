@@ -2,7 +2,7 @@
 
 At one price the home book comes first, then the larger quote, then the lower engine number. A plan is a
 pure function of the home levels and the away quotes that were journaled with the command, so a replay
-plans the same and an auditor can ask whether it was right (design.md section 7).
+plans the same and an auditor can ask whether it was right.
 
 Prices are keys of the side taken from (`engine.book`): larger is better.
 """
@@ -47,7 +47,7 @@ def rank(quotes: Iterable[AwayQuote], sign: int) -> list[AwayLevel]:
 
 
 def horizon(away: Iterable[AwayLevel]) -> int | None:
-    """The key down to which all is known that is shown elsewhere, None when it all is. `away` is ranked."""
+    """The key down to which all that is shown elsewhere is known; None when all is. `away` is ranked."""
     return next((level.key for level in away if level.is_horizon), None)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from engine.commands import AddInstrument, NewOrder
 from engine.events import Answered, Fill, LegSent, LegTaken, Prevented
 from engine.orders import NOTHING_OWED, Account, Landmark, Order, Owed, without_value
-from engine.state import PeerLegs, State
+from engine.state import State
 from engine.terms import Liquidity, OrderStatus
 
 _PENDING: Final = int(OrderStatus.PENDING)
@@ -150,7 +150,7 @@ def restore(state: State, snapshot: bytes) -> None:
     for sent in image.legs:
         state.add_leg(sent, accounts.orders[sent.order_id])
     for peer in image.peers:
-        legs = state.peer_legs[peer.engine] = PeerLegs()
+        legs = state.peer_legs[peer.engine]
         legs.settled_below = peer.settled_below
         legs.answers.update((answer.leg_id, answer) for answer in peer.answers)
     state.epoch = image.epoch

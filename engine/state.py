@@ -7,7 +7,7 @@ checked first and refused whole; from the first change on nothing can fail.
 A batch is what one journal record holds: `begin_batch`, `apply` for each command, `end_batch`.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -84,6 +84,11 @@ class PeerLegs:
         while answers and (first := next(iter(answers))) < below:
             del answers[first]
 
+    def remember(self, answer: LegTaken) -> None:
+        """Keep an answer for as long as the peer may ask after its leg."""
+        if answer.leg_id >= self.settled_below:
+            self.answers[answer.leg_id] = answer
+
 
 class State:
     """Everything one engine knows. Only `apply` and the batch marks change it."""
@@ -99,7 +104,7 @@ class State:
         self.legs: dict[int, OutLeg] = {}
         self.next_leg_id = first_id(engine)
         self.next_priority = 1
-        self.peer_legs: dict[int, PeerLegs] = {}
+        self.peer_legs: defaultdict[int, PeerLegs] = defaultdict(PeerLegs)
         self._legs_to: dict[int, OrderedDict[int, None]] = {}  # the ids of `legs` by peer, oldest first
         self._touched: dict[str, Book] = {}
 
@@ -246,7 +251,7 @@ class State:
 
     def _cancel(self, command: CancelOrder) -> None:
         order = self.accounts.find(command.client, command.order_id, command.client_order_id)
-        if order is None or not order.open + order.reserved:
+        if order is None or not order.leaves:
             self._refuse_absent(command, order)
             return
         self._withdraw(order)
@@ -484,9 +489,7 @@ class State:
             accounts.events.append(answer)
 
     def _take_leg(self, command: TakeLeg) -> None:
-        peer = self.peer_legs.get(command.sender)
-        if peer is None:
-            peer = self.peer_legs[command.sender] = PeerLegs()
+        peer = self.peer_legs[command.sender]
         known = peer.answers.get(command.leg_id)
         if known is not None:
             self.accounts.events.append(known)
@@ -512,8 +515,7 @@ class State:
             take(opposite, taker, taker.worst, min(taker.open, reachable), self.accounts)
             fills = tuple(self.accounts.leg_fills)
             answer = LegTaken(command.leg_id, command.sender, command.symbol, refused=False, fills=fills)
-        if command.leg_id >= peer.settled_below:
-            peer.answers[command.leg_id] = answer
+        peer.remember(answer)
         self.accounts.events.append(answer)
 
     def _leg_is_due(self, command: TakeLeg, peer: PeerLegs) -> bool:
@@ -528,15 +530,12 @@ class State:
         )
 
     def _query_leg(self, command: QueryLeg) -> None:
-        peer = self.peer_legs.get(command.sender)
-        if peer is None:
-            peer = self.peer_legs[command.sender] = PeerLegs()
+        peer = self.peer_legs[command.sender]
         answer = peer.answers.get(command.leg_id)
         if answer is None:
             # The tombstone: should the leg still arrive, this is what it finds.
             answer = LegTaken(command.leg_id, command.sender, "", refused=True)
-            if command.leg_id >= peer.settled_below:
-                peer.answers[command.leg_id] = answer
+            peer.remember(answer)
         self.accounts.events.append(answer)
 
     def _uncross(self, command: Uncross) -> None:

@@ -1,7 +1,7 @@
 """Who the clients are: the form of their ids, their secrets and how many call each engine home.
 
 A secret is never kept: of it there is a salted scrypt hash. Salts come from outside: nothing here is random.
-Not here: tokens (`matchbus.edge`).
+Not here: tokens (`bus.tokens`).
 """
 
 import hashlib
@@ -23,9 +23,8 @@ SALT_BYTES: Final = 16
 
 _SCRYPT_COST: Final = 2**14
 _SCRYPT_BLOCK_SIZE: Final = 8
-_SCRYPT_MEMORY: Final = (
-    2 * 128 * _SCRYPT_COST * _SCRYPT_BLOCK_SIZE
-)  # OpenSSL wants some above the 16 MiB used
+_SCRYPT_MEMORY: Final = 2 * 128 * _SCRYPT_COST * _SCRYPT_BLOCK_SIZE
+"""In bytes. OpenSSL wants some above the 16 MiB used."""
 
 
 def client_id_violation(client_id: str) -> str:
@@ -68,8 +67,6 @@ def secret_matches(secret: str, entry: ClientEntry) -> bool:
 
 class Directory:
     """The clients there are, by bucket key, as last seen. `tokens` are what is stored of their sessions."""
-
-    __slots__ = ("_clients", "_tokens")
 
     def __init__(self, tokens: Tokens) -> None:
         self._clients: dict[str, ClientEntry] = {}

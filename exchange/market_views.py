@@ -72,7 +72,7 @@ _MAKER: Final = 1
 
 
 class Market(msgspec.Struct, frozen=True):
-    """What there is to show: instruments by symbol, engines by number, their feeds, and who stands by."""
+    """What there is to show: instruments by symbol, engines by number, their feeds, and the standbys."""
 
     instruments: Mapping[str, InstrumentEntry]
     engines: Mapping[int, EngineEntry]

@@ -82,8 +82,6 @@ class FillGap:
 class Positions:
     """The holdings of every client."""
 
-    __slots__ = ("_gaps", "_holdings", "_last")
-
     def __init__(self) -> None:
         self._holdings: dict[str, dict[str, Holding]] = {}
         self._last: dict[str, tuple[int, int]] = {}  # epoch and sequence of the newest fill

@@ -23,8 +23,9 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
+from bus.journal import JetStreamJournal, JournalClosed
 from bus.peer import LIVE_NS
+from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import extent
 from client.cli.output import print_sheets

@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus import subjects
-from bus.journal import JetStreamJournal, JournalClosed, JournalDamaged, Record
+from bus.journal import JetStreamJournal, JournalClosed
 from bus.provision import object_stream
+from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, StreamMissing, extent
 from client.cli.failures import Failure, Misuse

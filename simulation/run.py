@@ -19,8 +19,8 @@ from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc as rpc
 from nats.aio.client import Client as NatsClient
 
-from bus import executions
 from bus.connection import connect
+from bus.executions import ExecutionsReader
 from bus.messages import engine_of_id
 from client import Client, Fill
 from client.terms import ENGINE_STATES
@@ -236,7 +236,7 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
 
 
 async def _collect(nc: NatsClient, tally: Tally) -> None:
-    async for message in executions.read(nc):
+    async for message in ExecutionsReader(nc):
         for report in message.reports:
             tally.add(report)
 

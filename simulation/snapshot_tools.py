@@ -17,7 +17,8 @@ import nats.errors
 import nats.js.errors
 from rich.console import Console
 
-from bus.journal import JetStreamJournal, JournalError
+from bus.journal import JetStreamJournal
+from bus.records import JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
 from client.cli.failures import Failure
 from client.cli.output import print_sheets

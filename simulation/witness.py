@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from bus.journal import Chain, JournalDamaged
 from bus.messages import Executions, ReportedFill
+from bus.records import Chain, JournalDamaged
 from engine.commands import Command, EpochStarted, decode
 from engine.terms import OrderStatus, Side
 from simulation.checks import Check, Tally, uncrossed

@@ -23,7 +23,7 @@ import msgspec
 from google.protobuf import descriptor_pb2
 from matchbus import edge
 
-from bus import consolidated, journal, messages, replica, subjects, view_messages
+from bus import consolidated, messages, records, replica, subjects, view_messages
 from engine import commands
 from engine.runtime import process, sessions
 from engine.runtime import servicer as engine_servicer
@@ -449,7 +449,7 @@ def _journal() -> Iterator[str]:
     yield "## Journal records\n"
     yield "A record is what one message of `journal.<n>` holds: an array in MessagePack. Its `commands` are"
     yield "the bytes of an array of those below, which `matchbus journal dump` shows.\n"
-    yield from _structs(one for one in structs(journal) if one[0] is journal.Record)
+    yield from _structs(one for one in structs(records) if one[0] is records.Record)
     yield from _structs(structs(commands), where=" in the journal")
 
 

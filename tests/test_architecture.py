@@ -17,6 +17,7 @@ PURE_BUS = (
     "bus.consolidated",
     "bus.peer",
     "bus.messages",
+    "bus.records",
     "bus.subjects",
     "bus.tokens",
     "bus.view_messages",

@@ -13,13 +13,11 @@ _NS_PER_US: Final = 1_000
 class AppendTimes:
     """The appends of the last second; of very many, the newest."""
 
-    __slots__ = ("_appends",)
-
     def __init__(self) -> None:
         self._appends: deque[tuple[int, int]] = deque(maxlen=_MAX_APPENDS)  # (stored at, took), in ns
 
     def note(self, took_s: float, now_ns: int) -> None:
-        """A batch was stored just now, after so long."""
+        """A batch was stored just now, which took this long."""
         self._appends.append((now_ns, round(took_s * 1e9)))
 
     def recent_us(self, now_ns: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What peers show, as far as an order here may count on it: the away quotes of this moment.
 
-Only synced quotes of live peers whose legs are answered count (design.md section 7). What our own legs are
-taking, or took so recently that the feed has not shown it yet, counts no more: otherwise every order of a
+Only synced quotes of live peers whose legs are answered count (docs/decisions/0005, 0013). What our own legs
+are taking, or took so recently that the feed has not shown it yet, counts no more: otherwise every order of a
 batch would chase the same quote. The feed may show it before the leg's answer is here, and then it must not
 be subtracted twice: an order would pass over what is left.
 """

@@ -12,7 +12,7 @@ from typing import Final
 
 LONGEST_S: Final = 0.005
 PERIOD_S: Final = 0.02
-"""The share of processor time is that of at least so long."""
+"""Processor use is averaged over at least this long."""
 
 BUSY: Final = 0.8
 """With more than this share of one processor in use the delay grows, by one step a period."""

@@ -32,13 +32,13 @@ from engine.terms import OrderStatus
 
 MAX_QUEUED_COMMANDS: Final = 50_000
 MAX_CLIENTS_SHARE: Final = 25_000
-"""Of these, one client's: whoever floods an engine leaves room to others. Its streams are read no further."""
+"""How many of these may be one client's: its streams are read no further, and others have room."""
 
 AMPLE_COMMANDS: Final = 128
-"""A batch of so many waits for no more: what it costs beside its commands is little then."""
+"""A batch of this many waits for no more: beside its commands, all else that it costs is little."""
 
 MAX_BATCH_S: Final = 0.02
-"""A batch takes no more commands when it has computed for so long: heartbeats and readers come in between."""
+"""A batch that has computed for this long takes no more commands: heartbeats and readers get their turn."""
 
 JOURNAL_PATIENCE_S: Final = 2.0
 """With an append unanswered for longer than this, or no room for execution reports, new commands are refused
@@ -314,7 +314,7 @@ class CommitLoop:
         crash_points.reach("answers given")
 
     async def watch(self) -> None:
-        """Give up waiting, for ever, for what is not stored: who waits hears JournalUnavailable.
+        """Give up waiting, for ever, for what is not stored: those who wait hear JournalUnavailable.
 
         What is in flight may be in the journal, so its commands are told to come again as they are.
         """

@@ -3,12 +3,12 @@
 A damaged JetStream store can drop the tail of a stream without a word and hand its sequence numbers out
 again; what is left is shorter, but whole. So the engine keeps a mark in a small file of its own: number and
 digest of the last batch that was stored. Here: the mark, its file, the comparison. Not here: breaks inside
-the journal, which its chain shows (`bus/journal.py`).
+the journal, which its chain shows (`bus/records.py`).
 
 What must hold. A mark never names a batch that the journal had not acknowledged. A journal that ends before
 the mark, or holds another batch at the mark's number, is not replayed to its end without a fault, so its
-engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; of what was stored
-in a crashed engine's last second only that is known to be lost of which there are execution reports. Its
+engine never reigns. The mark is at most `KEEP_PERIOD_S` old, and exact after a clean stop; a loss of what an
+engine stored in the last second before it crashed is noticed only as far as execution reports tell of it. Its
 epoch never falls and is never behind a reign that anybody saw, so none is given out twice over a loss.
 
     JournalError
@@ -29,8 +29,9 @@ from typing import Annotated, Final, Self
 import msgspec
 
 from bus import subjects
-from bus.journal import Journal, JournalError, JournalPosition, Record
+from bus.journal import Journal
 from bus.messages import NO_MESSAGE
+from bus.records import JournalError, JournalPosition, Record
 
 KEEP_PERIOD_S: Final = 1.0
 """How often the mark is written while batches are stored."""
@@ -179,6 +180,16 @@ class MarkedJournal:
         return self._journal.position
 
     @property
+    def sequence(self) -> int:
+        """As Journal says."""
+        return self._journal.sequence
+
+    @property
+    def newest_epoch(self) -> int:
+        """As Journal says. The mark knows of a reign of which the journal has lost every record."""
+        return max(self._marked_epoch, self._journal.newest_epoch)
+
+    @property
     def unanswered_since(self) -> float | None:
         """As Journal says."""
         return self._journal.unanswered_since
@@ -198,16 +209,6 @@ class MarkedJournal:
         self._check()
         self._mark = None
         self._trusted = True
-
-    @property
-    def sequence(self) -> int:
-        """As Journal says."""
-        return self._journal.sequence
-
-    @property
-    def newest_epoch(self) -> int:
-        """As Journal says. The mark knows of a reign of which the journal has lost every record."""
-        return max(self._marked_epoch, self._journal.newest_epoch)
 
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. A mark from before the snapshot has nothing left to tell."""

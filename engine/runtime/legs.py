@@ -2,8 +2,7 @@
 
 The sender never assumes: a leg without an answer is asked after until the peer, perhaps in its next reign,
 says what it did or that it never will (a tombstone). Until then its quantity stays reserved. The receiver
-journals a leg with its result before it answers, and answers a known leg the same again (design.md
-section 7).
+journals a leg with its result before it answers, and answers a known leg the same again.
 
 One command may send a leg for each of very many orders. Only so many are under way to one peer at a time; the
 others wait in order. Nobody knows yet of a leg that waits, and after a restart it is asked after like any
@@ -67,7 +66,7 @@ LOOK_S: Final = 1.0
 
 SENT_OUTCOMES: Final = ("filled", "partial", "empty", "refused")
 TAKEN_OUTCOMES: Final = ("filled", "empty", "refused")
-"""To who takes a leg it is filled when anything of it is."""
+"""The engine that takes a leg counts it as filled if any part of it traded."""
 
 _LOOKS_A_TURN: Final = 200
 _INT64_MAX: Final = 2**63 - 1
@@ -148,10 +147,10 @@ class Legs:
 
         What the peer shows is not reduced by it. The peer has its result already, and the feed shows that; or
         never heard of it, and buries it; or it is under way: whatever the earlier run published comes before
-        our question, so the leg takes something at most within the first round trip. An order that runs after
-        the same quote then comes back short and is planned again, which costs time. To subtract it would cost
-        a worse price, as long as the lane is: nothing tells the few that may still take from the very many
-        that only wait for our question.
+        our question, so the leg can take something only within the first round trip. An order that goes for
+        the same quote then comes back short and is planned again, which costs time. Subtracting the leg would
+        cost orders a better price until its lane is empty: nothing tells the few legs that may still take
+        something from the very many that only wait for our question.
         """
         lane = self._lane_to(leg.peer)
         lane.earlier.append(leg)
@@ -201,7 +200,7 @@ class Legs:
         self.waits.observe(time.monotonic() - left_s)
         _log.info("leg answered", extra={**_named(leg), "filled": filled, "quantity": leg.quantity})
         order_trace.leg_answered(leg, left_s, outcome, filled)
-        # Only then the next leg leaves: results would else fill the queue in front of the orders of clients.
+        # Only then does the next leg leave: or results would fill the queue in front of clients' orders.
         await self._loop.submit_own(LegResult(leg.leg_id, fills))
 
     async def _connected(self) -> None:

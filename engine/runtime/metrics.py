@@ -122,7 +122,7 @@ class EngineCollector(Collector):
         yield from self._legs_families()
         yield from self._market_data_families()
         yield from self._clients()
-        if self.role is Role.PRIMARY:  # who stands by hears of no snapshot after its start
+        if self.role is Role.PRIMARY:  # a standby hears of no snapshot after its start
             yield from self._snapshot_families()
         yield from connection_families(self._connections())
         yield from feed_families(self._follower.peers, time.monotonic_ns())

@@ -33,12 +33,13 @@ from nats.aio.client import Client
 from bus import crash_points, messages, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
-from bus.journal import JetStreamJournal, Journal, JournalError, MemoryJournal
+from bus.journal import JetStreamJournal, Journal, MemoryJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
+from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
 from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
@@ -84,7 +85,7 @@ _GC_THRESHOLDS: Final = (700, 10, 7_000)
 of up to 4 MiB in it. Nothing else makes cycles, so what has grown old is hardly ever looked at."""
 _BPS_PER_PERCENT: Final = 100
 _MAX_EPOCH: Final = 2**53
-"""So many reigns nobody sees begin: an entry that says more is not ours."""
+"""No engine ever comes to this many reigns: an entry that says more is not ours."""
 
 _FAULTS: Final = (
     ProcessFault,

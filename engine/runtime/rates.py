@@ -14,7 +14,7 @@ from bus.runner import whole
 from engine.commands import NewOrder, OrderCommand, ReplaceOrder
 
 DEPTH_NS: Final = 10**9
-"""Whoever was silent for so long may send as much at once as this time allows."""
+"""A client that was silent for this long may send at once what it may send in this time."""
 
 _COUNTED: Final = (NewOrder, ReplaceOrder)
 _MAX_PER_SECOND: Final = 1_000_000
@@ -25,7 +25,7 @@ def add_rate_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--orders-per-second",
         metavar="N",
-        type=partial(whole, _MAX_PER_SECOND),
+        type=partial(whole, most=_MAX_PER_SECOND),
         default=0,
         help="new orders and replaces a second that each client may send; cancels are free (default: any)",
     )

@@ -11,7 +11,8 @@ import time
 from typing import Final, Protocol
 
 from bus import crash_points
-from bus.journal import Journal, Record
+from bus.journal import Journal
+from bus.records import Record
 from engine.commands import EpochStarted, decode, encode
 from engine.events import Event
 from engine.runtime.effects import REPORTED
@@ -24,14 +25,15 @@ _TURN_S: Final = 0.02
 
 _EPOCH_BITS: Final = 18
 _LEGS_BITS: Final = 30
-"""Of the 48 bits that number an engine's legs, those that number one reign's: a day of 12,000 a second. A
-longer reign runs into the next one's numbers, which then go on behind its own as long as those are known."""
+"""How many of the 48 bits of a leg's number count within one reign: enough for a day at 12,000 legs a second.
+A longer reign runs into the next one's numbers, which then continue behind it for as long as those are
+known."""
 
 _log: Final = logging.getLogger("engine")
 
 
 class ReportSink(Protocol):
-    """Where the execution reports of a replay go: `engine.runtime.effects.Reports`, or who only counts."""
+    """Where the execution reports of a replay go: `engine.runtime.effects.Reports`, or a mere count."""
 
     def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
         """What a batch has to report."""

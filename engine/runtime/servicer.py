@@ -55,7 +55,7 @@ MAX_FILL_STREAMS: Final = 8
 """GetFills streams of one client at once."""
 
 OLD_FILLS_PATIENCE_S: Final = 5.0
-"""How long the next message of the execution reports may take to come to who looks for old fills there."""
+"""How long a search for old fills waits for the next message of the execution reports."""
 
 STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back and goes on where it was."""

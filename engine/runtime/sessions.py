@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NoReturn
+from typing import Final
 
 import grpc
-from matchbus.edge import Context, bearer_token, token_key
+from matchbus.edge import Context, refuse_token, require_token, token_key
 
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
@@ -43,15 +43,10 @@ class Sessions:
 
     async def client_of(self, context: Context) -> str:
         """The client whose token the call carries; ends the call when that is nobody at home here."""
-        token = bearer_token(context)
-        if not token:
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
-            )
-        session = self._known.get(token_key(token)) or await self._look_up(token_key(token), context)
+        key = token_key(await require_token(context))
+        session = self._known.get(key) or await self._look_up(key, context)
         if not holds(session, self._utc_ns()):
-            await _refuse_stranger(context)
+            await refuse_token(context)
         if session.engine != self._engine:
             await self._refuse_guest(session, context)
         return session.client_id
@@ -73,7 +68,7 @@ class Sessions:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked just now; try again")
         # One that ended may be stored still; taken in as the newest, it would end one that holds.
         if session is None or self._known.has_ended(session, self._utc_ns()):
-            await _refuse_stranger(context)
+            await refuse_token(context)
         self._on_session(key, session)
         return session
 
@@ -96,7 +91,3 @@ class Sessions:
         else:
             for ended in self._known.put(key, session, self._utc_ns()):
                 self._sessions.forget(ended)
-
-
-async def _refuse_stranger(context: Context) -> NoReturn:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown or ended token; register again")

@@ -27,8 +27,9 @@ from nats.aio.client import Client
 
 from bus import child, crash_points, provision
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
-from bus.journal import JetStreamJournal, Journal, JournalDamaged, JournalError, JournalPosition
+from bus.journal import JetStreamJournal, Journal
 from bus.logs import LogForm, add_log_options
+from bus.records import JournalDamaged, JournalError, JournalPosition
 from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from engine import snapshot
@@ -203,7 +204,7 @@ class SnapshotMaker:
         self._is_news = False
 
     def note(self, commands: int) -> None:
-        """So many commands more are in the journal than in the last snapshot."""
+        """Count commands that were added to the journal."""
         self.commands += commands
 
     async def run(self) -> None:

@@ -36,7 +36,7 @@ def bounded(text: str, longest: int) -> str:
 
 
 def new_order(client: str, order: pb.NewOrder) -> NewOrder:
-    """The command of a SubmitOrder; what is unspecified is what it means, so that a retry may say it."""
+    """The command of a SubmitOrder. What is unspecified becomes what it means, so that a retry may say it."""
     client_order_id, symbol = order.client_order_id, order.symbol
     if len(client_order_id) > _MAX_ID or not client_order_id.isascii():
         client_order_id = bounded(client_order_id, _MAX_ID)

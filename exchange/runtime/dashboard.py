@@ -37,7 +37,7 @@ _HEADERS: Final = {
 def make_app(websocket_urls: Sequence[str], host: str, ticket_routes: Sequence[Route] = ()) -> Starlette:
     """The page, which is told by `/config.json` where NATS takes WebSockets and whether one can trade.
 
-    Reached through loopback it answers to no other name, so that no page of elsewhere can pass for it.
+    Reached through loopback it answers to no other name, so that no page from elsewhere can pass for it.
     """
 
     async def config(_: Request) -> Response:

@@ -20,8 +20,8 @@ from bus.metrics import connection_families, counters, feed_families, gauge, gau
 from bus.peer import PeerState
 from exchange.directory import Directory
 from exchange.positions import Positions
+from exchange.runtime.feeds import Standbys
 from exchange.runtime.servicer import REGISTRATION_OUTCOMES, ExchangeServicer
-from exchange.runtime.views import Standbys
 
 STREAM_SIZES_PERIOD_S: Final = 10.0
 """How often NATS is asked how full the streams are."""

@@ -26,12 +26,13 @@ import nats.errors
 import nats.js.errors
 from matchbus.edge import RECOVERING_ROLE, CannotListen, Edge
 from matchbus.tls import TlsRefused
+from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bus import executions, messages, provision, subjects
-from bus.executions import ExecutionsDamaged
+from bus import messages, provision, subjects
+from bus.executions import ExecutionsDamaged, ExecutionsReader
 from bus.follower import FeedFollower
 from bus.messages import EngineEntry, InstrumentEntry, ProvisionReply, SessionEntry
 from bus.metrics import MetricsServer
@@ -44,14 +45,14 @@ from bus.tokens import Tokens
 from exchange.directory import Directory
 from exchange.market_views import Market, MarketViews
 from exchange.positions import Positions
-from exchange.runtime import views
+from exchange.runtime import feeds
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments, read_instruments
 from exchange.runtime.metrics import ExchangeCollector, StreamSizes, ViewCounts
 from exchange.runtime.registration import Registrar
-from exchange.runtime.servicer import EngineView, ExchangeServicer
+from exchange.runtime.servicer import ExchangeServicer
 from exchange.runtime.settings import ExchangeSettings, SettingsRefused, parse_settings
 
-log = logging.getLogger("exchange")
+_log: Final = logging.getLogger("exchange")
 
 SERVICE: Final = "matchbus.v1.Exchange"
 
@@ -89,13 +90,13 @@ class Exchange:
         self._link = link
         self._engines: dict[int, EngineEntry] = {}
         self._instruments: dict[str, InstrumentEntry] = {}
-        self._standbys = views.Standbys()
+        self._standbys = feeds.Standbys()
         self._tokens = Tokens()
         self._ended_tokens: asyncio.Queue[str] = asyncio.Queue()
         self._directory = Directory(self._tokens)
         self._positions = Positions()
-        self._executions = executions.read(nc)
-        self._feed_log = views.FeedLog()
+        self._executions = ExecutionsReader(nc)
+        self._feed_log = feeds.FeedLog()
         self._market_views = MarketViews()
         self._view_counts = ViewCounts()
         self._stream_sizes = StreamSizes()
@@ -113,7 +114,7 @@ class Exchange:
             self._sessions_bucket,
             self._directory,
             self._engines,
-            lambda: views.live_engines(self._engines, self._follower.peers),
+            lambda: feeds.live_engines(self._engines, self._follower.peers),
         )
 
     async def run(self, entries: list[InstrumentEntry], listening: Callable[[str], None]) -> None:
@@ -142,18 +143,18 @@ class Exchange:
                 for bucket in filled:
                     await bucket.wait()
                 if lost := self._directory.lost():
-                    log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
+                    _log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
                 address = edge.bind(self._settings.listen, self._settings.tls)
                 await edge.set_role(RECOVERING_ROLE, held=True)
                 await edge.start()
-                log.info("exchange listens at %s", address)
+                _log.info("exchange listens at %s", address)
                 listening(address)
                 if self._settings.dashboard:
                     group.create_task(self._serve_dashboard(address))
                 await self._executions.caught_up.wait()
                 await edge.set_role(RECOVERING_ROLE, held=False)
                 await edge.set_serving(serving=True)
-                log.info(
+                _log.info(
                     "exchange is ready: %d instruments, %d engines, %d clients",
                     len(self._instruments),
                     len(self._engines),
@@ -162,7 +163,7 @@ class Exchange:
         finally:
             await edge.stop()
             self._registrar.close()
-            log.info("the exchange has stopped")
+            _log.info("the exchange has stopped")
 
     def _make_servicer(self) -> ExchangeServicer:
         return ExchangeServicer(
@@ -173,15 +174,15 @@ class Exchange:
             positions=self._positions,
             caught_up=self._executions.caught_up.is_set,
             list_engines=self._list_engines,
-            consolidated_book=lambda reply, symbol, depth: views.consolidated_book(
+            consolidated_book=lambda reply, symbol, depth: feeds.consolidated_book(
                 reply, symbol, depth, self._follower.peers
             ),
         )
 
-    def _list_engines(self) -> list[EngineView]:
+    def _list_engines(self) -> list[pb.Engine]:
         now_ns = time.monotonic_ns()
-        primaries = views.engine_views(self._engines, self._follower.peers, now_ns)
-        return [*primaries, *self._standbys.views(self._engines, now_ns)]
+        primaries = feeds.listed_engines(self._engines, self._follower.peers, now_ns)
+        return [*primaries, *self._standbys.listed(self._engines, now_ns)]
 
     def _start_watches(self, group: asyncio.TaskGroup) -> list[asyncio.Event]:
         """Follow the buckets; the events are set when what is in them now is known."""
@@ -208,7 +209,7 @@ class Exchange:
                 await self._sessions_bucket.remove(key)
             except BucketUnavailable as error:
                 if not told:
-                    log.warning("an ended token opens calls of the exchange until it is removed: %s", error)
+                    _log.warning("an ended token opens calls of the exchange until it is removed: %s", error)
                 told = True
                 await asyncio.sleep(_REMOVE_AGAIN_S)
             else:
@@ -219,7 +220,7 @@ class Exchange:
             self._engines.pop(subjects.number_of(key), None)
         elif self._engines.get(entry.engine) != entry:
             self._engines[entry.engine] = entry
-            log.info("engine E%d is at %s in epoch %d", entry.engine, entry.address, entry.epoch)
+            _log.info("engine E%d is at %s in epoch %d", entry.engine, entry.address, entry.epoch)
 
     def _on_book_change(self, engine: int, symbol: str) -> None:
         self._feed_log.note(engine, symbol)
@@ -243,7 +244,7 @@ class Exchange:
                 await asyncio.sleep(0)
                 turned = time.monotonic()
             for client in self._positions.apply(message):
-                log.error("the positions of client %s are unknown: %s", client, self._positions.gap(client))
+                _log.error("the positions of client %s are unknown: %s", client, self._positions.gap(client))
             if self._executions.caught_up.is_set():  # what was stored before is history
                 self._market_views.note_executions(message)
 
@@ -286,7 +287,7 @@ class Exchange:
         )
         await MetricsServer(collector).run(
             self._settings.metrics,
-            lambda address: log.info("metrics are at http://%s/metrics", address),
+            lambda address: _log.info("metrics are at http://%s/metrics", address),
         )
 
     async def _serve_dashboard(self, exchange: str) -> None:
@@ -300,7 +301,7 @@ class Exchange:
             self._settings.dashboard,
             self._settings.websocket_urls,
             exchange,
-            lambda address: log.info("the dashboard is at http://%s", address),
+            lambda address: _log.info("the dashboard is at http://%s", address),
         )
 
     async def _listen_to_standbys(self) -> None:
@@ -309,7 +310,7 @@ class Exchange:
             try:
                 status = messages.decode_standby(message.data)
             except messages.NO_MESSAGE as error:
-                log.warning("left out what no standby says: %s", error)
+                _log.warning("left out what no standby says: %s", error)
             else:
                 self._standbys.note(status, time.monotonic_ns())
 
@@ -320,7 +321,7 @@ class Exchange:
                 error = await self._provision_journal(request)
             except nats.errors.Error as fault:
                 # No answer: the engine asks again, an error would end it.
-                log.warning("cannot make the journal that %s asks for just now: %r", request.subject, fault)
+                _log.warning("cannot make the journal that %s asks for just now: %r", request.subject, fault)
                 continue
             if request.reply:
                 await self._nc.publish(request.reply, messages.encode(ProvisionReply(error)))
@@ -339,9 +340,9 @@ class Exchange:
                 trimmable=self._settings.trim_journals,
             )
         except (*messages.NO_MESSAGE, ValueError, ProvisionError) as error:
-            log.warning("refused to make a journal: %s", error)
+            _log.warning("refused to make a journal: %s", error)
             return str(error)
-        log.info("the journal of E%d is there", engine)
+        _log.info("the journal of E%d is there", engine)
         return ""
 
 

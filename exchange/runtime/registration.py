@@ -62,17 +62,6 @@ class Registration(msgspec.Struct, frozen=True):
 class Registrar:
     """Registers clients. `live_engines` tells which engines' feeds are live now."""
 
-    __slots__ = (
-        "_binding",
-        "_clients",
-        "_directory",
-        "_engines",
-        "_hashes",
-        "_hashing",
-        "_live_engines",
-        "_sessions",
-    )
-
     def __init__(
         self,
         clients: Bucket[ClientEntry],

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import grpc
-import msgspec
 import nats.errors
-from matchbus.edge import Context, abort_bad_request, bearer_token, token_key
+from matchbus.edge import Context, abort_bad_request, refuse_token, require_token, token_key
 from matchbus.listings import Turns, in_slices
-from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc
 
 from bus.messages import InstrumentEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
@@ -25,25 +25,11 @@ from exchange import assignment, directory
 from exchange.positions import Holding, Positions, saturate
 from exchange.runtime import registration
 
-log = logging.getLogger("exchange")
+_log: Final = logging.getLogger("exchange")
 
 _AWAY: Final = (BucketUnavailable, StreamError, nats.errors.Error)
 REGISTRATION_OUTCOMES: Final = ("registered", "malformed", "wrong_password", "refused", "unavailable")
 _STORAGE_AWAY: Final = "the exchange cannot reach its storage just now; try again"
-
-
-class EngineView(msgspec.Struct, frozen=True):
-    """One process as ListEngines shows it; `state` and `role` are the contract's numbers."""
-
-    engine: int
-    epoch: int
-    address: str
-    state: int
-    lag_ns: int
-    reason: str
-    role: int = matchbus_pb2.ENGINE_ROLE_PRIMARY
-    batch_number: int = 0
-    lag_batches: int = 0
 
 
 class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
@@ -61,8 +47,8 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         instruments: Mapping[str, InstrumentEntry],
         positions: Positions,
         caught_up: Callable[[], bool],
-        list_engines: Callable[[], list[EngineView]],
-        consolidated_book: Callable[[matchbus_pb2.ConsolidatedBook, str, int], Iterator[None]],
+        list_engines: Callable[[], list[pb.Engine]],
+        consolidated_book: Callable[[pb.ConsolidatedBook, str, int], Iterator[None]],
     ) -> None:
         self._password = password
         self._registrar = registrar
@@ -77,8 +63,8 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         """Calls of RegisterClient by outcome, one of `REGISTRATION_OUTCOMES`."""
 
     async def RegisterClient(
-        self, request: matchbus_pb2.RegisterClientRequest, context: Context
-    ) -> matchbus_pb2.RegisterClientReply:
+        self, request: pb.RegisterClientRequest, context: Context
+    ) -> pb.RegisterClientReply:
         """Bind a client's name to its secret and its home engine, and give out a token."""
         for field, violation in (
             ("client_id", directory.client_id_violation(request.client_id)),
@@ -90,7 +76,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
                 await abort_bad_request(context, field, violation)
         if not directory.same_text(request.password, self._password):
             self.registrations["wrong_password"] += 1
-            log.warning("refused a registration from %s: wrong password", context.peer())
+            _log.warning("refused a registration from %s: wrong password", context.peer())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         try:
             registered = await self._registrar.register(
@@ -98,16 +84,16 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             )
         except (registration.RegistrationRefused, assignment.NoHome) as refusal:
             self.registrations["refused"] += 1
-            log.warning("refused to register client %s: %s", request.client_id, refusal)
+            _log.warning("refused to register client %s: %s", request.client_id, refusal)
             await context.abort(_status_of(refusal), str(refusal))
         except _AWAY as fault:
             self.registrations["unavailable"] += 1
-            log.warning("cannot register client %s: %r", request.client_id, fault)
+            _log.warning("cannot register client %s: %r", request.client_id, fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
         self.registrations["registered"] += 1
         home = registered.home
-        log.info("registered client %s, home engine E%d at %s", request.client_id, home.engine, home.address)
-        return matchbus_pb2.RegisterClientReply(
+        _log.info("registered client %s, home engine E%d at %s", request.client_id, home.engine, home.address)
+        return pb.RegisterClientReply(
             token=registered.token,
             engine=home.engine,
             engine_address=home.address,
@@ -115,37 +101,18 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         )
 
     async def ListInstruments(
-        self, request: matchbus_pb2.ListInstrumentsRequest, context: Context
-    ) -> matchbus_pb2.ListInstrumentsReply:
+        self, request: pb.ListInstrumentsRequest, context: Context
+    ) -> pb.ListInstrumentsReply:
         """List what trades, in order of the symbols."""
         del request, context
-        return matchbus_pb2.ListInstrumentsReply(instruments=self._list_instruments())
+        return pb.ListInstrumentsReply(instruments=self._list_instruments())
 
-    async def ListEngines(
-        self, request: matchbus_pb2.ListEnginesRequest, context: Context
-    ) -> matchbus_pb2.ListEnginesReply:
+    async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesReply:
         """List the registered engines and how the exchange sees their feeds, then the standbys."""
         del request, context
-        return matchbus_pb2.ListEnginesReply(
-            engines=[
-                matchbus_pb2.Engine(
-                    engine=view.engine,
-                    state=view.state,  # type: ignore[arg-type]  # an enum is an int on the wire
-                    epoch=view.epoch,
-                    address=view.address,
-                    lag_ns=view.lag_ns,
-                    reason=view.reason,
-                    role=view.role,  # type: ignore[arg-type]
-                    batch_number=view.batch_number,
-                    lag_batches=view.lag_batches,
-                )
-                for view in self._list_engines()
-            ]
-        )
+        return pb.ListEnginesReply(engines=self._list_engines())
 
-    async def GetPositions(
-        self, request: matchbus_pb2.GetPositionsRequest, context: Context
-    ) -> matchbus_pb2.GetPositionsReply:
+    async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:
         """List the caller's positions, flat ones included; numbers saturate at the ends of int64."""
         client = await self._client_of(context)
         if request.symbol:
@@ -160,27 +127,27 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
                 grpc.StatusCode.DATA_LOSS,
                 f"positions of {client} are unknown: after fill {gap.last_sequence} came {gap.next_sequence}",
             )
-        return matchbus_pb2.GetPositionsReply(
+        return pb.GetPositionsReply(
             positions=[
                 _position(symbol, holding) for symbol, holding in self._positions.of(client, request.symbol)
             ]
         )
 
     async def GetConsolidatedBook(
-        self, request: matchbus_pb2.GetConsolidatedBookRequest, context: Context
-    ) -> matchbus_pb2.ConsolidatedBook:
+        self, request: pb.GetConsolidatedBookRequest, context: Context
+    ) -> pb.ConsolidatedBook:
         """Sum one symbol's book over the live engines; `depth` levels a side, all of them when 0."""
         await self._check_symbol(request.symbol, context)
         if request.depth < 0:
             await abort_bad_request(context, "depth", "must be 0 (all levels) or more")
-        reply = matchbus_pb2.ConsolidatedBook()
+        reply = pb.ConsolidatedBook()
         async with self._turns.of(context.peer()):
             await in_slices(self._consolidated_book(reply, request.symbol, request.depth))
         return reply
 
-    def _list_instruments(self) -> list[matchbus_pb2.Instrument]:
+    def _list_instruments(self) -> list[pb.Instrument]:
         return [
-            matchbus_pb2.Instrument(
+            pb.Instrument(
                 symbol=entry.symbol,
                 tick_size=entry.tick_size,
                 lot_size=entry.lot_size,
@@ -194,25 +161,20 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             await abort_bad_request(context, "symbol", f"{symbol!r:.60} is not in the instrument list")
 
     async def _client_of(self, context: Context) -> str:
-        """Whose token the call carries, or the end of the call."""
-        token = bearer_token(context)
-        if not token:
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
-            )
+        """The client whose token the call carries; ends the call when it is nobody's."""
+        token = await require_token(context)
         try:
             session = await self._sessions.get(token_key(token))
         except _AWAY as fault:
-            log.warning("cannot look a token up: %r", fault)
+            _log.warning("cannot look a token up: %r", fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
         if session is None or not holds(session, time.time_ns()):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown or ended token; register again")
+            await refuse_token(context)
         return session.client_id
 
 
-def _position(symbol: str, holding: Holding) -> matchbus_pb2.Position:
-    return matchbus_pb2.Position(
+def _position(symbol: str, holding: Holding) -> pb.Position:
+    return pb.Position(
         symbol=symbol,
         position=saturate(holding.lots),
         average_price=holding.average_price,

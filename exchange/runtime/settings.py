@@ -187,7 +187,7 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option,
             metavar="N",
-            type=partial(whole, _MAX_GIB),
+            type=partial(whole, most=_MAX_GIB),
             default=default // GIB,
             help=f"how large {what} may become, in GiB; a later start with more lets it grow "
             "(default %(default)s)",

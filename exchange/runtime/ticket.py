@@ -6,8 +6,8 @@
     POST /ticket/account    {since}                          ──▶ open orders, newest fills, positions
     POST /ticket/sign-out
 
-Who signs in is given a token, which the page keeps in its memory and sends in a header: a page of elsewhere
-can neither know nor send it, and its browser is not let ask. A refused order is an answer with the engine's
+Signing in gives a token, which the page keeps in its memory and sends in a header: a page from elsewhere can
+neither know nor send it, and is refused for its origin. A refused order is an answer with the engine's
 words; what is no order at all is answered with `error`. Numbers are decimal strings, ids too.
 
 Invariants: at most `MAX_SESSIONS` are signed in, and none for longer than `IDLE_S` without a word; what one
@@ -53,7 +53,6 @@ BODY_PATIENCE_S: Final = 10.0
 """How long a request's body may take to come."""
 
 _TOKEN_BYTES: Final = 24
-
 
 T = TypeVar("T")
 
@@ -126,7 +125,7 @@ class Tickets:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Sign out whoever is silent for too long, and everyone in the end."""
+        """Sign out everyone who is silent for too long, and all in the end."""
         sweeping = asyncio.create_task(self._sweep())
         try:
             yield
@@ -222,7 +221,7 @@ class Tickets:
 
 
 class _Session:
-    """One who is signed in: the client, its newest fills, and when the page was last heard."""
+    """A person who is signed in: the client, its newest fills, and when the page was last heard."""
 
     def __init__(self, client: Client, heard_s: float) -> None:
         self.client = client
@@ -233,7 +232,7 @@ class _Session:
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
-        """Orders stay in the market."""
+        """Sign out; orders stay in the market."""
         self._following.cancel()
         await asyncio.wait((self._following,))
         await self.client.close()
@@ -251,10 +250,8 @@ class _Session:
                 return
 
 
-def _answering(
-    act: Callable[[Request], Awaitable[dict[str, Any]]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """The answer to a request, for whatever comes of it; nothing of elsewhere gets that far."""
+def _answering(act: _Act) -> Callable[[Request], Awaitable[Response]]:
+    """What answers a request, whatever comes of it; none from elsewhere gets as far as the act."""
 
     async def answer(request: Request) -> Response:
         if request.headers.get("origin") != f"http://{request.headers.get('host')}":

@@ -18,7 +18,7 @@ FIRST_REQUEST_S: Final = 10.0
 
 
 class _Protocol(H11Protocol):
-    """Leaves a connection that asks for nothing."""
+    """Closes a connection that asks for nothing."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)

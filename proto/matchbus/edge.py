@@ -33,10 +33,10 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Room for a batch of 10,000 commands and its answers; it is also what clients take by default."""
 
 MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
-"""Room for all open orders of a client, or a very deep book: who asks for such says that it takes them."""
+"""Room for all open orders of a client, or a very deep book; a client has to say that it takes so much."""
 
 HANDSHAKE_TIMEOUT_MS: Final = 5_000
-"""How long who connects may take until he speaks HTTP/2; gRPC would wait two minutes."""
+"""How long a new connection may take to start speaking HTTP/2; gRPC itself would wait two minutes."""
 
 STOP_GRACE_S: Final = 0.5
 """How long calls under way may go on when a process ends."""
@@ -96,7 +96,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has none
         """Take the place of a server for the generated code, which also gives the handlers by name."""
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """Find who answers a call; None when it is none of this service."""
+        """Find what answers a call; None for a call of another service."""
         for handler in self._handlers:
             if (found := handler.service(details)) is not None:
                 return found
@@ -189,6 +189,22 @@ def bearer_token(context: Context) -> str:
 def token_key(token: str) -> str:
     """Under which key a token's session is stored: the token itself is stored nowhere."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def require_token(context: Context) -> str:
+    """The token that the call carries; ends the call when it carries none."""
+    token = bearer_token(context)
+    if not token:
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "this call needs the metadata `authorization: Bearer <token>`, from RegisterClient",
+        )
+    return token
+
+
+async def refuse_token(context: Context) -> NoReturn:
+    """End a call whose token nobody has, or which has ended."""
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown or ended token; register again")
 
 
 async def abort_bad_request(context: Context, field: str, description: str) -> NoReturn:

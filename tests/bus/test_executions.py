@@ -11,7 +11,7 @@ import pytest
 
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills, read
+from bus.executions import ExecutionsDamaged, ExecutionsReader, ExecutionsWriter, OldFills
 from bus.journal import PrimaryReplaced
 from bus.messages import Executions, ReportedCancel, ReportedFill
 from bus.server import NatsServer
@@ -35,7 +35,7 @@ def _message(engine: int, first: int, last: int, epoch: int = 1) -> Executions:
 
 async def _stored(connection: Connection, *engines: int) -> list[Executions]:
     """All messages of these engines that are stored now."""
-    reader = read(connection)
+    reader = ExecutionsReader(connection)
     found: list[Executions] = []
 
     async def collect() -> None:
@@ -109,7 +109,7 @@ async def test_kills_lose_and_repeat_nothing(own_server: NatsServer, connections
     """Over kills of the server every message is stored once, and a reader that follows gets each once."""
     connection = await connections.open(own_server.url, buffered=False)
     await provision.provision_shared(connection)
-    reader = read(await connections.open(own_server.url))
+    reader = ExecutionsReader(await connections.open(own_server.url))
     seen: list[int] = []
     published = 0
 
@@ -144,7 +144,7 @@ async def test_a_reader_follows_after_catching_up(own_connection: Connection) ->
     await writer.start()
     for batch in range(1, 4):
         await writer.publish(_message(1, batch, batch))
-    reader = read(own_connection)
+    reader = ExecutionsReader(own_connection)
     messages = aiter(reader)
     for batch in range(1, 4):
         assert (await anext(messages)).last_batch == batch
@@ -168,7 +168,7 @@ async def test_what_is_no_report_is_damage(own_connection: Connection) -> None:
     await provision.provision_shared(own_connection)
     await own_connection.jetstream().publish(subjects.execution(1), b"garbage")
     with pytest.raises(ExecutionsDamaged, match="message 1"):
-        await anext(aiter(read(own_connection)))
+        await anext(aiter(ExecutionsReader(own_connection)))
     with pytest.raises(ExecutionsDamaged, match="message 1"):
         await ExecutionsWriter(own_connection, 1).start()
 
@@ -176,7 +176,7 @@ async def test_what_is_no_report_is_damage(own_connection: Connection) -> None:
 async def test_a_missing_stream_is_named(own_connection: Connection) -> None:
     """Without the stream, reader and writer say so instead of waiting."""
     with pytest.raises(ExecutionsDamaged, match="no stream EXECUTIONS"):
-        await anext(aiter(read(own_connection)))
+        await anext(aiter(ExecutionsReader(own_connection)))
     with pytest.raises(ExecutionsDamaged, match="no stream EXECUTIONS"):
         await ExecutionsWriter(own_connection, 1).start()
 
@@ -302,7 +302,7 @@ async def test_reports_that_stand_where_others_were_read_are_damage(
     found: list[int] = []
 
     async def collect(connection: Connection) -> None:
-        async for message in read(connection):
+        async for message in ExecutionsReader(connection):
             found.append(message.last_batch)  # noqa: PERF401 -- it never ends
 
     collecting = asyncio.create_task(collect(await connections.open(own_server.url)))

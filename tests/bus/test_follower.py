@@ -92,23 +92,20 @@ async def test_a_late_joiner_gets_every_book_and_follows(venue: Venue, nats_conn
     """Found by its heartbeat, asked for snapshots, followed by deltas; listeners hear of it."""
     changes: list[tuple[int, str]] = []
     states: list[PeerState] = []
-    trades: list[Trades] = []
     follower = FeedFollower(
         nats_connection,
         own_engine=None,
         on_change=lambda engine, symbol: changes.append((engine, symbol)),
-        on_trade=lambda engine, symbol, message: trades.append(message) if engine == venue.number else None,
         on_state=lambda engine, feed: states.append(feed.state) if engine == venue.number else None,
     )
     async with running(venue.market_data, follower):
         await until(lambda: agrees(follower, venue, "AAPL") and agrees(follower, venue, "BRK.B"))
         maker = Fill("a", 1, 9, 1, "c", "AAPL", Side.SELL, 101, 2, Liquidity.MAKER, 2, 0, venue.number, 1, 2)
         await venue.change("AAPL", (ASK, 101, 0, 0), fills=(maker,))
-        await until(lambda: agrees(follower, venue, "AAPL") and bool(trades))
+        await until(lambda: agrees(follower, venue, "AAPL"))
     assert (venue.number, "AAPL") in changes
     assert (venue.number, "BRK.B") in changes
     assert states[-1] is PeerState.LIVE
-    assert trades[0].trades == ((9, 101, 2, Side.BUY),)
 
 
 async def test_own_engine_is_not_followed(venue: Venue, nats_connection: Connection) -> None:
@@ -141,7 +138,7 @@ async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(
 async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
     venue: Venue, nats_connection: Connection
 ) -> None:
-    """Nothing raises out of a callback (the fixture would see it), everything is counted and heals."""
+    """Nothing raises out of a callback (the fixture would see it), what a feed lost is counted and heals."""
     follower = FeedFollower(nats_connection, own_engine=None)
     number = venue.number
     book = f"md.{number}.book.AAPL"
@@ -166,7 +163,7 @@ async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
         await until(lambda: feed.counters.malformed == len(bad))
         await until(lambda: agrees(follower, venue, "AAPL"))
         assert set(feed.replicas) == {"AAPL", "BRK.B"}
-        assert follower.malformed_discoveries == 3
+        assert set(follower.peers).isdisjoint({0, 99999999})
 
 
 async def test_an_overflow_throws_the_queue_away_and_resyncs(

@@ -13,18 +13,13 @@ from bus import provision, subjects
 from bus.connection import Connection
 from bus.journal import (
     MAX_RECORD_BYTES,
-    Chain,
     JetStreamJournal,
     Journal,
     JournalClosed,
-    JournalDamaged,
-    JournalPosition,
     MemoryJournal,
     PrimaryReplaced,
-    Record,
-    digest_of,
-    encode_record,
 )
+from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
 from tests.waiting import until
 

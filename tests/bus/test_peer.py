@@ -223,17 +223,15 @@ def test_nonsense_is_counted_and_costs_the_books() -> None:
     feed.on_message(BookDelta(1, 2, 1, 1, 1, ((9, 1, 1, 1),), 0), "AAPL", now)
     assert feed.counters.malformed == 2
     feed.on_message(engine.snapshot("AAPL"), "no symbol", now)
-    assert feed.counters.ignored_symbols == 1
     assert set(feed.replicas) == {"AAPL"}
     assert not feed.on_message(Trades(1, 1, 1, ()), "AAPL", now)
 
 
 def test_the_number_of_books_is_bounded() -> None:
-    """Names beyond the bound are counted and ignored."""
+    """Names beyond the bound are ignored."""
     feed = PeerFeed(1)
     feed.on_message(Heartbeat(1, 1, 1, 0, {f"S{number}": 1 for number in range(MAX_SYMBOLS + 5)}), None, 0)
     assert len(feed.replicas) == MAX_SYMBOLS
-    assert feed.counters.ignored_symbols == 5
 
 
 moves = st.lists(

@@ -141,7 +141,7 @@ async def test_an_answer_that_is_none_is_asked_for_again(nats_connection: Connec
         await request.respond(b"\xff")
 
     await nats_connection.subscribe(subjects.provision(engine), cb=answer)
-    with pytest.raises(NotProvisioned, match="who answers is no exchange"):
+    with pytest.raises(NotProvisioned, match="what answers is no exchange"):
         await provision.await_journal(nats_connection, engine, 0.2)
 
 

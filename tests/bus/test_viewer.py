@@ -116,7 +116,7 @@ async def test_a_viewer_publishes_nothing(
 
 async def test_the_viewer_does_not_come_by_tcp(shared_server: NatsServer) -> None:
     """The name that everybody knows is for WebSockets."""
-    reader, writer = await asyncio.open_connection(shared_server.host, shared_server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared_server.port)
     writer.write(b'CONNECT {"user": "viewer", "pass": "viewer"}\r\nPING\r\n')
     heard = (await reader.read()).decode()
     assert "-ERR 'Authorization Violation'" in heard

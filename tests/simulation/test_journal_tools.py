@@ -13,7 +13,8 @@ from matchbus.program import USAGE_ERROR
 
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.journal import JetStreamJournal, JournalPosition, encode_record
+from bus.journal import JetStreamJournal
+from bus.records import JournalPosition, encode_record
 from bus.server import NatsServer
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.digest import state_digest

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bus.journal import JournalPosition, digest_of, encode_record
 from bus.messages import Executions, ReportedFill
+from bus.records import JournalPosition, digest_of, encode_record
 from engine.commands import (
     AddInstrument,
     AwayQuote,

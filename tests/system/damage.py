@@ -32,8 +32,9 @@ from rich.table import Table
 
 from bus import provision, subjects
 from bus.connection import Connection, connect
-from bus.journal import JetStreamJournal, JournalError
+from bus.journal import JetStreamJournal
 from bus.provision import ProvisionError
+from bus.records import JournalError
 from bus.server import NatsServer, ServerError
 from engine.runtime.high_water import JournalBehind, MarkedJournal
 

@@ -26,7 +26,8 @@ from rich.table import Table
 
 from bus import provision, subjects
 from bus.connection import Connection, connect
-from bus.journal import JetStreamJournal, JournalPosition, PrimaryReplaced, Record, digest_of, encode_record
+from bus.journal import JetStreamJournal, PrimaryReplaced
+from bus.records import JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
 from bus.stream import StreamReader, extent
 from tests.waiting import until

@@ -14,8 +14,8 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 from bus import messages, subjects
 from bus.connection import connect
-from bus.journal import Record
 from bus.provision import MAX_MESSAGE_BYTES
+from bus.records import Record
 from bus.stream import Stored, StreamReader, extent
 from engine.commands import NewOrder, decode
 from tests.system.venue import (

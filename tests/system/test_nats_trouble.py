@@ -22,8 +22,9 @@ from matchbus.edge import Door, Edge
 from matchbus.v1 import matchbus_pb2 as pb
 
 import bus.server
-from bus import executions, provision, subjects
+from bus import provision, subjects
 from bus.connection import Connection, connect
+from bus.executions import ExecutionsReader
 from bus.journal import JetStreamJournal
 from bus.messages import ReportedOrder, SnapshotRequest, encode
 from bus.provision import EXECUTIONS_BYTES, JOURNAL_BYTES
@@ -256,7 +257,7 @@ async def reported_orders(connection: Connection) -> set[str]:
     """The client order ids that the execution reports have now."""
     stored = (await connection.jetstream().stream_info(subjects.EXECUTIONS_STREAM)).state.messages
     found: set[str] = set()
-    async with contextlib.aclosing(aiter(executions.read(connection))) as messages:  # type: ignore[type-var]
+    async with contextlib.aclosing(aiter(ExecutionsReader(connection))) as messages:  # type: ignore[type-var]
         for _ in range(stored):
             reports = (await anext(messages)).reports
             found |= {report.client_order_id for report in reports if isinstance(report, ReportedOrder)}

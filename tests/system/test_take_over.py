@@ -26,8 +26,8 @@ from nats.aio.msg import Msg
 
 from bus import subjects
 from bus.connection import Connection, connect
-from bus.journal import Record
 from bus.messages import BookDelta, BookSnapshot, decode_feed
+from bus.records import Record
 from bus.stream import StreamReader, extent
 from client import Client, Fill, OrderResult
 from engine.runtime.process import STANDBY_ROLE

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
-from bus.journal import MAX_RECORD_BYTES, MemoryJournal, PrimaryReplaced, Record
+from bus.journal import MAX_RECORD_BYTES, MemoryJournal, PrimaryReplaced
+from bus.records import Record
 from engine.commands import (
     AddInstrument,
     AwayQuote,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bus.journal import JournalPosition, MemoryJournal, digest_of
+from bus.journal import MemoryJournal
+from bus.records import JournalPosition, digest_of
 from engine.runtime import high_water
 from engine.runtime.high_water import (
     FILE_NAME,

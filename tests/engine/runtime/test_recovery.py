@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from bus import messages
-from bus.journal import JournalDamaged, MemoryJournal, PrimaryReplaced
+from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.messages import Executions
+from bus.records import JournalDamaged
 from engine.commands import (
     AddInstrument,
     AwayQuote,

@@ -16,8 +16,9 @@ import bus.snapshots
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsWriter
-from bus.journal import JetStreamJournal, JournalDamaged, MemoryJournal
+from bus.journal import JetStreamJournal, MemoryJournal
 from bus.messages import Executions
+from bus.records import JournalDamaged
 from bus.snapshots import SnapshotStore
 from bus.stream import extent
 from engine import commands

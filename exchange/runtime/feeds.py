@@ -9,20 +9,19 @@ from itertools import chain
 from typing import Final
 
 from matchbus.listings import add_levels
-from matchbus.v1 import matchbus_pb2
+from matchbus.v1 import matchbus_pb2 as pb
 
 from bus import consolidated
 from bus.messages import ASK, BID, EngineEntry, StandbyStatus
 from bus.peer import PeerFeed, PeerState
 from exchange.market_views import why_not_live
-from exchange.runtime.servicer import EngineView
 
-log = logging.getLogger("exchange")
+_log: Final = logging.getLogger("exchange")
 
 _STATES: Final = {
-    PeerState.LIVE: matchbus_pb2.ENGINE_STATE_LIVE,
-    PeerState.SUSPECT: matchbus_pb2.ENGINE_STATE_SUSPECT,
-    PeerState.DOWN: matchbus_pb2.ENGINE_STATE_DOWN,
+    PeerState.LIVE: pb.ENGINE_STATE_LIVE,
+    PeerState.SUSPECT: pb.ENGINE_STATE_SUSPECT,
+    PeerState.DOWN: pb.ENGINE_STATE_DOWN,
 }
 _STANDBY_SILENCE_NS: Final = 2_000_000_000
 """A standby that was not heard for this long is not shown."""
@@ -33,17 +32,15 @@ def live_engines(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> list[
     return [engine for engine in engines if engine in peers and peers[engine].state is PeerState.LIVE]
 
 
-def engine_views(
+def listed_engines(
     engines: Mapping[int, EngineEntry], peers: Mapping[int, PeerFeed], now_ns: int
-) -> list[EngineView]:
+) -> list[pb.Engine]:
     """Every registered engine as its feed looks at `now_ns` of the follower's clock, in order of numbers."""
-    return [_engine_view(entry, peers.get(engine), now_ns) for engine, entry in sorted(engines.items())]
+    return [_listed(entry, peers.get(engine), now_ns) for engine, entry in sorted(engines.items())]
 
 
 class Standbys:
     """The processes that stand by, each as it last said."""
-
-    __slots__ = ("_heard",)
 
     def __init__(self) -> None:
         self._heard: dict[str, tuple[StandbyStatus, int]] = {}
@@ -60,17 +57,15 @@ class Standbys:
                 del self._heard[address]
         return sorted((status for status, _ in self._heard.values()), key=lambda status: status.engine)
 
-    def views(self, engines: Mapping[int, EngineEntry], now_ns: int) -> list[EngineView]:
+    def listed(self, engines: Mapping[int, EngineEntry], now_ns: int) -> list[pb.Engine]:
         """The same as ListEngines shows them."""
         return [
-            EngineView(
+            pb.Engine(
                 engine=status.engine,
                 epoch=status.epoch,
                 address=status.address,
-                state=matchbus_pb2.ENGINE_STATE_UNSPECIFIED,
-                lag_ns=0,
                 reason="stands by",
-                role=matchbus_pb2.ENGINE_ROLE_STANDBY,
+                role=pb.ENGINE_ROLE_STANDBY,
                 batch_number=status.batch_number,
                 lag_batches=status.lag_batches,
             )
@@ -79,7 +74,7 @@ class Standbys:
 
 
 def consolidated_book(
-    reply: matchbus_pb2.ConsolidatedBook, symbol: str, depth: int, peers: Mapping[int, PeerFeed]
+    reply: pb.ConsolidatedBook, symbol: str, depth: int, peers: Mapping[int, PeerFeed]
 ) -> Iterator[None]:
     """The steps that sum the symbol's books of the live engines as they are now into the reply.
 
@@ -98,8 +93,6 @@ def consolidated_book(
 class FeedLog:
     """Logs what becomes of the engines' feeds: their states at once, best prices when `write` is called."""
 
-    __slots__ = ("_changed", "_states", "_written")
-
     def __init__(self) -> None:
         self._states: dict[int, PeerState] = {}
         self._changed: set[tuple[int, str]] = set()
@@ -113,7 +106,7 @@ class FeedLog:
         """Log a feed's state, where it is another one than before."""
         if peer.state is not self._states.get(engine, PeerState.DOWN):
             level = logging.INFO if peer.state is PeerState.LIVE else logging.WARNING
-            log.log(level, "the feed of E%d is %s in epoch %d", engine, peer.state.value, peer.epoch)
+            _log.log(level, "the feed of E%d is %s in epoch %d", engine, peer.state.value, peer.epoch)
         self._states[engine] = peer.state
 
     def write(self, peers: Mapping[int, PeerFeed]) -> None:
@@ -123,14 +116,15 @@ class FeedLog:
             text = _best_prices(peers, engine, symbol)
             if self._written.get((engine, symbol)) != text:
                 self._written[engine, symbol] = text
-                log.info("book update: %s on E%d %s", symbol, engine, text)
+                _log.info("book update: %s on E%d %s", symbol, engine, text)
 
 
-def _engine_view(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> EngineView:
+def _listed(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> pb.Engine:
     age_ns = None if peer is None else peer.age_ns(now_ns)
     state = PeerState.DOWN if peer is None else peer.state
-    return EngineView(
+    return pb.Engine(
         engine=entry.engine,
+        role=pb.ENGINE_ROLE_PRIMARY,
         epoch=entry.epoch if peer is None else max(entry.epoch, peer.epoch),
         address=entry.address,
         state=_STATES[state],
