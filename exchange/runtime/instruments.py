@@ -6,6 +6,7 @@ while a symbol lives, because every resting price and every position is counted 
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -46,10 +47,9 @@ def parse_instruments(text: str) -> list[InstrumentEntry]:
     if not isinstance(tables, list) or not tables:
         raise InstrumentsRefused("it has no [[instrument]] table")
     entries = [_entry(table) for table in tables]
-    symbols = [entry.symbol for entry in entries]
-    for symbol in symbols:
-        if symbols.count(symbol) > 1:
-            raise InstrumentsRefused(f"{symbol} is in it {symbols.count(symbol)} times")
+    for symbol, count in Counter(entry.symbol for entry in entries).items():
+        if count > 1:
+            raise InstrumentsRefused(f"{symbol} is in it {count} times")
     return entries
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import nats.errors
 import nats.js.errors
-from matchbus.edge import RECOVERING_ROLE, CannotListen, Edge
+from matchbus.edge import RECOVERING_ROLE, CannotListen, Door, Edge
 from matchbus.tls import TlsRefused
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
@@ -122,11 +122,15 @@ class Exchange:
 
         Raises a group of the faults that end an exchange.
         """
-        await publish_instruments(self._instruments_bucket, entries)
         edge = Edge(SERVICE)
+        door = Door(SERVICE, "the exchange is starting: try again")
+        edge.server.add_generic_rpc_handlers((door,))
         servicer = self._make_servicer()
-        matchbus_pb2_grpc.add_ExchangeServicer_to_server(servicer, edge.server)  # type: ignore[no-untyped-call]
         try:
+            address = edge.bind(self._settings.listen, self._settings.tls)
+            await edge.start()
+            await edge.set_role(RECOVERING_ROLE, held=True)
+            await publish_instruments(self._instruments_bucket, entries)
             async with asyncio.TaskGroup() as group:
                 filled = self._start_watches(group)
                 group.create_task(self._follower.run())
@@ -144,9 +148,7 @@ class Exchange:
                     await bucket.wait()
                 if lost := self._directory.lost():
                     _log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
-                address = edge.bind(self._settings.listen, self._settings.tls)
-                await edge.set_role(RECOVERING_ROLE, held=True)
-                await edge.start()
+                door.open_to(matchbus_pb2_grpc.add_ExchangeServicer_to_server, servicer)
                 _log.info("exchange listens at %s", address)
                 listening(address)
                 if self._settings.dashboard:

@@ -17,7 +17,7 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from matchbus.edge import token_key
+from matchbus.edge import RECOVERING_ROLE, token_key
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -32,6 +32,7 @@ from bus.messages import (
     EngineEntry,
     Executions,
     Heartbeat,
+    InstrumentEntry,
     LevelChange,
     ProvisionReply,
     ProvisionRequest,
@@ -42,9 +43,10 @@ from bus.registry import Bucket, BucketUnavailable
 from bus.replica import checksum
 from bus.server import NatsServer
 from exchange.runtime import process, registration
-from exchange.runtime.instruments import InstrumentsRefused
+from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
+from simulation.ports import claim_port
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -94,9 +96,9 @@ class Caller:
         reply = await self.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
         return [engine.state for engine in reply.engines] == [matchbus_pb2.ENGINE_STATE_LIVE] * 2
 
-    async def is_serving(self) -> bool:
-        """Whether the exchange says that it is ready."""
-        reply = await self._health.Check(health_pb2.HealthCheckRequest(service="matchbus.v1.Exchange"))
+    async def is_serving(self, service: str = process.SERVICE) -> bool:
+        """Whether the exchange says that it is ready, or has a role."""
+        reply = await self._health.Check(health_pb2.HealthCheckRequest(service=service))
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -577,6 +579,39 @@ async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> Non
     async with exchange(own_server, tmp_path, INSTRUMENTS) as caller:
         listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", ""), ("B.C", "")]
+
+
+async def test_calls_hear_that_the_exchange_is_starting(
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of symbols take a while; whoever waits for it is told that it is at work."""
+    may_publish = asyncio.Event()
+
+    async def publish_late(bucket: Bucket[InstrumentEntry], entries: list[InstrumentEntry]) -> None:
+        await may_publish.wait()
+        await publish_instruments(bucket, entries)
+
+    monkeypatch.setattr(process, "publish_instruments", publish_late)
+    file = tmp_path / "instruments.toml"
+    file.write_text(INSTRUMENTS)
+    address = f"127.0.0.1:{claim_port('127.0.0.1', 0, 'exchange')}"
+    running = asyncio.create_task(run(ExchangeSettings(own_server.url, address, PASSWORD, file, None, 1)))
+    caller = Caller(address)
+    try:
+        await asyncio.wait_for(caller.channel.channel_ready(), DEADLINE_S)
+        await eventually(lambda: caller.is_serving(RECOVERING_ROLE))
+        request = matchbus_pb2.ListInstrumentsRequest()
+        refusal = await refused(caller.stub.ListInstruments(request), grpc.StatusCode.UNAVAILABLE)
+        assert refusal.details() == "the exchange is starting: try again"
+        may_publish.set()
+        await eventually(caller.is_serving)
+        assert len((await caller.stub.ListInstruments(request)).instruments) == 1
+        assert not await caller.is_serving(RECOVERING_ROLE)
+    finally:
+        await caller.channel.close(None)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 async def test_a_server_that_is_killed(
