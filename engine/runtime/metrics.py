@@ -48,8 +48,7 @@ _UNTAKEN: Final = {
     JournalUnavailable: "journal_unavailable",
     Retired: "handed_over",
 }
-_REASONS: Final = sorted(set(RejectReason) - {RejectReason.NONE, RejectReason.EMPTY_COMMAND})
-"""Why the state machine refuses; an empty command does not get so far."""
+_REASONS: Final = sorted(set(RejectReason) - {RejectReason.NONE})
 
 _KINDS: Final[dict[type, str]] = {kind: kind.__struct_config__.tag for kind in get_args(Command)}
 """Commands by their names in the journal."""
@@ -163,19 +162,22 @@ class EngineCollector(Collector):
             ["kind"],
             {(name,): counts.commands[kind] for kind, name in _KINDS.items()},
         )
-        if self.effects is not None:
+        if self.loop is not None and self.effects is not None and self.servicer is not None:
+            empty = Counter({RejectReason.EMPTY_COMMAND: self.servicer.empty_commands})  # it gets no further
+            refusals = self.effects.refusals + empty
             yield counters(
                 "matchbus_refusals",
-                "Committed commands that were refused, by reason.",
+                "Commands that were refused, by reason.",
                 ["reason"],
-                {(reason.name.lower(),): self.effects.refusals[reason] for reason in _REASONS},
+                {(reason.name.lower(),): refusals[reason] for reason in _REASONS},
             )
-        if self.loop is not None:
+            untaken = {name: self.loop.untaken[kind] for kind, name in _UNTAKEN.items()}
+            untaken["too_fast"] = self.servicer.rates.refused
             yield counters(
                 "matchbus_untaken_commands",
                 "Commands that were not taken, by why; they may be sent again.",
                 ["reason"],
-                {(name,): self.loop.untaken[kind] for kind, name in _UNTAKEN.items()},
+                {(name,): count for name, count in untaken.items()},
             )
             yield gauge(
                 "matchbus_batch_delay_seconds",

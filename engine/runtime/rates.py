@@ -36,6 +36,8 @@ class Rates:
 
     def __init__(self, per_second: int, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.per_second = per_second
+        self.refused = 0
+        """How many calls were told to try again later."""
         self._clock_ns = clock_ns
         self._paid_off_ns: dict[str, int] = {}  # by client, when what it sent is paid off
 

@@ -98,7 +98,9 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self._bell = bell
         self._away = away
         self._old_fills = old_fills
-        self._rates = rates
+        self.rates = rates
+        self.empty_commands = 0
+        """How many commands of OrderEntry were none."""
         self._fill_streams: Counter[str] = Counter()
         self._entry_streams: Counter[str] = Counter()
         self._listings: Counter[str] = Counter()
@@ -248,10 +250,11 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     # -- one command ----------------------------------------------------------------------------------
 
     async def _answer_one(self, command: OrderCommand, context: Context) -> pb.OrderReply:
-        if (wait_s := self._rates.take(command.client, (command,))) > 0:
+        if (wait_s := self.rates.take(command.client, (command,))) > 0:
+            self.rates.refused += 1
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._rates.per_second} orders a second are a client's limit: try again in {wait_s:.3f} s",
+                f"{self.rates.per_second} orders a second are a client's limit: try again in {wait_s:.3f} s",
             )
         submission = await self._submit(command, command.client, context)
         return wire.order_reply(pb.OrderReply(), (await _answers(submission))[0])
@@ -301,10 +304,11 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     )
                     return
                 commands = wire.order_commands(client, message)
+                self.empty_commands += commands.count(None)
                 del message  # it may be megabytes, and have to wait
                 parts = []
-                for part in self._rates.parts(commands):
-                    await self._rates.pace(client, part)
+                for part in self.rates.parts(commands):
+                    await self.rates.pace(client, part)
                     await self._loop.share_of(client, len(part))
                     parts.append(
                         self._loop.submit([command for command in part if command is not None], client=client)

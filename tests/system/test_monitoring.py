@@ -104,6 +104,8 @@ async def trade(venue: Venue) -> int:
         assert [fill.engine_id for fill in fills] == [2]
         refused = await buyer.limit("AAA", pb.SIDE_BUY, 0, 5)
         assert refused.reject_reason == pb.REJECT_REASON_INVALID_PRICE
+        (refused,) = await buyer.enter([[pb.Command()]])
+        assert refused.reject_reason == pb.REJECT_REASON_EMPTY_COMMAND
         return reply.order_id
 
 
@@ -182,6 +184,7 @@ def test_the_numbers_are_those_of_the_trade(watched: Watched) -> None:
     assert value(one, "matchbus_commands_total", kind="new") == 2
     assert value(two, "matchbus_commands_total", kind="leg") == 1
     assert value(one, "matchbus_refusals_total", reason="invalid_price") == 1
+    assert value(one, "matchbus_refusals_total", reason="empty_command") == 1
     assert value(one, "matchbus_leg_seconds_count") == 1
     states = ("live", "suspect", "down")  # a busy machine makes any of them
     assert sum(value(one, "matchbus_peer_state", peer="2", state=state) for state in states) == 1
