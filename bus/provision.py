@@ -11,6 +11,7 @@ journal may be trimmed are the exchange's choice alone.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -46,6 +47,9 @@ BUCKETS: Final = (
 
 _REQUEST_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
+_TELL_S: Final = 5.0
+"""How often the log says what is waited for."""
+
 _COMPARED: Final = (
     "subjects",
     "storage",
@@ -62,6 +66,7 @@ _COMPARED: Final = (
     "allow_msg_ttl",
 )
 _COMPARED_BY_MAKER: Final = (*_COMPARED, "num_replicas", "deny_purge")
+_log: Final = logging.getLogger(__name__)
 
 
 class ProvisionError(Exception):
@@ -98,6 +103,24 @@ def bucket_subject(bucket: str, key: str) -> str:
     return f"$KV.{bucket}.{key}"
 
 
+class _Patience:
+    """How long a start waits for what is missing; it says in the log that it waits."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._began = self._told = time.monotonic()
+
+    async def spend(self, missing: str, why: str) -> None:
+        """Wait a little. Raises NotProvisioned after the deadline."""
+        now = time.monotonic()
+        if now - self._began >= self._deadline_s:
+            raise NotProvisioned(f"{missing} after {self._deadline_s:g} s: {why}")
+        if now - self._told >= _TELL_S:
+            self._told = now
+            _log.warning("waiting: %s: %s", missing, why)
+        await asyncio.sleep(_RETRY_S)
+
+
 async def provision_shared(
     client: Client, *, executions_bytes: int = EXECUTIONS_BYTES, replicas: int = 1
 ) -> None:
@@ -116,19 +139,17 @@ async def await_shared(client: Client, deadline_s: float) -> None:
 
     Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
     """
-    deadline = time.monotonic() + deadline_s
+    patience = _Patience(deadline_s)
     wanted = [_executions(EXECUTIONS_BYTES), *map(_bucket, BUCKETS)]
     while wanted:
         try:
             if await _found(client, wanted[0]):
                 wanted.pop(0)
                 continue
-            why = "is an exchange running on this NATS server?"
+            why = "an exchange makes it at its start; is one running on this NATS server?"
         except AWAY:
             why = "NATS does not answer"
-        if time.monotonic() >= deadline:
-            raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
-        await asyncio.sleep(_RETRY_S)
+        await patience.spend(f"there is no stream {wanted[0].name}", why)
 
 
 async def provision_journal(
@@ -201,7 +222,7 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
     """
     wanted = [_snapshots(engine), _journal(engine, JOURNAL_BYTES)]
     ask = messages.encode(messages.ProvisionRequest(engine))
-    deadline = time.monotonic() + deadline_s
+    patience = _Patience(deadline_s)
     while True:
         try:
             while wanted and await _found(client, wanted[0]):
@@ -218,9 +239,7 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
             why = "no exchange is running that could make it"
         except AWAY:
             why = "NATS or the exchange does not answer"
-        if time.monotonic() >= deadline:
-            raise NotProvisioned(f"there is no stream {wanted[0].name} after {deadline_s:g} s: {why}")
-        await asyncio.sleep(_RETRY_S)
+        await patience.spend(f"there is no stream {wanted[0].name}", why)
 
 
 async def is_trimmable(client: Client, engine: int) -> bool:
@@ -235,7 +254,7 @@ async def trim_journal(client: Client, engine: int, first: int) -> None:
 
 
 def _journal(engine: int, max_bytes: int) -> StreamConfig:
-    return _log(subjects.journal_stream(engine), subjects.journal(engine), max_bytes)
+    return _append_only(subjects.journal_stream(engine), subjects.journal(engine), max_bytes)
 
 
 def _snapshots(engine: int) -> StreamConfig:
@@ -255,10 +274,10 @@ def _snapshots(engine: int) -> StreamConfig:
 
 
 def _executions(max_bytes: int) -> StreamConfig:
-    return _log(subjects.EXECUTIONS_STREAM, subjects.EXECUTIONS_SUBJECTS, max_bytes)
+    return _append_only(subjects.EXECUTIONS_STREAM, subjects.EXECUTIONS_SUBJECTS, max_bytes)
 
 
-def _log(name: str, subject: str, max_bytes: int) -> StreamConfig:
+def _append_only(name: str, subject: str, max_bytes: int) -> StreamConfig:
     """A stream that only grows: nothing is dropped, deleted or purged, and a full one refuses what is new."""
     return _stream(
         name,

@@ -41,7 +41,12 @@ class JournalDamaged(JournalError):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One batch. `time_ns` is UTC, `checksum` the CRC-32 of all other fields."""
+    """One batch. `time_ns` is UTC.
+
+    `previous_digest` is BLAKE2b of the whole message before, in 16 bytes; empty in the first. `checksum`
+    is the CRC-32 of `format` and `engine` (16 bits each), `epoch` and `batch_number` (64) and `time_ns` (64,
+    signed), all big-endian, then `previous_digest`, then `commands`.
+    """
 
     format: int
     engine: int

@@ -146,6 +146,11 @@ class EngineCollector(Collector):
             "How long the journal has given no good answer; 0 when it is healthy.",
             time.monotonic() - since if since is not None else 0,
         )
+        yield gauge(
+            "matchbus_clock_behind_seconds",
+            "How far the clock is behind the newest batch; until then all get that batch's time.",
+            max(0, self._state.accounts.time_ns - time.time_ns()) / _NS_PER_S,
+        )
         if self.standby is not None and self.role is Role.STANDBY:
             yield gauges(
                 "matchbus_standby_lag_batches",

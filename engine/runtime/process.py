@@ -80,6 +80,8 @@ RETIRE_S: Final = 3.0
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
+_CLOCK_PERIOD_S: Final = 1.0
+_CLOCK_BEHIND_S: Final = 1.0
 _GC_THRESHOLDS: Final = (700, 10, 7_000)
 """The young are collected often: gRPC leaves each call that is refused or hung up as a cycle, with a request
 of up to 4 MiB in it. Nothing else makes cycles, so what has grown old is hardly ever looked at."""
@@ -277,6 +279,7 @@ class Engine:
         await edge.set_serving(serving=True)
         crash_points.reach("serving")
         group.create_task(self._tell_health(edge, loop))
+        group.create_task(self._watch_clock())
         if self._lease is not None:
             lease = self._lease
             handover = Handover(self._nc, number, lambda: self._retire(lease, door, loop, reports))
@@ -390,6 +393,19 @@ class Engine:
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")
                 await edge.set_serving(serving=serving)
+
+    async def _watch_clock(self) -> None:
+        """Tell when batches all have the same time: it never goes back, also when the clock does."""
+        was_behind = False
+        while True:
+            behind_s = (self._state.accounts.time_ns - time.time_ns()) / 1e9
+            if was_behind != (behind_s > _CLOCK_BEHIND_S):
+                was_behind = not was_behind
+                if was_behind:
+                    _log.warning("the clock is %.0f s behind the newest batch, whose time all get", behind_s)
+                else:
+                    _log.warning("batches have the clock's time again")
+            await asyncio.sleep(_CLOCK_PERIOD_S)
 
     async def _await_peers(self) -> None:
         """Wait a while until the feeds of the other registered engines are live, or known to be away."""

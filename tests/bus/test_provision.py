@@ -152,10 +152,14 @@ async def test_many_engines_fit(own_connection: Connection, tmp_path: Path) -> N
         await provision.provision_journal(own_connection, number)
 
 
-async def test_an_engine_waits_for_what_all_share(own_connection: Connection) -> None:
-    """An engine goes on when the exchange has made all buckets; at its deadline it says what is missing."""
+async def test_an_engine_waits_for_what_all_share(
+    own_connection: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on when the exchange has made all buckets; what is missing it says meanwhile and in the end."""
+    monkeypatch.setattr(provision, "_TELL_S", 0.05)
     with pytest.raises(NotProvisioned, match="no stream EXECUTIONS"):
-        await provision.await_shared(own_connection, 0.1)
+        await provision.await_shared(own_connection, 0.25)
+    assert "waiting: there is no stream EXECUTIONS: an exchange makes it at its start" in caplog.text
     waiting = asyncio.create_task(provision.await_shared(own_connection, 5))
     await provision.provision_shared(own_connection)
     await waiting
