@@ -8,18 +8,8 @@ import pytest
 
 from benchmarks import suite
 from benchmarks.child import ChildFailed, in_child
-from benchmarks.figures import Figure, alone
 from benchmarks.report import console, read_json
-
-
-def other_process() -> list[Figure]:
-    """A figure that tells which process measured it."""
-    return [alone("Part", "process", "pid", [float(os.getpid())])]
-
-
-def end() -> list[Figure]:
-    """A measurement that goes wrong."""
-    sys.exit(3)
+from tests.benchmarks.children import end, other_process
 
 
 def test_all_parts_or_those_named() -> None:
@@ -64,7 +54,7 @@ def test_a_measurement_runs_in_a_process_of_its_own() -> None:
 
 def test_a_measurement_that_ends_early_is_told() -> None:
     """With the module and the exit code."""
-    with pytest.raises(ChildFailed, match=r"test_suite ended with code 3"):
+    with pytest.raises(ChildFailed, match=r"children ended with code 3"):
         in_child(end)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.commands import (
@@ -113,12 +113,13 @@ def test_a_refusal_says_how_the_order_stands() -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@example(command=NewOrder("ann", "a1", "x" * 1_000_000, 1, 1, 1, 100, 5))
 @given(
     command=st.builds(
         NewOrder,
         client=st.just("ann"),
         client_order_id=st.text(max_size=40),
-        symbol=st.sampled_from(["ACME", "", "*", ">", "md.1", "x" * 1_000_000]),
+        symbol=st.sampled_from(["ACME", "", "*", ">", "md.1", "x" * 1_000]),
         side=INT64,
         type=st.one_of(INT64, st.integers(-1, 5)),
         time_in_force=st.one_of(INT64, st.integers(-1, 6)),

@@ -33,7 +33,7 @@ async def audit(url: str, tmp_path: Path, *arguments: str) -> tuple[int, str, st
         stderr=subprocess.PIPE,
         env=environment | {"XDG_CONFIG_HOME": str(tmp_path)},
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         output, errors = await child.communicate()
     assert child.returncode is not None
     assert b"Traceback" not in errors
@@ -71,7 +71,12 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
     nats = await connections.open(own_server.url, buffered=False)
     await keep(nats, 1, (1, [*OPENING, order("here", 2, 101)]), (900, [order("taker", 1, 101)]))
     await keep(nats, 2, (1, list(OPENING)), (600, [order("there", 2, 100)]))
-    code, output, errors = await audit(own_server.url, tmp_path, "--json")
+    as_json, with_another_window, as_text = await asyncio.gather(
+        audit(own_server.url, tmp_path, "--json"),
+        audit(own_server.url, tmp_path, "--window-ms", "301"),
+        audit(own_server.url, tmp_path),
+    )
+    code, output, errors = as_json
     assert (code, errors) == (0, "")
     assert json.loads(output) == {
         "window_ms": 150,
@@ -94,9 +99,9 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
         ],
         "bug_examples": [],
     }
-    code, output, _ = await audit(own_server.url, tmp_path, "--window-ms", "301")
+    code, output, _ = with_another_window
     assert (code, "view old:" in output, "Bugs: 0;" in output) == (0, False, True)
-    code, output, _ = await audit(own_server.url, tmp_path)
+    code, output, _ = as_text
     assert (code, "view old: engine 1, batch 2, AAA" in output) == (0, True)
     await connections.close()
 
@@ -125,28 +130,30 @@ async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
 
 async def test_what_is_missing_is_named(own_server: NatsServer, tmp_path: Path) -> None:
     """No server, no journal, and quotes of an engine whose journal is not there end with 2, damage with 1."""
+    connections = Connections()
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
-        code, output, errors = await audit(url, tmp_path)
+        async with asyncio.TaskGroup() as group:  # a server that does not answer is waited for
+            unanswered = group.create_task(audit(url, tmp_path))
+            code, output, errors = await audit(own_server.url, tmp_path)
+            assert (code, output) == (2, "")
+            assert errors.startswith(f"the server at {own_server.url} has no journal")
+            nats = await connections.open(own_server.url, buffered=False)
+            taker = order("taker", 1, 101, AwayQuote(2, 1, 1, ((100, 5),)))
+            await keep(nats, 1, (1, [*OPENING, taker]))
+            code, output, errors = await audit(own_server.url, tmp_path)
+            assert (code, output) == (2, "")
+            assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
+            await keep(nats, 2)
+            code, output, errors = await audit(own_server.url, tmp_path)
+            assert (code, output) == (2, ""), "an empty journal is none"
+            assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
+            await nats.jetstream().publish("journal.1", b"garbage")
+            code, output, errors = await audit(own_server.url, tmp_path)
+            assert (code, output) == (1, "")
+            assert "journal of engine 1 is damaged at stream sequence 2" in errors
+    code, output, errors = unanswered.result()
     assert (code, output) == (2, "")
     assert errors == f"no NATS server answers at {url}: start it, or name another by --nats"
-    code, output, errors = await audit(own_server.url, tmp_path)
-    assert (code, output) == (2, "")
-    assert errors.startswith(f"the server at {own_server.url} has no journal")
-    connections = Connections()
-    nats = await connections.open(own_server.url, buffered=False)
-    taker = order("taker", 1, 101, AwayQuote(2, 1, 1, ((100, 5),)))
-    await keep(nats, 1, (1, [*OPENING, taker]))
-    code, output, errors = await audit(own_server.url, tmp_path)
-    assert (code, output) == (2, "")
-    assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
-    await keep(nats, 2)
-    code, output, errors = await audit(own_server.url, tmp_path)
-    assert (code, output) == (2, ""), "an empty journal is none"
-    assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
-    await nats.jetstream().publish("journal.1", b"garbage")
-    code, output, errors = await audit(own_server.url, tmp_path)
-    assert (code, output) == (1, "")
-    assert "journal of engine 1 is damaged at stream sequence 2" in errors
     await connections.close()

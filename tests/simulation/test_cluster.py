@@ -14,8 +14,11 @@ from typing import Any
 import nats
 import pytest
 
-from bus import subjects
+from bus import provision, subjects
 from bus.process import ChildProcess
+from bus.provision import GIB
+from bus.server import NatsServer
+from exchange.runtime.settings import parse_settings
 from simulation.cluster import Cluster
 from simulation.cluster_errors import (
     ClusterError,
@@ -118,41 +121,55 @@ async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> N
         await member.until_ready(deadline_s=20)
 
 
-async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path) -> None:
-    """It is ready when it serves, however long that took, and not when it says nothing."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    code = f"""
+PATIENCE_S = 1.0
+READS_S = 2.5
+
+READING = """
 import asyncio
+import sys
 from matchbus.edge import RECOVERING_ROLE, Edge
 
 async def main():
     edge = Edge("matchbus.v1.Exchange")
-    edge.bind({address!r})
+    edge.bind(sys.argv[1])
     await edge.set_role(RECOVERING_ROLE, held=True)
     await edge.start()
-    await asyncio.sleep(3)
+    await asyncio.sleep(float(sys.argv[2]))
     await edge.set_role(RECOVERING_ROLE, held=False)
-    await edge.set_serving(serving={{}})
+    await edge.set_serving(serving=sys.argv[3] == "serves")
     await asyncio.Event().wait()
 
 asyncio.run(main())
 """
-    for serving in (True, False):
-        command = [sys.executable, "-c", code.format(serving)]
-        member = Member("exchange", command, address, tmp_path / "log", dict(os.environ))
-        await member.start()
-        started = time.monotonic()
-        try:
-            if serving:
-                await member.until_ready(deadline_s=2)
-            else:
-                with pytest.raises(ProcessFailed, match="exchange was not ready within 2 s"):
-                    await member.until_ready(deadline_s=2)
-        finally:
-            await member.stop()
-        assert time.monotonic() - started > 3
+"""A process that reads what is stored for so many seconds, and then serves or says nothing."""
+
+
+@pytest.mark.parametrize("then", ["serves", "is silent"])
+async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then: str) -> None:
+    """It is ready when it serves, however long that took, and not when it says nothing."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        host, port = probe.getsockname()
+    command = [sys.executable, "-c", READING, f"{host}:{port}", str(READS_S), then]
+    member = Member("exchange", command, f"{host}:{port}", tmp_path / "log", dict(os.environ))
+    await member.start()
+
+    def listens() -> bool:
+        assert member.running
+        with contextlib.closing(socket.socket()) as caller:
+            return caller.connect_ex((host, port)) == 0
+
+    try:
+        await until(listens, START_DEADLINE_S)
+        began = time.monotonic()
+        if then == "serves":
+            await member.until_ready(PATIENCE_S)
+        else:
+            with pytest.raises(ProcessFailed, match="exchange was not ready within 1 s"):
+                await member.until_ready(PATIENCE_S)
+        assert time.monotonic() - began > READS_S / 2
+    finally:
+        await member.stop()
 
 
 def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:
@@ -184,18 +201,33 @@ async def test_missing_instruments_stop_the_start(tmp_path: Path) -> None:
             pass
 
 
+def test_the_exchange_is_told_how_much_room_there_is() -> None:
+    """Each size by its option, and of one that was left out nothing."""
+    for journal, executions in ((5, 17), (6, None), (None, 18), (None, None)):
+        options = Storage(journal_gib=journal, executions_gib=executions).exchange_options
+        settings = parse_settings(options, {})
+        assert settings.journal_bytes == (journal * GIB if journal else provision.JOURNAL_BYTES)
+        assert settings.executions_bytes == (executions * GIB if executions else provision.EXECUTIONS_BYTES)
+
+
 async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
-    """Journals and execution reports grow to what they are given, and do not shrink when it is left out."""
-    for journal, executions, expected in ((5, 17, (5, 17)), (6, None, (6, 17)), (None, None, (6, 17))):
-        storage = Storage(journal_gib=journal, executions_gib=executions)
-        async with Cluster(engines=1, data_dir=tmp_path, storage=storage) as cluster:
-            connection = await nats.connect(cluster.nats_url)
-            limits = [
-                (await connection.jetstream().stream_info(stream)).config.max_bytes
-                for stream in (subjects.journal_stream(1), subjects.EXECUTIONS_STREAM)
-            ]
-            await connection.close()
-        assert limits == [gib * 2**30 for gib in expected]
+    """A journal grows to what it is given, a new one begins there; what is left out does not shrink."""
+
+    async def limits(url: str, *streams: str) -> list[int | None]:
+        connection = await nats.connect(url)
+        jetstream = connection.jetstream()
+        found = [(await jetstream.stream_info(stream)).config.max_bytes for stream in streams]
+        await connection.close()
+        return found
+
+    async with NatsServer(tmp_path / "nats") as server:  # a first start, as far as it counts here
+        connection = await nats.connect(server.url)
+        await provision.provision_shared(connection, executions_bytes=17 * GIB)
+        await provision.provision_journal(connection, 1, max_bytes=5 * GIB)
+        await connection.close()
+    streams = (subjects.journal_stream(1), subjects.journal_stream(2), subjects.EXECUTIONS_STREAM)
+    async with Cluster(engines=2, data_dir=tmp_path, storage=Storage(journal_gib=6)) as cluster:
+        assert await limits(cluster.nats_url, *streams) == [6 * GIB, 6 * GIB, 17 * GIB]
 
 
 @pytest.fixture
@@ -254,6 +286,10 @@ async def test_up_says_where_everything_is_restarts_and_stops(
     first = await first_document(ready)
     assert set(first) == {"nats_url", "nats_pid", "exchange", "engines"}
     assert set(first["engines"]) == {"1", "2"}
+    assert [set(place) for place in (first["exchange"], *first["engines"].values())] == [
+        {"address", "pid"}
+    ] * 3
+    assert len(set(pids_of(first))) == 4
     assert all(alive(pid) for pid in pids_of(first))
 
     os.kill(first["engines"]["2"]["pid"], signal.SIGKILL)
@@ -286,32 +322,3 @@ async def test_up_survives_a_log_that_cannot_be_opened(
     elsewhere.rename(output)
     await until(lambda: read(ready) != first, START_DEADLINE_S)
     assert read(ready)["engines"]["1"] == first["engines"]["1"]
-
-
-async def test_another_up_leaves_the_ready_file_of_a_market_that_runs(
-    up: tuple[asyncio.subprocess.Process, Path],
-) -> None:
-    """It is refused, and whoever reads the file still finds the market."""
-    _, ready = up
-    first = await first_document(ready)
-    second = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "simulation.matchbus", "up", "--engines", "2"),
-        *("--data", str(ready.parent), "--ready-file", str(ready)),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(START_DEADLINE_S):
-        _, errors = await second.communicate()
-    assert second.returncode == 1
-    assert b"another market runs" in errors
-    assert read(ready) == first
-
-
-async def test_children_die_with_the_launcher(up: tuple[asyncio.subprocess.Process, Path]) -> None:
-    """After a SIGKILL of `matchbus up` nothing of the market is left."""
-    process, ready = up
-    document = await first_document(ready)
-    process.kill()
-    await process.wait()
-    await all_end(pids_of(document))

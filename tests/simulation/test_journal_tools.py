@@ -57,7 +57,7 @@ async def tool(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         output, errors = await child.communicate()
     assert child.returncode is not None
     return child.returncode, output.decode(), errors.decode()
@@ -67,7 +67,9 @@ async def test_a_whole_journal_is_counted(
     shared_server: NatsServer, journal: JetStreamJournal, engine: int
 ) -> None:
     """`verify` tells records, batches, commands, epochs, ignored records, last digest, and exits with 0."""
-    code, output, errors = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
+    where = (str(engine), "--nats", shared_server.url)
+    as_json, as_text = await asyncio.gather(tool("verify", *where, "--json"), tool("verify", *where))
+    code, output, errors = as_json
     assert (code, errors) == (0, "")
     assert json.loads(output) == {
         "engine": engine,
@@ -83,7 +85,7 @@ async def test_a_whole_journal_is_counted(
         "damaged_at": 0,
         "damage": "",
     }
-    code, output, errors = await tool("verify", str(engine), "--nats", shared_server.url)
+    code, output, errors = as_text
     assert (code, errors) == (0, "")
     assert "2 (1 to 2)" in output
     assert "none" in output
@@ -94,11 +96,15 @@ async def test_a_digest_is_whole_in_a_narrow_terminal(
 ) -> None:
     """Neither its width nor an encoding with few characters cuts a digest or ends a command."""
     where = (str(engine), "--nats", shared_server.url)
-    code, output, errors = await tool("verify", *where, COLUMNS="40", PYTHONIOENCODING="latin-1")
+    verified, (_, answer, _), digested = await asyncio.gather(
+        tool("verify", *where, COLUMNS="40", PYTHONIOENCODING="latin-1"),
+        tool("digest", *where, "--json"),
+        tool("digest", *where, COLUMNS="20", PYTHONIOENCODING="latin-1"),
+    )
+    code, output, errors = verified
     assert (code, errors) == (0, "")
     assert f"({journal.position.digest.hex()})" in output.split()
-    _, answer, _ = await tool("digest", *where, "--json")
-    code, output, errors = await tool("digest", *where, COLUMNS="20", PYTHONIOENCODING="latin-1")
+    code, output, errors = digested
     assert (code, errors) == (0, "")
     assert json.loads(answer)["digest"] in output.split()
 
@@ -137,13 +143,15 @@ async def test_no_stream_and_no_server_are_told_apart(
         assert errors.startswith(f"matchbus: engine {engine} never ran here with a journal")
     await provision.provision_journal(nats_connection, engine)
     await nats_connection.jetstream().delete_stream(subjects.journal_stream(engine))
-    code, output, _ = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
-    assert (code, json.loads(output)["damage"]) == (1, f"the server has no stream JOURNAL_{engine}")
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
-        asked = (tool(action, str(engine), "--nats", url) for action in ACTIONS)
-        for code, output, errors in await asyncio.gather(*asked):
+        (code, output, _), *unanswered = await asyncio.gather(
+            tool("verify", str(engine), "--nats", shared_server.url, "--json"),
+            *(tool(action, str(engine), "--nats", url) for action in ACTIONS),
+        )
+        assert (code, json.loads(output)["damage"]) == (1, f"the server has no stream JOURNAL_{engine}")
+        for code, output, errors in unanswered:
             assert (code, output, errors.count("\n")) == (2, "", 2)
             assert f"no NATS server answers at {url}" in errors
 
@@ -151,13 +159,17 @@ async def test_no_stream_and_no_server_are_told_apart(
 @pytest.mark.usefixtures("journal")
 async def test_batches_are_dumped_readably(shared_server: NatsServer, engine: int) -> None:
     """`dump` prints each batch from N to M with its commands decoded, as text or as one JSON line each."""
-    url = shared_server.url
-    code, output, _ = await tool("dump", str(engine), "--nats", url, "--from", "3", "--to", "4")
+    where = (str(engine), "--nats", shared_server.url)
+    some, whole = await asyncio.gather(
+        tool("dump", *where, "--from", "3", "--to", "4"), tool("dump", *where, "--json")
+    )
+    code, output, _ = some
     assert code == 0
     assert output.splitlines()[0] == "batch 3  epoch 1  1970-01-01 00:00:00.000000030 UTC  2 commands"
     assert output.count("batch ") == 2
     assert "client_order_id='b1'" in output
-    code, output, _ = await tool("dump", str(engine), "--nats", url, "--json")
+    code, output, _ = whole
+    assert code == 0
     lines = [json.loads(line) for line in output.splitlines()]
     assert [line["batch_number"] for line in lines] == [1, 2, 3, 4, 5]
     assert lines[3]["commands"] == [
@@ -168,12 +180,13 @@ async def test_batches_are_dumped_readably(shared_server: NatsServer, engine: in
 @pytest.mark.usefixtures("journal")
 async def test_a_dump_of_nothing_is_said(shared_server: NatsServer, engine: int) -> None:
     """Where no batch is among those asked for it is said, on stderr."""
-    for bounds, said in (
-        (("--from", "100"), "has no batch from 100 on"),
-        (("--from", "6", "--to", "9"), "has no batch from 6 to 9"),
-    ):
-        code, output, errors = await tool("dump", str(engine), "--nats", shared_server.url, *bounds)
-        assert (code, output, errors) == (0, "", f"JOURNAL_{engine} {said}\n")
+    where = (str(engine), "--nats", shared_server.url)
+    cases = {
+        "has no batch from 100 on": ("--from", "100"),
+        "has no batch from 6 to 9": ("--from", "6", "--to", "9"),
+    }
+    outcomes = await asyncio.gather(*(tool("dump", *where, *bounds) for bounds in cases.values()))
+    assert outcomes == [(0, "", f"JOURNAL_{engine} {said}\n") for said in cases]
 
 
 @pytest.mark.usefixtures("journal")

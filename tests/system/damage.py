@@ -17,7 +17,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -224,6 +224,7 @@ def _difference(wanted: list[Stored], found: list[Stored]) -> str:
 
 async def campaign(
     directory: Path,
+    stores: Sequence[Prepared] = (),
     *,
     flips: int,
     truncations: int,
@@ -231,8 +232,11 @@ async def campaign(
     seed: int,
     tell: Callable[[Case], None] = lambda _: None,
 ) -> list[Case]:
-    """Run so many cases of each kind; the same seed gives the same damage."""
-    stores = await prepare(directory)
+    """Run so many cases of each kind, on copies of stores that are made unless given.
+
+    The same seed gives the same damage.
+    """
+    stores = stores or await prepare(directory)
     cases = []
     for kind, number in _plan(flips=flips, truncations=truncations, tails=tails):
         draw = random.Random(f"{seed} {kind} {number}")

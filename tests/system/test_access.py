@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -22,23 +21,48 @@ from tests.waiting import until
 PER_SECOND = 5
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who signs all certificates here."""
-    return Authority(tmp_path)
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
-@pytest.fixture
-def guarded(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Venue]:
-    """One engine; clients need certificates, and the environment gives us one."""
+@pytest.fixture(scope="module")
+def certificate(authority: Authority) -> dict[str, str]:
+    """The environment of a client that has one."""
     cert, key = authority.issue("client")
-    for name, path in {"CA": authority.ca, "CERT": cert, "KEY": key}.items():
-        monkeypatch.setenv(f"MATCHBUS_TLS_{name}", str(path))
+    files = {"CA": authority.ca, "CERT": cert, "KEY": key}
+    return {f"MATCHBUS_TLS_{name}": str(path) for name, path in files.items()}
+
+
+@pytest.fixture(scope="module")
+def market(
+    authority: Authority, certificate: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Venue]:
+    """One engine; clients need certificates."""
     files = tls.ServerFiles(*authority.issue("server"), client_ca=authority.ca)
     options = [*files.arguments(), "--orders-per-second", str(PER_SECOND)]
-    venue = Venue(tmp_path, engines=1, symbols=["AAPL"], options=options).start()
-    yield venue
-    venue.stop()
+    venue = Venue(tmp_path_factory.mktemp("guarded"), engines=1, symbols=["AAPL"], options=options)
+    try:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            carry(certificate, monkeypatch)
+            venue.start()
+        yield venue
+    finally:
+        venue.stop()
+
+
+@pytest.fixture
+def guarded(market: Venue, certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Venue:
+    """That market; the environment gives us a certificate."""
+    carry(certificate, monkeypatch)
+    return market
+
+
+def carry(certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever connects show it."""
+    for name, path in certificate.items():
+        monkeypatch.setenv(name, path)
 
 
 async def register(venue: Venue, channel: grpc.aio.Channel, name: str) -> pb.RegisterClientReply:
@@ -97,7 +121,7 @@ async def test_a_market_and_its_clients_both_speak_tls_or_neither(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before anything starts: they would only wait for each other."""
-    files = tls.ServerFiles(*authority.issue("server"))
+    files = tls.ServerFiles(*authority.issue("other-server"))
     with pytest.raises(ClientsDiffer, match=r"say in MATCHBUS_TLS_CA which file vouches for .*server\.pem"):
         async with Cluster(engines=1, access=Access(files)):
             pass

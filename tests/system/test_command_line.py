@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from matchbus.v1 import matchbus_pb2 as pb
 
 from tests.system.venue import (
+    CALL_TIMEOUT_S,
     COMMAND,
     REPOSITORY,
     Trader,
@@ -249,25 +250,20 @@ async def test_two_engines_of_one_number_do_not_both_reign(terminals: Terminals,
         venue.stop()
 
 
-def test_the_ready_file_is_whole_and_names_living_processes(tmp_path: Path) -> None:
-    """The ready file has exactly the promised form, and its processes end with `up`."""
-    venue = Venue(tmp_path, engines=2, symbols=["AAA"]).start()
-    try:
-        ready = venue.ready
-        assert set(ready) == {"nats_url", "nats_pid", "exchange", "engines"}
-        assert set(ready["exchange"]) == {"address", "pid"}
-        assert set(ready["engines"]) == {"1", "2"}
-        assert all(set(engine) == {"address", "pid"} for engine in ready["engines"].values())
-        pids = [ready["nats_pid"], ready["exchange"]["pid"], *(e["pid"] for e in ready["engines"].values())]
-        assert len(set(pids)) == 4
-        for pid in pids:
-            os.kill(pid, 0)
-    finally:
-        code, seconds = venue.stop()
-    assert (code, seconds < 5) == (0, True)
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+def test_another_up_leaves_the_ready_file_of_a_market_that_runs(one_engine: Venue) -> None:
+    """It is refused, and whoever reads the file still finds the market."""
+    first = one_engine.ready
+    refused = subprocess.run(
+        [*COMMAND, "up", *one_engine.arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=CALL_TIMEOUT_S,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert b"another market runs" in refused.stderr
+    assert one_engine.ready == first
 
 
 def test_the_ready_file_names_the_dashboard(tmp_path: Path) -> None:

@@ -405,18 +405,22 @@ async def test_commands_are_refused_while_the_journal_is_denied(
 DEEP_LEVELS = 10_000
 """Of a book whose snapshots, asked for without a break, are a flood: 240 kB each, ten a second."""
 
+CUT_OFF = "Slow Consumer"
+"""How nats-server says that it ended a connection whose reader was too slow."""
 
-@pytest.mark.parametrize("who", ["exchange", "engine_2"])
-async def test_who_is_too_slow_is_cut_off_and_comes_back_right(
-    own_venue: Callable[..., Venue], who: str
-) -> None:
-    """Frozen in a flood of market data until nats-server cuts it off; then every book and fill is there."""
+
+async def test_who_is_too_slow_is_cut_off_and_comes_back_right(own_venue: Callable[..., Venue]) -> None:
+    """Frozen in a flood of market data until nats-server cuts it off; then every book and fill is there.
+
+    The exchange, and then an engine.
+    """
     venue = own_venue(engines=2, symbols=(*SYMBOLS, "DEEP"))
     output = venue.directory / "data/output"
-    pid = venue.exchange_pid if who == "exchange" else venue.engine_pid(2)
+    is_back = f"connected to {venue.nats_url} again"
 
-    async def logged(name: str, words: str) -> bool:
-        return words in (output / f"{name}.log").read_text(errors="replace")
+    def told(name: str, words: str) -> int:
+        """How often a process logged that."""
+        return (output / f"{name}.log").read_text(errors="replace").count(words)
 
     async with floor(venue) as trading:
         deep, traders = await trading.trader(1), [await trading.trader(engine) for engine in (1, 1, 2, 2)]
@@ -424,28 +428,35 @@ async def test_who_is_too_slow_is_cut_off_and_comes_back_right(
         await deep.enter([orders])
         load = Load(traders)
         nc = await connect(venue.nats_url, name="test", on_closed=lambda: None)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(load.run())
-            await load.acknowledged(100)
-            os.kill(pid, signal.SIGSTOP)
-            try:
+        for who, pid in (("exchange", venue.exchange_pid), ("engine_2", venue.engine_pid(2))):
+            cuts, returns = told("nats-server", CUT_OFF), told(who, is_back)
 
-                async def cut_off() -> bool:
-                    await nc.publish(subjects.snapshot_request(1), encode(SnapshotRequest(("DEEP",))))
-                    return await logged("nats-server", "Slow Consumer")
+            async def cut_off(before: int = cuts) -> bool:
+                await nc.publish(subjects.snapshot_request(1), encode(SnapshotRequest(("DEEP",))))
+                return told("nats-server", CUT_OFF) > before
 
-                await eventually(cut_off, 30, "nats-server cuts it off")
-            finally:
-                os.kill(pid, signal.SIGCONT)
-            thawed = time.monotonic()
-            await eventually(partial(logged, who, f"connected to {venue.nats_url} again"), 10, "it is back")
-            await load.acknowledged(200)
-            load.stop()
+            async def back(who: str = who, before: int = returns) -> bool:
+                return told(who, is_back) > before
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(load.run())
+                await load.acknowledged(100)
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    await eventually(cut_off, 30, f"nats-server cuts {who} off")
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                thawed = time.monotonic()
+                await eventually(back, 10, f"{who} is back")
+                await load.acknowledged(200)
+                load.stop()
+            await everything(trading, load, traders)
+            for symbol in venue.symbols:
+                agree = partial(same_everywhere, trading, traders, symbol)
+                await eventually(agree, 10, f"one book of {symbol} after {who} was cut off")
+            took_s = time.monotonic() - thawed
+            show(f"{who}: all books are right again within {took_s:.1f} s, {load.retries} retries so far")
         await nc.close()
-        await everything(trading, load, traders)
-        for symbol in venue.symbols:
-            await eventually(partial(same_everywhere, trading, traders, symbol), 10, f"one book of {symbol}")
-        show(f"all books are right again within {time.monotonic() - thawed:.1f} s, {load.retries} retries")
 
 
 async def same_everywhere(trading: Floor, traders: list[Trader], symbol: str) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,7 @@ from bus.stream import extent
 from tests.system.test_crashes import Load, everything, history
 from tests.system.venue import Venue, eventually, floor, run_command, show
 
-OPTIONS = ("--trim-journals", "--snapshot-every", "500")
+OPTIONS = ("--trim-journals", "--snapshot-every", "100")
 
 
 @pytest.mark.timeout(240)
@@ -29,6 +30,7 @@ async def test_nothing_acknowledged_is_lost_with_the_head_of_a_journal(
             first = 1
             for engine in (1, 2, 1):
                 first = await trimmed_beyond(venue, engine, first if engine == 1 else 1)
+                await eventually(partial(load.are_under_way, engine), 10, "a command waits for its answer")
                 venue.kill(venue.engine_pid(engine))
                 for trader in traders:
                     await history(trader)  # so both engines serve again

@@ -74,20 +74,23 @@ class Venue:
         )
         (directory / "instruments.toml").write_text(instruments)
 
+    @property
+    def arguments(self) -> list[str]:
+        """What `up` is told."""
+        return [
+            *("--engines", str(self.engines)),
+            *("--data", str(self.directory / "data")),
+            *("--instruments", str(self.directory / "instruments.toml")),
+            *("--ready-file", str(self._ready_file)),
+            *self._options,
+        ]
+
     def start(self) -> Self:
         """Start and return when the ready file is there."""
         self._ready_file.unlink(missing_ok=True)
         with (self.directory / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *COMMAND,
-                    "up",
-                    *("--engines", str(self.engines)),
-                    *("--data", str(self.directory / "data")),
-                    *("--instruments", str(self.directory / "instruments.toml")),
-                    *("--ready-file", str(self._ready_file)),
-                    *self._options,
-                ],
+                [*COMMAND, "up", *self.arguments],
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -46,7 +46,7 @@ from engine.invariants import check
 from engine.runtime import away, legs
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
-from engine.runtime.legs import ANSWER_PATIENCE_S, Legs, Uncrosser
+from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.recovery import begin_reign
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
@@ -187,6 +187,14 @@ async def settled(submission: Submission) -> Answered:
     assert isinstance(first, Answered)
     assert first.status == OrderStatus.PENDING
     return await asyncio.wait_for(submission.settling[0], 5)
+
+
+def ask_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no answer is asked after again ten times as soon as in a market, and twenty in the end."""
+    monkeypatch.setattr(legs, "ANSWER_PATIENCE_S", 0.025)
+    monkeypatch.setattr(legs, "MAX_ANSWER_PATIENCE_S", 0.1)
+    monkeypatch.setattr(legs, "RETRY_S", 0.01)
+    monkeypatch.setattr(legs, "MAX_RETRY_S", 0.05)
 
 
 def answers(
@@ -353,9 +361,10 @@ async def test_a_leg_for_an_earlier_reign_is_refused(
 
 
 async def test_a_slow_link_does_not_keep_a_leg_in_doubt(
-    nats_connection: Connection, engine: int, other: int
+    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer whose every answer takes longer than the first question waits is heard in the end."""
+    ask_soon(monkeypatch)
     async with tasks() as group:
         home = Node(engine, nats_connection, group)
         await home.start()
@@ -364,7 +373,7 @@ async def test_a_slow_link_does_not_keep_a_leg_in_doubt(
             question = decode_route(request.data)
 
             async def answer() -> None:
-                await asyncio.sleep(2 * ANSWER_PATIENCE_S)  # the link, not a wait for anything
+                await asyncio.sleep(2 * legs.ANSWER_PATIENCE_S)  # the link, not a wait for anything
                 await request.respond(
                     encode(LegAnswer(question.leg_id, refused=False, book_sequence=9, fills=(FILL,)))
                 )
@@ -497,9 +506,10 @@ async def test_an_engine_that_hands_over_leaves_waiting_legs_to_its_successor(
 
 @pytest.mark.parametrize("number", [1, 2])
 async def test_a_dead_route_attracts_no_more_orders_until_it_answers(
-    nats_connection: Connection, engine: int, other: int, number: int
+    nats_connection: Connection, engine: int, other: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few legs do: the peer is suspect though its feed lives, and is asked on, so that it can come back."""
+    ask_soon(monkeypatch)
     is_back = asyncio.Event()
 
     def refuse(question: Leg | LegQuery) -> bytes | None:
