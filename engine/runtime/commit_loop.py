@@ -142,6 +142,8 @@ class CommitLoop:
         self.queued_commands = 0
         self.retired = False
         """Set to take no more commands of others."""
+        self.closed = False
+        """Set to commit no more of anything: what the engine still owes itself, the next reign does."""
         self.untaken: Counter[type[CommitError]] = Counter()
         """Commands that were not taken, by why."""
         self.batch_delay_s = 0.0
@@ -189,9 +191,8 @@ class CommitLoop:
 
     def submit_own(self, command: Command) -> asyncio.Future[Submission]:
         """Queue a command that the engine owes itself, such as the result of a leg: never refused."""
-        return self._enqueue(
-            Submission([command], asyncio.get_running_loop().create_future(), is_own=True, takes=False)
-        )
+        done = asyncio.get_running_loop().create_future()
+        return done if self.closed else self._enqueue(Submission([command], done, is_own=True, takes=False))
 
     def _why_untaken(self, more: int, client: str) -> CommitError | None:
         """What so many more commands of a client are told; None when they are taken."""

@@ -363,6 +363,7 @@ class Engine:
             async with asyncio.timeout(RETIRE_S):
                 while not loop.is_idle:  # noqa: ASYNC110 - the loop must not pay for telling anybody
                     await asyncio.sleep(_RETIRE_POLL_S)
+                loop.closed = True  # the standby may be at the journal's end already
                 await self._round_trip.make()  # behind those that the last answers wait for
                 await reports.drained()
         except TimeoutError:

@@ -16,6 +16,7 @@ from bus.executions import ExecutionsWriter
 from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
+from engine.commands import LegResult
 from engine.digest import state_digest
 from engine.events import Accepted
 from engine.runtime.commit_loop import CommitLoop, Retired
@@ -267,3 +268,19 @@ async def test_a_retired_loop_finishes_what_it_took_and_takes_no_more() -> None:
         await asyncio.gather(*taken)
         await until(lambda: loop.is_idle)
         assert not loop.is_appending
+
+
+async def test_a_closed_loop_commits_nothing_that_it_owes_itself() -> None:
+    """The standby may be where the journal ends: what came after would stand in front of its reign."""
+    reign = await first_reign(1, rounds=1)
+    loop: CommitLoop = reign.loop
+    async with reign.running():
+        await until(lambda: loop.is_idle)
+        end = loop.journal.position
+        loop.closed = True
+        owed = loop.submit_own(LegResult((1 << 48) + 1, ()))
+        assert loop.is_idle
+        loop.closed = False
+        await loop.submit_own(LegResult((1 << 48) + 2, ()))
+        assert loop.journal.position.batch_number == end.batch_number + 1
+        assert not owed.done()
