@@ -256,12 +256,22 @@ def write_whole(path: Path, text: str) -> None:
         raise ReadyFileUnwritable(f"the ready file {path} cannot be written: {error.strerror}") from error
 
 
-def forget(path: Path) -> None:
-    """Remove a ready file of a market that has ended: it must not be taken for ours."""
+def forget(path: Path, own_nats_pid: int = 0) -> None:
+    """Remove a ready file of a market that has ended or is ours: nobody must take it for a living one's."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, OverflowError):  # whatever is in it
-        os.kill(json.loads(path.read_bytes())["nats_pid"], 0)
-        return  # it runs, perhaps in the very directory that we are asked to take
+        found = json.loads(path.read_bytes())["nats_pid"]
+        os.kill(found, 0)
+        if found != own_nats_pid:
+            return  # it runs, perhaps in the very directory that we are asked to take
     path.unlink(missing_ok=True)
+
+
+def _withdraw(ready_file: Path, cluster: Cluster) -> None:
+    """Remove the ready file of a market that stops."""
+    try:
+        forget(ready_file, cluster.nats[0].pid)
+    except OSError as error:
+        _log.warning("the ready file %s stays, and the market stops: %s", ready_file, error.strerror)
 
 
 async def serve(
@@ -275,6 +285,7 @@ async def serve(
                 await running.enter_async_context(cluster)
             if ready_file is not None:
                 write_whole(ready_file, ready_document(cluster))
+                running.callback(_withdraw, ready_file, cluster)  # before anything that it names ends
             if as_json:
                 print(json.dumps(json.loads(ready_document(cluster))), flush=True)
             else:

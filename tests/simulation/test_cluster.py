@@ -281,7 +281,10 @@ def pids_of(document: dict[str, Any]) -> list[int]:
 async def test_up_says_where_everything_is_restarts_and_stops(
     up: tuple[asyncio.subprocess.Process, Path],
 ) -> None:
-    """The ready file names all; a killed engine comes back under its address; SIGTERM ends all within 5 s."""
+    """The ready file names all; a killed engine comes back under its address; SIGTERM ends all within 5 s.
+
+    And the ready file with them.
+    """
     process, ready = up
     first = await first_document(ready)
     assert set(first) == {"nats_url", "nats_pid", "exchange", "engines"}
@@ -304,6 +307,7 @@ async def test_up_says_where_everything_is_restarts_and_stops(
     async with asyncio.timeout(10):
         assert await process.wait() == 0
     assert time.monotonic() - started < 5
+    assert not ready.exists(), "whoever waits for the next start must not find this market"
     await all_end(pids_of(second))
 
 
