@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import grpc
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 from matchbus.edge import Edge
@@ -26,7 +27,9 @@ from matchbus.tls import (
     server_files,
 )
 
-from tests.certificates import Authority
+from tests.certificates import Authority, self_signed
+
+_ENDS = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
 @pytest.fixture
@@ -112,6 +115,21 @@ async def test_a_renewed_certificate_needs_no_restart(
         assert await server.lets_in(monkeypatch, ca=other.ca)
         authority.issue("server")
         assert await server.lets_in(monkeypatch, ca=authority.ca)
+
+
+async def test_a_renewal_that_is_out_of_date_is_not_taken(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server goes on with the certificate of before, and says so."""
+    cert, key = authority.issue("server")
+    async with Server(ServerFiles(cert, key)) as server:
+        for dates, why in (
+            ({"ends_s": -5}, "has ended: it was valid until"),
+            ({"begins_s": 60}, "is not valid yet: it will be from"),
+        ):
+            authority.issue("server", **dates)
+            assert await server.lets_in(monkeypatch, ca=authority.ca)
+            assert f"the certificates of before go on: {cert} {why}" in caplog.text
 
 
 class Renewals:
@@ -218,6 +236,33 @@ def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Pat
     ):
         with pytest.raises(TlsRefused, match=why):
             server_credentials(files)
+
+
+def test_a_certificate_out_of_date_is_named(authority: Authority) -> None:
+    """With the date, to servers and clients alike: the other side would refuse it without saying why."""
+    for dates, why in (
+        ({"ends_s": -5}, r"own\.pem has ended: it was valid until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"),
+        ({"begins_s": 60}, r"own\.pem is not valid yet: it will be from 20\d\d-"),
+    ):
+        cert, key = authority.issue("own", **dates)
+        with pytest.raises(TlsRefused, match=why):
+            server_credentials(ServerFiles(cert, key))
+        told = {CA_VARIABLE: str(authority.ca), CERT_VARIABLE: str(cert), KEY_VARIABLE: str(key)}
+        with pytest.raises(TlsRefused, match=why):
+            client_credentials(told)
+
+
+async def test_certificates_may_be_for_any_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As gRPC has it; that one has ended is seen where it is for a server or a client."""
+    cert, key = tmp_path / "own.pem", tmp_path / "own.key"
+    for purpose in (ExtendedKeyUsageOID.EMAIL_PROTECTION, *_ENDS):
+        self_signed(cert, key, purpose)
+        async with Server(ServerFiles(cert, key, client_ca=cert)) as server:
+            assert await server.lets_in(monkeypatch, ca=cert, cert=cert, key=key)
+    for purpose in _ENDS:
+        self_signed(cert, key, purpose, ends_s=-5)
+        with pytest.raises(TlsRefused, match="has ended"):
+            server_credentials(ServerFiles(cert, key))
 
 
 def test_what_the_environment_says_is_checked(authority: Authority, tmp_path: Path) -> None:

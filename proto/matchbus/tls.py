@@ -11,11 +11,15 @@ All files are PEM. Imports nothing of ours.
 """
 
 import argparse
+import contextlib
 import logging
+import math
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +28,12 @@ import grpc
 CA_VARIABLE: Final = "MATCHBUS_TLS_CA"
 CERT_VARIABLE: Final = "MATCHBUS_TLS_CERT"
 KEY_VARIABLE: Final = "MATCHBUS_TLS_KEY"
+
+_NO_CHECK_TIME: Final = 0x20_0000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which `ssl` does not name."""
+
+_FLIGHTS: Final = 3
+"""How often each side of a handshake speaks, at most."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -157,12 +167,58 @@ def _check_pair(cert: Path, key: Path) -> None:
     for path in (cert, key):
         _read(path)  # which one cannot be read, ssl does not say
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+        first, last = _validity(cert, key)
     except ssl.SSLError as error:
         why = f" ({error.reason})" if error.reason else ""
         raise TlsRefused(f"{cert} and {key} are no certificate with its key, unencrypted{why}") from error
     except OSError as error:  # one is gone since it was read
         raise TlsRefused(f"{cert} and {key}: {error.strerror}") from error
+    now = time.time()
+    if now > last:
+        raise TlsRefused(f"{cert} has ended: it was valid until {_date(last)}")
+    if now < first:
+        raise TlsRefused(f"{cert} is not valid yet: it will be from {_date(first)}")
+
+
+def _validity(cert: Path, key: Path) -> tuple[float, float]:
+    """From when until when a certificate is valid, as seconds since 1970.
+
+    `ssl` decodes a certificate only for whoever was shown it and found it good for the purpose. gRPC does not
+    mind the purpose, so either will do; with one that is good for neither we do without the dates.
+    """
+    for as_client in (False, True):
+        with contextlib.suppress(ssl.SSLCertVerificationError):
+            seen = _shown(cert, key, as_client=as_client)
+            return ssl.cert_time_to_seconds(seen["notBefore"]), ssl.cert_time_to_seconds(seen["notAfter"])
+    return -math.inf, math.inf
+
+
+def _shown(cert: Path, key: Path, *, as_client: bool) -> Any:
+    """What the other side of a handshake, all of it here, sees of a server's or a client's certificate.
+
+    Whatever its dates and whoever signed it: that is for others to judge.
+    """
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    for side in (server, client):
+        side.load_cert_chain(cert, key, password="")
+    looking = server if as_client else client
+    looking.load_verify_locations(cert)
+    looking.verify_mode = ssl.CERT_REQUIRED
+    looking.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    at_server = server.wrap_bio(to_server, to_client, server_side=True)
+    at_client = client.wrap_bio(to_client, to_server)
+    for _ in range(_FLIGHTS):
+        for end in (at_client, at_server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return (at_server if as_client else at_client).getpeercert()
+
+
+def _date(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _authorities(path: Path) -> bytes:
