@@ -110,14 +110,19 @@ def find_nats_server() -> Path:
     named = os.environ.get("NATS_SERVER")
     path = Path(named) if named else _beside_python()
     try:
-        answer = subprocess.run(  # noqa: S603 -- the user's own choice of binary
-            [path, "--version"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
+        asked = subprocess.run(  # noqa: S603 -- the user's own choice of binary
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerUnusable(f"{path} cannot be run as nats-server: {_why(error)}") from error
-    version = re.search(r"v(\d+)\.(\d+)\.", answer)
+    version = re.search(r"v(\d+)\.(\d+)\.", asked.stdout)
+    if version is None and asked.returncode:
+        said = f": {asked.stderr.strip():.200}" if asked.stderr.strip() else ""
+        raise ServerUnusable(
+            f"{path} cannot be run as nats-server: `--version` ended with code {asked.returncode}{said}"
+        )
     if version is None:
-        raise ServerUnusable(f"{path} is no nats-server: `--version` answered {answer.strip()!r:.80}")
+        raise ServerUnusable(f"{path} is no nats-server: `--version` answered {asked.stdout.strip()!r:.80}")
     if (int(version[1]), int(version[2])) < MINIMUM_VERSION:
         raise ServerUnusable(
             f"{path} is nats-server {version[1]}.{version[2]}; 2.14 or newer is needed: older ones lack the"

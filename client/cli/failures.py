@@ -26,6 +26,19 @@ INTERRUPTED: Final = 130
 
 _SHOWN_SYMBOLS: Final = 12
 
+_HUNG_UP: Final = ("Socket closed", "handshake failed")
+"""What gRPC says where somebody listens and one side does not take the other."""
+
+_START_ONE: Final = (
+    "start one with `matchbus up`, or name the one that runs: --exchange HOST:PORT, or `matchbus register` "
+    "with it"
+)
+
+_CHECK_TLS: Final = (
+    "somebody listens there, and one side ended the connection: check MATCHBUS_TLS_CA, and MATCHBUS_TLS_CERT "
+    "and MATCHBUS_TLS_KEY if a certificate is demanded; without TLS there, unset them"
+)
+
 WHAT_TO_DO: Final = {
     RejectReason.INVALID_CLIENT_ORDER_ID: "make another id: 1 to 36 printable ASCII characters",
     RejectReason.UNKNOWN_SYMBOL: "`matchbus status` shows which venue this is",
@@ -82,8 +95,7 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(
                 f"no exchange answers at {settings.exchange} ({settings.source('exchange')}): "
                 f"{reason_of(error.cause)}",
-                "start one with `matchbus up`, or name the one that runs: --exchange HOST:PORT, "
-                "or `matchbus register` with it",
+                _CHECK_TLS if any(sign in str(error) for sign in _HUNG_UP) else _START_ONE,
             )
         case Unavailable(client_order_id=str(name)) if name and error.sent:
             return Failure(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from matchbus.program import USAGE_ERROR
 from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 
@@ -66,8 +67,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         parser.error("--standby follows the journal, and with --durability none there is none")
     try:
         tls = server_files(options)
-    except TlsRefused as error:
-        parser.error(str(error))
+    except TlsRefused as error:  # files, not words: the usage would only hide the reason
+        parser.exit(USAGE_ERROR, f"{parser.prog}: error: {error}\n")
     return EngineSettings(
         number=options.number,
         nats_url=options.nats,

@@ -204,6 +204,16 @@ def test_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         find_nats_server()
 
 
+def test_a_server_that_cannot_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for another processor or C library ends with a code and says on stderr why."""
+    broken = tmp_path / "nats-server"
+    broken.write_text("#!/bin/sh\necho 'no such library' >&2; exit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("NATS_SERVER", str(broken))
+    with pytest.raises(ServerUnusable, match=r"`--version` ended with code 127: no such library$"):
+        find_nats_server()
+
+
 def test_the_server_is_found_without_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """The installed binary is found though PATH is empty."""
     monkeypatch.delenv("NATS_SERVER", raising=False)

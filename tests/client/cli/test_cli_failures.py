@@ -22,6 +22,11 @@ REFUSED_CONNECTION = (
     "no answer within 5 s, last failure: UNAVAILABLE: failed to connect to all addresses; last error: "
     "ipv4:127.0.0.1:1: Failed to connect to remote host: connect: Connection refused (111)"
 )
+HUNG_UP = "no answer within 5 s, last failure: UNAVAILABLE: last error: UNAVAILABLE: ipv4:1: Socket closed"
+DISBELIEVED = (
+    "no answer within 5 s, last failure: UNAVAILABLE: last error: UNKNOWN: ipv4:1: Tls handshake failed "
+    "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate"
+)
 
 
 def settings() -> Settings:
@@ -34,6 +39,8 @@ def settings() -> Settings:
     ("error", "text", "hint"),
     [
         (ExchangeAway(Unavailable(REFUSED_CONNECTION)), "host:1 (from context alice)", "matchbus up"),
+        (ExchangeAway(Unavailable(HUNG_UP)), "host:1 (from context alice)", "MATCHBUS_TLS_CA"),
+        (ExchangeAway(Unavailable(DISBELIEVED)), "CERTIFICATE_VERIFY_FAILED", "MATCHBUS_TLS_CA"),
         (Unavailable("no answer within 5 s"), "no answer within 5 s", "matchbus status"),
         (
             Unavailable("no answer", sent=True, client_order_id="mine"),

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from engine.runtime.settings import parse_settings
@@ -20,6 +22,18 @@ def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixt
         "--standby follows the journal, and with --durability none there is none" in capsys.readouterr().err
     )
     assert parse_settings(["--number", "1", "--standby"], {}).standby
+
+
+def test_files_that_cannot_be_used_are_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A renewal that was half written when the engine started ends up in its log: the usage is no help."""
+    nothing = str(tmp_path / "nothing.pem")
+    with pytest.raises(SystemExit) as refused:
+        parse_settings(["--number", "1", "--tls-cert", nothing, "--tls-key", nothing], {})
+    assert refused.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("nothing.pem: No such file or directory")
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "1.5", "many", "1000001"])
