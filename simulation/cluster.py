@@ -13,13 +13,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
+import nats.errors
 from matchbus import tls
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
@@ -29,8 +31,9 @@ from bus.messages import EngineEntry
 from bus.metrics import targets_file
 from bus.registry import Bucket
 from bus.server import NatsServer, ServerError, make_nodes
+from bus.stream import StreamError
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
-from simulation.cluster_errors import ClusterError, NoJournal, ProcessFailed
+from simulation.cluster_errors import ClusterError, NoJournal, OutOfReach, ProcessFailed
 from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability
 from simulation.member import READY_DEADLINE_S, Member
@@ -45,6 +48,9 @@ _BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _STEADY_S: Final = 10.0
 """A process that served, or lived this long, starts its back-off from the beginning."""
 _STUCK_PERIOD_S: Final = 1.0
+_BEGIN_AGAIN_S: Final = 1.0
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +111,8 @@ class Cluster:
             else None
         )
         self.data_dir = (data_dir or Path(self._temporary.name if self._temporary else "")).resolve()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[asyncio.Task[None], Work] = {}
+        self._overseer: asyncio.Task[None] | None = None
         self._exchange: Member | None = None
 
     @property
@@ -180,13 +187,14 @@ class Cluster:
         except* ProcessFailed as failures:
             raise failures.exceptions[0] from None
         await self._until_live()
-        self._keepers = [
-            *(asyncio.create_task(self._keep_nats(server)) for server in self.nats),
-            *(asyncio.create_task(self._unstick_nats(server)) for server in self.nats),
-            *(asyncio.create_task(self._keep(member)) for member in self.members),
+        works: list[Work] = [
+            *(partial(self._keep_nats, server) for server in self.nats),
+            *(partial(self._unstick_nats, server) for server in self.nats),
+            *(partial(self._keep, member) for member in self.members),
+            *([self._follow_reigns] if self.standby_count else []),
         ]
-        if self.standby_count:
-            self._keepers.append(asyncio.create_task(self._follow_reigns()))
+        self._keepers = {asyncio.create_task(work()): work for work in works}
+        self._overseer = asyncio.create_task(self._oversee())
 
     def _nats_servers(self, output: Path) -> list[NatsServer]:
         """As many as were asked for, each on a free port."""
@@ -238,7 +246,7 @@ class Cluster:
                     if live >= self.engine_count and waiting >= self.engine_count * self.standby_count:
                         return
                     await asyncio.sleep(_READY_POLL_S)
-        except (TimeoutError, grpc.aio.AioRpcError) as error:
+        except (TimeoutError, grpc.aio.AioRpcError, tls.TlsRefused) as error:
             raise ProcessFailed(
                 f"not every engine's feed came to life: {error or 'no answer in time'}"
             ) from error
@@ -295,14 +303,30 @@ class Cluster:
 
     async def stop(self) -> None:
         """Stop everything within 5 s: engines and exchange first, then nats-server."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        self._keepers = []
+        background = [*([self._overseer] if self._overseer else []), *self._keepers]
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        self._overseer, self._keepers = None, {}
         await asyncio.gather(*(member.stop() for member in self.members))
         await asyncio.gather(*(server.stop() for server in self.nats))
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    async def _oversee(self) -> None:
+        """Begin again what keeps the market going and failed, by a fault that nobody foresaw.
+
+        Each of these can begin at any time; the market would otherwise go on with nobody to look after it.
+        """
+        while True:
+            ended, _ = await asyncio.wait(self._keepers, return_when=asyncio.FIRST_COMPLETED)
+            for keeper in ended:
+                fault = None if keeper.cancelled() else keeper.exception()
+                _log.critical("what looks after the market failed, and begins again", exc_info=fault)
+            await asyncio.sleep(_BEGIN_AGAIN_S)
+            for keeper in ended:
+                work = self._keepers.pop(keeper)
+                self._keepers[asyncio.create_task(work())] = work
 
     async def _keep(self, member: Member) -> None:
         """Start the process again whenever it ends, on the same port, ever more slowly while it fails."""
@@ -320,7 +344,7 @@ class Cluster:
                 await member.start()
                 member.restarts += 1
                 self._on_change()
-                await member.until_ready()
+                await self._until_ready(member)
             except OSError as error:  # its log cannot be opened, say, or there is no memory
                 _log.warning("%s cannot be started: %s", member.name, error)
             except ProcessFailed as error:
@@ -329,6 +353,21 @@ class Cluster:
                 await member.stop()
             else:
                 _log.warning("%s is ready again as process %d", member.name, member.pid)
+
+    async def _until_ready(self, member: Member) -> None:
+        """Return when a process is ready that was started again. Raises `ProcessFailed`.
+
+        One that TLS keeps us from asking may serve its clients all the same, so it is left alone, and asked
+        again until it answers or ends.
+        """
+        told = False
+        while True:
+            try:
+                return await member.until_ready()
+            except OutOfReach as error:
+                if not told:
+                    _log.warning("%s; it goes on, and is asked again", error)
+                told = True
 
     async def _follow_reigns(self) -> None:
         """Keep `engines` naming the process that reigns, as the engines themselves say in their bucket."""
@@ -341,11 +380,17 @@ class Cluster:
             _log.warning("%s reigns as engine %d in epoch %d", waiting.name, entry.engine, entry.epoch)
             self._on_change()
 
-        nc = await connect(self.nats_url, name="cluster", on_closed=lambda: None)
-        try:
-            await Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine).watch(note)
-        finally:
-            await nc.close()
+        while True:
+            try:
+                nc = await connect(self.nats_url, name="cluster", on_closed=lambda: None)
+                try:
+                    await Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine).watch(note)
+                finally:
+                    await nc.close()
+            except (StreamError, nats.errors.Error, OSError) as error:
+                # Whoever deletes the bucket makes all processes end; the exchange makes another as it starts.
+                _log.warning("who reigns is read again in %g s: %s", _BEGIN_AGAIN_S, error)
+            await asyncio.sleep(_BEGIN_AGAIN_S)
 
     async def _keep_nats(self, server: NatsServer) -> None:
         failures = 0

@@ -10,6 +10,7 @@ ClusterError
 ├── NoJournal            standbys without a journal
 ├── ClientsDiffer        TLS is for the market and not for its clients, or the other way round
 └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
+    └── OutOfReach       it runs, and TLS keeps this process from asking whether it is ready
 """
 
 
@@ -51,3 +52,7 @@ class ClientsDiffer(ClusterError):
 
 class ProcessFailed(ClusterError):
     """A process ended early or was not ready in time."""
+
+
+class OutOfReach(ProcessFailed):
+    """A process listens, and TLS keeps us, not necessarily its clients, from asking whether it is ready."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from matchbus.edge import RECOVERING_ROLE
 
 from bus.process import ChildProcess
 from engine.runtime.process import STANDBY_ROLE
-from simulation.cluster_errors import ProcessFailed
+from simulation.cluster_errors import OutOfReach, ProcessFailed
 
 READY_DEADLINE_S: Final = 30.0
 """How long a process may neither serve nor say what it is doing."""
@@ -23,7 +24,14 @@ STOP_GRACE_S: Final = 1.5
 """How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
 
 _READY_POLL_S: Final = 0.05
+_CHANNEL_S: Final = 2.0
+"""How long one channel is asked: gRPC tries ever more rarely to connect, and reads certificates only once."""
+
+_FILES_POLL_S: Final = 0.5
+_CONNECT_S: Final = 1.0
 _LOG_LINES: Final = 15
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Member(ChildProcess):
@@ -47,6 +55,8 @@ class Member(ChildProcess):
         """Where its metrics are, HOST:PORT; empty for nowhere."""
         self.restarts = 0
         self.ready = False
+        self._shut_out = ""  # why it could not be asked the last time; empty when it answered or nobody did
+        self._told = ""  # what was said of that since the start
         self._may_stand_by = may_stand_by
         self._command = command
         self._environment = environment
@@ -54,35 +64,83 @@ class Member(ChildProcess):
     async def start(self) -> None:
         """Start the child without waiting for it."""
         self.ready = False
+        self._shut_out = self._told = ""
         await self.launch(*self._command, environment=self._environment)
 
     async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         """Return when the process serves or, where it may, stands by.
 
         While it reads what is stored, or waits for the lease of an engine, it has all the time it takes.
-        Raises `ProcessFailed` when it ends, or says none of this for `deadline_s`.
+        Certificates of ours that cannot be used, half renewed ones say, are read again. Raises
+        `ProcessFailed` when it ends, or says none of this for `deadline_s`; that is `OutOfReach` when it
+        listens and TLS kept us from asking.
         """
-        loop = asyncio.get_running_loop()
         try:
-            async with (
-                asyncio.timeout(deadline_s) as patience,
-                tls.channel(self.address) as channel,
-            ):
-                health = health_pb2_grpc.HealthStub(channel)
-                while not await serves(health):
+            async with asyncio.timeout(deadline_s) as patience:
+                while not await self._is_ready(patience, deadline_s):
                     if not self.running:
                         raise ProcessFailed(f"{self.name} ended{self._last_words()}")
-                    stands_by = await serves(health, STANDBY_ROLE)
-                    if stands_by and self._may_stand_by:
-                        break
-                    if stands_by or await serves(health, RECOVERING_ROLE):
-                        patience.reschedule(loop.time() + deadline_s)
-                    await asyncio.sleep(_READY_POLL_S)
         except TimeoutError:
-            raise ProcessFailed(
-                f"{self.name} was not ready within {deadline_s:g} s{self._last_words()}"
-            ) from None
+            raise await self._lateness(deadline_s) from None
         self.ready = True
+
+    async def _is_ready(self, patience: asyncio.Timeout, deadline_s: float) -> bool:
+        """Ask on a channel of its own; False when that is to be renewed, or the process has ended."""
+        loop = asyncio.get_running_loop()
+        renewal = loop.time() + _CHANNEL_S
+        try:
+            channel = tls.channel(self.address)
+        except tls.TlsRefused as error:
+            self._shut_out = str(error)
+            if self._told != self._shut_out:
+                _log.warning("%s cannot be asked yet whether it is ready: %s", self.name, error)
+                self._told = self._shut_out
+            await asyncio.sleep(_FILES_POLL_S)
+            return False
+        async with channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while self.running and loop.time() < renewal:
+                if await self._says(health):
+                    return True
+                stands_by = await self._says(health, STANDBY_ROLE)
+                if stands_by and self._may_stand_by:
+                    return True
+                if stands_by or await self._says(health, RECOVERING_ROLE):
+                    patience.reschedule(loop.time() + deadline_s)
+                await asyncio.sleep(_READY_POLL_S)
+        return False
+
+    async def _says(self, health: health_pb2_grpc.HealthStub, service: str = "") -> bool:
+        shut_out = ""
+
+        def note(error: grpc.aio.AioRpcError) -> None:
+            nonlocal shut_out
+            if error.code() is grpc.StatusCode.UNAVAILABLE:  # of a frozen one comes nothing instead
+                shut_out = f"{', '.join(tls.told())}: {error.details()}"
+
+        answer = await serves(health, service, note)
+        self._shut_out = shut_out  # when time is up meanwhile, what was before counts
+        return answer
+
+    async def _lateness(self, deadline_s: float) -> ProcessFailed:
+        """What to raise when it was not ready in time."""
+        if self._shut_out and tls.told() and await self._listens():
+            return OutOfReach(
+                f"{self.name} listens at {self.address}, and TLS keeps us from asking whether it is ready: "
+                f"{self._shut_out}"
+            )
+        return ProcessFailed(f"{self.name} was not ready within {deadline_s:g} s{self._last_words()}")
+
+    async def _listens(self) -> bool:
+        """Whether anything takes connections at its address."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except OSError:  # TimeoutError is one
+            return False
+        writer.close()
+        return True
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
@@ -91,11 +149,16 @@ class Member(ChildProcess):
         return ""
 
 
-async def serves(health: health_pb2_grpc.HealthStub, service: str = "") -> bool:
-    """Whether a process says SERVING of a service, or of itself."""
+async def serves(
+    health: health_pb2_grpc.HealthStub,
+    service: str = "",
+    on_failure: Callable[[grpc.aio.AioRpcError], object] = lambda _: None,
+) -> bool:
+    """Whether a process says SERVING of a service, or of itself; `on_failure` gets why it did not answer."""
     request = health_pb2.HealthCheckRequest(service=service)
     try:
         answer = await health.Check(request, timeout=1.0, wait_for_ready=False)
-    except grpc.aio.AioRpcError:
+    except grpc.aio.AioRpcError as error:
+        on_failure(error)
         return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
