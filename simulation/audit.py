@@ -73,7 +73,7 @@ class _Leg:
     sent: LegSent
     known_before: int
     aims: dict[int, int]
-    is_earliers: bool = False
+    is_of_earlier_reign: bool = False
     """Sent in an earlier reign than its sender's newest, which subtracts nothing for it until it is back."""
     is_answered: bool = False
     """By the peer's journal."""
@@ -92,7 +92,7 @@ class _Leg:
         """
         if self.back is not None:
             return self.back
-        if self.is_earliers:
+        if self.is_of_earlier_reign:
             return 0
         seen = dict.fromkeys(self.aims, 0)
         for price, quantity, place in self.fills:
@@ -296,7 +296,7 @@ class Audit:
         self._reigns_since_ns = time_ns
         for legs in self._sent.values():
             for leg in legs.values():
-                leg.is_earliers = True
+                leg.is_of_earlier_reign = True
 
     def _look(self, command: Taking, views: dict[tuple[int, str], AwayQuote]) -> None:
         """Note which states of books a command's quotes are from, and forget legs that those are after."""
@@ -377,7 +377,9 @@ class Audit:
                 if leg_id < decision.first_leg
             ]
             unanswered = [
-                leg.sent for leg in out if not (leg.is_answered or leg.is_earliers) and leg.back is None
+                leg.sent
+                for leg in out
+                if not (leg.is_answered or leg.is_of_earlier_reign) and leg.back is None
             ]
             levels = other.better(symbol, 3 - side, worst, standing_before)
             found = passed_over(levels, own + unanswered, sign)

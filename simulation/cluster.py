@@ -187,13 +187,13 @@ class Cluster:
         except* ProcessFailed as failures:
             raise failures.exceptions[0] from None
         await self._until_live()
-        works: list[Work] = [
-            *(partial(self._keep_nats, server) for server in self.nats),
-            *(partial(self._unstick_nats, server) for server in self.nats),
-            *(partial(self._keep, member) for member in self.members),
-            *([self._follow_reigns] if self.standby_count else []),
+        works: list[tuple[str, Work]] = [
+            *(("keeping nats-server", partial(self._keep_nats, server)) for server in self.nats),
+            *(("helping nats-server after a full disk", partial(self._unstick_nats, s)) for s in self.nats),
+            *((f"keeping {member.name}", partial(self._keep, member)) for member in self.members),
+            *([("following who reigns", self._follow_reigns)] if self.standby_count else []),
         ]
-        self._keepers = {asyncio.create_task(work()): work for work in works}
+        self._keepers = {asyncio.create_task(work(), name=name): work for name, work in works}
         self._overseer = asyncio.create_task(self._oversee())
 
     def _nats_servers(self, output: Path) -> list[NatsServer]:
@@ -316,34 +316,36 @@ class Cluster:
     async def _oversee(self) -> None:
         """Begin again what keeps the market going and failed, by a fault that nobody foresaw.
 
-        Each of these can begin at any time; the market would otherwise go on with nobody to look after it.
+        The market would otherwise go on with nobody to look after it.
         """
         while True:
             ended, _ = await asyncio.wait(self._keepers, return_when=asyncio.FIRST_COMPLETED)
             for keeper in ended:
                 fault = None if keeper.cancelled() else keeper.exception()
-                _log.critical("what looks after the market failed, and begins again", exc_info=fault)
+                _log.critical("%s failed, and begins again", keeper.get_name(), exc_info=fault)
             await asyncio.sleep(_BEGIN_AGAIN_S)
             for keeper in ended:
                 work = self._keepers.pop(keeper)
-                self._keepers[asyncio.create_task(work())] = work
+                self._keepers[asyncio.create_task(work(), name=keeper.get_name())] = work
 
     async def _keep(self, member: Member) -> None:
         """Start the process again whenever it ends, on the same port, ever more slowly while it fails."""
         failures = 0
         while True:
-            started = time.monotonic()
-            code = await member.wait()
-            steady = member.ready or time.monotonic() - started > _STEADY_S
-            member.ready = False
-            failures = 0 if steady else failures + 1
-            pause = _pause_s(failures)
-            _log.warning("%s ended with code %d; it starts again in %.1f s", member.name, code, pause)
-            await asyncio.sleep(pause)
+            if member.ready or not member.running:  # it may be coming up, where another keeper failed
+                started = time.monotonic()
+                code = await member.wait()
+                steady = member.ready or time.monotonic() - started > _STEADY_S
+                member.ready = False
+                failures = 0 if steady else failures + 1
+                pause = _pause_s(failures)
+                _log.warning("%s ended with code %d; it starts again in %.1f s", member.name, code, pause)
+                await asyncio.sleep(pause)
             try:
-                await member.start()
-                member.restarts += 1
-                self._on_change()
+                if not member.running:
+                    await member.start()
+                    member.restarts += 1
+                    self._on_change()
                 await self._until_ready(member)
             except OSError as error:  # its log cannot be opened, say, or there is no memory
                 _log.warning("%s cannot be started: %s", member.name, error)

@@ -71,7 +71,7 @@ class Member(ChildProcess):
         """Return when the process serves or, where it may, stands by.
 
         While it reads what is stored, or waits for the lease of an engine, it has all the time it takes.
-        Certificates of ours that cannot be used, half renewed ones say, are read again. Raises
+        Certificates of ours that cannot be used, half renewed ones perhaps, are read again. Raises
         `ProcessFailed` when it ends, or says none of this for `deadline_s`; that is `OutOfReach` when it
         listens and TLS kept us from asking.
         """
@@ -115,7 +115,7 @@ class Member(ChildProcess):
 
         def note(error: grpc.aio.AioRpcError) -> None:
             nonlocal shut_out
-            if error.code() is grpc.StatusCode.UNAVAILABLE:  # of a frozen one comes nothing instead
+            if error.code() is grpc.StatusCode.UNAVAILABLE:  # a frozen one does not answer at all
                 shut_out = f"{', '.join(tls.told())}: {error.details()}"
 
         answer = await serves(health, service, note)

@@ -52,7 +52,7 @@ class NeverRan(Failure):
 
 @asynccontextmanager
 async def connected(url: str, name: str) -> AsyncIterator[Connection]:
-    """A connection for the body, which NATS knows by this name. Raises `NatsAway` where none comes about."""
+    """A connection for the body, which NATS knows by this name. Raises `NatsAway` if none is made in time."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             nc = await connect(url, name=name, on_closed=lambda: None, on_error=lambda _: True)

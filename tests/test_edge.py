@@ -1,7 +1,9 @@
 """What the gRPC edges of exchange and engines do alike."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -25,6 +27,7 @@ from matchbus.edge import (
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from client.session import Link
+from tests.waiting import until
 
 SERVICE = "matchbus.v1.Exchange"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -212,6 +215,51 @@ async def test_a_door_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
             door.shut("no more")
             assert await refusal(registered(channel)) == (grpc.StatusCode.UNAVAILABLE, "no more")
     finally:
+        await edge.stop(0)
+
+
+class Held:
+    """What a call holds."""
+
+
+class Holding(matchbus_pb2_grpc.ExchangeServicer):
+    """Refuses calls of clients called `bad`, and never answers others."""
+
+    def __init__(self) -> None:
+        self.held: list[weakref.ref[Held]] = []
+
+    async def RegisterClient(  # noqa: N802 - the contract's name
+        self, request: matchbus_pb2.RegisterClientRequest, context: Context
+    ) -> matchbus_pb2.RegisterClientReply:
+        """Hold something meanwhile."""
+        held = Held()
+        self.held.append(weakref.ref(held))
+        if request.client_id == "bad":
+            await abort_bad_request(context, "client_id", "must be good")
+        await asyncio.Event().wait()
+        raise AssertionError(held)
+
+
+@pytest.mark.parametrize("client_id", ["bad", "good"], ids=["refused", "hung up"])
+async def test_calls_that_fail_let_go_of_what_they_held(client_id: str) -> None:
+    """At once: the collector, which would find it in the end, is switched off here."""
+    edge = Edge(SERVICE)
+    door, holding = Door(SERVICE, "not yet"), Holding()
+    edge.server.add_generic_rpc_handlers((door,))
+    door.open_to(matchbus_pb2_grpc.add_ExchangeServicer_to_server, holding)
+    address = edge.bind("127.0.0.1:0")
+    await edge.start()
+    gc.disable()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            calls = [asyncio.create_task(registered(channel, client_id)) for _ in range(5)]
+            await until(lambda: len(holding.held) == len(calls))
+            for call in calls if client_id == "good" else ():
+                call.cancel()
+            await asyncio.wait(calls)
+            await until(lambda: not any(held() for held in holding.held))
+    finally:
+        gc.enable()
         await edge.stop(0)
 
 

@@ -146,14 +146,20 @@ class Renewals:
 def test_a_renewed_certificate_that_cannot_be_read_at_first_is_taken_later(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though nothing in the files has changed since: there were no descriptors left, for one."""
+    """Though nothing in the files has changed since: there were no descriptors left, for one.
+
+    It is not looked at for every connection that comes meanwhile.
+    """
     cert, key = authority.issue("server")
     renewals = Renewals(monkeypatch)
     server_credentials(ServerFiles(cert, key))
     authority.issue("server")
     with monkeypatch.context() as crowded:
-        crowded.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        read = Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+        crowded.setattr(Path, "read_bytes", read)
         assert [renewals.newest() for _ in range(3)] == [None] * 3
+        assert read.call_count == 1
+    monkeypatch.setattr(tls, "_AGAIN_S", 0)
     assert caplog.messages == [f"the certificates of before go on: {cert}: Too many open files"]
     assert renewals.newest() is not None
     assert renewals.newest() is None

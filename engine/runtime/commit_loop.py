@@ -143,7 +143,7 @@ class CommitLoop:
         self.retired = False
         """Set to take no more commands of others."""
         self.closed = False
-        """Set to commit no more of anything: what the engine still owes itself, the next reign does."""
+        """Set when retired and idle: what the engine still owes itself is left to the next reign."""
         self.untaken: Counter[type[CommitError]] = Counter()
         """Commands that were not taken, by why."""
         self.batch_delay_s = 0.0
@@ -190,7 +190,10 @@ class CommitLoop:
             await self._shrunk.wait()
 
     def submit_own(self, command: Command) -> asyncio.Future[Submission]:
-        """Queue a command that the engine owes itself, such as the result of a leg: never refused."""
+        """Queue a command that the engine owes itself, such as the result of a leg: never refused.
+
+        Once the loop is closed it is left out, and the future never resolves.
+        """
         done = asyncio.get_running_loop().create_future()
         return done if self.closed else self._enqueue(Submission([command], done, is_own=True, takes=False))
 

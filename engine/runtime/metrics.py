@@ -148,7 +148,7 @@ class EngineCollector(Collector):
         )
         yield gauge(
             "matchbus_clock_behind_seconds",
-            "How far the clock is behind the newest batch; until then all get that batch's time.",
+            "How far the clock is behind the newest batch, whose time all get meanwhile.",
             max(0, self._state.accounts.time_ns - time.time_ns()) / _NS_PER_S,
         )
         if self.standby is not None and self.role is Role.STANDBY:

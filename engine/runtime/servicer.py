@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One OrderEntry message on its way: its commands, None for an empty one, and what waits for them."""
+    """One OrderEntry message on its way: its commands, None for an empty one, and its parts' futures."""
 
     commands: Sequence[OrderCommand | None]
     parts: list[asyncio.Future[Submission]]
@@ -100,7 +100,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self._old_fills = old_fills
         self.rates = rates
         self.empty_commands = 0
-        """How many commands of OrderEntry were none."""
+        """How many commands of OrderEntry messages were empty."""
         self._fill_streams: Counter[str] = Counter()
         self._entry_streams: Counter[str] = Counter()
         self._listings: Counter[str] = Counter()
@@ -157,9 +157,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
         try:
             while isinstance(entry := await waiting.get(), _Entry):
-                answers = []
-                for part in entry.parts:
-                    answers += await _answers(await self._committed(part, context))
+                submissions = [await self._committed(part, context) for part in entry.parts]
+                answers = await _answers(submissions)
                 response = wire.order_entry_response(entry.commands, answers)
                 await _write(response, context, "send what has no answer again, with the same ids")
                 room.release()
@@ -257,7 +256,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 f"{self.rates.per_second} orders a second are a client's limit: try again in {wait_s:.3f} s",
             )
         submission = await self._submit(command, command.client, context)
-        return wire.order_reply(pb.OrderReply(), (await _answers(submission))[0])
+        return wire.order_reply(pb.OrderReply(), (await _answers([submission]))[0])
 
     async def _submit(self, command: Command, client: str, context: Context) -> Submission:
         try:
@@ -434,16 +433,20 @@ async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
     await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
 
 
-async def _answers(submission: Submission) -> list[Answered | Accepted]:
+async def _answers(submissions: Iterable[Submission]) -> list[Answered | Accepted]:
     """The answers, each when its order has come to rest or has kept us waiting too long."""
-    answers = cast("list[Answered | Accepted]", submission.answers)  # to order commands there are no others
-    if submission.settling:
-        await asyncio.wait(submission.settling.values(), timeout=SETTLE_PATIENCE_S)
+    settling = [future for submission in submissions for future in submission.settling.values()]
+    if settling:
+        await asyncio.wait(settling, timeout=SETTLE_PATIENCE_S)
+    answers: list[Answered | Accepted] = []
+    for submission in submissions:
+        to_orders = cast("list[Answered | Accepted]", submission.answers)  # there are no others
         for position, future in submission.settling.items():
-            pending = answers[position]
+            pending = to_orders[position]
             if future.done():
                 duplicate = type(pending) is Answered and pending.duplicate
-                answers[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
+                to_orders[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
+        answers += to_orders
     order_log.replied(answers)
     order_trace.replied(answers)
     return answers

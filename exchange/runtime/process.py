@@ -120,7 +120,7 @@ class Exchange:
     async def run(self, entries: list[InstrumentEntry], listening: Callable[[str], None]) -> None:
         """Serve until cancelled; `listening` is told the address as soon as calls are taken.
 
-        Raises a group of the faults that end an exchange.
+        Raises one of the faults that end an exchange, or a group of them.
         """
         edge = Edge(SERVICE)
         door = Door(SERVICE, "the exchange is starting: try again")
@@ -128,8 +128,8 @@ class Exchange:
         servicer = self._make_servicer()
         try:
             address = edge.bind(self._settings.listen, self._settings.tls)
-            await edge.start()
             await edge.set_role(RECOVERING_ROLE, held=True)
+            await edge.start()
             await publish_instruments(self._instruments_bucket, entries)
             async with asyncio.TaskGroup() as group:
                 filled = self._start_watches(group)
@@ -172,6 +172,7 @@ class Exchange:
             password=self._settings.password,
             registrar=self._registrar,
             sessions=self._sessions_bucket,
+            tokens=self._tokens,
             instruments=self._instruments,
             positions=self._positions,
             caught_up=self._executions.caught_up.is_set,
@@ -211,7 +212,7 @@ class Exchange:
                 await self._sessions_bucket.remove(key)
             except BucketUnavailable as error:
                 if not told:
-                    _log.warning("an ended token opens calls of the exchange until it is removed: %s", error)
+                    _log.warning("an ended token is not removed yet, which is tried again: %s", error)
                 told = True
                 await asyncio.sleep(_REMOVE_AGAIN_S)
             else:

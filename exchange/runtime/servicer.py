@@ -20,7 +20,7 @@ from matchbus.v1 import matchbus_pb2_grpc
 from bus.messages import InstrumentEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
 from bus.stream import StreamError
-from bus.tokens import holds
+from bus.tokens import Tokens
 from exchange import assignment, directory
 from exchange.positions import Holding, Positions, saturate
 from exchange.runtime import registration
@@ -44,6 +44,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         password: str,
         registrar: registration.Registrar,
         sessions: Bucket[SessionEntry],
+        tokens: Tokens,
         instruments: Mapping[str, InstrumentEntry],
         positions: Positions,
         caught_up: Callable[[], bool],
@@ -53,6 +54,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         self._password = password
         self._registrar = registrar
         self._sessions = sessions
+        self._tokens = tokens
         self._instruments = instruments
         self._positions = positions
         self._caught_up = caught_up
@@ -168,7 +170,8 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         except _AWAY as fault:
             _log.warning("cannot look a token up: %r", fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
-        if session is None or not holds(session, time.time_ns()):
+        # One too many is stored for a while after it has ended.
+        if session is None or self._tokens.has_ended(session, time.time_ns()):
             await refuse_token(context)
         return session.client_id
 

@@ -32,6 +32,9 @@ KEY_VARIABLE: Final = "MATCHBUS_TLS_KEY"
 _NO_CHECK_TIME: Final = 0x20_0000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which `ssl` does not name."""
 
+_AGAIN_S: Final = 1.0
+"""How soon files that were refused are looked at again: it costs milliseconds, connections may be many."""
+
 _FLIGHTS: Final = 3
 """How often each side of a handshake speaks, at most."""
 
@@ -91,19 +94,20 @@ def server_credentials(files: ServerFiles) -> grpc.ServerCredentials:
     """Credentials that follow the files: a renewed certificate needs no restart. Raises `TlsRefused`."""
     seen = refused = _versions(files)  # before they are read: what changes meanwhile is read once more
     read = _configuration(files)
+    refused_s = -math.inf
 
     def newest() -> Any:
         """What new connections get: gRPC asks at each; None leaves it as it is."""
-        nonlocal seen, refused
+        nonlocal seen, refused, refused_s
         versions = _versions(files)
-        if versions == seen:
+        if versions == seen or (versions == refused and time.monotonic() - refused_s < _AGAIN_S):
             return None
         try:
             renewed = _configuration(files)
         except TlsRefused as error:  # half of a renewal, or one that this process may not read yet
             if versions != refused:  # once for each: connections may come by the thousand
                 _log.error("the certificates of before go on: %s", error)
-            refused = versions
+            refused, refused_s = versions, time.monotonic()
             return None
         seen = versions
         return renewed

@@ -40,7 +40,8 @@ async def test_a_clock_behind_the_journal_is_told(
         return text in caplog.text
 
     try:
-        await eventually(lambda: told("s behind the newest batch, whose time all get"), 10, "told")
+        behind = "s behind the newest batch, whose time all get now"
+        await eventually(lambda: told(behind), 10, "told")
         engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
         assert await engines.get("1") is not None
         monkeypatch.setattr(time, "time_ns", lambda: int((time.time() + HOUR_S) * 1e9))

@@ -49,7 +49,7 @@ async def guarded(
 
 
 async def strike(member: Member, restarts: int) -> None:
-    """Kill a process, and wait until it was started again for the so-manieth time."""
+    """Kill a process, and wait until it has been started again, `restarts` times in all."""
     os.kill(member.pid, signal.SIGKILL)
     await until(lambda: member.restarts == restarts and member.running)
 

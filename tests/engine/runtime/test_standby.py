@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import cast
+from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import nats.errors
@@ -19,8 +20,9 @@ from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
 from engine.commands import LegResult
 from engine.digest import state_digest
 from engine.events import Accepted
-from engine.runtime.commit_loop import CommitLoop, Retired
+from engine.runtime.commit_loop import CommitLoop, Retired, Submission
 from engine.runtime.effects import Reports
+from engine.runtime.process import Engine
 from engine.runtime.recovery import begin_reign, catch_up, follow
 from engine.runtime.standby import MAX_HANDOVER_LAG, HandedOver, Handover, Standby
 from engine.state import State
@@ -270,17 +272,20 @@ async def test_a_retired_loop_finishes_what_it_took_and_takes_no_more() -> None:
         assert not loop.is_appending
 
 
-async def test_a_closed_loop_commits_nothing_that_it_owes_itself() -> None:
+async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itself() -> None:
     """The standby may be where the journal ends: what came after would stand in front of its reign."""
     reign = await first_reign(1, rounds=1)
     loop: CommitLoop = reign.loop
+    owed: list[asyncio.Future[Submission]] = []
+
+    async def result_comes() -> None:
+        owed.append(loop.submit_own(LegResult((1 << 48) + 1, ())))
+        await asyncio.wait(owed, timeout=0.1)
+
+    retiring = Mock(_round_trip=Mock(make=result_comes))
     async with reign.running():
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        loop.closed = True
-        owed = loop.submit_own(LegResult((1 << 48) + 1, ()))
-        assert loop.is_idle
-        loop.closed = False
-        await loop.submit_own(LegResult((1 << 48) + 2, ()))
-        assert loop.journal.position.batch_number == end.batch_number + 1
-        assert not owed.done()
+        await Engine._retire(retiring, AsyncMock(), Mock(), loop, AsyncMock())  # noqa: SLF001
+        assert loop.journal.position == end
+        assert not owed[0].done()

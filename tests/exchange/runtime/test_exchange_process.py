@@ -289,13 +289,13 @@ async def test_an_ended_token_leaves_the_store_though_not_at_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A store that takes nothing away for a while is asked again, and that is logged once."""
+    """It opens nothing. A store that takes nothing away for a while is asked again; that is logged once."""
     monkeypatch.setattr(tokens, "MAX_TOKENS", 1)
     monkeypatch.setattr(process, "_REMOVE_AGAIN_S", 0.01)
-    remove, failures = Bucket.remove, iter(range(3))
+    remove, may_remove = Bucket.remove, asyncio.Event()
 
     async def remove_in_the_end(bucket: Bucket[Any], key: str) -> None:
-        if next(failures, None) is not None:
+        if not may_remove.is_set():
             raise BucketUnavailable("not now")
         await remove(bucket, key)
 
@@ -305,12 +305,19 @@ async def test_an_ended_token_leaves_the_store_though_not_at_once(
         await eventually(caller.sees_two_live_engines)
         first, second = [(await caller.register("ann")).token for _ in range(2)]
 
+        async def said_once() -> bool:
+            return sum("not now" in message for message in caplog.messages) == 1
+
         async def is_gone() -> bool:
             return await sessions.get(token_key(first)) is None
 
+        await eventually(said_once)
+        await refused(caller.positions(first), grpc.StatusCode.UNAUTHENTICATED)
+        assert not await is_gone()
+        may_remove.set()
         await eventually(is_gone)
         assert await caller.positions(second) == []
-    assert sum("not now" in message for message in caplog.messages) == 1
+        assert await said_once()
 
 
 async def test_long_strings_are_refused_by_name(
