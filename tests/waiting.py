@@ -1,7 +1,10 @@
 """Waiting in tests: for a condition, with a deadline, never for a while."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -9,3 +12,14 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 -- what is waited for may be another process, which sets no event
             await asyncio.sleep(0.002)
+
+
+async def freeze(pid: int) -> None:
+    """Stop a process; return when all its threads stand still, which the signal does not wait for."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    await until(lambda: all(_state(task) == "T" for task in tasks.iterdir()))
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text(encoding="ascii").rpartition(") ")[2][0]

@@ -17,7 +17,7 @@ import uvloop
 from bus.connection import Connection, connect
 from bus.server import NatsServer
 from bus.stream import AWAY
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 
 async def _opened(
@@ -66,7 +66,7 @@ async def test_who_waits_to_publish_can_be_cancelled(own_server: NatsServer) -> 
             await connection.publish("anything", bytes(1_000_000))
             published += 1
 
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     try:
         publishing = asyncio.create_task(publish())
         seen = -1
@@ -85,7 +85,7 @@ async def test_who_waits_to_publish_can_be_cancelled(own_server: NatsServer) -> 
 async def test_a_frozen_server_is_noticed(own_server: NatsServer) -> None:
     """A server that keeps its socket but answers nothing counts as away after at most 4 s."""
     connection, said, reported = await _opened(own_server)
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     await until(lambda: not connection.is_connected, 4)
     os.kill(own_server.pid, signal.SIGCONT)
     async with asyncio.timeout(4):
@@ -99,7 +99,7 @@ async def test_a_frozen_server_that_takes_no_more_is_left(tmp_path: Path) -> Non
     async with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
         connection = await connect(f"{one.url},{two.url}", name="test", on_closed=lambda: None)
         frozen, other = (one, two) if _is_connected_to(connection, one) else (two, one)
-        os.kill(frozen.pid, signal.SIGSTOP)
+        await freeze(frozen.pid)
         try:
             filling = asyncio.create_task(_fill(connection))
             await until(lambda: _is_connected_to(connection, other), 6)
@@ -112,7 +112,7 @@ async def test_a_frozen_server_that_takes_no_more_is_left(tmp_path: Path) -> Non
 async def test_closing_does_not_wait_for_a_frozen_server(own_server: NatsServer) -> None:
     """A close while the socket is full ends, though the server takes nothing."""
     connection, _, _ = await _opened(own_server)
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     try:
         filling = asyncio.create_task(_fill(connection))
         await until(lambda: connection.pending_data_size > 0)

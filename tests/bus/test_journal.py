@@ -21,7 +21,7 @@ from bus.journal import (
 )
 from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -340,7 +340,7 @@ async def test_a_ghost_append_is_stored_once(own_server: NatsServer, connections
     connection = await connections.open(own_server.url, buffered=False)
     journal = await _jetstream_journal(connection, 1)
     await journal.append(1, 1, b"before")
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     append = asyncio.create_task(journal.append(1, 2, b"ghost"))
     await until(lambda: journal.unanswered_since is not None, 2)
     os.kill(own_server.pid, signal.SIGCONT)

@@ -17,7 +17,7 @@ from bus.messages import EngineEntry
 from bus.registry import Bucket, BucketDamaged, BucketUnavailable
 from bus.server import NatsServer
 from bus.stream import StreamMissing
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -330,7 +330,7 @@ async def test_no_writer_waits_longer_for_those_before_it(
     """While NATS is silent every one of many writers hears so at its own deadline."""
     monkeypatch.setattr(registry, "DEADLINE_S", 0.5)
     waits: list[float] = []
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     began = time.monotonic()
 
     async def put(engine: int) -> None:

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from bus.round_trip import PATIENCE_S, RoundTrip
 from bus.server import NatsServer
+from tests.waiting import freeze
 
 if TYPE_CHECKING:
     from bus.connection import Connection
@@ -87,7 +88,7 @@ async def test_nobody_waits_for_a_server_that_is_away(
     connection = await connections.open(own_server.url)
     trips = await trips_over(connection)
     if frozen:
-        os.kill(own_server.pid, signal.SIGSTOP)
+        await freeze(own_server.pid)
     else:
         await own_server.kill()
     started = time.monotonic()

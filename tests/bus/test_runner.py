@@ -15,7 +15,7 @@ import pytest
 from bus import runner
 from bus.runner import NatsLink, ProcessFault, host_and_port
 from bus.server import NatsServer, find_nats_conf
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 PROGRAM = """
 import asyncio, logging, resource, sys
@@ -116,7 +116,7 @@ async def test_a_signal_ends_it_though_nats_is_frozen(own_server: NatsServer, tm
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"up\n"
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     try:
         process.terminate()
         async with asyncio.timeout(2):

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from bus.server import NatsServer, ServerFailed, ServerUnusable, find_nats_conf, find_nats_server
+from tests.waiting import freeze
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -72,7 +73,7 @@ async def test_stop_is_quick_and_may_be_repeated(tmp_path: Path) -> None:
     """A stop takes less than 3 s, frozen child or not, and a second stop does nothing."""
     server = NatsServer(tmp_path)
     await server.start()
-    os.kill(server.pid, signal.SIGSTOP)
+    await freeze(server.pid)
     async with asyncio.timeout(3):
         await server.stop()
     await server.stop()

@@ -25,7 +25,7 @@ from bus.stream import (
     StreamReader,
     settled_extent,
 )
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -74,7 +74,7 @@ async def test_a_reader_that_is_cut_off_while_it_opens_leaves_nothing(own_server
     connection = await connect(own_server.url, name="test", on_closed=lambda: None)
     stream = await _fill(connection, 1, 3)
     reader = StreamReader(connection, stream)
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     try:
         before = len(asyncio.all_tasks())
         for _ in range(5):

@@ -31,6 +31,7 @@ from bus.server import NatsServer
 from engine.events import BookChanged, Fill
 from engine.runtime.market_data import MAX_ACTIVE_PER_BEAT, MarketData
 from engine.terms import Liquidity, Side
+from tests.waiting import freeze
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -262,7 +263,7 @@ async def test_a_book_too_large_for_nats_is_shown_in_parts(
     )
     tape = await tape_of(await connections.open(own_server.url), 1)
     market_data = MarketData(await connections.open(own_server.url), 1)
-    os.kill(own_server.pid, signal.SIGSTOP)
+    await freeze(own_server.pid)
     try:
         await market_data.start(3, {"AAPL": (7, levels), "BRK.B": (0, ())})
     finally:
