@@ -169,12 +169,14 @@ async def test_what_looks_after_the_market_begins_again(
             raise ZeroDivisionError(name)
         await asyncio.Event().wait()
 
-    works: list[Work] = [partial(work, name) for name in ("steady", "faulty")]
-    cluster._keepers = {asyncio.create_task(begin()): begin for begin in works}  # noqa: SLF001
+    works: dict[str, Work] = {name: partial(work, name) for name in ("steady", "faulty")}
+    cluster._keepers = {  # noqa: SLF001
+        asyncio.create_task(begin(), name=name): begin for name, begin in works.items()
+    }
     async with running(cluster._oversee):  # noqa: SLF001
         await until(lambda: begun.count("faulty") == 3)
     assert begun.count("steady") == 1
-    assert said(caplog, "looks after the market failed") == 2
+    assert said(caplog, "faulty failed, and begins again") == 2
     assert caplog.records[0].levelno == logging.CRITICAL
     assert "ZeroDivisionError" in caplog.text
     await cluster.stop()
