@@ -142,17 +142,12 @@ class Journal(Protocol):
         ...
 
 
-class MemoryJournal:
-    """A journal that lives as long as its list of `stored` records; two journals may share one list."""
+class _Chained:
+    """What both journals know of where they stand: the chain of the records that were read or stored."""
 
-    unanswered_since: float | None = None
-    trouble = ""
-
-    def __init__(self, engine: int = 1, stored: list[bytes] | None = None) -> None:
-        self.stored = stored if stored is not None else []
-        """The bytes of every record."""
+    def __init__(self, engine: int) -> None:
         self._chain = Chain(engine)
-        self._sequence = 0
+        self._sequence = 0  # in the stream: counts the records of replaced epochs too
 
     @property
     def position(self) -> JournalPosition:
@@ -168,6 +163,18 @@ class MemoryJournal:
     def newest_epoch(self) -> int:
         """As Journal says, as far as it was read."""
         return self.position.epoch
+
+
+class MemoryJournal(_Chained):
+    """A journal that lives as long as its list of `stored` records; two journals may share one list."""
+
+    unanswered_since: float | None = None
+    trouble = ""
+
+    def __init__(self, engine: int = 1, stored: list[bytes] | None = None) -> None:
+        super().__init__(engine)
+        self.stored = stored if stored is not None else []
+        """The bytes of every record."""
 
     async def replay(self) -> AsyncIterator[Record]:
         """As Journal says."""
@@ -212,36 +219,20 @@ class MemoryJournal:
         return self.position.batch_number
 
 
-class JetStreamJournal:
+class JetStreamJournal(_Chained):
     """The journal of one engine in its JetStream stream. Give it a connection that does not buffer."""
 
     def __init__(self, client: Client, engine: int) -> None:
+        super().__init__(engine)
         self.unanswered_since: float | None = None
         self._client = client
         self._engine = engine
         self._stream = subjects.journal_stream(engine)
         self._subject = subjects.journal(engine)
         self._publisher = Publisher(client)
-        self._chain = Chain(engine)
-        self._sequence = 0  # in the stream: counts the records of replaced epochs too
         self._in_flight = False
         # Two standbys may claim with the very same bytes: the stored record must also say who wrote it.
         self._writer = secrets.token_hex(8)
-
-    @property
-    def position(self) -> JournalPosition:
-        """As Journal says."""
-        return self._chain.position
-
-    @property
-    def sequence(self) -> int:
-        """As Journal says."""
-        return self._sequence
-
-    @property
-    def newest_epoch(self) -> int:
-        """As Journal says, as far as it was read."""
-        return self.position.epoch
 
     @property
     def replaced_records(self) -> int:
