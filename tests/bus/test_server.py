@@ -183,12 +183,17 @@ def test_nats_conf_is_valid() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+def stand_in(directory: Path, command: str) -> Path:
+    """A nats-server that only does this."""
+    path = directory / "nats-server"
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+    return path
+
+
 def test_an_old_server_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A nats-server older than 2.14 is refused and told why; NATS_SERVER decides which one is looked at."""
-    old = tmp_path / "nats-server"
-    old.write_text("#!/bin/sh\necho 'nats-server: v2.10.29'\n")
-    old.chmod(0o755)
-    monkeypatch.setenv("NATS_SERVER", str(old))
+    monkeypatch.setenv("NATS_SERVER", str(stand_in(tmp_path, "echo 'nats-server: v2.10.29'")))
     with pytest.raises(ServerUnusable, match=r"2\.10; 2\.14 or newer"):
         find_nats_server()
 
@@ -207,9 +212,7 @@ def test_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_server_that_cannot_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for another processor or C library ends with a code and says on stderr why."""
-    broken = tmp_path / "nats-server"
-    broken.write_text("#!/bin/sh\necho 'no such library' >&2; exit 127\n")
-    broken.chmod(0o755)
+    broken = stand_in(tmp_path, "echo 'no such library' >&2; exit 127")
     monkeypatch.setenv("NATS_SERVER", str(broken))
     with pytest.raises(ServerUnusable, match=r"`--version` ended with code 127: no such library$"):
         find_nats_server()
