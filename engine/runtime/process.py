@@ -56,7 +56,7 @@ from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
-from engine.runtime.recovery import begin_reign, catch_up, replay
+from engine.runtime.recovery import begin_next_reign, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
@@ -203,11 +203,10 @@ class Engine:
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         entry = await self._engines_bucket.get(str(number))
         entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
-        epoch = max(state.epoch, entered, self._journal.newest_epoch) + 1
-        await begin_reign(state, self._journal, epoch, time.time_ns())
-        _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
+        await begin_next_reign(state, self._journal, reports, entered)
+        _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
         if self._lease is not None:
-            await reports.take_over(epoch, state.batch_number)
+            await reports.take_over(state.epoch, state.batch_number)
             crash_points.reach("reports fenced")
         for event in known:
             await event.wait()
@@ -229,7 +228,7 @@ class Engine:
     async def _take_lease(
         self, lease: Lease, group: asyncio.TaskGroup, edge: Edge, reports: Reports, writer: ExecutionsWriter
     ) -> None:
-        """Return when we may reign and the state is where the journal ends."""
+        """Return when we may reign; the journal may have grown a little since."""
         state, settings = self._state, self._settings
         # Whoever reigned before may have a standby, whose turn it is when the lease has just run out.
         leave_first_s = LEAVE_FIRST_S if settings.standby else NEWCOMER_S if state.epoch else 0.0
@@ -246,8 +245,6 @@ class Engine:
             _log.info("E%d takes over after batch %d", state.engine, state.batch_number)
         crash_points.reach("lease claimed")
         self._keeping = group.create_task(lease.keep(self._check_place))
-        await catch_up(state, self._journal, reports)
-        crash_points.reach("journal applied")
 
     async def _check_place(self) -> None:
         """The lease had lapsed: whether another process reigned meanwhile shows in the journal alone."""
