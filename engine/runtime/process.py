@@ -18,10 +18,10 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import nats.errors
 from matchbus.edge import RECOVERING_ROLE, Door, Edge
@@ -93,12 +93,13 @@ _FAULTS: Final = (
     JournalError,
     LeaseLost,
     ProvisionError,
-    BucketUnavailable,
     ExecutionsDamaged,
     StreamError,
     OSError,
     TlsRefused,
 )
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("engine")
 _book_log: Final = logging.getLogger("synchronizer")
@@ -201,7 +202,7 @@ class Engine:
         if self._lease is not None:
             await self._take_lease(self._lease, group, edge, reports, writer)
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
-        entry = await self._engines_bucket.get(str(number))
+        entry = await self._answered(lambda: self._engines_bucket.get(str(number)))
         entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
         await begin_next_reign(state, self._journal, reports, entered)
         _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
@@ -246,8 +247,17 @@ class Engine:
         crash_points.reach("lease claimed")
         self._keeping = group.create_task(lease.keep(self._check_place))
 
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What a bucket answers, asked until it does: a take-over waits for NATS, as a reign does."""
+        while True:
+            try:
+                return await ask()
+            except BucketUnavailable as error:
+                _log.warning("E%d waits: %s", self._settings.number, error)
+                await self._check_place()  # our entry must not take the place of a successor's
+
     async def _check_place(self) -> None:
-        """The lease had lapsed: whether another process reigned meanwhile shows in the journal alone."""
+        """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""
         lag = await self._journal.lag()
         if lag and self._loop is not None and not self._loop.is_appending:
             raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
@@ -270,7 +280,8 @@ class Engine:
         self._metrics.legs, self._metrics.servicer = legs, servicer
         self._metrics.role = Role.PRIMARY
         door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
-        await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
+        entry = EngineEntry(number, state.epoch, address, os.getpid())
+        await self._answered(lambda: self._engines_bucket.put(str(number), entry))
         await self._await_peers()
         await edge.set_serving(serving=True)
         crash_points.reach("serving")
