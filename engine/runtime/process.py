@@ -49,7 +49,7 @@ from engine.commands import AddInstrument
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
-from engine.runtime.commit_loop import Batch, CommitLoop
+from engine.runtime.commit_loop import Batch, CommitLoop, Submission
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs, Uncrosser
@@ -345,9 +345,8 @@ class Engine:
             group.create_task(part)
         if self._settings.durable:
             group.create_task(self._snapshot_maker.run())
-        for entry in self._instruments.values():
-            self._list(loop, entry)
-        await loop.read(lambda: None)
+        listings = [self._list(loop, entry) for entry in self._instruments.values()]
+        await asyncio.gather(*(listing for listing in listings if listing is not None))
 
     def _make_servicer(self, loop: CommitLoop) -> MatchingEngineServicer:
         state, number = self._state, self._settings.number
@@ -445,11 +444,13 @@ class Engine:
         if self._loop is not None:
             self._list(self._loop, entry)
 
-    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> None:
+    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> asyncio.Future[Submission] | None:
+        """Let a symbol trade; the future, if it does not yet, resolves when it does."""
         collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
         wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
-        if self._state.instruments.get(entry.symbol) != wanted:
-            loop.submit_own(wanted)
+        if self._state.instruments.get(entry.symbol) == wanted:
+            return None
+        return loop.submit_own(wanted)
 
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:
