@@ -314,10 +314,10 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
         owed.append(loop.submit_own(LegResult((1 << 48) + 1, ())))
         await asyncio.wait(owed, timeout=0.1)
 
-    retiring = Mock(_round_trip=Mock(make=result_comes))
+    retiring = Mock(_round_trip=Mock(make=result_comes), _reports=AsyncMock())
     async with reign.running():
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        await Engine._retire(retiring, AsyncMock(), Mock(), loop, AsyncMock())  # noqa: SLF001
+        await Engine._retire(retiring, AsyncMock(), loop)  # noqa: SLF001
         assert loop.journal.position == end
         assert not owed[0].done()
