@@ -2,7 +2,7 @@
 
     JournalError
     ├── JournalDamaged   records are missing or altered (`bus.records`): do not trade
-    ├── PrimaryReplaced  another primary's record has our place: exit at once
+    ├── PrimaryReplaced  another primary's record has our place: whoever reigned exits at once
     └── JournalClosed    the connection is closed for good: exit and recover by replay
 
 Here: storing and reading records, the fence, the doubt after an append without an answer. Not here: what a
@@ -135,9 +135,9 @@ class Journal(Protocol):
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """Store one batch after the last record; its batch number, once it is stored for certain.
 
-        Waits for as long as NATS is away or the stream full. Raises PrimaryReplaced, JournalDamaged,
-        JournalClosed; after these, or a cancellation, the journal takes no more. Needs a replay to the end
-        before the first append.
+        Waits for as long as NATS is away or the stream full. Needs a replay to the end before the first
+        append, and after PrimaryReplaced. Raises that, JournalDamaged, JournalClosed; after the last two, or
+        a cancellation, the journal takes no more.
         """
         ...
 
@@ -341,6 +341,10 @@ class JetStreamJournal(_Chained):
         payload = encode_record(self._engine, epoch, self.position, time_ns, commands)
         try:
             await self._store(payload, epoch)
+        except PrimaryReplaced:  # no longer in doubt: the demand holds for no place but the one that is taken
+            self._in_flight = False
+            self.unanswered_since = None
+            raise
         except nats.errors.ConnectionClosedError as error:
             raise JournalClosed(f"the connection closed during an append to {self._stream}") from error
         except StreamError as error:

@@ -11,10 +11,9 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
-from matchbus.edge import RECOVERING_ROLE
+from matchbus.edge import RECOVERING_ROLE, STANDBY_ROLE
 
 from bus.process import ChildProcess
-from engine.runtime.process import STANDBY_ROLE
 from simulation.cluster_errors import OutOfReach, ProcessFailed
 
 READY_DEADLINE_S: Final = 30.0

@@ -18,13 +18,13 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import nats.errors
-from matchbus.edge import RECOVERING_ROLE, Door, Edge
+from matchbus.edge import RECOVERING_ROLE, STANDBY_ROLE, Door, Edge
 from matchbus.tls import TlsRefused
 from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2_grpc
@@ -49,14 +49,14 @@ from engine.commands import AddInstrument
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
-from engine.runtime.commit_loop import Batch, CommitLoop
+from engine.runtime.commit_loop import Batch, CommitLoop, Submission
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs, Uncrosser
 from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
-from engine.runtime.recovery import begin_reign, catch_up, replay
+from engine.runtime.recovery import begin_next_reign, replay
 from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
 from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
@@ -65,8 +65,6 @@ from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
-STANDBY_ROLE: Final = "matchbus.v1.MatchingEngine/standby"
-"""What the health service says SERVING of while the process follows another's journal."""
 
 PROVISION_PATIENCE_S: Final = 60.0
 """How long a start waits for an exchange to make what it needs."""
@@ -93,12 +91,13 @@ _FAULTS: Final = (
     JournalError,
     LeaseLost,
     ProvisionError,
-    BucketUnavailable,
     ExecutionsDamaged,
     StreamError,
     OSError,
     TlsRefused,
 )
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("engine")
 _book_log: Final = logging.getLogger("synchronizer")
@@ -108,14 +107,24 @@ class Engine:
     """The parts of one engine and the tasks that keep it going. `lease` is None without a journal."""
 
     def __init__(
-        self, settings: EngineSettings, link: NatsLink, nc: Client, journal: Journal, lease: Lease | None
+        self,
+        settings: EngineSettings,
+        edge: Edge,
+        door: Door,
+        address: str,
+        link: NatsLink,
+        nc: Client,
+        journal: Journal,
+        lease: Lease | None,
     ) -> None:
         number = settings.number
         self._settings = settings
+        self._edge, self._door, self._address = edge, door, address
         self._link = link
         self._nc = nc
         self._journal = journal
         self._lease = lease
+        self._group = asyncio.TaskGroup()
         self._keeping: asyncio.Task[None] | None = None
         self._state = State(number)
         self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
@@ -125,6 +134,7 @@ class Engine:
         self._instruments: dict[str, InstrumentEntry] = {}
         self._loop: CommitLoop | None = None
         self._uncrosser: Uncrosser | None = None
+        self._effects: Effects
         self._sessions = Sessions(number, self._sessions_bucket, self._engines)
         self._market_data = MarketData(nc, number)
         self._follower = FeedFollower(
@@ -134,6 +144,8 @@ class Engine:
         link.on_error = self._follower.on_error
         self._away = AwayView(number, self._state, self._follower.peers)
         self._bell = FillBell()
+        self._executions = ExecutionsWriter(nc, number)
+        self._reports = Reports(number, self._executions, published=(0, 0))
         self._round_trip = RoundTrip(nc)
         self._told_states: dict[int, tuple[PeerState, int]] = {}
         self._snapshots = SnapshotStore(nc, number)
@@ -157,15 +169,25 @@ class Engine:
             counts=self._counts,
         )
 
-    async def run(self, edge: Edge, door: Door, address: str) -> None:
+    async def run(self) -> None:
         """Recover, stand by, reign, serve, until cancelled or handed over.
 
         Raises a group of the faults that end an engine.
         """
         number = self._settings.number
         try:
-            async with asyncio.TaskGroup() as group:
-                await self._recover(group, edge, door, address)
+            async with self._group:
+                if self._settings.metrics:
+                    server = MetricsServer(self._metrics)
+                    self._group.create_task(server.run(self._settings.metrics, _tell_metrics))
+                known = self._watch()
+                await self._recover()
+                if self._lease is not None:
+                    await self._take_lease(self._lease)
+                await self._begin_epoch()
+                for event in known:
+                    await event.wait()
+                await self._reign()
         except* HandedOver:
             _log.info("E%d is handed over", number)
         finally:
@@ -174,46 +196,7 @@ class Engine:
                     await self._lease.release()
             _log.info("E%d has stopped", number)
 
-    async def _recover(self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str) -> None:
-        """Come to where the journal ends, wait for our turn, and reign."""
-        state, number = self._state, self._settings.number
-        if self._settings.metrics:
-            group.create_task(MetricsServer(self._metrics).run(self._settings.metrics, _tell_metrics))
-        known = self._watch(group)
-        writer = ExecutionsWriter(self._nc, number)
-        published = await writer.start()
-        await edge.set_role(RECOVERING_ROLE, held=True)
-        if not self._settings.durable:
-            published = 0, 0
-        reports = self._metrics.reports = Reports(number, writer, published)
-        if self._settings.durable:
-            if self._settings.accept_loss:
-                await drop_lost(self._nc, number, self._snapshots)
-            self._snapshot_maker.newest = await load(state, self._journal, self._snapshots, published)
-        self._snapshot_maker.note(await replay(state, self._journal, reports))
-        await edge.set_role(RECOVERING_ROLE, held=False)
-        if not check_reports(
-            number, published[0], self._journal.position, accept_loss=self._settings.accept_loss
-        ):
-            reports.forget_published()
-        gc.collect()
-        gc.set_threshold(*_GC_THRESHOLDS)
-        if self._lease is not None:
-            await self._take_lease(self._lease, group, edge, reports, writer)
-        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
-        entry = await self._engines_bucket.get(str(number))
-        entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
-        epoch = max(state.epoch, entered, self._journal.newest_epoch) + 1
-        await begin_reign(state, self._journal, epoch, time.time_ns())
-        _log.info("epoch %d of E%d begins with batch %d", epoch, number, state.batch_number)
-        if self._lease is not None:
-            await reports.take_over(epoch, state.batch_number)
-            crash_points.reach("reports fenced")
-        for event in known:
-            await event.wait()
-        await self._reign(group, edge, door, address, reports)
-
-    def _watch(self, group: asyncio.TaskGroup) -> list[asyncio.Event]:
+    def _watch(self) -> list[asyncio.Event]:
         """Follow what an engine has to know of the others; the events are set when what is there is known."""
         sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
         for part in (
@@ -223,71 +206,110 @@ class Engine:
             self._engines_bucket.watch(self._on_engine, filled=engines_known),
             self._instruments_bucket.watch(self._on_instrument, filled=instruments_known),
         ):
-            group.create_task(part)
+            self._group.create_task(part)
         return [sessions_known, engines_known, instruments_known]
 
-    async def _take_lease(
-        self, lease: Lease, group: asyncio.TaskGroup, edge: Edge, reports: Reports, writer: ExecutionsWriter
-    ) -> None:
-        """Return when we may reign and the state is where the journal ends."""
-        state, settings = self._state, self._settings
-        # Whoever reigned before may have a standby, whose turn it is when the lease has just run out.
-        leave_first_s = LEAVE_FIRST_S if settings.standby else NEWCOMER_S if state.epoch else 0.0
+    async def _recover(self) -> None:
+        """Come to where the journal ends, and to what of it is not reported yet."""
+        state, journal, accept_loss = self._state, self._journal, self._settings.accept_loss
+        published = await self._executions.start()
+        self._metrics.reports = self._reports
+        await self._edge.set_role(RECOVERING_ROLE, held=True)
+        if self._settings.durable:
+            self._reports.forget(published)
+            if accept_loss:
+                await drop_lost(self._nc, state.engine, self._snapshots)
+            self._snapshot_maker.newest = await load(state, journal, self._snapshots, published)
+        self._snapshot_maker.note(await replay(state, journal, self._reports))
+        await self._edge.set_role(RECOVERING_ROLE, held=False)
+        if self._settings.durable and not check_reports(
+            state.engine, published[0], journal.position, accept_loss=accept_loss
+        ):
+            self._reports.forget_published()
+        gc.collect()
+        gc.set_threshold(*_GC_THRESHOLDS)
+
+    async def _take_lease(self, lease: Lease) -> None:
+        """Return when we may reign; the journal may have grown a little since."""
+        state = self._state
+        if self._settings.standby:
+            leave_first_s = LEAVE_FIRST_S
+        elif state.epoch:  # whoever reigned before may have a standby, whose turn it is
+            leave_first_s = NEWCOMER_S
+        else:
+            leave_first_s = 0.0
         if leave_first_s or not await lease.acquire():
             gc.freeze()  # what follows is followed for days: its collections need not walk what was there
-            await edge.set_role(STANDBY_ROLE, held=True)
+            await self._edge.set_role(STANDBY_ROLE, held=True)
             place = f"batch {state.batch_number} of epoch {state.epoch}"
             _log.info("E%d stands by at %s, at %s", state.engine, lease.entry.address, place)
-            standby = Standby(self._nc, lease, state, self._journal, reports, writer)
+            standby = Standby(self._nc, lease, state, self._journal, self._reports, self._executions)
             self._metrics.standby, self._metrics.role = standby, Role.STANDBY
             await standby.until_reign(leave_first_s)
             self._metrics.role = Role.STARTING
-            await edge.set_role(STANDBY_ROLE, held=False)
+            await self._edge.set_role(STANDBY_ROLE, held=False)
             _log.info("E%d takes over after batch %d", state.engine, state.batch_number)
         crash_points.reach("lease claimed")
-        self._keeping = group.create_task(lease.keep(self._check_place))
-        await catch_up(state, self._journal, reports)
-        crash_points.reach("journal applied")
+        self._keeping = self._group.create_task(lease.keep(self._check_place))
+
+    async def _begin_epoch(self) -> None:
+        """Make the journal ours, and the stream of execution reports, in an epoch that never was."""
+        gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
+        state, number = self._state, self._settings.number
+        entry = await self._answered(lambda: self._engines_bucket.get(str(number)))
+        entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
+        await begin_next_reign(state, self._journal, self._reports, entered)
+        _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
+        if self._lease is not None:
+            await self._reports.take_over(state.epoch, state.batch_number)
+            crash_points.reach("reports fenced")
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What a bucket answers, asked until it does: a take-over waits for NATS, as a reign does."""
+        while True:
+            try:
+                return await ask()
+            except BucketUnavailable as error:
+                _log.warning("E%d waits: %s", self._settings.number, error)
+                await self._check_place()  # our entry must not take the place of a successor's
 
     async def _check_place(self) -> None:
-        """The lease had lapsed: whether another process reigned meanwhile shows in the journal alone."""
+        """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""
         lag = await self._journal.lag()
         if lag and self._loop is not None and not self._loop.is_appending:
             raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
 
-    async def _reign(
-        self, group: asyncio.TaskGroup, edge: Edge, door: Door, address: str, reports: Reports
-    ) -> None:
+    async def _reign(self) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
         earlier = [leg.sent for leg in state.legs.values()]  # before this reign sends any
         await self._round_trip.start()
-        loop, legs, effects = self._make_loop(group, reports)
+        loop, legs = self._make_loop()
         await self._publish_books()
-        await self._start_loop(group, loop, reports)
+        await self._start_loop(loop)
         for leg in earlier:
             legs.resume(leg)
         await legs.serve()
         servicer = self._make_servicer(loop)
-        self._metrics.loop, self._metrics.effects = loop, effects
+        self._metrics.loop, self._metrics.effects = loop, self._effects
         self._metrics.legs, self._metrics.servicer = legs, servicer
         self._metrics.role = Role.PRIMARY
-        door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
-        await self._engines_bucket.put(str(number), EngineEntry(number, state.epoch, address, os.getpid()))
+        self._door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
+        entry = EngineEntry(number, state.epoch, self._address, os.getpid())
+        await self._answered(lambda: self._engines_bucket.put(str(number), entry))
         await self._await_peers()
-        await edge.set_serving(serving=True)
+        await self._edge.set_serving(serving=True)
         crash_points.reach("serving")
-        group.create_task(self._tell_health(edge, loop))
-        group.create_task(self._watch_clock())
+        self._group.create_task(self._tell_health(loop))
+        self._group.create_task(self._watch_clock())
         if self._lease is not None:
             lease = self._lease
-            handover = Handover(self._nc, number, lambda: self._retire(lease, door, loop, reports))
-            group.create_task(handover.run())
-        _log.info(
-            "E%d serves at %s in epoch %d with %d symbols", number, address, state.epoch, len(state.books)
-        )
+            handover = Handover(self._nc, number, lambda: self._retire(lease, loop))
+            self._group.create_task(handover.run())
+        symbols = len(state.books)
+        _log.info("E%d serves at %s in epoch %d with %d symbols", number, self._address, state.epoch, symbols)
 
-    def _make_loop(self, group: asyncio.TaskGroup, reports: Reports) -> tuple[CommitLoop, Legs, Effects]:
+    def _make_loop(self) -> tuple[CommitLoop, Legs]:
         """The commit loop and what it reaches, none of it started."""
         loop = self._loop = CommitLoop(
             self._state,
@@ -296,21 +318,21 @@ class Engine:
             attach=self._away.attach,
             legs_planned=self._away.legs_planned,
             release=self._release,
-            release_trouble=lambda: reports.trouble,
+            release_trouble=lambda: self._reports.trouble,
             is_followed=lambda: bool(self._follower.peers),
             delay_s=CommitDelay().next_s,
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
-        legs = Legs(self._nc, self._state.engine, loop, self._away, self._market_data.replicas, group)
-        effects = self._effects = Effects(
+        legs = Legs(self._nc, self._state.engine, loop, self._away, self._market_data.replicas, self._group)
+        self._effects = Effects(
             self._market_data,
-            reports,
+            self._reports,
             self._bell,
             send_leg=legs.send,
             uncross=self._uncrosser.look,
             shown=lambda: self._round_trip.make() if self._follower.peers else None,
         )
-        return loop, legs, effects
+        return loop, legs
 
     async def _publish_books(self) -> None:
         """Show every book as it stands when the reign begins."""
@@ -329,17 +351,16 @@ class Engine:
         )
         crash_points.reach("books published")
 
-    async def _start_loop(self, group: asyncio.TaskGroup, loop: CommitLoop, reports: Reports) -> None:
+    async def _start_loop(self, loop: CommitLoop) -> None:
         """Let commands be applied, and let all symbols that are listed trade."""
         assert self._uncrosser is not None
         uncrossing = self._uncrosser.run(self._state.books)
-        for part in (loop.run(), loop.watch(), self._market_data.run(), reports.run(), uncrossing):
-            group.create_task(part)
+        for part in (loop.run(), loop.watch(), self._market_data.run(), self._reports.run(), uncrossing):
+            self._group.create_task(part)
         if self._settings.durable:
-            group.create_task(self._snapshot_maker.run())
-        for entry in self._instruments.values():
-            self._list(loop, entry)
-        await loop.read(lambda: None)
+            self._group.create_task(self._snapshot_maker.run())
+        listings = [self._list(loop, entry) for entry in self._instruments.values()]
+        await asyncio.gather(*(listing for listing in listings if listing is not None))
 
     def _make_servicer(self, loop: CommitLoop) -> MatchingEngineServicer:
         state, number = self._state, self._settings.number
@@ -353,9 +374,9 @@ class Engine:
             Rates(self._settings.orders_per_second),
         )
 
-    async def _retire(self, lease: Lease, door: Door, loop: CommitLoop, reports: Reports) -> None:
+    async def _retire(self, lease: Lease, loop: CommitLoop) -> None:
         """Take no more commands, finish those that were taken, and let the standby have the lease."""
-        door.shut("this process hands over to another one; ask the exchange for its address")
+        self._door.shut("this process hands over to another one; ask the exchange for its address")
         loop.retired = True
         crash_points.reach("about to retire")
         try:
@@ -364,7 +385,7 @@ class Engine:
                     await asyncio.sleep(_RETIRE_POLL_S)
                 loop.closed = True  # the standby may be at the journal's end already
                 await self._round_trip.make()  # behind those that the last answers wait for
-                await reports.drained()
+                await self._reports.drained()
         except TimeoutError:
             raise ProcessFault(f"the hand-over was not done within {RETIRE_S:g} s; nothing is lost") from None
         assert self._keeping is not None
@@ -383,7 +404,7 @@ class Engine:
         self._counts.note(batch)
         return shown
 
-    async def _tell_health(self, edge: Edge, loop: CommitLoop) -> None:
+    async def _tell_health(self, loop: CommitLoop) -> None:
         """Serving as long as orders are taken."""
         serving = True
         while True:
@@ -392,10 +413,10 @@ class Engine:
             if serving == bool(trouble):
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")
-                await edge.set_serving(serving=serving)
+                await self._edge.set_serving(serving=serving)
 
     async def _watch_clock(self) -> None:
-        """Tell when batches all have the same time: it never goes back, also when the clock does."""
+        """Log when all batches carry the same time: it never goes back, even when the clock does."""
         was_behind = False
         while True:
             behind_s = (self._state.accounts.time_ns - time.time_ns()) / 1e9
@@ -437,11 +458,13 @@ class Engine:
         if self._loop is not None:
             self._list(self._loop, entry)
 
-    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> None:
+    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> asyncio.Future[Submission] | None:
+        """Let a symbol trade; the future, if it does not yet, resolves when it does."""
         collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
         wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
-        if self._state.instruments.get(entry.symbol) != wanted:
-            loop.submit_own(wanted)
+        if self._state.instruments.get(entry.symbol) == wanted:
+            return None
+        return loop.submit_own(wanted)
 
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:
@@ -474,7 +497,8 @@ async def run(settings: EngineSettings) -> None:
         nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
         if not settings.durable:
-            await Engine(settings, link, nc, MemoryJournal(settings.number), None).run(edge, door, address)
+            memory = MemoryJournal(settings.number)
+            await Engine(settings, edge, door, address, link, nc, memory, None).run()
             return
         await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
         journal_nc = await link.open(f"{name}-journal", buffered=False)
@@ -485,7 +509,7 @@ async def run(settings: EngineSettings) -> None:
             settings.state_dir,
             accept_loss=settings.accept_loss,
         ) as journal:
-            await Engine(settings, link, nc, journal, lease).run(edge, door, address)
+            await Engine(settings, edge, door, address, link, nc, journal, lease).run()
     finally:
         await edge.stop()
         await link.close()

@@ -11,7 +11,7 @@ import time
 from typing import Final, Protocol
 
 from bus import crash_points
-from bus.journal import Journal
+from bus.journal import Journal, PrimaryReplaced
 from bus.records import Record
 from engine.commands import EpochStarted, decode, encode
 from engine.events import Event
@@ -97,15 +97,37 @@ def _apply(state: State, record: Record, reports: ReportSink) -> int:
     return len(commands)
 
 
+async def begin_next_reign(state: State, journal: Journal, reports: ReportSink, newest_epoch: int) -> None:
+    """Begin a reign where the journal ends, in an epoch above `newest_epoch` and all that the journal knows.
+
+    A predecessor that was replaced without knowing it may append once more before us: that is applied too.
+    Raises JournalError: PrimaryReplaced when another began a reign.
+    """
+    while True:
+        await catch_up(state, journal, reports)
+        crash_points.reach("journal applied")
+        epoch = max(state.epoch, newest_epoch, journal.newest_epoch) + 1
+        try:
+            await begin_reign(state, journal, epoch, time.time_ns())
+        except PrimaryReplaced as forestalled:
+            if forestalled.other_epoch > state.epoch:
+                raise
+            _log.info("epoch %d cannot begin yet: %s", epoch, forestalled)
+        else:
+            return
+
+
 async def begin_reign(state: State, journal: Journal, epoch: int, time_ns: int) -> None:
-    """Make `epoch` ours: its first record fences off whoever reigned before. Raises JournalError."""
+    """Make `epoch` ours: its first record fences off whoever reigned before.
+
+    Raises JournalError, and has changed nothing of the state then.
+    """
     # Epochs rise even over a loss, since the engines' bucket and the mark keep them.
     first_leg_id = first_id(state.engine) + (epoch << _LEGS_BITS) if epoch < 1 << _EPOCH_BITS else 0
     command = EpochStarted(epoch, first_leg_id)
     time_ns = max(time_ns, state.accounts.time_ns)
-    state.begin_batch(journal.position.batch_number + 1, time_ns)
+    crash_points.reach("reign about to begin")
+    state.begin_batch(await journal.append(epoch, time_ns, encode([command])), time_ns)
     state.apply(command)
     state.end_batch()
-    crash_points.reach("reign about to begin")
-    await journal.append(epoch, time_ns, encode([command]))
     crash_points.reach("reign begun")

@@ -226,7 +226,12 @@ class SnapshotMaker:
 
     async def _make(self) -> None:
         # By subprocess and in a thread: it starts a child without copying this process's page tables.
-        process = await asyncio.to_thread(subprocess.Popen, self._command, stdin=subprocess.DEVNULL)
+        try:
+            process = await asyncio.to_thread(subprocess.Popen, self._command, stdin=subprocess.DEVNULL)
+        except OSError as error:  # too many files or processes: the engine can do without a snapshot
+            self.failures += 1
+            _log.warning("no snapshot was made: its maker was not started: %s", error)
+            return
         try:
             async with asyncio.timeout(MAKE_PATIENCE_S):
                 while process.poll() is None:  # noqa: ASYNC110 - nobody tells of its end without a thread

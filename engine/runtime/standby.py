@@ -103,7 +103,9 @@ class Standby:
                 self.lag_batches,
             )
             await self._nc.publish(subject, encode(status))
-            self._reports.forget(await self._writer.start())
+            published = await self._writer.start()
+            if published[0] <= self._state.batch_number:  # else we lag, or it is of a batch that was lost
+                self._reports.forget(published)
             await asyncio.sleep(TELL_S)
 
 

@@ -62,6 +62,9 @@ SERVER_OPTIONS: Final = (
 RECOVERING_ROLE: Final = "matchbus.v1/recovering"
 """What a process is for the health service while it reads what is stored, which may take minutes."""
 
+STANDBY_ROLE: Final = "matchbus.v1.MatchingEngine/standby"
+"""What an engine is for the health service while it follows another's journal."""
+
 _BEARER: Final = "bearer "
 _GRPC_LOG: Final = logging.getLogger("grpc._cython.cygrpc")
 

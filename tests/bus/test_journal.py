@@ -182,6 +182,23 @@ async def test_a_zombie_is_refused(store: Store) -> None:
     ]
 
 
+async def test_a_claim_that_came_late_is_made_again(store: Store) -> None:
+    """A predecessor appends first: once that is replayed the journal appends, and now the other is late."""
+    predecessor = await _written(store, 2)
+    successor = store.open()
+    await _replayed(successor)
+    await predecessor.append(1, 30, b"once more")
+    with pytest.raises(PrimaryReplaced) as caught:
+        await successor.append(2, 30, b"epoch started")
+    assert (caught.value.sequence, caught.value.other_epoch) == (3, 1)
+    assert successor.unanswered_since is None
+    assert [record.commands for record in await _replayed(successor)] == [b"once more"]
+    assert await successor.append(2, 40, b"epoch started") == 4
+    with pytest.raises(PrimaryReplaced):
+        await predecessor.append(1, 50, b"too late")
+    assert [record.epoch for record in await _replayed(store.open())] == [1, 1, 1, 2]
+
+
 async def test_of_two_claims_one_wins(store: Store) -> None:
     """Of two standbys that claim the same epoch with the very same bytes, one appends and one is replaced."""
     await _written(store, 1)

@@ -179,12 +179,14 @@ async def _replayed(connection: Connection, engine: int) -> JetStreamJournal:
 
 async def _claim(connection: Connection, engine: int, epoch: int, result: Result) -> JetStreamJournal:
     """Replay and append the first record of an epoch, again and again until no other came before it."""
+    journal = await _replayed(connection, engine)
     while True:
-        journal = await _replayed(connection, engine)
         try:
             await journal.append(epoch, 2, b"claim")
         except PrimaryReplaced:
             result.lost_claims += 1
+            async for _ in journal.replay():
+                pass
         else:
             return journal
 

@@ -178,7 +178,7 @@ async def wired_engine(
         door = Door(SERVICE, "nobody serves yet")
         edge.server.add_generic_rpc_handlers((door,))
         await edge.start()
-        running = asyncio.create_task(Engine(settings, link, nc, journal, None).run(edge, door, address))
+        running = asyncio.create_task(Engine(settings, edge, door, address, link, nc, journal, None).run())
         try:
             await eventually(partial(is_serving, address), 10, "the engine serves")
             async with grpc.aio.insecure_channel(address) as channel:

@@ -20,6 +20,7 @@ import grpc
 import msgspec
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from matchbus.edge import STANDBY_ROLE
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.msg import Msg
@@ -30,7 +31,6 @@ from bus.messages import BookDelta, BookSnapshot, decode_feed
 from bus.records import Record
 from bus.stream import StreamReader, extent
 from client import Client, Fill, OrderResult
-from engine.runtime.process import STANDBY_ROLE
 from simulation.cluster import Cluster
 from tests.system.venue import REPOSITORY, eventually, show
 

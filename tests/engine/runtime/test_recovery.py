@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -36,7 +37,7 @@ from engine.invariants import check
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import REPORTED, Reports
 from engine.runtime.high_water import MarkedJournal
-from engine.runtime.recovery import begin_reign, replay
+from engine.runtime.recovery import begin_next_reign, begin_reign, replay
 from engine.state import State
 from engine.terms import Side
 from tests.waiting import until
@@ -246,6 +247,49 @@ async def test_a_reign_begins_with_a_record_of_its_epoch() -> None:
         await reign.journal.append(1, newest_ns, encode([]))
     later, _ = await replayed(journal.stored, reports_to(Stream()))
     assert state_digest(later) == state_digest(state)
+
+
+class Late(MemoryJournal):
+    """A journal in which something happens right before each of the first appends."""
+
+    def __init__(self, stored: list[bytes], *happenings: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(1, stored)
+        self._happenings = list(happenings)
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says."""
+        if self._happenings:
+            await self._happenings.pop(0)()
+        return await super().append(epoch, time_ns, commands)
+
+
+async def test_a_predecessor_that_appends_once_more_does_not_keep_a_reign_from_beginning() -> None:
+    """What it stored and acknowledged is applied, with its reports; the reign begins after it."""
+    reign = await first_reign(4, rounds=5)
+    state, stream = State(1), Stream()
+    reports = reports_to(stream)
+    journal = Late(reign.journal.stored, *(partial(reign.trade, 2) for _ in range(2)))
+    await begin_next_reign(state, journal, reports, 6)
+    assert (state.epoch, state.batch_number) == (7, reign.batches[-1].number + 1)
+    with pytest.raises(PrimaryReplaced):
+        await reign.journal.append(1, 10**9, b"")
+    await publish(reports, stream, len(reign.reports()))
+    assert stream.reports() == reign.reports()
+    later, _ = await replayed(journal.stored, reports_to(Stream()))
+    assert state_digest(later) == state_digest(state)
+
+
+async def test_where_another_has_begun_a_reign_none_begins() -> None:
+    """Whoever came first is the rightful one, in the same epoch or a higher one; the state is as it was."""
+    for epoch in (2, 3):
+        reign = await first_reign(4, rounds=5)
+        before = state_digest(reign.state)
+        other, others = await replayed(reign.journal.stored, reports_to(Stream()))
+        state = State(1)
+        journal = Late(others.stored, partial(begin_reign, other, others, epoch, 6))
+        with pytest.raises(PrimaryReplaced):
+            await begin_next_reign(state, journal, reports_to(Stream()), 0)
+        assert state_digest(state) == before
 
 
 async def test_a_reign_begins_at_its_time() -> None:

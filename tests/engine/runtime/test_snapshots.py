@@ -234,6 +234,21 @@ async def test_a_maker_that_hangs_is_killed(
     assert f"ended with code {-signal.SIGKILL}" in caplog.text
 
 
+async def test_a_maker_that_cannot_be_started_is_a_failure_and_no_more(
+    engine: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A snapshot is only a cache: the engine goes on without it, and the next one is tried."""
+    maker = snapshots.SnapshotMaker(engine, "nats://127.0.0.1:1", commands_per_snapshot=1)
+    monkeypatch.setattr(maker, "_command", ["/no/such/program"])
+    running = asyncio.create_task(maker.run())
+    maker.note(1)
+    await until(lambda: maker.failures == 1)
+    maker.note(1)
+    await until(lambda: maker.failures == 2)
+    running.cancel()
+    assert "no snapshot was made: " in caplog.text
+
+
 async def test_no_report_is_lost_by_starting_from_a_snapshot(market: Market) -> None:
     """While the stream of reports lacks some of before the snapshot, the journal is replayed from earlier."""
     await market.make()

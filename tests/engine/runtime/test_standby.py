@@ -202,6 +202,38 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     assert await holder.holder() == lease.entry
 
 
+async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
+    nats_connection: Connection, engine: int
+) -> None:
+    """After an accepted loss the newest report is of a lost batch until the primary has fenced it off."""
+    await provision.provision_shared(nats_connection)
+    primary = await first_reign(2, rounds=2)
+    state, journal = State(1), MemoryJournal(1, primary.journal.stored)
+    state.engine = engine
+    writer = ExecutionsWriter(nats_connection, engine)
+    await writer.start()
+    await writer.publish(messages.Executions(engine, 1, 1, 10**6, 1, _reports(accepted(1))))
+    reports = Reports(engine, writer, await writer.start())
+    await catch_up(state, journal, reports)
+    assert not reports.queued
+    reports.forget_published()
+    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
+    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
+    assert await holder.acquire()
+    statuses = await nats_connection.subscribe(subjects.standby(engine))
+    standby = Standby(nats_connection, lease, state, journal, reports, writer)
+    waiting = asyncio.create_task(standby.until_reign(0))
+    keeping = asyncio.create_task(holder.keep(_never))
+    for _ in range(2):  # it looks at the stream in between
+        await statuses.next_msg(timeout=5)
+    before = len(primary.reports())
+    await primary.trade(3)
+    await until(lambda: journal.position == primary.journal.position)
+    assert reports.queued == len(primary.reports()) - before > 0
+    waiting.cancel()
+    keeping.cancel()
+
+
 async def _never() -> None:
     raise AssertionError("the lease lapsed")
 
@@ -282,10 +314,10 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
         owed.append(loop.submit_own(LegResult((1 << 48) + 1, ())))
         await asyncio.wait(owed, timeout=0.1)
 
-    retiring = Mock(_round_trip=Mock(make=result_comes))
+    retiring = Mock(_round_trip=Mock(make=result_comes), _reports=AsyncMock())
     async with reign.running():
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        await Engine._retire(retiring, AsyncMock(), Mock(), loop, AsyncMock())  # noqa: SLF001
+        await Engine._retire(retiring, AsyncMock(), loop)  # noqa: SLF001
         assert loop.journal.position == end
         assert not owed[0].done()

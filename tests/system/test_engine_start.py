@@ -1,0 +1,79 @@
+"""What an engine waits for before it serves: a bucket that does not answer, symbols that are listed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from unittest.mock import AsyncMock, Mock
+
+import pytest
+from matchbus.edge import Door
+from matchbus.v1 import matchbus_pb2_grpc
+
+from bus import messages, subjects
+from bus.connection import Connection
+from bus.journal import JetStreamJournal
+from bus.registry import Bucket, BucketUnavailable
+from bus.runner import ProcessFault
+from bus.server import NatsServer
+from engine.runtime.process import Engine
+from tests.system.test_nats_trouble import wired_engine
+
+
+async def test_a_start_waits_for_the_bucket_of_engines(
+    own_server: NatsServer, own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster it may be without a leader for longer than one question waits: it is asked again."""
+    left: list[object] = []
+
+    def unavailable_once(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def asked(bucket: Bucket[Any], key: str, *value: Any) -> Any:
+            if key == "1" and ask in left:  # the engine's own
+                left.remove(ask)
+                raise BucketUnavailable("no leader")
+            return await ask(bucket, key, *value)
+
+        left.append(ask)
+        return asked
+
+    monkeypatch.setattr(Bucket, "get", unavailable_once(Bucket.get))
+    monkeypatch.setattr(Bucket, "put", unavailable_once(Bucket.put))
+    async with wired_engine(own_server) as engine:
+        assert not left
+        engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+        entry = await engines.get("1")
+        assert entry is not None
+        assert entry.address == engine.address
+
+
+async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> None:
+    """Its address would take the place of its successor's."""
+    ask = AsyncMock(side_effect=BucketUnavailable("no leader"))
+    check = AsyncMock(side_effect=[None, ProcessFault("another process wrote")])
+    with pytest.raises(ProcessFault):
+        await Engine._answered(Mock(_check_place=check, _settings=Mock(number=1)), ask)  # noqa: SLF001
+    assert ask.await_count == 2
+
+
+async def test_symbols_that_are_listed_trade_when_the_door_opens(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the journal has them it stays shut, however long that takes."""
+    append, open_to, opened = JetStreamJournal.append, Door.open_to, asyncio.Event()
+    was_open = []
+
+    async def append_late(journal: JetStreamJournal, *record: Any) -> int:
+        if journal.position.batch_number == 1:  # the reign has begun, now its symbols are listed
+            await asyncio.wait([asyncio.ensure_future(opened.wait())], timeout=0.5)
+            was_open.append(opened.is_set())
+        return await append(journal, *record)
+
+    def note_open(door: Door, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        if add_to_server is matchbus_pb2_grpc.add_MatchingEngineServicer_to_server:
+            opened.set()
+        open_to(door, add_to_server, servicer)
+
+    monkeypatch.setattr(JetStreamJournal, "append", append_late)
+    monkeypatch.setattr(Door, "open_to", note_open)
+    async with wired_engine(own_server):
+        assert opened.is_set()
+    assert was_open == [False]
