@@ -119,7 +119,7 @@ class CommitLoop:
     the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of
     its legs, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
-    none); what it returns says when all can see them. While no peer follows (`is_followed`), answers need not
+    none); what it returns says when all can see them. While no peer follows (`has_peers`), answers need not
     wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
     """
 
@@ -133,7 +133,7 @@ class CommitLoop:
         legs_planned: Callable[[Sequence[LegSent]], None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         release_trouble: Callable[[], str] = lambda: "",
-        is_followed: Callable[[], bool] = lambda: True,
+        has_peers: Callable[[], bool] = lambda: True,
         delay_s: Callable[[], float] = lambda: 0.0,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -153,7 +153,7 @@ class CommitLoop:
         self._legs_planned = legs_planned
         self._release = release
         self._release_trouble = release_trouble
-        self._is_followed = is_followed
+        self._has_peers = has_peers
         self._delay_s = delay_s
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
@@ -272,7 +272,7 @@ class CommitLoop:
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
                     order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
-                    if not self._is_followed():
+                    if not self._has_peers():
                         self._answer(batch, finished)
                         finished = []
                         await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
@@ -367,7 +367,7 @@ class CommitLoop:
         finished: list[Submission] = []
         room = MAX_RECORD_BYTES
         until_s = time.monotonic() + MAX_BATCH_S
-        attach, apply, is_followed = self._attach, state.apply, self._is_followed()
+        attach, apply, has_peers = self._attach, state.apply, self._has_peers()
         applied, batch_events = batch.commands, batch.events
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission = queue[0]
@@ -376,7 +376,7 @@ class CommitLoop:
                 if room <= _COMMAND_BYTES or (applied and time.monotonic() > until_s):
                     break
                 command = asked
-                if is_followed or not submission.takes:
+                if has_peers or not submission.takes:
                     attached = attach(asked)
                     if attached is None:
                         answers.append(None)

@@ -297,7 +297,7 @@ class Engine:
             legs_planned=self._away.legs_planned,
             release=self._release,
             release_trouble=lambda: reports.trouble,
-            is_followed=lambda: bool(self._follower.peers),
+            has_peers=lambda: bool(self._follower.peers),
             delay_s=CommitDelay().next_s,
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)

@@ -106,7 +106,7 @@ class Rig:
         self.shows = False
         self.has_room = asyncio.Event()
         self.has_room.set()
-        self.is_followed = True
+        self.has_peers = True
         self.delay_s = 0.0
         self.loop = CommitLoop(
             self.state,
@@ -116,7 +116,7 @@ class Rig:
             legs_planned=lambda _: None,
             release=self._release,
             release_trouble=lambda: "no room",
-            is_followed=lambda: self.is_followed,
+            has_peers=lambda: self.has_peers,
             delay_s=lambda: self.delay_s,
             utc_ns=lambda: self.clock_ns,
         )
@@ -461,17 +461,17 @@ async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: py
     assert names(await rig.journal.commands()) == ["a", "b", "e", "f", "g"]
 
 
-@pytest.mark.parametrize("is_followed", [True, False])
-async def test_answers_wait_for_effects_only_while_peers_follow(rig: Rig, is_followed: bool) -> None:
+@pytest.mark.parametrize("has_peers", [True, False])
+async def test_answers_wait_for_effects_only_while_peers_follow(rig: Rig, has_peers: bool) -> None:
     """Alone, an engine answers first; peers must be able to see a change before its client hears of it."""
-    rig.is_followed = is_followed
+    rig.has_peers = has_peers
     async with rig.running():
         done = rig.submit(order("a"))
         done.add_done_callback(lambda _: rig.happened.append("answer"))
         await done
         await until(lambda: len(rig.happened) == 2)
     effects = f"release {rig.batches[-1].number}"
-    assert rig.happened == ([effects, "answer"] if is_followed else ["answer", effects])
+    assert rig.happened == ([effects, "answer"] if has_peers else ["answer", effects])
 
 
 async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
