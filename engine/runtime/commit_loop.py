@@ -79,7 +79,8 @@ class Retired(CommitError):
 class Batch:
     """What one journal record holds, and what came of it.
 
-    `settled` are orders whose legs it brought back, each with the future of those who wait for that. By
+    `settled` are orders whose legs it brought back, each with the future of those who wait for that. With
+    `has_peers` there are peers, who must be able to see it before a client hears of it. By
     `time.monotonic()`: when its append began, when the journal had it, when it was shown to peers.
     """
 
@@ -90,6 +91,7 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     changes: list[BookChanged] = field(default_factory=list)
     settled: list[tuple[asyncio.Future[Answered], Answered]] = field(default_factory=list)
+    has_peers: bool = False
     append_began_s: float = 0.0
     committed_s: float = 0.0
     shown_s: float = 0.0
@@ -119,7 +121,7 @@ class CommitLoop:
     the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of
     its legs, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
-    none); what it returns says when all can see them. While no peer follows (`has_peers`), answers need not
+    none); what it returns says when all can see them. While no peer is known (`has_peers`), answers need not
     wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
     """
 
@@ -250,6 +252,7 @@ class CommitLoop:
     async def run(self) -> None:
         """Commit for ever. Raises JournalError when this engine must not go on."""
         async with asyncio.TaskGroup() as group:
+            answering: asyncio.Task[None] | None = None
             while True:
                 self._busy = False
                 await self._arrived.wait()
@@ -272,7 +275,8 @@ class CommitLoop:
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
                     order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
-                    if not self._has_peers():
+                    batch.has_peers = self._has_peers()
+                    if not batch.has_peers:
                         self._answer(batch, finished)
                         finished = []
                         await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
@@ -280,10 +284,10 @@ class CommitLoop:
                     shown = await self._release(batch)
                     self._releasing_since = None
                     self._in_flight = []
-                if shown is None:
+                if shown is None and (answering is None or answering.done()):
                     self._answer(batch, finished)
                 else:  # the next batch need not wait until the last one is seen, only its answers
-                    group.create_task(self._answer_when(shown, batch, finished))
+                    answering = group.create_task(self._answer_when(shown, answering, batch, finished))
                 while self._reads:
                     query, answer = self._reads.popleft()
                     if not answer.done():
@@ -302,8 +306,18 @@ class CommitLoop:
             gathered = len(self._queue)
             await asyncio.sleep(0)
 
-    async def _answer_when(self, shown: Awaitable[None], batch: Batch, finished: list[Submission]) -> None:
-        await shown
+    async def _answer_when(
+        self,
+        shown: Awaitable[None] | None,
+        earlier: asyncio.Task[None] | None,
+        batch: Batch,
+        finished: list[Submission],
+    ) -> None:
+        """Answer in the order of the batches: what changed nothing may still say what an earlier one did."""
+        if shown is not None:
+            await shown
+        if earlier is not None:
+            await earlier
         self._answer(batch, finished)
 
     def _answer(self, batch: Batch, finished: list[Submission]) -> None:

@@ -308,7 +308,7 @@ class Engine:
             self._bell,
             send_leg=legs.send,
             uncross=self._uncrosser.look,
-            shown=lambda: self._round_trip.make() if self._follower.peers else None,
+            shown=self._round_trip.make,
         )
         return loop, legs, effects
 

@@ -332,7 +332,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             if since < account.forgotten:
                 return account.landmark(since)
             first = since - account.forgotten
-            return account.fills[first : first + MAX_FILLS_PER_BATCH]
+            count = min(self._bell.visible(client, account.traded) - since, MAX_FILLS_PER_BATCH)
+            return account.fills[first : first + max(count, 0)]
 
         while True:
             if rung is not None:

@@ -612,6 +612,22 @@ async def test_answers_wait_until_the_batch_is_shown(rig: Rig) -> None:
         await asyncio.wait_for(second, 1)
 
 
+async def test_an_answer_waits_for_what_it_rests_on(rig: Rig) -> None:
+    """A repeat changes no book, but it says that the order rests, and peers cannot see that yet."""
+    rig.shows = True
+    async with rig.running():
+        first = rig.submit(order("a"))
+        await until(lambda: rig.shown)
+        rig.shows = False
+        repeat = rig.submit(order("a"))
+        await until(lambda: len(rig.batches) == 2)
+        await quiet()
+        assert not repeat.done()
+        rig.shown[0].set_result(None)
+        await asyncio.wait_for(asyncio.gather(first, repeat), 1)
+        await asyncio.wait_for(rig.submit(order("a")), 1)
+
+
 async def test_orders_are_sequenced_after_catching_up(rig: Rig) -> None:
     """They may take what peers show, so every quote that was shown before must be here."""
     rig.caught_up.clear()
