@@ -27,7 +27,7 @@ from bus.messages import ReportedFill
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.book import Book
-from engine.commands import Command, OrderCommand
+from engine.commands import CancelOrder, Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Landmark, Order
 from engine.runtime import order_log, order_trace, wire
@@ -446,7 +446,10 @@ async def _answers(submissions: Iterable[Submission]) -> list[Answered | Accepte
             pending = to_orders[position]
             if future.done():
                 duplicate = type(pending) is Answered and pending.duplicate
-                to_orders[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
+                settled = msgspec.structs.replace(future.result(), duplicate=duplicate)
+                if type(submission.commands[position]) is CancelOrder:  # another command traded it
+                    settled = msgspec.structs.replace(settled, fills=(), prevented=())
+                to_orders[position] = settled
         answers += to_orders
     order_log.replied(answers)
     order_trace.replied(answers)

@@ -11,8 +11,9 @@ import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from bus.journal import MemoryJournal
-from engine.commands import AddInstrument, AwayQuote, Command, NewOrder
+from engine.commands import AddInstrument, AwayQuote, Command, LegFill, LegResult, NewOrder
 from engine.events import BookChanged, Event, Fill, LegSent
+from engine.runtime import servicer
 from engine.runtime.commit_loop import CommitLoop
 from engine.runtime.effects import Effects, FillBell
 from engine.runtime.rates import Rates
@@ -103,9 +104,9 @@ class Venue:
             with suppress(asyncio.CancelledError):
                 await run
 
-    def submit(self, client: str, side: Side, quantity: int) -> asyncio.Task[pb.OrderReply]:
-        """An order at 100; its client order id says what number it has."""
-        name = f"{client}-{len(self.state.orders)}"
+    def submit(self, client: str, side: Side, quantity: int, name: str = "") -> asyncio.Task[pb.OrderReply]:
+        """An order at 100; without a name one that says how many orders there are."""
+        name = name or f"{client}-{len(self.state.orders)}"
         order = pb.NewOrder(
             client_order_id=name,
             symbol="AAPL",
@@ -116,6 +117,11 @@ class Venue:
             quantity=quantity,
         )
         return asyncio.create_task(self.servicer.SubmitOrder(order, cast("Context", Call(client))))
+
+    async def cancel(self, client: str, order_id: int) -> pb.OrderReply:
+        """Cancel an order."""
+        call = cast("Context", Call(client))
+        return await self.servicer.CancelOrder(pb.CancelOrderRequest(order_id=order_id), call)
 
     async def fills(self, call: Call, *, follow: bool) -> None:
         """GetFills from the first one on."""
@@ -213,3 +219,22 @@ async def test_a_batch_that_is_shown_too_soon_waits_for_those_before(venue: Venu
     venue.shown[2].set_result(None)
     await submitted[2]
     assert await venue.fills_now("bob") == [1, 2, 3]
+
+
+async def test_the_reply_to_a_cancel_has_no_fills(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the order's legs, and what they bring the order had traded: the cancel did not."""
+    monkeypatch.setattr(servicer, "SETTLE_PATIENCE_S", 0.01)
+    await venue.submit("bob", Side.SELL, 4)
+    venue.away = (AwayQuote(2, 1, 9, ((100, 5),)),)
+    pending = await venue.submit("ann", Side.BUY, 10)
+    assert (pending.status, [fill.quantity for fill in pending.fills]) == (pb.ORDER_STATUS_PENDING, [4])
+    monkeypatch.setattr(servicer, "SETTLE_PATIENCE_S", 10.0)
+    repeating = venue.submit("ann", Side.BUY, 10, "ann-1")
+    cancelling = asyncio.create_task(venue.cancel("ann", pending.order_id))
+    await until(lambda: venue.state.orders[pending.order_id].cancelling)
+    (leg,) = venue.legs
+    await venue.loop.submit_own(LegResult(leg.leg_id, (LegFill(2 << 48, 100, 3, 7, 1),)))
+    cancelled, repeated = await cancelling, await repeating
+    assert (cancelled.status, cancelled.cumulative_quantity) == (pb.ORDER_STATUS_CANCELLED, 7)
+    assert list(cancelled.fills) == []
+    assert [fill.quantity for fill in repeated.fills] == [4, 3]
