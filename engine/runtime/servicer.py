@@ -199,7 +199,9 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         found = await self._read(find, context)
         if found is None:
             asked = request.order_id or f"{request.client_order_id!r:.48}"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"order {asked} is no order of this client")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"order {asked} is not one of this client's orders"
+            )
         return found
 
     async def ListOpenOrders(
