@@ -101,7 +101,7 @@ class Batch:
 class Submission:
     """Commands that came together, and their answers: of each command the last event.
 
-    `client` sent them, if it was one. With `takes` they may take what peers show. `settling` has, by
+    `client` sent them, if it was one. With `may_take` they may take what peers show. `settling` has, by
     position, the future answer of each order that still has a leg out.
     """
 
@@ -109,7 +109,7 @@ class Submission:
     done: asyncio.Future["Submission"]
     client: str = ""
     is_own: bool = False
-    takes: bool = True
+    may_take: bool = True
     answers: list[Event | None] = field(default_factory=list)
     settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
 
@@ -171,21 +171,21 @@ class CommitLoop:
         self._settling: dict[int, asyncio.Future[Answered]] = {}
 
     def submit(
-        self, commands: Sequence[Command], *, client: str = "", takes: bool = True
+        self, commands: Sequence[Command], *, client: str = "", may_take: bool = True
     ) -> asyncio.Future[Submission]:
         """Queue commands, of a client if one sent them; the future resolves when the journal has the last.
 
-        `takes`: among them may be orders, which must not miss a quote of a peer. Giving up on the future does
-        not take a command back. Raises CommitError, having taken none.
+        `may_take`: among them may be orders, which must not miss a quote of a peer. Giving up on the future
+        does not take a command back. Raises CommitError, having taken none.
         """
         fault = self._why_untaken(len(commands), client)
         if fault is not None:
             self.untaken[type(fault)] += len(commands)
             raise fault
         done = asyncio.get_running_loop().create_future()
-        return self._enqueue(Submission(commands, done, client, takes=takes))
+        return self._enqueue(Submission(commands, done, client, may_take=may_take))
 
-    async def share_of(self, client: str, more: int) -> None:
+    async def wait_for_share(self, client: str, more: int) -> None:
         """Wait until so many more commands of the client are within its share of the queue."""
         while self._queued_of[client] + more > MAX_CLIENTS_SHARE:
             self._shrunk.clear()
@@ -197,7 +197,9 @@ class CommitLoop:
         Once the loop is closed it is left out, and the future never resolves.
         """
         done = asyncio.get_running_loop().create_future()
-        return done if self.closed else self._enqueue(Submission([command], done, is_own=True, takes=False))
+        if self.closed:
+            return done
+        return self._enqueue(Submission([command], done, is_own=True, may_take=False))
 
     def _why_untaken(self, more: int, client: str) -> CommitError | None:
         """What so many more commands of a client are told; None when they are taken."""
@@ -259,7 +261,7 @@ class CommitLoop:
                 self._busy = True
                 await self._gather()
                 waiting = len(self._queue)
-                if any(submission.takes for submission in self._queue):
+                if any(submission.may_take for submission in self._queue):
                     await self._catch_up()
                 batch, finished = self._sequence(waiting)
                 crash_points.reach("batch matched")
@@ -332,32 +334,33 @@ class CommitLoop:
         crash_points.reach("answers given")
 
     async def watch(self) -> None:
-        """Give up waiting, for ever, for what is not stored: those who wait hear JournalUnavailable.
-
-        What is in flight may be in the journal, so its commands are told to come again as they are.
-        """
+        """For ever: whenever something has gone unstored for too long, tell those who wait."""
         while True:
             await asyncio.sleep(_WATCH_PERIOD_S)
-            trouble = self.trouble()
-            if not trouble:
-                continue
-            fault = JournalUnavailable(trouble)
-            started = [submission for submission in self._queue if submission.answers]
-            for submission in (*self._in_flight, *self._queue):
-                if not submission.is_own and not submission.done.done():
-                    submission.done.set_exception(fault)
-                    submission.done.exception()  # whoever gave it may be gone: that is nothing to log
-            for _, answer in self._reads:
-                if not answer.done():
-                    answer.set_exception(fault)
-            self._reads.clear()
-            own = [submission for submission in self._queue if submission.is_own]
-            self._queue = deque(dict.fromkeys((*started, *own)))
-            self._queued_of.clear()
-            for submission in self._queue:
-                self._queued_of[submission.client] += len(submission.commands)
-            self.queued_commands = self._queued_of.total()
-            self._shrunk.set()
+            if trouble := self.trouble():
+                self._give_up(JournalUnavailable(trouble))
+
+    def _give_up(self, fault: JournalUnavailable) -> None:
+        """Fail all who wait; keep of the queue only what has begun or is our own.
+
+        What is in flight may be in the journal, so its clients are told to send it again unchanged.
+        """
+        started = [submission for submission in self._queue if submission.answers]
+        for submission in (*self._in_flight, *self._queue):
+            if not submission.is_own and not submission.done.done():
+                submission.done.set_exception(fault)
+                submission.done.exception()  # whoever gave it may be gone: that is nothing to log
+        for _, answer in self._reads:
+            if not answer.done():
+                answer.set_exception(fault)
+        self._reads.clear()
+        own = [submission for submission in self._queue if submission.is_own]
+        self._queue = deque(dict.fromkeys((*started, *own)))
+        self._queued_of.clear()
+        for submission in self._queue:
+            self._queued_of[submission.client] += len(submission.commands)
+        self.queued_commands = self._queued_of.total()
+        self._shrunk.set()
 
     def trouble(self) -> str:
         """Why nothing more is taken: what must be stored was not for a while. Empty when all is well."""
@@ -390,7 +393,9 @@ class CommitLoop:
                 if room <= _COMMAND_BYTES or (applied and time.monotonic() > until_s):
                     break
                 command = asked
-                if has_peers or not submission.takes:
+                # Without peers an order finds no quotes. All else is looked at even then: an Uncross may have
+                # nothing left to do, and the fills of a leg take room.
+                if has_peers or not submission.may_take:
                     attached = attach(asked)
                     if attached is None:
                         answers.append(None)

@@ -133,11 +133,11 @@ class Reports:
         if self._queued > MAX_QUEUED_REPORTS:
             self._has_room.clear()
 
-    def forget_published(self) -> None:
+    def report_again(self) -> None:
         """The journal lost batches that were reported, and their numbers will be used again: report those."""
         self._published = 0, 0
 
-    def forget(self, published: tuple[int, int]) -> None:
+    def leave_out(self, published: tuple[int, int]) -> None:
         """Leave out what the stream has by now, though another process stored it."""
         self._published = published
         owed, self._owed, self._queued = self._owed, deque(), 0
@@ -156,16 +156,16 @@ class Reports:
         while True:
             published = await self._writer.start()
             if published[0] < batch_number:
-                self.forget(published)
+                self.leave_out(published)
             else:  # reported from batches that the journal has lost: their numbers are given out again
-                self.forget_published()
+                self.report_again()
             if self._owed:
                 message = self._next_message()
             else:
                 message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
                 await self._writer.publish(message)
-            except PrimaryReplaced:  # what of it the predecessor has stored is forgotten in the next round
+            except PrimaryReplaced:  # what of it the predecessor has stored is left out in the next round
                 continue
             self._take_off(len(message.reports))
             return

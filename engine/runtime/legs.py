@@ -14,9 +14,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import nats.errors
@@ -36,7 +34,7 @@ from bus.messages import (
 )
 from bus.metrics import Histogram
 from bus.replica import BookReplica
-from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
+from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg
 from engine.events import LegSent, LegTaken
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
@@ -61,14 +59,10 @@ TELL_S: Final = 10.0
 MAX_PENDING_LEGS: Final = 20_000
 """Legs of peers waiting to be read; one left out is asked after by its sender."""
 
-LOOK_S: Final = 1.0
-"""How often all symbols are looked at for what crosses."""
-
 SENT_OUTCOMES: Final = ("filled", "partial", "empty", "refused")
 TAKEN_OUTCOMES: Final = ("filled", "empty", "refused")
 """The engine that takes a leg counts it as filled if any part of it traded."""
 
-_LOOKS_A_TURN: Final = 200
 _INT64_MAX: Final = 2**63 - 1
 _UINT64_MAX: Final = 2**64 - 1
 
@@ -242,10 +236,10 @@ class Legs:
         except (TimeoutError, nats.errors.Error):
             return None
         except NO_MESSAGE as error:
-            _log.error("E%d answered leg %d with what is no answer: %s", leg.peer, leg.leg_id, error)
+            _log.error("E%d sent something that is not an answer to leg %d: %s", leg.peer, leg.leg_id, error)
             return None
         if not _fits(leg, answer):
-            _log.error("E%d answered leg %d with what cannot be: %r", leg.peer, leg.leg_id, answer)
+            _log.error("E%d sent an impossible answer to leg %d: %r", leg.peer, leg.leg_id, answer)
             return None
         return answer
 
@@ -253,10 +247,10 @@ class Legs:
         try:
             message = decode_route(request.data)
         except NO_MESSAGE as error:
-            _log.warning("left out what is no leg: %s", error)
+            _log.warning("ignored a message that is not a leg: %s", error)
             return
         if not request.reply or not _is_plausible(message):
-            _log.warning("left out a leg that cannot be: %.200r", message)
+            _log.warning("ignored an impossible leg: %.200r", message)
             return
         command: TakeLeg | QueryLeg
         if isinstance(message, LegQuery):
@@ -265,7 +259,7 @@ class Legs:
             command = TakeLeg(*(getattr(message, name) for name in TakeLeg.__struct_fields__))
         crash_points.reach("leg received")
         try:
-            done = self._loop.submit([command], takes=False)
+            done = self._loop.submit([command], may_take=False)
         except CommitError as fault:
             _log.warning("left out leg %d of E%d: %s", message.leg_id, message.sender, fault)
             return
@@ -292,44 +286,6 @@ class Legs:
             crash_points.reach("leg answer sent")
         except nats.errors.Error as error:
             _log.warning("leg %d is answered later: %r", taken.leg_id, error)
-
-
-class Uncrosser:
-    """Asks for an Uncross where resting orders here are locked or crossed by a peer with a higher number."""
-
-    def __init__(self, loop: CommitLoop, crossing: Callable[[str], list[int]]) -> None:
-        self._loop = loop
-        self._crossing = crossing
-        self._asked: set[tuple[str, int]] = set()
-
-    async def run(self, symbols: Iterable[str]) -> None:
-        """Look at every symbol once a second, until cancelled.
-
-        A quote may begin to count without changing: its peer is live again, or has answered a leg and is no
-        longer suspect, or this reign has just begun.
-        """
-        while True:
-            await asyncio.sleep(LOOK_S)
-            for number, symbol in enumerate(tuple(symbols), start=1):
-                self.look(symbol)
-                if number % _LOOKS_A_TURN == 0:
-                    await asyncio.sleep(0)
-
-    def look(self, symbol: str) -> None:
-        """A quote of this symbol changed, here or at a peer."""
-        for side in self._crossing(symbol):
-            if (symbol, side) not in self._asked:
-                self._asked.add((symbol, side))
-                done = self._loop.submit_own(Uncross(symbol, side, ()))
-                done.add_done_callback(partial(self._on_done, symbol, side))
-
-    def _on_done(self, symbol: str, side: int, _: asyncio.Future[Submission]) -> None:
-        """One Uncross takes a part of what crosses: look at once whether there is more.
-
-        It ends: each takes or cancels something, or there was nothing left to do for it.
-        """
-        self._asked.discard((symbol, side))
-        self.look(symbol)
 
 
 def _named(leg: LegSent) -> dict[str, int]:

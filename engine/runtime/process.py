@@ -52,7 +52,7 @@ from engine.runtime.commit_delay import CommitDelay
 from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
-from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.legs import Legs
 from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
@@ -62,6 +62,7 @@ from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
 from engine.runtime.snapshots import SnapshotMaker, drop_lost, load
 from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
+from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
@@ -195,7 +196,7 @@ class Engine:
         if not check_reports(
             number, published[0], self._journal.position, accept_loss=self._settings.accept_loss
         ):
-            reports.forget_published()
+            reports.report_again()
         gc.collect()
         gc.set_threshold(*_GC_THRESHOLDS)
         if self._lease is not None:

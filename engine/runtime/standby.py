@@ -103,7 +103,7 @@ class Standby:
                 self.lag_batches,
             )
             await self._nc.publish(subject, encode(status))
-            self._reports.forget(await self._writer.start())
+            self._reports.leave_out(await self._writer.start())
             await asyncio.sleep(TELL_S)
 
 

@@ -143,9 +143,9 @@ class Rig:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def submit(self, *commands: Command, takes: bool = True) -> asyncio.Future[Submission]:
+    def submit(self, *commands: Command, may_take: bool = True) -> asyncio.Future[Submission]:
         """Queue commands."""
-        return self.loop.submit(commands, takes=takes)
+        return self.loop.submit(commands, may_take=may_take)
 
     async def asked(self, appends: int) -> None:
         """Wait until the journal was asked for so many appends, and all that can happen then has."""
@@ -434,8 +434,8 @@ async def test_one_client_cannot_fill_the_queue(rig: Rig, monkeypatch: pytest.Mo
     with pytest.raises(Overloaded, match="2 commands of this client are waiting, 2 is the limit"):
         rig.loop.submit([order("c")], client="ann")
     waiting.append(rig.loop.submit([order("d")], client="bob"))
-    await rig.loop.share_of("bob", 1)
-    more = asyncio.create_task(rig.loop.share_of("ann", 1))
+    await rig.loop.wait_for_share("bob", 1)
+    more = asyncio.create_task(rig.loop.wait_for_share("ann", 1))
     await quiet()
     assert not more.done()
     waiting += [rig.submit(order(name)) for name in "efg"]
@@ -645,7 +645,7 @@ async def test_legs_and_results_do_not_wait_for_quotes(rig: Rig) -> None:
     """They take nothing from peers, and a peer waits for them."""
     rig.caught_up.clear()
     async with rig.running():
-        await asyncio.wait_for(rig.submit(QueryLeg(2 << 48, 2), takes=False), 1)
+        await asyncio.wait_for(rig.submit(QueryLeg(2 << 48, 2), may_take=False), 1)
         await asyncio.wait_for(rig.loop.submit_own(LegResult(1, ())), 1)
     assert rig.catch_ups == 0
 

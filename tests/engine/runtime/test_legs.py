@@ -46,8 +46,9 @@ from engine.invariants import check
 from engine.runtime import away, legs
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
-from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.legs import Legs
 from engine.runtime.recovery import begin_reign
+from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
 from tests.waiting import until
@@ -750,11 +751,11 @@ async def test_a_leg_that_finds_no_room_is_left_to_be_asked_after(
         submit = away.loop.submit
         refusals: list[Command] = []
 
-        def busy(commands: list[Command], *, takes: bool = True) -> Awaitable[Submission]:
+        def busy(commands: list[Command], *, may_take: bool = True) -> Awaitable[Submission]:
             if not refusals:
                 refusals.extend(commands)
                 raise Overloaded("busy")
-            return submit(commands, takes=takes)
+            return submit(commands, may_take=may_take)
 
         monkeypatch.setattr(away.loop, "submit", busy)
         submission = await home.rest("alice", Side.BUY, 5, 100)
@@ -780,7 +781,7 @@ async def test_a_crossing_that_nothing_announced_is_found(
     nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quote that begins to count without changing is seen by the next look at all symbols."""
-    monkeypatch.setattr(legs, "LOOK_S", 0.01)
+    monkeypatch.setattr("engine.runtime.uncrosser.LOOK_S", 0.01)
     async with tasks() as group:
         node = Node(engine, nats_connection, group)
         crossing: list[int] = []
