@@ -68,7 +68,7 @@ class OutLeg:
 
 
 class PeerLegs:
-    """What one peer's legs did here: answers to legs it may still ask about, none below `settled_below`."""
+    """What one peer's legs did here: answers to legs it may still query, none below `settled_below`."""
 
     __slots__ = ("answers", "settled_below")
 
@@ -86,7 +86,7 @@ class PeerLegs:
             del answers[first]
 
     def remember(self, answer: LegTaken) -> None:
-        """Keep an answer for as long as the peer may ask after its leg."""
+        """Keep an answer for as long as the peer may query its leg."""
         if answer.leg_id >= self.settled_below:
             self.answers[answer.leg_id] = answer
 

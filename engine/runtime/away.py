@@ -35,9 +35,9 @@ MAX_UNCROSSED: Final = 500
 """Resting orders that one Uncross sends legs from; another follows for those behind them."""
 
 SUSPECT_AFTER_UNANSWERED: Final = 3
-"""Questions in a row that make a peer suspect: legs, or questions after one, of one leg or of several.
+"""Questions in a row that make a peer suspect: legs or queries, of one leg or of several.
 
-Three legs at once do it in a quarter of a second; one alone, which is asked after, in little more than one.
+Three legs at once do it in a quarter of a second; one alone, which is queried, in little more than one.
 """
 
 _BUY: Final = int(Side.BUY)
@@ -226,13 +226,13 @@ class AwayView:
             )
 
     def leg_unanswered(self, peer: int) -> None:
-        """A leg, or a question after one, got no answer in time."""
+        """A leg, or the query of one, got no answer in time."""
         self._unanswered[peer] = self._unanswered.get(peer, 0) + 1
 
     def is_suspect(self, peer: int) -> bool:
         """Whether the peer let too many legs wait; it stays so until it answers one.
 
-        It always can: a leg without an answer is asked after until it has one (`engine/runtime/legs.py`).
+        It always can: a leg without an answer is queried until it has one (`engine/runtime/legs.py`).
         """
         return self._unanswered.get(peer, 0) >= SUSPECT_AFTER_UNANSWERED
 
