@@ -80,8 +80,8 @@ class _Aim:
 class _Taken:
     """What our legs take from one side of one peer's book.
 
-    What is shown at the aims, `seen`, `late` and what follows from it are as of `as_of`: a replica's epoch,
-    sequence and checksum. It stays the same during a batch of ours, so it is looked at once.
+    What is shown at the aims, `seen`, `late` and what follows from it are true for `as_of`: a replica's
+    epoch, sequence and checksum. That stays the same during a batch of ours, so it is looked at once.
     """
 
     out: int = 0

@@ -344,7 +344,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     async def _send_fills(
         self, client: str, since: int, rung: asyncio.Event | None, context: Context
     ) -> None:
-        """Write fills above `since`; follow while the bell rings, or end at the newest without one."""
+        """Write fills above `since` that may be seen; follow while the bell rings, or end without one."""
         by_name = self._loop.state.accounts.by_name
 
         def newer() -> list[Fill] | Landmark:
