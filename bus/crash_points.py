@@ -29,7 +29,7 @@ POINTS: Final = (
     "leg received",
     "leg journaled",
     "leg answer sent",
-    "leg asked after",
+    "leg queried",
     "replay ended",
     "lease claimed",
     "journal applied",

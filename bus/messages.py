@@ -126,7 +126,7 @@ class Leg(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="l
     limit: int
     quantity: int
     settled_below: int
-    """The sender asks after no leg of its own below this id any more."""
+    """The sender queries no leg of its own below this id any more."""
 
 
 class LegQuery(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg_query"):

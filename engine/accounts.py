@@ -1,7 +1,8 @@
 """Who owns which order, and what each client has traded: the engine's books in the accountant's sense.
 
-Every change of an order's quantities goes through here and becomes an event, so that quantities and events
-cannot disagree. Client order ids are remembered with their orders.
+Every fill, cancellation and prevented match goes through here and becomes an event. Moving quantity between
+open and reserved (legs) and replacing an order are `engine.state`'s. Client order ids are remembered with
+their orders.
 """
 
 from typing import Final
@@ -19,7 +20,7 @@ class Accounts:
     """All accounts of one engine, and the facts of the command being applied.
 
     `events`, `taken` (fills of the command's own order), `prevented` and `leg_fills` start empty with each
-    command; `time_ns` is the batch's. `crowded` are accounts with more fills at hand than need be.
+    command; `time_ns` is the batch's. `crowded` are accounts due to let go of old fills.
     """
 
     def __init__(self, engine: int) -> None:
@@ -44,12 +45,12 @@ class Accounts:
         return events
 
     def open_account(self, client: str) -> Account:
-        """A client's first order came."""
+        """Open the account of a client whose first order has come; returns it."""
         account = self.by_name[client] = Account(client)
         return account
 
     def admit(self, order: Order) -> None:
-        """Let an order, which has the next order id, into the market, and tell of it."""
+        """Let an order, which has the next order id, into the market, and report it."""
         order_id, account, request = order.id, order.account, order.request
         assert account is not None
         self.next_order_id = order_id + 1
@@ -133,7 +134,7 @@ class Accounts:
         self.report_cancelled(order, quantity)
 
     def report_cancelled(self, order: Order, quantity: int) -> None:
-        """Tell that `quantity`, no longer open, will never trade; finish the order if that was all."""
+        """Report that `quantity`, no longer open, will never trade; finish the order if that was all."""
         account = order.account
         assert account is not None
         request = order.request

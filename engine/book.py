@@ -73,7 +73,7 @@ class Level:
         returned[order.priority] = order
 
     def discard(self, order: Order) -> None:
-        """Take an order off the queue; what it has open is counted elsewhere."""
+        """Take an order off the queue; the caller keeps `quantity` and `by_client` right."""
         if order.id in self.orders:
             del self.orders[order.id]
         else:
@@ -85,10 +85,10 @@ class Level:
         if self.by_client is None:
             self.by_client = {}
             for order in self.queue():
-                self.count(order, order.open)
+                self.adjust_held(order, order.open)
         return self.by_client.get(account.name, 0)
 
-    def count(self, order: Order, quantity: int) -> None:
+    def adjust_held(self, order: Order, quantity: int) -> None:
         """`quantity` more is open for an order's client. For a level where that is counted."""
         by_client, account = self.by_client, order.account
         assert by_client is not None
@@ -118,12 +118,12 @@ class BookSide:
         level.orders[order.id] = order
         level.quantity += order.open
         if level.by_client is not None:
-            level.count(order, order.open)
+            level.adjust_held(order, order.open)
         self.changed.add(key)
 
     def readmit(self, order: Order) -> None:
         """Put an order back where its priority says; very many may come back, one by one."""
-        self.add(order)
+        self.add(order)  # which does the sums; then the order moves to where its priority says
         level = self.levels[order.price * self.sign]
         del level.orders[order.id]
         level.readmit(order)
@@ -138,7 +138,7 @@ class BookSide:
             level.discard(order)
         level.quantity -= order.open
         if level.by_client is not None:
-            level.count(order, -order.open)
+            level.adjust_held(order, -order.open)
         self.changed.add(key)
         if not level.orders and not level.returned:
             self.drop(key)
@@ -150,7 +150,7 @@ class BookSide:
         level = self.levels[key]
         level.quantity -= quantity
         if level.by_client is not None:
-            level.count(order, -quantity)
+            level.adjust_held(order, -quantity)
         self.changed.add(key)
 
     def drop(self, key: int) -> None:

@@ -35,7 +35,7 @@ def refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) ->
         reached = [level for level in away if level.key >= order.worst]
         elsewhere = sum(level.quantity for level in reached)
         is_enough = (
-            any(level.is_horizon for level in reached)  # more is shown than is known
+            any(level.is_last_known for level in reached)  # more is shown than is known
             or elsewhere >= order.quantity
             or can_take(opposite, order, order.worst, order.quantity - elsewhere)
         )

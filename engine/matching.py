@@ -32,7 +32,7 @@ class Ledger(Protocol):
 def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Ledger) -> None:
     """Let `taker` take up to `quantity` of what it has open at keys of `worst` or better.
 
-    Self-trade prevention may cancel the taker's open quantity; it then has less open than it did not trade.
+    Self-trade prevention may also cancel some or all of what the taker has open.
     """
     keys, levels = resting.keys, resting.levels
     account = taker.account
@@ -55,7 +55,7 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
             quantity -= traded
             level.quantity -= traded
             if by_client is not None:
-                level.count(maker, -traded)
+                level.adjust_held(maker, -traded)
             maker.open -= traded
             if not maker.open:
                 del queue[maker.priority if returned else maker.id]
@@ -134,7 +134,7 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Le
     if prevention == _DECREMENT:
         level.quantity -= prevented
         if level.by_client is not None:
-            level.count(maker, -prevented)
+            level.adjust_held(maker, -prevented)
         if prevented == maker.open:
             level.discard(maker)
         ledger.cancel(maker, prevented)
@@ -144,7 +144,7 @@ def _prevent(level: Level, taker: Order, maker: Order, quantity: int, ledger: Le
         maker.cancelling = maker.reserved > 0  # nor does what is out on a leg come back
         level.quantity -= maker.open
         if level.by_client is not None:
-            level.count(maker, -maker.open)
+            level.adjust_held(maker, -maker.open)
         level.discard(maker)
         ledger.cancel(maker, maker.open)
     if prevention == _OLDEST:

@@ -114,8 +114,13 @@ class Order(msgspec.Struct, gc=False, eq=False):
 
     @property
     def is_resting(self) -> bool:
-        """Whether it stands in the book. Before it first rests, what is open waits for legs to come back."""
+        """Whether it stands in the book."""
         return self.open > 0 and self.priority > 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it stands nowhere: what is open waits for legs to come back."""
+        return self.open > 0 and not self.priority
 
     @property
     def cancelled(self) -> int:

@@ -113,7 +113,7 @@ def _refuse_terms(order: NewOrder) -> Refusal:
             RejectReason.INVALID_TIME_IN_FORCE,
             f"time_in_force {order.time_in_force} must be GTC (1), IOC (2) or FOK (3)",
         )
-    return RejectReason.UNSUPPORTED, "only LIMIT and MARKET orders with GTC, IOC or FOK are offered yet"
+    return RejectReason.UNSUPPORTED, "only LIMIT and MARKET orders with GTC, IOC or FOK are offered so far"
 
 
 def _refuse_size(price: int, quantity: int) -> Refusal | None:

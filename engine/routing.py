@@ -17,14 +17,15 @@ from engine.commands import AwayQuote
 class AwayLevel(msgspec.Struct, gc=False):
     """A level that a peer shows. `quantity` shrinks as legs are planned against it.
 
-    Beyond the last level of a quote that was cut more is shown than is known.
+    `is_last_known`: the quote was cut here; the peer shows more, at this price or a worse one, that is not
+    known.
     """
 
     key: int
     quantity: int
     engine: int
     epoch: int
-    is_horizon: bool = False
+    is_last_known: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -46,9 +47,9 @@ def rank(quotes: Iterable[AwayQuote], sign: int) -> list[AwayLevel]:
     return levels
 
 
-def horizon(away: Iterable[AwayLevel]) -> int | None:
+def known_to(away: Iterable[AwayLevel]) -> int | None:
     """The key down to which all that is shown elsewhere is known; None when all is. `away` is ranked."""
-    return next((level.key for level in away if level.is_horizon), None)
+    return next((level.key for level in away if level.is_last_known), None)
 
 
 def plan(quantity: int, worst: int, home: Iterator[tuple[int, int]], away: Iterable[AwayLevel]) -> list[Step]:

@@ -44,10 +44,11 @@ from engine.market_rules import fillable_at_home, refuse_by_market, refuse_cross
 from engine.matching import take, within
 from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
-from engine.routing import AwayLevel, horizon, plan, rank
+from engine.routing import AwayLevel, known_to, plan, rank
 from engine.terms import MAX_LEG_FILLS, OrderStatus, OrderType, RejectReason, Side, TimeInForce, first_id
 
 _BUY: Final = int(Side.BUY)
+_LIMIT: Final = int(OrderType.LIMIT)
 _MARKET: Final = int(OrderType.MARKET)
 _IOC: Final = int(TimeInForce.IOC)
 _GTC: Final = int(TimeInForce.GTC)
@@ -67,7 +68,7 @@ class OutLeg:
 
 
 class PeerLegs:
-    """What one peer's legs did here: answers to legs it may still ask about, none below `settled_below`."""
+    """What one peer's legs did here: answers to legs it may still query, none below `settled_below`."""
 
     __slots__ = ("answers", "settled_below")
 
@@ -85,13 +86,13 @@ class PeerLegs:
             del answers[first]
 
     def remember(self, answer: LegTaken) -> None:
-        """Keep an answer for as long as the peer may ask after its leg."""
+        """Keep an answer for as long as the peer may query its leg."""
         if answer.leg_id >= self.settled_below:
             self.answers[answer.leg_id] = answer
 
 
 class State:
-    """Everything one engine knows. Only `apply` and the batch marks change it."""
+    """Everything one engine knows. Only `apply`, the batch marks and `engine.snapshot.restore` change it."""
 
     def __init__(self, engine: int) -> None:
         self.engine = engine
@@ -294,7 +295,7 @@ class State:
         book = self._touch(order.request.symbol)
         own_side = book.side(order.side)
         leaves = command.quantity - order.cumulative
-        if leaves > 0 and command.price == order.price and leaves <= order.open:
+        if leaves > 0 and _keeps_place(order, command):
             order.quantity = command.quantity
             self._report_replaced(order)
             own_side.reduce(order, order.open - leaves)
@@ -325,8 +326,7 @@ class State:
                 f"{order.reserved} of order {order.id} are out on a leg: replace it when they are back",
             )
         leaves = command.quantity - order.cumulative
-        keeps_place = command.price == order.price and leaves <= order.open
-        if order.request.post_only and leaves > 0 and not keeps_place:
+        if order.request.post_only and leaves > 0 and not _keeps_place(order, command):
             opposite = self.books[order.request.symbol].opposite(order.side)
             worst = command.price * opposite.sign
             return refuse_crossing(worst, opposite, rank(command.away, opposite.sign))
@@ -342,15 +342,7 @@ class State:
     def _enter(self, order: Order, book: Book, away: list[AwayLevel]) -> None:
         """Trade what can trade now, send legs where the price is better, then rest or cancel the rest."""
         opposite = book.opposite(order.side)
-        locking = more_away = False
-        if not away:
-            if opposite.keys and opposite.keys[-1] >= order.worst:
-                take(opposite, order, order.worst, order.open, self.accounts)
-        elif order.request.do_not_route or order.request.time_in_force == _FOK:
-            locking = away[0].key >= order.worst
-            take(opposite, order, worst_at_home(order, away), order.open, self.accounts)
-        else:
-            more_away = self._route(order, opposite, away)
+        locking, more_away = self._trade(order, opposite, away)
         if not order.open:
             if not order.reserved:
                 self.accounts.finish(order)
@@ -362,14 +354,27 @@ class State:
             # Whatever it is, it goes on when its legs are back, with quotes of that moment. Until then it
             # stands nowhere: it might cross the book here.
             order.priority = 0
-        elif locking or order.request.type == _MARKET or order.request.time_in_force in (_IOC, _FOK):
+        elif locking or _never_rests(order.request):
             self.accounts.cancel(order, order.open)
-        elif order.priority or not order.reserved:
-            own_side = book.asks if opposite is book.bids else book.bids
-            if order.priority:
-                own_side.readmit(order)
-            else:  # what has legs out waits for them: shown now, it would cross the very quote they aim at
-                self._rest(order, own_side)
+        elif order.priority:
+            book.side(order.side).readmit(order)
+        elif not order.reserved:  # with legs out it waits: shown now, it would cross the quote they aim at
+            self._rest(order, book.side(order.side))
+
+    def _trade(self, order: Order, opposite: BookSide, away: list[AwayLevel]) -> tuple[bool, bool]:
+        """Trade what can trade now, and send legs where the price is better.
+
+        Returns whether what is left would lock or cross an away quote that the order may not go for, and
+        whether more is shown elsewhere, at prices it would take, than is known.
+        """
+        if not away:
+            if opposite.keys and opposite.keys[-1] >= order.worst:
+                take(opposite, order, order.worst, order.open, self.accounts)
+            return False, False
+        if order.request.do_not_route or order.request.time_in_force == _FOK:
+            take(opposite, order, worst_at_home(order, away), order.open, self.accounts)
+            return away[0].key >= order.worst, False
+        return False, self._route(order, opposite, away)
 
     def _rest(self, order: Order, own_side: BookSide) -> None:
         """Put an order at the back of the queue at its price."""
@@ -394,9 +399,9 @@ class State:
         Returns whether more is shown elsewhere, at prices the order would take, than the plan could know.
         """
         legs: dict[int, tuple[AwayLevel, int]] = {}
-        known_to = horizon(away)
-        more_away = known_to is not None and known_to >= order.worst
-        worst = known_to if known_to is not None and more_away else order.worst
+        last_known = known_to(away)
+        more_away = last_known is not None and last_known >= order.worst
+        worst = order.worst if last_known is None else max(order.worst, last_known)
         while order.open:
             home = ((key, opposite.levels[key].quantity) for key in reversed(opposite.keys))
             steps = plan(order.open, worst, home, away)
@@ -460,7 +465,7 @@ class State:
         order.reserved -= back
         if back and order.cancelling:
             self.accounts.report_cancelled(order, back)
-        elif back or (order.open and not order.priority and not order.reserved):
+        elif back or (order.is_waiting and not order.reserved):
             book = self._touch(order.request.symbol)
             if order.is_resting:
                 book.side(order.side).remove(order)
@@ -503,7 +508,7 @@ class State:
                 id=command.order_id,
                 account=None,
                 request=NewOrder(
-                    "", "", command.symbol, command.side, 1, _IOC, command.limit, command.quantity
+                    "", "", command.symbol, command.side, _LIMIT, _IOC, command.limit, command.quantity
                 ),
                 side=command.side,
                 price=command.limit,
@@ -548,9 +553,9 @@ class State:
         own_side = book.side(command.side)
         opposite_sign = -own_side.sign
         ranked = rank(command.away, opposite_sign)
-        known_to = horizon(ranked)
+        last_known = known_to(ranked)
         for level in ranked:
-            if known_to is not None and level.key < known_to:
+            if last_known is not None and level.key < last_known:
                 break  # what is not known may be better; the legs' return brings another look
             while level.quantity and own_side.keys and own_side.keys[-1] >= -level.key:
                 order = next(own_side.levels[own_side.keys[-1]].queue())
@@ -641,11 +646,21 @@ class State:
             self._refuse(
                 command.client,
                 command.client_order_id,
-                (RejectReason.UNKNOWN_ORDER, f"{asked} is no order of this client"),
+                (RejectReason.UNKNOWN_ORDER, f"{asked} is not one of this client's orders"),
             )
             return
-        text = f"{asked} is {OrderStatus(order.status).name} already"
+        text = f"{asked} is already {OrderStatus(order.status).name}"
         self._refuse(command.client, order.request.client_order_id, (RejectReason.ORDER_CLOSED, text), order)
+
+
+def _keeps_place(order: Order, command: ReplaceOrder) -> bool:
+    """Whether a replaced order keeps its place in the queue: the same price, and no more of it is open."""
+    return command.price == order.price and command.quantity - order.cumulative <= order.open
+
+
+def _never_rests(request: NewOrder) -> bool:
+    """Whether what an order cannot trade is cancelled."""
+    return request.type == _MARKET or request.time_in_force in (_IOC, _FOK)
 
 
 def _mark(order: Order) -> None:

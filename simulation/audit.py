@@ -14,7 +14,7 @@ What earlier legs are out for counts as taken until the other engine's journal h
 on its book shows what they took, and what is left of it stands for the next order. The engine that sent them
 hears of it a little later, the new state of the book first, the answers after it. While a leg's answer is not
 here, it is no bug to leave to it what the known state has not lost to it. For legs of earlier reigns nothing
-counts as taken: they are only asked after.
+counts as taken: they are only queried.
 
 No view is called too old where the order could not have gone there anyhow: with do-not-route, with
 fill-or-kill, which is judged at home, and when resting orders uncross, which they do only with engines of a
@@ -275,7 +275,7 @@ class Audit:
             self._places.append(place)
 
     def _note_answer(self, answer: LegTaken) -> None:
-        """Let the sender's audit know of a leg that was taken or refused here, or asked after."""
+        """Let the sender's audit know of a leg that was taken or refused here, or queried."""
         sender = self.market.get(answer.sender)
         leg = sender.leg_out(answer.leg_id) if sender is not None else None
         if leg is None:

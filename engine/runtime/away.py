@@ -35,9 +35,9 @@ MAX_UNCROSSED: Final = 500
 """Resting orders that one Uncross sends legs from; another follows for those behind them."""
 
 SUSPECT_AFTER_UNANSWERED: Final = 3
-"""Questions in a row that make a peer suspect: legs, or questions after one, of one leg or of several.
+"""Questions in a row that make a peer suspect: legs or queries, of one leg or of several.
 
-Three legs at once do it in a quarter of a second; one alone, which is asked after, in little more than one.
+Three legs at once do it in a quarter of a second; one alone, which is queried, in little more than one.
 """
 
 _BUY: Final = int(Side.BUY)
@@ -60,7 +60,11 @@ class _LateFill:
 
 @dataclass(slots=True)
 class _Aim:
-    """What legs that are out take at one price, and what the peer shows there, without them and as it is."""
+    """A price that legs that are out aim at.
+
+    They are to take `quantity` there; the peer shows `shown`, and would show `unshared` if they had taken
+    nothing yet.
+    """
 
     unshared: int
     shown: int
@@ -76,26 +80,26 @@ class _Aim:
 class _Taken:
     """What our legs take from one side of one peer's book.
 
-    What is shown at the aims, `seen`, `late` and what follows from it are as of `counted`: a replica's epoch,
-    sequence and checksum. It stays the same during a batch of ours, so it is looked at once.
+    What is shown at the aims, `seen`, `late` and what follows from it are true for `as_of`: a replica's
+    epoch, sequence and checksum. That stays the same during a batch of ours, so it is looked at once.
     """
 
     out: int = 0
     aims: dict[int, _Aim] = field(default_factory=dict)
     late: list[_LateFill] = field(default_factory=list)
-    counted: tuple[int, int, int] | None = None
+    as_of: tuple[int, int, int] | None = None
     seen: int = 0
     """How much of what is out the replica has lost already."""
     late_quantity: int = 0
     exhausted_to: int | None = None
     """Down to this price the peer has nothing left."""
 
-    def count(self, replica: BookReplica, side: int) -> None:
-        """Be as of what the replica shows now."""
-        place = replica.epoch, replica.sequence, replica.checksum
-        if self.counted == place:
+    def refresh(self, replica: BookReplica, side: int) -> None:
+        """Bring the figures up to what the replica shows now."""
+        version = replica.epoch, replica.sequence, replica.checksum
+        if self.as_of == version:
             return
-        self.counted = place
+        self.as_of = version
         self.seen = 0
         for price, aim in self.aims.items():
             aim.shown = replica.quantity(3 - side, price)
@@ -202,7 +206,7 @@ class AwayView:
         """A leg is back: until the feed shows it, subtract what it took."""
         self._unanswered.pop(leg.peer, None)
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
-        taken.counted = None
+        taken.as_of = None
         filled = sum(fill[2] for fill in answer.fills)
         aimed = self._aimed.pop(leg.leg_id, None)
         if aimed is not None:
@@ -222,13 +226,13 @@ class AwayView:
             )
 
     def leg_unanswered(self, peer: int) -> None:
-        """A leg, or a question after one, got no answer in time."""
+        """A leg, or the query of one, got no answer in time."""
         self._unanswered[peer] = self._unanswered.get(peer, 0) + 1
 
     def is_suspect(self, peer: int) -> bool:
         """Whether the peer let too many legs wait; it stays so until it answers one.
 
-        It always can: a leg without an answer is asked after until it has one (`engine/runtime/legs.py`).
+        It always can: a leg without an answer is queried until it has one (`engine/runtime/legs.py`).
         """
         return self._unanswered.get(peer, 0) >= SUSPECT_AFTER_UNANSWERED
 
@@ -301,7 +305,7 @@ class AwayView:
         taken = self._taken.get(place)
         spoken_for, exhausted_to = 0, None
         if taken is not None:
-            taken.count(replica, side)
+            taken.refresh(replica, side)
             spoken_for = taken.out + taken.late_quantity - taken.seen
             exhausted_to = taken.exhausted_to
         for price, shown, _ in replica.levels(3 - side):

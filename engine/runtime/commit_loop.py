@@ -79,7 +79,8 @@ class Retired(CommitError):
 class Batch:
     """What one journal record holds, and what came of it.
 
-    `settled` are orders whose legs it brought back, each with the future of those who wait for that. By
+    `settled` are orders whose legs it brought back, each with the future of those who wait for that. With
+    `has_peers` there are peers, who must be able to see it before a client hears of it. By
     `time.monotonic()`: when its append began, when the journal had it, when it was shown to peers.
     """
 
@@ -90,6 +91,7 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     changes: list[BookChanged] = field(default_factory=list)
     settled: list[tuple[asyncio.Future[Answered], Answered]] = field(default_factory=list)
+    has_peers: bool = False
     append_began_s: float = 0.0
     committed_s: float = 0.0
     shown_s: float = 0.0
@@ -99,7 +101,7 @@ class Batch:
 class Submission:
     """Commands that came together, and their answers: of each command the last event.
 
-    `client` sent them, if it was one. With `takes` they may take what peers show. `settling` has, by
+    `client` sent them, if it was one. With `may_take` they may take what peers show. `settling` has, by
     position, the future answer of each order that still has a leg out.
     """
 
@@ -107,7 +109,7 @@ class Submission:
     done: asyncio.Future["Submission"]
     client: str = ""
     is_own: bool = False
-    takes: bool = True
+    may_take: bool = True
     answers: list[Event | None] = field(default_factory=list)
     settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
 
@@ -119,7 +121,7 @@ class CommitLoop:
     the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of
     its legs, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
-    none); what it returns says when all can see them. While no peer follows (`is_followed`), answers need not
+    none); what it returns says when all can see them. While no peer is known (`has_peers`), answers need not
     wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
     """
 
@@ -133,7 +135,7 @@ class CommitLoop:
         legs_planned: Callable[[Sequence[LegSent]], None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         release_trouble: Callable[[], str] = lambda: "",
-        is_followed: Callable[[], bool] = lambda: True,
+        has_peers: Callable[[], bool] = lambda: True,
         delay_s: Callable[[], float] = lambda: 0.0,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -153,7 +155,7 @@ class CommitLoop:
         self._legs_planned = legs_planned
         self._release = release
         self._release_trouble = release_trouble
-        self._is_followed = is_followed
+        self._has_peers = has_peers
         self._delay_s = delay_s
         self._utc_ns = utc_ns
         self._queue: deque[Submission] = deque()
@@ -169,21 +171,21 @@ class CommitLoop:
         self._settling: dict[int, asyncio.Future[Answered]] = {}
 
     def submit(
-        self, commands: Sequence[Command], *, client: str = "", takes: bool = True
+        self, commands: Sequence[Command], *, client: str = "", may_take: bool = True
     ) -> asyncio.Future[Submission]:
         """Queue commands, of a client if one sent them; the future resolves when the journal has the last.
 
-        `takes`: among them may be orders, which must not miss a quote of a peer. Giving up on the future does
-        not take a command back. Raises CommitError, having taken none.
+        `may_take`: among them may be orders, which must not miss a quote of a peer. Giving up on the future
+        does not take a command back. Raises CommitError, having taken none.
         """
         fault = self._why_untaken(len(commands), client)
         if fault is not None:
             self.untaken[type(fault)] += len(commands)
             raise fault
         done = asyncio.get_running_loop().create_future()
-        return self._enqueue(Submission(commands, done, client, takes=takes))
+        return self._enqueue(Submission(commands, done, client, may_take=may_take))
 
-    async def share_of(self, client: str, more: int) -> None:
+    async def wait_for_share(self, client: str, more: int) -> None:
         """Wait until so many more commands of the client are within its share of the queue."""
         while self._queued_of[client] + more > MAX_CLIENTS_SHARE:
             self._shrunk.clear()
@@ -195,7 +197,9 @@ class CommitLoop:
         Once the loop is closed it is left out, and the future never resolves.
         """
         done = asyncio.get_running_loop().create_future()
-        return done if self.closed else self._enqueue(Submission([command], done, is_own=True, takes=False))
+        if self.closed:
+            return done
+        return self._enqueue(Submission([command], done, is_own=True, may_take=False))
 
     def _why_untaken(self, more: int, client: str) -> CommitError | None:
         """What so many more commands of a client are told; None when they are taken."""
@@ -250,13 +254,14 @@ class CommitLoop:
     async def run(self) -> None:
         """Commit for ever. Raises JournalError when this engine must not go on."""
         async with asyncio.TaskGroup() as group:
+            answering: asyncio.Task[None] | None = None
             while True:
                 self._busy = False
                 await self._arrived.wait()
                 self._busy = True
                 await self._gather()
                 waiting = len(self._queue)
-                if any(submission.takes for submission in self._queue):
+                if any(submission.may_take for submission in self._queue):
                     await self._catch_up()
                 batch, finished = self._sequence(waiting)
                 crash_points.reach("batch matched")
@@ -272,7 +277,8 @@ class CommitLoop:
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
                     order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
-                    if not self._is_followed():
+                    batch.has_peers = self._has_peers()
+                    if not batch.has_peers:
                         self._answer(batch, finished)
                         finished = []
                         await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
@@ -280,10 +286,10 @@ class CommitLoop:
                     shown = await self._release(batch)
                     self._releasing_since = None
                     self._in_flight = []
-                if shown is None:
+                if shown is None and (answering is None or answering.done()):
                     self._answer(batch, finished)
                 else:  # the next batch need not wait until the last one is seen, only its answers
-                    group.create_task(self._answer_when(shown, batch, finished))
+                    answering = group.create_task(self._answer_when(shown, answering, batch, finished))
                 while self._reads:
                     query, answer = self._reads.popleft()
                     if not answer.done():
@@ -302,8 +308,18 @@ class CommitLoop:
             gathered = len(self._queue)
             await asyncio.sleep(0)
 
-    async def _answer_when(self, shown: Awaitable[None], batch: Batch, finished: list[Submission]) -> None:
-        await shown
+    async def _answer_when(
+        self,
+        shown: Awaitable[None] | None,
+        earlier: asyncio.Task[None] | None,
+        batch: Batch,
+        finished: list[Submission],
+    ) -> None:
+        """Answer in the order of the batches: what changed nothing may still say what an earlier one did."""
+        if shown is not None:
+            await shown
+        if earlier is not None:
+            await earlier
         self._answer(batch, finished)
 
     def _answer(self, batch: Batch, finished: list[Submission]) -> None:
@@ -318,32 +334,33 @@ class CommitLoop:
         crash_points.reach("answers given")
 
     async def watch(self) -> None:
-        """Give up waiting, for ever, for what is not stored: those who wait hear JournalUnavailable.
-
-        What is in flight may be in the journal, so its commands are told to come again as they are.
-        """
+        """For ever: whenever something has gone unstored for too long, tell those who wait."""
         while True:
             await asyncio.sleep(_WATCH_PERIOD_S)
-            trouble = self.trouble()
-            if not trouble:
-                continue
-            fault = JournalUnavailable(trouble)
-            started = [submission for submission in self._queue if submission.answers]
-            for submission in (*self._in_flight, *self._queue):
-                if not submission.is_own and not submission.done.done():
-                    submission.done.set_exception(fault)
-                    submission.done.exception()  # whoever gave it may be gone: that is nothing to log
-            for _, answer in self._reads:
-                if not answer.done():
-                    answer.set_exception(fault)
-            self._reads.clear()
-            own = [submission for submission in self._queue if submission.is_own]
-            self._queue = deque(dict.fromkeys((*started, *own)))
-            self._queued_of.clear()
-            for submission in self._queue:
-                self._queued_of[submission.client] += len(submission.commands)
-            self.queued_commands = self._queued_of.total()
-            self._shrunk.set()
+            if trouble := self.trouble():
+                self._give_up(JournalUnavailable(trouble))
+
+    def _give_up(self, fault: JournalUnavailable) -> None:
+        """Fail all who wait; keep of the queue only what has begun or is our own.
+
+        What is in flight may be in the journal, so its clients are told to send it again unchanged.
+        """
+        started = [submission for submission in self._queue if submission.answers]
+        for submission in (*self._in_flight, *self._queue):
+            if not submission.is_own and not submission.done.done():
+                submission.done.set_exception(fault)
+                submission.done.exception()  # whoever gave it may be gone: that is nothing to log
+        for _, answer in self._reads:
+            if not answer.done():
+                answer.set_exception(fault)
+        self._reads.clear()
+        own = [submission for submission in self._queue if submission.is_own]
+        self._queue = deque(dict.fromkeys((*started, *own)))
+        self._queued_of.clear()
+        for submission in self._queue:
+            self._queued_of[submission.client] += len(submission.commands)
+        self.queued_commands = self._queued_of.total()
+        self._shrunk.set()
 
     def trouble(self) -> str:
         """Why nothing more is taken: what must be stored was not for a while. Empty when all is well."""
@@ -367,7 +384,7 @@ class CommitLoop:
         finished: list[Submission] = []
         room = MAX_RECORD_BYTES
         until_s = time.monotonic() + MAX_BATCH_S
-        attach, apply, is_followed = self._attach, state.apply, self._is_followed()
+        attach, apply, has_peers = self._attach, state.apply, self._has_peers()
         applied, batch_events = batch.commands, batch.events
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission = queue[0]
@@ -376,7 +393,9 @@ class CommitLoop:
                 if room <= _COMMAND_BYTES or (applied and time.monotonic() > until_s):
                     break
                 command = asked
-                if is_followed or not submission.takes:
+                # Without peers an order finds no quotes. All else is looked at even then: an Uncross may have
+                # nothing left to do, and the fills of a leg take room.
+                if has_peers or not submission.may_take:
                     attached = attach(asked)
                     if attached is None:
                         answers.append(None)

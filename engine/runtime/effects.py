@@ -42,10 +42,11 @@ REPORTED: Final = frozenset({Accepted, Fill, Replaced, Cancelled, Prevented})
 
 
 class FillBell:
-    """Tells the GetFills streams of a client that there is something new."""
+    """Tells the GetFills streams of a client that there is something new, and how far they may read."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._withheld: dict[str, deque[int]] = {}
 
     @contextmanager
     def listen(self, client: str) -> Iterator[asyncio.Event]:
@@ -64,6 +65,23 @@ class FillBell:
         """The client has new fills."""
         for rung in self._listeners.get(client, ()):
             rung.set()
+
+    def withhold(self, client: str, first: int) -> None:
+        """Let the client see none of its fills from sequence `first` on, until they are shown."""
+        self._withheld.setdefault(client, deque()).append(first)
+
+    def show(self, client: str, first: int) -> None:
+        """The fills withheld from sequence `first` on may be seen, behind all that are withheld before."""
+        withheld = self._withheld[client]
+        withheld.remove(first)
+        if not withheld:
+            del self._withheld[client]
+        self.ring(client)
+
+    def visible(self, client: str, traded: int) -> int:
+        """How many of the `traded` fills that it ever had the client may see."""
+        withheld = self._withheld.get(client)
+        return withheld[0] - 1 if withheld else traded
 
 
 @dataclass(slots=True)
@@ -115,11 +133,11 @@ class Reports:
         if self._queued > MAX_QUEUED_REPORTS:
             self._has_room.clear()
 
-    def forget_published(self) -> None:
+    def report_again(self) -> None:
         """The journal lost batches that were reported, and their numbers will be used again: report those."""
         self._published = 0, 0
 
-    def forget(self, published: tuple[int, int]) -> None:
+    def leave_out(self, published: tuple[int, int]) -> None:
         """Leave out what the stream has by now, though another process stored it."""
         self._published = published
         owed, self._owed, self._queued = self._owed, deque(), 0
@@ -138,16 +156,16 @@ class Reports:
         while True:
             published = await self._writer.start()
             if published[0] < batch_number:
-                self.forget(published)
+                self.leave_out(published)
             else:  # reported from batches that the journal has lost: their numbers are given out again
-                self.forget_published()
+                self.report_again()
             if self._owed:
                 message = self._next_message()
             else:
                 message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
                 await self._writer.publish(message)
-            except PrimaryReplaced:  # what of it the predecessor has stored is forgotten in the next round
+            except PrimaryReplaced:  # what of it the predecessor has stored is left out in the next round
                 continue
             self._take_off(len(message.reports))
             return
@@ -215,8 +233,8 @@ class Reports:
 class Effects:
     """Releases committed batches.
 
-    `send_leg` must not wait; `uncross` looks at a symbol that changed; `shown` says when peers can see all
-    that was published (None: nobody follows).
+    `send_leg` must not wait; `uncross` looks at a symbol that changed; `shown` returns when peers can see all
+    that was published before.
     """
 
     def __init__(
@@ -227,7 +245,7 @@ class Effects:
         *,
         send_leg: Callable[[LegSent], None],
         uncross: Callable[[str], None],
-        shown: Callable[[], Awaitable[None] | None],
+        shown: Callable[[], Awaitable[None]],
     ) -> None:
         self._market_data = market_data
         self._reports = reports
@@ -245,6 +263,7 @@ class Effects:
         """
         fills: list[Fill] = []
         reported: list[Event] = []
+        listed: list[str] = []
         for event in batch.events:
             kind = type(event)
             if kind is Accepted:  # most are, or are answers
@@ -259,7 +278,14 @@ class Effects:
             elif kind is LegSent:
                 self._send_leg(cast("LegSent", event))
             elif kind is Listed:
-                await self._market_data.add_book(cast("Listed", event).symbol)
+                listed.append(cast("Listed", event).symbol)
+        first_fills = {fill.client: fill.sequence for fill in reversed(fills)}
+        peers_see_first = batch.has_peers and bool(batch.changes)
+        if peers_see_first:  # before this waits for anything: a stream may read at any moment
+            for client, first in first_fills.items():
+                self._bell.withhold(client, first)
+        for symbol in listed:
+            await self._market_data.add_book(symbol)
         await self._market_data.publish(batch.epoch, batch.number, batch.time_ns, batch.changes, fills)
         batch.shown_s = time.monotonic()
         crash_points.reach("market data sent")
@@ -267,17 +293,13 @@ class Effects:
         for change in batch.changes:
             self._uncross(change.symbol)
         await self._reports.room()
-        shown = self._shown() if batch.changes else None
-        clients = {fill.client for fill in fills}
-        if shown is not None:
-            return self._ring_when(shown, clients)
-        self._ring(clients)
+        if peers_see_first:
+            return self._ring_when_shown(first_fills)
+        for client in first_fills:
+            self._bell.ring(client)
         return None
 
-    async def _ring_when(self, shown: Awaitable[None], clients: set[str]) -> None:
-        await shown
-        self._ring(clients)
-
-    def _ring(self, clients: set[str]) -> None:
-        for client in clients:
-            self._bell.ring(client)
+    async def _ring_when_shown(self, first_fills: dict[str, int]) -> None:
+        await self._shown()
+        for client, first in first_fills.items():
+            self._bell.show(client, first)

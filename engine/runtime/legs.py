@@ -1,11 +1,11 @@
 """Legs between engines, carried over NATS request and reply until each has its one, final answer.
 
-The sender never assumes: a leg without an answer is asked after until the peer, perhaps in its next reign,
-says what it did or that it never will (a tombstone). Until then its quantity stays reserved. The receiver
+The sender never assumes: a leg without an answer is queried until the peer, perhaps in its next reign, says
+what it did or that it never will (a tombstone). Until then its quantity stays reserved. The receiver
 journals a leg with its result before it answers, and answers a known leg the same again.
 
 One command may send a leg for each of very many orders. Only so many are under way to one peer at a time; the
-others wait in order. Nobody knows yet of a leg that waits, and after a restart it is asked after like any
+others wait in order. Nobody knows yet of a leg that waits, and after a restart it is queried like any
 other, in turns with new ones.
 """
 
@@ -14,9 +14,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import nats.errors
@@ -36,7 +34,7 @@ from bus.messages import (
 )
 from bus.metrics import Histogram
 from bus.replica import BookReplica
-from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg, Uncross
+from engine.commands import LegFill, LegResult, QueryLeg, TakeLeg
 from engine.events import LegSent, LegTaken
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
@@ -45,12 +43,12 @@ from engine.terms import MAX_LEG_FILLS, MAX_PRICE, MAX_SYMBOL_LENGTH, Side
 
 ANSWER_PATIENCE_S: Final = 0.25
 MAX_ANSWER_PATIENCE_S: Final = 2.0
-"""How long a question after a leg waits in the end: no link may be too slow for the doubt to end."""
+"""How long the query of a leg waits in the end: no link may be too slow for the doubt to end."""
 
 RETRY_S: Final = 0.1
 MAX_RETRY_S: Final = 1.0
 MAX_LEGS_UNDER_WAY: Final = 256
-"""Legs that are on their way to one peer, or asked after, at a time.
+"""Legs that are on their way to one peer, or queried, at a time.
 
 45,000 legs took 65 s with 64 at a time, 22 s with 256; with 1,024 the orders of others waited a second.
 """
@@ -59,16 +57,12 @@ TELL_S: Final = 10.0
 """At most one line of the log in this time says that a peer's legs have no answer."""
 
 MAX_PENDING_LEGS: Final = 20_000
-"""Legs of peers waiting to be read; one left out is asked after by its sender."""
-
-LOOK_S: Final = 1.0
-"""How often all symbols are looked at for what crosses."""
+"""Legs of peers waiting to be read; one left out is queried by its sender."""
 
 SENT_OUTCOMES: Final = ("filled", "partial", "empty", "refused")
 TAKEN_OUTCOMES: Final = ("filled", "empty", "refused")
 """The engine that takes a leg counts it as filled if any part of it traded."""
 
-_LOOKS_A_TURN: Final = 200
 _INT64_MAX: Final = 2**63 - 1
 _UINT64_MAX: Final = 2**64 - 1
 
@@ -86,7 +80,7 @@ class _Lane:
 
     is_earliers_turn: bool = False
     questions: int = 0
-    """How often legs were asked after since the log told of it."""
+    """How often legs were queried since the log told of it."""
 
     told_s: float = -math.inf
 
@@ -126,9 +120,9 @@ class Legs:
         self.taken: Counter[str] = Counter()
         """Peers' legs that were answered, by outcome."""
         self.questions = 0
-        """How often a leg without an answer was asked after."""
+        """How often a leg without an answer was queried."""
         self.waits = Histogram()
-        """Seconds from when a leg left, or was first asked after, to its answer."""
+        """Seconds from when a leg left, or was first queried, to its answer."""
 
     async def serve(self) -> None:
         """Start to take legs of peers."""
@@ -143,14 +137,14 @@ class Legs:
         self._carry_more(lane)
 
     def resume(self, leg: LegSent) -> None:
-        """Ask after a leg that an earlier run of this engine sent, or was to send.
+        """Query a leg that an earlier run of this engine sent, or was to send.
 
         What the peer shows is not reduced by it. The peer has its result already, and the feed shows that; or
         never heard of it, and buries it; or it is under way: whatever the earlier run published comes before
-        our question, so the leg can take something only within the first round trip. An order that goes for
+        our query, so the leg can take something only within the first round trip. An order that goes for
         the same quote then comes back short and is planned again, which costs time. Subtracting the leg would
         cost orders a better price until its lane is empty: nothing tells the few legs that may still take
-        something from the very many that only wait for our question.
+        something from the very many that only wait for our query.
         """
         lane = self._lane_to(leg.peer)
         lane.earlier.append(leg)
@@ -170,7 +164,7 @@ class Legs:
             leg, is_resumed = taken
             await self._carry(lane, leg, is_resumed=is_resumed)
             if self._loop.retired:
-                break  # the next reign asks after those that wait; this one would have to last for them
+                break  # the next reign queries those that wait; this one would have to last for them
         lane.under_way -= 1
 
     async def _carry(self, lane: _Lane, leg: LegSent, *, is_resumed: bool) -> None:
@@ -182,7 +176,7 @@ class Legs:
         answer = await self._ask(leg, query if is_resumed else self._message(leg), ANSWER_PATIENCE_S)
         wait_s, patience_s = RETRY_S, ANSWER_PATIENCE_S
         while answer is None:
-            crash_points.reach("leg asked after")
+            crash_points.reach("leg queried")
             self._away.leg_unanswered(leg.peer)
             self.questions += 1
             _tell_unanswered(lane, leg)
@@ -242,10 +236,10 @@ class Legs:
         except (TimeoutError, nats.errors.Error):
             return None
         except NO_MESSAGE as error:
-            _log.error("E%d answered leg %d with what is no answer: %s", leg.peer, leg.leg_id, error)
+            _log.error("E%d sent something that is not an answer to leg %d: %s", leg.peer, leg.leg_id, error)
             return None
         if not _fits(leg, answer):
-            _log.error("E%d answered leg %d with what cannot be: %r", leg.peer, leg.leg_id, answer)
+            _log.error("E%d sent an impossible answer to leg %d: %r", leg.peer, leg.leg_id, answer)
             return None
         return answer
 
@@ -253,10 +247,10 @@ class Legs:
         try:
             message = decode_route(request.data)
         except NO_MESSAGE as error:
-            _log.warning("left out what is no leg: %s", error)
+            _log.warning("ignored a message that is not a leg: %s", error)
             return
         if not request.reply or not _is_plausible(message):
-            _log.warning("left out a leg that cannot be: %.200r", message)
+            _log.warning("ignored an impossible leg: %.200r", message)
             return
         command: TakeLeg | QueryLeg
         if isinstance(message, LegQuery):
@@ -265,7 +259,7 @@ class Legs:
             command = TakeLeg(*(getattr(message, name) for name in TakeLeg.__struct_fields__))
         crash_points.reach("leg received")
         try:
-            done = self._loop.submit([command], takes=False)
+            done = self._loop.submit([command], may_take=False)
         except CommitError as fault:
             _log.warning("left out leg %d of E%d: %s", message.leg_id, message.sender, fault)
             return
@@ -294,56 +288,18 @@ class Legs:
             _log.warning("leg %d is answered later: %r", taken.leg_id, error)
 
 
-class Uncrosser:
-    """Asks for an Uncross where resting orders here are locked or crossed by a peer with a higher number."""
-
-    def __init__(self, loop: CommitLoop, crossing: Callable[[str], list[int]]) -> None:
-        self._loop = loop
-        self._crossing = crossing
-        self._asked: set[tuple[str, int]] = set()
-
-    async def run(self, symbols: Iterable[str]) -> None:
-        """Look at every symbol once a second, until cancelled.
-
-        A quote may begin to count without changing: its peer is live again, or has answered a leg and is no
-        longer suspect, or this reign has just begun.
-        """
-        while True:
-            await asyncio.sleep(LOOK_S)
-            for number, symbol in enumerate(tuple(symbols), start=1):
-                self.look(symbol)
-                if number % _LOOKS_A_TURN == 0:
-                    await asyncio.sleep(0)
-
-    def look(self, symbol: str) -> None:
-        """A quote of this symbol changed, here or at a peer."""
-        for side in self._crossing(symbol):
-            if (symbol, side) not in self._asked:
-                self._asked.add((symbol, side))
-                done = self._loop.submit_own(Uncross(symbol, side, ()))
-                done.add_done_callback(partial(self._on_done, symbol, side))
-
-    def _on_done(self, symbol: str, side: int, _: asyncio.Future[Submission]) -> None:
-        """One Uncross takes a part of what crosses: look at once whether there is more.
-
-        It ends: each takes or cancels something, or there was nothing left to do for it.
-        """
-        self._asked.discard((symbol, side))
-        self.look(symbol)
-
-
 def _named(leg: LegSent) -> dict[str, int]:
     """The fields by which a log line names a leg."""
     return {"order": leg.order_id, "leg": leg.leg_id, "peer": leg.peer}
 
 
 def _tell_unanswered(lane: _Lane, leg: LegSent) -> None:
-    """Log that legs are asked after, naming one of them: very many may be, each again and again."""
+    """Log that legs are queried, naming one of them: very many may be, each again and again."""
     lane.questions += 1
     now_s = time.monotonic()
     if now_s - lane.told_s >= TELL_S:
         fields = {**_named(leg), "questions": lane.questions}
-        _log.warning("legs have no answer: asking after them, such as this one", extra=fields)
+        _log.warning("legs have no answer: querying them, this one among others", extra=fields)
         lane.questions, lane.told_s = 0, now_s
 
 

@@ -228,7 +228,7 @@ class EngineCollector(Collector):
                 {(outcome,): self.legs.taken[outcome] for outcome in TAKEN_OUTCOMES},
             )
             yield counter(
-                "matchbus_leg_questions", "Times an unanswered leg was asked after.", self.legs.questions
+                "matchbus_leg_questions", "Times an unanswered leg was queried.", self.legs.questions
             )
             yield histogram("matchbus_leg_seconds", "From sending a leg to its answer.", self.legs.waits)
         yield gauges(

@@ -52,7 +52,7 @@ from engine.runtime.commit_delay import CommitDelay
 from engine.runtime.commit_loop import Batch, CommitLoop, Submission
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
-from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.legs import Legs
 from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
@@ -62,6 +62,7 @@ from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
 from engine.runtime.snapshots import SnapshotMaker, drop_lost, load
 from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
+from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
@@ -216,7 +217,7 @@ class Engine:
         self._metrics.reports = self._reports
         await self._edge.set_role(RECOVERING_ROLE, held=True)
         if self._settings.durable:
-            self._reports.forget(published)
+            self._reports.leave_out(published)
             if accept_loss:
                 await drop_lost(self._nc, state.engine, self._snapshots)
             self._snapshot_maker.newest = await load(state, journal, self._snapshots, published)
@@ -225,7 +226,7 @@ class Engine:
         if self._settings.durable and not check_reports(
             state.engine, published[0], journal.position, accept_loss=accept_loss
         ):
-            self._reports.forget_published()
+            self._reports.report_again()
         gc.collect()
         gc.set_threshold(*_GC_THRESHOLDS)
 
@@ -319,7 +320,7 @@ class Engine:
             legs_planned=self._away.legs_planned,
             release=self._release,
             release_trouble=lambda: self._reports.trouble,
-            is_followed=lambda: bool(self._follower.peers),
+            has_peers=lambda: bool(self._follower.peers),
             delay_s=CommitDelay().next_s,
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
@@ -330,7 +331,7 @@ class Engine:
             self._bell,
             send_leg=legs.send,
             uncross=self._uncrosser.look,
-            shown=lambda: self._round_trip.make() if self._follower.peers else None,
+            shown=self._round_trip.make,
         )
         return loop, legs
 

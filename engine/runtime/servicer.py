@@ -27,7 +27,7 @@ from bus.messages import ReportedFill
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.book import Book
-from engine.commands import Command, OrderCommand
+from engine.commands import CancelOrder, Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Landmark, Order
 from engine.runtime import order_log, order_trace, wire
@@ -81,22 +81,42 @@ class _End:
     fault: CommitError | ValueError | None = None
 
 
+class ProtectedBooks:
+    """The books that count: this engine's own as published, and the synced ones of live peers."""
+
+    def __init__(self, engine: int, own: Mapping[str, BookReplica], peers: Mapping[int, PeerFeed]) -> None:
+        self._engine = engine
+        self._own = own
+        self._peers = peers
+
+    def of(self, symbol: str) -> dict[int, BookReplica]:
+        """By engine number."""
+        books = {
+            number: replica
+            for number, peer in self._peers.items()
+            if (replica := peer.protected(symbol)) is not None
+        }
+        if symbol in self._own:
+            books[self._engine] = self._own[symbol]
+        return books
+
+
 class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
-    """Answers the calls of service MatchingEngine; `away` gives the books that count, of all engines."""
+    """Answers the calls of service MatchingEngine; `books` has those that count, of all engines."""
 
     def __init__(
         self,
         loop: CommitLoop,
         sessions: Sessions,
         bell: FillBell,
-        away: "ProtectedBooks",
+        books: ProtectedBooks,
         old_fills: OldFills,
         rates: Rates,
     ) -> None:
         self._loop = loop
         self._sessions = sessions
         self._bell = bell
-        self._away = away
+        self._books = books
         self._old_fills = old_fills
         self.rates = rates
         self.empty_commands = 0
@@ -199,7 +219,9 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         found = await self._read(find, context)
         if found is None:
             asked = request.order_id or f"{request.client_order_id!r:.48}"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"order {asked} is no order of this client")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"order {asked} is not one of this client's orders"
+            )
         return found
 
     async def ListOpenOrders(
@@ -240,7 +262,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
 
         def shown() -> Iterator[None]:
             if is_consolidated:
-                return _consolidated(reply, self._away.of(request.symbol), depth)
+                return _consolidated(reply, self._books.of(request.symbol), depth)
             return _engine_book(reply, book, depth, with_orders=with_orders)
 
         await self._list(shown, client, context)
@@ -289,7 +311,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         client: str,
         messages: AsyncIterator[pb.OrderEntryRequest],
         room: asyncio.Semaphore,
-        waiting: "asyncio.Queue[_Entry | _End]",
+        waiting: asyncio.Queue[_Entry | _End],
     ) -> None:
         """Queue the commands of each message, while there is room, up to one that cannot be taken."""
         end = _End()
@@ -308,7 +330,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 parts = []
                 for part in self.rates.parts(commands):
                     await self.rates.pace(client, part)
-                    await self._loop.share_of(client, len(part))
+                    await self._loop.wait_for_share(client, len(part))
                     parts.append(
                         self._loop.submit([command for command in part if command is not None], client=client)
                     )
@@ -322,7 +344,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
     async def _send_fills(
         self, client: str, since: int, rung: asyncio.Event | None, context: Context
     ) -> None:
-        """Write fills above `since`; follow while the bell rings, or end at the newest without one."""
+        """Write fills above `since` that may be seen; follow while the bell rings, or end without one."""
         by_name = self._loop.state.accounts.by_name
 
         def newer() -> list[Fill] | Landmark:
@@ -332,7 +354,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             if since < account.forgotten:
                 return account.landmark(since)
             first = since - account.forgotten
-            return account.fills[first : first + MAX_FILLS_PER_BATCH]
+            count = min(self._bell.visible(client, account.traded) - since, MAX_FILLS_PER_BATCH)
+            return account.fills[first : first + max(count, 0)]
 
         while True:
             if rung is not None:
@@ -370,28 +393,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         return since
 
 
-class ProtectedBooks:
-    """The books that count: this engine's own as published, and the synced ones of live peers."""
-
-    def __init__(self, engine: int, own: Mapping[str, BookReplica], peers: Mapping[int, PeerFeed]) -> None:
-        self._engine = engine
-        self._own = own
-        self._peers = peers
-
-    def of(self, symbol: str) -> dict[int, BookReplica]:
-        """By engine number."""
-        books = {
-            number: replica
-            for number, peer in self._peers.items()
-            if (replica := peer.protected(symbol)) is not None
-        }
-        if symbol in self._own:
-            books[self._engine] = self._own[symbol]
-        return books
-
-
 async def _open_call(calls: Counter[str], client: str, most: int, what: str, context: Context) -> None:
-    """One call more of the client is open, unless it has as many as it may."""
+    """Count one more open call of the client; end the call when it has as many as it may."""
     if calls[client] >= most:
         await context.abort(
             grpc.StatusCode.RESOURCE_EXHAUSTED, f"{most} {what} of this client are open: close one"
@@ -400,7 +403,7 @@ async def _open_call(calls: Counter[str], client: str, most: int, what: str, con
 
 
 def _close_call(calls: Counter[str], client: str) -> None:
-    """One call of the client is open no more."""
+    """One call fewer of the client is open."""
     calls[client] -= 1
     if not calls[client]:
         del calls[client]
@@ -445,7 +448,10 @@ async def _answers(submissions: Iterable[Submission]) -> list[Answered | Accepte
             pending = to_orders[position]
             if future.done():
                 duplicate = type(pending) is Answered and pending.duplicate
-                to_orders[position] = msgspec.structs.replace(future.result(), duplicate=duplicate)
+                settled = msgspec.structs.replace(future.result(), duplicate=duplicate)
+                if type(submission.commands[position]) is CancelOrder:  # another command traded it
+                    settled = msgspec.structs.replace(settled, fills=(), prevented=())
+                to_orders[position] = settled
         answers += to_orders
     order_log.replied(answers)
     order_trace.replied(answers)

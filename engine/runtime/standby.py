@@ -105,7 +105,7 @@ class Standby:
             await self._nc.publish(subject, encode(status))
             published = await self._writer.start()
             if published[0] <= self._state.batch_number:  # else we lag, or it is of a batch that was lost
-                self._reports.forget(published)
+                self._reports.leave_out(published)
             await asyncio.sleep(TELL_S)
 
 

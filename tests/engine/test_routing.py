@@ -24,7 +24,7 @@ from engine.commands import (
 from engine.digest import state_digest
 from engine.events import Answered, Fill, LegSent, LegTaken
 from engine.invariants import check
-from engine.routing import horizon, plan, rank
+from engine.routing import known_to, plan, rank
 from engine.state import State
 from engine.terms import Liquidity, OrderStatus, RejectReason, SelfTradePrevention, Side, TimeInForce
 from tests.engine.venue import answer_of, apply_batch, restored
@@ -63,13 +63,13 @@ def test_plan_at_one_price_takes_home_first_then_the_larger_quote_then_the_lower
     assert planned(30, 100, [(100, 2)], *quotes) == [(0, 100, 2), (3, 100, 9), (4, 100, 3), (5, 100, 3)]
 
 
-def test_the_horizon_is_the_best_place_where_a_quote_was_cut() -> None:
+def test_all_is_known_to_the_best_place_where_a_quote_was_cut() -> None:
     """The last level of that quote; none where all quotes are whole."""
     whole, cut = AwayQuote(2, 1, 1, ((100, 5), (102, 5))), AwayQuote(3, 1, 1, ((99, 1), (101, 5)), cut=True)
     cut_later = AwayQuote(4, 1, 1, ((99, 1), (103, 5)), cut=True)
-    assert horizon(rank((whole,), -1)) is None
-    assert horizon(rank((whole, cut), -1)) == -101
-    assert horizon(rank((cut_later, whole, cut), -1)) == -101
+    assert known_to(rank((whole,), -1)) is None
+    assert known_to(rank((whole, cut), -1)) == -101
+    assert known_to(rank((cut_later, whole, cut), -1)) == -101
 
 
 def test_plan_stops_at_limit_and_quantity() -> None:

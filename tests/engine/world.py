@@ -129,13 +129,13 @@ class World:
         raise AssertionError("parcels without end")
 
     def query_open_legs(self) -> None:
-        """Every engine asks after each leg it has no result for."""
+        """Every engine queries each leg it has no result for."""
         for number, node in self.nodes.items():
             for leg_id, leg in node.state.legs.items():
                 self.parcels.append(Parcel(number, leg.sent.peer, QueryLeg(leg_id, number)))
 
     def settle(self) -> None:
-        """Let everything arrive, ask after what was lost, and uncross, until all is quiet."""
+        """Let everything arrive, query what was lost, and uncross, until all is quiet."""
         for _ in range(1_000):
             self.deliver_all()
             self.query_open_legs()

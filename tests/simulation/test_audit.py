@@ -296,7 +296,7 @@ def test_an_answer_is_waited_for_until_the_book_shows_it(leg_out: Market) -> Non
     assert judged(leg_out.batch(1, 503, *asks_for(2, 1))) == (0, 0)
 
 
-def test_nothing_is_subtracted_for_what_a_restart_asks_after(leg_out: Market) -> None:
+def test_nothing_is_subtracted_for_what_a_restart_queries(leg_out: Market) -> None:
     """Of the 2 that are left at engine 2, as was known, 1 is asked for."""
     leg_out.batch(2, 501, to_peer(3))
     leg_out.batch(1, 505, EpochStarted(2))

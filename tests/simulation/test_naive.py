@@ -61,7 +61,7 @@ def play(seed: int, steps: int, *, most_levels: int = 1_000) -> World:
                 if fate < 0.1:
                     world.deliver(parcel)  # twice
             elif fate < 0.55:
-                world.parcels.remove(parcel)  # lost: asked after later
+                world.parcels.remove(parcel)  # lost: queried later
         if chance.random() < 0.2:
             world.uncross()
         if chance.random() < 0.1:

@@ -181,7 +181,7 @@ async def die_at(point: str, file: Path, venue: Venue) -> None:
 
     if point == "replay ended":
         venue.kill(venue.engine_pid(1))
-    if point == "leg asked after":
+    if point == "leg queried":
         for _ in range(FREEZES):  # only a leg on its way when its peer stops is left without an answer
             if not await is_gone(file):
                 async with venue.frozen(2):

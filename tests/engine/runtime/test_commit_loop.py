@@ -106,7 +106,7 @@ class Rig:
         self.shows = False
         self.has_room = asyncio.Event()
         self.has_room.set()
-        self.is_followed = True
+        self.has_peers = True
         self.delay_s = 0.0
         self.loop = CommitLoop(
             self.state,
@@ -116,7 +116,7 @@ class Rig:
             legs_planned=lambda _: None,
             release=self._release,
             release_trouble=lambda: "no room",
-            is_followed=lambda: self.is_followed,
+            has_peers=lambda: self.has_peers,
             delay_s=lambda: self.delay_s,
             utc_ns=lambda: self.clock_ns,
         )
@@ -143,9 +143,9 @@ class Rig:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def submit(self, *commands: Command, takes: bool = True) -> asyncio.Future[Submission]:
+    def submit(self, *commands: Command, may_take: bool = True) -> asyncio.Future[Submission]:
         """Queue commands."""
-        return self.loop.submit(commands, takes=takes)
+        return self.loop.submit(commands, may_take=may_take)
 
     async def asked(self, appends: int) -> None:
         """Wait until the journal was asked for so many appends, and all that can happen then has."""
@@ -434,8 +434,8 @@ async def test_one_client_cannot_fill_the_queue(rig: Rig, monkeypatch: pytest.Mo
     with pytest.raises(Overloaded, match="2 commands of this client are waiting, 2 is the limit"):
         rig.loop.submit([order("c")], client="ann")
     waiting.append(rig.loop.submit([order("d")], client="bob"))
-    await rig.loop.share_of("bob", 1)
-    more = asyncio.create_task(rig.loop.share_of("ann", 1))
+    await rig.loop.wait_for_share("bob", 1)
+    more = asyncio.create_task(rig.loop.wait_for_share("ann", 1))
     await quiet()
     assert not more.done()
     waiting += [rig.submit(order(name)) for name in "efg"]
@@ -461,17 +461,17 @@ async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: py
     assert names(await rig.journal.commands()) == ["a", "b", "e", "f", "g"]
 
 
-@pytest.mark.parametrize("is_followed", [True, False])
-async def test_answers_wait_for_effects_only_while_peers_follow(rig: Rig, is_followed: bool) -> None:
+@pytest.mark.parametrize("has_peers", [True, False])
+async def test_answers_wait_for_effects_only_while_peers_follow(rig: Rig, has_peers: bool) -> None:
     """Alone, an engine answers first; peers must be able to see a change before its client hears of it."""
-    rig.is_followed = is_followed
+    rig.has_peers = has_peers
     async with rig.running():
         done = rig.submit(order("a"))
         done.add_done_callback(lambda _: rig.happened.append("answer"))
         await done
         await until(lambda: len(rig.happened) == 2)
     effects = f"release {rig.batches[-1].number}"
-    assert rig.happened == ([effects, "answer"] if is_followed else ["answer", effects])
+    assert rig.happened == ([effects, "answer"] if has_peers else ["answer", effects])
 
 
 async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
@@ -612,6 +612,22 @@ async def test_answers_wait_until_the_batch_is_shown(rig: Rig) -> None:
         await asyncio.wait_for(second, 1)
 
 
+async def test_an_answer_waits_for_what_it_rests_on(rig: Rig) -> None:
+    """A repeat changes no book, but it says that the order rests, and peers cannot see that yet."""
+    rig.shows = True
+    async with rig.running():
+        first = rig.submit(order("a"))
+        await until(lambda: rig.shown)
+        rig.shows = False
+        repeat = rig.submit(order("a"))
+        await until(lambda: len(rig.batches) == 2)
+        await quiet()
+        assert not repeat.done()
+        rig.shown[0].set_result(None)
+        await asyncio.wait_for(asyncio.gather(first, repeat), 1)
+        await asyncio.wait_for(rig.submit(order("a")), 1)
+
+
 async def test_orders_are_sequenced_after_catching_up(rig: Rig) -> None:
     """They may take what peers show, so every quote that was shown before must be here."""
     rig.caught_up.clear()
@@ -629,7 +645,7 @@ async def test_legs_and_results_do_not_wait_for_quotes(rig: Rig) -> None:
     """They take nothing from peers, and a peer waits for them."""
     rig.caught_up.clear()
     async with rig.running():
-        await asyncio.wait_for(rig.submit(QueryLeg(2 << 48, 2), takes=False), 1)
+        await asyncio.wait_for(rig.submit(QueryLeg(2 << 48, 2), may_take=False), 1)
         await asyncio.wait_for(rig.loop.submit_own(LegResult(1, ())), 1)
     assert rig.catch_ups == 0
 

@@ -294,6 +294,22 @@ def test_the_bell_rings_for_those_who_listen() -> None:
         assert bobs.is_set()
 
 
+def test_withheld_fills_are_seen_once_all_before_them_are() -> None:
+    """Whatever the order in which they are shown; other clients' are not concerned."""
+    bell = FillBell()
+    with bell.listen("alice") as rung:
+        for first in (3, 5, 8):
+            bell.withhold("alice", first)
+        seen = []
+        for first in (5, 3, 8):
+            seen.append(bell.visible("alice", 9))
+            bell.show("alice", first)
+            assert rung.is_set()
+            rung.clear()
+    assert seen == [2, 2, 7]
+    assert (bell.visible("alice", 9), bell.visible("bob", 4)) == (9, 4)
+
+
 class Outside:
     """Everything that effects reach, in the order in which they did."""
 
@@ -350,7 +366,7 @@ async def test_refusals_are_counted_by_reason() -> None:
 
 
 async def test_a_batch_is_released_in_order() -> None:
-    """New books and legs, then the feed, then the rest; only reports are reported, only fills are trades."""
+    """Legs and new books, then the feed, then the rest; only reports are reported, only fills are trades."""
     outside = Outside()
     leg = LegSent(4, 2, 1, 1, "AAPL", 1, 100, 5, 0)
     events: list[Event] = [
@@ -363,18 +379,21 @@ async def test_a_batch_is_released_in_order() -> None:
     ]
     changes = [BookChanged("AAPL", 2, ()), BookChanged("MSFT", 1, ())]
     with outside.bell.listen("alice") as alices, outside.bell.listen("bob") as bobs:
-        shown = await outside.effects.release(Batch(12, 3, 99, events=events, changes=changes))
+        batch = Batch(12, 3, 99, events=events, changes=changes, has_peers=True)
+        shown = await outside.effects.release(batch)
         assert shown is not None
         answering = asyncio.ensure_future(shown)
         await asyncio.sleep(0)
         assert not answering.done()
         assert not alices.is_set(), "a client may not hear of it before peers can see it"
+        assert outside.bell.visible("alice", 1) == 0
         outside.shown.set_result(None)
         await asyncio.wait_for(answering, 1)
         assert (alices.is_set(), bobs.is_set()) == (True, False)
+        assert outside.bell.visible("alice", 1) == 1
     assert outside.happened == [
-        "list MSFT",
         "leg 4",
+        "list MSFT",
         "publish 3 12 99 2",
         "report 3 12",
         "uncross AAPL",
@@ -388,8 +407,21 @@ async def test_answers_do_not_wait_for_a_book_that_did_not_change() -> None:
     """Peers have nothing to see of it; its fills, brought home by a leg, are told at once."""
     outside = Outside()
     with outside.bell.listen("alice") as alices:
-        assert await outside.effects.release(Batch(12, 3, 99, events=[EVENTS[Fill]])) is None
+        batch = Batch(12, 3, 99, events=[EVENTS[Fill]], has_peers=True)
+        assert await outside.effects.release(batch) is None
         assert alices.is_set()
+
+
+async def test_nothing_waits_for_peers_that_are_not_there() -> None:
+    """A client without peers has its answer already, and sees its fills from then on."""
+    outside = Outside()
+    outside.room.clear()
+    batch = Batch(12, 3, 99, events=[EVENTS[Fill]], changes=[BookChanged("AAPL", 2, ())])
+    release = asyncio.create_task(outside.effects.release(batch))
+    await until(lambda: "report 3 12" in outside.happened)
+    assert outside.bell.visible("alice", 1) == 1
+    outside.room.set()
+    assert await asyncio.wait_for(release, 1) is None
 
 
 async def test_a_release_waits_for_room_for_reports() -> None:

@@ -46,8 +46,9 @@ from engine.invariants import check
 from engine.runtime import away, legs
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
-from engine.runtime.legs import Legs, Uncrosser
+from engine.runtime.legs import Legs
 from engine.runtime.recovery import begin_reign
+from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
 from tests.waiting import until
@@ -189,8 +190,8 @@ async def settled(submission: Submission) -> Answered:
     return await asyncio.wait_for(submission.settling[0], 5)
 
 
-def ask_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has no answer is asked after again ten times as soon as in a market, and twenty in the end."""
+def query_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no answer is queried again ten times as soon as in a market, and twenty in the end."""
     monkeypatch.setattr(legs, "ANSWER_PATIENCE_S", 0.025)
     monkeypatch.setattr(legs, "MAX_ANSWER_PATIENCE_S", 0.1)
     monkeypatch.setattr(legs, "RETRY_S", 0.01)
@@ -303,7 +304,7 @@ async def test_a_leg_that_meets_very_many_orders_comes_in_parts(
         check(away.state)
 
 
-async def test_a_lost_answer_is_asked_after(
+async def test_a_lost_answer_is_queried(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leg traded, its answer never came: the query brings the same one, and it counts once."""
@@ -328,7 +329,7 @@ async def test_a_lost_answer_is_asked_after(
 async def test_a_leg_that_never_arrived_never_trades(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
-    """The peer, not there at first, buries it when asked after it; arriving late it finds its tombstone."""
+    """The peer, not there at first, buries it when queried; arriving late it finds its tombstone."""
     async with two_engines(nats_connection, engine, other, serve=False) as (home, away):
         submission = await home.rest("alice", Side.BUY, 5, 100)
         await until(lambda: len(home.sent) == 1)
@@ -364,7 +365,7 @@ async def test_a_slow_link_does_not_keep_a_leg_in_doubt(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer whose every answer takes longer than the first question waits is heard in the end."""
-    ask_soon(monkeypatch)
+    query_soon(monkeypatch)
     async with tasks() as group:
         home = Node(engine, nats_connection, group)
         await home.start()
@@ -388,7 +389,7 @@ async def test_a_slow_link_does_not_keep_a_leg_in_doubt(
         assert len(home.fills) == 1
 
 
-async def test_a_leg_of_an_earlier_run_is_asked_after(
+async def test_a_leg_of_an_earlier_run_is_queried(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
     """Not sent again: after a restart the peer says what it did."""
@@ -451,7 +452,7 @@ async def test_so_many_legs_to_a_peer_are_under_way_at_a_time(
 async def test_new_legs_do_not_wait_for_very_many_earlier_ones(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They leave in turns with questions after those of an earlier run, each kind in order."""
+    """They leave in turns with queries of those of an earlier run, each kind in order."""
     monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 1)
     async with tasks() as group:
         peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
@@ -509,7 +510,7 @@ async def test_a_dead_route_attracts_no_more_orders_until_it_answers(
     nats_connection: Connection, engine: int, other: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few legs do: the peer is suspect though its feed lives, and is asked on, so that it can come back."""
-    ask_soon(monkeypatch)
+    query_soon(monkeypatch)
     is_back = asyncio.Event()
 
     def refuse(question: Leg | LegQuery) -> bytes | None:
@@ -650,7 +651,7 @@ async def test_nothing_is_asked_while_nats_is_away(
 async def test_an_answer_that_cannot_be_is_not_believed(
     nats_connection: Connection, engine: int, other: int, untrue: Callable[[Leg | LegQuery], bytes]
 ) -> None:
-    """The leg is asked after until there is one that can; nothing of the other is booked."""
+    """The leg is queried until there is one that can; nothing of the other is booked."""
     async with engine_and_peer(nats_connection, engine, other, untrue, answers(FILL)) as (home, peer):
         home.see(other, (100, 2))
         answer = await settled(await home.rest("alice", Side.BUY, 2, 100))
@@ -742,7 +743,7 @@ async def test_a_leg_nobody_waits_for_is_left_out(
         assert await away.commands(TakeLeg) == []
 
 
-async def test_a_leg_that_finds_no_room_is_left_to_be_asked_after(
+async def test_a_leg_that_finds_no_room_is_left_to_be_queried(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine with too much to do does not answer; its peer asks again, and the leg is buried."""
@@ -750,11 +751,11 @@ async def test_a_leg_that_finds_no_room_is_left_to_be_asked_after(
         submit = away.loop.submit
         refusals: list[Command] = []
 
-        def busy(commands: list[Command], *, takes: bool = True) -> Awaitable[Submission]:
+        def busy(commands: list[Command], *, may_take: bool = True) -> Awaitable[Submission]:
             if not refusals:
                 refusals.extend(commands)
                 raise Overloaded("busy")
-            return submit(commands, takes=takes)
+            return submit(commands, may_take=may_take)
 
         monkeypatch.setattr(away.loop, "submit", busy)
         submission = await home.rest("alice", Side.BUY, 5, 100)
@@ -780,7 +781,7 @@ async def test_a_crossing_that_nothing_announced_is_found(
     nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quote that begins to count without changing is seen by the next look at all symbols."""
-    monkeypatch.setattr(legs, "LOOK_S", 0.01)
+    monkeypatch.setattr("engine.runtime.uncrosser.LOOK_S", 0.01)
     async with tasks() as group:
         node = Node(engine, nats_connection, group)
         crossing: list[int] = []

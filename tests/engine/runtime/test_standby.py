@@ -64,7 +64,7 @@ async def test_a_standby_has_the_state_of_the_primary_and_goes_on_with_it() -> N
 
 
 async def test_a_standby_keeps_only_reports_that_may_be_missing() -> None:
-    """What the primary stored meanwhile is forgotten; the rest goes out once, in order."""
+    """What the primary stored meanwhile is left out; the rest goes out once, in order."""
     primary = await first_reign(3, rounds=20)
     expected = primary.reports()
     stream = Stream()
@@ -72,12 +72,12 @@ async def test_a_standby_keeps_only_reports_that_may_be_missing() -> None:
     await catch_up(State(1), MemoryJournal(1, primary.journal.stored), reports)
     numbers = [batch.number for batch in primary.batches for event in batch.events if _is_reported(event)]
     last = numbers[len(numbers) // 2]
-    reports.forget((last, 1))
+    reports.leave_out((last, 1))
     stored = numbers.index(last) + 1
     assert stored < len(expected)
     await publish(reports, stream, len(expected) - stored)
     assert stream.reports() == expected[stored:]
-    reports.forget((primary.batches[-1].number, 10**6))
+    reports.leave_out((primary.batches[-1].number, 10**6))
     await asyncio.wait_for(reports.drained(), 1)
 
 
@@ -158,7 +158,7 @@ async def test_after_a_loss_a_faster_predecessor_takes_no_reports_away(engine: i
             stored.append(message)
 
     reports = Reports(engine, cast("ExecutionsWriter", Writer()), (20, 1))
-    reports.forget_published()
+    reports.report_again()
     for number in (1, 2, 3):
         reports.add(1, number, [accepted(number)])
     await reports.take_over(2, 9)
@@ -216,7 +216,7 @@ async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
     reports = Reports(engine, writer, await writer.start())
     await catch_up(state, journal, reports)
     assert not reports.queued
-    reports.forget_published()
+    reports.report_again()
     lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
     holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
     assert await holder.acquire()

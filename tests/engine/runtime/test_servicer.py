@@ -1,0 +1,240 @@
+"""The gRPC edge over a real commit loop; the test says when peers can see what was published."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import grpc
+import msgspec
+import pytest
+from matchbus.v1 import matchbus_pb2 as pb
+
+from bus.journal import MemoryJournal
+from engine.commands import AddInstrument, AwayQuote, Command, LegFill, LegResult, NewOrder
+from engine.events import BookChanged, Event, Fill, LegSent
+from engine.runtime import servicer
+from engine.runtime.commit_loop import CommitLoop
+from engine.runtime.effects import Effects, FillBell
+from engine.runtime.rates import Rates
+from engine.runtime.recovery import begin_reign
+from engine.runtime.servicer import MatchingEngineServicer
+from engine.state import State
+from engine.terms import Side
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from matchbus.edge import Context
+
+    from bus.executions import OldFills
+    from engine.runtime.effects import Reports
+    from engine.runtime.market_data import MarketData
+    from engine.runtime.servicer import ProtectedBooks
+    from engine.runtime.sessions import Sessions
+
+
+class Call:
+    """One call of a client, and the messages it was sent."""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.batches: list[pb.FillBatch] = []
+
+    @property
+    def sequences(self) -> list[int]:
+        """Of all fills it was sent."""
+        return [fill.sequence for batch in self.batches for fill in batch.fills]
+
+    async def write(self, batch: pb.FillBatch) -> None:
+        """As gRPC has it."""
+        self.batches.append(batch)
+
+    async def abort(self, code: grpc.StatusCode, text: str) -> NoReturn:
+        """As gRPC has it."""
+        raise AssertionError(f"{code.name}: {text}")
+
+
+class Venue:
+    """Engine 1, which trades AAPL; nothing is there but what the test shows."""
+
+    def __init__(self) -> None:
+        self.state = State(1)
+        self.bell = FillBell()
+        self.shown: list[asyncio.Future[None]] = []
+        self.holds = False
+        """Whether what is published from now on is shown when the test says so, not at once."""
+        self.legs: list[LegSent] = []
+        self.away: tuple[AwayQuote, ...] = ()
+        self._journal = MemoryJournal(1)
+        effects = Effects(
+            cast("MarketData", self),
+            cast("Reports", self),
+            self.bell,
+            send_leg=self.legs.append,
+            uncross=lambda _: None,
+            shown=self._shown,
+        )
+        self.loop = CommitLoop(
+            self.state,
+            self._journal,
+            catch_up=self._catch_up,
+            attach=self._attach,
+            legs_planned=lambda _: None,
+            release=effects.release,
+        )
+        self.servicer = MatchingEngineServicer(
+            self.loop,
+            cast("Sessions", self),
+            self.bell,
+            cast("ProtectedBooks", None),
+            cast("OldFills", None),
+            Rates(0),
+        )
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Commit for the length of a block."""
+        await begin_reign(self.state, self._journal, 1, 1)
+        run = asyncio.create_task(self.loop.run())
+        try:
+            await self.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
+            yield
+        finally:
+            run.cancel()
+            with suppress(asyncio.CancelledError):
+                await run
+
+    def submit(self, client: str, side: Side, quantity: int, name: str = "") -> asyncio.Task[pb.OrderReply]:
+        """An order at 100; without a name one that says how many orders there are."""
+        name = name or f"{client}-{len(self.state.orders)}"
+        order = pb.NewOrder(
+            client_order_id=name,
+            symbol="AAPL",
+            side=side,  # type: ignore[arg-type]  # the same numbers
+            type=pb.ORDER_TYPE_LIMIT,
+            time_in_force=pb.TIME_IN_FORCE_GTC,
+            price=100,
+            quantity=quantity,
+        )
+        return asyncio.create_task(self.servicer.SubmitOrder(order, cast("Context", Call(client))))
+
+    async def cancel(self, client: str, order_id: int) -> pb.OrderReply:
+        """Cancel an order."""
+        call = cast("Context", Call(client))
+        return await self.servicer.CancelOrder(pb.CancelOrderRequest(order_id=order_id), call)
+
+    async def fills(self, call: Call, *, follow: bool) -> None:
+        """GetFills from the first one on."""
+        await self.servicer.GetFills(pb.GetFillsRequest(follow=follow), cast("Context", call))
+
+    async def fills_now(self, client: str) -> list[int]:
+        """What GetFills gives to one who does not follow."""
+        call = Call(client)
+        await self.fills(call, follow=False)
+        return call.sequences
+
+    async def publish(
+        self, epoch: int, number: int, time_ns: int, changes: Sequence[BookChanged], fills: Sequence[Fill]
+    ) -> None:
+        """As MarketData says."""
+        await asyncio.sleep(0)
+
+    async def add_book(self, symbol: str) -> None:
+        """As MarketData says."""
+
+    def add(self, epoch: int, batch_number: int, reports: list[Event]) -> None:
+        """As Reports says."""
+
+    async def room(self) -> None:
+        """As Reports says."""
+
+    async def client_of(self, call: Call) -> str:
+        """As Sessions says."""
+        return call.client
+
+    async def _catch_up(self) -> None:
+        return
+
+    def _attach(self, command: Command) -> Command:
+        return (
+            msgspec.structs.replace(command, away=self.away)
+            if self.away and isinstance(command, NewOrder)
+            else command
+        )
+
+    async def _shown(self) -> None:
+        if self.holds:
+            self.shown.append(asyncio.get_running_loop().create_future())
+            await self.shown[-1]
+
+
+@pytest.fixture
+async def venue() -> AsyncIterator[Venue]:
+    """An open one."""
+    made = Venue()
+    async with made.open():
+        yield made
+
+
+async def test_no_fill_is_told_before_peers_can_see_it(venue: Venue) -> None:
+    """Neither to a stream that follows nor to a new one, though fills before it are; then with its answer."""
+    await venue.submit("bob", Side.SELL, 10)
+    venue.holds = True
+    bobs = Call("bob")
+    following = asyncio.create_task(venue.fills(bobs, follow=True))
+    first = venue.submit("ann", Side.BUY, 1)
+    await until(lambda: len(venue.shown) == 1)
+    second = venue.submit("ann", Side.BUY, 2)
+    await until(lambda: len(venue.shown) == 2)
+    assert (bobs.sequences, await venue.fills_now("bob"), await venue.fills_now("ann")) == ([], [], [])
+
+    venue.shown[0].set_result(None)
+    await first
+    await until(lambda: bobs.sequences)
+    assert (bobs.sequences, await venue.fills_now("bob"), await venue.fills_now("ann")) == ([1], [1], [1])
+
+    venue.shown[1].set_result(None)
+    await second
+    assert (await venue.fills_now("bob"), await venue.fills_now("ann")) == ([1, 2], [1, 2])
+    await until(lambda: len(bobs.sequences) == 2)
+    following.cancel()
+
+
+async def test_a_batch_that_is_shown_too_soon_waits_for_those_before(venue: Venue) -> None:
+    """A round trip may fail while an earlier one is still on its way: fills and answers keep their order."""
+    await venue.submit("bob", Side.SELL, 10)
+    venue.holds = True
+    submitted = []
+    for _ in range(3):
+        submitted.append(venue.submit("ann", Side.BUY, 1))
+        await until(lambda: len(venue.shown) == len(submitted))
+    venue.shown[1].set_result(None)
+    for _ in range(20):  # everything that can happen without the first
+        await asyncio.sleep(0)
+    assert await venue.fills_now("bob") == []
+    assert not submitted[1].done()
+    venue.shown[0].set_result(None)
+    await submitted[1]
+    assert await venue.fills_now("bob") == [1, 2]
+    venue.shown[2].set_result(None)
+    await submitted[2]
+    assert await venue.fills_now("bob") == [1, 2, 3]
+
+
+async def test_the_reply_to_a_cancel_has_no_fills(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the order's legs, and what they bring the order had traded: the cancel did not."""
+    monkeypatch.setattr(servicer, "SETTLE_PATIENCE_S", 0.01)
+    await venue.submit("bob", Side.SELL, 4)
+    venue.away = (AwayQuote(2, 1, 9, ((100, 5),)),)
+    pending = await venue.submit("ann", Side.BUY, 10)
+    assert (pending.status, [fill.quantity for fill in pending.fills]) == (pb.ORDER_STATUS_PENDING, [4])
+    monkeypatch.setattr(servicer, "SETTLE_PATIENCE_S", 10.0)
+    repeating = venue.submit("ann", Side.BUY, 10, "ann-1")
+    cancelling = asyncio.create_task(venue.cancel("ann", pending.order_id))
+    await until(lambda: venue.state.orders[pending.order_id].cancelling)
+    (leg,) = venue.legs
+    await venue.loop.submit_own(LegResult(leg.leg_id, (LegFill(2 << 48, 100, 3, 7, 1),)))
+    cancelled, repeated = await cancelling, await repeating
+    assert (cancelled.status, cancelled.cumulative_quantity) == (pb.ORDER_STATUS_CANCELLED, 7)
+    assert list(cancelled.fills) == []
+    assert [fill.quantity for fill in repeated.fills] == [4, 3]
