@@ -230,7 +230,7 @@ class Client:
         if _may_be_our_own_doing(reply, pending):
             state = await self.order(order_id=order_id, client_order_id=client_order_id)
             done = state.status is OrderStatus.CANCELLED
-            return results.result_of_state(state, done=done, text=reply.reject_text)
+            return results.result_of_state(state, reply, done=done)
         return await self._result_for(reply, order_id, client_order_id)
 
     async def replace(
@@ -245,9 +245,9 @@ class Client:
 
         The same price and no larger quantity keeps the place in the queue; anything else goes to the back
         and may trade at once. A total at or below what is filled finishes the order. An answer that was
-        lost is dealt with as in `cancel`: an order closed with just this price and quantity was replaced.
-        Replaces of one order go out one after the other: sent again behind a later one, an earlier one would
-        bring its old price back.
+        lost is dealt with as in `cancel`: an order that is closed, or pending, with just this price and
+        quantity was replaced. Replaces of one order go out one after the other: sent again behind a later
+        one, an earlier one would bring its old price back.
         """
         request = pb.OrderEntryRequest()
         command = request.commands.add().replace
@@ -271,7 +271,7 @@ class Client:
             state = await self.order(order_id=order_id, client_order_id=client_order_id)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
             done = (state.price, state.quantity) == wanted
-            return results.result_of_state(state, done=done, text=reply.reject_text)
+            return results.result_of_state(state, reply, done=done)
         return results.order_result(reply, instrument)
 
     async def cancel_all(self, symbol: str | None = None, side: str | None = None) -> int:
@@ -478,4 +478,9 @@ def _flag(value: object, what: str) -> bool:
 
 
 def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:
-    return pending.attempts > 1 and reply.reject_reason == pb.REJECT_REASON_ORDER_CLOSED
+    # Sent again, a cancel or replace finds the order closed by its first attempt, a replace also finds it
+    # waiting for the leg that its first attempt sent.
+    return pending.attempts > 1 and reply.reject_reason in (
+        pb.REJECT_REASON_ORDER_CLOSED,
+        pb.REJECT_REASON_ORDER_PENDING,
+    )

@@ -442,6 +442,34 @@ async def test_repeated_cancel_of_a_filled_order_is_refused(venue: FakeVenue) ->
     assert (result.state.status, result.cumulative_quantity) == ("filled", Decimal(1))
 
 
+async def test_replace_whose_answer_was_lost_counts_as_done(venue: FakeVenue) -> None:
+    """A replace that was done, and whose leg is still out when it comes again, is reported as done."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.sends_legs = True
+        engine.break_after.append(UNAVAILABLE)
+        replaced = await client.replace(order_id=order.order_id, price="3", quantity="2")
+    assert (replaced.status, replaced.duplicate, replaced.rejected) == ("pending", True, False)
+    assert replaced.leaves_quantity == Decimal(2)
+    assert len(engine.commands) == 3
+
+
+async def test_repeated_replace_of_an_order_that_waits_is_refused(venue: FakeVenue) -> None:
+    """A repeated replace of an order that has another price stays refused, for the reason that it has."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.sends_legs = True
+        await client.replace(order_id=order.order_id, price="3", quantity="2")
+        engine.break_after.append(UNAVAILABLE)
+        refused = await client.replace(order_id=order.order_id, price="4", quantity="2")
+    assert refused.reject_reason is RejectReason.ORDER_PENDING
+    assert refused.reject_text == "REJECT_REASON_ORDER_PENDING"
+    assert refused.state is not None
+    assert refused.state.price == Decimal(3)
+
+
 async def test_an_earlier_replace_never_comes_behind_a_later_one(venue: FakeVenue) -> None:
     """Answers are lost while two replaces of an order are given: its last price is that of the second."""
     async with venue.client() as client:
