@@ -3,7 +3,7 @@
 The rules of a retry are in `Retry`, the same for order entry, fills and single calls:
 
     INVALID_ARGUMENT and such        raise RequestInvalid / OrderNotFound: again would not help
-    DATA_LOSS                        raise Unavailable at once: the venue knows that it cannot tell
+    DATA_LOSS                        raise DataLost: the venue knows that it cannot tell
     PERMISSION_DENIED                raise AuthenticationFailed
     UNAUTHENTICATED                  register again once, and give the engine a second to learn the new token
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
@@ -33,6 +33,7 @@ from matchbus.v1 import matchbus_pb2_grpc
 from client.errors import (
     AuthenticationFailed,
     ClientClosed,
+    DataLost,
     OrderNotFound,
     RequestInvalid,
     Unavailable,
@@ -96,6 +97,15 @@ _USELESS_TO_REPEAT: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+
+_NOT_TAKEN: Final = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""With these the exchange says that it does not know us any more."""
 
 _ADDRESS: Final = re.compile(r"(\[[0-9a-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII | re.IGNORECASE)
 """A name or an IPv4 address, or an IPv6 address in brackets; then the port."""
@@ -194,7 +204,7 @@ class Session:
             try:
                 await self._register(self.deadline_s)
             except grpc.aio.AioRpcError as error:
-                if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+                if error.code() in _NOT_TAKEN:
                     raise _final(error) from error
                 _log.info("registration failed: %s %s", error.code(), error.details())
 
@@ -366,7 +376,7 @@ class Retry:
         """Wait out a failed attempt that was made with registration `generation`.
 
         `error` is None for a stream that ended without saying why. Raises `RequestInvalid`,
-        `OrderNotFound`, `AuthenticationFailed`, or `Unavailable` at the deadline.
+        `OrderNotFound`, `AuthenticationFailed`, `DataLost`, or `Unavailable` at the deadline.
         """
         code = grpc.StatusCode.UNAVAILABLE if error is None else error.code()
         if error is not None and (final := self._hopeless(error)) is not None:
@@ -434,5 +444,5 @@ def _final(error: grpc.aio.AioRpcError) -> Exception:
     if code is grpc.StatusCode.NOT_FOUND:
         return OrderNotFound(text)
     if code is grpc.StatusCode.DATA_LOSS:
-        return Unavailable(text, sent=True)
+        return DataLost(text)
     return RequestInvalid(text)

@@ -10,6 +10,7 @@ from typing import Final
 
 from client import (
     AuthenticationFailed,
+    DataLost,
     FillGap,
     MatchbusError,
     OrderNotFound,
@@ -132,6 +133,8 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(str(error), "write a multiple of it: nothing is rounded here")
         case FillGap():
             return Failure(str(error), "stop trading on this history, and ask the operator")
+        case DataLost():
+            return Failure(str(error), "stop, and ask the operator")
         case _:
             return Failure(str(error))
 

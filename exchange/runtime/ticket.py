@@ -29,7 +29,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from client import AuthenticationFailed, Client, Fill, MatchbusError, OrderResult, OrderState, Position
+from client import (
+    AuthenticationFailed,
+    Client,
+    DataLost,
+    Fill,
+    MatchbusError,
+    OrderResult,
+    OrderState,
+    Position,
+)
 from client import Unavailable as VenueUnavailable
 
 TOKEN_HEADER: Final = "x-matchbus-ticket"  # noqa: S105  # the name of the header
@@ -262,7 +271,7 @@ def _answering(act: _Act) -> Callable[[Request], Awaitable[Response]]:
             return _response(refused.status, {"error": str(refused)})
         except AuthenticationFailed as error:
             return _response(401, {"error": str(error)})
-        except VenueUnavailable as error:
+        except (VenueUnavailable, DataLost) as error:
             return _response(503, {"error": str(error)})
         except (MatchbusError, ValueError, TypeError, msgspec.MsgspecError) as error:
             return _response(400, {"error": str(error)})

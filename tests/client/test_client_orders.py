@@ -12,6 +12,7 @@ from client import (
     AuthenticationFailed,
     Client,
     ClientClosed,
+    DataLost,
     MatchbusError,
     OrderRefused,
     OrderResult,
@@ -354,7 +355,7 @@ async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        (grpc.StatusCode.DATA_LOSS, Unavailable),
+        (grpc.StatusCode.DATA_LOSS, DataLost),
         (grpc.StatusCode.INVALID_ARGUMENT, RequestInvalid),
         (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
     ],
@@ -595,6 +596,19 @@ async def test_a_name_that_somebody_else_has(venue: FakeVenue) -> None:
     venue.failures.append(grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(AuthenticationFailed, match="scripted: use that secret, or another client id"):
         await venue.client().open()
+
+
+async def test_a_registration_that_is_lost(venue: FakeVenue) -> None:
+    """The exchange does not know us any more and says so: nothing is tried again."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        venue.failures.append(grpc.StatusCode.DATA_LOSS)
+        with pytest.raises(DataLost):
+            await client.open_orders()
+    venue.failures.append(grpc.StatusCode.DATA_LOSS)
+    with pytest.raises(DataLost):
+        await venue.client().open()
+    assert venue.registrations == 1
 
 
 async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from client import (
     AuthenticationFailed,
+    DataLost,
     FillGap,
     MatchbusError,
     OrderNotFound,
@@ -54,6 +55,7 @@ def settings() -> Settings:
         (AuthenticationFailed("another secret"), "'alice' with this secret (from context", "MATCHBUS_SECRET"),
         (ValueError("price 1.005 of AAPL is not on a tick"), "1.005", "multiple"),
         (FillGap(3, 5), "fill 3 is missing", "operator"),
+        (DataLost("positions of alice are unknown"), "are unknown", "operator"),
         (MatchbusError("anything"), "anything", ""),
     ],
 )
