@@ -345,6 +345,7 @@ class Retry:
         self._failures = 0
         self._short_lives = 0
         self._unauthenticated_at: float | None = None
+        self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + deadline_s
 
     @property
@@ -356,6 +357,7 @@ class Retry:
         """The venue answered: start from the beginning at the next failure."""
         self._failures = 0
         self._unauthenticated_at = None
+        self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
 
     def stream_ended(self, lived_s: float, *, brought: bool) -> None:
@@ -383,8 +385,12 @@ class Retry:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True)
+        # An attempt that the deadline cuts short does not say why those before it failed.
+        if code is not grpc.StatusCode.DEADLINE_EXCEEDED or not self._last_failure:
+            self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
+        late = Unavailable(
+            f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}", sent=True
+        )
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
                 registered = self._session.generation and await self._learn(code, generation)

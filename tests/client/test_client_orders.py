@@ -310,6 +310,15 @@ async def test_a_registration_ends_at_the_deadline(venue: FakeVenue, monkeypatch
     assert time.monotonic() - began_s < 2.0
 
 
+async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> None:
+    """The last attempt is cut short by the deadline: what those before it were answered is told."""
+    venue.failures.append(UNAVAILABLE)
+    venue.hold_registrations = asyncio.Event()
+    with pytest.raises(Unavailable, match="last failure: UNAVAILABLE: scripted"):
+        await venue.client(deadline_s=0.5).open()
+    assert venue.registrations == 1
+
+
 async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
     """Without an answer until the deadline the order fails, naming its id and that it was sent."""
     venue.engines[0].silent = True

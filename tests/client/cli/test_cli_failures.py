@@ -13,7 +13,7 @@ from client import (
     Unavailable,
     UnknownSymbol,
 )
-from client.cli.desk import Desk
+from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import WHAT_TO_DO, ExchangeAway, Failure, Misuse, explain, some_of
 from client.cli.output import Output
 from client.cli.settings import Context, Contexts, Settings, SettingsError, resolve
@@ -71,6 +71,25 @@ def test_a_refused_connection_is_said_in_plain_words() -> None:
     """Nobody needs gRPC's account of it."""
     failure = explain(ExchangeAway(Unavailable(REFUSED_CONNECTION)), settings(), [])
     assert failure.text.endswith("nobody listens there")
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_away"),
+    [
+        (REFUSED_CONNECTION, True),
+        (HUNG_UP, True),
+        (DISBELIEVED, True),
+        ("no answer within 5 s, last failure: UNAVAILABLE: errors resolving nowhere:1: not found", True),
+        ("no answer within 5 s, last failure: DEADLINE_EXCEEDED: Deadline Exceeded", True),
+        ("no answer within 5 s, last failure: UNAVAILABLE: no engine is live", False),
+        ("no answer within 5 s, last failure: RESOURCE_EXHAUSTED: 1000 registrations are waiting", False),
+    ],
+)
+async def test_an_exchange_that_answers_is_not_away(failure: str, *, is_away: bool) -> None:
+    """Nobody is told to start an exchange that has just said what is amiss."""
+    with pytest.raises(ExchangeAway if is_away else Unavailable, match=re.escape(failure)):
+        async with exchange_asked():
+            raise Unavailable(failure)
 
 
 async def test_failures_stay_as_they_are() -> None:
