@@ -262,6 +262,9 @@ class Client:
                 RejectReason.UNKNOWN_ORDER,
                 str(error),
             )
+        except Unavailable as error:
+            error.sent = False  # the question was, the replace was not
+            raise
         instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
         async with self._turn(known, client_order_id or ""):

@@ -102,11 +102,6 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
                 f"{reason_of(error.cause)}",
                 _CHECK_TLS if _says(error, _HUNG_UP) else _START_ONE,
             )
-        case Unavailable(client_order_id=str(name)) if name and error.sent:
-            return Failure(
-                f"the order may or may not have been entered: {reason_of(error)}",
-                how_to_find_out(name),
-            )
         case Unavailable():
             return Failure(
                 reason_of(error),

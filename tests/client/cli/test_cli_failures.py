@@ -43,11 +43,6 @@ def settings() -> Settings:
         (ExchangeAway(Unavailable(HUNG_UP)), "host:1 (from context alice)", "MATCHBUS_TLS_CA"),
         (ExchangeAway(Unavailable(DISBELIEVED)), "CERTIFICATE_VERIFY_FAILED", "MATCHBUS_TLS_CA"),
         (Unavailable("no answer within 5 s"), "no answer within 5 s", "matchbus status"),
-        (
-            Unavailable("no answer", sent=True, client_order_id="mine"),
-            "may or may not have been entered",
-            "--client-order-id mine",
-        ),
         (UnknownSymbol("APPL"), "did you mean AAPL?", "AAPL, MSFT"),
         (UnknownSymbol("ZZZ"), "'ZZZ' is not traded here", "AAPL, MSFT"),
         (OrderNotFound("order 5 is none"), "order 5", "matchbus orders"),
