@@ -420,6 +420,20 @@ async def test_cancel_and_replace_by_either_id(venue: FakeVenue) -> None:
     assert venue.engines[0].commands[1].replace.price == 300
 
 
+async def test_a_replace_may_follow_its_order_at_once(venue: FakeVenue) -> None:
+    """It goes out behind the order, whose answer nobody has yet."""
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        await until(lambda: in_flight(client) == 1)
+        replace = asyncio.create_task(client.replace(client_order_id="mine", price="3", quantity="2"))
+        await until(lambda: in_flight(client) == 2 or replace.done())
+        engine.hold.set()
+        assert (await order).leaves_quantity == Decimal(1)
+        assert (await replace).leaves_quantity == Decimal(2)
+
+
 async def test_order_of_an_earlier_run(venue: FakeVenue) -> None:
     """An order that this object did not submit is replaced too: the engine tells its symbol."""
     async with venue.client() as client:
