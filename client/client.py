@@ -178,7 +178,7 @@ class Client:
         be live. Cancelling the task that awaits this takes back an order that has not left yet; one that has
         left lives on: `order` tells by its `client_order_id`.
         """
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        instrument = await self._session.instrument(symbol)
         order_type = terms.number_of(terms.ORDER_TYPE_NUMBERS, type, "type")
         if order_type == _LIMIT and price is None:
             raise ValueError("a limit order needs a price")
@@ -318,8 +318,7 @@ class Client:
                                 continue
                             if message.sequence != last + 1:
                                 raise FillGap(last + 1, message.sequence)
-                            symbol = message.symbol
-                            instrument = session.instruments.get(symbol) or await session.learn(symbol)
+                            instrument = await session.instrument(message.symbol)
                             last = message.sequence
                             yield results.fill(message, instrument)
                     if not follow:
@@ -344,7 +343,7 @@ class Client:
                 raise ValueError("a consolidated book lists no orders: leave out one of the two")
             self._session.check_open()
             return await self.venue.book(symbol, depth)
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        instrument = await self._session.instrument(symbol)
         detail = pb.BOOK_DETAIL_ORDERS if orders else pb.BOOK_DETAIL_LEVELS
         message: pb.OrderBook = await self._session.ask_engine(
             "GetOrderBook", pb.GetOrderBookRequest(symbol=symbol, depth=depth, detail=detail)
@@ -356,18 +355,17 @@ class Client:
         request = pb.GetOrderRequest()
         _name_order(request, order_id, client_order_id)
         message: pb.OrderState = await self._session.ask_engine("GetOrder", request)
-        symbol = message.symbol
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
-        return results.order_state(message, instrument)
+        return results.order_state(message, await self._session.instrument(message.symbol))
 
     async def open_orders(self, symbol: str | None = None) -> list[OrderState]:
         """Our orders that are in the market, of one symbol if given. Raises `UnknownSymbol`."""
         await self._check_listed(symbol)
         request = pb.ListOpenOrdersRequest(symbol=symbol or "")
         reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
-        await self._learn_all({message.symbol for message in reply.orders})
-        instruments = self._session.instruments
-        return [results.order_state(message, instruments[message.symbol]) for message in reply.orders]
+        session = self._session
+        return [
+            results.order_state(message, await session.instrument(message.symbol)) for message in reply.orders
+        ]
 
     async def positions(self) -> dict[str, Position]:
         """What we hold, by symbol, as the exchange sums it up from the execution reports.
@@ -378,9 +376,11 @@ class Client:
         reply: pb.GetPositionsReply = await self._session.ask_exchange(
             "GetPositions", pb.GetPositionsRequest()
         )
-        await self._learn_all({message.symbol for message in reply.positions})
-        instruments = self._session.instruments
-        return {message.symbol: results.position(message, instruments) for message in reply.positions}
+        session = self._session
+        return {
+            message.symbol: results.position(message, await session.instrument(message.symbol))
+            for message in reply.positions
+        }
 
     def _send(self, request: pb.OrderEntryRequest, client_order_id: str) -> Pending:
         self._session.check_open()
@@ -432,12 +432,8 @@ class Client:
 
     async def _check_listed(self, symbol: str | None) -> None:
         """Raise `UnknownSymbol` for one that the venue does not list; None stands for all."""
-        if symbol is not None and symbol not in self._session.instruments:
-            await self._session.learn(symbol)
-
-    async def _learn_all(self, symbols: set[str]) -> None:
-        for symbol in symbols - self._session.instruments.keys():
-            await self._session.learn(symbol)
+        if symbol is not None:
+            await self._session.instrument(symbol)
 
 
 class _KnownOrder:

@@ -3,7 +3,6 @@
 Times are nanoseconds UTC. `engine` is an engine's number.
 """
 
-from collections.abc import Mapping
 from decimal import Decimal
 
 import msgspec
@@ -305,9 +304,8 @@ def engine_status(message: pb.Engine) -> EngineStatus:
     )
 
 
-def position(message: pb.Position, instruments: Mapping[str, Instrument]) -> Position:
+def position(message: pb.Position, instrument: Instrument) -> Position:
     """What the exchange has summed up for one symbol."""
-    instrument = instruments[message.symbol]
     return Position(
         symbol=message.symbol,
         quantity=instrument.quantity(message.position),

@@ -263,14 +263,15 @@ class Session:
         self.check_open()
         return await self._ask(method, request, at_exchange=False)
 
-    async def learn(self, symbol: str) -> Instrument:
-        """The instrument of a symbol that may be listed since registration. Raises `UnknownSymbol`."""
-        await self.learn_all()
+    async def instrument(self, symbol: str) -> Instrument:
+        """The instrument of a symbol, also of one listed since registration. Raises `UnknownSymbol`."""
+        if symbol not in self.instruments:
+            await self.refresh_instruments()
         if symbol not in self.instruments:
             raise UnknownSymbol(symbol)
         return self.instruments[symbol]
 
-    async def learn_all(self) -> None:
+    async def refresh_instruments(self) -> None:
         """Bring `instruments` up to date."""
         reply = await self.ask_publicly("ListInstruments", pb.ListInstrumentsRequest())
         self._take_instruments(reply.instruments)
@@ -393,7 +394,7 @@ class Retry:
         )
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
-                registered = self._session.generation and await self._learn(code, generation)
+                registered = self._session.generation and await self._look_for_cause(code, generation)
         except TimeoutError:
             raise late from error
         moved = self._session.generation != generation and not self._session.is_guessing
@@ -406,7 +407,7 @@ class Retry:
             raise late from error
         await asyncio.sleep(delay_s)
 
-    async def _learn(self, code: grpc.StatusCode, generation: int) -> bool:
+    async def _look_for_cause(self, code: grpc.StatusCode, generation: int) -> bool:
         """Ask the exchange for news that may explain this failure; whether we registered."""
         session, often = self._session, self._failures >= _FAILURES_BEFORE_REGISTRATION
         match code:
