@@ -16,7 +16,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from types import MappingProxyType, TracebackType
@@ -360,12 +360,16 @@ class Client:
     async def open_orders(self, symbol: str | None = None) -> list[OrderState]:
         """Our orders that are in the market, of one symbol if given. Raises `UnknownSymbol`."""
         await self._check_listed(symbol)
-        request = pb.ListOpenOrdersRequest(symbol=symbol or "")
-        reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
-        session = self._session
-        return [
-            results.order_state(message, await session.instrument(message.symbol)) for message in reply.orders
-        ]
+        return await self._states((await self._list_open_orders(symbol or "")).orders)
+
+    async def newest_orders(self, most: int) -> tuple[list[OrderState], int]:
+        """The newest of our orders that are in the market, at most `most`, oldest first; how many more are.
+
+        Beyond those that it returns an order costs next to nothing, and does not hold up the event loop.
+        """
+        messages = (await self._list_open_orders("")).orders  # oldest first
+        left_out = max(0, len(messages) - most)
+        return await self._states(messages[left_out:]), left_out
 
     async def positions(self) -> dict[str, Position]:
         """What we hold, by symbol, as the exchange sums it up from the execution reports.
@@ -381,6 +385,17 @@ class Client:
             message.symbol: results.position(message, await session.instrument(message.symbol))
             for message in reply.positions
         }
+
+    async def _list_open_orders(self, symbol: str) -> pb.ListOpenOrdersReply:
+        request = pb.ListOpenOrdersRequest(symbol=symbol)
+        reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
+        return reply
+
+    async def _states(self, messages: Iterable[pb.OrderState]) -> list[OrderState]:
+        return [
+            results.order_state(message, await self._session.instrument(message.symbol))
+            for message in messages
+        ]
 
     def _send(self, request: pb.OrderEntryRequest, client_order_id: str) -> Pending:
         self._session.check_open()
