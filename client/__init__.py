@@ -15,6 +15,7 @@ from client.client import Client
 from client.errors import (
     AuthenticationFailed,
     ClientClosed,
+    DataLost,
     FillGap,
     MatchbusError,
     OrderNotFound,
@@ -56,6 +57,7 @@ __all__ = [
     "BookOrder",
     "Client",
     "ClientClosed",
+    "DataLost",
     "EngineQuantity",
     "EngineRole",
     "EngineState",

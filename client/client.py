@@ -16,7 +16,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from types import MappingProxyType, TracebackType
@@ -178,7 +178,7 @@ class Client:
         be live. Cancelling the task that awaits this takes back an order that has not left yet; one that has
         left lives on: `order` tells by its `client_order_id`.
         """
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        instrument = await self._session.instrument(symbol)
         order_type = terms.number_of(terms.ORDER_TYPE_NUMBERS, type, "type")
         if order_type == _LIMIT and price is None:
             raise ValueError("a limit order needs a price")
@@ -208,11 +208,14 @@ class Client:
             )
         began_s = time.monotonic()
         pending = self._send(self._submission, client_order_id)
+        self._known_orders.setdefault(client_order_id, _KnownOrder(symbol))  # a replace may follow at once
         reply = await pending.answer
         if self._tracer is not None:
             traces.note_submitted(self._tracer, began_s, pending.command, reply)
         if reply.leaves_quantity:
             self._remember(reply.order_id, client_order_id, symbol)
+        else:
+            self._known_orders.pop(client_order_id, None)
         return results.order_result(reply, instrument)
 
     async def cancel(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderResult:
@@ -230,7 +233,7 @@ class Client:
         if _may_be_our_own_doing(reply, pending):
             state = await self.order(order_id=order_id, client_order_id=client_order_id)
             done = state.status is OrderStatus.CANCELLED
-            return results.result_of_state(state, done=done, text=reply.reject_text)
+            return results.result_of_state(state, reply, done=done)
         return await self._result_for(reply, order_id, client_order_id)
 
     async def replace(
@@ -245,9 +248,9 @@ class Client:
 
         The same price and no larger quantity keeps the place in the queue; anything else goes to the back
         and may trade at once. A total at or below what is filled finishes the order. An answer that was
-        lost is dealt with as in `cancel`: an order closed with just this price and quantity was replaced.
-        Replaces of one order go out one after the other: sent again behind a later one, an earlier one would
-        bring its old price back.
+        lost is dealt with as in `cancel`: an order that is closed, or pending, with just this price and
+        quantity was replaced. Replaces of one order go out one after the other: sent again behind a later
+        one, an earlier one would bring its old price back.
         """
         request = pb.OrderEntryRequest()
         command = request.commands.add().replace
@@ -262,6 +265,9 @@ class Client:
                 RejectReason.UNKNOWN_ORDER,
                 str(error),
             )
+        except Unavailable as error:
+            error.sent = False  # the question was, the replace was not
+            raise
         instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
         async with self._turn(known, client_order_id or ""):
@@ -271,7 +277,7 @@ class Client:
             state = await self.order(order_id=order_id, client_order_id=client_order_id)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
             done = (state.price, state.quantity) == wanted
-            return results.result_of_state(state, done=done, text=reply.reject_text)
+            return results.result_of_state(state, reply, done=done)
         return results.order_result(reply, instrument)
 
     async def cancel_all(self, symbol: str | None = None, side: str | None = None) -> int:
@@ -312,8 +318,7 @@ class Client:
                                 continue
                             if message.sequence != last + 1:
                                 raise FillGap(last + 1, message.sequence)
-                            symbol = message.symbol
-                            instrument = session.instruments.get(symbol) or await session.learn(symbol)
+                            instrument = await session.instrument(message.symbol)
                             last = message.sequence
                             yield results.fill(message, instrument)
                     if not follow:
@@ -338,7 +343,7 @@ class Client:
                 raise ValueError("a consolidated book lists no orders: leave out one of the two")
             self._session.check_open()
             return await self.venue.book(symbol, depth)
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        instrument = await self._session.instrument(symbol)
         detail = pb.BOOK_DETAIL_ORDERS if orders else pb.BOOK_DETAIL_LEVELS
         message: pb.OrderBook = await self._session.ask_engine(
             "GetOrderBook", pb.GetOrderBookRequest(symbol=symbol, depth=depth, detail=detail)
@@ -350,18 +355,21 @@ class Client:
         request = pb.GetOrderRequest()
         _name_order(request, order_id, client_order_id)
         message: pb.OrderState = await self._session.ask_engine("GetOrder", request)
-        symbol = message.symbol
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
-        return results.order_state(message, instrument)
+        return results.order_state(message, await self._session.instrument(message.symbol))
 
     async def open_orders(self, symbol: str | None = None) -> list[OrderState]:
         """Our orders that are in the market, of one symbol if given. Raises `UnknownSymbol`."""
         await self._check_listed(symbol)
-        request = pb.ListOpenOrdersRequest(symbol=symbol or "")
-        reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
-        await self._learn_all({message.symbol for message in reply.orders})
-        instruments = self._session.instruments
-        return [results.order_state(message, instruments[message.symbol]) for message in reply.orders]
+        return await self._states((await self._list_open_orders(symbol or "")).orders)
+
+    async def newest_orders(self, most: int) -> tuple[list[OrderState], int]:
+        """The newest of our orders that are in the market, at most `most`, oldest first; how many more are.
+
+        Beyond those that it returns an order costs next to nothing, and does not hold up the event loop.
+        """
+        messages = (await self._list_open_orders("")).orders  # oldest first
+        left_out = max(0, len(messages) - most)
+        return await self._states(messages[left_out:]), left_out
 
     async def positions(self) -> dict[str, Position]:
         """What we hold, by symbol, as the exchange sums it up from the execution reports.
@@ -372,9 +380,22 @@ class Client:
         reply: pb.GetPositionsReply = await self._session.ask_exchange(
             "GetPositions", pb.GetPositionsRequest()
         )
-        await self._learn_all({message.symbol for message in reply.positions})
-        instruments = self._session.instruments
-        return {message.symbol: results.position(message, instruments) for message in reply.positions}
+        session = self._session
+        return {
+            message.symbol: results.position(message, await session.instrument(message.symbol))
+            for message in reply.positions
+        }
+
+    async def _list_open_orders(self, symbol: str) -> pb.ListOpenOrdersReply:
+        request = pb.ListOpenOrdersRequest(symbol=symbol)
+        reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
+        return reply
+
+    async def _states(self, messages: Iterable[pb.OrderState]) -> list[OrderState]:
+        return [
+            results.order_state(message, await self._session.instrument(message.symbol))
+            for message in messages
+        ]
 
     def _send(self, request: pb.OrderEntryRequest, client_order_id: str) -> Pending:
         self._session.check_open()
@@ -384,7 +405,7 @@ class Client:
     def _remember(self, order_id: int, client_order_id: str, symbol: str) -> "_KnownOrder":
         """Keep an open order's symbol: replies and replaces by id do not tell it."""
         known = self._known_orders
-        made = known.get(order_id) or _KnownOrder(symbol)
+        made = known.get(order_id) or known.get(client_order_id) or _KnownOrder(symbol)
         known[order_id] = known[client_order_id] = made
         while len(known) > 2 * _REMEMBERED_ORDERS:
             known.popitem(last=False)
@@ -426,12 +447,8 @@ class Client:
 
     async def _check_listed(self, symbol: str | None) -> None:
         """Raise `UnknownSymbol` for one that the venue does not list; None stands for all."""
-        if symbol is not None and symbol not in self._session.instruments:
-            await self._session.learn(symbol)
-
-    async def _learn_all(self, symbols: set[str]) -> None:
-        for symbol in symbols - self._session.instruments.keys():
-            await self._session.learn(symbol)
+        if symbol is not None:
+            await self._session.instrument(symbol)
 
 
 class _KnownOrder:
@@ -478,4 +495,9 @@ def _flag(value: object, what: str) -> bool:
 
 
 def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:
-    return pending.attempts > 1 and reply.reject_reason == pb.REJECT_REASON_ORDER_CLOSED
+    # Sent again, a cancel or replace finds the order closed by its first attempt, a replace also finds it
+    # waiting for the leg that its first attempt sent.
+    return pending.attempts > 1 and reply.reject_reason in (
+        pb.REJECT_REASON_ORDER_CLOSED,
+        pb.REJECT_REASON_ORDER_PENDING,
+    )

@@ -2,6 +2,7 @@
 
     MatchbusError
     ├── Unavailable             no answer within the deadline; what was sent may still have been done
+    ├── DataLost                the venue has lost what was asked for; stop, and ask its operator
     ├── ClientClosed            the client is closed, or was closed while the call waited
     ├── AuthenticationFailed    password, secret or token not accepted, or no permission
     ├── RequestInvalid          the venue says that the request makes no sense; it changed nothing
@@ -39,6 +40,10 @@ class Unavailable(MatchbusError):
         super().__init__(text)
         self.sent = sent
         self.client_order_id = client_order_id
+
+
+class DataLost(MatchbusError):
+    """The venue has lost what was asked for, and knows it: asking again would not help. Ask its operator."""
 
 
 class ClientClosed(MatchbusError):

@@ -20,7 +20,14 @@ from typing import Any, Final
 import grpc
 from matchbus.v1 import matchbus_pb2 as pb
 
-from client.errors import AuthenticationFailed, ClientClosed, MatchbusError, RequestInvalid, Unavailable
+from client.errors import (
+    AuthenticationFailed,
+    ClientClosed,
+    DataLost,
+    MatchbusError,
+    RequestInvalid,
+    Unavailable,
+)
 from client.session import Retry, Session
 
 _log: Final = logging.getLogger(__name__)
@@ -111,7 +118,7 @@ class OrderEntry:
             await self._retry.failed(error, generation)
         except AuthenticationFailed as final:
             self._give_up(list(self._queue), final)
-        except (RequestInvalid, Unavailable) as final:
+        except (RequestInvalid, DataLost) as final:
             # The venue does not say which command it means; the ones it never saw are not it.
             self._give_up([pending for pending in self._queue if pending.attempts], final)
 

@@ -3,7 +3,6 @@
 Times are nanoseconds UTC. `engine` is an engine's number.
 """
 
-from collections.abc import Mapping
 from decimal import Decimal
 
 import msgspec
@@ -243,14 +242,14 @@ def order_result(reply: pb.OrderReply, instrument: Instrument | None) -> OrderRe
     )
 
 
-def result_of_state(state: OrderState, *, done: bool, text: str) -> OrderResult:
-    """The answer to a command whose own answer was lost: `done`, or refused because the order is closed."""
+def result_of_state(state: OrderState, repeated: pb.OrderReply, *, done: bool) -> OrderResult:
+    """The answer to a command whose own answer was lost: `done`, or refused as `repeated` says."""
     return OrderResult(
         state.client_order_id,
         state.order_id,
         state.status if done else OrderStatus.REJECTED,
-        None if done else RejectReason.ORDER_CLOSED,
-        "" if done else text,
+        None if done else terms.REJECT_REASONS[repeated.reject_reason],
+        "" if done else repeated.reject_text,
         state.cumulative_quantity,
         state.leaves_quantity,
         state.average_price,
@@ -305,9 +304,8 @@ def engine_status(message: pb.Engine) -> EngineStatus:
     )
 
 
-def position(message: pb.Position, instruments: Mapping[str, Instrument]) -> Position:
+def position(message: pb.Position, instrument: Instrument) -> Position:
     """What the exchange has summed up for one symbol."""
-    instrument = instruments[message.symbol]
     return Position(
         symbol=message.symbol,
         quantity=instrument.quantity(message.position),

@@ -3,7 +3,7 @@
 The rules of a retry are in `Retry`, the same for order entry, fills and single calls:
 
     INVALID_ARGUMENT and such        raise RequestInvalid / OrderNotFound: again would not help
-    DATA_LOSS                        raise Unavailable at once: the venue knows that it cannot tell
+    DATA_LOSS                        raise DataLost: the venue knows that it cannot tell
     PERMISSION_DENIED                raise AuthenticationFailed
     UNAUTHENTICATED                  register again once, and give the engine a second to learn the new token
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
@@ -33,6 +33,7 @@ from matchbus.v1 import matchbus_pb2_grpc
 from client.errors import (
     AuthenticationFailed,
     ClientClosed,
+    DataLost,
     OrderNotFound,
     RequestInvalid,
     Unavailable,
@@ -96,6 +97,15 @@ _USELESS_TO_REPEAT: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+
+_NOT_TAKEN: Final = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""With these the exchange says that it does not know us any more."""
 
 _ADDRESS: Final = re.compile(r"(\[[0-9a-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII | re.IGNORECASE)
 """A name or an IPv4 address, or an IPv6 address in brackets; then the port."""
@@ -194,7 +204,7 @@ class Session:
             try:
                 await self._register(self.deadline_s)
             except grpc.aio.AioRpcError as error:
-                if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+                if error.code() in _NOT_TAKEN:
                     raise _final(error) from error
                 _log.info("registration failed: %s %s", error.code(), error.details())
 
@@ -253,14 +263,15 @@ class Session:
         self.check_open()
         return await self._ask(method, request, at_exchange=False)
 
-    async def learn(self, symbol: str) -> Instrument:
-        """The instrument of a symbol that may be listed since registration. Raises `UnknownSymbol`."""
-        await self.learn_all()
+    async def instrument(self, symbol: str) -> Instrument:
+        """The instrument of a symbol, also of one listed since registration. Raises `UnknownSymbol`."""
+        if symbol not in self.instruments:
+            await self.refresh_instruments()
         if symbol not in self.instruments:
             raise UnknownSymbol(symbol)
         return self.instruments[symbol]
 
-    async def learn_all(self) -> None:
+    async def refresh_instruments(self) -> None:
         """Bring `instruments` up to date."""
         reply = await self.ask_publicly("ListInstruments", pb.ListInstrumentsRequest())
         self._take_instruments(reply.instruments)
@@ -335,6 +346,7 @@ class Retry:
         self._failures = 0
         self._short_lives = 0
         self._unauthenticated_at: float | None = None
+        self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + deadline_s
 
     @property
@@ -346,6 +358,7 @@ class Retry:
         """The venue answered: start from the beginning at the next failure."""
         self._failures = 0
         self._unauthenticated_at = None
+        self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
 
     def stream_ended(self, lived_s: float, *, brought: bool) -> None:
@@ -366,18 +379,22 @@ class Retry:
         """Wait out a failed attempt that was made with registration `generation`.
 
         `error` is None for a stream that ended without saying why. Raises `RequestInvalid`,
-        `OrderNotFound`, `AuthenticationFailed`, or `Unavailable` at the deadline.
+        `OrderNotFound`, `AuthenticationFailed`, `DataLost`, or `Unavailable` at the deadline.
         """
         code = grpc.StatusCode.UNAVAILABLE if error is None else error.code()
         if error is not None and (final := self._hopeless(error)) is not None:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        text = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {text}", sent=True)
+        # An attempt that the deadline cuts short does not say why those before it failed.
+        if code is not grpc.StatusCode.DEADLINE_EXCEEDED or not self._last_failure:
+            self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
+        late = Unavailable(
+            f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}", sent=True
+        )
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
-                registered = self._session.generation and await self._learn(code, generation)
+                registered = self._session.generation and await self._look_for_cause(code, generation)
         except TimeoutError:
             raise late from error
         moved = self._session.generation != generation and not self._session.is_guessing
@@ -390,7 +407,7 @@ class Retry:
             raise late from error
         await asyncio.sleep(delay_s)
 
-    async def _learn(self, code: grpc.StatusCode, generation: int) -> bool:
+    async def _look_for_cause(self, code: grpc.StatusCode, generation: int) -> bool:
         """Ask the exchange for news that may explain this failure; whether we registered."""
         session, often = self._session, self._failures >= _FAILURES_BEFORE_REGISTRATION
         match code:
@@ -434,5 +451,5 @@ def _final(error: grpc.aio.AioRpcError) -> Exception:
     if code is grpc.StatusCode.NOT_FOUND:
         return OrderNotFound(text)
     if code is grpc.StatusCode.DATA_LOSS:
-        return Unavailable(text, sent=True)
+        return DataLost(text)
     return RequestInvalid(text)

@@ -61,7 +61,7 @@ class Venue:
 
     async def instruments(self) -> dict[str, Instrument]:
         """What can be traded, by symbol."""
-        await self._session.learn_all()
+        await self._session.refresh_instruments()
         return dict(sorted(self._session.instruments.items()))
 
     async def book(self, symbol: str, depth: int = 0) -> Book:
@@ -69,7 +69,7 @@ class Venue:
 
         Raises `UnknownSymbol`.
         """
-        instrument = self._session.instruments.get(symbol) or await self._session.learn(symbol)
+        instrument = await self._session.instrument(symbol)
         request = pb.GetConsolidatedBookRequest(symbol=symbol, depth=depth)
         message: pb.ConsolidatedBook = await self._session.ask_publicly("GetConsolidatedBook", request)
         return results.book(message, instrument)

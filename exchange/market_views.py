@@ -28,9 +28,9 @@ from bus.messages import (
     InstrumentEntry,
     ReportedFill,
     ReportedOrder,
+    StandbyStatus,
     engine_of_id,
 )
-from bus.messages import StandbyStatus as Standby
 from bus.peer import PeerFeed, PeerState
 from bus.replica import Level
 from bus.view_messages import (
@@ -77,7 +77,7 @@ class Market(msgspec.Struct, frozen=True):
     instruments: Mapping[str, InstrumentEntry]
     engines: Mapping[int, EngineEntry]
     peers: Mapping[int, PeerFeed]
-    standbys: Sequence[Standby] = ()
+    standbys: Sequence[StandbyStatus] = ()
 
 
 class MarketViews:
@@ -292,7 +292,7 @@ def why_not_live(state: PeerState, age_ns: int | None) -> str:
     return f"newest heartbeat is {max(0, age_ns) // _NS_PER_MS} ms old"
 
 
-def _standby(status: Standby) -> EngineStatus:
+def _standby(status: StandbyStatus) -> EngineStatus:
     return EngineStatus(
         engine=status.engine,
         role="standby",

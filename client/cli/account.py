@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from client import AuthenticationFailed, RequestInvalid
+from client import AuthenticationFailed, DataLost, RequestInvalid
 from client.cli import settings as kept
 from client.cli.arguments import Parser, count
 from client.cli.command import Command, Options
@@ -48,7 +48,11 @@ async def register(options: Options, desk: Desk) -> int:
     desk.settings = settings
     try:
         client = await desk.client(preferred_engine=options.engine)
-    except (AuthenticationFailed, RequestInvalid):  # any other failure may come after the registration
+    except (
+        AuthenticationFailed,
+        DataLost,
+        RequestInvalid,
+    ):  # any other failure may come after the registration
         if is_new:
             _forget(file, name, chosen, before)
         raise

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from client import Client, MatchbusError, Unavailable, UnknownSymbol, Venue
-from client.cli.failures import ExchangeAway, Failure, explain
+from client.cli.failures import ExchangeAway, Failure, explain, is_silence
 from client.cli.output import Output
 from client.cli.settings import Settings, SettingsError, contexts_file, load, resolve
 
@@ -19,10 +19,12 @@ TELL_S: Final = 60.0
 
 @asynccontextmanager
 async def exchange_asked() -> AsyncIterator[None]:
-    """Around a question to the exchange: its silence becomes `ExchangeAway`."""
+    """Around a question to the exchange: its silence becomes `ExchangeAway`, what it answers does not."""
     try:
         yield
     except Unavailable as error:
+        if not is_silence(error):
+            raise
         raise ExchangeAway(error) from error
 
 

@@ -5,11 +5,13 @@ Failure
 └── Interrupted     Ctrl-C or SIGTERM came before it was done; exit code 130
 """
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
 from client import (
     AuthenticationFailed,
+    DataLost,
     FillGap,
     MatchbusError,
     OrderNotFound,
@@ -28,6 +30,9 @@ _SHOWN_SYMBOLS: Final = 12
 
 _HUNG_UP: Final = ("Socket closed", "handshake failed")
 """What gRPC says where somebody listens and one side does not take the other."""
+
+_SILENCE: Final = (*_HUNG_UP, "failed to connect", "errors resolving", "DEADLINE_EXCEEDED")
+"""What gRPC says where nobody answered. Who does answer may say UNAVAILABLE too, and knows why."""
 
 _START_ONE: Final = (
     "start one with `matchbus up`, or name the one that runs: --exchange HOST:PORT, or `matchbus register` "
@@ -81,7 +86,7 @@ class Interrupted(Failure):
 
 
 class ExchangeAway(MatchbusError):
-    """The exchange gave no answer to the first question; `cause` is the last failure."""
+    """Nobody answered where the exchange should be; `cause` is the last failure."""
 
     def __init__(self, cause: Unavailable) -> None:
         super().__init__(str(cause))
@@ -95,12 +100,7 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(
                 f"no exchange answers at {settings.exchange} ({settings.source('exchange')}): "
                 f"{reason_of(error.cause)}",
-                _CHECK_TLS if any(sign in str(error) for sign in _HUNG_UP) else _START_ONE,
-            )
-        case Unavailable(client_order_id=str(name)) if name and error.sent:
-            return Failure(
-                f"the order may or may not have been entered: {reason_of(error)}",
-                how_to_find_out(name),
+                _CHECK_TLS if _says(error, _HUNG_UP) else _START_ONE,
             )
         case Unavailable():
             return Failure(
@@ -132,6 +132,8 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(str(error), "write a multiple of it: nothing is rounded here")
         case FillGap():
             return Failure(str(error), "stop trading on this history, and ask the operator")
+        case DataLost():
+            return Failure(str(error), "stop, and ask the operator")
         case _:
             return Failure(str(error))
 
@@ -148,6 +150,15 @@ def some_of(symbols: list[str]) -> str:
     """The symbols, or the first of many."""
     more = len(symbols) - _SHOWN_SYMBOLS
     return ", ".join(symbols[:_SHOWN_SYMBOLS]) + (f" and {more} more" if more > 0 else "")
+
+
+def is_silence(error: Unavailable) -> bool:
+    """Whether nobody answered at all."""
+    return _says(error, _SILENCE)
+
+
+def _says(error: Exception, signs: Iterable[str]) -> bool:
+    return any(sign in str(error) for sign in signs)
 
 
 def reason_of(error: Unavailable) -> str:

@@ -9,7 +9,6 @@ import time
 from decimal import Decimal
 from typing import Any, Final
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
@@ -19,6 +18,7 @@ from bus.connection import connect
 from bus.messages import (
     ASK,
     BID,
+    NO_MESSAGE,
     BookDelta,
     BookSnapshot,
     Heartbeat,
@@ -69,8 +69,13 @@ async def feed(options: Options, desk: Desk) -> int:
 
 
 async def _follow(nc: Nats, tape: "Tape") -> None:
-    """Find engines by their heartbeats and follow each by a subscription of its own."""
+    """Find engines by their heartbeats and follow each by a subscription of its own.
+
+    Raises what printing raises.
+    """
     found: set[int] = set()
+    # What a callback raises goes to nats-py, which goes on.
+    unprinted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def discover(msg: Msg) -> None:
         engine = subjects.engine_of(msg.subject)
@@ -79,13 +84,18 @@ async def _follow(nc: Nats, tape: "Tape") -> None:
             await nc.subscribe(subjects.feed(engine), cb=receive)
 
     async def receive(msg: Msg) -> None:
-        engine = tape.receive(msg.subject, msg.data, time.monotonic())
+        try:
+            engine = tape.receive(msg.subject, msg.data, time.monotonic())
+        except (OSError, Failure) as error:
+            if not unprinted.done():
+                unprinted.set_exception(error)
+            return
         if engine is not None:
             request = encode(SnapshotRequest((tape.instrument.symbol,)))
             await nc.publish(subjects.snapshot_request(engine), request)
 
     await nc.subscribe(subjects.HEARTBEATS, cb=discover)
-    await asyncio.Event().wait()
+    await unprinted
 
 
 class Tape:
@@ -111,7 +121,7 @@ class Tape:
             return None
         try:
             message = decode_feed(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_MESSAGE:
             self._show(
                 engine, "malformed", {"bytes": len(payload)}, f"{len(payload)} bytes that are no message"
             )

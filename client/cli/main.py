@@ -90,7 +90,7 @@ async def _carry_out(command: Command, options: Options, desk: Desk) -> int:
         return await command.run(options, desk)
     async with _until_stopped():
         return await command.run(options, desk)
-    return DONE
+    return DONE  # stopped by Ctrl-C or SIGTERM: its ordinary end
 
 
 @contextlib.asynccontextmanager

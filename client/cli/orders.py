@@ -14,11 +14,12 @@ from client import (
     OrderStatus,
     SelfTradePrevention,
     TimeInForce,
+    Unavailable,
 )
 from client.cli.arguments import Parser, number, order_id, own_id, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded
-from client.cli.failures import DONE, REFUSED, Interrupted, Misuse, how_to_find_out
+from client.cli.failures import DONE, REFUSED, Failure, Interrupted, Misuse, how_to_find_out, reason_of
 from client.cli.sheets import counted, orders_sheet, result_lines, speaks_of_units
 
 T = TypeVar("T")
@@ -186,12 +187,16 @@ async def orders(options: Options, desk: Desk) -> int:
 
 @asynccontextmanager
 async def _under_way(desk: Desk, doubt: str, hint: str) -> AsyncIterator[None]:
-    """Around a command that changes something: if the wait is broken off, say what is then unknown."""
+    """Around a command that changes something: when its answer does not come, say what is then unknown."""
     try:
         async with desk.output.waiting("waiting for the engine"):
             yield
     except asyncio.CancelledError:
         raise Interrupted(f"interrupted: {doubt}", hint) from None
+    except Unavailable as error:
+        if not error.sent:
+            raise
+        raise Failure(f"{doubt}: {reason_of(error)}", hint) from error
 
 
 def _how_to_look(number: int | None, own: str | None) -> str:

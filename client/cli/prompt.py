@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final
 
-from client import Client, MatchbusError, OrderState
+from client import Client, MatchbusError, OrderState, Unavailable
 from client.cli import health, holdings, market, orders
 from client.cli.arguments import HelpShown, Parser
 from client.cli.command import Command, Options
@@ -33,6 +33,9 @@ ENDS: Final = ("quit", "exit")
 HELP: Final = "help"
 WORDS: Final = (*SIDES, *LINE_COMMANDS, HELP, ENDS[0])
 """What a line may begin with."""
+
+AWAY_PAUSE_S: Final = 1.0
+"""How long after an outage fills are asked for again."""
 
 _ERRORS: Final = (Failure, SettingsError, MatchbusError, ValueError)
 _LONGEST_LINE_BYTES: Final = 65_536
@@ -282,13 +285,18 @@ async def _last_fill(client: Client, desk: Desk) -> int:
 
 
 async def _tell_fills(client: Client, last: int) -> None:
-    """Say each fill behind the last one, for as long as the prompt is open."""
-    try:
-        async with aclosing(client.fills(last)) as fills:
-            async for fill in fills:
-                print(fill_line(fill), flush=True)
-    except MatchbusError as error:
-        print(f"fills are told no longer: {error}")
+    """Say each fill behind the last one, for as long as the prompt is open, over any outage."""
+    while True:
+        try:
+            async with aclosing(client.fills(last)) as fills:
+                async for fill in fills:
+                    last = fill.sequence
+                    print(fill_line(fill), flush=True)
+        except Unavailable:
+            await asyncio.sleep(AWAY_PAUSE_S)
+        except MatchbusError as error:
+            print(f"new fills are no longer shown: {error}")
+            return
 
 
 COMMANDS: Final = (

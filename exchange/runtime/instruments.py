@@ -114,7 +114,8 @@ def _size(table: Mapping[str, Any], field: str, symbol: str) -> str:
     size = _text(table, field, symbol)
     if _SIZE.fullmatch(size) is None:
         raise InstrumentsRefused(
-            f"{symbol}: {field} {size!r} must be a decimal above 0 with at most 12 digits a side of the point"
+            f"{symbol}: {field} {size!r} must be a decimal above 0 "
+            "with at most 12 digits on either side of the point"
         )
     return size
 

@@ -15,6 +15,7 @@ on ends the process with one line that says what to do.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import sys
@@ -204,19 +205,20 @@ class Exchange:
                 self._ended_tokens.put_nowait(ended)
 
     async def _remove_ended_tokens(self) -> None:
-        """Engines keep the same rule and need no word of it. What is left over, the next start finds."""
-        key, told = "", False
+        """Delete ended tokens from the bucket, one after another, however long NATS is away.
+
+        Engines keep the same rule and need no word of it; what is left over the next start finds.
+        """
         while True:
-            key = key or await self._ended_tokens.get()
-            try:
-                await self._sessions_bucket.remove(key)
-            except BucketUnavailable as error:
-                if not told:
-                    _log.warning("an ended token is not removed yet, which is tried again: %s", error)
-                told = True
-                await asyncio.sleep(_REMOVE_AGAIN_S)
-            else:
-                key, told = "", False
+            key = await self._ended_tokens.get()
+            for attempt in itertools.count(1):
+                try:
+                    await self._sessions_bucket.remove(key)
+                    break
+                except BucketUnavailable as error:
+                    if attempt == 1:
+                        _log.warning("an ended token is not removed yet, which is tried again: %s", error)
+                    await asyncio.sleep(_REMOVE_AGAIN_S)
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
         if entry is None:
@@ -313,7 +315,7 @@ class Exchange:
             try:
                 status = messages.decode_standby(message.data)
             except messages.NO_MESSAGE as error:
-                _log.warning("left out what no standby says: %s", error)
+                _log.warning("ignored a message that is not a standby's: %s", error)
             else:
                 self._standbys.note(status, time.monotonic_ns())
 

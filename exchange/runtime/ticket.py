@@ -20,7 +20,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
@@ -29,7 +29,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from client import AuthenticationFailed, Client, Fill, MatchbusError, OrderResult, OrderState, Position
+from client import (
+    AuthenticationFailed,
+    Client,
+    ClientClosed,
+    DataLost,
+    Fill,
+    MatchbusError,
+    OrderResult,
+    OrderState,
+    Position,
+)
 from client import Unavailable as VenueUnavailable
 
 TOKEN_HEADER: Final = "x-matchbus-ticket"  # noqa: S105  # the name of the header
@@ -166,31 +176,35 @@ class Tickets:
     async def _submit(self, request: Request) -> dict[str, Any]:
         client = self._session_of(request).client
         order = await _read(request, Submit)
-        return _result(
-            await client.submit(
-                order.symbol,
-                order.side,
-                order.quantity,
-                order.price,
-                type=order.type,
-                time_in_force=order.time_in_force,
-                post_only=order.post_only,
-                client_order_id=order.client_order_id,
+        with _in_doubt("The order may have been entered"):
+            return _result(
+                await client.submit(
+                    order.symbol,
+                    order.side,
+                    order.quantity,
+                    order.price,
+                    type=order.type,
+                    time_in_force=order.time_in_force,
+                    post_only=order.post_only,
+                    client_order_id=order.client_order_id,
+                )
             )
-        )
 
     async def _cancel(self, request: Request) -> dict[str, Any]:
         client = self._session_of(request).client
-        return _result(await client.cancel(order_id=int((await _read(request, Cancel)).order_id)))
+        order_id = int((await _read(request, Cancel)).order_id)
+        with _in_doubt("The order may have been cancelled"):
+            return _result(await client.cancel(order_id=order_id))
 
     async def _account(self, request: Request) -> dict[str, Any]:
         session = self._session_of(request)
         since = (await _read(request, ShowAccount)).since
-        orders, positions = await asyncio.gather(session.client.open_orders(), session.client.positions())
-        newest = sorted(orders, key=lambda order: order.order_id)[-MAX_ORDERS:]
+        (newest, left_out), positions = await asyncio.gather(
+            session.client.newest_orders(MAX_ORDERS), session.client.positions()
+        )
         return {
             "orders": [_order(order) for order in newest],
-            "orders_left_out": len(orders) - len(newest),
+            "orders_left_out": left_out,
             "fills": [_fill(fill) for fill in session.fills if fill.sequence > since],
             "positions": [_position(position) for _, position in sorted(positions.items())],
             "trouble": session.trouble,
@@ -250,6 +264,17 @@ class _Session:
                 return
 
 
+@contextlib.contextmanager
+def _in_doubt(what: str) -> Iterator[None]:
+    """Around a command: when it has left and its answer does not come, say what is then unknown."""
+    try:
+        yield
+    except (ClientClosed, VenueUnavailable) as error:
+        if not error.sent:
+            raise
+        raise Refused(503, f"{what}: {error}") from error
+
+
 def _answering(act: _Act) -> Callable[[Request], Awaitable[Response]]:
     """What answers a request, whatever comes of it; none from elsewhere gets as far as the act."""
 
@@ -262,7 +287,7 @@ def _answering(act: _Act) -> Callable[[Request], Awaitable[Response]]:
             return _response(refused.status, {"error": str(refused)})
         except AuthenticationFailed as error:
             return _response(401, {"error": str(error)})
-        except VenueUnavailable as error:
+        except (VenueUnavailable, DataLost) as error:
             return _response(503, {"error": str(error)})
         except (MatchbusError, ValueError, TypeError, msgspec.MsgspecError) as error:
             return _response(400, {"error": str(error)})

@@ -33,6 +33,8 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.server: Any = None
         self.orders: dict[str, pb.OrderReply] = {}
         self.symbols: dict[str, str] = {}
+        self.terms: dict[str, tuple[int, int]] = {}
+        """Price and total quantity of each order, as last replaced."""
         self.commands: list[pb.Command] = []
         self.messages: list[int] = []
         self.fills: list[pb.Fill] = []
@@ -45,6 +47,8 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.refuses_fills_after_s: float | None = None
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
+        self.sends_legs = False
+        """Whether a replaced order waits for a leg from then on."""
         self.hold: asyncio.Event | None = None
 
     async def check(self, context: Context) -> None:
@@ -80,10 +84,15 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
             return refusal(pb.REJECT_REASON_UNKNOWN_ORDER)
         if not order.leaves_quantity:
             return refusal(pb.REJECT_REASON_ORDER_CLOSED)
+        if command.HasField("replace") and order.status == pb.ORDER_STATUS_PENDING:
+            return refusal(pb.REJECT_REASON_ORDER_PENDING)
         if command.HasField("cancel"):
             order.status, order.leaves_quantity = pb.ORDER_STATUS_CANCELLED, 0
         else:
             order.leaves_quantity = command.replace.quantity
+            self.terms[order.client_order_id] = (command.replace.price, command.replace.quantity)
+            if self.sends_legs:
+                order.status = pb.ORDER_STATUS_PENDING
         return order
 
     def find(self, wanted: Any) -> pb.OrderReply | None:
@@ -113,6 +122,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
             order.fills.append(self.fill(new))
         self.orders[new.client_order_id] = order
         self.symbols[new.client_order_id] = new.symbol
+        self.terms[new.client_order_id] = (new.price, new.quantity)
         return order
 
     def fill(self, new: pb.NewOrder) -> pb.Fill:
@@ -168,12 +178,15 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         return self.state(order)
 
     def state(self, order: pb.OrderReply) -> pb.OrderState:
+        price, quantity = self.terms[order.client_order_id]
         return pb.OrderState(
             order_id=order.order_id,
             client_order_id=order.client_order_id,
             symbol=self.symbols[order.client_order_id],
             side=pb.SIDE_BUY,
             type=pb.ORDER_TYPE_LIMIT,
+            price=price,
+            quantity=quantity,
             status=order.status,
             cumulative_quantity=order.cumulative_quantity,
             leaves_quantity=order.leaves_quantity,

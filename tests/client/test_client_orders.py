@@ -12,6 +12,7 @@ from client import (
     AuthenticationFailed,
     Client,
     ClientClosed,
+    DataLost,
     MatchbusError,
     OrderRefused,
     OrderResult,
@@ -309,6 +310,15 @@ async def test_a_registration_ends_at_the_deadline(venue: FakeVenue, monkeypatch
     assert time.monotonic() - began_s < 2.0
 
 
+async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> None:
+    """The last attempt is cut short by the deadline: what those before it were answered is told."""
+    venue.failures.append(UNAVAILABLE)
+    venue.hold_registrations = asyncio.Event()
+    with pytest.raises(Unavailable, match="last failure: UNAVAILABLE: scripted"):
+        await venue.client(deadline_s=0.5).open()
+    assert venue.registrations == 1
+
+
 async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
     """Without an answer until the deadline the order fails, naming its id and that it was sent."""
     venue.engines[0].silent = True
@@ -354,7 +364,7 @@ async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        (grpc.StatusCode.DATA_LOSS, Unavailable),
+        (grpc.StatusCode.DATA_LOSS, DataLost),
         (grpc.StatusCode.INVALID_ARGUMENT, RequestInvalid),
         (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
     ],
@@ -410,6 +420,20 @@ async def test_cancel_and_replace_by_either_id(venue: FakeVenue) -> None:
     assert venue.engines[0].commands[1].replace.price == 300
 
 
+async def test_a_replace_may_follow_its_order_at_once(venue: FakeVenue) -> None:
+    """It goes out behind the order, whose answer nobody has yet."""
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        await until(lambda: in_flight(client) == 1)
+        replace = asyncio.create_task(client.replace(client_order_id="mine", price="3", quantity="2"))
+        await until(lambda: in_flight(client) == 2 or replace.done())
+        engine.hold.set()
+        assert (await order).leaves_quantity == Decimal(1)
+        assert (await replace).leaves_quantity == Decimal(2)
+
+
 async def test_order_of_an_earlier_run(venue: FakeVenue) -> None:
     """An order that this object did not submit is replaced too: the engine tells its symbol."""
     async with venue.client() as client:
@@ -440,6 +464,34 @@ async def test_repeated_cancel_of_a_filled_order_is_refused(venue: FakeVenue) ->
     assert result.reject_reason is RejectReason.ORDER_CLOSED
     assert result.state is not None
     assert (result.state.status, result.cumulative_quantity) == ("filled", Decimal(1))
+
+
+async def test_replace_whose_answer_was_lost_counts_as_done(venue: FakeVenue) -> None:
+    """A replace that was done, and whose leg is still out when it comes again, is reported as done."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.sends_legs = True
+        engine.break_after.append(UNAVAILABLE)
+        replaced = await client.replace(order_id=order.order_id, price="3", quantity="2")
+    assert (replaced.status, replaced.duplicate, replaced.rejected) == ("pending", True, False)
+    assert replaced.leaves_quantity == Decimal(2)
+    assert len(engine.commands) == 3
+
+
+async def test_repeated_replace_of_an_order_that_waits_is_refused(venue: FakeVenue) -> None:
+    """A repeated replace of an order that has another price stays refused, for the reason that it has."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.sends_legs = True
+        await client.replace(order_id=order.order_id, price="3", quantity="2")
+        engine.break_after.append(UNAVAILABLE)
+        refused = await client.replace(order_id=order.order_id, price="4", quantity="2")
+    assert refused.reject_reason is RejectReason.ORDER_PENDING
+    assert refused.reject_text == "REJECT_REASON_ORDER_PENDING"
+    assert refused.state is not None
+    assert refused.state.price == Decimal(3)
 
 
 async def test_an_earlier_replace_never_comes_behind_a_later_one(venue: FakeVenue) -> None:
@@ -567,6 +619,19 @@ async def test_a_name_that_somebody_else_has(venue: FakeVenue) -> None:
     venue.failures.append(grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(AuthenticationFailed, match="scripted: use that secret, or another client id"):
         await venue.client().open()
+
+
+async def test_a_registration_that_is_lost(venue: FakeVenue) -> None:
+    """The exchange does not know us any more and says so: nothing is tried again."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        venue.failures.append(grpc.StatusCode.DATA_LOSS)
+        with pytest.raises(DataLost):
+            await client.open_orders()
+    venue.failures.append(grpc.StatusCode.DATA_LOSS)
+    with pytest.raises(DataLost):
+        await venue.client().open()
+    assert venue.registrations == 1
 
 
 async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:

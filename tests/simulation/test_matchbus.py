@@ -1,6 +1,7 @@
-"""The `matchbus` command itself: what it lists, what it loads, what it says to a mistyped word."""
+"""The `matchbus` command itself: what it lists, what it loads, what it says to mistyped words."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown word ends with 2 and a proposal, where one is near."""
     assert matchbus.main(["sumbit", "buy"]) == 2
-    assert "did you mean submit?" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "'sumbit'" in told
+    assert "did you mean submit?" in told
     assert matchbus.main(["xyzzy"]) == 2
     assert "did you mean" not in capsys.readouterr().err
 
@@ -131,3 +134,47 @@ if __name__ == "__main__":
     (tmp_path / "benchmarks" / "__main__.py").write_text(script)
     assert matchbus.main(["bench", "all", "--quick"]) == 3
     assert capfd.readouterr().out == "['--quick']\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submit", "buy", "ten", "MSFT", "1"], ["'ten' is no number"]),
+        (["submit", "hold", "1", "MSFT", "1"], ["'hold'", "buy"]),
+        (["submit", "buy", "1", "MSFT"], ["needs a price", "--market"]),
+        (["submit", "buy", "1", "MSFT", "1", "--market"], ["market order has no price"]),
+        (["submit", "buy", "1", "MSFT", "1", "--stp", "never"], ["'never'", "cancel_oldest"]),
+        (["submit", "buy", "1", "MSFT", "1", "--ioc", "--fok"], ["not allowed with"]),
+        (["submit", "buy", "1", "A A", "1"], ["'A A' is no symbol"]),
+        (["submit", "buy", "1", "MSFT", "1", "--client-order-id", "x" * 37], ["1 to 36 printable"]),
+        (["orders", "--timeout", "soon"], ["'soon' is no time", "--timeout"]),
+        (["cancel"], ["nothing given", "--all"]),
+        (["cancel", "x"], ["'x' is no order id", "--client-order-id"]),
+        (["cancel", "1", "--client-order-id", "x"], ["takes exactly one"]),
+        (["replace", "1", "2"], ["takes exactly one"]),
+        (["book", "MSFT", "--consolidated", "--orders"], ["leave out"]),
+        (["cancel", "9" * 5000], ["is no order id"]),
+        (["orders", "9" * 5000], ["is no order id"]),
+        (["book", "MSFT", "--depth", "99999999999"], ["--depth", "99999999999", "2147483647"]),
+        (["fills", "--since", "-1"], ["-1"]),
+        (["context", "use"], ["which context"]),
+        (["register"], ["matchbus register NAME"]),
+    ],
+    ids=lambda words: " ".join(words)[:50],
+)
+def test_what_is_typed_wrongly_is_a_usage_error(
+    words: list[str],
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A command that makes no sense exits with 2 and names the word."""
+    for name in os.environ:
+        if name.startswith("MATCHBUS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert matchbus.main(words) == 2
+    told = capsys.readouterr().err
+    for text in said:
+        assert text in told

@@ -23,6 +23,14 @@ def symbol() -> str:
     return next(_symbols)
 
 
+@pytest.fixture(scope="module")
+def trader(tmp_path_factory: pytest.TempPathFactory, market: Venue) -> Terminal:
+    """A terminal where somebody is registered, for commands that are to fail."""
+    terminal = Terminal(tmp_path_factory.mktemp("trader"), market)
+    terminal.register()
+    return terminal
+
+
 def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """Check that a command failed with this code, saying all this and no traceback."""
     said = done.stdout + done.stderr
@@ -184,59 +192,22 @@ def test_cancel_all_takes_what_it_is_told(terminal: Terminal, symbol: str) -> No
     ],
     ids=lambda words: " ".join(words)[:50],
 )
-def test_what_fails_says_why_and_what_to_do(words: list[str], said: list[str], terminal: Terminal) -> None:
+def test_what_fails_says_why_and_what_to_do(words: list[str], said: list[str], trader: Terminal) -> None:
     """A refused or impossible command exits with 1 and names the reason, the value and the way out."""
-    terminal.register()
-    failed(terminal.run(*words), 1, *said)
+    failed(trader.run(*words), 1, *said)
 
 
-def test_failures_are_json_where_answers_are(terminal: Terminal) -> None:
+def test_failures_are_json_where_answers_are(trader: Terminal) -> None:
     """With --json a refusal is an answer on stdout, a failure an object on stderr."""
-    terminal.register()
-    done = terminal.run("submit", "buy", "0", "MSFT", "100", "--json")
+    done = trader.run("submit", "buy", "0", "MSFT", "100", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     assert json.loads(done.stdout)["reject_reason"] == "invalid_quantity"
-    done = terminal.run("book", "NONE", "--json")
+    done = trader.run("book", "NONE", "--json")
     assert (done.returncode, done.stdout) == (1, "")
     assert set(json.loads(done.stderr)) == {"error", "hint"}
-    done = terminal.run("book", "--json")
+    done = trader.run("book", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert "SYMBOL" in json.loads(done.stderr)["error"]
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["sumbit"], ["'sumbit'", "did you mean submit?"]),
-        (["submit", "buy", "ten", "MSFT", "1"], ["'ten' is no number"]),
-        (["submit", "hold", "1", "MSFT", "1"], ["'hold'", "buy"]),
-        (["submit", "buy", "1", "MSFT"], ["needs a price", "--market"]),
-        (["submit", "buy", "1", "MSFT", "1", "--market"], ["market order has no price"]),
-        (["submit", "buy", "1", "MSFT", "1", "--stp", "never"], ["'never'", "cancel_oldest"]),
-        (["submit", "buy", "1", "MSFT", "1", "--ioc", "--fok"], ["not allowed with"]),
-        (["submit", "buy", "1", "A A", "1"], ["'A A' is no symbol"]),
-        (["submit", "buy", "1", "MSFT", "1", "--client-order-id", "x" * 37], ["1 to 36 printable"]),
-        (["orders", "--timeout", "soon"], ["'soon' is no time", "--timeout"]),
-        (["cancel"], ["nothing given", "--all"]),
-        (["cancel", "x"], ["'x' is no order id", "--client-order-id"]),
-        (["cancel", "1", "--client-order-id", "x"], ["takes exactly one"]),
-        (["replace", "1", "2"], ["takes exactly one"]),
-        (["book", "MSFT", "--consolidated", "--orders"], ["leave out"]),
-        (["cancel", "9" * 5000], ["is no order id"]),
-        (["orders", "9" * 5000], ["is no order id"]),
-        (["book", "MSFT", "--depth", "99999999999"], ["--depth", "99999999999", "2147483647"]),
-        (["fills", "--since", "-1"], ["-1"]),
-        (["context", "use"], ["which context"]),
-        (["register"], ["matchbus register NAME"]),
-        ([], ["usage: matchbus"]),
-    ],
-    ids=lambda words: " ".join(words)[:50],
-)
-def test_what_is_typed_wrongly_is_a_usage_error(
-    words: list[str], said: list[str], terminal: Terminal
-) -> None:
-    """A command that makes no sense exits with 2 and names the word."""
-    failed(terminal.run(*words), 2, *said)
 
 
 def test_nobody_there_is_told_at_once(terminal: Terminal) -> None:
@@ -392,13 +363,16 @@ def test_tools_find_the_market_of_the_context(terminal: Terminal, symbol: str) -
     assert made in terminal.lines("snapshot", "list", "1")
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure(terminal: Terminal, symbol: str) -> None:
-    """`matchbus fills --json | head -1` ends quietly."""
+@pytest.mark.parametrize("words", [("fills", "-f"), ("feed", "{symbol}")])
+def test_a_reader_that_has_seen_enough_is_no_failure(
+    words: tuple[str, ...], terminal: Terminal, symbol: str
+) -> None:
+    """`matchbus fills -f --json | head -1` ends quietly, and so does `feed`."""
     terminal.register()
     for _ in range(2):
         terminal.text("submit", "sell", "1", symbol, "10")
         terminal.text("submit", "buy", "1", symbol, "10")
-    following = terminal.start("fills", "-f", "--json")
+    following = terminal.start(*(word.format(symbol=symbol) for word in words), "--json")
     following.until(1)
     assert following.process.stdout is not None
     following.process.stdout.close()

@@ -5,6 +5,7 @@ import pytest
 
 from client import (
     AuthenticationFailed,
+    DataLost,
     FillGap,
     MatchbusError,
     OrderNotFound,
@@ -12,7 +13,7 @@ from client import (
     Unavailable,
     UnknownSymbol,
 )
-from client.cli.desk import Desk
+from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import WHAT_TO_DO, ExchangeAway, Failure, Misuse, explain, some_of
 from client.cli.output import Output
 from client.cli.settings import Context, Contexts, Settings, SettingsError, resolve
@@ -42,11 +43,6 @@ def settings() -> Settings:
         (ExchangeAway(Unavailable(HUNG_UP)), "host:1 (from context alice)", "MATCHBUS_TLS_CA"),
         (ExchangeAway(Unavailable(DISBELIEVED)), "CERTIFICATE_VERIFY_FAILED", "MATCHBUS_TLS_CA"),
         (Unavailable("no answer within 5 s"), "no answer within 5 s", "matchbus status"),
-        (
-            Unavailable("no answer", sent=True, client_order_id="mine"),
-            "may or may not have been entered",
-            "--client-order-id mine",
-        ),
         (UnknownSymbol("APPL"), "did you mean AAPL?", "AAPL, MSFT"),
         (UnknownSymbol("ZZZ"), "'ZZZ' is not traded here", "AAPL, MSFT"),
         (OrderNotFound("order 5 is none"), "order 5", "matchbus orders"),
@@ -54,6 +50,7 @@ def settings() -> Settings:
         (AuthenticationFailed("another secret"), "'alice' with this secret (from context", "MATCHBUS_SECRET"),
         (ValueError("price 1.005 of AAPL is not on a tick"), "1.005", "multiple"),
         (FillGap(3, 5), "fill 3 is missing", "operator"),
+        (DataLost("positions of alice are unknown"), "are unknown", "operator"),
         (MatchbusError("anything"), "anything", ""),
     ],
 )
@@ -69,6 +66,25 @@ def test_a_refused_connection_is_said_in_plain_words() -> None:
     """Nobody needs gRPC's account of it."""
     failure = explain(ExchangeAway(Unavailable(REFUSED_CONNECTION)), settings(), [])
     assert failure.text.endswith("nobody listens there")
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_away"),
+    [
+        (REFUSED_CONNECTION, True),
+        (HUNG_UP, True),
+        (DISBELIEVED, True),
+        ("no answer within 5 s, last failure: UNAVAILABLE: errors resolving nowhere:1: not found", True),
+        ("no answer within 5 s, last failure: DEADLINE_EXCEEDED: Deadline Exceeded", True),
+        ("no answer within 5 s, last failure: UNAVAILABLE: no engine is live", False),
+        ("no answer within 5 s, last failure: RESOURCE_EXHAUSTED: 1000 registrations are waiting", False),
+    ],
+)
+async def test_an_exchange_that_answers_is_not_away(failure: str, *, is_away: bool) -> None:
+    """Nobody is told to start an exchange that has just said what is amiss."""
+    with pytest.raises(ExchangeAway if is_away else Unavailable, match=re.escape(failure)):
+        async with exchange_asked():
+            raise Unavailable(failure)
 
 
 async def test_failures_stay_as_they_are() -> None:

@@ -1,9 +1,11 @@
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from bus import subjects
+from bus.connection import Connection
 from bus.messages import (
     ASK,
     BID,
@@ -16,7 +18,8 @@ from bus.messages import (
     encode,
 )
 from bus.replica import BookReplica
-from client.cli.feed import Tape
+from client.cli.failures import Failure
+from client.cli.feed import Tape, _follow
 from client.cli.output import Output
 from client.units import instrument
 from tests.client.fake_venue import instrument as listing
@@ -120,7 +123,29 @@ def test_what_is_no_message_is_said(engine: Engine, capsys: pytest.CaptureFixtur
     """Anyone may publish on NATS without a password: nonsense ends nothing."""
     engine.tape.receive(subjects.book(1, SYMBOL), b"{", 0.0)
     engine.tape.receive(subjects.book(1, SYMBOL), b"\xff", 0.0)
-    assert [message["kind"] for message in printed(capsys)] == ["malformed", "malformed"]
+    engine.tape.receive(subjects.book(1, SYMBOL), b"[" * 100_000, 0.0)
+    assert [message["kind"] for message in printed(capsys)] == ["malformed"] * 3
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), Failure("no room")])
+async def test_what_cannot_be_printed_ends_it(
+    nats_connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """`| head` has seen enough, or the disk is full: the feed ends with that, and no line is lost unsaid."""
+    output = Output(as_json=True)
+
+    def answer(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(output, "answer", answer)
+    following = asyncio.create_task(_follow(nats_connection, Tape(instrument(listing(SYMBOL)), output)))
+    beat = encode(Heartbeat(1, 1, 9, 0, {}))
+    async with asyncio.timeout(20):
+        while not following.done():
+            await nats_connection.publish(subjects.heartbeat(1), beat)
+            await nats_connection.publish(subjects.book(1, SYMBOL), b"nonsense")
+            await nats_connection.flush()
+    assert following.exception() is error
 
 
 def test_lines_are_for_reading(capsys: pytest.CaptureFixture[str]) -> None:

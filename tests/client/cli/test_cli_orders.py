@@ -3,16 +3,16 @@
 import asyncio
 from pathlib import Path
 
+import grpc
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client.cli.main import find, run
 from client.cli.output import Output
-from tests.client.fake_venue import FakeVenue, refusal
+from tests.client.fake_venue import FakeEngine, FakeVenue, refusal
 from tests.waiting import until
 
-
-@pytest.mark.parametrize(
+DOUBTS = pytest.mark.parametrize(
     ("words", "doubt", "hint"),
     [
         ("submit buy 1 AAPL 2", "entered", "--client-order-id {own}"),
@@ -21,28 +21,36 @@ from tests.waiting import until
         ("replace 5 3 1", "replaced", "`matchbus orders 5`"),
     ],
 )
-async def test_an_interrupted_command_says_what_may_have_been_done(
-    words: str,
-    doubt: str,
-    hint: str,
-    venue: FakeVenue,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Ctrl-C while the answer is under way: what nobody knows, how to find out, and exit code 130."""
+
+
+@pytest.fixture
+async def engine(venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """Takes orders and answers none; alice has one there, 5 or `mine`."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     engine = venue.engines[0]
     async with venue.client() as client:
         order = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+    assert order.status == "new"
     engine.orders["mine"].order_id = 5
     del engine.commands[:]
-    assert order.status == "new"
     engine.silent = True
+    return engine
+
+
+async def typed(words: str, engine: FakeEngine) -> int:
+    """Run a command as alice; its exit code."""
     name, *rest = words.split()
-    who = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    who = ("--exchange", engine.venue.address, "--client-id", "alice", "--secret", "mine")
     command = find(name)
-    running = asyncio.create_task(run(command, command.parser().read([*rest, *who]), Output(as_json=False)))
+    return await run(command, command.parser().read([*rest, *who]), Output(as_json=False))
+
+
+@DOUBTS
+async def test_an_interrupted_command_says_what_may_have_been_done(
+    words: str, doubt: str, hint: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while the answer is under way: what nobody knows, how to find out, and exit code 130."""
+    running = asyncio.create_task(typed(words, engine))
     await until(lambda: engine.commands)
     running.cancel()  # which is what asyncio.run makes of Ctrl-C
     assert await running == 130
@@ -51,23 +59,37 @@ async def test_an_interrupted_command_says_what_may_have_been_done(
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
 
 
+@DOUBTS
+async def test_a_command_without_an_answer_says_what_may_have_been_done(
+    words: str, doubt: str, hint: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the deadline: what nobody knows, of this command and no other, and how to find out."""
+    assert await typed(f"{words} --timeout 2", engine) == 1
+    told = capsys.readouterr().err
+    assert f"the order may or may not have been {doubt}: no answer within 2 s" in told
+    assert hint.format(own=engine.commands[0].new.client_order_id) in told
+
+
+async def test_a_replace_that_was_not_sent_leaves_no_doubt(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine that does not even say what the order trades was never asked to replace it."""
+    engine.unary_failures.extend([grpc.StatusCode.UNAVAILABLE] * 100)
+    assert await typed("replace 5 3 1 --timeout 1", engine) == 1
+    assert engine.commands == []
+    told = capsys.readouterr().err
+    assert "no answer within 1 s" in told
+    assert "may or may not" not in told
+
+
 @pytest.mark.parametrize("words", ["replace --client-order-id mine 3 1", "submit buy 1 AAPL 3 --post-only"])
 async def test_a_refusal_in_ticks_is_told_with_their_size(
-    words: str,
-    venue: FakeVenue,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also of a replace, whose symbol is not typed."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    async with venue.client() as client:
-        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
     refused = refusal(pb.REJECT_REASON_POST_ONLY_WOULD_CROSS)
     refused.reject_text = "it would trade with the best price 300"
-    monkeypatch.setattr(venue.engines[0], "apply", lambda _: refused)
-    name, *rest = words.split()
-    who = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
-    command = find(name)
-    assert await run(command, command.parser().read([*rest, *who]), Output(as_json=False)) == 1
+    monkeypatch.setattr(engine, "apply", lambda _: refused)
+    engine.silent = False
+    assert await typed(words, engine) == 1
     assert capsys.readouterr().out.splitlines()[2] == "  prices there are ticks of 0.01"

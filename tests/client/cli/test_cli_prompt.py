@@ -3,13 +3,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client import Fill
 from client.cli import prompt
 from client.cli.arguments import HelpShown
 from client.cli.failures import Misuse
@@ -238,6 +239,40 @@ async def test_a_person_trades_at_the_prompt(venue: FakeVenue, tmp_path: Path) -
         screen.close()
     assert len(venue.engines[0].orders) == 1
     assert "fill 1:" not in screen.history
+
+
+async def test_fills_are_told_again_after_an_outage(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However often the deadline passes meanwhile, each fill is told once; a hole among them ends it."""
+    monkeypatch.setattr(prompt, "AWAY_PAUSE_S", 0.01)
+    engine = venue.engines[0]
+    engine.add_fills(2)
+    engine.refuses_fills_after_s = 0.0
+    async with venue.client(deadline_s=0.2) as client, asyncio.timeout(20):
+        given_up: list[int] = []
+        follow = client.fills
+
+        def counted(since: int) -> AsyncGenerator[Fill, None]:
+            given_up.append(since)
+            return follow(since)
+
+        monkeypatch.setattr(client, "fills", counted)
+        telling = asyncio.create_task(prompt._tell_fills(client, 1))  # noqa: SLF001
+        await until(lambda: len(given_up) > 2)
+        engine.refuses_fills_after_s = None
+        told = ""
+        while "fill 2:" not in told:
+            await asyncio.sleep(0.01)
+            told += capsys.readouterr().out
+        engine.add_fills(2)
+        engine.fills[2].sequence = 9
+        await telling
+    assert "fill 1:" not in told
+    assert (
+        capsys.readouterr().out
+        == "new fills are no longer shown: fill 3 is missing: the venue went on with 9\n"
+    )
 
 
 async def test_ctrl_c_on_an_empty_line_leaves_the_prompt(venue: FakeVenue, tmp_path: Path) -> None:

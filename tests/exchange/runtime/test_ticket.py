@@ -9,7 +9,9 @@ import aiohttp
 import grpc
 import msgspec
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
+from client import Instrument, OrderState, results
 from exchange.runtime import dashboard, ticket, web
 from exchange.runtime.ticket import GIVEN_UP_S, IDLE_S, MAX_FILLS, MAX_ORDERS, TOKEN_HEADER, Tickets
 from tests.client.fake_venue import PASSWORD, FakeVenue
@@ -126,16 +128,32 @@ async def test_fills_and_positions_are_told(page: Page) -> None:
     ]
 
 
-async def test_what_is_told_is_bounded(page: Page, venue: FakeVenue) -> None:
-    """Of very many orders and fills the newest are told, and how many orders are not."""
+async def test_what_is_told_is_bounded(page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many orders and fills the newest are told, and how many orders are not.
+
+    Nothing is made of those that are not told: the event loop is the exchange's.
+    """
+    made: list[str] = []
+    order_state = results.order_state
+
+    def counted(message: pb.OrderState, instrument: Instrument) -> OrderState:
+        made.append(message.client_order_id)
+        return order_state(message, instrument)
+
+    monkeypatch.setattr(results, "order_state", counted)
     await page.sign_in()
     venue.engines[0].add_fills(MAX_FILLS + 5)
     for number in range(MAX_ORDERS + 3):
         await page.ask("submit", body={**QUOTE, "client_order_id": f"o{number}"})
     fills = await page.fills(MAX_FILLS)
     assert fills[-1]["sequence"] == MAX_FILLS + 5
+    made.clear()
     account = await page.account()
-    assert (len(account["orders"]), account["orders_left_out"]) == (MAX_ORDERS, 3)
+    assert [order["order_id"] for order in account["orders"]] == [
+        str(1 << 48 | number) for number in range(4, MAX_ORDERS + 4)
+    ]
+    assert account["orders_left_out"] == 3
+    assert made == [f"o{number}" for number in range(3, MAX_ORDERS + 3)]
 
 
 async def test_a_refusal_is_told_as_it_is(page: Page) -> None:
@@ -239,14 +257,37 @@ async def test_a_body_nested_too_deep_is_no_order(page: Page, act: str) -> None:
     assert (status, list(answer)) == (400, ["error"])
 
 
+@pytest.mark.parametrize(
+    ("act", "body", "doubt"),
+    [
+        ("submit", {**QUOTE, "client_order_id": "other"}, "entered"),
+        ("cancel", {"order_id": str(1 << 48 | 1)}, "cancelled"),
+    ],
+)
+async def test_a_command_without_an_answer_may_have_been_done(
+    page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch, act: str, body: Any, doubt: str
+) -> None:
+    """The answer tells it, and comes within the deadline."""
+    monkeypatch.setattr(ticket, "DEADLINE_S", 1.0)
+    await page.sign_in()
+    await page.ask("submit", body=QUOTE)
+    venue.engines[0].silent = True
+    async with asyncio.timeout(20):
+        status, answer = await page.ask(act, body=body)
+    assert status == 503
+    assert answer["error"].startswith(f"The order may have been {doubt}: no answer within 1 s")
+
+
 async def test_a_venue_that_is_away_is_said_so(
     page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order may have been entered: the answer tells it, and comes within the deadline."""
+    """A question that has no answer leaves nothing in doubt."""
     monkeypatch.setattr(ticket, "DEADLINE_S", 0.2)
     await page.sign_in()
     venue.engines[0].unary_failures.extend([grpc.StatusCode.RESOURCE_EXHAUSTED] * 100)
-    assert (await page.ask("account"))[0] == 503
+    status, answer = await page.ask("account")
+    assert status == 503
+    assert answer["error"].startswith("no answer within 0.2 s")
 
 
 async def test_fills_go_on_when_the_engine_is_back(
