@@ -48,11 +48,8 @@ async def register(options: Options, desk: Desk) -> int:
     desk.settings = settings
     try:
         client = await desk.client(preferred_engine=options.engine)
-    except (
-        AuthenticationFailed,
-        DataLost,
-        RequestInvalid,
-    ):  # any other failure may come after the registration
+    # Any other failure may come after the registration.
+    except (AuthenticationFailed, DataLost, RequestInvalid):
         if is_new:
             _forget(file, name, chosen, before)
         raise
