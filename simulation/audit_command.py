@@ -35,9 +35,9 @@ from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
+from simulation.interruption import interruptible
 from simulation.journal_tools import progress
 from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url
-from simulation.operate import interruptible
 from simulation.option_types import positive
 
 NO_BUG: Final = 0

@@ -28,7 +28,8 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
 from simulation.cluster_settings import Telemetry
 from simulation.faults import Pace
-from simulation.operate import Stopped, interruptible, run_with_view
+from simulation.interruption import Stopped, interruptible
+from simulation.operate import run_with_view
 from simulation.option_types import (
     MAX_FREQUENCY,
     MAX_MINUTES,
