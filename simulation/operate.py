@@ -16,12 +16,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import grpc.aio
 from matchbus.program import INTERRUPTED
 from matchbus.tls import TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 from rich.console import Console
 
 from bus.logs import add_log_options
+from client import MatchbusError
 from client.cli.arguments import Parser
 from client.cli.failures import Failure
 from client.cli.output import print_sheets, stdout_console
@@ -53,8 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         if hasattr(options, "nats"):
             options.nats = nats_url(options.nats)
         return asyncio.run(_COMMANDS[options.command](options, console))
-    except (ClusterError, OptionRefused, TlsRefused) as error:
+    except (ClusterError, MatchbusError, OptionRefused, TlsRefused) as error:
         raise Failure(str(error)) from error
+    except grpc.aio.AioRpcError as error:
+        raise Failure(f"the exchange does not answer: {error.details()}") from error
     except (HandoverFailed, SettingsError) as error:
         raise Failure(str(error), error.hint) from error
 
