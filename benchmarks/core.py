@@ -12,15 +12,13 @@ what else the machine does is not counted.
     python benchmarks/core.py [--operations N] [--runs N] [--seed N] [--json FILE]
 """
 
-import contextlib
-import gc
 import random
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 
 import msgspec
 
+from benchmarks.book_worker import settled
 from benchmarks.figures import Figure, named, paired
 from benchmarks.standalone import standalone
 from engine.book import ANY_PRICE, Book
@@ -297,7 +295,7 @@ def run_engine(opening: list[Command], batches: list[list[Command]]) -> tuple[fl
     for command in opening:
         state.apply(command)
     state.end_batch()
-    with collected():
+    with settled():
         started = time.process_time()
         for number, batch in enumerate(batches, start=2):
             state.begin_batch(number, number)
@@ -311,22 +309,13 @@ def run_layer(layer: BookLayer | LeastLayer, opening: list[Command], batches: li
     """Seconds of processor time that a fresh layer takes for the batches after the opening."""
     for command in opening:
         layer.apply(command)
-    with collected():
+    with settled():
         started = time.process_time()
         for batch in batches:
             layer.events = []
             for command in batch:
                 layer.apply(command)
         return time.process_time() - started
-
-
-@contextlib.contextmanager
-def collected() -> Iterator[None]:
-    """With nothing for the garbage collector to walk, as in an engine that has recovered."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def measure(seed: int, symbols: int, operations: int, runs: int) -> list[Figure]:

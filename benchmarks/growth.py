@@ -16,6 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -119,20 +120,17 @@ async def symbols(count: int, sizes: Sizes, output: Console) -> list[Figure]:
         for name in names:
             file.write(f'[[instrument]]\nsymbol = "{name}"\ntick_size = "0.01"\nlot_size = "1"\n')
         file.flush()
-        began = time.perf_counter()
-        with output.status(f"starting with {named(count, 'symbol')}"):
-            context = venue(instruments=Path(file.name))
-            market = await context.__aenter__()
-        started_s = time.perf_counter() - began
-        try:
+        async with AsyncExitStack() as stack:
+            began = time.perf_counter()
+            with output.status(f"starting with {named(count, 'symbol')}"):
+                market = await stack.enter_async_context(venue(instruments=Path(file.name)))
+            started_s = time.perf_counter() - began
             client, echo = await market.client(), market.echo()
             for number in range(sizes.pairs + 1):
                 with output.status(f"{named(count, 'symbol')}, turn {number + 1} of {sizes.pairs + 1}"):
                     ours.append(await turn([client], [batched(sizes.orders, BATCH, names)]))
                     bare.append(await turn([echo], [batched(sizes.orders, BATCH, names)]))
             memory = resident_bytes(client.pid) / 2**20
-        finally:
-            await context.__aexit__(None, None, None)
     name = named(count, "symbol")
     return [
         *beside_echo(name, ours[1:], bare[1:]),

@@ -1,4 +1,4 @@
-"""The way of an order through one engine from bytes to bytes, without waiting: what each step of it takes.
+"""The path of an order through one engine from bytes to bytes, without waiting: what each step of it takes.
 
     parse      protobuf reads an OrderEntry message of 100 orders
     commands   the edge makes commands of it
@@ -22,7 +22,7 @@ from typing import Final, cast
 import msgspec
 from matchbus.v1 import matchbus_pb2 as pb
 
-from benchmarks.core import collected
+from benchmarks.book_worker import settled
 from benchmarks.figures import Figure, median, paired
 from benchmarks.order_entry import batched
 from benchmarks.peers import SYMBOL
@@ -89,7 +89,7 @@ def measure(sizes: Sizes) -> list[Figure]:
     """Medians over the messages of each run."""
     turns: dict[str, list[float]] = {}
     for _ in range(sizes.runs):
-        with collected():
+        with settled():
             noted = list(messages(sizes.orders))
         for step in noted[0]:
             turns.setdefault(step, []).append(median([one[step] for one in noted]))

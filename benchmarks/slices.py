@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Final
 
 from benchmarks import core, hostile, pipeline
+from benchmarks.book_worker import settled
 from benchmarks.core import BookLayer, LeastLayer
 from benchmarks.feed import made_deltas
 from benchmarks.figures import Figure, named, paired
@@ -81,7 +82,7 @@ def started(opening: Sequence[Command], batches: Batches) -> dict[str, Iterator[
 def in_turns(programs: dict[str, Iterator[float]]) -> dict[str, list[float]]:
     """Let each do a slice, again and again; seconds of each slice."""
     taken: dict[str, list[float]] = {name: [] for name in programs}
-    with core.collected():
+    with settled():
         for seconds in zip(*programs.values(), strict=True):
             for name, one in zip(programs, seconds, strict=True):
                 taken[name].append(one)
@@ -185,8 +186,8 @@ def deltas(count: int) -> list[Figure]:
 
 
 def way(orders: int) -> list[Figure]:
-    """The way of an order from bytes to bytes beside the echo's, and its steps."""
-    with core.collected():
+    """The path of an order from bytes to bytes beside the echo's, and its steps."""
+    with settled():
         noted = list(pipeline.messages(orders))
     taken = {step: [one[step] for one in noted] for step in (pipeline.WHOLE, *pipeline.STEPS, pipeline.ECHO)}
     return compared(pipeline.PART, "an order", "CPU µs an order", taken, pipeline.ECHO)

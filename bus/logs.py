@@ -31,7 +31,7 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         choices=get_args(LogLevel),
         default="info",
-        help="debug shows an order's whole way (default %(default)s)",
+        help="debug shows an order's whole path (default %(default)s)",
     )
 
 

@@ -50,7 +50,7 @@ class NbboView(msgspec.Struct, frozen=True):
     ask: Level | None
 
 
-TradeOfView = tuple[int, int, int, int, int, int]
+ViewTrade = tuple[int, int, int, int, int, int]
 """(engine it traded on, home engine of the taker, price, quantity, side of the taker, time).
 
 Where the engines differ the taker came through a leg.
@@ -63,7 +63,7 @@ class TradesView(msgspec.Struct, frozen=True):
     symbol: str
     tick_size: str
     lot_size: str
-    trades: tuple[TradeOfView, ...]
+    trades: tuple[ViewTrade, ...]
     left_out: int
 
 
@@ -99,7 +99,7 @@ class EnginesView(msgspec.Struct, frozen=True):
     engines: tuple[EngineStatus, ...]
 
 
-class SymbolOfView(msgspec.Struct, frozen=True):
+class ViewSymbol(msgspec.Struct, frozen=True):
     """What trades: the value of a tick and of a lot, as decimal strings."""
 
     symbol: str
@@ -111,7 +111,7 @@ class SymbolsView(msgspec.Struct, frozen=True):
     """On `view.symbols`: all that trades, in order."""
 
     time_ns: int
-    symbols: tuple[SymbolOfView, ...]
+    symbols: tuple[ViewSymbol, ...]
 
 
 View = BookView | NbboView | TradesView | EnginesView | SymbolsView

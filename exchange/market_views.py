@@ -40,11 +40,11 @@ from bus.view_messages import (
     EngineStatus,
     EnginesView,
     NbboView,
-    SymbolOfView,
     SymbolsView,
-    TradeOfView,
     TradesView,
     View,
+    ViewSymbol,
+    ViewTrade,
 )
 
 REFRESH_NS: Final = 1_000_000_000
@@ -144,7 +144,7 @@ class MarketViews:
         for appeared in sorted(market.instruments.keys() - self._shown_ns.keys()):
             self.note_change(appeared)
         symbols = (
-            SymbolOfView(entry.symbol, entry.tick_size, entry.lot_size)
+            ViewSymbol(entry.symbol, entry.tick_size, entry.lot_size)
             for _, entry in sorted(market.instruments.items())
         )
         yield subjects.VIEW_SYMBOLS, SymbolsView(time_ns, tuple(symbols))
@@ -247,9 +247,9 @@ class _Tape:
 
     def __init__(self) -> None:
         self.count = 0
-        self.newest: deque[TradeOfView] = deque(maxlen=MAX_TRADES)
+        self.newest: deque[ViewTrade] = deque(maxlen=MAX_TRADES)
 
-    def add(self, trade: TradeOfView) -> None:
+    def add(self, trade: ViewTrade) -> None:
         self.count += 1
         self.newest.append(trade)
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from bus.messages import engine_of_id
 from simulation.plots import Bin, Point
-from simulation.recording import EngineStrike, SentOrder, StateChange, TakenFill
+from simulation.recording import EngineStrike, SentOrder, StateChange, TimedFill
 
 LATENCY_BINS_A_DECADE: Final = 10
 OUTAGE_WINDOW_S: Final = 20.0
@@ -48,27 +48,27 @@ class Books(NamedTuple):
     worth: list[tuple[float, float]]
 
 
-def trades(fills: Iterable[TakenFill]) -> list[TakenFill]:
+def trades(fills: Iterable[TimedFill]) -> list[TimedFill]:
     """Every trade once, as its taker saw it."""
     return [one for one in fills if one.fill.liquidity == "taker"]
 
 
-def in_order(fills: Iterable[TakenFill]) -> list[TakenFill]:
+def in_order(fills: Iterable[TimedFill]) -> list[TimedFill]:
     """By time; those of one batch have the same time, and are in the order in which they were made."""
     return sorted(fills, key=lambda one: (one.at_s, one.fill.execution_id))
 
 
-def value_of(one: TakenFill) -> float:
+def value_of(one: TimedFill) -> float:
     """What was paid."""
     return float(one.fill.price * one.fill.quantity)
 
 
-def is_routed(one: TakenFill) -> bool:
+def is_routed(one: TimedFill) -> bool:
     """Whether an order traded on another engine than its own, through a leg."""
     return engine_of_id(one.fill.order_id) != one.fill.engine
 
 
-def volume_by_engine(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Bin]:
+def volume_by_engine(fills: Sequence[TimedFill], end_s: float, count: int) -> list[Bin]:
     """The value traded on each engine in each of `count` equal stretches."""
     return _binned([(one.at_s, f"E{one.fill.engine}", value_of(one)) for one in trades(fills)], end_s, count)
 
@@ -79,7 +79,7 @@ def answers_by_engine(orders: Iterable[SentOrder], end_s: float, count: int) -> 
     return _binned(answered, end_s, count)
 
 
-def share_routed(fills: Sequence[TakenFill], end_s: float, count: int) -> list[Point]:
+def share_routed(fills: Sequence[TimedFill], end_s: float, count: int) -> list[Point]:
     """What percentage of the value traded came through legs, at the middle of each stretch."""
     parted = [(one.at_s, ROUTED if is_routed(one) else AT_HOME, value_of(one)) for one in trades(fills)]
     points: list[Point] = []
@@ -121,7 +121,7 @@ def latency_over_time(orders: Iterable[SentOrder], end_s: float, count: int, per
     return [((index + 0.5) * width, percentile(stretches[index], percent)) for index in range(count)]
 
 
-def books_by_kind(fills: Iterable[TakenFill], end_s: float, count: int) -> dict[str, Books]:
+def books_by_kind(fills: Iterable[TimedFill], end_s: float, count: int) -> dict[str, Books]:
     """What each kind of agent has gained and holds at the end of each stretch, at last prices.
 
     All kinds together gain nothing, because what one pays another gets. The sums are exact: a gain may be a

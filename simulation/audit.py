@@ -7,8 +7,8 @@ have rested there through the whole look-back window, each for what is left of i
 a bug      the engine knew the quote: a quote that was journaled in the same batch names a state of that book
            which had it already, and in one batch an engine sees one state of each book. So is a quote that
            was journaled with the decision itself, whatever the other journal says.
-a view     nothing in the batch says that the engine knew the quote.
-too old
+an old     nothing in the batch says that the engine knew the quote.
+view
 
 What earlier legs are out for counts as taken until the other engine's journal has answered them. From then
 on its book shows what they took, and what is left of it stands for the next order. The engine that sent them
@@ -16,7 +16,7 @@ hears of it a little later, the new state of the book first, the answers after i
 here, it is no bug to leave to it what the known state has not lost to it. For legs of earlier reigns nothing
 counts as taken: they are only queried.
 
-No view is called too old where the order could not have gone there anyhow: with do-not-route, with
+No view is called old where the order could not have gone there anyhow: with do-not-route, with
 fill-or-kill, which is judged at home, and when resting orders uncross, which they do only with engines of a
 higher number. Journals do not tell whether one engine counted as live to another, but where a quote does.
 
@@ -124,8 +124,8 @@ class Audit:
     with_away_quotes: int = 0
     """Those of them that knew away quotes."""
     legs: int = 0
-    violations: list[str] = field(default_factory=list)
-    """The bugs: for each decision and other engine that it went past, a line."""
+    bugs: list[str] = field(default_factory=list)
+    """For each decision and other engine that it went past, a line."""
     old_views: int = 0
     """Counted as bugs are."""
     old_view_examples: list[str] = field(default_factory=list)
@@ -176,7 +176,7 @@ class Audit:
             if isinstance(command, LegResult) and out is not None:
                 self._note_result(command, out, place)
             answers += [event for event in events if isinstance(event, LegTaken)]
-            decision = self.decision(command, events, first_leg)
+            decision = self._decision_of(command, events, first_leg)
             if decision is not None:
                 decisions.append(decision)
                 self._note_legs(decision)
@@ -189,7 +189,7 @@ class Audit:
             self.judge(decision, views)
         self.batches += 1
 
-    def decision(self, command: Command, events: Sequence[Event], first_leg: int) -> Decision | None:
+    def _decision_of(self, command: Command, events: Sequence[Event], first_leg: int) -> Decision | None:
         """What a command decided that made these events; None when it decided nothing."""
         if not isinstance(command, Taking):
             return None
@@ -207,12 +207,12 @@ class Audit:
         symbol = (taken or legs)[0].symbol
         place = f"engine {self.engine}, batch {self._state.batch_number}, {symbol}: "
         known = traded_through(command.away, taken, legs)
-        self.violations += [place + violation for violation in known]
+        self.bugs += [place + violation for violation in known]
         if known:  # what was known and passed over is not excused by what was not known
             return
         for was_known, violation in self._looked_past(decision, views):
             if was_known:
-                self.violations.append(place + violation)
+                self.bugs.append(place + violation)
                 continue
             self.old_views += 1
             if len(self.old_view_examples) < EXAMPLES:

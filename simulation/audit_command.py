@@ -35,9 +35,9 @@ from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
+from simulation.interruption import interruptible
 from simulation.journal_tools import progress
 from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url
-from simulation.operate import interruptible
 from simulation.option_types import positive
 
 NO_BUG: Final = 0
@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
     """Add `audit` to the sub-commands of `simulation`."""
     what = (
         "replay the journals of a running market and report each decision that traded at a worse price than"
-        " another engine showed: bugs, and views that were too old; exit code 0 no bug, 1 a bug or a damaged"
+        " another engine showed: bugs, and old views; exit code 0 no bug, 1 a bug or a damaged"
         " journal, 2 nothing to judge"
     )
     judge = commands.add_parser("audit", help="judge the routing of a running market", description=what)
@@ -94,7 +94,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         print(json.dumps(document(market, options.window_ms)))
     else:
         _show(market, options.window_ms, console)
-    return FAULTY if any(audit.violations for audit in market.values()) else NO_BUG
+    return FAULTY if any(audit.bugs for audit in market.values()) else NO_BUG
 
 
 async def read(url: str, window_ms: int) -> dict[int, Audit]:
@@ -104,8 +104,8 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
     """
     try:
         async with (
-            asyncio.timeout(PATIENCE_S) as patience,
             connected(url, "simulation-audit") as client,
+            asyncio.timeout(PATIENCE_S) as patience,
         ):
             return await _read(client, url, window_ms, patience)
     except (NatsAway, TimeoutError, JournalClosed, nats.errors.Error) as error:
@@ -207,25 +207,25 @@ def document(market: Mapping[int, Audit], window_ms: int) -> dict[str, Any]:
                 "decisions": audit.decisions,
                 "with_away_quotes": audit.with_away_quotes,
                 "legs": audit.legs,
-                "view_old": audit.old_views,
-                "bugs": len(audit.violations),
+                "old_views": audit.old_views,
+                "bugs": len(audit.bugs),
             }
             for engine, audit in market.items()
         ],
-        "view_old_examples": old_views,
+        "old_view_examples": old_views,
         "bug_examples": bugs,
     }
 
 
 def _examples(market: Mapping[int, Audit]) -> tuple[list[str], list[str]]:
-    """A few bugs, and a few views that were too old."""
-    bugs = [bug for audit in market.values() for bug in audit.violations]
+    """A few bugs, and a few old views."""
+    bugs = [bug for audit in market.values() for bug in audit.bugs]
     old_views = [view for audit in market.values() for view in audit.old_view_examples]
     return bugs[:EXAMPLES], old_views[:EXAMPLES]
 
 
 def _show(market: Mapping[int, Audit], window_ms: int, console: Console) -> None:
-    columns = ("engine", ">batches", ">decisions", ">with away quotes", ">legs", ">view old", ">bugs")
+    columns = ("engine", ">batches", ">decisions", ">with away quotes", ">legs", ">old views", ">bugs")
     trimmed = "; ".join(
         f"of E{engine} only what came after batch {audit.begins_after:,}: its journal was trimmed"
         for engine, audit in market.items()
@@ -234,13 +234,13 @@ def _show(market: Mapping[int, Audit], window_ms: int, console: Console) -> None
     sheet = Sheet("Routing, by the journals of all engines", columns, note=trimmed)
     for engine, audit in market.items():
         counts = (audit.batches, audit.decisions, audit.with_away_quotes, audit.legs, audit.old_views)
-        sheet.rows.append((f"E{engine}", *(f"{count:,}" for count in (*counts, len(audit.violations)))))
+        sheet.rows.append((f"E{engine}", *(f"{count:,}" for count in (*counts, len(audit.bugs)))))
     print_sheets(console, sheet)
     bugs, old_views = _examples(market)
-    for name, lines in (("view old", old_views), ("bug", bugs)):
+    for name, lines in (("old view", old_views), ("bug", bugs)):
         for line in lines:
             console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
-    found = sum(len(audit.violations) for audit in market.values())
+    found = sum(len(audit.bugs) for audit in market.values())
     old = sum(audit.old_views for audit in market.values())
     console.print(
         f"Bugs: {found:,}; each is a better quote that the engine knew and did not take. Views that were old:"

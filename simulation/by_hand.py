@@ -22,7 +22,8 @@ from simulation import report
 from simulation.cluster import Cluster
 from simulation.cluster_errors import ClusterError, HostRefused
 from simulation.cluster_settings import Telemetry
-from simulation.operate import Stopped, interruptible, run_with_view, serve
+from simulation.interruption import Stopped, interruptible
+from simulation.operate import run_with_view, serve
 from simulation.option_types import OptionRefused, engines_of_environment
 from simulation.ports import LOOPBACK, Ports
 from simulation.run import Plan

@@ -10,17 +10,18 @@ import contextlib
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import nats.errors
 from rich.console import Console
 
 from bus import subjects
-from bus.connection import Connection, connect
+from bus.connection import Connection
 from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import StreamReader, extent
+from bus.stream import StreamError, StreamReader, extent
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
 from client.cli.sheets import counted
@@ -34,13 +35,17 @@ from simulation.cluster_settings import Storage
 from simulation.faults import KILLS, NATS, Fault, Kind, Pace, schedule
 from simulation.injector import Injector, Strike
 from simulation.load import Acknowledgements, Loader, Middles
+from simulation.nats_option import NatsAway, connected
 from simulation.proxy import Proxy
-from simulation.witness import ClientLog, Evidence, Levels, Totals, judge, totals
+from simulation.witness import ClientLog, Evidence, Levels, Totals, all_answered, judge, totals
 
 CLIENT_DEADLINE_S: Final = 20.0
 PROGRESS_S: Final = 5.0
 UP_DEADLINE_S: Final = 60.0
 """How long everything may take to serve again once all is healed."""
+
+ANSWERS_DEADLINE_S: Final = 60.0
+"""How long the last commands may wait for their answers from then on."""
 
 QUIET_DEADLINE_S: Final = 30.0
 """How long positions, books and reports may take to agree once the clients are quiet."""
@@ -116,8 +121,11 @@ async def chaos(settings: ChaosSettings, console: Console) -> ChaosOutcome:
         stack.callback(injector.heal)  # no frozen child is left behind, whatever ends the run
         run = ChaosRun(settings, cluster, loaders, injector, console)
         await run.trade(faults)
-        evidence, up = await run.evidence()
-        outcome = run.outcome(evidence, up)
+        up = await run.up()
+        evidence, readable = await run.evidence()
+        outcome = run.outcome(evidence, [all_answered(evidence.clients), up, readable])
+    if not readable.holds:
+        return outcome
     # Judging keeps this process, and so the proxies, busy for a while: not while the market still runs.
     console.print("the market is stopped; the witness reads")
     outcome.checks[:0] = judge(evidence)
@@ -206,22 +214,20 @@ class ChaosRun:
                 self._console.print("no new commands, and all faults are over")
                 await self._until_up()
                 self._all_up_ns = time.time_ns()
-                await asyncio.gather(*trading)
+                await self._until_answered(trading)
                 self._trading_s = time.monotonic() - started
-                self._console.print("all commands are answered")
                 await self._until_settled()
                 self._settled_s = (time.time_ns() - self._all_up_ns) / 1e9
                 await self._until_uncrossed()
                 self._uncrossed_s = (time.time_ns() - self._all_up_ns) / 1e9
                 await self._until_followed()
-                await self._until_stood_by()
                 for task in background:
                     task.cancel()
         finally:
             gc.set_threshold(*thresholds)
 
-    def outcome(self, evidence: Evidence, up: Check) -> ChaosOutcome:
-        """What the run came to, not yet judged."""
+    def outcome(self, evidence: Evidence, checks: list[Check]) -> ChaosOutcome:
+        """What the run came to; of the checks those that need no witness."""
         strikes = self._injector.strikes
         killed = sum(
             one.fault.kind in KILLS and one.fault.kind is not Kind.KILL_NATS
@@ -239,7 +245,7 @@ class ChaosRun:
             ended_by_themselves=sum(member.restarts for member in self._cluster.members) - killed,
             settled_s=self._settled_s,
             uncrossed_s=self._uncrossed_s,
-            checks=[up],
+            checks=checks,
         )
 
     async def _walk(self) -> None:
@@ -262,15 +268,31 @@ class ChaosRun:
             )
             answered = now
 
-    async def _until_up(self) -> None:
-        """Every process serves again."""
+    async def _until_up(self) -> str:
+        """Every process serves again; which does not, else."""
+        return await self._until(self._down, UP_DEADLINE_S, "every process serves")
 
-        async def down() -> str:
-            names = ["nats-server" for server in self._cluster.nats if not server.running]
-            names += [one.name for one in self._cluster.members if not (one.running and one.ready)]
-            return ", ".join(names)
+    async def _down(self) -> str:
+        """Which process does not say, asked now, that it serves."""
+        members = self._cluster.members
+        answers = await asyncio.gather(*(member.serves() for member in members))
+        names = ["nats-server" for server in self._cluster.nats if not server.running]
+        names += [member.name for member, serves in zip(members, answers, strict=True) if not serves]
+        return ", ".join(f"{name} does not serve" for name in names)
 
-        await self._until(down, UP_DEADLINE_S, "every process serves")
+    async def _until_answered(self, trading: Collection[asyncio.Task[None]]) -> None:
+        """Every command has its answer; those that have none by the deadline are given up.
+
+        A client would give them again for ever, and a run without end has no verdict.
+        """
+        _, waiting = await asyncio.wait(trading, timeout=ANSWERS_DEADLINE_S)
+        for task in waiting:
+            task.cancel()
+        self._console.print(
+            f"[red]not within {ANSWERS_DEADLINE_S:g} s: every command is answered[/]"
+            if waiting
+            else "all commands are answered"
+        )
 
     async def _until_settled(self) -> None:
         """No order waits for a leg."""
@@ -286,15 +308,17 @@ class ChaosRun:
 
     async def _until(
         self, why_not: Callable[[], Coroutine[None, None, str]], deadline_s: float, what: str
-    ) -> None:
-        """Return once nothing speaks against it, or at the deadline: the witness says what is wrong."""
+    ) -> str:
+        """Return once nothing speaks against it, or at the deadline; what does so then."""
         why = "nobody answers"
         try:
             async with asyncio.timeout(deadline_s):
                 while why := await why_not():  # noqa: ASYNC110 -- other processes set no event
                     await asyncio.sleep(_POLL_S)
         except (TimeoutError, MatchbusError) as error:
-            self._console.print(f"[red]not within {deadline_s:g} s: {what}: {why} {error}[/]")
+            why = f"{why} {error}".strip()
+            self._console.print(f"[red]not within {deadline_s:g} s: {what}: {why}[/]")
+        return why
 
     async def _until_uncrossed(self) -> None:
         """No book that the exchange shows over all engines is locked or crossed."""
@@ -319,10 +343,6 @@ class ChaosRun:
 
         await self._until(unseen, QUIET_DEADLINE_S, "clients and exchange have seen the last fill")
 
-    async def _until_stood_by(self) -> None:
-        """Every engine has a standby that has all of its journal."""
-        await self._until(self._not_stood_by, QUIET_DEADLINE_S, "a standby follows each engine")
-
     async def _not_stood_by(self) -> str:
         if not self._settings.standbys:
             return ""
@@ -335,33 +355,41 @@ class ChaosRun:
         missing = sorted(set(range(1, self._settings.engines + 1)) - following)
         return ", ".join(f"none follows E{engine}" for engine in missing)
 
-    async def evidence(self) -> tuple[Evidence, Check]:
-        """Read everything there is, again while the reports lack what clients have seen."""
-        nc = await connect(self._cluster.nats_url, name="witness", on_closed=lambda: None)
-        try:
-            deadline = time.monotonic() + QUIET_DEADLINE_S
-            while True:
-                evidence = await self._read(nc)
-                reported = sum(
-                    type(one) is ReportedFill
-                    for messages in evidence.executions.values()
-                    for message in messages
-                    for one in message.reports
-                )
-                seen = sum(len(log.fills) for log in evidence.clients.values())
-                if reported == seen or time.monotonic() > deadline:
-                    return evidence, await self._up()
-                await asyncio.sleep(_POLL_S)
-        finally:
-            await nc.close()
-
-    async def _up(self) -> Check:
+    async def up(self) -> Check:
         """Whether everything came back; a process that listens may hang all the same."""
         check = Check("every process serves at the end", checked=len(self._cluster.members))
-        check.violations = [f"{m.name} does not serve" for m in self._cluster.members if not m.ready]
-        if missing := await self._not_stood_by():
-            check.violations.append(missing)
+        missing = await self._until(self._not_stood_by, QUIET_DEADLINE_S, "a standby follows each engine")
+        check.violations = [fault for fault in (await self._until_up(), missing) if fault]
         return check
+
+    async def evidence(self) -> tuple[Evidence, Check]:
+        """Read everything there is, again while the reports lack what clients have seen.
+
+        Where something does not answer, the check says so and the evidence is what the clients wrote down.
+        """
+        check = Check("what the run left can be read", checked=1)
+        try:
+            async with connected(self._cluster.nats_url, "witness") as nc:
+                deadline = time.monotonic() + QUIET_DEADLINE_S
+                while True:
+                    evidence = await self._read(nc)
+                    reported = sum(
+                        type(one) is ReportedFill
+                        for messages in evidence.executions.values()
+                        for message in messages
+                        for one in message.reports
+                    )
+                    seen = sum(len(log.fills) for log in evidence.clients.values())
+                    if reported == seen or time.monotonic() > deadline:
+                        return evidence, check
+                    await asyncio.sleep(_POLL_S)
+        except (MatchbusError, NatsAway, StreamError, nats.errors.Error) as error:
+            check.violations.append(str(error))
+            return Evidence({}, {}, self._clients, {}, {}, {}), check
+
+    @property
+    def _clients(self) -> dict[str, ClientLog]:
+        return {loader.log.name: loader.log for loader in self._loaders}
 
     async def _read(self, nc: Connection) -> Evidence:
         positions: dict[tuple[str, str], int] = {}
@@ -381,7 +409,7 @@ class ChaosRun:
         return Evidence(
             journals={number: await _payloads(nc, subjects.journal_stream(number)) for number in engines},
             executions=executions,
-            clients={loader.log.name: loader.log for loader in self._loaders},
+            clients=self._clients,
             books=books,
             best=await self._best(),
             positions=positions,

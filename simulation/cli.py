@@ -28,7 +28,9 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
 from simulation.cluster_settings import Telemetry
 from simulation.faults import Pace
-from simulation.operate import Stopped, interruptible, run_with_view
+from simulation.interruption import Stopped, interruptible
+from simulation.nats_option import NatsAway
+from simulation.operate import run_with_view
 from simulation.option_types import (
     MAX_FREQUENCY,
     MAX_MINUTES,
@@ -77,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except _SAID as error:
         print(error, file=sys.stderr)
+        return 1
+    except NatsAway as error:
+        print(f"{error}\n  {error.hint}", file=sys.stderr)
         return 1
     except grpc.aio.AioRpcError as error:
         print(f"the exchange does not answer: {error.details()}", file=sys.stderr)

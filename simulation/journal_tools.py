@@ -1,4 +1,4 @@
-"""`matchbus journal`: looks into the journal of one engine, also while the engine runs; changes nothing.
+"""`matchbus journal`: looks into the journal of one engine, even while the engine runs; changes nothing.
 
 verify   reads all of it and checks what every reader checks: format, checksum, chain, numbers, epochs
 dump     prints its batches
@@ -115,8 +115,8 @@ async def read(
     findings = Findings(engine, subjects.journal_stream(engine))
     try:
         async with (
-            asyncio.timeout(PATIENCE_S) as patience,
             connected(url, f"journal-tools-{engine}") as client,
+            asyncio.timeout(PATIENCE_S) as patience,
         ):
             await _read(client, findings, each, last, patience, state)
     except (TimeoutError, JournalClosed, nats.errors.Error) as error:

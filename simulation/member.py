@@ -83,6 +83,16 @@ class Member(ChildProcess):
             raise await self._lateness(deadline_s) from None
         self.ready = True
 
+    async def serves(self) -> bool:
+        """Whether it says, asked once, that it serves or, where it may, stands by."""
+        try:
+            channel = tls.channel(self.address)
+        except tls.TlsRefused:
+            return False
+        async with channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            return await serves(health) or (self._may_stand_by and await serves(health, STANDBY_ROLE))
+
     async def _is_ready(self, patience: asyncio.Timeout, deadline_s: float) -> bool:
         """Ask on a channel of its own; False when that is to be renewed, or the process has ended."""
         loop = asyncio.get_running_loop()

@@ -12,17 +12,18 @@ import importlib.util
 import json
 import logging
 import os
-import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import grpc.aio
 from matchbus.program import INTERRUPTED
 from matchbus.tls import TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 from rich.console import Console
 
 from bus.logs import add_log_options
+from client import MatchbusError
 from client.cli.arguments import Parser
 from client.cli.failures import Failure
 from client.cli.output import print_sheets, stdout_console
@@ -35,19 +36,14 @@ from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
 from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.handover import HandoverFailed
+from simulation.interruption import Stopped, interruptible
 from simulation.member import Member
 from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
 _log: Final = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM came before the work was done."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,8 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         if hasattr(options, "nats"):
             options.nats = nats_url(options.nats)
         return asyncio.run(_COMMANDS[options.command](options, console))
-    except (ClusterError, OptionRefused, TlsRefused) as error:
+    except (ClusterError, MatchbusError, OptionRefused, TlsRefused) as error:
         raise Failure(str(error)) from error
+    except grpc.aio.AioRpcError as error:
+        raise Failure(f"the exchange does not answer: {error.details()}") from error
     except (HandoverFailed, SettingsError) as error:
         raise Failure(str(error), error.hint) from error
 
@@ -177,47 +175,6 @@ def _add_dashboard_port(command: argparse.ArgumentParser) -> None:
     )
 
 
-@contextlib.asynccontextmanager
-async def stop_signals() -> AsyncIterator[asyncio.Event]:
-    """An event that Ctrl-C and SIGTERM set, instead of ending the process."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.asynccontextmanager
-async def interruptible(stopping: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
-    """Cancel the body when Ctrl-C or SIGTERM comes, and raise `Stopped` once it has cleaned up.
-
-    `stopping` is called at once: processes that stop may take some seconds.
-    """
-    async with stop_signals() as stop:
-        body = asyncio.current_task()
-        assert body is not None
-
-        async def cancel_when_asked() -> None:
-            await stop.wait()
-            stopping()
-            body.cancel()
-
-        waiting = asyncio.create_task(cancel_when_asked())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if stop.is_set():
-                body.uncancel()
-                raise Stopped from None
-            raise
-        finally:
-            waiting.cancel()
-
-
 def ready_document(cluster: Cluster) -> str:
     """The ready file: where everything listens and which process it is."""
 
@@ -246,8 +203,8 @@ class ReadyFileUnwritable(ClusterError):
     """The ready file could be written before the start, and cannot be now."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, so that a reader sees all of it or nothing. Raises `ReadyFileUnwritable`."""
+def write_ready_file(path: Path, text: str) -> None:
+    """Replace it at once, so that a reader sees all of it or nothing. Raises `ReadyFileUnwritable`."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text)
@@ -256,7 +213,7 @@ def write_whole(path: Path, text: str) -> None:
         raise ReadyFileUnwritable(f"the ready file {path} cannot be written: {error.strerror}") from error
 
 
-def forget(path: Path, own_nats_pid: int = 0) -> None:
+def forget_ready_file(path: Path, own_nats_pid: int = 0) -> None:
     """Remove a ready file of a market that has ended or is ours: nobody must take it for a living one's."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, OverflowError):  # whatever is in it
         found = json.loads(path.read_bytes())["nats_pid"]
@@ -269,7 +226,7 @@ def forget(path: Path, own_nats_pid: int = 0) -> None:
 def _withdraw(ready_file: Path, cluster: Cluster) -> None:
     """Remove the ready file of a market that stops."""
     try:
-        forget(ready_file, cluster.nats[0].pid)
+        forget_ready_file(ready_file, cluster.nats[0].pid)
     except OSError as error:
         _log.warning("the ready file %s stays, and the market stops: %s", ready_file, error.strerror)
 
@@ -277,14 +234,14 @@ def _withdraw(ready_file: Path, cluster: Cluster) -> None:
 async def serve(
     cluster: Cluster, console: Console, ready_file: Path | None = None, *, as_json: bool = False
 ) -> int:
-    """Run the market until Ctrl-C or SIGTERM; the exit code."""
+    """Run the market until it is stopped; the exit code."""
     try:
         async with contextlib.AsyncExitStack() as running:
             await running.enter_async_context(interruptible())
             with Console(stderr=True).status("starting nats-server, the exchange and the engines"):
                 await running.enter_async_context(cluster)
             if ready_file is not None:
-                write_whole(ready_file, ready_document(cluster))
+                write_ready_file(ready_file, ready_document(cluster))
                 running.callback(_withdraw, ready_file, cluster)  # before anything that it names ends
             if as_json:
                 print(json.dumps(json.loads(ready_document(cluster))), flush=True)
@@ -306,13 +263,13 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         if options.data is not None:
             options.data.mkdir(parents=True, exist_ok=True)  # the ready file may be in there
         check_replaceable("--ready-file", ready_file)
-        forget(ready_file)
+        forget_ready_file(ready_file)
 
     def tell() -> None:
         if ready_file is None:
             return
         try:
-            write_whole(ready_file, ready_document(cluster))
+            write_ready_file(ready_file, ready_document(cluster))
         except ReadyFileUnwritable as error:
             _log.warning("%s; the market goes on", error)
 

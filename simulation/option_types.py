@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from bus.runner import MAX_PORT
+from bus import runner
 
 MAX_ENGINES: Final = 1_000
 """On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
@@ -49,9 +49,10 @@ def positive(text: str) -> int:
 
 def whole(text: str, most: int) -> int:
     """A whole number from 1 to `most`."""
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise OptionRefused(f"{text!r} is not a whole number from 1 to {most:,}")
-    return int(text)
+    try:
+        return runner.whole(text, most)
+    except argparse.ArgumentTypeError as error:
+        raise OptionRefused(str(error)) from None
 
 
 def engines(text: str) -> int:
@@ -61,7 +62,7 @@ def engines(text: str) -> int:
 
 def port(text: str) -> int:
     """A TCP port to listen on."""
-    return whole(text, MAX_PORT)
+    return whole(text, runner.MAX_PORT)
 
 
 def engines_of_environment() -> int:

@@ -50,8 +50,8 @@ class SentOrder(NamedTuple):
         return None if self.answered_s is None else (self.answered_s - self.sent_s) * 1_000
 
 
-class TakenFill(NamedTuple):
-    """One side of a trade."""
+class TimedFill(NamedTuple):
+    """One side of a trade, and when it was seen."""
 
     at_s: float
     client: str
@@ -84,14 +84,14 @@ class Recording:
     """UTC."""
     quotes: list[Quote] = field(default_factory=list)
     orders: list[SentOrder] = field(default_factory=list)
-    fills: list[TakenFill] = field(default_factory=list)
+    fills: list[TimedFill] = field(default_factory=list)
     strikes: list[EngineStrike] = field(default_factory=list)
     states: list[StateChange] = field(default_factory=list)
 
     def note_fill(self, client: str, kind: str, fill: Fill) -> None:
         """Place a fill by the time that its engine gave it."""
         at_s = (fill.timestamp_ns - self.started_ns) / NS_PER_S
-        self.fills.append(TakenFill(at_s, client, kind, fill))
+        self.fills.append(TimedFill(at_s, client, kind, fill))
 
     def note_state(self, at_s: float, engine: int, state: str) -> None:
         """Keep an engine's state if it differs from the last."""

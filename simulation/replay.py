@@ -6,6 +6,7 @@ never installed: its code and the exchange's numbers stay out of this project.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import secrets
 import subprocess
@@ -14,7 +15,6 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bus.connection import connect
+from bus.connection import Connection
 from bus.journal import JetStreamJournal
 from bus.messages import engine_of_id
 from client.cli.sheets import counted
@@ -52,6 +52,7 @@ from simulation.bitstamp import (
     translate,
     windows,
 )
+from simulation.nats_option import connected
 
 REQUIREMENT: Final = "ob-analytics==0.1.0"
 WHEEL: Final = "ob_analytics-0.1.0-py3-none-any.whl"
@@ -221,7 +222,8 @@ class Carrier:
         await self._room.acquire()
         self._unanswered += 1
         self._drained.clear()
-        await self._call.write(pb.OrderEntryRequest(commands=[command_of(step) for step in instructions]))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # `read` says why it ended
+            await self._call.write(pb.OrderEntryRequest(commands=[command_of(step) for step in instructions]))
 
     async def drained(self) -> None:
         """Wait until everything sent is answered."""
@@ -254,7 +256,7 @@ class Carrier:
 
 
 async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> ReplayOutcome:
-    """Carry the capture through the venue and compare. Raises `ReplayFailed`."""
+    """Carry the capture through the venue and compare. Raises `ReplayFailed`, and `NatsAway` at the start."""
     with console.status("Reading the capture"):
         events, trades = await left_behind(lambda: read_capture(wheel))
         translation = await left_behind(lambda: translate(events, trades))
@@ -262,7 +264,10 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
     console.print(_translation_line(translation, instructions, len(trades)), highlight=False)
     statuses: Counter[int] = Counter()
     refusals: Counter[int] = Counter()
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        nc = None
+        if settings.nats and settings.engines > 1:
+            nc = await stack.enter_async_context(connected(settings.nats, "replay audit"))
         bar = stack.enter_context(_progress_bar(console))
         task = bar.add_task("replay", total=len(instructions), rate="")
         started = time.monotonic()
@@ -277,16 +282,19 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
             for number in range(1, settings.engines + 1)
         ]
-        async with asyncio.TaskGroup() as group:
-            for carrier in carriers:
-                group.create_task(carrier.read())
-            started = time.monotonic()
-            await _carry(instructions, carriers)
-            elapsed = time.monotonic() - started
-            for carrier in carriers:
-                await carrier.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for carrier in carriers:
+                    group.create_task(carrier.read())
+                started = time.monotonic()
+                await _carry(instructions, carriers)
+                elapsed = time.monotonic() - started
+                for carrier in carriers:
+                    await carrier.close()
+        except* ReplayFailed as failures:
+            raise failures.exceptions[0] from None
         fills, crossed = await _settle(carriers, exchange)
-        audits = await _audit(settings) if settings.nats and settings.engines > 1 else []
+        audits = [] if nc is None else await _audit(nc, settings.engines)
     return ReplayOutcome(
         comparison=compare(expected, trades_of(fills)[0]),
         commands=len(instructions),
@@ -302,7 +310,7 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
 
 
 async def _enter(
-    stack: AsyncExitStack,
+    stack: contextlib.AsyncExitStack,
     exchange: Any,
     settings: ReplaySettings,
     number: int,
@@ -394,19 +402,15 @@ async def _settle(carriers: Sequence[Carrier], exchange: Any) -> tuple[list[pb.F
         await asyncio.sleep(_SETTLE_POLL_S)
 
 
-async def _audit(settings: ReplaySettings) -> list[Audit]:
+async def _audit(nc: Connection, engines: int) -> list[Audit]:
     """Replay every engine's journal and judge its routing decisions."""
-    nc = await connect(settings.nats, name="replay audit", on_closed=lambda: None)
-    try:
-        audits = []
-        for number in range(1, settings.engines + 1):
-            audit = Audit(number)
-            async for record in JetStreamJournal(nc, number).replay():
-                audit.add_batch(record.batch_number, record.time_ns, core.decode(record.commands))
-            audits.append(audit)
-        return audits
-    finally:
-        await nc.close()
+    audits = []
+    for number in range(1, engines + 1):
+        audit = Audit(number)
+        async for record in JetStreamJournal(nc, number).replay():
+            audit.add_batch(record.batch_number, record.time_ns, core.decode(record.commands))
+        audits.append(audit)
+    return audits
 
 
 def _named(counts: Counter[int], words: Any, prefix: str) -> Counter[str]:

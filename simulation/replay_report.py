@@ -42,13 +42,13 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
 
 
 def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
-    violations = [violation for audit in outcome.audits for violation in audit.violations]
+    bugs = [bug for audit in outcome.audits for bug in audit.bugs]
     if outcome.audits:
         decisions = sum(audit.decisions for audit in outcome.audits)
         knowing = sum(audit.with_away_quotes for audit in outcome.audits)
         legs = sum(audit.legs for audit in outcome.audits)
         console.print(
-            f"Trade-through: {len(violations)}. All journals were replayed through the state machine, and"
+            f"Trade-through: {len(bugs)}. All journals were replayed through the state machine, and"
             f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
             " legs) was checked: no fill and no leg at a price worse than a journaled away quote that was not"
             " taken whole.",
@@ -56,7 +56,7 @@ def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
         )
     else:
         console.print("Trade-through was not checked: that needs the journals (--nats).")
-    for violation in violations[:_SHOWN_TRADES]:
-        console.print(violation, highlight=False)
+    for bug in bugs[:_SHOWN_TRADES]:
+        console.print(bug, highlight=False)
     console.print(f"The consolidated book is {'CROSSED' if outcome.crossed else 'not crossed'}.")
-    return 1 if violations or outcome.crossed else 0
+    return 1 if bugs or outcome.crossed else 0

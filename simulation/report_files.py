@@ -13,7 +13,7 @@ import msgspec
 
 from simulation import analysis
 from simulation.page import page
-from simulation.recording import Quote, Recording, SentOrder, TakenFill
+from simulation.recording import Quote, Recording, SentOrder, TimedFill
 from simulation.report import outcome_document
 from simulation.run import RunOutcome
 from simulation.scenario import Scenario
@@ -76,7 +76,7 @@ def _order_row(order: SentOrder) -> Sequence[object]:
     )
 
 
-def _fill_row(one: TakenFill) -> Sequence[object]:
+def _fill_row(one: TimedFill) -> Sequence[object]:
     fill = one.fill
     return (
         *(_time(one.at_s), fill.timestamp_ns, one.client, one.kind),

@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+import grpc.aio
 from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc as rpc
@@ -22,7 +23,7 @@ from nats.aio.client import Client as NatsClient
 from bus.connection import connect
 from bus.executions import ExecutionsReader
 from bus.messages import engine_of_id
-from client import Client, Fill
+from client import Client, Fill, MatchbusError
 from client.terms import ENGINE_STATES
 from client.units import Instrument
 from exchange.runtime.settings import DEFAULT_PASSWORD
@@ -130,7 +131,8 @@ class Progress:
 async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> RunOutcome:
     """Let the clients trade for the planned time, wait until all is quiet, and check.
 
-    `on_start` gets what a live view shows. Raises what the client raises when the market cannot be reached.
+    `on_start` gets what a live view shows. Raises what the client raises, or gRPC, when the market cannot be
+    reached.
     """
     async with contextlib.AsyncExitStack() as stack:
         progress = await _enter(plan, stack)
@@ -141,14 +143,23 @@ async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: 
             nc = await connect(plan.nats, name="simulation", on_closed=lambda: None)
             stack.push_async_callback(nc.close)
             followers.append(_collect(nc, tally))
-        # A follower that fails ends the run: the group cancels this body.
-        async with asyncio.TaskGroup() as group:
-            following = [group.create_task(follower) for follower in followers]
-            on_start(progress)
-            outcome = await _trade_and_check(progress, tally)
-            for task in following:
-                task.cancel()
+        try:
+            # A follower that fails ends the run: the group cancels this body.
+            async with asyncio.TaskGroup() as group:
+                following = [group.create_task(follower) for follower in followers]
+                on_start(progress)
+                outcome = await _trade_and_check(progress, tally)
+                for task in following:
+                    task.cancel()
+        except* (MatchbusError, grpc.aio.AioRpcError) as faults:
+            raise _first(faults) from None
         return outcome
+
+
+def _first(faults: ExceptionGroup[Exception]) -> Exception:
+    """The first fault itself, out of the groups of tasks within others."""
+    fault = faults.exceptions[0]
+    return _first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
 async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:

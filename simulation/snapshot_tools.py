@@ -1,4 +1,4 @@
-"""`matchbus snapshot`: the snapshots of one engine, also while the engine runs.
+"""`matchbus snapshot`: the snapshots of one engine, even while the engine runs.
 
 list     what is stored, the newest first
 verify   reads each and checks that it restores to the digest it was stored with

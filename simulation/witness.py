@@ -164,6 +164,17 @@ def _wrong_epoch(epoch: int, before: int, commands: tuple[Command, ...]) -> str:
 # -- what clients were told -------------------------------------------------------------------------------
 
 
+def all_answered(clients: Mapping[str, ClientLog]) -> Check:
+    """Every command got its answer in the end. Not in `judge`: it holds or not without further evidence."""
+    check = Check("every command has an answer")
+    for log in clients.values():
+        check.checked += len(log.commands)
+        check.violations += [
+            f"{log.name}: {told.kind} {told.client_order_id}" for told in log.commands if not told.acked_ns
+        ]
+    return check
+
+
 def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> list[Check]:
     """Every answered command is in the journal, and its answer is one that the journal gives."""
     present = Check("every acknowledged command is in the journal")

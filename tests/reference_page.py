@@ -476,7 +476,7 @@ def _structs(
 def _views() -> Iterator[str]:
     yield "## Views\n\nObjects in JSON; [views.md](views.md) shows one of each.\n"
     yield from _structs(structs(view_messages))
-    yield _alias(view_messages, "TradeOfView")
+    yield _alias(view_messages, "ViewTrade")
     yield _alias(replica, "Level")
     yield f"`ConsolidatedLevel`: {_joined(consolidated.ConsolidatedLevel.__doc__ or '')}\n"
 

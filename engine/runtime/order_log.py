@@ -1,10 +1,10 @@
-"""The way of every order in the log, at level DEBUG: a line for each step, with the order's id.
+"""The path of every order in the log, at level DEBUG: a line for each step, with the order's id.
 
     order sequenced ──▶ journal ──▶ order committed, trade, leg sent, order answered ──▶ reply, report stored
                                                         └──▶ peer: leg sequenced, trade, leg taken
 
 A trade's line names the orders of both sides, and a leg's the order that it works for, so one order id finds
-all of its way in the logs of all engines. Each function asks once, for a whole batch or message, whether
+its whole path in the logs of all engines. Each function asks once, for a whole batch or message, whether
 anybody wants to know. Before the journal has a batch it is told as sequenced, and no more.
 """
 

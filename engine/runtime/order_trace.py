@@ -1,4 +1,4 @@
-"""The way of sampled orders as spans, where a collector of traces was named (docs/monitoring.md).
+"""The path of sampled orders as spans, where a collector of traces was named (docs/monitoring.md).
 
     submit (client) ──▶ journal ──▶ fill, reply, report stored
                            └──▶ leg ──▶ leg taken (peer) ──▶ trade

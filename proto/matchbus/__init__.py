@@ -1,1 +1,5 @@
-"""The gRPC contract of Matchbus, and what all its servers and all its commands do alike."""
+"""The gRPC contract of Matchbus, and what all its servers and all its commands do alike.
+
+How they are served, secured, traced and ended (`edge`, `tls`, `tracing`, `program`) is here because the
+client, which has its part in it, imports neither `engine` nor `exchange`, and of `bus` only what is pure.
+"""

@@ -1,4 +1,4 @@
-"""The trace of one order: which orders have one, and the way of its spans to a collector.
+"""The trace of one order: which orders have one, and how its spans reach a collector.
 
     client, engines ──Span──▶ bounded queue ──▶ a thread of its own ──OTLP/HTTP──▶ collector
 
@@ -49,7 +49,7 @@ class TracingUnusable(argparse.ArgumentTypeError, ValueError):
 
 
 class Span(NamedTuple):
-    """A part of an order's way, from `began_ns` to `ended_ns` by UTC.
+    """A part of an order's path, from `began_ns` to `ended_ns` by UTC.
 
     Only spans that others hang under have a `number`.
     """

@@ -102,7 +102,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """The wish to move an own order; `quantity` is what should be left of it."""
+    """The wish to move an own order; `leaves` is what should be left of it."""
 
     client_order_id: str
     price: int

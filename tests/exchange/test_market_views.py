@@ -31,10 +31,10 @@ from bus.view_messages import (
     EngineStatus,
     EnginesView,
     NbboView,
-    SymbolOfView,
     SymbolsView,
     TradesView,
     View,
+    ViewSymbol,
 )
 from exchange.market_views import (
     ENGINES_NS,
@@ -370,7 +370,7 @@ def test_new_instruments_are_shown_at_once() -> None:
     venue.views.note_instruments()
     due = dict(venue.views.due(venue.market, START + 66 * MS, 5))
     assert due["view.symbols"] == SymbolsView(
-        5, (SymbolOfView("AAPL", "0.01", "1"), SymbolOfView("BRK.B", "0.05", "10"))
+        5, (ViewSymbol("AAPL", "0.01", "1"), ViewSymbol("BRK.B", "0.05", "10"))
     )
     assert "view.book.BRK=B" in due
 

@@ -8,7 +8,7 @@ import pytest
 from client import Fill
 from client.terms import Liquidity, Side
 from simulation import analysis
-from simulation.recording import EngineStrike, Recording, SentOrder, StateChange, TakenFill
+from simulation.recording import EngineStrike, Recording, SentOrder, StateChange, TimedFill
 
 E1_ORDER, E2_ORDER = 1 << 48, 2 << 48
 
@@ -24,16 +24,16 @@ def taken(
     order_id: int = E1_ORDER,
     engine: int = 1,
     execution_id: int = 1,
-) -> TakenFill:
+) -> TimedFill:
     """One side of a trade in AAPL."""
     fill = Fill(
         *(1, execution_id, order_id, "id", "AAPL", side, Decimal(price), Decimal(quantity), liquidity),
         *(Decimal(quantity), Decimal(0), engine, 0, Decimal(0), 0),
     )
-    return TakenFill(at_s, f"{kind}-1", kind, fill)
+    return TimedFill(at_s, f"{kind}-1", kind, fill)
 
 
-def trade(at_s: float, buyer: str, seller: str, price: str, quantity: int | str = 1) -> list[TakenFill]:
+def trade(at_s: float, buyer: str, seller: str, price: str, quantity: int | str = 1) -> list[TimedFill]:
     """Both sides of a trade; the buyer takes."""
     return [
         taken(at_s, buyer, Side.BUY, price, quantity),

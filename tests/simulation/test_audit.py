@@ -61,7 +61,7 @@ def market() -> Market:
 
 def judged(audit: Audit) -> tuple[int, int]:
     """Views that were old, and bugs."""
-    return audit.old_views, len(audit.violations)
+    return audit.old_views, len(audit.bugs)
 
 
 def test_taking_all_better_quotes_is_no_trade_through() -> None:
@@ -88,7 +88,7 @@ def test_journaled_decisions_are_judged() -> None:
     audit = Audit(1)
     audit.add_batch(1, 1, [EpochStarted(1), AddInstrument("AAPL", "0.01", "1"), order("maker", 2, 101)])
     audit.add_batch(2, 2, [order("taker", 1, 101, away=(AwayQuote(2, 1, 1, ((100, 3),)),))])
-    assert (audit.decisions, audit.with_away_quotes, audit.legs, audit.violations) == (1, 1, 1, [])
+    assert (audit.decisions, audit.with_away_quotes, audit.legs, audit.bugs) == (1, 1, 1, [])
 
 
 def test_a_quote_that_was_not_known_makes_an_old_view(market: Market) -> None:
@@ -117,7 +117,7 @@ def test_a_known_quote_left_standing_is_a_bug_and_no_old_view(market: Market) ->
     audit = market.batch(1, 500)
     audit.judge(Decision(quoted, [through], [], 1), {})
     assert judged(audit) == (0, 1)
-    assert "engine 1, batch 3, AAPL: went to 101 while engine 2 showed 5 better" in audit.violations[0]
+    assert "engine 1, batch 3, AAPL: went to 101 while engine 2 showed 5 better" in audit.bugs[0]
 
 
 @pytest.mark.parametrize(("taken_ms", "old_views"), [(149, 0), (150, 1)])
@@ -255,8 +255,8 @@ def test_a_leg_that_was_answered_is_not_subtracted_again(leg_out: Market) -> Non
     leg_out.batch(2, 501, to_peer(3))
     audit = leg_out.batch(1, 502, *asks_for(1, 2))
     assert judged(audit) == (0, 1)
-    (violation,) = audit.violations
-    assert violation == (
+    (bug,) = audit.bugs
+    assert bug == (
         "engine 1, batch 4, AAPL: went to 101 while engine 2 showed 2 better, from 100 on, and got 1, though"
         " it knew book 2 of that engine"
     )

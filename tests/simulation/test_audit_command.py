@@ -88,21 +88,21 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
                 "decisions": decisions,
                 "with_away_quotes": 0,
                 "legs": 0,
-                "view_old": decisions,
+                "old_views": decisions,
                 "bugs": 0,
             }
             for engine, decisions in ((1, 1), (2, 0))
         ],
-        "view_old_examples": [
+        "old_view_examples": [
             "engine 1, batch 2, AAA: went to 101 while engine 2 showed 5 better, from 100 on, and got 0:"
             " the view was 300 ms old (engine 2 wrote its last batch 300 ms before)"
         ],
         "bug_examples": [],
     }
     code, output, _ = with_another_window
-    assert (code, "view old:" in output, "Bugs: 0;" in output) == (0, False, True)
+    assert (code, "old view:" in output, "Bugs: 0;" in output) == (0, False, True)
     code, output, _ = as_text
-    assert (code, "view old: engine 1, batch 2, AAA" in output) == (0, True)
+    assert (code, "old view: engine 1, batch 2, AAA" in output) == (0, True)
     await connections.close()
 
 
@@ -119,7 +119,7 @@ async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
     code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, errors) == (0, "")
     assert "of E2 only what came after batch 2: its journal was trimmed" in output
-    assert "view old: engine 1, batch 2, AAA" in output
+    assert "old view: engine 1, batch 2, AAA" in output
     assert "the view was 300 ms old" in output
     await provision.trim_journal(nats, 1, 2)
     code, output, errors = await audit(own_server.url, tmp_path)

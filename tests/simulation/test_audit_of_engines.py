@@ -164,15 +164,15 @@ def old_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_concurrent_orders_go_past_nothing() -> None:
     """All sixteen lots are found, whatever of the legs for them is known."""
     audit = sixteen().audits[1]
-    assert (audit.decisions, audit.legs, audit.old_views, audit.violations) == (16, 16, 0, [])
+    assert (audit.decisions, audit.legs, audit.old_views, audit.bugs) == (16, 16, 0, [])
 
 
 @pytest.mark.usefixtures("old_fault")
 def test_quotes_that_were_reduced_twice_are_bugs() -> None:
     """Four orders trade at 109 while four of the lots that are shown at 100 are left to nobody."""
     audit = sixteen().audits[1]
-    assert (audit.old_views, len(audit.violations)) == (0, 4)
-    assert set(audit.violations) == {
+    assert (audit.old_views, len(audit.bugs)) == (0, 4)
+    assert set(audit.bugs) == {
         "engine 1, batch 4, ACME: went to 109 while engine 2 showed 12 better, from 100 on, and got 8, though"
         " it knew book 2 of that engine"
     }
@@ -183,10 +183,10 @@ def test_no_order_of_things_makes_a_bug(seed: int) -> None:
     """A right engine is not blamed, in which order ever legs, changes and answers come."""
     audit = storm(seed).audits[1]
     assert audit.legs > 20
-    assert audit.violations == []
+    assert audit.bugs == []
 
 
 @pytest.mark.usefixtures("old_fault")
 def test_the_old_fault_shows_in_a_storm() -> None:
     """So the test before this one can fail."""
-    assert any(storm(seed).audits[1].violations for seed in range(20))
+    assert any(storm(seed).audits[1].bugs for seed in range(20))

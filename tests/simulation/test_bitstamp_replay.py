@@ -1,3 +1,4 @@
+import asyncio
 import csv
 import gzip
 import io
@@ -9,6 +10,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from matchbus.program import INTERRUPTED
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from engine.terms import Side
 from exchange.runtime.settings import DEFAULT_PASSWORD
-from simulation import bitstamp, cli
+from simulation import bitstamp, cli, nats_option
 from simulation import replay as replaying
 from simulation.bitstamp import Cancel, Place, Reduce, Trade
 from simulation.cluster import Cluster
@@ -143,6 +145,33 @@ async def test_an_exchange_that_is_away_is_named(wheel: Path, monkeypatch: pytes
     settings = ReplaySettings(exchange="127.0.0.1:1", password=DEFAULT_PASSWORD, engines=1)
     with pytest.raises(ReplayFailed, match=r"no exchange answers at 127\.0\.0\.1:1 .*--exchange HOST:PORT"):
         await replay(settings, wheel, Console(file=io.StringIO()))
+
+
+def test_a_nats_that_is_away_is_named_before_the_replay(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for the whole replay to read that its journals cannot be."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 0.2)
+    words = ["--exchange", "127.0.0.1:1", "--nats", "nats://127.0.0.1:1", "--cache", str(wheel.parent)]
+    assert cli.main(["replay", "--engines", "2", *words]) == 1
+    assert capsys.readouterr().err.startswith("no NATS server answers at nats://127.0.0.1:1")
+
+
+async def test_a_stream_that_ends_is_what_the_replay_says(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is killed meanwhile is named, though other tasks hear of it too."""
+    async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
+
+        async def kill(*_: object) -> NoReturn:
+            os.kill(cluster.engines[1].pid, signal.SIGKILL)
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        monkeypatch.setattr(replaying, "_carry", kill)
+        settings = ReplaySettings(cluster.exchange.address, DEFAULT_PASSWORD, engines=1)
+        with pytest.raises(ReplayFailed, match="engine 1 ended the stream"):
+            await replay(settings, wheel, Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("step", ["fetch", "read_capture", "translate"])

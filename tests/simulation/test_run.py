@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn, cast
 
 import grpc
@@ -13,10 +14,13 @@ import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
 
-from simulation import by_hand, cli, live, operate
+from client import Unavailable
+from simulation import by_hand, cli, live, operate, run
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
+from simulation.market import MarketWatch
 from simulation.run import Plan, Progress, RunOutcome, simulate
+from simulation.trader import Trader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,6 +119,31 @@ async def test_a_view_without_room_is_told_in_a_line(
     (record,) = caplog.records
     assert record.getMessage() == "the view failed, the run went on: No space left on device"
     assert record.exc_info is None
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_market_that_goes_away_is_told_in_a_line(
+    nested: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever of the tasks hears of it first, alone or in a group of its own: no traceback."""
+
+    async def follow(*_: object) -> NoReturn:
+        gone = Unavailable("the exchange gave no answer")
+        raise ExceptionGroup("of its own", [gone]) if nested else gone
+
+    async def go_on(*_: object) -> NoReturn:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def enter(plan: Plan, _: object) -> Progress:
+        trader, market = SimpleNamespace(follow=follow), SimpleNamespace(run=go_on)
+        return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_enter", enter)
+    monkeypatch.setattr(run, "_trade_and_check", go_on)
+    assert by_hand.start_clients() == 1
+    assert capsys.readouterr().err == "the exchange gave no answer\n"
 
 
 async def interrupted(*_: object, **__: object) -> NoReturn:

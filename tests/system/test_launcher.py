@@ -189,5 +189,5 @@ def test_only_the_ready_file_of_another_market_stays(tmp_path: Path, named: str,
     ready.write_text(
         json.dumps({"nats_pid": {"own": own, "another": os.getppid(), "ended": 2**22 + 1}[named]})
     )
-    operate.forget(ready, own)
+    operate.forget_ready_file(ready, own)
     assert ready.exists() == stays

@@ -48,4 +48,4 @@ async def test_no_decision_of_a_market_is_a_bug(three_engines: Venue) -> None:
         assert entry["decisions"] >= entry["with_away_quotes"] > 0
         assert entry["bugs"] == 0
     assert found["bug_examples"] == []
-    show("\n".join([str(entry) for entry in found["engines"]] + found["view_old_examples"]))
+    show("\n".join([str(entry) for entry in found["engines"]] + found["old_view_examples"]))

@@ -1,0 +1,84 @@
+"""A run whose market never comes back ends with a verdict all the same."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import msgspec
+import pytest
+
+from bus.server import NatsServer
+from client import FillGap, Unavailable
+from client.units import Instrument
+from simulation import chaos, cli, report
+from simulation.load import Acknowledgements, Loader, Middles
+from simulation.witness import ClientLog
+
+INSTRUMENT = Instrument("AAPL", Decimal("0.01"), Decimal(1))
+
+
+async def no_answer(*_: object, **__: object) -> NoReturn:
+    """What a client hears of an engine that never serves again."""
+    await asyncio.sleep(0.01)
+    raise Unavailable("no answer in time")
+
+
+async def no_fills(**_: object) -> AsyncIterator[NoReturn]:
+    """Likewise, of a stream."""
+    yield await no_answer()
+
+
+def loader(**methods: object) -> Loader:
+    """A client with these methods."""
+    client: Any = SimpleNamespace(instruments={"AAPL": INSTRUMENT}, **methods)
+    return Loader(client, ClientLog("ann", 1), Middles(["AAPL"], 1), Acknowledgements())
+
+
+def test_an_engine_that_never_serves_again_is_a_violation(
+    shared_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clients give their commands again for ever; the run does not wait for ever. Its exit code is 1."""
+
+    async def never() -> bool:
+        return False
+
+    @contextlib.asynccontextmanager
+    async def market(*_: object) -> AsyncIterator[object]:
+        yield SimpleNamespace(
+            nats=[shared_server],
+            nats_url=shared_server.url,
+            members=[SimpleNamespace(name="engine 1", serves=never, restarts=0)],
+        )
+
+    async def enter(*_: object) -> list[Loader]:
+        return [loader(submit=no_answer, open_orders=no_answer, book=no_answer, fills=no_fills)]
+
+    for name in ("UP_DEADLINE_S", "ANSWERS_DEADLINE_S", "QUIET_DEADLINE_S"):
+        monkeypatch.setattr(chaos, name, 0.3)
+    monkeypatch.setattr(chaos, "_cluster", market)
+    monkeypatch.setattr(chaos, "_enter", enter)
+    monkeypatch.setattr(report, "cluster_sheet", lambda _: report.checks_sheet([]))
+    outcome = tmp_path / "outcome.json"
+    no_faults = [f"--{kind}-per-minute=0" for kind in ("kills", "freezes", "partitions")]
+    assert cli.main(["chaos", "--minutes", "0.01", *no_faults, "--json", str(outcome)]) == 1
+    checks = {check["name"]: check for check in msgspec.json.decode(outcome.read_bytes())["checks"]}
+    unanswered = checks["every command has an answer"]
+    assert len(unanswered["violations"]) == unanswered["checked"] > 0
+    assert checks["every process serves at the end"]["violations"] == ["engine 1 does not serve"]
+    assert checks["what the run left can be read"]["violations"] == ["no answer in time"]
+
+
+async def test_a_client_whose_history_is_damaged_follows_it_no_further() -> None:
+    """It does not ask again and again; what it heard is a violation, which the witness tells."""
+
+    async def damaged(**_: object) -> AsyncIterator[NoReturn]:
+        raise FillGap(1, 2)
+        yield
+
+    ann = loader(fills=damaged)
+    await asyncio.wait_for(ann.follow(), 10)
+    assert ann.log.errors == [f"following its fills: {FillGap(1, 2)!r}"]
