@@ -96,6 +96,7 @@ _FAULTS: Final = (
     BucketUnavailable,
     ExecutionsDamaged,
     StreamError,
+    nats.errors.Error,
     OSError,
     TlsRefused,
 )
