@@ -114,7 +114,8 @@ class ExecutionsWriter:
 
     async def _newest(self) -> Stored | None:
         while True:
-            try:
+            try:  # a cluster's new leader may not have all that was stored yet
+                await settled_extent(self._client, subjects.EXECUTIONS_STREAM, self._sequence)
                 return await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
             except AWAY:
                 await until_connected(self._client)

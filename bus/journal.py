@@ -290,7 +290,7 @@ class JetStreamJournal(_Chained):
         """As Journal says. Waits while NATS is away."""
         # Only this record is looked at: what stood before it may have been trimmed.
         stored = None
-        if sequence <= (await self._extent()).last_seq:
+        if sequence <= (await self._extent(sequence)).last_seq:
             stored = await self._record_at(sequence)
         _check_resume(self._engine, position, sequence, stored)
         self._chain.position, self._sequence = position, sequence
