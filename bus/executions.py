@@ -9,6 +9,7 @@ is stored twice and a replaced primary stores nothing.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,10 +27,14 @@ from bus.stream import (
     StreamError,
     StreamReader,
     last_message,
+    message_at,
     next_message,
     settled_extent,
     until_connected,
 )
+
+_LOOK_S: Final = 1.0
+"""How long a reader that has not caught up hears nothing before it looks whether what comes next is there."""
 
 _TURN_S: Final = 0.002
 
@@ -141,14 +146,26 @@ class ExecutionsReader:
             while True:
                 if reader.next_sequence > end:
                     self.caught_up.set()
-                arrived = await reader.read()
+                arrived = await reader.read(None if self.caught_up.is_set() else _LOOK_S)
                 self.pending = reader.pending
                 for stored in arrived:
                     yield _decode(stored.sequence, stored.payload)
+                if not arrived:
+                    await self._expect(reader.next_sequence, end)
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error
         finally:
             await reader.close()
+
+    async def _expect(self, sequence: int, end: int) -> None:
+        """Nothing came for a while: the server is away, or counts messages that it has lost.
+
+        In that case it would be silent for ever.
+        """
+        await settled_extent(self._client, subjects.EXECUTIONS_STREAM, end)
+        with contextlib.suppress(*AWAY):
+            if await message_at(self._client, subjects.EXECUTIONS_STREAM, sequence) is None:
+                raise ExecutionsDamaged(f"message {sequence} of {end} was stored and is gone")
 
 
 class OldFills:

@@ -200,6 +200,22 @@ async def test_an_empty_stream_is_caught_up_at_once(own_connection: Connection) 
     assert await _stored(own_connection, 1) == []
 
 
+async def test_a_start_does_not_wait_for_reports_that_are_lost(own_connection: Connection) -> None:
+    """The stream counts them, as after its end was cut off: a reader that has read the rest says so."""
+    jetstream = own_connection.jetstream()
+    await jetstream.add_stream(name=subjects.EXECUTIONS_STREAM, subjects=[subjects.execution(1)])
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    for batch in (1, 2, 3):
+        await writer.publish(_message(1, batch, batch))
+    await jetstream.delete_msg(subjects.EXECUTIONS_STREAM, 3)
+    messages = aiter(ExecutionsReader(own_connection))
+    assert [(await anext(messages)).last_batch for _ in range(2)] == [1, 2]
+    with pytest.raises(ExecutionsDamaged, match="message 3 of 3 was stored and is gone"):
+        async with asyncio.timeout(10):
+            await anext(messages)
+
+
 async def test_what_is_no_report_is_damage(own_connection: Connection) -> None:
     """A message that is none raises ExecutionsDamaged, in a reader and in a writer's start."""
     await provision.provision_shared(own_connection)
