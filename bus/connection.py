@@ -126,6 +126,8 @@ class Connection(Client):
 
     async def request(self, *question: Any, **terms: Any) -> Msg:
         """As nats-py's, with which all of JetStream asks; a task that is cancelled meanwhile ends."""
+        if self.is_reconnecting and not self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError  # nats-py would, too, and keep the question for ever
         return await heed_cancellation(super().request(*question, **terms))
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:

@@ -251,12 +251,16 @@ async def test_a_close_by_the_server_is_told(shared_server: NatsServer) -> None:
 
 
 async def test_unbuffered_publishes_fail_while_the_server_is_away(own_server: NatsServer) -> None:
-    """Without a buffer nothing that was published during an outage can leave after it."""
+    """Without a buffer nothing published during an outage can leave after it, and no question is kept."""
     connection, _, _ = await _opened(own_server, buffered=False)
+    await connection.jetstream().account_info()
     await own_server.kill()
-    await until(lambda: not connection.is_connected, 2)
+    await until(lambda: not connection.is_connected)
     with pytest.raises(nats.errors.OutboundBufferLimitError):
         await connection.publish("anything", b"")
+    with pytest.raises(nats.errors.OutboundBufferLimitError):
+        await connection.request("anything", b"")
+    assert not connection._resp_map  # noqa: SLF001 -- where nats-py keeps questions
     await connection.close()
 
 
