@@ -58,7 +58,7 @@ class ExecutionsWriter:
     async def start(self) -> tuple[int, int]:
         """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
-        Go on with the report after those. May be called again, also after PrimaryReplaced, to go on behind
+        Go on with the report after those. May be called again, even after PrimaryReplaced, to go on behind
         what another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
         """
         self._in_flight = False
@@ -79,7 +79,7 @@ class ExecutionsWriter:
         self._in_flight = True
         payload = messages.encode_executions(message)
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
-        self._publisher.next_message()
+        self._publisher.begin_message()
         crash_points.reach("reports begun")
         told = ""
         while True:

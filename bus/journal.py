@@ -356,7 +356,7 @@ class JetStreamJournal(_Chained):
         """Send the same bytes with the same demand until they, or another writer's, stand in the stream."""
         started = time.monotonic()
         fence = {EXPECTED_LAST_SEQUENCE: str(self._sequence), _WRITER: self._writer}
-        self._publisher.next_message()
+        self._publisher.begin_message()
         crash_points.reach("append begun")
         while True:
             ack = await self._publisher.attempt(self._subject, payload, fence)

@@ -26,7 +26,6 @@ from bus.provision import bucket_stream, bucket_subject
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
-    WRONG_LAST_SEQUENCE,
     Publisher,
     Stored,
     last_message,
@@ -180,7 +179,7 @@ class Lease:
                 continue
             holder = _holder(stored)
             if holder is None and stored is not None and not stored.deleted:
-                _log.warning("%s holds what is no lease: writing over it", self._subject)
+                _log.warning("%s holds something that is not a lease: overwriting it", self._subject)
             if holder is not None and holder != self.entry:
                 return False, holder
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
@@ -194,11 +193,13 @@ class Lease:
     async def _write(self, payload: bytes, after: Stored | None, headers: dict[str, str]) -> bool | None:
         """Store a message behind `after`; False when another one is newer, None when that is not known."""
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after.sequence if after is not None else 0)}
-        self._publisher.next_message()
+        self._publisher.begin_message()
         ack = await self._publisher.attempt(self._subject, payload, headers | demand)
-        if ack is None or ack.error is None:
-            return None if ack is None else True
-        return False if ack.error.err_code in WRONG_LAST_SEQUENCE else None
+        if ack is not None and ack.error is None:
+            return True
+        if ack is not None and ack.is_out_of_date:
+            return False
+        return None
 
 
 def _holder(stored: Stored | None) -> LeaseEntry | None:
