@@ -1,1 +1,5 @@
-"""What engines tell each other: NATS, its subjects and messages, the journal, and books built from feeds."""
+"""NATS and what goes over it, and what every process of the venue shares.
+
+Over NATS: subjects, messages, the journal, leases, buckets, books built from feeds. Shared: start and end,
+logs, metrics.
+"""

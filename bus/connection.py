@@ -46,9 +46,12 @@ async def heed_cancellation(waiting: Awaitable[T]) -> T:
 
 
 class Connection(Client):
-    """A nats-py client that knows whether its owner closed it."""
+    """A nats-py client that knows whether its owner closed it, and which servers come first."""
 
-    closed_by_owner = False
+    def __init__(self, servers: list[str]) -> None:
+        super().__init__()
+        self.closed_by_owner = False
+        self._servers = servers
 
     @property
     def pending_data_size(self) -> int:
@@ -81,6 +84,12 @@ class Connection(Client):
             # nats-py forgets a socket on which a frozen server said nothing.
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if self.is_connected and isinstance(e, _LOSSES):
+            # nats-py goes on behind the server that it has lost, which is right only for one that is silent.
+            self.set_server_pool(self._servers)
+        await super()._process_op_err(e)
 
     async def _attempt_reconnect(self) -> None:
         # nats-py first waits until the socket has closed: for ever, when a frozen server leaves bytes in it.
@@ -117,6 +126,8 @@ class Connection(Client):
 
     async def request(self, *question: Any, **terms: Any) -> Msg:
         """As nats-py's, with which all of JetStream asks; a task that is cancelled meanwhile ends."""
+        if self.is_reconnecting and not self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError  # nats-py would, too, and keep the question for ever
         return await heed_cancellation(super().request(*question, **terms))
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
@@ -162,14 +173,16 @@ async def connect(
 ) -> Connection:
     """Connect, waiting until a server is there; afterwards reconnect for ever.
 
-    `url` may name several servers of one cluster, with commas in between; any of them will do. A frozen
-    server is noticed in 3 s. `on_closed` is called when the connection is lost for good without its owner
-    having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so whatever
-    is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such as a
-    dropped message; unless it answers True, the log gets it as a warning. `buffered=False`: a publish while
-    the server is away raises OutboundBufferLimitError instead of leaving late, which the journal needs.
+    `url` may name several servers of one cluster, with commas in between. The first that answers is taken,
+    also after a loss: what the market promises needs everyone on one server (`bus.round_trip`). A frozen
+    server is noticed in 3 s, and left. `on_closed` is called when the connection is lost for good without
+    its owner having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so
+    whatever is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such
+    as a dropped message; unless it answers True, the log gets it as a warning. `buffered=False`: a publish
+    while the server is away raises OutboundBufferLimitError instead of leaving late, which the journal needs.
     """
-    connection = Connection()
+    servers = url.split(",")
+    connection = Connection(servers)
 
     async def closed() -> None:
         if not connection.closed_by_owner:
@@ -193,7 +206,7 @@ async def connect(
             _log.warning("%s: %r", name, error)
 
     await connection.connect(
-        url.split(","),
+        servers,
         name=name,
         closed_cb=closed,
         disconnected_cb=disconnected,
@@ -203,6 +216,7 @@ async def connect(
         max_outstanding_pings=MAX_PINGS_OUT,
         max_reconnect_attempts=-1,
         reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
+        dont_randomize=True,
         pending_size=_PENDING_BYTES if buffered else 0,
     )
     return connection

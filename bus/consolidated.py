@@ -49,7 +49,7 @@ def levels(
 def copied(
     replicas: Mapping[int, BookReplica], side: int, depth: int | None = None
 ) -> Iterator[ConsolidatedLevel]:
-    """The same as the replicas are now, though they change while it is read."""
+    """The same levels, copied now: the replicas may change while they are read."""
     books = {engine: list(replica.levels(side, depth)) for engine, replica in replicas.items()}
     return _merged(books, side, depth)
 

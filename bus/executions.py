@@ -9,6 +9,7 @@ is stored twice and a replaced primary stores nothing.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,10 +27,14 @@ from bus.stream import (
     StreamError,
     StreamReader,
     last_message,
+    message_at,
     next_message,
     settled_extent,
     until_connected,
 )
+
+_LOOK_S: Final = 1.0
+"""How long a reader that has not caught up hears nothing before it looks whether what comes next is there."""
 
 _TURN_S: Final = 0.002
 
@@ -53,7 +58,7 @@ class ExecutionsWriter:
     async def start(self) -> tuple[int, int]:
         """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
-        Go on with the report after those. May be called again, also after PrimaryReplaced, to go on behind
+        Go on with the report after those. May be called again, even after PrimaryReplaced, to go on behind
         what another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
         """
         self._in_flight = False
@@ -74,7 +79,7 @@ class ExecutionsWriter:
         self._in_flight = True
         payload = messages.encode_executions(message)
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
-        self._publisher.next_message()
+        self._publisher.begin_message()
         crash_points.reach("reports begun")
         told = ""
         while True:
@@ -114,7 +119,8 @@ class ExecutionsWriter:
 
     async def _newest(self) -> Stored | None:
         while True:
-            try:
+            try:  # a cluster's new leader may not have all that was stored yet
+                await settled_extent(self._client, subjects.EXECUTIONS_STREAM, self._sequence)
                 return await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
             except AWAY:
                 await until_connected(self._client)
@@ -140,14 +146,26 @@ class ExecutionsReader:
             while True:
                 if reader.next_sequence > end:
                     self.caught_up.set()
-                arrived = await reader.read()
+                arrived = await reader.read(None if self.caught_up.is_set() else _LOOK_S)
                 self.pending = reader.pending
                 for stored in arrived:
                     yield _decode(stored.sequence, stored.payload)
+                if not arrived:
+                    await self._expect(reader.next_sequence, end)
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error
         finally:
             await reader.close()
+
+    async def _expect(self, sequence: int, end: int) -> None:
+        """Nothing came for a while: the server is away, or counts messages that it has lost.
+
+        In that case it would be silent for ever.
+        """
+        await settled_extent(self._client, subjects.EXECUTIONS_STREAM, end)
+        with contextlib.suppress(*AWAY):
+            if await message_at(self._client, subjects.EXECUTIONS_STREAM, sequence) is None:
+                raise ExecutionsDamaged(f"message {sequence} of {end} was stored and is gone")
 
 
 class OldFills:

@@ -290,7 +290,7 @@ class JetStreamJournal(_Chained):
         """As Journal says. Waits while NATS is away."""
         # Only this record is looked at: what stood before it may have been trimmed.
         stored = None
-        if sequence <= (await self._extent()).last_seq:
+        if sequence <= (await self._extent(sequence)).last_seq:
             stored = await self._record_at(sequence)
         _check_resume(self._engine, position, sequence, stored)
         self._chain.position, self._sequence = position, sequence
@@ -360,7 +360,7 @@ class JetStreamJournal(_Chained):
         """Send the same bytes with the same demand until they, or another writer's, stand in the stream."""
         started = time.monotonic()
         fence = {EXPECTED_LAST_SEQUENCE: str(self._sequence), _WRITER: self._writer}
-        self._publisher.next_message()
+        self._publisher.begin_message()
         crash_points.reach("append begun")
         while True:
             ack = await self._publisher.attempt(self._subject, payload, fence)

@@ -26,7 +26,6 @@ from bus.provision import bucket_stream, bucket_subject
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
-    WRONG_LAST_SEQUENCE,
     Publisher,
     Stored,
     last_message,
@@ -122,8 +121,7 @@ class Lease:
         When a lease runs out, the process that has waited longest comes first: a standby before the killed
         process that was started again.
         """
-        began = time.monotonic()
-        not_before = began + leave_first_s
+        turn = _Turn(time.monotonic(), leave_first_s)
         heard = asyncio.Event()
 
         async def note(_: Msg) -> None:
@@ -131,9 +129,6 @@ class Lease:
 
         subscription: Subscription | None = None
         try:
-            renewed = began
-            known = 0
-            freed: float | None = None
             while True:
                 heard.clear()
                 try:
@@ -144,27 +139,12 @@ class Lease:
                     stored = await self._newest()
                 except AWAY:
                     await until_connected(self._client)
-                    not_before = max(not_before, time.monotonic() + TTL_S)
+                    turn.was_away(time.monotonic())
                     continue
                 now = time.monotonic()
-                if stored is not None and _holder(stored) is not None:
-                    if not known:
-                        not_before = began
-                    if stored.sequence != known:
-                        known, renewed = stored.sequence, now
-                    freed = None
-                else:
-                    freed = now if freed is None else freed
-                    turn = not_before
-                    if stored is not None and not stored.deleted:  # junk: whoever reigns renews over it
-                        turn = max(not_before, freed + TTL_S)
-                    elif known and stored is not None:  # the holder has let go of it
-                        turn = began
-                    elif known:
-                        turn = max(not_before, freed + NEWCOMER_S / (1 + freed - began))
-                    if now >= turn and await self.acquire():
-                        return
-                await _wait(heard, max(_LOOK_S, renewed + _SILENCE_S - now))
+                if turn.has_come(stored, now) and await self.acquire():
+                    return
+                await _wait(heard, turn.look_again_s(now))
         finally:
             if subscription is not None and not self._client.is_closed:
                 with contextlib.suppress(*AWAY):
@@ -180,7 +160,7 @@ class Lease:
                 continue
             holder = _holder(stored)
             if holder is None and stored is not None and not stored.deleted:
-                _log.warning("%s holds what is no lease: writing over it", self._subject)
+                _log.warning("%s holds something that is not a lease: overwriting it", self._subject)
             if holder is not None and holder != self.entry:
                 return False, holder
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
@@ -194,11 +174,54 @@ class Lease:
     async def _write(self, payload: bytes, after: Stored | None, headers: dict[str, str]) -> bool | None:
         """Store a message behind `after`; False when another one is newer, None when that is not known."""
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after.sequence if after is not None else 0)}
-        self._publisher.next_message()
+        self._publisher.begin_message()
         ack = await self._publisher.attempt(self._subject, payload, headers | demand)
-        if ack is None or ack.error is None:
-            return None if ack is None else True
-        return False if ack.error.err_code in WRONG_LAST_SEQUENCE else None
+        if ack is not None and ack.error is None:
+            return True
+        if ack is not None and ack.is_out_of_date:
+            return False
+        return None
+
+
+class _Turn:
+    """When one who waits for a lease may take it, by what it has seen of it. Times are `time.monotonic()`."""
+
+    def __init__(self, began: float, leave_first_s: float) -> None:
+        self._began = began
+        self._not_before = began + leave_first_s
+        self._renewed = began
+        self._held = 0  # the sequence of the newest message of a holder; 0 before the first
+        self._freed: float | None = None
+
+    def was_away(self, now: float) -> None:
+        """NATS is back: who reigned gets the time of a lease to renew."""
+        self._not_before = max(self._not_before, now + TTL_S)
+
+    def has_come(self, stored: Stored | None, now: float) -> bool:
+        """Whether the lease is free and ours to take; `stored` is its newest message."""
+        if stored is not None and _holder(stored) is not None:
+            if not self._held:
+                self._not_before = self._began
+            if stored.sequence != self._held:
+                self._held, self._renewed = stored.sequence, now
+            self._freed = None
+            return False
+        if self._freed is None:
+            self._freed = now
+        return now >= self._free_from(stored, self._freed)
+
+    def look_again_s(self, now: float) -> float:
+        """How long to wait for news before another look: a lease that runs out makes none."""
+        return max(_LOOK_S, self._renewed + _SILENCE_S - now)
+
+    def _free_from(self, stored: Stored | None, freed: float) -> float:
+        if stored is not None and not stored.deleted:  # junk: whoever reigns renews over it
+            return max(self._not_before, freed + TTL_S)
+        if not self._held:
+            return self._not_before
+        if stored is not None:  # the holder has let go of it
+            return self._began
+        return max(self._not_before, freed + NEWCOMER_S / (1 + freed - self._began))
 
 
 def _holder(stored: Stored | None) -> LeaseEntry | None:

@@ -23,7 +23,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
 from bus import messages, subjects
-from bus.stream import AWAY
+from bus.stream import AWAY, MAX_MESSAGE_BYTES
 
 GIB: Final = 1024**3
 
@@ -33,9 +33,6 @@ it is reached the engine refuses new commands with the reason; nothing is droppe
 
 EXECUTIONS_BYTES: Final = 16 * GIB
 """Default limit of the execution reports of all engines together. Likewise."""
-
-MAX_MESSAGE_BYTES: Final = 262_144
-"""Largest journal record with its header."""
 
 BUCKETS: Final = (
     subjects.INSTRUMENTS_BUCKET,

@@ -25,8 +25,6 @@ from bus.provision import bucket_stream, bucket_subject
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
-    WRONG_LAST_SEQUENCE,
-    Ack,
     Publisher,
     Stored,
     StreamError,
@@ -124,13 +122,13 @@ class Bucket(Generic[T]):
                     if only_new:
                         return False
                 after = found.sequence if found is not None else 0
-                self._publisher.next_message()
+                self._publisher.begin_message()
                 ack = await self._publisher.attempt(
                     self._subject(key), payload, {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after)}
                 )
                 if ack is not None and ack.error is None:
                     return True
-                if not _refused(ack):
+                if ack is None or not ack.is_out_of_date:
                     in_doubt = True
                     await self._pause(deadline)
         finally:
@@ -227,8 +225,3 @@ class Bucket(Generic[T]):
     def _subject(self, key: str) -> str:
         assert _KEY.fullmatch(key), f"{key!r:.80} is no bucket key"
         return bucket_subject(self._bucket, key)
-
-
-def _refused(ack: Ack | None) -> bool:
-    """Whether this is the server's definite word that the key already has a newer message."""
-    return ack is not None and ack.error is not None and ack.error.err_code in WRONG_LAST_SEQUENCE

@@ -233,7 +233,7 @@ class NatsServer(ChildProcess):
             await self._launch_on(binary, lock)
         try:
             async with asyncio.timeout(START_DEADLINE_S):
-                await self._find_port()
+                await self._find_ports()
                 await self._await_jetstream()
         except TimeoutError as error:
             await self.stop()
@@ -336,7 +336,7 @@ class NatsServer(ChildProcess):
         finally:
             connection.close()
 
-    async def _find_port(self) -> None:
+    async def _find_ports(self) -> None:
         """Learn the ports from the file that nats-server writes once it listens."""
         while True:
             self._check_alive()
@@ -365,9 +365,9 @@ class NatsServer(ChildProcess):
                 await client.close()
 
     def _check_alive(self) -> None:
-        assert self._process is not None
-        if self._process.returncode is not None:
-            raise ServerFailed(f"nats-server ended with code {self._process.returncode}", self._log_tail())
+        code = self._started.returncode
+        if code is not None:
+            raise ServerFailed(f"nats-server ended with code {code}", self._log_tail())
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ import zlib
 from typing import Annotated, Final
 
 import msgspec
+import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -168,6 +169,8 @@ class SnapshotStore:
             async with asyncio.timeout(READ_PATIENCE_S):
                 await store.get(_name(entry), writeinto=packed)
             return await asyncio.to_thread(zlib.decompress, packed.getbuffer())
+        except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the bytes
+            raise
         except TimeoutError as error:
             raise SnapshotDamaged(f"not all of it came within {READ_PATIENCE_S:g} s") from error
         except (*_DAMAGES, ValueError, zlib.error) as error:

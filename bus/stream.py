@@ -36,9 +36,6 @@ ANSWER_TIMEOUT_S: Final = 0.5
 
 EXPECTED_LAST_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
-WRONG_LAST_SEQUENCE: Final = frozenset((10_071, 10_164))
-"""Error codes of an append whose expectation did not hold."""
-
 AWAY: Final = (
     nats.errors.TimeoutError,
     nats.errors.NoRespondersError,
@@ -48,6 +45,10 @@ AWAY: Final = (
 )
 """What is raised while the server is away or starting, or a cluster has no leader: ask again."""
 
+MAX_MESSAGE_BYTES: Final = 262_144
+"""The largest message that a journal or the execution reports take, header included."""
+
+_WRONG_LAST_SEQUENCE: Final = frozenset((10_071, 10_164))
 _STREAM_NOT_FOUND: Final = 10_059
 _NO_MESSAGE_FOUND: Final = 10_037
 _UNAVAILABLE: Final = 503
@@ -58,8 +59,6 @@ Kept by the number of messages, from the largest seen so far. NATS has a limit i
 small messages came ten times slower."""
 
 _FETCH: Final = 256
-_LARGEST_MESSAGE: Final = 262_144
-"""What a message may be before any was seen; that of `bus/provision.py`."""
 _FETCH_EXPIRES_NS: Final = 10_000_000_000
 _IDLE_HEARTBEAT_NS: Final = 250_000_000
 _SILENCE_S: Final = 1.0
@@ -113,7 +112,10 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Extent(msgspec.Struct, frozen=True):
-    """The first and last sequence a stream holds; `last` stays when messages are removed."""
+    """The first and last sequence a stream holds, and how many servers keep it.
+
+    `last_seq` stays when messages are removed.
+    """
 
     first_seq: int
     last_seq: int
@@ -133,6 +135,11 @@ class Ack(msgspec.Struct, frozen=True):
 
     seq: int = 0
     error: ApiFault | None = None
+
+    @property
+    def is_out_of_date(self) -> bool:
+        """Whether it is refused because the newest message is not the one that was expected."""
+        return self.error is not None and self.error.err_code in _WRONG_LAST_SEQUENCE
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -248,7 +255,7 @@ class Publisher:
         self._message_number = 0
         self._answer: asyncio.Future[Msg] | None = None
 
-    def next_message(self) -> None:
+    def begin_message(self) -> None:
         """Ignore answers to what was sent so far; the attempts of one message share their answers."""
         self._message_number += 1
 
@@ -430,7 +437,7 @@ class StreamReader:
 
     async def _ask(self) -> None:
         """Ask for the next messages; the request stands until they all came or ten seconds passed."""
-        largest = self._largest or _LARGEST_MESSAGE
+        largest = self._largest or MAX_MESSAGE_BYTES
         batch = max(1, min(_FETCH, MAX_REQUEST_BYTES // largest))
         question = {"batch": batch, "expires": _FETCH_EXPIRES_NS, "idle_heartbeat": _IDLE_HEARTBEAT_NS}
         await self._client.publish(

@@ -16,7 +16,7 @@ MAX_TOKENS: Final = 1_000
 
 
 def holds(session: SessionEntry, now_ns: int) -> bool:
-    """Whether a session has not ended by time (UTC, ns)."""
+    """Whether a session has not ended by `now_ns` (UTC)."""
     return now_ns < session.ends_ns
 
 

@@ -19,7 +19,7 @@ from bus import crash_points
 from bus.executions import ExecutionsWriter
 from bus.journal import PrimaryReplaced
 from bus.messages import Executions, Report, encode_executions
-from bus.provision import MAX_MESSAGE_BYTES
+from bus.stream import MAX_MESSAGE_BYTES
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
 from engine.runtime import order_log, order_trace
 from engine.runtime.commit_loop import Batch

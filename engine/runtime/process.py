@@ -94,6 +94,7 @@ _FAULTS: Final = (
     ProvisionError,
     ExecutionsDamaged,
     StreamError,
+    nats.errors.Error,
     OSError,
     TlsRefused,
 )

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import bus.executions
+import bus.stream
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsDamaged, ExecutionsReader, ExecutionsWriter, OldFills
 from bus.journal import PrimaryReplaced
 from bus.messages import Executions, ReportedCancel, ReportedFill
 from bus.server import NatsServer
+from bus.stream import Extent, Stored
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -105,6 +108,40 @@ async def test_a_lost_answer_stores_nothing_twice(
     assert [message.last_batch for message in await _stored(connection, engine)] == [1, 2]
 
 
+@pytest.mark.parametrize("stays_behind", [False, True])
+async def test_a_leader_that_is_behind_is_asked_again(
+    connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch, *, stays_behind: bool
+) -> None:
+    """In doubt about a message, one who shows less than was stored is not believed at once; later it is."""
+    monkeypatch.setattr(bus.stream, "_STALE_S", 0.2)
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    await writer.publish(_message(engine, 1, 1))
+    end = await bus.stream.extent(connection, subjects.EXECUTIONS_STREAM)
+    behind = [Extent(1, end.last_seq - 1, replicas=3)]
+    ask, find = bus.stream.extent, bus.stream.last_message
+
+    async def extent(client: Connection, stream: str) -> Extent:
+        return behind[0] if stays_behind else behind.pop() if behind else await ask(client, stream)
+
+    async def last(client: Connection, stream: str, subject: str) -> Stored | None:
+        return None if behind else await find(client, stream, subject)
+
+    async def losing(*_: object) -> None:
+        monkeypatch.setattr(publisher, "attempt", attempt)
+
+    publisher = writer._publisher  # noqa: SLF001 -- where an answer can be lost
+    attempt = publisher.attempt
+    monkeypatch.setattr(bus.stream, "extent", extent)
+    monkeypatch.setattr(bus.executions, "last_message", last)
+    monkeypatch.setattr(publisher, "attempt", losing)
+    if stays_behind:
+        with pytest.raises(ExecutionsDamaged, match="was stored and is gone"):
+            await writer.publish(_message(engine, 2, 2))
+    else:
+        await writer.publish(_message(engine, 2, 2))
+
+
 async def test_kills_lose_and_repeat_nothing(own_server: NatsServer, connections: "Connections") -> None:
     """Over kills of the server every message is stored once, and a reader that follows gets each once."""
     connection = await connections.open(own_server.url, buffered=False)
@@ -161,6 +198,22 @@ async def test_an_empty_stream_is_caught_up_at_once(own_connection: Connection) 
     """A reader of nothing has caught up, and then waits."""
     await provision.provision_shared(own_connection)
     assert await _stored(own_connection, 1) == []
+
+
+async def test_a_start_does_not_wait_for_reports_that_are_lost(own_connection: Connection) -> None:
+    """The stream counts them, as after its end was cut off: a reader that has read the rest says so."""
+    jetstream = own_connection.jetstream()
+    await jetstream.add_stream(name=subjects.EXECUTIONS_STREAM, subjects=[subjects.execution(1)])
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    for batch in (1, 2, 3):
+        await writer.publish(_message(1, batch, batch))
+    await jetstream.delete_msg(subjects.EXECUTIONS_STREAM, 3)
+    messages = aiter(ExecutionsReader(own_connection))
+    assert [(await anext(messages)).last_batch for _ in range(2)] == [1, 2]
+    with pytest.raises(ExecutionsDamaged, match="message 3 of 3 was stored and is gone"):
+        async with asyncio.timeout(10):
+            await anext(messages)
 
 
 async def test_what_is_no_report_is_damage(own_connection: Connection) -> None:

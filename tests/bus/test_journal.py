@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import pytest
 
+import bus.stream
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.journal import (
@@ -21,6 +22,7 @@ from bus.journal import (
 )
 from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
+from bus.stream import Extent
 from tests.waiting import freeze, until
 
 if TYPE_CHECKING:
@@ -471,6 +473,25 @@ async def test_a_long_journal_replays_over_a_restart(
                 await own_server.start()
     assert seen == 700
     assert reader.position == journal.position
+
+
+async def test_resuming_waits_for_a_leader_that_is_behind(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a snapshot was made from is there, though a cluster's first answer says that it is not."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    await journal.append(1, 1, b"")
+    ask = bus.stream.extent
+    behind = [Extent(0, 0, replicas=3)]
+
+    async def extent(client: Connection, stream: str) -> Extent:
+        return behind.pop() if behind else await ask(client, stream)
+
+    monkeypatch.setattr(bus.stream, "extent", extent)
+    resumed = JetStreamJournal(nats_connection, engine)
+    await resumed.resume(journal.position, journal.sequence)
+    assert resumed.position == journal.position
+    assert not behind
 
 
 async def test_a_closed_connection_ends_the_append(nats_connection: Connection, engine: int) -> None:

@@ -18,8 +18,11 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from tests.conftest import Connections
 
-SOON_S = 0.25
+SOON_S = 1.0
 """What a claim may take beyond what it has to wait for, on a busy machine."""
+
+AT_ONCE_S = TTL_S / 2
+"""A claim that took no longer waited for no lease to run out."""
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ async def test_a_released_lease_is_free_at_once(rivals: tuple[Lease, Lease]) -> 
     began = time.monotonic()
     await first.release()
     await asyncio.wait_for(claiming, 5)
-    assert time.monotonic() - began < SOON_S
+    assert time.monotonic() - began < AT_ONCE_S
     assert await first.holder() == second.entry
 
 
@@ -243,7 +246,7 @@ async def test_what_was_let_go_is_taken_at_once_after_an_outage(
     began = time.monotonic()
     await first.release()
     await asyncio.wait_for(claiming, 5)
-    assert time.monotonic() - began < SOON_S
+    assert time.monotonic() - began < AT_ONCE_S
     assert await first.holder() == second.entry
 
 

@@ -17,6 +17,7 @@ from bus import provision, subjects
 from bus.connection import Connection, connect, heed_cancellation
 from bus.server import NatsServer
 from bus.stream import (
+    MAX_MESSAGE_BYTES,
     MAX_REQUEST_BYTES,
     Publisher,
     Stored,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tests.conftest import Connections
 
 
-SMALL = MAX_REQUEST_BYTES // provision.MAX_MESSAGE_BYTES
+SMALL = MAX_REQUEST_BYTES // MAX_MESSAGE_BYTES
 """Messages of a reader's first request, when it does not know yet how large they are."""
 
 
@@ -112,7 +113,7 @@ async def test_a_forgotten_consumer_is_made_anew(nats_connection: Connection, en
     for consumer in await nats_connection.jetstream().consumers_info(stream):
         await nats_connection.jetstream().delete_consumer(stream, consumer.name)
     await nats_connection.jetstream().publish(subjects.journal(engine), b"4")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert await waiting == [4]
     await reader.close()
 
@@ -189,9 +190,9 @@ async def test_no_request_brings_more_than_a_connection_takes(
     """Messages of the largest size come in portions far below what the server holds for a slow reader."""
     await provision.provision_journal(nats_connection, engine)
     publisher = Publisher(nats_connection)
-    payload = bytes(provision.MAX_MESSAGE_BYTES - 1_000)
+    payload = bytes(MAX_MESSAGE_BYTES - 1_000)
     for _ in range(70):
-        publisher.next_message()
+        publisher.begin_message()
         assert (await publisher.attempt(subjects.journal(engine), payload, {})) is not None
     reader = StreamReader(nats_connection, subjects.journal_stream(engine))
     largest = read = 0

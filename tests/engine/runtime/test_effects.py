@@ -13,7 +13,7 @@ import pytest
 
 from bus import messages
 from bus.messages import Executions, Report
-from bus.provision import MAX_MESSAGE_BYTES
+from bus.stream import MAX_MESSAGE_BYTES
 from engine.events import (
     Accepted,
     Answered,

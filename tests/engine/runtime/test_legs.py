@@ -573,7 +573,7 @@ class CutOff(Connection):
     """A connection that is away until `is_back`, and remembers what was asked over it; nobody answers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__([])
         self.is_back = False
         self.looks = 0
         self.asked: list[bytes] = []

@@ -205,16 +205,17 @@ async def test_a_list_that_does_not_end_costs_time_only(
     assert "snapshots are passed over" in caplog.text
 
 
+@pytest.mark.parametrize("step", ["_list", "_check_whole"])
 async def test_a_silent_server_is_no_store_without_snapshots(
-    market: Market, monkeypatch: pytest.MonkeyPatch
+    market: Market, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """A start ends and is made again: it must not replay what a snapshot has, nor miss what was trimmed."""
     await market.make()
 
-    async def time_out() -> None:
+    async def time_out(*_: object) -> None:
         raise nats.errors.TimeoutError
 
-    monkeypatch.setattr(market.store, "_list", time_out)
+    monkeypatch.setattr(market.store, step, time_out)
     with pytest.raises(nats.errors.TimeoutError):
         await market.recover()
 
