@@ -112,7 +112,7 @@ def test_a_refusal_says_how_the_order_stands() -> None:
     assert (answer.cumulative, answer.leaves) == (2, 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example(command=NewOrder("ann", "a1", "x" * 1_000_000, 1, 1, 1, 100, 5))
 @given(
     command=st.builds(
@@ -144,7 +144,7 @@ def test_no_order_of_any_kind_stops_the_engine(command: NewOrder) -> None:
     check(state)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(order_id=st.integers(0, 2**64 - 1), name=st.text(max_size=40), price=INT64, quantity=INT64)
 def test_no_cancel_or_replace_stops_the_engine(order_id: int, name: str, price: int, quantity: int) -> None:
     """Unknown orders and impossible terms are refused by name."""
