@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import random
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +30,7 @@ from tests.system.venue import (
     scaled,
     show,
 )
+from tests.waiting import freeze
 
 SYMBOLS = ("AAA", "BBB", "CCC")
 LOAD_BETWEEN_KILLS = scaled(150, 1000)
@@ -292,7 +291,7 @@ async def test_a_snapshot_maker_dies_with_its_engine(own_venue: Callable[..., Ve
             return next((pid for pid in snapshot_makers() if parent(pid) == engine), 0)
 
         pid = await eventually(maker, 20, "a snapshot is being made")
-        os.kill(pid, signal.SIGSTOP)  # so that it cannot end by itself
+        await freeze(pid)  # so that it cannot end by itself
         venue.kill(engine)
 
         async def is_gone() -> bool:

@@ -33,6 +33,7 @@ from client import Client, Fill, OrderResult
 from engine.runtime.process import STANDBY_ROLE
 from simulation.cluster import Cluster
 from tests.system.venue import REPOSITORY, eventually, show
+from tests.waiting import frozen
 
 SYMBOL = "AAPL"
 WORST_OUTAGE_S = 3.0
@@ -298,19 +299,16 @@ async def test_a_frozen_primary_is_replaced_and_does_no_harm_when_it_wakes(
     cluster, load = market.cluster, market.load
     async with load.running():
         await load.acknowledged(100)
-        frozen, standby = cluster.engines[1], cluster.standbys[1]
-        pid = frozen.pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        primary, standby = cluster.engines[1], cluster.standbys[1]
+        pid = primary.pid
+        async with frozen(pid):
             frozen_s = await market.first_answer_s()
-        finally:
-            os.kill(pid, signal.SIGCONT)
         assert cluster.engines[1] is standby
         await load.acknowledged(100)
 
     async def replaced() -> bool:
         shown = await market.standby_of(1)
-        return frozen.pid != pid and shown is not None and shown.address == frozen.address
+        return primary.pid != pid and shown is not None and shown.address == primary.address
 
     await eventually(replaced, 20, "the zombie ended and is back as a standby")
     records = await market.records(1)

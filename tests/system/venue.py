@@ -12,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
 import grpc.aio
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
+
+from tests.waiting import frozen
 
 LONG: Final = os.environ.get("MATCHBUS_LONG") == "1"
 START_DEADLINE_S: Final = 40.0
@@ -168,15 +170,9 @@ class Venue:
         assert pid in (self.nats_pid, self.exchange_pid, *map(self.engine_pid, range(1, self.engines + 1)))
         os.kill(pid, signal.SIGKILL)
 
-    @asynccontextmanager
-    async def frozen(self, engine: int) -> AsyncIterator[None]:
+    def frozen(self, engine: int) -> AbstractAsyncContextManager[None]:
         """An engine stands still (SIGSTOP) while the body runs."""
-        pid = self.engine_pid(engine)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        return frozen(self.engine_pid(engine))
 
 
 class Trader:
