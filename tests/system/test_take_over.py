@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -32,7 +31,7 @@ from bus.stream import StreamReader, extent
 from client import Client, Fill, OrderResult
 from engine.runtime.process import STANDBY_ROLE
 from simulation.cluster import Cluster
-from tests.system.venue import REPOSITORY, eventually, show
+from tests.system.venue import REPOSITORY, eventually, free_port, show
 from tests.waiting import frozen
 
 SYMBOL = "AAPL"
@@ -357,9 +356,7 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
     code, output = await run_handover(market.cluster.nats_url)
     assert (code, "no standby of E1 was heard" in output) == (1, True), output
     assert "start one: `matchbus up --standbys 1`" in output
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     second = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "engine.runtime.process", "--number", "1"),
         *("--nats", market.cluster.nats_url, "--listen", address),

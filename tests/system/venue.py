@@ -8,11 +8,12 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -352,6 +353,29 @@ def limit(symbol: str, side: int, price: int, quantity: int, **more: Any) -> pb.
     """A limit order under a fresh id unless one is given."""
     more.setdefault("client_order_id", fresh("o"))
     return pb.NewOrder(symbol=symbol, side=side, type=1, price=price, quantity=quantity, **more)  # type: ignore[arg-type]  # enums are ints
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def first_answer(reply: pb.OrderReply) -> pb.OrderReply:
+    """The reply without its duplicate mark."""
+    copy = pb.OrderReply()
+    copy.CopyFrom(reply)
+    copy.duplicate = False
+    return copy
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
