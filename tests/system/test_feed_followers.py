@@ -34,10 +34,20 @@ from tests.system.venue import (
     scaled,
     show,
 )
+from tests.test_readme import FEED_SUBSCRIBER
 
 EXAMPLES = REPOSITORY / "examples"
 LOSSES = scaled(3, 30)
 SHARE_LOST = 0.05
+
+README_MAIN = """
+async def main():
+    async for sequence, book in follow(sys.argv[1], "S373"):
+        print("unsynced" if sequence < 0 else f"{sequence} {checksum(book)}")
+
+
+asyncio.run(main())
+"""
 
 Place = tuple[int, int]
 """(sequence, checksum) of a book that its follower trusts."""
@@ -92,6 +102,12 @@ async def test_the_node_example_holds_the_book(one_engine: Venue, tmp_path: Path
     """`examples/feed.mjs` does the same."""
     command = ("node", node_example)
     await hold(one_engine, "S371", tmp_path, lambda url: Follower((*command, url, "S371"), place_in_words))
+
+
+async def test_the_readme_holds_the_book(one_engine: Venue, tmp_path: Path) -> None:
+    """The README's subscriber does the same."""
+    command = (sys.executable, "-c", FEED_SUBSCRIBER.partition("async def main")[0] + README_MAIN)
+    await hold(one_engine, "S373", tmp_path, lambda url: Follower((*command, url), place_in_words))
 
 
 async def test_the_command_holds_the_book(one_engine: Venue, tmp_path: Path) -> None:
