@@ -222,6 +222,12 @@ class Trader:
         )
         return reply
 
+    async def cancel_all(self, **fields: Any) -> int:
+        """CancelAll; how many orders it cancelled."""
+        request = pb.CancelAllRequest(**fields)
+        reply = await self.stub.CancelAll(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+        return int(reply.count)
+
     async def order(self, client_order_id: str = "", order_id: int = 0) -> pb.OrderState:
         """GetOrder."""
         request = pb.GetOrderRequest(order_id=order_id, client_order_id=client_order_id)
