@@ -78,11 +78,13 @@ class Reader:
         replica = self._replicas[change.symbol]
         crc = checksum(book.levels(Side.BUY), book.levels(Side.SELL))
         delta = BookDelta(1, change.sequence, change.sequence - 1, 1, 1, change.levels, crc)
-        late = self._late.pop(change.symbol, None)
-        arrivals = self._random.choices(((delta,), (delta, delta), (), None), (90, 4, 2, 4))[0]
-        if arrivals is None:
+        fate = self._random.choices(("once", "twice", "lost", "late"), (90, 4, 2, 4))[0]
+        arriving = {"once": [delta], "twice": [delta, delta]}.get(fate, [])
+        if change.symbol in self._late:
+            arriving.append(self._late.pop(change.symbol))
+        if fate == "late":
             self._late[change.symbol] = delta
-        for arrived in (*(arrivals or ()), *((late,) if late else ())):
+        for arrived in arriving:
             self.outcomes[replica.apply_delta(arrived)] += 1
         if replica.synced and replica.sequence == book.sequence:
             assert_same_levels(replica, book)
