@@ -5,11 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from bus.connection import Connection, connect
 from bus.server import NatsServer
+
+hypothesis.settings.register_profile("matchbus", deadline=None)  # a busy machine stalls for longer than any
+hypothesis.settings.load_profile("matchbus")
 
 _engines = itertools.count(1)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ SCRIPT = [sys.executable, str(ROOT / "simulation" / "simulation.py")]
 EXCHANGE_START = [sys.executable, str(ROOT / "simulation" / "exchange_start.py")]
 CLIENT_START = [sys.executable, str(ROOT / "simulation" / "client_start.py")]
 BENCHMARKS = [sys.executable, "-m", "benchmarks"]
+
+ADDRESS = str(IPv4Address("127.64.0.0") + os.getpid())
+"""Of the market that has fixed ports: another run of the tests on this machine has another."""
 
 
 def named(value: object) -> str | None:
@@ -108,7 +112,7 @@ MATCHBUS = [
 def printed_to(
     redirection: str, command: list[str], directory: Path, stdout: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
-    """A command whose stdout goes there, or where the shell sends it; at an address that is no other's.
+    """A command whose stdout goes there, or where the shell sends it; at an address of this run.
 
     One context is kept.
     """
@@ -118,7 +122,7 @@ def printed_to(
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
         cwd=directory,
-        env=environment(IP_ADDR="127.93.7.1", NUM_ENGINES="1", XDG_CONFIG_HOME=str(directory)),
+        env=environment(IP_ADDR=ADDRESS, NUM_ENGINES="1", XDG_CONFIG_HOME=str(directory)),
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,

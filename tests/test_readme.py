@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +18,7 @@ from nats.aio.client import Client as Nats
 
 from client import Client
 from simulation.cluster import Cluster
+from tests.waiting import frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -88,11 +88,9 @@ async def test_feed_subscriber(venue: Cluster, monkeypatch: pytest.MonkeyPatch) 
             await until_equal(books, client)
             await trade(client, 1)
             await until_equal(books, client)
-            os.kill(venue.engines[1].pid, signal.SIGSTOP)
-            async with asyncio.timeout(DEADLINE_S):
+            async with frozen(venue.engines[1].pid), asyncio.timeout(DEADLINE_S):
                 while (await anext(books))[0] != -1:
                     pass
-            os.kill(venue.engines[1].pid, signal.SIGCONT)
             await venue.engines[1].stop()  # it is back so soon that its silence may not show
             await trade(client, 2)  # waits until the engine serves again
             await until_equal(books, client)

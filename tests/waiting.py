@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 
@@ -19,6 +20,16 @@ async def freeze(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
     await until(lambda: all(_state(task) == "T" for task in tasks.iterdir()))
+
+
+@asynccontextmanager
+async def frozen(pid: int) -> AsyncIterator[None]:
+    """A process stands still while the body runs."""
+    try:
+        await freeze(pid)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _state(task: Path) -> str:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pytest
 from client import Client
 from simulation.cluster import Cluster
 from simulation.controls import running_controls
-from tests.waiting import until
+from tests.waiting import frozen, until
 
 playwright_api = pytest.importorskip(
     "playwright.async_api", reason="the dashboard was not tested in a browser: no Playwright (`make browser`)"
@@ -193,11 +192,8 @@ async def test_a_silent_exchange_is_noticed(market: Market) -> None:
     async with opened(market.url) as (page, complaints):
         await expect(level(page, "189.52")).to_have_count(1, timeout=LONG_MS)
         await expect(page.locator("#notice")).to_be_hidden()
-        os.kill(market.cluster.exchange.pid, signal.SIGSTOP)
-        try:
+        async with frozen(market.cluster.exchange.pid):
             await expect(page.locator("#notice")).to_contain_text("silent for", timeout=LONG_MS)
-        finally:
-            os.kill(market.cluster.exchange.pid, signal.SIGCONT)
         await expect(page.locator("#notice")).to_be_hidden(timeout=LONG_MS)
         assert complaints == []
 

@@ -19,29 +19,29 @@ from bus.connection import Connection
 from bus.messages import InstrumentEntry, SessionEntry, decode_instrument, decode_session
 from bus.registry import Bucket
 from bus.tokens import TOKEN_LIFE_NS
-from tests.system.test_command_line import free_port
-from tests.system.venue import REPOSITORY, Trader
+from tests.system.venue import REPOSITORY, Trader, free_port
 
 TOKEN: Final = "a token of these tests"
 
 
-async def is_serving(address: str) -> bool:
-    """Whether the health service says SERVING; False too when nobody listens."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=1
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+async def is_serving(address: str, service: str = "") -> bool:
+    """Whether the health service says SERVING; False too when nobody answers."""
+    return await _status(address, service) == int(health_pb2.HealthCheckResponse.SERVING)
 
 
 async def is_not_serving(address: str) -> bool:
-    """Whether the health service is there and says NOT_SERVING."""
+    """Whether the health service says NOT_SERVING; False too when nobody answers."""
+    return await _status(address, "") == int(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+async def _status(address: str, service: str) -> int | None:
+    """What the health service says within a second, None when nobody answers."""
     async with grpc.aio.insecure_channel(address) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-        return bool(answer.status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            return int((await health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)).status)
+        except grpc.aio.AioRpcError:
+            return None
 
 
 async def list_symbol_and_session(nc: Connection) -> None:

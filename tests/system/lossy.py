@@ -22,6 +22,8 @@ class LossyWay:
         self._accepting: set[asyncio.Task[None]] = set()
         self.url = ""
         self.dropped = 0
+        self.loses_books = False
+        """While True no message about a book comes through, and all others do."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -61,11 +63,18 @@ class LossyWay:
             payload = b""
             if verb in _WITH_PAYLOAD:
                 payload = await reader.readexactly(int(words[-1]) + len("\r\n"))
-                if words[0].startswith(b"md.") and self._draw.random() < self._share:
+                if self._loses(words[0]):
                     self.dropped += 1
                     continue
             writer.write(line + payload)
             await writer.drain()
+
+    def _loses(self, subject: bytes) -> bool:
+        if not subject.startswith(b"md."):
+            return False
+        if self.loses_books:
+            return b".book." in subject
+        return self._draw.random() < self._share
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

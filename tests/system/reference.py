@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from matchbus.v1 import matchbus_pb2 as pb
 
-from engine.commands import CancelOrder, NewOrder, OrderCommand, ReplaceOrder
-from tests.reference_book import Answer, Fact, Name, Prevention, ReferenceMarket, Trade
+from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
+from tests.reference_book import Answer, AnswerAll, Fact, Name, Prevention, ReferenceMarket, Trade
 from tests.system.venue import Trader
 
 FillFacts = tuple[int, int, Name, int, int, int]
@@ -83,26 +83,28 @@ def new_order(order: NewOrder) -> pb.NewOrder:
     )
 
 
-def wire(command: OrderCommand) -> pb.Command:
-    """The command as an OrderEntry entry."""
+def wire(command: OrderCommand, order_id: int = 0) -> pb.Command:
+    """The command as an OrderEntry entry; it names its order by `order_id` unless that is 0."""
     if isinstance(command, NewOrder):
         return pb.Command(new=new_order(command))
+    client_order_id = "" if order_id else command.client_order_id
     if isinstance(command, CancelOrder):
-        return pb.Command(cancel=pb.CancelOrderRequest(client_order_id=command.client_order_id))
-    return pb.Command(
-        replace=pb.ReplaceOrderRequest(
-            client_order_id=command.client_order_id, price=command.price, quantity=command.quantity
-        )
+        cancel = pb.CancelOrderRequest(order_id=order_id, client_order_id=client_order_id)
+        return pb.Command(cancel=cancel)
+    replace = pb.ReplaceOrderRequest(
+        order_id=order_id, client_order_id=client_order_id, price=command.price, quantity=command.quantity
     )
+    return pb.Command(replace=replace)
 
 
-async def send(trader: Trader, command: OrderCommand) -> pb.OrderReply:
-    """The command as a call of its own."""
+async def send(trader: Trader, command: OrderCommand, order_id: int = 0) -> pb.OrderReply:
+    """The command as a call of its own; it names its order by `order_id` unless that is 0."""
     if isinstance(command, NewOrder):
         return await trader.submit(new_order(command))
+    client_order_id = "" if order_id else command.client_order_id
     if isinstance(command, CancelOrder):
-        return await trader.cancel(command.client_order_id)
-    return await trader.replace(command.price, command.quantity, command.client_order_id)
+        return await trader.cancel(client_order_id, order_id)
+    return await trader.replace(command.price, command.quantity, client_order_id, order_id)
 
 
 class Comparison:
@@ -115,6 +117,7 @@ class Comparison:
         self.ids: dict[Name, int] = {}
         self.names: dict[int, Name] = {}
         self.histories: defaultdict[Name, list[FillFacts]] = defaultdict(list)
+        self.statuses: set[int] = set()
         self._replied: dict[Name, list[FillFacts]] = {}
 
     def check(self, command: OrderCommand, reply: pb.OrderReply) -> None:
@@ -123,6 +126,7 @@ class Comparison:
         answer = facts[-1]
         assert isinstance(answer, Answer)
         told = f"{command}\n{facts}\n{reply}"
+        self.statuses.add(reply.status)
         if answer.duplicate:
             assert reply.duplicate, told
             assert self._fills(reply) == self._replied[answer.order], told
@@ -157,6 +161,10 @@ class Comparison:
                 for match in reply.prevented
             ]
             assert prevented == [tuple(fact) for fact in facts if isinstance(fact, Prevention)], told
+
+    def check_all(self, command: CancelAll, cancelled: int) -> None:
+        """A CancelAll cancelled as many orders as in the model."""
+        assert self.market.execute(command)[-1] == AnswerAll(command.client, cancelled), command
 
     def _trades(self, facts: list[Fact], taker: Name) -> list[FillFacts]:
         taken: list[FillFacts] = []

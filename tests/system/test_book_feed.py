@@ -8,8 +8,10 @@ from typing import Any
 
 import nats
 from matchbus.v1 import matchbus_pb2 as pb
+from nats.aio.msg import Msg
 
 from tests.system.venue import Floor, Trader, Venue, eventually, floor, fresh, limit, scaled, show
+from tests.waiting import until
 
 ORDERS = scaled(2_000, 20_000)
 
@@ -54,6 +56,7 @@ class Subscriber:
             self.epoch, self.sequence = epoch, -1
         if kind == "heartbeat":
             if self.sequence < 0 or message[5].get(self._symbol, 0) > self.sequence:
+                self.resets += self.sequence >= 0
                 self.sequence = -1
                 await self._ask()
         elif subject == self._subject:
@@ -190,10 +193,6 @@ async def test_junk_on_the_feed_and_snapshot_subjects_is_ignored(three_engines: 
             b'["snapshot_request",5]',
             b'["leg",1]',
             b'["leg",1,2,0,0,"S0",1,1,1,0]',
-            b'["leg",844424930131969,3,1,0,"NOPE",7,-1,-1,0]',
-            b'["leg",844424930131970,3,1,0,"S0",1,1,0,0]',
-            b'["leg",844424930131971,3,1,0,"S0",1,-5,9223372036854775807,0]',
-            b'["leg",844424930131972,3,1,99999999999999999999999999,"S0",1,1,1,0]',
             b'["leg",9223372036854775807,99,1,1,"NOPE",7,-1,-1,0]',
             b'["leg_query",-1,-1]',
             b'["delta",99,1,0,1,1,[[1,100,5,1]],0]',
@@ -219,13 +218,53 @@ async def test_junk_on_the_feed_and_snapshot_subjects_is_ignored(three_engines: 
         )
         for subject in subjects:
             for message in (*junk, *deeper):
-                await connection.publish(subject, message)
+                await connection.publish(subject, message, reply=connection.new_inbox())
         await connection.flush()
         await connection.close()
         symbol = "S384"
         assert (await one.limit(symbol, 2, 100, 5)).status == pb.ORDER_STATUS_NEW
         assert await crossed_over(two, symbol)
         assert [three_engines.engine_pid(engine) for engine in (1, 2, 3)] == pids
+
+
+async def test_legs_that_nobody_may_send_are_refused(three_engines: Venue) -> None:
+    """An engine that nobody knows gets a refusal for each, or no answer where there is no such number."""
+    of_engine_9 = 9 << 48
+    impossible: list[Any] = [
+        ["leg", of_engine_9 + 1, 9, 1, 0, "S0", 1, -1, 1, 0],
+        ["leg", of_engine_9 + 2, 9, 1, 0, "S0", 1, 1, -1, 0],
+        ["leg", of_engine_9 + 3, 9, -1, 0, "S0", 1, 1, 1, 0],
+        ["leg", of_engine_9 + 4, 9, 1, 0, "S0", 1, 1, 2**63, 0],
+        ["leg", of_engine_9 + 5, 9, 1, 10**26, "S0", 1, 1, 1, 0],
+        ["leg", of_engine_9 + 6, 9, 1, 0, "S" * 1000, 1, 1, 1, 0],
+        ["leg", of_engine_9 + 7, 8, 1, 0, "S0", 1, 1, 1, 0],
+    ]
+    refused: list[Any] = [
+        ["leg", of_engine_9 + 11, 9, 1, 0, "NOPE", 1, 1, 1, 0],
+        ["leg", of_engine_9 + 12, 9, 1, 0, "S0", 7, 1, 1, 0],
+        ["leg", of_engine_9 + 13, 9, 1, 0, "S0", 1, 0, 1, 0],
+        ["leg", of_engine_9 + 14, 9, 1, 0, "S0", 1, 1, 0, 0],
+        ["leg", of_engine_9 + 15, 9, 99, 0, "S0", 1, 2**63 - 1, 2**63 - 1, 0],
+        ["leg_query", of_engine_9 + 16, 9],
+    ]
+    async with floor(three_engines) as trading:
+        viewers = [await trading.trader(engine) for engine in (1, 2)]
+        before = [await viewer.book("S0") for viewer in viewers]
+        connection = await nats.connect(three_engines.nats_url)
+        inbox = connection.new_inbox()
+        answers: list[Any] = []
+
+        async def note(message: Msg) -> None:
+            answers.append(json.loads(message.data)[:3])
+
+        await connection.subscribe(inbox, cb=note)
+        for subject in ("route.1", "route.2"):
+            for leg in (*impossible, *refused):
+                await connection.publish(subject, json.dumps(leg).encode(), reply=inbox)
+        await until(lambda: len(answers) >= 2 * len(refused))
+        await connection.close()
+        assert sorted(answers) == sorted(["leg_answer", leg[1], True] for leg in 2 * refused)
+        assert [await viewer.book("S0") for viewer in viewers] == before
 
 
 async def crossed_over(taker: Trader, symbol: str) -> bool:

@@ -1,7 +1,6 @@
 """An engine dies at every named moment of its work; whatever was acknowledged is there afterwards."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tests.system.venue import (
     REPOSITORY,
     Floor,
     Venue,
+    alive,
     eventually,
     floor,
     run_command,
@@ -112,10 +112,10 @@ async def test_a_standby_may_die_at_any_step_of_a_take_over(
                 handovers.append(group.create_task(hand_over(venue)))
                 await eventually(partial(is_gone, file), 30, f"the primary reached {point!r}")
                 await is_whole()
-                assert not is_alive(primary_pid)
+                assert not alive(primary_pid)
             for point in TAKE_OVER_POINTS:
                 standby_pid = venue.standby_pid(1)
-                while is_alive(standby_pid):  # the killed process may come back in time to die in its place
+                while alive(standby_pid):  # the killed process may come back in time to die in its place
                     standby_pid = venue.standby_pid(1)
                     arm(file, point)
                     venue.kill(venue.engine_pid(1))
@@ -152,15 +152,6 @@ async def hand_over(venue: Venue) -> str:
             assert code == 1, output
             if "no standby" not in output:
                 return output
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; the launcher reaps its children at once."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 async def is_gone(file: Path) -> bool:

@@ -48,7 +48,7 @@ async def test_trade(one_engine: Venue) -> None:
         assert "quote cancelled after 4 filled" in output
         symbol = output.partition(":")[0]
         assert output.splitlines()[-2:] == [f"maker holds -4 {symbol}", f"taker holds 4 {symbol}"]
-        await trader.stub.CancelAll(pb.CancelAllRequest(), metadata=trader.metadata, timeout=5)
+        await trader.cancel_all()
 
 
 def test_raw_grpc(one_engine: Venue) -> None:

@@ -34,10 +34,20 @@ from tests.system.venue import (
     scaled,
     show,
 )
+from tests.test_readme import FEED_SUBSCRIBER
 
 EXAMPLES = REPOSITORY / "examples"
 LOSSES = scaled(3, 30)
 SHARE_LOST = 0.05
+
+README_MAIN = """
+async def main():
+    async for sequence, book in follow(sys.argv[1], "S373"):
+        print("unsynced" if sequence < 0 else f"{sequence} {checksum(book)}")
+
+
+asyncio.run(main())
+"""
 
 Place = tuple[int, int]
 """(sequence, checksum) of a book that its follower trusts."""
@@ -94,13 +104,32 @@ async def test_the_node_example_holds_the_book(one_engine: Venue, tmp_path: Path
     await hold(one_engine, "S371", tmp_path, lambda url: Follower((*command, url, "S371"), place_in_words))
 
 
+async def test_the_readme_holds_the_book(one_engine: Venue, tmp_path: Path) -> None:
+    """The README's subscriber does the same."""
+    command = (sys.executable, "-c", FEED_SUBSCRIBER.partition("async def main")[0] + README_MAIN)
+    await hold(one_engine, "S373", tmp_path, lambda url: Follower((*command, url), place_in_words))
+
+
 async def test_the_command_holds_the_book(one_engine: Venue, tmp_path: Path) -> None:
-    """`matchbus feed` does the same."""
+    """`matchbus feed` does the same; it shows what comes, so that it says nothing when nothing does."""
     command = (*COMMAND, "feed", "S372", "--json", "--all", "--exchange", one_engine.exchange)
-    await hold(one_engine, "S372", tmp_path, lambda url: Follower((*command, "--nats", url), place_in_json))
+    await hold(
+        one_engine,
+        "S372",
+        tmp_path,
+        lambda url: Follower((*command, "--nats", url), place_in_json),
+        says_unsynced=False,
+    )
 
 
-async def hold(venue: Venue, symbol: str, directory: Path, follower_at: Callable[[str], Follower]) -> None:
+async def hold(
+    venue: Venue,
+    symbol: str,
+    directory: Path,
+    follower_at: Callable[[str], Follower],
+    *,
+    says_unsynced: bool = True,
+) -> None:
     """Trade at random until the follower has lost its book several times; in the end it has the engine's.
 
     And whatever it trusted meanwhile, at whatever sequence, was the engine's book there.
@@ -122,7 +151,15 @@ async def hold(venue: Venue, symbol: str, directory: Path, follower_at: Callable
                 await ask_for_snapshot(venue, symbol)  # `matchbus feed` shows a book when something comes
                 return places()[-1:] == [place(await trader.book(symbol))]
 
+            async def unsynced() -> bool:
+                return places()[-1:] == [None]
+
             await eventually(lambda: first_place(places), 30, "the book was joined")
+            if says_unsynced:
+                way.loses_books = True
+                await trade(draw, trader, symbol)
+                await eventually(unsynced, 10, "a heartbeat tells of changes that did not come")
+                way.loses_books = False
             await eventually(lost_often, 60, f"the book was lost {LOSSES} times")
             await eventually(same, 30, "the follower has the engine's book")
             assert set(places()) <= {None} | true_places

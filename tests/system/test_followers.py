@@ -1,6 +1,5 @@
 """Commands that go on: through an outage, and to their end."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from tests.system.terminal import Running, Terminal
 from tests.system.venue import Venue
+from tests.waiting import frozen
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def told_away(running: Running) -> bool:
     return b"it is tried again" in running.process.stderr.readline()
 
 
-def test_what_goes_on_outlasts_an_outage(terminal: Terminal) -> None:
+async def test_what_goes_on_outlasts_an_outage(terminal: Terminal) -> None:
     """For much longer than --timeout nobody answers: it is said once, and then what was missed comes."""
     trade(terminal, "100.00")
     patience = ("--json", "--timeout", "1")
@@ -44,14 +44,8 @@ def test_what_goes_on_outlasts_an_outage(terminal: Terminal) -> None:
     fills.until(2)
     for running in watching:
         running.until(1)
-    frozen = (terminal.venue.engine_pid(1), terminal.venue.exchange_pid)
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    async with frozen(terminal.venue.engine_pid(1)), frozen(terminal.venue.exchange_pid):
         assert all(told_away(running) for running in (fills, *watching))
-    finally:
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
     trade(terminal, "101.00")
     fills.until(4)
     for running in (book, everywhere):

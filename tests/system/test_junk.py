@@ -137,7 +137,15 @@ async def test_broken_orders_are_refused_by_name_and_change_nothing(one_engine: 
             for reason, changes in BROKEN:
                 reply = await trader.submit(broken(symbol, changes))
                 assert refused(reply, reason), (reason, changes.keys(), str(reply)[:500])
-            small = [(reason, changes) for reason, changes in BROKEN if MEGABYTE not in changes.values()]
+            nothing = pb.NewOrder()
+            assert refused(await trader.submit(nothing), "INVALID_CLIENT_ORDER_ID")
+            (entered,) = await trader.enter([[pb.Command(new=nothing)]])
+            assert refused(entered, "INVALID_CLIENT_ORDER_ID")
+            large = [(reason, changes) for reason, changes in BROKEN if MEGABYTE in changes.values()]
+            messages = [[pb.Command(new=broken(symbol, changes))] for _, changes in large]
+            for (reason, _), entered in zip(large, await trader.enter(messages), strict=True):
+                assert refused(entered, reason), (reason, str(entered)[:500])
+            small = [entry for entry in BROKEN if entry not in large]
             commands: list[pb.Command] = []
             for _, changes in small:
                 commands += [pb.Command(new=broken(symbol, changes)), pb.Command()]
@@ -163,6 +171,12 @@ async def test_broken_cancels_and_replaces_are_refused_by_name(one_engine: Venue
             ):
                 assert refused(await trader.cancel(**identity), "UNKNOWN_ORDER")
                 assert refused(await trader.replace(100, 5, **identity), "UNKNOWN_ORDER")
+                commands = [
+                    pb.Command(cancel=pb.CancelOrderRequest(**identity)),
+                    pb.Command(replace=pb.ReplaceOrderRequest(price=100, quantity=5, **identity)),
+                ]
+                for entered in await trader.enter([[command] for command in commands]):
+                    assert refused(entered, "UNKNOWN_ORDER")
                 code, _ = await status_of(trader.order(**identity))
                 assert code == grpc.StatusCode.NOT_FOUND
             for price, quantity, reason in (
@@ -191,8 +205,8 @@ async def test_requests_that_are_no_order_get_invalid_argument(one_engine: Venue
                 (trader.fills(-1), "since_sequence"),
                 (trader.fills(INT64_MIN), "since_sequence"),
                 *((trader.open_orders(symbol), "symbol") for symbol in (*STRANGE[:-1], MEGABYTE)),
-                *((cancel_all(trader, symbol=symbol), "symbol") for symbol in (*STRANGE[:-1], MEGABYTE)),
-                (cancel_all(trader, side=7), "side"),
+                *((trader.cancel_all(symbol=symbol), "symbol") for symbol in (*STRANGE[:-1], MEGABYTE)),
+                (trader.cancel_all(side=7), "side"),
             ]
             for call, field in calls:
                 assert await violation(call) == field
@@ -211,14 +225,6 @@ async def violation(call: Any) -> str:
     bad_request = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad_request)
     return str(bad_request.field_violations[0].field)
-
-
-async def cancel_all(trader: Trader, **fields: Any) -> pb.CancelAllReply:
-    """CancelAll."""
-    reply: pb.CancelAllReply = await trader.stub.CancelAll(
-        pb.CancelAllRequest(**fields), metadata=trader.metadata, timeout=CALL_TIMEOUT_S
-    )
-    return reply
 
 
 METHODS = (

@@ -15,6 +15,7 @@ from simulation.cluster_errors import NodesDiffer
 from simulation.cluster_settings import Storage
 from tests.system.test_take_over import open_market
 from tests.system.venue import eventually, scaled, show
+from tests.waiting import frozen
 
 DEADLINE_S = 60.0
 """Of an order: NATS needs four to nine seconds to choose another leader."""
@@ -57,11 +58,8 @@ async def test_the_leader_of_a_journal_dies_under_load(tmp_path: Path) -> None:
                 os.kill(victim.pid, signal.SIGKILL)
                 outages.append(await market.first_answer_s())
             pid = (await leader(market.nc, journal, cluster.nats)).pid
-            os.kill(pid, signal.SIGSTOP)
-            try:
+            async with frozen(pid):
                 outages.append(await market.first_answer_s())
-            finally:
-                os.kill(pid, signal.SIGCONT)
             await market.load.acknowledged(200)
         show(
             f"{len(market.load.answers)} orders acknowledged; the next one after the leader was killed: "

@@ -44,6 +44,7 @@ from tests.system.engine_process import (
 from tests.system.test_crashes import SYMBOLS, Load, everything
 from tests.system.test_three_engines import combined
 from tests.system.venue import REPOSITORY, Floor, Trader, Venue, eventually, expect_status, floor, limit, show
+from tests.waiting import frozen
 
 PATIENCE_S = 2.0
 """After so long without the journal new commands are refused at once."""
@@ -126,19 +127,16 @@ async def test_a_frozen_server_acknowledges_nothing_and_trading_resumes(
         clients = Watchers(await trading.trader(), "AAA")
         async with clients.submitting():
             await clients.have_acknowledged(200, 20)
-            os.kill(venue.nats_pid, signal.SIGSTOP)
-            frozen = time.monotonic()
-            try:
+            async with frozen(venue.nats_pid):
+                began = time.monotonic()
                 await clients.have_heard("the journal does not answer", PATIENCE_S + 1)
                 await eventually(partial(is_not_serving, venue.address(1)), 2, "health says NOT_SERVING")
-                await asyncio.sleep(frozen + 4 - time.monotonic())  # the length of the freeze, not a hope
-            finally:
+                await asyncio.sleep(began + 4 - time.monotonic())  # the length of the freeze, not a hope
                 thawed = time.monotonic()
-                os.kill(venue.nats_pid, signal.SIGCONT)
             await clients.have_acknowledged(200, 5)
         await eventually(partial(is_serving, venue.address(1)), 2, "health says SERVING")
         answered = [at for at, _ in clients.acknowledged.values()]
-        late = [at - frozen for at in answered if frozen + 0.2 < at < thawed]
+        late = [at - began for at in answered if began + 0.2 < at < thawed]
         assert late == [], "answers that were on their way when the server froze take no 200 ms"
         waits = [ended - began for began, ended, _ in clients.refused]
         assert max(waits) < PATIENCE_S + 1
@@ -441,11 +439,8 @@ async def test_who_is_too_slow_is_cut_off_and_comes_back_right(own_venue: Callab
             async with asyncio.TaskGroup() as group:
                 group.create_task(load.run())
                 await load.acknowledged(100)
-                os.kill(pid, signal.SIGSTOP)
-                try:
+                async with frozen(pid):
                     await eventually(cut_off, 30, f"nats-server cuts {who} off")
-                finally:
-                    os.kill(pid, signal.SIGCONT)
                 thawed = time.monotonic()
                 await eventually(back, 10, f"{who} is back")
                 await load.acknowledged(200)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from matchbus.v1 import matchbus_pb2 as pb
 
-from engine.commands import OrderCommand
+from engine.commands import CancelAll, OrderCommand
 from tests.system.reference import Comparison, Flow, send, wire
 from tests.system.venue import Floor, Trader, Venue, floor, scaled, show
 
@@ -54,15 +54,26 @@ async def test_independent_scenarios_agree_with_the_model(one_engine: Venue) -> 
         async def play(number: int) -> None:
             symbol = one_engine.symbols[number]
             flow = Flow(f"scenario {number}", symbol, names)
-            commands = [flow.next() for _ in range(COMMANDS)]
-            if number % 2:
-                for command in commands:
-                    comparison.check(command, await send(traders[command.client], command))
-            else:
-                for streak in streaks(commands):
-                    replies = await traders[streak[0].client].enter([[wire(command) for command in streak]])
+            draw = random.Random(f"names {number}")
+
+            def order_id(command: OrderCommand) -> int:
+                """Of the order that a command names, for half of those that have one."""
+                known = comparison.ids.get((command.client, command.client_order_id), 0)
+                return draw.choice((0, known))
+
+            for streak in streaks([flow.next() for _ in range(COMMANDS)]):
+                trader = traders[streak[0].client]
+                if number % 2:
+                    for command in streak:
+                        comparison.check(command, await send(trader, command, order_id(command)))
+                else:
+                    replies = await trader.enter([[wire(command, order_id(command)) for command in streak]])
                     for command, reply in zip(streak, replies, strict=True):
                         comparison.check(command, reply)
+                if draw.random() < 0.05:
+                    side = draw.choice((0, 1, 2))
+                    cancelled = await trader.cancel_all(symbol=symbol, side=side)
+                    comparison.check_all(CancelAll(trader.name, symbol, side), cancelled)
             await comparison.check_books(traders["ann"], symbol)
 
         async def work() -> None:
@@ -72,6 +83,13 @@ async def test_independent_scenarios_agree_with_the_model(one_engine: Venue) -> 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(work())
+        assert comparison.statuses == {
+            pb.ORDER_STATUS_NEW,
+            pb.ORDER_STATUS_PARTIALLY_FILLED,
+            pb.ORDER_STATUS_FILLED,
+            pb.ORDER_STATUS_CANCELLED,
+            pb.ORDER_STATUS_REJECTED,
+        }
         for name, trader in traders.items():
             comparison.check_history(name, await trader.fills())
             still_open = [order.client_order_id for order in await trader.open_orders()]

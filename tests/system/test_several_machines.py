@@ -11,8 +11,9 @@ from typing import Final
 
 import pytest
 
-from tests.system.test_command_line import SCRIPTS, Terminals, free_port, serving
-from tests.system.venue import REPOSITORY, eventually
+from tests.system.engine_process import is_serving
+from tests.system.test_command_line import SCRIPTS, Terminals
+from tests.system.venue import REPOSITORY, eventually, free_port
 
 PAGE: Final = REPOSITORY / "docs" / "tutorials" / "several-machines.md"
 BLOCK: Final = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
@@ -80,7 +81,7 @@ async def test_a_market_over_several_machines(machines: Machines) -> None:
     for line in lines:
         if listens := re.search(r"--listen (\S+)", line):
             role = "matchbus.v1.MatchingEngine/standby" if "--standby" in line else ""
-            is_there = partial(serving, machines.here(listens[1]), role)
+            is_there = partial(is_serving, machines.here(listens[1]), role)
             await eventually(is_there, DEADLINE_S, f"{line} serves")
     registered, rested, engines = map(machines.type, by_traders)
     assert "alice is registered" in registered

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -32,7 +31,8 @@ from bus.records import Record
 from bus.stream import StreamReader, extent
 from client import Client, Fill, OrderResult
 from simulation.cluster import Cluster
-from tests.system.venue import REPOSITORY, eventually, show
+from tests.system.venue import REPOSITORY, eventually, free_port, show
+from tests.waiting import frozen
 
 SYMBOL = "AAPL"
 WORST_OUTAGE_S = 3.0
@@ -298,19 +298,16 @@ async def test_a_frozen_primary_is_replaced_and_does_no_harm_when_it_wakes(
     cluster, load = market.cluster, market.load
     async with load.running():
         await load.acknowledged(100)
-        frozen, standby = cluster.engines[1], cluster.standbys[1]
-        pid = frozen.pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        primary, standby = cluster.engines[1], cluster.standbys[1]
+        pid = primary.pid
+        async with frozen(pid):
             frozen_s = await market.first_answer_s()
-        finally:
-            os.kill(pid, signal.SIGCONT)
         assert cluster.engines[1] is standby
         await load.acknowledged(100)
 
     async def replaced() -> bool:
         shown = await market.standby_of(1)
-        return frozen.pid != pid and shown is not None and shown.address == frozen.address
+        return primary.pid != pid and shown is not None and shown.address == primary.address
 
     await eventually(replaced, 20, "the zombie ended and is back as a standby")
     records = await market.records(1)
@@ -359,9 +356,7 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
     code, output = await run_handover(market.cluster.nats_url)
     assert (code, "no standby of E1 was heard" in output) == (1, True), output
     assert "start one: `matchbus up --standbys 1`" in output
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     second = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "engine.runtime.process", "--number", "1"),
         *("--nats", market.cluster.nats_url, "--listen", address),

@@ -11,7 +11,8 @@ from bus import subjects
 from bus.connection import connect
 from bus.stream import extent
 from tests.system.test_crashes import Load, everything, history
-from tests.system.venue import Venue, eventually, floor, run_command, show
+from tests.system.venue import Venue, alive, eventually, floor, run_command, show
+from tests.waiting import until
 
 OPTIONS = ("--trim-journals", "--snapshot-every", "100")
 
@@ -20,7 +21,10 @@ OPTIONS = ("--trim-journals", "--snapshot-every", "100")
 async def test_nothing_acknowledged_is_lost_with_the_head_of_a_journal(
     own_venue: Callable[..., Venue],
 ) -> None:
-    """Journals begin at snapshots, again and again, under load; engines are killed, all is started again."""
+    """Journals begin at snapshots, again and again, under load; engines are killed, then all at once.
+
+    Then all is stopped and started again.
+    """
     venue = own_venue(engines=2, options=OPTIONS)
     async with floor(venue) as trading:
         traders = [await trading.trader(engine) for engine in (1, 1, 2, 2)]
@@ -34,6 +38,15 @@ async def test_nothing_acknowledged_is_lost_with_the_head_of_a_journal(
                 venue.kill(venue.engine_pid(engine))
                 for trader in traders:
                     await history(trader)  # so both engines serve again
+            await eventually(partial(load.are_under_way, 1), 10, "a command waits for its answer")
+            pids = [venue.nats_pid, venue.exchange_pid, venue.engine_pid(1), venue.engine_pid(2)]
+            venue.kill_launcher()  # the rest dies with it: a power cut
+            await until(lambda: not any(map(alive, pids)))
+            await asyncio.to_thread(venue.start)
+            for trader in traders:
+                trader.move(await trading.channel(venue.address(trader.engine)))
+                await history(trader)
+            await load.acknowledged(100)
             load.stop()
         before = await everything(trading, load, traders)
         for number in ("1", "2"):

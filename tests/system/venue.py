@@ -8,17 +8,20 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final, Self
 
 import grpc.aio
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
+
+from tests.waiting import frozen
 
 LONG: Final = os.environ.get("MATCHBUS_LONG") == "1"
 START_DEADLINE_S: Final = 40.0
@@ -168,15 +171,9 @@ class Venue:
         assert pid in (self.nats_pid, self.exchange_pid, *map(self.engine_pid, range(1, self.engines + 1)))
         os.kill(pid, signal.SIGKILL)
 
-    @asynccontextmanager
-    async def frozen(self, engine: int) -> AsyncIterator[None]:
+    def frozen(self, engine: int) -> AbstractAsyncContextManager[None]:
         """An engine stands still (SIGSTOP) while the body runs."""
-        pid = self.engine_pid(engine)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        return frozen(self.engine_pid(engine))
 
 
 class Trader:
@@ -224,6 +221,12 @@ class Trader:
             request, metadata=self.metadata, timeout=CALL_TIMEOUT_S
         )
         return reply
+
+    async def cancel_all(self, **fields: Any) -> int:
+        """CancelAll; how many orders it cancelled."""
+        request = pb.CancelAllRequest(**fields)
+        reply = await self.stub.CancelAll(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+        return int(reply.count)
 
     async def order(self, client_order_id: str = "", order_id: int = 0) -> pb.OrderState:
         """GetOrder."""
@@ -356,6 +359,29 @@ def limit(symbol: str, side: int, price: int, quantity: int, **more: Any) -> pb.
     """A limit order under a fresh id unless one is given."""
     more.setdefault("client_order_id", fresh("o"))
     return pb.NewOrder(symbol=symbol, side=side, type=1, price=price, quantity=quantity, **more)  # type: ignore[arg-type]  # enums are ints
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def first_answer(reply: pb.OrderReply) -> pb.OrderReply:
+    """The reply without its duplicate mark."""
+    copy = pb.OrderReply()
+    copy.CopyFrom(reply)
+    copy.duplicate = False
+    return copy
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
