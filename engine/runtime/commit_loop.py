@@ -101,17 +101,28 @@ class Batch:
 class Submission:
     """Commands that came together, and their answers: of each command the last event.
 
-    `client` sent them, if it was one. With `may_take` they may take what peers show. `settling` has, by
-    position, the future answer of each order that still has a leg out.
+    `settling` has, by position, the future answer of each order that still has a leg out.
     """
 
     commands: Sequence[Command]
-    done: asyncio.Future["Submission"]
+    answers: list[Event | None] = field(default_factory=list)
+    settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Queued:
+    """A submission in the queue, and who waits for it.
+
+    `client` sent it, if it was one. With `may_take` its commands may take what peers show. Nothing that
+    `done` resolves to leads back to it: such a ring would stay, with all its commands and answers, until the
+    garbage collector looks, which here is after a million orders.
+    """
+
+    submission: Submission
+    done: asyncio.Future[Submission]
     client: str = ""
     is_own: bool = False
     may_take: bool = True
-    answers: list[Event | None] = field(default_factory=list)
-    settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
 
 
 class CommitLoop:
@@ -158,7 +169,7 @@ class CommitLoop:
         self._has_peers = has_peers
         self._delay_s = delay_s
         self._utc_ns = utc_ns
-        self._queue: deque[Submission] = deque()
+        self._queue: deque[_Queued] = deque()
         self._queued_of: Counter[str] = Counter()
         self._shrunk = asyncio.Event()
         self._arrived = asyncio.Event()
@@ -166,7 +177,7 @@ class CommitLoop:
         self._busy = False
         self._appending = False
         self._releasing_since: float | None = None
-        self._in_flight: list[Submission] = []
+        self._in_flight: list[_Queued] = []
         self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._settling: dict[int, asyncio.Future[Answered]] = {}
 
@@ -183,7 +194,7 @@ class CommitLoop:
             self.untaken[type(fault)] += len(commands)
             raise fault
         done = asyncio.get_running_loop().create_future()
-        return self._enqueue(Submission(commands, done, client, may_take=may_take))
+        return self._enqueue(_Queued(Submission(commands), done, client, may_take=may_take))
 
     async def wait_for_share(self, client: str, more: int) -> None:
         """Wait until so many more commands of the client are within its share of the queue."""
@@ -199,7 +210,7 @@ class CommitLoop:
         done = asyncio.get_running_loop().create_future()
         if self.closed:
             return done
-        return self._enqueue(Submission([command], done, is_own=True, may_take=False))
+        return self._enqueue(_Queued(Submission([command]), done, is_own=True, may_take=False))
 
     def _why_untaken(self, more: int, client: str) -> CommitError | None:
         """What so many more commands of a client are told; None when they are taken."""
@@ -218,15 +229,16 @@ class CommitLoop:
             )
         return None
 
-    def _enqueue(self, submission: Submission) -> asyncio.Future[Submission]:
+    def _enqueue(self, queued: _Queued) -> asyncio.Future[Submission]:
         crash_points.reach("command received")
-        self._queue.append(submission)
-        self.queued_commands += len(submission.commands)
-        self._queued_of[submission.client] += len(submission.commands)
+        self._queue.append(queued)
+        count = len(queued.submission.commands)
+        self.queued_commands += count
+        self._queued_of[queued.client] += count
         self._arrived.set()
         if self.queued_commands >= AMPLE_COMMANDS:
             self._ample.set()
-        return submission.done
+        return queued.done
 
     @property
     def is_appending(self) -> bool:
@@ -261,7 +273,7 @@ class CommitLoop:
                 self._busy = True
                 await self._gather()
                 waiting = len(self._queue)
-                if any(submission.may_take for submission in self._queue):
+                if any(queued.may_take for queued in self._queue):
                     await self._catch_up()
                 batch, finished = self._sequence(waiting)
                 crash_points.reach("batch matched")
@@ -313,7 +325,7 @@ class CommitLoop:
         shown: Awaitable[None] | None,
         earlier: asyncio.Task[None] | None,
         batch: Batch,
-        finished: list[Submission],
+        finished: list[_Queued],
     ) -> None:
         """Answer in the order of the batches: what changed nothing may still say what an earlier one did."""
         if shown is not None:
@@ -322,12 +334,12 @@ class CommitLoop:
             await earlier
         self._answer(batch, finished)
 
-    def _answer(self, batch: Batch, finished: list[Submission]) -> None:
+    def _answer(self, batch: Batch, finished: list[_Queued]) -> None:
         """Let those know who wait: for their commands, or for an order's legs to be back."""
         crash_points.reach("effects released")
-        for submission in finished:
-            if not submission.done.done():
-                submission.done.set_result(submission)
+        for queued in finished:
+            if not queued.done.done():
+                queued.done.set_result(queued.submission)
         for future, answer in batch.settled:
             future.set_result(answer)
         batch.settled.clear()
@@ -345,20 +357,20 @@ class CommitLoop:
 
         What is in flight may be in the journal, so its clients are told to send it again unchanged.
         """
-        started = [submission for submission in self._queue if submission.answers]
-        for submission in (*self._in_flight, *self._queue):
-            if not submission.is_own and not submission.done.done():
-                submission.done.set_exception(fault)
-                submission.done.exception()  # whoever gave it may be gone: that is nothing to log
+        started = [queued for queued in self._queue if queued.submission.answers]
+        for queued in (*self._in_flight, *self._queue):
+            if not queued.is_own and not queued.done.done():
+                queued.done.set_exception(fault)
+                queued.done.exception()  # whoever gave it may be gone: that is nothing to log
         for _, answer in self._reads:
             if not answer.done():
                 answer.set_exception(fault)
         self._reads.clear()
-        own = [submission for submission in self._queue if submission.is_own]
+        own = [queued for queued in self._queue if queued.is_own]
         self._queue = deque(dict.fromkeys((*started, *own)))
         self._queued_of.clear()
-        for submission in self._queue:
-            self._queued_of[submission.client] += len(submission.commands)
+        for queued in self._queue:
+            self._queued_of[queued.client] += len(queued.submission.commands)
         self.queued_commands = self._queued_of.total()
         self._shrunk.set()
 
@@ -371,7 +383,7 @@ class CommitLoop:
             return f"the execution reports cannot be stored: {self._release_trouble()}"
         return ""
 
-    def _sequence(self, waiting: int) -> tuple[Batch, list[Submission]]:
+    def _sequence(self, waiting: int) -> tuple[Batch, list[_Queued]]:
         """Apply the first `waiting` submissions, up to the size of a record and for MAX_BATCH_S.
 
         Returns the batch and the submissions it finishes.
@@ -381,13 +393,13 @@ class CommitLoop:
         time_ns = max(self._utc_ns(), last_time_ns)
         batch = Batch(self.journal.position.batch_number + 1, state.epoch, time_ns)
         state.begin_batch(batch.number, time_ns)
-        finished: list[Submission] = []
+        finished: list[_Queued] = []
         room = MAX_RECORD_BYTES
         until_s = time.monotonic() + MAX_BATCH_S
         attach, apply, has_peers = self._attach, state.apply, self._has_peers()
         applied, batch_events = batch.commands, batch.events
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
-            submission = queue[0]
+            submission, may_take = queue[0].submission, queue[0].may_take
             commands, answers = submission.commands, submission.answers
             for asked in commands[len(answers) :] if answers else commands:
                 if room <= _COMMAND_BYTES or (applied and time.monotonic() > until_s):
@@ -395,7 +407,7 @@ class CommitLoop:
                 command = asked
                 # Without peers an order finds no quotes. All else is looked at even then: an Uncross may have
                 # nothing left to do, and the fills of a leg take room.
-                if has_peers or not submission.may_take:
+                if has_peers or not may_take:
                     attached = attach(asked)
                     if attached is None:
                         answers.append(None)
@@ -430,12 +442,13 @@ class CommitLoop:
         batch.changes = state.end_batch()
         return batch, finished
 
-    def _dequeue(self) -> Submission:
+    def _dequeue(self) -> _Queued:
         """Take the first submission off the queue."""
-        submission = self._queue.popleft()
-        self.queued_commands -= len(submission.commands)
-        self._queued_of[submission.client] -= len(submission.commands)
-        return submission
+        queued = self._queue.popleft()
+        count = len(queued.submission.commands)
+        self.queued_commands -= count
+        self._queued_of[queued.client] -= count
+        return queued
 
     def _note_legs(self, events: list[Event]) -> None:
         legs = [event for event in events if type(event) is LegSent]

@@ -341,6 +341,21 @@ async def test_a_small_batch_waits_no_longer_than_told(rig: Rig) -> None:
     assert rig.loop.batch_delay_s == rig.delay_s
 
 
+async def test_what_was_answered_is_let_go_at_once(rig: Rig) -> None:
+    """Nothing of a command is left for the garbage collector, for whose work every command would wait."""
+    given = [f"o{number}" for number in range(10)]
+    gc.collect()  # what other tests have left
+    async with rig.running():
+        gc.disable()
+        try:
+            for name in (*given, "last"):  # of the last batch the loop may still have something
+                await rig.submit(order(name))
+            alive = [one for one in gc.get_objects() if type(one) is Submission]
+        finally:
+            gc.enable()
+    assert not {name for submission in alive for name in names(submission.commands)} & set(given)
+
+
 async def test_each_command_is_answered_by_its_last_event(rig: Rig) -> None:
     """Answers stand in the order of the commands, whatever each came to."""
     async with rig.running():
