@@ -7,8 +7,8 @@ have rested there through the whole look-back window, each for what is left of i
 a bug      the engine knew the quote: a quote that was journaled in the same batch names a state of that book
            which had it already, and in one batch an engine sees one state of each book. So is a quote that
            was journaled with the decision itself, whatever the other journal says.
-an old     nothing in the batch says that the engine knew the quote.
-view
+an old view
+           nothing in the batch says that the engine knew the quote.
 
 What earlier legs are out for counts as taken until the other engine's journal has answered them. From then
 on its book shows what they took, and what is left of it stands for the next order. The engine that sent them

@@ -316,7 +316,7 @@ class ChaosRun:
                 while why := await why_not():  # noqa: ASYNC110 -- other processes set no event
                     await asyncio.sleep(_POLL_S)
         except (TimeoutError, MatchbusError) as error:
-            why = f"{why} {error}".strip()
+            why = str(error) or why
             self._console.print(f"[red]not within {deadline_s:g} s: {what}: {why}[/]")
         return why
 

@@ -200,13 +200,9 @@ def _reached(start: str, functions: dict[str, Any]) -> list[str]:
     found = [start]
     for name in found:
         for node in ast.walk(functions[name]):
-            called = (
-                node.attr
-                if isinstance(node, ast.Attribute)
-                else node.id
-                if isinstance(node, ast.Name)
-                else ""
-            )
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
             if called in functions and called not in found:
                 found.append(called)
     return found

@@ -94,10 +94,10 @@ class EngineCollector(Collector):
         market_data: MarketData,
         sessions: Sessions,
         snapshots: SnapshotMaker,
+        reports: Reports,
         counts: CommitCounts,
     ) -> None:
         self.role = Role.STARTING
-        self.reports: Reports | None = None
         self.standby: Standby | None = None
         self.loop: CommitLoop | None = None
         self.effects: Effects | None = None
@@ -110,6 +110,7 @@ class EngineCollector(Collector):
         self._away = away
         self._market_data = market_data
         self._sessions = sessions
+        self._reports = reports
         self._snapshots = snapshots
         self._counts = counts
 
@@ -201,11 +202,12 @@ class EngineCollector(Collector):
         )
 
     def _queues(self) -> Iterator[Metric]:
-        depths: dict[tuple[str, ...], float] = {("legs",): len(self._state.legs)}
+        depths: dict[tuple[str, ...], float] = {
+            ("legs",): len(self._state.legs),
+            ("reports",): self._reports.queued,
+        }
         if self.loop is not None:
             depths["commands",] = self.loop.queued_commands
-        if self.reports is not None:
-            depths["reports",] = self.reports.queued
         yield gauges(
             "matchbus_queue_depth",
             "What waits: commands for a batch, reports for their stream, legs for their result.",

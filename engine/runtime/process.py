@@ -170,6 +170,7 @@ class Engine:
             market_data=self._market_data,
             sessions=self._sessions,
             snapshots=self._snapshot_maker,
+            reports=self._reports,
             counts=self._counts,
         )
 
@@ -217,7 +218,6 @@ class Engine:
         """Come to where the journal ends, and to what of it is not reported yet."""
         state, journal, accept_loss = self._state, self._journal, self._settings.accept_loss
         published = await self._executions.start()
-        self._metrics.reports = self._reports
         await self._edge.set_role(RECOVERING_ROLE, held=True)
         if self._settings.durable:
             self._reports.leave_out(published)
@@ -275,7 +275,7 @@ class Engine:
                 return await ask()
             except BucketUnavailable as error:
                 _log.warning("E%d waits: %s", self._settings.number, error)
-                await self._check_place()  # our entry must not take the place of a successor's
+                await self._check_place()  # with a successor, its entry stands there by now
 
     async def _check_place(self) -> None:
         """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""

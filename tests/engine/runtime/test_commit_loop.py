@@ -353,7 +353,7 @@ async def test_what_was_answered_is_let_go_at_once(rig: Rig) -> None:
             alive = [one for one in gc.get_objects() if type(one) is Submission]
         finally:
             gc.enable()
-    assert not {name for submission in alive for name in names(submission.commands)} & set(given)
+    assert not {name for submission in alive for name in names(list(submission.commands))} & set(given)
 
 
 async def test_each_command_is_answered_by_its_last_event(rig: Rig) -> None:
