@@ -8,9 +8,8 @@ Here: every decision about a feed, from numbers passed in. Not here: sockets, cl
       ▲   age over 300 ms, or a new epoch            │                  │
       └──────────────────────────────────────────────┴──────────────────┘
 
-Age is how old the newest heartbeat is: local time less its sending time, less the least such difference of
-the epoch in the last ten to twenty seconds. So a backlog of old heartbeats that arrives "now" is as old as
-it is.
+Age is how old the newest heartbeat is: local time less its sending time, less the smallest such difference of
+the epoch. So a backlog of old heartbeats that arrives "now" is as old as it is.
 
 Invariants: every replica has the feed's epoch or is unsynced; only a synced book of a live peer is protected;
 the number of books is bounded.
@@ -43,12 +42,8 @@ MAX_SYMBOLS_ASKED: Final = 1_000
 SHORTEST_WAIT_NS: Final = 50_000_000
 LONGEST_WAIT_NS: Final = 1_000_000_000
 
-WINDOW_NS: Final = 10_000_000_000
-"""How long the least difference counts at least; twice as long at most.
-
-Not for ever: clocks drift, and the clock of a machine that was suspended stood still and stays behind. What
-is as late for longer passes for distance. No queue is: one that does not drain grows, which shows, until
-nats-server cuts its reader off (`nats.conf`)."""
+_DRIFT_PER_MILLION: Final = 200
+"""How much faster one machine's clock may run than another's: the smallest difference may rise by it."""
 
 
 class PeerState(Enum):
@@ -103,9 +98,8 @@ class PeerFeed:
         self._clean_heartbeats = 0
         self._snapshot_seen = False
         self._sent_ns: int | None = None
-        self._least_difference_ns = 0  # since the window before this one began
-        self._least_lately_ns = 0  # since this window began
-        self._window_began_ns = 0
+        self._heard_ns = 0
+        self._least_difference_ns = 0
 
     def on_message(self, message: FeedMessage, symbol: str | None, received_ns: int) -> bool:
         """Take one message of this engine; `symbol` is the one its subject names, None for a heartbeat.
@@ -235,13 +229,11 @@ class PeerFeed:
     def _measure(self, sent_ns: int, received_ns: int) -> None:
         difference_ns = received_ns - sent_ns
         if self._sent_ns is None:
-            self._least_difference_ns = self._least_lately_ns = difference_ns
-            self._window_began_ns = received_ns
-        elif received_ns - self._window_began_ns > WINDOW_NS:
-            self._least_difference_ns, self._least_lately_ns = self._least_lately_ns, difference_ns
-            self._window_began_ns = received_ns
-        self._least_difference_ns = min(self._least_difference_ns, difference_ns)
-        self._least_lately_ns = min(self._least_lately_ns, difference_ns)
+            self._least_difference_ns = difference_ns
+        else:
+            drift_ns = max(0, received_ns - self._heard_ns) * _DRIFT_PER_MILLION // 1_000_000
+            self._least_difference_ns = min(difference_ns, self._least_difference_ns + drift_ns)
+        self._heard_ns = received_ns
         self._sent_ns = sent_ns if self._sent_ns is None else max(self._sent_ns, sent_ns)
         is_clean = difference_ns - self._least_difference_ns <= LIVE_NS
         self._clean_heartbeats = self._clean_heartbeats + 1 if is_clean else 0

@@ -5,13 +5,13 @@ import { connect } from "@nats-io/transport-node";
 const [url, symbol, engine = "1"] = process.argv.slice(2);
 const UNSYNCED = -1, DOWN_MS = 300, subject = `md.${engine}.book.${symbol.replaceAll(".", "=")}`;
 const empty = () => ({ 1: new Map(), 2: new Map() });
-let epoch, sequence, book, parts, waiting, lags, shown, heardAt = 0, askAt = 0, patience = 50; // ms
+let epoch, sequence, book, parts, waiting, smallestLag, shown, heardAt = 0, askAt = 0, patience = 50; // ms
 
 const best = (side) => [...book[side]].sort(([a], [b]) => (side === 1 ? b - a : a - b)).slice(0, 10);
 const text = (side) => best(side).map(([price, quantity]) => `${price}:${quantity};`).join("");
 const checksum = () => crc32(`${text(1)}|${text(2)}`);
 function begin(its) { // nothing known of an epoch before counts
-  [epoch, sequence, book, parts, waiting, lags] = [its, UNSYNCED, empty(), [], [], []];
+  [epoch, sequence, book, parts, waiting, smallestLag] = [its, UNSYNCED, empty(), [], [], Infinity];
 }
 function put(levels, leadsTo, check) { // absolute values; quantity 0 removes
   for (const [side, price, quantity] of levels) book[side][quantity ? "set" : "delete"](price, quantity);
@@ -33,8 +33,8 @@ function snapshot(fields) {
 }
 function heartbeat([, , , sent_ns, sequences]) {
   const lag = performance.now() - sent_ns / 1e6;
-  lags = [...lags.slice(-150), lag]; // of the last 15 seconds
-  heardAt = performance.now() - lag + Math.min(...lags); // an old one can arrive late
+  smallestLag = Math.min(smallestLag + (performance.now() - heardAt) / 5_000, lag); // no two clocks run alike
+  heardAt = performance.now() - lag + smallestLag; // an old one can arrive late
   if ((sequences[symbol] ?? 0) > sequence) sequence = UNSYNCED; // the last delta was lost
 }
 function look() { // say where the book stands, ask for it where that is nowhere
