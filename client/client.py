@@ -208,14 +208,20 @@ class Client:
             )
         began_s = time.monotonic()
         pending = self._send(self._submission, client_order_id)
-        self._known_orders.setdefault(client_order_id, _KnownOrder(symbol))  # a replace may follow at once
-        reply = await pending.answer
+        known, made = self._known_orders, None
+        if (earlier := known.get(client_order_id)) is None or earlier.symbol != symbol:
+            made = known[client_order_id] = _KnownOrder(symbol)  # a replace may follow at once
+        rests = False
+        try:
+            reply = await pending.answer
+            rests = reply.leaves_quantity > 0
+        finally:
+            if made is not None and not rests and known.get(client_order_id) is made:
+                del known[client_order_id]
         if self._tracer is not None:
             traces.note_submitted(self._tracer, began_s, pending.command, reply)
-        if reply.leaves_quantity:
+        if rests:
             self._remember(reply.order_id, client_order_id, symbol)
-        else:
-            self._known_orders.pop(client_order_id, None)
         return results.order_result(reply, instrument)
 
     async def cancel(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderResult:
@@ -405,7 +411,9 @@ class Client:
     def _remember(self, order_id: int, client_order_id: str, symbol: str) -> "_KnownOrder":
         """Keep an open order's symbol: replies and replaces by id do not tell it."""
         known = self._known_orders
-        made = known.get(order_id) or known.get(client_order_id) or _KnownOrder(symbol)
+        made = known.get(order_id) or known.get(client_order_id)
+        if made is None or made.symbol != symbol:  # of an earlier order with this client order id
+            made = _KnownOrder(symbol)
         known[order_id] = known[client_order_id] = made
         while len(known) > 2 * _REMEMBERED_ORDERS:
             known.popitem(last=False)

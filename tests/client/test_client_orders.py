@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
     AuthenticationFailed,
@@ -25,7 +26,7 @@ from client import (
     session,
 )
 from client.order_entry import AMPLE_COMMANDS
-from tests.client.fake_venue import FakeEngine, FakeVenue
+from tests.client.fake_venue import COARSE, FakeEngine, FakeVenue, refusal
 from tests.waiting import until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -432,6 +433,54 @@ async def test_a_replace_may_follow_its_order_at_once(venue: FakeVenue) -> None:
         engine.hold.set()
         assert (await order).leaves_quantity == Decimal(1)
         assert (await replace).leaves_quantity == Decimal(2)
+
+
+@pytest.mark.parametrize("by", ["order_id", "client_order_id"])
+async def test_an_id_used_again_is_of_the_order_that_was_entered(venue: FakeVenue, by: str) -> None:
+    """An order that never left leaves nothing behind: a replace has the ticks of the one that did."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    async with venue.client() as client:
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        await asyncio.sleep(0)
+        unsent.cancel()
+        await asyncio.wait((unsent,))
+        assert not client._known_orders  # noqa: SLF001
+        order = await client.submit(COARSE, "buy", "1", "2", client_order_id="mine")
+        named: dict[str, Any] = {by: getattr(order, by)}
+        await client.replace(**named, price="3", quantity="1")
+    assert [command.WhichOneof("command") for command in engine.commands] == ["new", "replace"]
+    assert engine.commands[1].replace.price == 6
+
+
+async def test_an_id_used_twice_at_once_is_of_the_order_that_was_entered(venue: FakeVenue) -> None:
+    """Two orders wait under one id, and the first is given up: a replace has the ticks of the second."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    async with venue.client() as client:
+        await client.book(COARSE)
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        entered = asyncio.create_task(client.submit(COARSE, "buy", "1", "2", client_order_id="mine"))
+        await asyncio.sleep(0)
+        unsent.cancel()
+        order = await entered
+        await client.replace(order_id=order.order_id, price="3", quantity="1")
+    assert engine.commands[1].replace.price == 6
+
+
+async def test_a_refused_repetition_leaves_the_order_known(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another order under the id of one that rests is refused; a replace of that one asks no questions."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        with monkeypatch.context() as refusing:
+            refusing.setattr(engine, "apply", lambda _: refusal(pb.REJECT_REASON_DUPLICATE_CLIENT_ORDER_ID))
+            assert (await client.submit("AAPL", "buy", "2", "2", client_order_id="mine")).rejected
+        engine.unary_failures.append(grpc.StatusCode.NOT_FOUND)
+        replaced = await client.replace(client_order_id="mine", price="3", quantity="2")
+    assert replaced.leaves_quantity == Decimal(2)
 
 
 async def test_order_of_an_earlier_run(venue: FakeVenue) -> None:
