@@ -16,8 +16,8 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -27,7 +27,7 @@ from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client import results, terms, traces
-from client.errors import ClientClosed, FillGap, OrderNotFound, Unavailable
+from client.errors import ClientClosed, FillGap, MatchbusError, OrderNotFound, Unavailable
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
 from client.session import Retry, Session
@@ -236,11 +236,12 @@ class Client:
         _name_order(command, order_id, client_order_id)
         pending = self._send(request, client_order_id or "")
         reply = await pending.answer
-        if _may_be_our_own_doing(reply, pending):
-            state = await self.order(order_id=order_id, client_order_id=client_order_id)
-            done = state.status is OrderStatus.CANCELLED
-            return results.result_of_state(state, reply, done=done)
-        return await self._result_for(reply, order_id, client_order_id)
+        with _having_left():
+            if _may_be_our_own_doing(reply, pending):
+                state = await self.order(order_id=order_id, client_order_id=client_order_id)
+                done = state.status is OrderStatus.CANCELLED
+                return results.result_of_state(state, reply, done=done)
+            return await self._result_for(reply, order_id, client_order_id)
 
     async def replace(
         self,
@@ -271,16 +272,14 @@ class Client:
                 RejectReason.UNKNOWN_ORDER,
                 str(error),
             )
-        except Unavailable as error:
-            error.sent = False  # the question was, the replace was not
-            raise
         instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
         async with self._turn(known, client_order_id or ""):
             pending = self._send(request, client_order_id or "")
             reply = await pending.answer
         if _may_be_our_own_doing(reply, pending):
-            state = await self.order(order_id=order_id, client_order_id=client_order_id)
+            with _having_left():
+                state = await self.order(order_id=order_id, client_order_id=client_order_id)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
             done = (state.price, state.quantity) == wanted
             return results.result_of_state(state, reply, done=done)
@@ -295,7 +294,9 @@ class Client:
         request = pb.CancelAllRequest(symbol=symbol or "")
         if side is not None:
             request.side = terms.number_of(terms.SIDE_NUMBERS, side, "side")
-        reply: pb.CancelAllReply = await self._session.ask_engine("CancelAll", request)
+        self._session.check_open()
+        with _having_left():
+            reply: pb.CancelAllReply = await self._session.ask_engine("CancelAll", request)
         return reply.count
 
     async def fills(self, since: int = 0, *, follow: bool = True) -> AsyncGenerator[Fill, None]:
@@ -500,6 +501,16 @@ def _flag(value: object, what: str) -> bool:
     if value is not True:
         raise TypeError(f"{what} is {value!r:.60}: write True or False")
     return True
+
+
+@contextmanager
+def _having_left() -> Iterator[None]:
+    """Around all that comes once a command may have left: when that fails, it may have been done."""
+    try:
+        yield
+    except MatchbusError as error:
+        error.sent = True
+        raise
 
 
 def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:

@@ -389,9 +389,7 @@ class Retry:
         # An attempt that the deadline cuts short does not say why those before it failed.
         if code is not grpc.StatusCode.DEADLINE_EXCEEDED or not self._last_failure:
             self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-        late = Unavailable(
-            f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}", sent=True
-        )
+        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}")
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
                 registered = self._session.generation and await self._look_for_cause(code, generation)

@@ -332,6 +332,34 @@ async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
     assert result.duplicate
 
 
+async def test_a_question_leaves_no_order_in_doubt(venue: FakeVenue) -> None:
+    """What an order trades is asked first, and nobody answers: the order was not sent, and says so."""
+    async with venue.client(deadline_s=0.5) as client:
+        await venue.stop_exchange()
+        with pytest.raises(Unavailable) as caught:
+            await client.submit("NEW", "buy", "1", "2")
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("call", ["cancel", "replace", "cancel_all"])
+async def test_a_command_that_has_left_stays_in_doubt(venue: FakeVenue, call: str) -> None:
+    """Nobody tells what became of it: it may have been done, though the last that was sent is a question."""
+    engine = venue.engines[0]
+    arguments: dict[str, dict[str, Any]] = {
+        "cancel": {"client_order_id": "mine"},
+        "replace": {"client_order_id": "mine", "price": "3", "quantity": "2"},
+        "cancel_all": {},
+    }
+    async with venue.client(deadline_s=2) as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        engine.sends_legs = True
+        engine.break_after.append(UNAVAILABLE)
+        engine.unary_failures.extend([grpc.StatusCode.RESOURCE_EXHAUSTED] * 100)
+        with pytest.raises(Unavailable) as caught:
+            await getattr(client, call)(**arguments[call])
+    assert caught.value.sent
+
+
 async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> None:
     """INVALID_ARGUMENT fails the commands that were sent, and the next ones go on."""
     venue.engines[0].break_before.append(grpc.StatusCode.INVALID_ARGUMENT)
