@@ -386,8 +386,10 @@ class Retry:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        # An attempt that the deadline cuts short does not say why those before it failed.
-        if code is not grpc.StatusCode.DEADLINE_EXCEEDED or not self._last_failure:
+        # An attempt that the deadline cuts short does not say why those before it failed; one that took all
+        # that an attempt is given does.
+        cut_short = code is grpc.StatusCode.DEADLINE_EXCEEDED and self.remaining_s < _FIRST_BACKOFF_S
+        if not (cut_short and self._last_failure):
             self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
         late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}")
         try:

@@ -320,6 +320,17 @@ async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> 
     assert venue.registrations == 1
 
 
+async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that was given all its time and had no answer says more than the one before it."""
+    monkeypatch.setattr(session, "REGISTRATION_TIMEOUT_S", 0.1)
+    venue.failures.append(UNAVAILABLE)
+    venue.hold_registrations = asyncio.Event()
+    with pytest.raises(Unavailable, match="last failure: DEADLINE_EXCEEDED"):
+        await venue.client(deadline_s=2).open()
+
+
 async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
     """Without an answer until the deadline the order fails, naming its id and that it was sent."""
     venue.engines[0].silent = True
