@@ -92,7 +92,7 @@ class Client:
     async def open(self) -> Self:
         """Register, unless that was done before. A closed client raises `ClientClosed`: make a new one.
 
-        Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline.
+        Raises `AuthenticationFailed`, `RequestInvalid`, `DataLost`, or `Unavailable` at the deadline.
 
         With MATCHBUS_TRACE in the environment, orders are traced (docs/monitoring.md); `ValueError` says what
         is wrong with it.
@@ -304,7 +304,8 @@ class Client:
 
         Reconnects by itself and goes on after the last fill it gave. `follow=False` ends at the newest.
         To leave the loop early, close the iterator (`contextlib.aclosing`). Raises `FillGap` if the venue
-        leaves one out, and `Unavailable` when it cannot be reached for the whole deadline.
+        leaves one out, `DataLost` if it has lost one, and `Unavailable` when it cannot be reached for the
+        whole deadline.
         """
         session = self._session
         session.check_open()
@@ -382,7 +383,7 @@ class Client:
         """What we hold, by symbol, as the exchange sums it up from the execution reports.
 
         They reach it shortly after the engine has answered, within some 10 ms as a rule: a program that must
-        count the last fill at once sums up `fills`.
+        count the last fill at once sums up `fills`. Raises `DataLost` if one is missing in the reports.
         """
         reply: pb.GetPositionsReply = await self._session.ask_exchange(
             "GetPositions", pb.GetPositionsRequest()

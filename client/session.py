@@ -175,7 +175,10 @@ class Session:
         return self._link(self._engine_address)
 
     async def open(self) -> None:
-        """Register for the first time. Raises `AuthenticationFailed`, `RequestInvalid` or `Unavailable`."""
+        """Register for the first time.
+
+        Raises `AuthenticationFailed`, `RequestInvalid`, `DataLost` or `Unavailable`.
+        """
         retry = Retry(self, self.deadline_s)
         with self.telling_of_close():
             while not self.generation:

@@ -422,6 +422,25 @@ async def test_orders_that_are_given_up_keep_their_ids(
     assert told == [(True, "a"), (True, "b")]
 
 
+async def test_a_client_that_is_lost_gives_up_all_its_orders(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exchange does not know us any more: what was not sent yet is given up too, and says so."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    engine.break_before.append(grpc.StatusCode.UNAUTHENTICATED)
+    async with venue.client() as client, asyncio.timeout(20):
+        venue.failures.append(grpc.StatusCode.DATA_LOSS)
+        sent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        failures = await asyncio.gather(sent, unsent, return_exceptions=True)
+    assert [failure.sent for failure in failures if isinstance(failure, DataLost)] == [True, False]
+
+
 async def test_cancelled_task_does_not_disturb_the_others(venue: FakeVenue) -> None:
     """A caller that stops waiting leaves every other answer with its own order."""
     engine = venue.engines[0]
