@@ -16,8 +16,8 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -27,7 +27,7 @@ from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client import results, terms, traces
-from client.errors import ClientClosed, FillGap, OrderNotFound, Unavailable
+from client.errors import ClientClosed, FillGap, MatchbusError, OrderNotFound, Unavailable
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
 from client.session import Retry, Session
@@ -92,7 +92,7 @@ class Client:
     async def open(self) -> Self:
         """Register, unless that was done before. A closed client raises `ClientClosed`: make a new one.
 
-        Raises `AuthenticationFailed`, `RequestInvalid`, or `Unavailable` at the deadline.
+        Raises `AuthenticationFailed`, `RequestInvalid`, `DataLost`, or `Unavailable` at the deadline.
 
         With MATCHBUS_TRACE in the environment, orders are traced (docs/monitoring.md); `ValueError` says what
         is wrong with it.
@@ -208,14 +208,20 @@ class Client:
             )
         began_s = time.monotonic()
         pending = self._send(self._submission, client_order_id)
-        self._known_orders.setdefault(client_order_id, _KnownOrder(symbol))  # a replace may follow at once
-        reply = await pending.answer
+        known, made = self._known_orders, None
+        if (earlier := known.get(client_order_id)) is None or earlier.symbol != symbol:
+            made = known[client_order_id] = _KnownOrder(symbol)  # a replace may follow at once
+        rests = False
+        try:
+            reply = await pending.answer
+            rests = reply.leaves_quantity > 0
+        finally:
+            if made is not None and not rests and known.get(client_order_id) is made:
+                del known[client_order_id]
         if self._tracer is not None:
             traces.note_submitted(self._tracer, began_s, pending.command, reply)
-        if reply.leaves_quantity:
+        if rests:
             self._remember(reply.order_id, client_order_id, symbol)
-        else:
-            self._known_orders.pop(client_order_id, None)
         return results.order_result(reply, instrument)
 
     async def cancel(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderResult:
@@ -230,11 +236,12 @@ class Client:
         _name_order(command, order_id, client_order_id)
         pending = self._send(request, client_order_id or "")
         reply = await pending.answer
-        if _may_be_our_own_doing(reply, pending):
-            state = await self.order(order_id=order_id, client_order_id=client_order_id)
-            done = state.status is OrderStatus.CANCELLED
-            return results.result_of_state(state, reply, done=done)
-        return await self._result_for(reply, order_id, client_order_id)
+        with _having_left():
+            if _may_be_our_own_doing(reply, pending):
+                state = await self.order(order_id=order_id, client_order_id=client_order_id)
+                done = state.status is OrderStatus.CANCELLED
+                return results.result_of_state(state, reply, done=done)
+            return await self._result_for(reply, order_id, client_order_id)
 
     async def replace(
         self,
@@ -265,16 +272,14 @@ class Client:
                 RejectReason.UNKNOWN_ORDER,
                 str(error),
             )
-        except Unavailable as error:
-            error.sent = False  # the question was, the replace was not
-            raise
         instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
         async with self._turn(known, client_order_id or ""):
             pending = self._send(request, client_order_id or "")
             reply = await pending.answer
         if _may_be_our_own_doing(reply, pending):
-            state = await self.order(order_id=order_id, client_order_id=client_order_id)
+            with _having_left():
+                state = await self.order(order_id=order_id, client_order_id=client_order_id)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
             done = (state.price, state.quantity) == wanted
             return results.result_of_state(state, reply, done=done)
@@ -289,7 +294,9 @@ class Client:
         request = pb.CancelAllRequest(symbol=symbol or "")
         if side is not None:
             request.side = terms.number_of(terms.SIDE_NUMBERS, side, "side")
-        reply: pb.CancelAllReply = await self._session.ask_engine("CancelAll", request)
+        self._session.check_open()
+        with _having_left():
+            reply: pb.CancelAllReply = await self._session.ask_engine("CancelAll", request)
         return reply.count
 
     async def fills(self, since: int = 0, *, follow: bool = True) -> AsyncGenerator[Fill, None]:
@@ -297,7 +304,8 @@ class Client:
 
         Reconnects by itself and goes on after the last fill it gave. `follow=False` ends at the newest.
         To leave the loop early, close the iterator (`contextlib.aclosing`). Raises `FillGap` if the venue
-        leaves one out, and `Unavailable` when it cannot be reached for the whole deadline.
+        leaves one out, `DataLost` if it has lost one, and `Unavailable` when it cannot be reached for the
+        whole deadline.
         """
         session = self._session
         session.check_open()
@@ -375,7 +383,7 @@ class Client:
         """What we hold, by symbol, as the exchange sums it up from the execution reports.
 
         They reach it shortly after the engine has answered, within some 10 ms as a rule: a program that must
-        count the last fill at once sums up `fills`.
+        count the last fill at once sums up `fills`. Raises `DataLost` if one is missing in the reports.
         """
         reply: pb.GetPositionsReply = await self._session.ask_exchange(
             "GetPositions", pb.GetPositionsRequest()
@@ -405,7 +413,9 @@ class Client:
     def _remember(self, order_id: int, client_order_id: str, symbol: str) -> "_KnownOrder":
         """Keep an open order's symbol: replies and replaces by id do not tell it."""
         known = self._known_orders
-        made = known.get(order_id) or known.get(client_order_id) or _KnownOrder(symbol)
+        made = known.get(order_id) or known.get(client_order_id)
+        if made is None or made.symbol != symbol:  # of an earlier order with this client order id
+            made = _KnownOrder(symbol)
         known[order_id] = known[client_order_id] = made
         while len(known) > 2 * _REMEMBERED_ORDERS:
             known.popitem(last=False)
@@ -492,6 +502,16 @@ def _flag(value: object, what: str) -> bool:
     if value is not True:
         raise TypeError(f"{what} is {value!r:.60}: write True or False")
     return True
+
+
+@contextmanager
+def _having_left() -> Iterator[None]:
+    """Around all that comes once a command may have left: when that fails, it may have been done."""
+    try:
+        yield
+    except MatchbusError as error:
+        error.sent = True
+        raise
 
 
 def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:

@@ -116,9 +116,9 @@ class OrderEntry:
     async def _recover(self, error: grpc.aio.AioRpcError | None, generation: int) -> None:
         try:
             await self._retry.failed(error, generation)
-        except AuthenticationFailed as final:
+        except (AuthenticationFailed, DataLost) as final:  # it is about us, not about a command
             self._give_up(list(self._queue), final)
-        except (RequestInvalid, DataLost) as final:
+        except RequestInvalid as final:
             # The venue does not say which command it means; the ones it never saw are not it.
             self._give_up([pending for pending in self._queue if pending.attempts], final)
 

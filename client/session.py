@@ -175,7 +175,10 @@ class Session:
         return self._link(self._engine_address)
 
     async def open(self) -> None:
-        """Register for the first time. Raises `AuthenticationFailed`, `RequestInvalid` or `Unavailable`."""
+        """Register for the first time.
+
+        Raises `AuthenticationFailed`, `RequestInvalid`, `DataLost` or `Unavailable`.
+        """
         retry = Retry(self, self.deadline_s)
         with self.telling_of_close():
             while not self.generation:
@@ -386,12 +389,12 @@ class Retry:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        # An attempt that the deadline cuts short does not say why those before it failed.
-        if code is not grpc.StatusCode.DEADLINE_EXCEEDED or not self._last_failure:
+        # An attempt that the deadline cuts short does not say why those before it failed; one that took all
+        # that an attempt is given does.
+        cut_short = code is grpc.StatusCode.DEADLINE_EXCEEDED and self.remaining_s < _FIRST_BACKOFF_S
+        if not (cut_short and self._last_failure):
             self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-        late = Unavailable(
-            f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}", sent=True
-        )
+        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}")
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
                 registered = self._session.generation and await self._look_for_cause(code, generation)

@@ -161,8 +161,8 @@ def _says(error: Exception, signs: Iterable[str]) -> bool:
     return any(sign in str(error) for sign in signs)
 
 
-def reason_of(error: Unavailable) -> str:
-    """Why nobody answered, without the words that gRPC wraps around a refused connection."""
+def reason_of(error: MatchbusError) -> str:
+    """Why there is no answer, without the words that gRPC wraps around a refused connection."""
     text = str(error)
     start, _, rest = text.partition("failed to connect to all addresses")
     return f"{start}nobody listens there" if rest and "refused" in rest else text

@@ -14,7 +14,6 @@ from client import (
     OrderStatus,
     SelfTradePrevention,
     TimeInForce,
-    Unavailable,
 )
 from client.cli.arguments import Parser, number, order_id, own_id, symbol
 from client.cli.command import Command, Options
@@ -193,7 +192,7 @@ async def _under_way(desk: Desk, doubt: str, hint: str) -> AsyncIterator[None]:
             yield
     except asyncio.CancelledError:
         raise Interrupted(f"interrupted: {doubt}", hint) from None
-    except Unavailable as error:
+    except MatchbusError as error:
         if not error.sent:
             raise
         raise Failure(f"{doubt}: {reason_of(error)}", hint) from error

@@ -32,7 +32,6 @@ from starlette.routing import Route
 from client import (
     AuthenticationFailed,
     Client,
-    ClientClosed,
     DataLost,
     Fill,
     MatchbusError,
@@ -269,7 +268,7 @@ def _in_doubt(what: str) -> Iterator[None]:
     """Around a command: when it has left and its answer does not come, say what is then unknown."""
     try:
         yield
-    except (ClientClosed, VenueUnavailable) as error:
+    except MatchbusError as error:
         if not error.sent:
             raise
         raise Refused(503, f"{what}: {error}") from error

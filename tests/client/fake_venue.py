@@ -20,6 +20,7 @@ from client import Client
 
 PASSWORD = "password"
 FILLING_PRICE = 100
+COARSE = "COARSE"
 Context = Any
 
 
@@ -315,8 +316,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
 
 
 def instrument(symbol: str) -> pb.Instrument:
-    """The listing of a symbol with ticks of 0.01 and lots of 0.1."""
-    return pb.Instrument(symbol=symbol, tick_size="0.01", lot_size="0.1")
+    """The listing of a symbol with ticks of 0.01 and lots of 0.1; `COARSE` has ticks of 0.5."""
+    return pb.Instrument(symbol=symbol, tick_size="0.5" if symbol == COARSE else "0.01", lot_size="0.1")
 
 
 def refusal(reason: Any) -> pb.OrderReply:

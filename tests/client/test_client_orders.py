@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
     AuthenticationFailed,
@@ -25,7 +26,7 @@ from client import (
     session,
 )
 from client.order_entry import AMPLE_COMMANDS
-from tests.client.fake_venue import FakeEngine, FakeVenue
+from tests.client.fake_venue import COARSE, FakeEngine, FakeVenue, refusal
 from tests.waiting import until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -319,6 +320,17 @@ async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> 
     assert venue.registrations == 1
 
 
+async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that was given all its time and had no answer says more than the one before it."""
+    monkeypatch.setattr(session, "REGISTRATION_TIMEOUT_S", 0.1)
+    venue.failures.append(UNAVAILABLE)
+    venue.hold_registrations = asyncio.Event()
+    with pytest.raises(Unavailable, match="last failure: DEADLINE_EXCEEDED"):
+        await venue.client(deadline_s=2).open()
+
+
 async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
     """Without an answer until the deadline the order fails, naming its id and that it was sent."""
     venue.engines[0].silent = True
@@ -329,6 +341,34 @@ async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
         venue.engines[0].silent = False
         result = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
     assert result.duplicate
+
+
+async def test_a_question_leaves_no_order_in_doubt(venue: FakeVenue) -> None:
+    """What an order trades is asked first, and nobody answers: the order was not sent, and says so."""
+    async with venue.client(deadline_s=0.5) as client:
+        await venue.stop_exchange()
+        with pytest.raises(Unavailable) as caught:
+            await client.submit("NEW", "buy", "1", "2")
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("call", ["cancel", "replace", "cancel_all"])
+async def test_a_command_that_has_left_stays_in_doubt(venue: FakeVenue, call: str) -> None:
+    """Nobody tells what became of it: it may have been done, though the last that was sent is a question."""
+    engine = venue.engines[0]
+    arguments: dict[str, dict[str, Any]] = {
+        "cancel": {"client_order_id": "mine"},
+        "replace": {"client_order_id": "mine", "price": "3", "quantity": "2"},
+        "cancel_all": {},
+    }
+    async with venue.client(deadline_s=2) as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        engine.sends_legs = True
+        engine.break_after.append(UNAVAILABLE)
+        engine.unary_failures.extend([grpc.StatusCode.RESOURCE_EXHAUSTED] * 100)
+        with pytest.raises(Unavailable) as caught:
+            await getattr(client, call)(**arguments[call])
+    assert caught.value.sent
 
 
 async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> None:
@@ -382,6 +422,25 @@ async def test_orders_that_are_given_up_keep_their_ids(
     assert told == [(True, "a"), (True, "b")]
 
 
+async def test_a_client_that_is_lost_gives_up_all_its_orders(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exchange does not know us any more: what was not sent yet is given up too, and says so."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    engine.break_before.append(grpc.StatusCode.UNAUTHENTICATED)
+    async with venue.client() as client, asyncio.timeout(20):
+        venue.failures.append(grpc.StatusCode.DATA_LOSS)
+        sent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        failures = await asyncio.gather(sent, unsent, return_exceptions=True)
+    assert [failure.sent for failure in failures if isinstance(failure, DataLost)] == [True, False]
+
+
 async def test_cancelled_task_does_not_disturb_the_others(venue: FakeVenue) -> None:
     """A caller that stops waiting leaves every other answer with its own order."""
     engine = venue.engines[0]
@@ -432,6 +491,54 @@ async def test_a_replace_may_follow_its_order_at_once(venue: FakeVenue) -> None:
         engine.hold.set()
         assert (await order).leaves_quantity == Decimal(1)
         assert (await replace).leaves_quantity == Decimal(2)
+
+
+@pytest.mark.parametrize("by", ["order_id", "client_order_id"])
+async def test_an_id_used_again_is_of_the_order_that_was_entered(venue: FakeVenue, by: str) -> None:
+    """An order that never left leaves nothing behind: a replace has the ticks of the one that did."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    async with venue.client() as client:
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        await asyncio.sleep(0)
+        unsent.cancel()
+        await asyncio.wait((unsent,))
+        assert not client._known_orders  # noqa: SLF001
+        order = await client.submit(COARSE, "buy", "1", "2", client_order_id="mine")
+        named: dict[str, Any] = {by: getattr(order, by)}
+        await client.replace(**named, price="3", quantity="1")
+    assert [command.WhichOneof("command") for command in engine.commands] == ["new", "replace"]
+    assert engine.commands[1].replace.price == 6
+
+
+async def test_an_id_used_twice_at_once_is_of_the_order_that_was_entered(venue: FakeVenue) -> None:
+    """Two orders wait under one id, and the first is given up: a replace has the ticks of the second."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    async with venue.client() as client:
+        await client.book(COARSE)
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
+        entered = asyncio.create_task(client.submit(COARSE, "buy", "1", "2", client_order_id="mine"))
+        await asyncio.sleep(0)
+        unsent.cancel()
+        order = await entered
+        await client.replace(order_id=order.order_id, price="3", quantity="1")
+    assert engine.commands[1].replace.price == 6
+
+
+async def test_a_refused_repetition_leaves_the_order_known(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another order under the id of one that rests is refused; a replace of that one asks no questions."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        with monkeypatch.context() as refusing:
+            refusing.setattr(engine, "apply", lambda _: refusal(pb.REJECT_REASON_DUPLICATE_CLIENT_ORDER_ID))
+            assert (await client.submit("AAPL", "buy", "2", "2", client_order_id="mine")).rejected
+        engine.unary_failures.append(grpc.StatusCode.NOT_FOUND)
+        replaced = await client.replace(client_order_id="mine", price="3", quantity="2")
+    assert replaced.leaves_quantity == Decimal(2)
 
 
 async def test_order_of_an_earlier_run(venue: FakeVenue) -> None:

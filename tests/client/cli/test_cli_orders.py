@@ -70,6 +70,21 @@ async def test_a_command_without_an_answer_says_what_may_have_been_done(
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
 
 
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED],
+)
+async def test_an_order_whose_answer_is_lost_for_good_may_have_been_entered(
+    code: grpc.StatusCode, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was written to a stream that is refused now: the same doubt, and the same way to find out."""
+    engine.break_after.append(code)
+    assert await typed("submit buy 1 AAPL 2", engine) == 1
+    told = capsys.readouterr().err
+    assert "the order may or may not have been entered: broken after" in told
+    assert f"--client-order-id {engine.commands[0].new.client_order_id}" in told
+
+
 async def test_a_replace_that_was_not_sent_leaves_no_doubt(
     engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,6 +278,21 @@ async def test_a_command_without_an_answer_may_have_been_done(
     assert answer["error"].startswith(f"The order may have been {doubt}: no answer within 1 s")
 
 
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED],
+)
+async def test_an_order_whose_answer_is_lost_for_good_may_have_been_entered(
+    page: Page, venue: FakeVenue, code: grpc.StatusCode
+) -> None:
+    """The page must not take it for refused: it would give the same order another id."""
+    await page.sign_in()
+    venue.engines[0].break_after.append(code)
+    status, answer = await page.ask("submit", body=QUOTE)
+    assert status == 503
+    assert answer["error"].startswith("The order may have been entered: broken after")
+
+
 async def test_a_venue_that_is_away_is_said_so(
     page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
