@@ -15,6 +15,7 @@ Invariants: every replica has the feed's epoch or is unsynced; only a synced boo
 the number of books is bounded.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final, assert_never
 
@@ -291,3 +292,10 @@ class PeerFeed:
                 pass  # counted where they are noticed, or no news
             case _:
                 assert_never(outcome)
+
+
+def protected_books(peers: Mapping[int, PeerFeed], symbol: str) -> dict[int, BookReplica]:
+    """The symbol's books that may be traded on: the synced ones of live engines, by number, in order."""
+    return {
+        engine: book for engine, peer in sorted(peers.items()) if (book := peer.protected(symbol)) is not None
+    }

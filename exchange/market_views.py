@@ -31,7 +31,7 @@ from bus.messages import (
     StandbyStatus,
     engine_of_id,
 )
-from bus.peer import PeerFeed, PeerState
+from bus.peer import PeerFeed, PeerState, protected_books
 from bus.replica import Level
 from bus.view_messages import (
     DEPTH,
@@ -327,7 +327,7 @@ def _resyncs(peer: PeerFeed) -> int:
 
 def _book(entry: InstrumentEntry, peers: Mapping[int, PeerFeed], time_ns: int) -> BookView:
     symbol = entry.symbol
-    trusted = {engine: book for engine, peer in sorted(peers.items()) if (book := peer.protected(symbol))}
+    trusted = protected_books(peers, symbol)
     return BookView(
         symbol=symbol,
         tick_size=entry.tick_size,

@@ -275,7 +275,7 @@ class Engine:
                 return await ask()
             except BucketUnavailable as error:
                 _log.warning("E%d waits: %s", self._settings.number, error)
-                await self._check_place()  # with a successor, its entry stands there by now
+                await self._check_place()  # nor is it asked on behalf of one that was replaced
 
     async def _check_place(self) -> None:
         """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""

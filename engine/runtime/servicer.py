@@ -24,7 +24,7 @@ from matchbus.v1 import matchbus_pb2_grpc
 from bus import consolidated
 from bus.executions import ExecutionsDamaged, OldFills
 from bus.messages import ReportedFill
-from bus.peer import PeerFeed
+from bus.peer import PeerFeed, protected_books
 from bus.replica import BookReplica
 from engine.book import Book
 from engine.commands import CancelOrder, Command, OrderCommand
@@ -91,11 +91,7 @@ class ProtectedBooks:
 
     def of(self, symbol: str) -> dict[int, BookReplica]:
         """By engine number."""
-        books = {
-            number: replica
-            for number, peer in self._peers.items()
-            if (replica := peer.protected(symbol)) is not None
-        }
+        books = protected_books(self._peers, symbol)
         if symbol in self._own:
             books[self._engine] = self._own[symbol]
         return books

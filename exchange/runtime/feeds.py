@@ -13,7 +13,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 from bus import consolidated
 from bus.messages import ASK, BID, EngineEntry, StandbyStatus
-from bus.peer import PeerFeed, PeerState
+from bus.peer import PeerFeed, PeerState, protected_books
 from exchange.market_views import why_not_live
 
 _log: Final = logging.getLogger("exchange")
@@ -80,7 +80,7 @@ def consolidated_book(
 
     `depth` levels a side, all of them when 0.
     """
-    replicas = {engine: book for engine, peer in sorted(peers.items()) if (book := peer.protected(symbol))}
+    replicas = protected_books(peers, symbol)
     best = consolidated.nbbo(replicas)
     reply.symbol = symbol
     for made, level in ((reply.best_bid, best.bid), (reply.best_ask, best.ask)):
