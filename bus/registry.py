@@ -78,16 +78,21 @@ class Bucket(Generic[T]):
         stored = await self._stored(key, time.monotonic() + DEADLINE_S)
         return None if stored is None or stored.deleted else self._value(key, stored)
 
-    async def put(self, key: str, value: msgspec.Struct) -> None:
-        """Set a key, whatever it held. Raises BucketUnavailable after 5 s."""
-        await self._write(key, value, only_new=False)
+    async def put(
+        self, key: str, value: msgspec.Struct, *, unless: Callable[[T | None], bool] = lambda _: False
+    ) -> bool:
+        """Set a key, unless that holds of what it has (None: no T); False then, and nothing changed.
+
+        Raises BucketUnavailable after 5 s.
+        """
+        return await self._write(key, value, unless)
 
     async def create(self, key: str, value: msgspec.Struct) -> bool:
         """Set a key that has no value; False, and nothing changed, when it has one.
 
         Of several callers at once exactly one hears True. Raises BucketUnavailable after 5 s.
         """
-        return await self._write(key, value, only_new=True)
+        return await self._write(key, value, unless=lambda _: True)
 
     async def remove(self, key: str) -> None:
         """Take a key away for good, without a word to those who watch. Raises BucketUnavailable."""
@@ -103,7 +108,7 @@ class Bucket(Generic[T]):
         """The watcher has let go of this key: it need not hear that it is gone."""
         self._told.discard(key)
 
-    async def _write(self, key: str, value: msgspec.Struct, *, only_new: bool) -> bool:
+    async def _write(self, key: str, value: msgspec.Struct, unless: Callable[[T | None], bool]) -> bool:
         """Store the value behind the key's newest message as it was read, and look again until that holds.
 
         Even `put` demands that message: an attempt without an answer that arrives late must not undo a later
@@ -119,7 +124,7 @@ class Bucket(Generic[T]):
                 if found is not None and not found.deleted:
                     if in_doubt and found.payload == payload:
                         return True
-                    if only_new:
+                    if unless(self._value(key, found)):
                         return False
                 after = found.sequence if found is not None else 0
                 self._publisher.begin_message()

@@ -261,7 +261,7 @@ class Engine:
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         state, number = self._state, self._settings.number
         entry = await self._answered(lambda: self._engines_bucket.get(str(number)))
-        entered = entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
+        entered = _epoch_of(entry)
         await begin_next_reign(state, self._journal, self._reports, entered)
         _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
         if self._lease is not None:
@@ -299,8 +299,7 @@ class Engine:
         self._metrics.legs, self._metrics.servicer = legs, servicer
         self._metrics.role = Role.PRIMARY
         self._door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
-        entry = EngineEntry(number, state.epoch, self._address, os.getpid())
-        await self._answered(lambda: self._engines_bucket.put(str(number), entry))
+        await self._enter()
         await self._await_peers()
         await self._edge.set_serving(serving=True)
         crash_points.reach("serving")
@@ -312,6 +311,17 @@ class Engine:
             self._group.create_task(handover.run())
         symbols = len(state.books)
         _log.info("E%d serves at %s in epoch %d with %d symbols", number, self._address, state.epoch, symbols)
+
+    async def _enter(self) -> None:
+        """Tell all where this engine is now; it must not write over a successor's entry."""
+        number, epoch = self._settings.number, self._state.epoch
+        entry = EngineEntry(number, epoch, self._address, os.getpid())
+        if not await self._answered(
+            lambda: self._engines_bucket.put(
+                str(number), entry, unless=lambda entered: _epoch_of(entered) > epoch
+            )
+        ):
+            raise ProcessFault(f"another process entered a later epoch of E{number} than {epoch}")
 
     def _make_loop(self) -> tuple[CommitLoop, Legs]:
         """The commit loop and what it reaches, none of it started."""
@@ -479,6 +489,11 @@ class Engine:
         if self._told_states.get(engine) != told:
             self._told_states[engine] = told
             _book_log.info("E%d is %s in epoch %d", engine, feed.state.name, feed.epoch)
+
+
+def _epoch_of(entry: EngineEntry | None) -> int:
+    """The epoch that an engine's entry names, 0 where it cannot be one."""
+    return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
 
 
 def _tell_metrics(address: str) -> None:

@@ -56,6 +56,27 @@ async def test_create_takes_a_key_once(bucket: Bucket[EngineEntry]) -> None:
     assert await bucket.get("1") == _entry(1)
 
 
+async def test_put_yields_to_what_stands(
+    bucket: Bucket[EngineEntry], own_connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A put changes nothing, and says so, when `unless` holds of the newest value; None stands for no T."""
+    seen: list[EngineEntry | None] = []
+
+    def is_later(entry: EngineEntry | None) -> bool:
+        seen.append(entry)
+        return entry is not None and entry.epoch > 2
+
+    assert await bucket.put("1", _entry(1), unless=is_later)
+    assert seen == []
+    assert await bucket.put("1", _entry(1, epoch=3), unless=is_later)
+    assert not await bucket.put("1", _entry(1, epoch=2), unless=is_later)
+    assert await bucket.get("1") == _entry(1, epoch=3)
+    await (await own_connection.jetstream().key_value(subjects.ENGINES_BUCKET)).put("1", b"junk")
+    assert await bucket.put("1", _entry(1, epoch=2), unless=is_later)
+    assert seen == [_entry(1), _entry(1, epoch=3), None]
+    assert "is left out" in caplog.text
+
+
 async def test_of_many_creates_one_wins(own_server: NatsServer, connections: "Connections") -> None:
     """Of several processes that create one key at once exactly one hears True, and its value is there."""
     opened = [await connections.open(own_server.url) for _ in range(5)]

@@ -9,9 +9,10 @@ import pytest
 from matchbus.edge import Door
 from matchbus.v1 import matchbus_pb2_grpc
 
-from bus import messages, subjects
+from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
+from bus.messages import EngineEntry
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import ProcessFault
 from bus.server import NatsServer
@@ -26,11 +27,11 @@ async def test_a_start_waits_for_the_bucket_of_engines(
     left: list[object] = []
 
     def unavailable_once(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def asked(bucket: Bucket[Any], key: str, *value: Any) -> Any:
+        async def asked(bucket: Bucket[Any], key: str, *value: Any, **terms: Any) -> Any:
             if key == "1" and ask in left:  # the engine's own
                 left.remove(ask)
                 raise BucketUnavailable("no leader")
-            return await ask(bucket, key, *value)
+            return await ask(bucket, key, *value, **terms)
 
         left.append(ask)
         return asked
@@ -52,6 +53,26 @@ async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> N
     with pytest.raises(ProcessFault):
         await Engine._answered(Mock(_check_place=check, _settings=Mock(number=1)), ask)  # noqa: SLF001
     assert ask.await_count == 2
+
+
+async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_successors_entry(
+    own_connection: Connection,
+) -> None:
+    """Cut off at that moment, it would send everybody to itself."""
+    await provision.provision_shared(own_connection)
+    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    successor = EngineEntry(1, 3, "127.0.0.1:2", 2)
+    await engines.put("1", successor)
+    replaced = Mock(
+        _engines_bucket=engines,
+        _settings=Mock(number=1),
+        _state=Mock(epoch=2),
+        _address="127.0.0.1:1",
+        _answered=lambda ask: ask(),
+    )
+    with pytest.raises(ProcessFault, match="a later epoch of E1 than 2"):
+        await Engine._enter(replaced)  # noqa: SLF001
+    assert await engines.get("1") == successor
 
 
 async def test_symbols_that_are_listed_trade_when_the_door_opens(
