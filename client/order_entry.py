@@ -46,14 +46,20 @@ PATIENCE_S: Final = 0.005
 class Pending:
     """A command that waits for its reply. `attempts` counts how often it was written to a stream."""
 
-    __slots__ = ("answer", "attempts", "client_order_id", "command", "deadline", "ends_message")
+    __slots__ = ("answer", "attempts", "client_order_id", "command", "deadline", "ends_message", "queued_at")
 
     def __init__(
-        self, command: bytes, client_order_id: str, answer: asyncio.Future[pb.OrderReply], deadline: float
+        self,
+        command: bytes,
+        client_order_id: str,
+        answer: asyncio.Future[pb.OrderReply],
+        queued_at: float,
+        deadline: float,
     ) -> None:
         self.command = command
         self.client_order_id = client_order_id
         self.answer = answer
+        self.queued_at = queued_at
         self.deadline = deadline
         self.attempts = 0
         self.ends_message = False
@@ -83,8 +89,9 @@ class OrderEntry:
         """
         if self._ended:
             raise ClientClosed("the client is closed")
-        deadline = self._loop.time() + self._session.deadline_s
-        pending = Pending(command, client_order_id, self._loop.create_future(), deadline)
+        now = self._loop.time()
+        deadline = now + self._session.deadline_s
+        pending = Pending(command, client_order_id, self._loop.create_future(), now, deadline)
         self._queue.append(pending)
         self._wake.set()
         if self._timer is None:
@@ -191,8 +198,7 @@ class OrderEntry:
             return bool(queue)
         if in_flight >= MAX_MESSAGES_IN_FLIGHT:
             return False
-        queued_s = self._loop.time() + self._session.deadline_s - queue[0].deadline
-        return len(queue) >= AMPLE_COMMANDS or queued_s >= PATIENCE_S
+        return len(queue) >= AMPLE_COMMANDS or self._loop.time() - queue[0].queued_at >= PATIENCE_S
 
     async def _read(self, call: Any) -> None:
         sent = self._sent

@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import pairwise
+from itertools import starmap
 from typing import Final, NamedTuple
 
 from bus.messages import engine_of_id
@@ -22,23 +22,33 @@ ROUTED: Final = "routed"
 AT_HOME: Final = "at home"
 
 
-class Outage(NamedTuple):
-    """What clients noticed of a strike: the longest silence of the struck engine, and of others meanwhile.
+class Silence(NamedTuple):
+    """A stretch of time without an answer; `until_s` is None when none came any more."""
 
-    `until_s` is None when it never answered again, `live_s` when the exchange first saw it live again: None
-    where it never saw it otherwise, or not again.
-    """
-
-    strike: EngineStrike
     since_s: float
     until_s: float | None
-    elsewhere_s: float
-    live_s: float | None
 
     @property
     def lasted_s(self) -> float | None:
-        """How long clients at home there had no answer."""
+        """How long clients had no answer."""
         return None if self.until_s is None else self.until_s - self.since_s
+
+    def within(self, end_s: float) -> float:
+        """How long it lasted up to a time."""
+        return (end_s if self.until_s is None else min(self.until_s, end_s)) - self.since_s
+
+
+class Outage(NamedTuple):
+    """What clients noticed of a strike: the longest silence of the struck engine, and of others meanwhile.
+
+    Either is None where no client at home there waited for an answer. `live_s` is when the exchange first saw
+    the engine live again: None where it never saw it otherwise, or not again.
+    """
+
+    strike: EngineStrike
+    silence: Silence | None
+    elsewhere_s: float | None
+    live_s: float | None
 
 
 class Books(NamedTuple):
@@ -165,26 +175,30 @@ def _window_end(strike: EngineStrike, strikes: Iterable[EngineStrike], end_s: fl
 
 
 def _outage(
-    strike: EngineStrike, until_s: float, orders: Iterable[SentOrder], states: Iterable[StateChange]
+    strike: EngineStrike, until_s: float, orders: Sequence[SentOrder], states: Iterable[StateChange]
 ) -> Outage:
-    own, others = [strike.at_s], [strike.at_s]
-    for order in orders:
-        # What was sent within the window may be answered after it, and that is when the outage ended.
-        if order.answered_s is not None and order.answered_s > strike.at_s and order.sent_s <= until_s:
-            (own if order.engine == strike.engine else others).append(order.answered_s)
-    since_s, back_s = _longest_gap(own, until_s)
-    end_s = until_s if back_s is None else back_s
-    before, after = _longest_gap([at_s for at_s in others if at_s <= end_s], end_s)
+    own = [order for order in orders if order.engine == strike.engine]
+    others = [order for order in orders if order.engine != strike.engine]
+    silence = _longest_silence(own, strike.at_s, until_s)
+    end_s = until_s if silence is None or silence.until_s is None else silence.until_s
+    elsewhere = _longest_silence(others, strike.at_s, end_s)
+    elsewhere_s = None if elsewhere is None else elsewhere.within(end_s)
     later = [one for one in states if one.engine == strike.engine and one.at_s >= strike.at_s]
     live_s = next((one.at_s for one in later if one.state == "live"), None)
-    return Outage(strike, since_s, back_s, (end_s if after is None else after) - before, live_s)
+    return Outage(strike, silence, elsewhere_s, live_s)
 
 
-def _longest_gap(times: Iterable[float], until_s: float) -> tuple[float, float | None]:
-    """The longest stretch without one of the times, from the first on; open when it lasts until the end."""
-    ordered = sorted(times)
-    since_s, back_s = max(pairwise([*ordered, max(until_s, ordered[-1])]), key=lambda gap: gap[1] - gap[0])
-    return since_s, None if since_s == ordered[-1] else back_s
+def _longest_silence(orders: Iterable[SentOrder], start_s: float, end_s: float) -> Silence | None:
+    """The one that lasted longest within a stretch; None when none of the orders was out in it.
+
+    It ends with the next answer, which may come after the stretch.
+    """
+    out = [order for order in orders if order.answered_s is None or order.answered_s > start_s]
+    if all(order.sent_s > end_s for order in out):
+        return None
+    answers = sorted(order.answered_s for order in out if order.answered_s is not None)
+    silences = starmap(Silence, zip([start_s, *answers], [*answers, None], strict=True))
+    return max(silences, key=lambda silence: silence.within(end_s))
 
 
 def _binned(amounts: Iterable[tuple[float, str, float]], end_s: float, count: int) -> list[Bin]:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from client.cli.sheets import counted
 from simulation import analysis, plots
+from simulation.analysis import Silence
 from simulation.checks import MAX_SHOWN
 from simulation.plots import Bin, Line, Mark, Span, Strip
 from simulation.recording import Quote, Recording, SentOrder, StateChange
@@ -92,7 +93,11 @@ def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
     time = _Time(
         scenario.duration_s,
         [Mark(strike.at_s, f"{strike.kind} E{strike.engine}") for strike in recording.strikes],
-        [_span(fault, scenario.duration_s) for fault in faults],
+        [
+            _span(fault.strike.engine, fault.silence, scenario.duration_s)
+            for fault in faults
+            if fault.silence is not None
+        ],
     )
     verdict = (
         '<span class="holds">All checks hold.</span>'
@@ -176,8 +181,8 @@ def _faults_table(faults: Iterable[analysis.Outage]) -> str:
             f"{fault.strike.kind} E{fault.strike.engine}",
             f"{fault.strike.at_s:.1f} s",
             f"{fault.strike.lasts_s:g} s" if fault.strike.lasts_s else "",
-            "until the end" if fault.lasted_s is None else f"{fault.lasted_s:.2f} s",
-            f"{fault.elsewhere_s:.2f} s",
+            _lasted(fault.silence),
+            "" if fault.elsewhere_s is None else f"{fault.elsewhere_s:.2f} s",
             "" if fault.live_s is None else f"{fault.live_s - fault.strike.at_s:.1f} s",
         )
         for fault in faults
@@ -340,10 +345,15 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, text: bool = 
     )
 
 
-def _span(fault: analysis.Outage, end_s: float) -> Span:
-    until_s = end_s if fault.until_s is None else fault.until_s
-    title = f"E{fault.strike.engine} gave no answer for {until_s - fault.since_s:.2f} s"
-    return Span(fault.since_s, min(until_s, end_s), title)
+def _span(engine: int, silence: Silence, end_s: float) -> Span:
+    lasted_s = silence.within(end_s)
+    return Span(silence.since_s, silence.since_s + lasted_s, f"E{engine} gave no answer for {lasted_s:.2f} s")
+
+
+def _lasted(silence: Silence | None) -> str:
+    if silence is None:
+        return ""
+    return "until the end" if silence.lasted_s is None else f"{silence.lasted_s:.2f} s"
 
 
 def _latencies(orders: Iterable[SentOrder]) -> list[float]:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeGuard
 WIDTH: Final = 480
 HEIGHT: Final = 190
 COLUMNS: Final = 200
-"""A line is drawn with at most four points in each of so many columns."""
+"""A line is drawn with at most five points in each of so many columns."""
 
 _LEFT: Final = 56
 _RIGHT: Final = 12
@@ -173,9 +173,9 @@ def strips(
 
 
 def thin(points: Sequence[Point], columns: int = COLUMNS) -> list[Point]:
-    """At most four points in each column: its first, its lowest, its highest and its last, in order.
+    """At most five points in each column: its first, lowest, highest and last, and its first gap, in order.
 
-    So a spike that lasted one sample stays, and a page stays small. Gaps stay gaps.
+    So a spike that lasted one sample stays, a gap stays a gap, and a page stays small.
     """
     if len(points) <= columns:
         return list(points)
@@ -184,9 +184,9 @@ def thin(points: Sequence[Point], columns: int = COLUMNS) -> list[Point]:
     for first in range(0, len(points), size):
         column = points[first : first + size]
         known = [(value, index) for index, (_, value) in enumerate(column) if _finite(value)]
-        ends = {0, len(column) - 1}
+        gaps = [index for index, (_, value) in enumerate(column) if not _finite(value)]
         extremes = {min(known)[1], max(known)[1]} if known else set[int]()
-        kept += [column[index] for index in sorted(ends | extremes)]
+        kept += [column[index] for index in sorted({0, len(column) - 1, *extremes, *gaps[:1]})]
     return kept
 
 

@@ -96,16 +96,22 @@ def _books(scenario: Scenario, recording: Recording) -> dict[str, analysis.Books
 
 
 def _fault(outage: analysis.Outage) -> dict[str, Any]:
+    silence = outage.silence
     return {
         "time_s": round(outage.strike.at_s, 3),
         "kind": outage.strike.kind,
         "engine": outage.strike.engine,
         "lasts_s": outage.strike.lasts_s,
-        "silent_from_s": round(outage.since_s, 3),
-        "outage_s": None if outage.lasted_s is None else round(outage.lasted_s, 3),
-        "elsewhere_s": round(outage.elsewhere_s, 3),
-        "live_s": None if outage.live_s is None else round(outage.live_s, 3),
+        "silent_from_s": _milli(silence.since_s) if silence else None,
+        "outage_s": _milli(silence.lasted_s) if silence else None,
+        "elsewhere_s": _milli(outage.elsewhere_s),
+        "live_s": _milli(outage.live_s),
     }
+
+
+def _milli(value_s: float | None) -> float | None:
+    """To the millisecond."""
+    return None if value_s is None else round(value_s, 3)
 
 
 def _time(at_s: float) -> str:

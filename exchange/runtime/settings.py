@@ -199,7 +199,7 @@ def _host_of(listen: str, option: str) -> str:
     is_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
     if not colon or not host or not is_port:
         raise SettingsRefused(f"{option} {listen} must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
-    return host.removeprefix("[").removesuffix("]")
+    return host
 
 
 def _default_instruments() -> Path:

@@ -140,11 +140,14 @@ async def test_few_orders_wait_for_the_answer_before_them(
     assert engine.messages == [1, AMPLE_COMMANDS - 1]
 
 
-async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(venue: FakeVenue) -> None:
+@pytest.mark.parametrize("deadline_s", [20.0, float("inf")])
+async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(
+    venue: FakeVenue, deadline_s: float
+) -> None:
     """An order whose legs are out has no answer yet: the next order leaves all the same."""
     engine = venue.engines[0]
     engine.hold = asyncio.Event()
-    async with venue.client() as client, asyncio.timeout(20):
+    async with venue.client(deadline_s=deadline_s) as client, asyncio.timeout(20):
         first = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
         await until(lambda: in_flight(client) == 1)
         second = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))

@@ -8,6 +8,7 @@ import pytest
 from client import Fill
 from client.terms import Liquidity, Side
 from simulation import analysis
+from simulation.analysis import Silence
 from simulation.recording import EngineStrike, Recording, SentOrder, StateChange, TimedFill
 
 E1_ORDER, E2_ORDER = 1 << 48, 2 << 48
@@ -120,9 +121,7 @@ def test_outage_is_the_longest_silence_after_the_strike() -> None:
     others = [order(at_s, at_s + 0.1, engine=2) for at_s in (1.0, 5.1, 5.6, 6.8, 7.1)]
     states = [StateChange(0.0, 1, "live"), StateChange(5.3, 1, "down"), StateChange(7.2, 1, "live")]
     (outage,) = analysis.outages([*own, *others], [EngineStrike(5.0, "kill", 1, 0.0)], states, 9.0)
-    assert outage.since_s == pytest.approx(5.05)
-    assert outage.until_s == pytest.approx(7.1)
-    assert outage.lasted_s == pytest.approx(2.05)
+    assert outage.silence == pytest.approx((5.05, 7.1))
     assert outage.elsewhere_s == pytest.approx(1.2)
     assert outage.live_s == 7.2
 
@@ -131,16 +130,35 @@ def test_an_engine_that_never_answers_again() -> None:
     """Its outage is open, however short the pauses before it fell silent were."""
     orders = [order(4.0, 4.1), order(4.9, 5.01), order(5.5, None)]
     (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 9.0)
-    assert (outage.since_s, outage.until_s, outage.lasted_s, outage.live_s) == (5.01, None, None, None)
+    assert (outage.silence, outage.live_s) == (Silence(5.01, None), None)
 
 
-def test_an_outage_ends_before_the_next_strike_on_the_engine() -> None:
-    """Silence after the second strike is put down to that one."""
+def test_a_pause_at_the_end_of_the_time_looked_at_ends_with_the_next_answer() -> None:
+    """Clients that pause for long are not taken for ones that had no answer any more."""
+    orders = [order(at_s, at_s + 0.1) for at_s in (5.5, 13.0, 26.0, 39.0)]
+    (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 40.0)
+    assert outage.silence == pytest.approx((13.1, 26.1))
+
+
+def test_who_does_not_wait_notices_nothing() -> None:
+    """Without an order out there is no outage, neither on the struck engine nor on others."""
+    strike = EngineStrike(5.0, "kill", 1, 0.0)
+    before, after = order(4.0, 4.1), order(30.0, 30.1)
+    (unnoticed,) = analysis.outages([before, order(6.0, 6.2, engine=2), after], [strike], [], 40.0)
+    assert unnoticed.silence is None
+    assert unnoticed.elsewhere_s == pytest.approx(18.8)
+    (alone,) = analysis.outages([order(6.0, 6.2)], [strike], [], 7.0)
+    assert alone.silence == pytest.approx((5.0, 6.2))
+    assert alone.elsewhere_s is None
+
+
+def test_a_silence_counts_for_a_strike_only_until_the_next_on_the_engine() -> None:
+    """What comes after the second strike is put down to that one."""
     orders = [order(at_s, at_s + 0.1) for at_s in (2.0, 2.5, 6.0)]
     strikes = [EngineStrike(1.0, "kill", 1, 0.0), EngineStrike(3.0, "kill", 1, 0.0)]
     first, second = analysis.outages(orders, strikes, [], 9.0)
-    assert first.lasted_s == pytest.approx(1.1)
-    assert second.lasted_s == pytest.approx(3.1)
+    assert first.silence == pytest.approx((1.0, 2.1))
+    assert second.silence == pytest.approx((3.0, 6.1))
 
 
 def test_an_engines_state_is_kept_when_it_changes() -> None:

@@ -57,6 +57,12 @@ def test_gaps_stay_gaps() -> None:
     assert len(list(parsed(svg).iter(f"{SVG}circle"))) == 1
 
 
+def test_a_short_gap_among_many_points_stays_a_gap() -> None:
+    """It lies within one column of the points that are left out."""
+    points: list[Point] = [(index / 300, None if 1502 <= index < 1509 else 1.0) for index in range(3_000)]
+    assert len(polylines(one_line(points))) == 2
+
+
 @pytest.mark.parametrize(
     "svg",
     [
@@ -97,7 +103,7 @@ def test_whatever_the_numbers_the_chart_stays_in_its_frame(points: list[Point], 
 def test_thinning_keeps_the_extremes(points: list[Point]) -> None:
     """Of many points a few remain, in order, and the highest and the lowest are among them."""
     kept = plots.thin(points, columns=10)
-    assert len(kept) <= 4 * 10
+    assert len(kept) <= 5 * 10
     known = [value for _, value in points if value is not None]
     left = [value for _, value in kept if value is not None]
     assert (not known) or (max(left), min(left)) == (max(known), min(known))

@@ -103,9 +103,21 @@ def test_the_page_needs_nothing_else() -> None:
 def test_faults_are_told_and_marked() -> None:
     """The table says how long clients had no answer, charts mark the moment; news is marked at its symbol."""
     text = page(scenario(), outcome(), recording())
-    assert "<td>kill E1</td><td>5.0 s</td><td></td><td>2.50 s</td>" in text
+    assert "<td>kill E1</td><td>5.0 s</td><td></td><td>2.50 s</td><td></td><td>2.2 s</td>" in text
     assert "E1 gave no answer for 2.50 s" in text
     assert text.count(">kill E1</text>") > text.count(">news +10</text>") > 1
+
+
+def test_a_fault_that_no_client_noticed(tmp_path: Path) -> None:
+    """Without a client at home there, neither the table nor the charts tell an outage."""
+    kept = recording()
+    kept.orders.clear()
+    write_report(tmp_path, scenario(), outcome(), kept)
+    text = (tmp_path / "index.html").read_text()
+    assert "<td>kill E1</td><td>5.0 s</td><td></td><td></td><td></td><td>2.2 s</td>" in text
+    assert "gave no answer" not in text
+    told = json.loads((tmp_path / "faults.jsonl").read_text())
+    assert [told[name] for name in ("silent_from_s", "outage_s", "elsewhere_s")] == [None] * 3
 
 
 @pytest.mark.parametrize("value", ["1234567.8901", "0.0000001234"])
