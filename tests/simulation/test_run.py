@@ -57,6 +57,28 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
     assert first.fills.total > 0 < second.fills.total
 
 
+async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an engine that answered too early died: no book, fill or position lacks anything."""
+
+    async def lose(progress: Progress) -> None:
+        progress.traders[0].acknowledged[7] = "lost"
+
+    monkeypatch.setattr(run, "SETTLE_DEADLINE_S", 1.0)
+    async with Cluster(engines=1, data_dir=tmp_path) as cluster:
+        outcome = await simulate(
+            Plan(cluster.exchange.address, nats=cluster.nats_url, duration_s=1.0, meanwhile=lose)
+        )
+    assert not outcome.holds
+    checks = {check.name: check for check in outcome.checks}
+    reported = checks["every acknowledged order is reported"]
+    assert reported.checked > 1
+    name = outcome.traders[0].name
+    assert f"{name}: order 7, lost, is not reported" in reported.violations
+    assert checks["open orders are as the reports leave them"].checked > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
