@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,11 +22,12 @@ from engine.terms import Side
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli, nats_option
 from simulation import replay as replaying
-from simulation.bitstamp import Cancel, Place, Reduce, Trade
+from simulation.bitstamp import Cancel, Comparison, Place, Reduce, Trade
 from simulation.cluster import Cluster
 from simulation.replay import (
     WHEEL,
     ReplayFailed,
+    ReplayOutcome,
     ReplaySettings,
     command_of,
     deal,
@@ -91,6 +93,24 @@ async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Pa
     assert result.refusals["post_only_would_cross"] == 1
     assert len(result.audits) == (engines if engines > 1 else 0)
     assert show(result, engines, console) == 0
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+@pytest.mark.parametrize(
+    ("comparison", "one_sided", "code"),
+    [
+        (Comparison(1, (), (), 5, 5, 5), 0, 0),
+        (Comparison(1, (), (), 5, 5, 5), 1, 1),
+        (Comparison(0, (Trade("b", "s", 1, 5),), (), 0, 0, 5), 0, 1),
+        (Comparison(0, (), (), 0, 0, 0), 0, 0),
+    ],
+)
+def test_lost_sides_and_no_trades_at_all_fail(
+    comparison: Comparison, one_sided: int, code: int, engines: int
+) -> None:
+    """Through however many engines; where the capture's part has no trade, none is wanted."""
+    outcome = ReplayOutcome(comparison, one_sided, 2, 1.0, Counter(), Counter(), 0, crossed=False, audits=[])
+    assert show(outcome, engines, Console(file=io.StringIO())) == code
 
 
 def test_instructions_become_commands() -> None:
