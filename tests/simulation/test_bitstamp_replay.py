@@ -12,12 +12,14 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 from matchbus.program import INTERRUPTED
 from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
+from bus.records import JournalDamaged
 from engine.terms import Side
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli, nats_option
@@ -175,6 +177,25 @@ def test_a_nats_that_is_away_is_named_before_the_replay(
     words = ["--exchange", "127.0.0.1:1", "--nats", "nats://127.0.0.1:1", "--cache", str(wheel.parent)]
     assert cli.main(["replay", "--engines", "2", *words]) == 1
     assert capsys.readouterr().err.startswith("no NATS server answers at nats://127.0.0.1:1")
+
+
+def test_an_unusable_certificate_is_said_in_a_line(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the environment names is not there."""
+    monkeypatch.setenv("MATCHBUS_TLS_CA", "/nowhere/ca.pem")
+    assert cli.main(["replay", "--exchange", "127.0.0.1:1", "--cache", str(wheel.parent)]) == 1
+    assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
+
+
+def test_a_damaged_journal_is_said_in_a_line(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replay reads the journals at its end."""
+    damage = JournalDamaged(1, 7, "the chain is broken")
+    monkeypatch.setattr(cli, "replay", Mock(side_effect=damage))
+    assert cli.main(["replay", "--exchange", "127.0.0.1:1", "--cache", str(wheel.parent)]) == 1
+    assert capsys.readouterr().err == f"{damage}\n"
 
 
 async def test_a_stream_that_ends_is_what_the_replay_says(

@@ -201,6 +201,16 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
     assert capsys.readouterr().out.endswith("Stopped.\n")
 
 
+def test_clients_with_an_unusable_certificate_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the environment names is not there: no traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MATCHBUS_TLS_CA", "/nowhere/ca.pem")
+    assert by_hand.start_clients() == 1
+    assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
+
+
 def test_clients_without_an_exchange_say_where_they_looked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
