@@ -19,6 +19,7 @@ import csv
 import gzip
 import io
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ LOT_SIZE: Final = Decimal("0.00000001")
 
 ORDERS_MEMBER: Final = "ob_analytics/_sample_data/orders.csv.gz"
 TRADES_MEMBER: Final = "ob_analytics/_sample_data/trades.csv"
+
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, RuntimeError, KeyError),
+    *(OSError, EOFError, zlib.error, UnicodeDecodeError),
+)
+"""What reading a wheel raises that is damaged, or has not the members."""
 
 _SIDES: Final = {"bid": Side.BUY, "ask": Side.SELL}
 _ACTIONS: Final = ("created", "changed", "deleted")
@@ -139,9 +146,14 @@ def units(text: str, unit: Decimal) -> int:
 
 def read_capture(wheel: Path) -> tuple[list[OrderEvent], list[TimedTrade]]:
     """The order events and trades in the wheel, in file order, without installing it."""
-    with zipfile.ZipFile(wheel) as archive:
-        orders = gzip.decompress(archive.read(ORDERS_MEMBER)).decode()
-        trades = archive.read(TRADES_MEMBER).decode()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            orders = gzip.decompress(archive.read(ORDERS_MEMBER)).decode()
+            trades = archive.read(TRADES_MEMBER).decode()
+    except _DAMAGE as error:
+        raise CaptureMalformed(
+            f"{wheel} cannot be read ({error}): delete it, and it is fetched again"
+        ) from error
     return (
         parse_orders(csv.DictReader(io.StringIO(orders))),
         parse_trades(csv.DictReader(io.StringIO(trades))),

@@ -13,6 +13,7 @@ from typing import Final
 
 import grpc.aio
 from matchbus.program import INTERRUPTED
+from matchbus.tls import TlsRefused
 from rich.console import Console
 
 from client import MatchbusError
@@ -59,7 +60,7 @@ def start_clients() -> int:
     exchange = f"{_host()}:{EXCHANGE_PORT}"
     try:
         return asyncio.run(_trade(exchange, stdout_console()))
-    except MatchbusError as error:
+    except (MatchbusError, TlsRefused) as error:
         print(error, file=sys.stderr)
     except grpc.aio.AioRpcError as error:
         print(

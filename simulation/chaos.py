@@ -21,7 +21,7 @@ from rich.console import Console
 from bus import subjects
 from bus.connection import Connection
 from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import StreamError, StreamReader, extent
+from bus.stream import StreamError, StreamReader, extent, message_at
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
 from client.cli.sheets import counted
@@ -55,6 +55,9 @@ OUTAGE_LOOK_S: Final = 5.0
 
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
+_LOOK_S: Final = 1.0
+"""How long a stream may bring nothing before the witness looks whether what comes next is there."""
+
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
 """Nothing that is written down is garbage, and looking through it would stop the clients."""
 
@@ -469,13 +472,17 @@ def _levels(book: Book, client: Client) -> tuple[Levels, Levels]:
 
 
 async def _payloads(nc: Connection, stream: str) -> list[bytes]:
-    """Every message of a stream as it stands now."""
+    """Every message of a stream as it stands now. Raises `StreamError` when one is gone."""
     end = (await extent(nc, stream)).last_seq
     reader = StreamReader(nc, stream)
     payloads: list[bytes] = []
     try:
         while len(payloads) < end:
-            payloads += [stored.payload for stored in await reader.read()]
+            arrived = await reader.read(_LOOK_S)
+            payloads += [stored.payload for stored in arrived]
+            # A server that has lost what it counts is silent for ever.
+            if not arrived and await message_at(nc, stream, reader.next_sequence) is None:
+                raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
     finally:
         await reader.close()
     return payloads

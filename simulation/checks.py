@@ -44,6 +44,7 @@ class Check:
 @dataclass(slots=True)
 class _Order:
     client: str
+    client_order_id: str
     side: int
     symbol: str
     limit: int
@@ -72,6 +73,7 @@ class Tally:
                     self.quantity.violations.append(f"order {report.order_id} was accepted twice")
                 self._orders[report.order_id] = _Order(
                     client=report.client,
+                    client_order_id=report.client_order_id,
                     side=report.side,
                     symbol=report.symbol,
                     limit=0 if report.type == OrderType.MARKET else report.price,
@@ -139,6 +141,34 @@ class Tally:
             for fill in fills:
                 totals[client, fill.symbol] += fill.quantity if fill.side == Side.BUY else -fill.quantity
         return dict(totals)
+
+    def acknowledged(self, told: Mapping[str, Mapping[int, str]]) -> Check:
+        """Each client's orders that it was told are in the market, as {id: client order id}, are reported."""
+        check = Check("every acknowledged order is reported")
+        for client, orders in sorted(told.items()):
+            check.checked += len(orders)
+            for order_id, client_order_id in orders.items():
+                order = self._orders.get(order_id)
+                if order is None or (order.client, order.client_order_id) != (client, client_order_id):
+                    check.violations.append(f"{client}: order {order_id}, {client_order_id}, is not reported")
+        return check
+
+    def open_orders(self, told: Mapping[str, Mapping[int, int]]) -> Check:
+        """What each client has open by its engine, as {id: lots left}, is what the reports leave."""
+        check = Check("open orders are as the reports leave them")
+        due: dict[str, dict[int, int]] = {client: {} for client in told}
+        for order_id, order in self._orders.items():
+            if order.leaves and order.client in due:
+                due[order.client][order_id] = order.leaves
+        for client, left in sorted(told.items()):
+            check.checked += len(due[client])
+            for order_id in sorted(due[client].keys() | left.keys()):
+                engine, reports = left.get(order_id, 0), due[client].get(order_id, 0)
+                if engine != reports:
+                    check.violations.append(
+                        f"{client}: the engine has {engine} left of order {order_id}, the reports {reports}"
+                    )
+        return check
 
     def trades(self) -> Check:
         """Every trade has one buyer and one seller, one maker and one taker, and one price and quantity."""

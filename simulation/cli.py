@@ -14,8 +14,10 @@ from typing import Any, Final
 import grpc.aio
 import msgspec
 from matchbus.program import INTERRUPTED
+from matchbus.tls import TlsRefused
 from rich.console import Console
 
+from bus.records import JournalError
 from client import MatchbusError
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
@@ -56,7 +58,10 @@ from simulation.report_files import write_report
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
 
-_SAID: Final = (ClusterError, MatchbusError, OptionRefused, ReplayFailed, CaptureMalformed, ScenarioRefused)
+_SAID: Final = (
+    *(ClusterError, MatchbusError, OptionRefused, TlsRefused),
+    *(ReplayFailed, CaptureMalformed, JournalError, ScenarioRefused),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -78,7 +78,7 @@ class Pace:
     freezes: float = 2.0
     partitions: float = 4.0
     longest_s: float = 5.0
-    """The longest that a freeze or a partition lasts."""
+    """The longest that a freeze or a partition lasts, but for the last one."""
 
 
 def schedule(seed: int, duration_s: float, engines: int, pace: Pace) -> list[Fault]:
@@ -120,7 +120,8 @@ def _class(
 def _fault(chance: random.Random, at_s: float, kind: Kind, engines: int, longest_s: float) -> Fault:
     engine = chance.randint(1, engines)
     # Half of them are shorter than anyone's patience, half outlast a lease of a second.
-    lasts_s = chance.choice((chance.uniform(0.1, 0.8), chance.uniform(1.5, max(1.5, longest_s))))
+    short_s, long_s = chance.uniform(0.1, 0.8), chance.uniform(1.5, max(1.5, longest_s))
+    lasts_s = min(longest_s, chance.choice((short_s, long_s)))
     match kind:
         case Kind.KILL_ENGINE:
             return Fault(at_s, kind, engine)

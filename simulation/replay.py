@@ -92,6 +92,8 @@ class ReplayOutcome:
     """What the venue made of the capture."""
 
     comparison: Comparison
+    one_sided: int
+    """Trades whose other side is not told: of another client's order, or lost."""
     commands: int
     elapsed_s: float
     statuses: Counter[str]
@@ -295,8 +297,10 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             raise failures.exceptions[0] from None
         fills, crossed = await _settle(carriers, exchange)
         audits = [] if nc is None else await _audit(nc, settings.engines)
+    made, one_sided = trades_of(fills)
     return ReplayOutcome(
-        comparison=compare(expected, trades_of(fills)[0]),
+        comparison=compare(expected, made),
+        one_sided=one_sided,
         commands=len(instructions),
         elapsed_s=elapsed,
         statuses=_named(statuses, pb.OrderStatus, "ORDER_STATUS_"),

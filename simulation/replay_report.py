@@ -13,7 +13,10 @@ _SHOWN_TRADES: Final = 10
 
 
 def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
-    """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed."""
+    """Print what came out; the exit code: 1 when one engine did not repeat the capture, or a check failed.
+
+    Several engines need not make the same trades, but make some, and both sides of each are told.
+    """
     comparison = outcome.comparison
     wanted = comparison.matched + len(comparison.missed)
     counts = {
@@ -24,6 +27,7 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
         "trades matched": f"{comparison.matched} of {wanted}",
         "trades missed": str(len(comparison.missed)),
         "trades extra": str(len(comparison.extra)),
+        "trades with one side only": str(outcome.one_sided),
         f"volume matched ({SYMBOL.partition('-')[0]})": (
             f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}"
         ),
@@ -37,11 +41,15 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
         for trade in trades[:_SHOWN_TRADES]:
             console.print(f"{name}: {trade}", highlight=False)
     if engines == 1:
-        return 1 if comparison.missed or comparison.extra or outcome.crossed else 0
-    return _show_audits(outcome, console)
+        failed = bool(comparison.missed or comparison.extra)
+    else:
+        idle = wanted > 0 and not comparison.matched and not comparison.extra
+        failed = _show_audits(outcome, console) or idle
+    return 1 if failed or outcome.one_sided or outcome.crossed else 0
 
 
-def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
+def _show_audits(outcome: ReplayOutcome, console: Console) -> bool:
+    """Print what came of the routing; whether there was a bug."""
     bugs = [bug for audit in outcome.audits for bug in audit.bugs]
     if outcome.audits:
         decisions = sum(audit.decisions for audit in outcome.audits)
@@ -59,4 +67,4 @@ def _show_audits(outcome: ReplayOutcome, console: Console) -> int:
     for bug in bugs[:_SHOWN_TRADES]:
         console.print(bug, highlight=False)
     console.print(f"The consolidated book is {'CROSSED' if outcome.crossed else 'not crossed'}.")
-    return 1 if bugs or outcome.crossed else 0
+    return bool(bugs)

@@ -266,6 +266,8 @@ async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check],
                 t.name: [(fill.sequence, fill.execution_id) for fill in t.fills] for t in progress.traders
             }
             checks += [
+                tally.acknowledged({trader.name: trader.acknowledged for trader in progress.traders}),
+                tally.open_orders(await _open_orders(progress.traders)),
                 *(tally.quantity, tally.limits, tally.trades(), tally.zero_sum(), tally.gap_free()),
                 *(tally.received(received), tally.same_positions(positions)),
             ]
@@ -298,6 +300,17 @@ async def _positions(traders: list[Trader]) -> dict[tuple[str, str], int]:
             lots = trader.client.instruments[position.symbol].lots(position.quantity)
             told[trader.name, position.symbol] = lots
     return told
+
+
+async def _open_orders(traders: list[Trader]) -> dict[str, dict[int, int]]:
+    """The lots that each client's engine says are left of its open orders."""
+    return {
+        trader.name: {
+            order.order_id: trader.client.instruments[order.symbol].lots(order.leaves_quantity)
+            for order in await trader.client.open_orders()
+        }
+        for trader in traders
+    }
 
 
 def _log_positions(traders: list[Trader], positions: dict[tuple[str, str], int]) -> None:

@@ -41,6 +41,9 @@ class Trader:
     fills: list[Fill] = field(default_factory=list)
     """All of the client's, those of earlier runs too."""
 
+    acknowledged: dict[int, str] = field(default_factory=dict)
+    """The orders that were answered and not refused: the client order id by the order id."""
+
     submitted: int = 0
     cancels: int = 0
     replaces: int = 0
@@ -159,7 +162,9 @@ class Trader:
         leaves = instrument.lots(result.leaves_quantity)
         if result.rejected:
             self.refusals[str(result.reject_reason)] += 1
-        elif result.status in _OPEN and leaves and result.client_order_id not in self._closed:
+            return
+        self.acknowledged[result.order_id] = result.client_order_id
+        if result.status in _OPEN and leaves and result.client_order_id not in self._closed:
             self._open[result.client_order_id] = OpenOrder(
                 result.client_order_id, intent.symbol, intent.side, intent.price, leaves
             )

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import zipfile
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -188,6 +189,28 @@ def test_wheel_is_read_as_an_archive(tmp_path: Path) -> None:
     events, made = read_capture(wheel)
     assert events == [OrderEvent("7", 11, Side.SELL, "created", 783_180, 50_000_000)]
     assert made == [TimedTrade(Trade("8", "7", 783_180, 1), 21)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"<html>",
+        lambda whole: whole[:-30],
+        lambda whole: whole.replace(b"orders", b"others"),
+        lambda whole: whole.replace(b"PK\1\2\x14\3\x14\0\0\0\0", b"PK\1\2\x14\3\x14\0\0\0\xc8"),
+    ],
+    ids=["no archive", "cut off", "without a member", "packed in an unknown way"],
+)
+def test_a_damaged_wheel_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """Whatever is wrong with it, one sentence says that it can be fetched again."""
+    wheel = tmp_path / "capture.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(bitstamp.ORDERS_MEMBER, gzip.compress(b"id\n"))
+        archive.writestr(bitstamp.TRADES_MEMBER, "trade_id\n")
+    assert read_capture(wheel) == ([], [])
+    wheel.write_bytes(damage(wheel.read_bytes()))
+    with pytest.raises(CaptureMalformed, match=r"/capture\.whl cannot be read \(.*\): delete it, and it is"):
+        read_capture(wheel)
 
 
 def test_windows_keep_apart_what_touches() -> None:

@@ -9,23 +9,27 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 from matchbus.program import INTERRUPTED
 from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
+from bus.records import JournalDamaged
 from engine.terms import Side
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli, nats_option
 from simulation import replay as replaying
-from simulation.bitstamp import Cancel, Place, Reduce, Trade
+from simulation.bitstamp import Cancel, Comparison, Place, Reduce, Trade
 from simulation.cluster import Cluster
 from simulation.replay import (
     WHEEL,
     ReplayFailed,
+    ReplayOutcome,
     ReplaySettings,
     command_of,
     deal,
@@ -93,6 +97,24 @@ async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Pa
     assert show(result, engines, console) == 0
 
 
+@pytest.mark.parametrize("engines", [1, 3])
+@pytest.mark.parametrize(
+    ("comparison", "one_sided", "code"),
+    [
+        (Comparison(1, (), (), 5, 5, 5), 0, 0),
+        (Comparison(1, (), (), 5, 5, 5), 1, 1),
+        (Comparison(0, (Trade("b", "s", 1, 5),), (), 0, 0, 5), 0, 1),
+        (Comparison(0, (), (), 0, 0, 0), 0, 0),
+    ],
+)
+def test_lost_sides_and_no_trades_at_all_fail(
+    comparison: Comparison, one_sided: int, code: int, engines: int
+) -> None:
+    """Through however many engines; where the capture's part has no trade, none is wanted."""
+    outcome = ReplayOutcome(comparison, one_sided, 2, 1.0, Counter(), Counter(), 0, crossed=False, audits=[])
+    assert show(outcome, engines, Console(file=io.StringIO())) == code
+
+
 def test_instructions_become_commands() -> None:
     """The capture's order id is the client order id; price 0 is a market order, at once or never."""
     market = command_of(Place("7", Side.SELL, 0, 5, post_only=False)).new
@@ -155,6 +177,25 @@ def test_a_nats_that_is_away_is_named_before_the_replay(
     words = ["--exchange", "127.0.0.1:1", "--nats", "nats://127.0.0.1:1", "--cache", str(wheel.parent)]
     assert cli.main(["replay", "--engines", "2", *words]) == 1
     assert capsys.readouterr().err.startswith("no NATS server answers at nats://127.0.0.1:1")
+
+
+def test_an_unusable_certificate_is_said_in_a_line(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the environment names is not there."""
+    monkeypatch.setenv("MATCHBUS_TLS_CA", "/nowhere/ca.pem")
+    assert cli.main(["replay", "--exchange", "127.0.0.1:1", "--cache", str(wheel.parent)]) == 1
+    assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
+
+
+def test_a_damaged_journal_is_said_in_a_line(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replay reads the journals at its end."""
+    damage = JournalDamaged(1, 7, "the chain is broken")
+    monkeypatch.setattr(cli, "replay", Mock(side_effect=damage))
+    assert cli.main(["replay", "--exchange", "127.0.0.1:1", "--cache", str(wheel.parent)]) == 1
+    assert capsys.readouterr().err == f"{damage}\n"
 
 
 async def test_a_stream_that_ends_is_what_the_replay_says(

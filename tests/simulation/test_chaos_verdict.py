@@ -7,14 +7,20 @@ from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import msgspec
 import pytest
+from rich.console import Console
 
+from bus import subjects
+from bus.connection import Connection
 from bus.server import NatsServer
 from client import FillGap, Unavailable
+from client.results import Book
 from client.units import Instrument
 from simulation import chaos, cli, report
+from simulation.chaos import ChaosRun, ChaosSettings
 from simulation.load import Acknowledgements, Loader, Middles
 from simulation.witness import ClientLog
 
@@ -30,6 +36,22 @@ async def no_answer(*_: object, **__: object) -> NoReturn:
 async def no_fills(**_: object) -> AsyncIterator[NoReturn]:
     """Likewise, of a stream."""
     yield await no_answer()
+
+
+async def nothing(**_: object) -> AsyncIterator[NoReturn]:
+    """A history without a fill."""
+    return
+    yield
+
+
+async def none() -> dict[str, NoReturn]:
+    """No position; no order, likewise."""
+    return {}
+
+
+async def empty_book(symbol: str) -> Book:
+    """Nothing rests."""
+    return Book(symbol, 0, (), ())
 
 
 def loader(**methods: object) -> Loader:
@@ -70,6 +92,23 @@ def test_an_engine_that_never_serves_again_is_a_violation(
     assert len(unanswered["violations"]) == unanswered["checked"] > 0
     assert checks["every process serves at the end"]["violations"] == ["engine 1 does not serve"]
     assert checks["what the run left can be read"]["violations"] == ["no answer in time"]
+
+
+async def test_messages_that_a_stream_only_counts_are_a_violation(
+    own_server: NatsServer, own_connection: Connection
+) -> None:
+    """The server never sends them, as after its end was cut off; the witness does not wait for ever."""
+    jetstream = own_connection.jetstream()
+    await jetstream.add_stream(name=subjects.EXECUTIONS_STREAM, subjects=[subjects.execution(1)])
+    for _ in range(2):
+        await jetstream.publish(subjects.execution(1), b"")
+    await jetstream.delete_msg(subjects.EXECUTIONS_STREAM, 2)
+    ann = loader(fills=nothing, open_orders=none, positions=none, book=empty_book)
+    market: Any = SimpleNamespace(nats_url=own_server.url)
+    run = ChaosRun(ChaosSettings(engines=1), market, [ann], Mock(), Console())
+    async with asyncio.timeout(30):
+        _, readable = await run.evidence()
+    assert readable.violations == [f"stream {subjects.EXECUTIONS_STREAM}: message 2 of 2 is gone"]
 
 
 async def test_a_client_whose_history_is_damaged_follows_it_no_further() -> None:

@@ -161,6 +161,26 @@ def test_received_fills_are_compared() -> None:
     assert not made.received({"eve": [(1, 1)]}).holds
 
 
+def test_an_acknowledged_order_must_be_reported() -> None:
+    """As the same client's, under both of its ids; what else is reported may have had no answer."""
+    made = tally(*trade_of_five())
+    assert made.acknowledged({"ann": {E1 + 1: f"id-{E1 + 1}"}, "bob": {}}).holds
+    for lost in ({E1 + 3: "id"}, {E1 + 1: "id"}, {E1 + 2: f"id-{E1 + 2}"}):
+        assert len(made.acknowledged({"ann": lost}).violations) == 1
+
+
+def test_open_orders_are_compared() -> None:
+    """What the reports leave open must be open, with as much left, and nothing else; others do not count."""
+    made = tally(*trade_of_five(), order("ann", E1 + 3, Side.SELL, 2), order("eve", E1 + 4, Side.SELL, 2))
+    assert made.open_orders({"ann": {E1 + 1: 3, E1 + 3: 2}, "bob": {}}).holds
+    for ann, bob in (
+        ({E1 + 1: 3}, {}),
+        ({E1 + 1: 4, E1 + 3: 2}, {}),
+        ({E1 + 1: 3, E1 + 3: 2}, {E1 + 2: 5}),
+    ):
+        assert len(made.open_orders({"ann": ann, "bob": bob}).violations) == 1
+
+
 def test_told_positions_are_compared() -> None:
     """The exchange's positions must be those of the fills; a flat one may be left out."""
     made = tally(*trade_of_five())

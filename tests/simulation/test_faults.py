@@ -36,6 +36,8 @@ def test_what_lasts_ends_in_time_and_what_kills_is_over_at_once() -> None:
     assert max(lasting) <= 4
     assert min(lasting) > 0
     assert any(lasts_s > 1.5 for lasts_s in lasting)
+    *short, last = schedule(5, 600, 3, Pace(kills=0, longest_s=0.5))
+    assert max(fault.lasts_s for fault in short) == 0.5 < last.lasts_s
     at_once = {*KILLS, Kind.RESET} - {Kind.KILL_CUT_OFF}
     assert {fault.lasts_s for fault in faults if fault.kind in at_once} == {0.0}
     assert all(fault.delay_s > 0 for fault in faults if fault.kind is Kind.DELAY)

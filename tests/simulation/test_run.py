@@ -57,6 +57,28 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
     assert first.fills.total > 0 < second.fills.total
 
 
+async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an engine that answered too early died: no book, fill or position lacks anything."""
+
+    async def lose(progress: Progress) -> None:
+        progress.traders[0].acknowledged[7] = "lost"
+
+    monkeypatch.setattr(run, "SETTLE_DEADLINE_S", 1.0)
+    async with Cluster(engines=1, data_dir=tmp_path) as cluster:
+        outcome = await simulate(
+            Plan(cluster.exchange.address, nats=cluster.nats_url, duration_s=1.0, meanwhile=lose)
+        )
+    assert not outcome.holds
+    checks = {check.name: check for check in outcome.checks}
+    reported = checks["every acknowledged order is reported"]
+    assert reported.checked > 1
+    name = outcome.traders[0].name
+    assert f"{name}: order 7, lost, is not reported" in reported.violations
+    assert checks["open orders are as the reports leave them"].checked > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -177,6 +199,16 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
     mains = {"simulation": cli.main, "matchbus": operate.main}
     assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
     assert capsys.readouterr().out.endswith("Stopped.\n")
+
+
+def test_clients_with_an_unusable_certificate_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the environment names is not there: no traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MATCHBUS_TLS_CA", "/nowhere/ca.pem")
+    assert by_hand.start_clients() == 1
+    assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
 
 
 def test_clients_without_an_exchange_say_where_they_looked(

@@ -2,16 +2,21 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from client import MatchbusError
+from client import MatchbusError, OrderResult, Unavailable
+from client.terms import OrderStatus, RejectReason
+from client.units import Instrument
+from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Steady
 from simulation.agents.cast import Player
-from simulation.agents.terms import Cancel, Intent, View
+from simulation.agents.terms import Cancel, Intent, Submit, View
 from simulation.trader import Trader
 
 
@@ -37,3 +42,42 @@ async def test_steps_are_counted_with_those_that_were_wanted(answer_s: float, ke
     await trader.trade(asyncio.get_running_loop().time(), 1.0)
     assert 19 <= trader.wanted_steps <= 21
     assert (trader.steps > 18) == kept
+
+
+class Submitter:
+    """Sends three orders at its first step."""
+
+    def __init__(self) -> None:
+        self._orders: list[Intent] = [
+            Submit("AAPL", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, 100, 5) for _ in range(3)
+        ]
+
+    def decide(self, views: Sequence[View]) -> list[Intent]:
+        """Whatever it sees."""
+        assert views
+        orders, self._orders = self._orders, []
+        return orders
+
+
+async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
+    """Not one that was refused, and not one that had no answer; none the less all were submitted."""
+    rejected, reason = OrderStatus.REJECTED, RejectReason.POST_ONLY_WOULD_CROSS
+    answers: deque[OrderResult | Unavailable] = deque(
+        [OrderResult("a", 0, rejected, reason), Unavailable("late"), OrderResult("c", 7, OrderStatus.NEW)]
+    )
+
+    async def submit(*_: object, **__: object) -> OrderResult:
+        answer = answers.popleft()
+        if isinstance(answer, Unavailable):
+            raise answer
+        return answer
+
+    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
+    client = SimpleNamespace(submit=submit, instruments=instruments, engine=1)
+    market = SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ())
+    player = Player("submitter", Submitter(), Steady(20))
+    log = logging.getLogger("unheard")
+    trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
+    await trader.trade(asyncio.get_running_loop().time(), 1.0)
+    assert trader.acknowledged == {7: "c"}
+    assert (trader.submitted, trader.refusals.total(), trader.failures) == (3, 1, 1)
