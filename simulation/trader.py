@@ -17,6 +17,7 @@ from simulation.market import MarketWatch
 from simulation.recording import SentOrder
 
 _OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
+_GONE: Final = (RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_CLOSED)
 
 
 @dataclass(slots=True)
@@ -212,9 +213,10 @@ class Trader:
         self.log.info("%s %s: %s", what, client_order_id, result.reject_reason or result.status)
         if result.rejected:
             self.refusals[str(result.reject_reason)] += 1
-        if result.reject_reason is not RejectReason.ORDER_PENDING and (
-            result.rejected or result.status not in _OPEN
-        ):
+            is_over = result.reject_reason in _GONE  # all else leaves the order as it was
+        else:
+            is_over = result.status not in _OPEN
+        if is_over:
             self._close(client_order_id)
 
     def _close(self, client_order_id: str) -> None:

@@ -16,7 +16,7 @@ from client.units import Instrument
 from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Steady
 from simulation.agents.cast import Player
-from simulation.agents.terms import Cancel, Intent, Submit, View
+from simulation.agents.terms import Cancel, Intent, Replace, Submit, View
 from simulation.trader import Trader
 
 
@@ -81,3 +81,46 @@ async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
     await trader.trade(asyncio.get_running_loop().time(), 1.0)
     assert trader.acknowledged == {7: "c"}
     assert (trader.submitted, trader.refusals.total(), trader.failures) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "seen"),
+    [
+        (RejectReason.POST_ONLY_WOULD_CROSS, True),
+        (RejectReason.ORDER_PENDING, True),
+        (RejectReason.ORDER_CLOSED, False),
+        (RejectReason.UNKNOWN_ORDER, False),
+    ],
+)
+async def test_an_order_whose_replace_was_refused_is_there_as_before(
+    reason: RejectReason, seen: bool
+) -> None:
+    """Its agent still sees it, unless that is why it was refused."""
+    views: list[View] = []
+
+    class Replacer:
+        """Sends an order, then asks for another price, then looks."""
+
+        def decide(self, at_step: Sequence[View]) -> list[Intent]:
+            """The next of these."""
+            (view,) = at_step
+            views.append(view)
+            if len(views) == 1:
+                return [Submit("AAPL", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, 100, 5)]
+            return [Replace(order.client_order_id, 101, 5) for order in view.open_orders if len(views) == 2]
+
+    async def submit(*_: object, **__: object) -> OrderResult:
+        return OrderResult("a", 7, OrderStatus.NEW, leaves_quantity=Decimal(5))
+
+    async def refuse(**_: object) -> OrderResult:
+        return OrderResult("a", 7, OrderStatus.REJECTED, reason)
+
+    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
+    client = SimpleNamespace(submit=submit, replace=refuse, instruments=instruments, engine=1)
+    market = SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ())
+    player = Player("replacer", Replacer(), Steady(20))
+    log = logging.getLogger("unheard")
+    trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
+    await trader.trade(asyncio.get_running_loop().time(), 1.0)
+    assert trader.replaces == 1
+    assert [order.price for order in views[2].open_orders] == ([100] if seen else [])
