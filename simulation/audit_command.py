@@ -37,7 +37,7 @@ from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.interruption import interruptible
 from simulation.journal_tools import progress
-from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url
+from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url, unhurried
 from simulation.option_types import positive
 
 NO_BUG: Final = 0
@@ -129,7 +129,8 @@ async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Time
     for engine, journal in journals.items():
         found = await extent(client, subjects.journal_stream(engine))
         if found.first_seq > 1:
-            await _begin_at_snapshot(client, market[engine], journal)
+            with unhurried(patience):
+                await _begin_at_snapshot(client, market[engine], journal)
         total += found.last_seq - journal.sequence
     # Journals are read to slightly different ends. What was stamped before now is in all of them soon.
     until_ns = time.time_ns()

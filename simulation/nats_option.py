@@ -10,8 +10,8 @@ finding anything there has an exit code of its own, because 1 says that what was
 import argparse
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import nats.errors
@@ -26,6 +26,9 @@ NOTHING_FOUND: Final = 2
 
 PATIENCE_S: Final = 5.0
 """How long NATS may be silent before it counts as away."""
+
+SNAPSHOT_PATIENCE_S: Final = 120.0
+"""How long it may take to load a snapshot: some seconds for a million orders, more on a slow machine."""
 
 
 class NatsAway(Failure):
@@ -77,6 +80,15 @@ async def _check_jetstream(nc: Connection, url: str) -> None:
         await nc.request("$JS.API.INFO", timeout=PATIENCE_S)
     except nats.errors.Error as error:
         raise NatsAway(url, error) from error
+
+
+@contextmanager
+def unhurried(patience: asyncio.Timeout) -> Iterator[None]:
+    """Let `patience` wait while the body loads a snapshot: that it hears nothing meanwhile is no silence."""
+    loop = asyncio.get_running_loop()
+    patience.reschedule(loop.time() + SNAPSHOT_PATIENCE_S)
+    yield
+    patience.reschedule(loop.time() + PATIENCE_S)
 
 
 def add_engine_options(command: argparse.ArgumentParser, *, instead_of: str) -> None:

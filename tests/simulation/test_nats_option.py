@@ -1,4 +1,4 @@
-"""Where tools look for a market: which server is none of its."""
+"""Where tools look for a market: which server is none of its, and how long it may be silent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ import pytest
 from bus.server import find_nats_server
 from simulation import audit_command
 from simulation.handover import hand_over
-from simulation.nats_option import NatsAway, connected
+from simulation.nats_option import PATIENCE_S, NatsAway, connected, unhurried
 from tests.waiting import until
 
 
@@ -40,3 +40,13 @@ async def test_a_server_without_jetstream_is_no_markets(plain_nats: str) -> None
         await audit_command.read(plain_nats, 150)
     with pytest.raises(NatsAway, match=told):
         await hand_over(plain_nats, 1)
+
+
+async def test_loading_a_snapshot_is_no_silence() -> None:
+    """NATS is waited for as long as that takes; afterwards its silence counts anew."""
+    async with asyncio.timeout(0.05) as patience:
+        with unhurried(patience):
+            await asyncio.sleep(0.2)
+        until_s = patience.when()
+        assert until_s is not None
+        assert 0 < until_s - asyncio.get_running_loop().time() <= PATIENCE_S
