@@ -37,7 +37,7 @@ from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.interruption import interruptible
 from simulation.journal_tools import progress
-from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url
+from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url, unhurried
 from simulation.option_types import positive
 
 NO_BUG: Final = 0
@@ -87,6 +87,9 @@ async def run(options: argparse.Namespace, console: Console) -> int:
     except JournalDamaged as error:
         print(error, file=sys.stderr)
         return FAULTY
+    except NatsAway as error:
+        print(f"{error}\n  {error.hint}", file=sys.stderr)
+        return NOT_JUDGED
     except NotJudged as error:
         print(error, file=sys.stderr)
         return NOT_JUDGED
@@ -100,7 +103,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
 async def read(url: str, window_ms: int) -> dict[int, Audit]:
     """The audits of all engines that have a journal at `url`, fed with all that was stamped until now.
 
-    Raises NotJudged, JournalDamaged.
+    Raises NatsAway, NotJudged, JournalDamaged.
     """
     try:
         async with (
@@ -108,8 +111,8 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
             asyncio.timeout(PATIENCE_S) as patience,
         ):
             return await _read(client, url, window_ms, patience)
-    except (NatsAway, TimeoutError, JournalClosed, nats.errors.Error) as error:
-        raise NotJudged(f"no NATS server answers at {url}: start it, or name another by --nats") from error
+    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+        raise NatsAway(url, error) from error
 
 
 async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Timeout) -> dict[int, Audit]:
@@ -126,7 +129,8 @@ async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Time
     for engine, journal in journals.items():
         found = await extent(client, subjects.journal_stream(engine))
         if found.first_seq > 1:
-            await _begin_at_snapshot(client, market[engine], journal)
+            with unhurried(patience):
+                await _begin_at_snapshot(client, market[engine], journal)
         total += found.last_seq - journal.sequence
     # Journals are read to slightly different ends. What was stamped before now is in all of them soon.
     until_ns = time.time_ns()

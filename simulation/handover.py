@@ -17,9 +17,9 @@ from nats.aio.client import Client
 from bus import messages, subjects
 from bus.messages import EngineEntry, HandoverRequest
 from bus.registry import Bucket, BucketUnavailable
-from bus.runner import NatsLink, ProcessFault
 from bus.stream import StreamError
 from simulation.member import serves
+from simulation.nats_option import connected
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long the reigning process may take to finish what it has."""
@@ -52,15 +52,15 @@ class Done:
 
 
 async def hand_over(nats_url: str, engine: int) -> Done:
-    """Have the engine handed over and return when the new process serves. Raises HandoverFailed."""
-    link = NatsLink(nats_url)
+    """Have the engine handed over and return when the new process serves.
+
+    Raises HandoverFailed, and `NatsAway` at the start.
+    """
     try:
-        nc = await link.open("handover")
-        return await _hand_over(nc, engine)
-    except (ProcessFault, BucketUnavailable, StreamError) as error:
+        async with connected(nats_url, "handover") as nc:
+            return await _hand_over(nc, engine)
+    except (BucketUnavailable, StreamError) as error:
         raise HandoverFailed(str(error)) from error
-    finally:
-        await link.close()
 
 
 async def _hand_over(nc: Client, engine: int) -> Done:

@@ -42,7 +42,14 @@ from engine.commands import Command, decode
 from engine.digest import state_digest
 from engine.runtime.snapshots import load
 from engine.state import State
-from simulation.nats_option import PATIENCE_S, NatsAway, NeverRan, add_engine_options, connected
+from simulation.nats_option import (
+    PATIENCE_S,
+    NatsAway,
+    NeverRan,
+    add_engine_options,
+    connected,
+    unhurried,
+)
 
 WHOLE: Final = 0
 DAMAGED: Final = 1
@@ -138,7 +145,8 @@ async def _read(
         await journal.skip_trimmed()
         if state is not None and journal.sequence:
             journal = JetStreamJournal(client, findings.engine)
-            await load(state, journal, SnapshotStore(client, findings.engine), (sys.maxsize, 0))
+            with unhurried(patience):
+                await load(state, journal, SnapshotStore(client, findings.engine), (sys.maxsize, 0))
         with progress(findings.stream, await _total(client, findings.stream)) as tell:
             async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
                 async for record in records:

@@ -3,15 +3,15 @@
 So `matchbus journal verify 1` looks at the market that `matchbus register` was told of. What keeps it from
 finding anything there has an exit code of its own, because 1 says that what was found is damaged.
 
-    NatsAway    no NATS server answers there
+    NatsAway    no NATS server answers there, or one that has no JetStream
     NeverRan    it holds nothing of this engine
 """
 
 import argparse
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import nats.errors
@@ -27,13 +27,19 @@ NOTHING_FOUND: Final = 2
 PATIENCE_S: Final = 5.0
 """How long NATS may be silent before it counts as away."""
 
+SNAPSHOT_PATIENCE_S: Final = 120.0
+"""How long it may take to load a snapshot: some seconds for a million orders, more on a slow machine."""
+
 
 class NatsAway(Failure):
-    """No NATS server answers at this address; `why` is the last error, which may be a silence."""
+    """No market's NATS server answers at this address; `why` is the last error, which may be a silence."""
 
     code = NOTHING_FOUND
 
     def __init__(self, url: str, why: Exception) -> None:
+        if isinstance(why, nats.errors.NoRespondersError):  # a server answers, JetStream does not
+            super().__init__(f"the NATS server at {url} has no JetStream", "name a market's by --nats")
+            return
         reason = f" ({why})" if str(why) else ""
         super().__init__(f"no NATS server answers at {url}{reason}", "start it, or name another by --nats")
 
@@ -52,16 +58,37 @@ class NeverRan(Failure):
 
 @asynccontextmanager
 async def connected(url: str, name: str) -> AsyncIterator[Connection]:
-    """A connection for the body, which NATS knows by this name. Raises `NatsAway` if none is made in time."""
+    """A connection for the body, which NATS knows by this name; JetStream is there.
+
+    Raises `NatsAway` if it is not, or nothing answers in time.
+    """
     try:
         async with asyncio.timeout(PATIENCE_S):
             nc = await connect(url, name=name, on_closed=lambda: None, on_error=lambda _: True)
     except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
     try:
+        await _check_jetstream(nc, url)
         yield nc
     finally:
         await nc.close()
+
+
+async def _check_jetstream(nc: Connection, url: str) -> None:
+    """Raise `NatsAway` for a server without: later questions cannot tell it from one that is starting."""
+    try:
+        await nc.request("$JS.API.INFO", timeout=PATIENCE_S)
+    except nats.errors.Error as error:
+        raise NatsAway(url, error) from error
+
+
+@contextmanager
+def unhurried(patience: asyncio.Timeout) -> Iterator[None]:
+    """Let `patience` wait while the body loads a snapshot: that it hears nothing meanwhile is no silence."""
+    loop = asyncio.get_running_loop()
+    patience.reschedule(loop.time() + SNAPSHOT_PATIENCE_S)
+    yield
+    patience.reschedule(loop.time() + PATIENCE_S)
 
 
 def add_engine_options(command: argparse.ArgumentParser, *, instead_of: str) -> None:

@@ -17,6 +17,7 @@ import nats.errors
 import nats.js.errors
 from rich.console import Console
 
+from bus.executions import ExecutionsDamaged
 from bus.journal import JetStreamJournal
 from bus.records import JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
@@ -64,7 +65,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
                     verdicts = [
                         await snapshots.verify(options.engine, store, entry) or GOOD for entry in entries
                     ]
-    except JournalError as error:
+    except (JournalError, ExecutionsDamaged) as error:
         raise Failure(str(error)) from error
     except nats.js.errors.NotFoundError as error:
         raise NeverRan(options.engine) from error

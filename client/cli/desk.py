@@ -89,7 +89,7 @@ class Desk:
             self._venue = Venue.connect(self.settings.exchange, deadline_s=self.settings.timeout_s)
         return self._venue
 
-    async def tell_away(self, error: Unavailable | ExchangeAway) -> None:
+    async def tell_away(self, error: Unavailable | ExchangeAway | Failure) -> None:
         """Say that what was to go on has no answer now and is tried again."""
         if time.monotonic() - self._told_away_s >= TELL_S:
             self._told_away_s = time.monotonic()

@@ -34,6 +34,7 @@ from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded, exchange_asked
 from client.cli.failures import DONE, Failure
 from client.cli.output import Output
+from client.cli.settings import Settings
 from client.cli.sheets import time_utc
 
 SIDES: Final = {BID: "buy", ASK: "sell"}
@@ -57,28 +58,35 @@ async def feed(options: Options, desk: Desk) -> int:
             async with asyncio.timeout(settings.timeout_s):
                 nc = await connect(settings.nats, name="feed", on_closed=lambda: None)
         except (OSError, TimeoutError, nats.errors.Error) as error:
-            raise Failure(
-                f"no NATS answers at {settings.nats} ({settings.source('nats')})",
-                "name the market's by --nats, or keep it by `matchbus context set NAME --nats URL`",
-            ) from error
+            raise _nats_away(settings) from error
     try:
-        await _follow(nc, Tape(instruments[options.symbol], desk.output, repeats=options.all))
+        await _follow(nc, Tape(instruments[options.symbol], desk.output, repeats=options.all), desk)
     finally:
         await nc.close()
     return DONE
 
 
-async def _follow(nc: Nats, tape: "Tape") -> None:
+def _nats_away(settings: Settings) -> Failure:
+    return Failure(
+        f"no NATS answers at {settings.nats} ({settings.source('nats')})",
+        "name the market's by --nats, or keep it by `matchbus context set NAME --nats URL`",
+    )
+
+
+async def _follow(nc: Nats, tape: "Tape", desk: Desk) -> None:
     """Find engines by their heartbeats and follow each by a subscription of its own.
 
-    Raises what printing raises.
+    Says which are silent. Raises what printing raises.
     """
+    settings = desk.settings
     found: set[int] = set()
+    heard: set[int] = set()
     # What a callback raises goes to nats-py, which goes on.
     unprinted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def discover(msg: Msg) -> None:
         engine = subjects.engine_of(msg.subject)
+        heard.add(engine)
         if engine not in found:
             found.add(engine)
             await nc.subscribe(subjects.feed(engine), cb=receive)
@@ -95,7 +103,17 @@ async def _follow(nc: Nats, tape: "Tape") -> None:
             await nc.publish(subjects.snapshot_request(engine), request)
 
     await nc.subscribe(subjects.HEARTBEATS, cb=discover)
-    await unprinted
+    while True:
+        heard.clear()
+        for _ in range(2):  # what has come while a line could not be printed is taken in the second half
+            await asyncio.wait((unprinted,), timeout=settings.timeout_s / 2)
+        if unprinted.done():
+            return unprinted.result()
+        silent = found - heard
+        if silent or not found:
+            names = ", ".join(f"E{engine}" for engine in sorted(silent)) or "any engine"
+            quiet = Failure(f"nothing has come from {names} for {settings.timeout_s:g} s")
+            await desk.tell_away(quiet if nc.is_connected else _nats_away(settings))
 
 
 class Tape:

@@ -155,5 +155,5 @@ async def test_what_is_missing_is_named(own_server: NatsServer, tmp_path: Path) 
             assert "journal of engine 1 is damaged at stream sequence 2" in errors
     code, output, errors = unanswered.result()
     assert (code, output) == (2, "")
-    assert errors == f"no NATS server answers at {url}: start it, or name another by --nats"
+    assert errors == f"no NATS server answers at {url} start it, or name another by --nats"
     await connections.close()

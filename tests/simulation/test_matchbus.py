@@ -37,7 +37,7 @@ AWAY = ["--nats", "nats://127.0.0.1:port"]
         (["admin", "burn"], 2),
         (["handover", "0"], 2),
         (["handover", "65536", *AWAY], 2),
-        (["handover", "7", *AWAY], 1),
+        (["handover", "7", *AWAY], 2),
         (["journal", "verify", "1", *AWAY], 2),
         (["journal", "burn"], 2),
         (["snapshot", "list", "1", *AWAY], 2),

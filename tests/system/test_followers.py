@@ -40,7 +40,8 @@ async def test_what_goes_on_outlasts_an_outage(terminal: Terminal) -> None:
     book = terminal.start("book", "AAA", "--watch", *patience)
     everywhere = terminal.start("book", "AAA", "--watch", "--consolidated", *patience)
     engines = terminal.start("engines", "--watch", *patience)
-    watching = (book, everywhere, engines)
+    feed = terminal.start("feed", "AAA", *patience)
+    watching = (book, everywhere, engines, feed)
     fills.until(2)
     for running in watching:
         running.until(1)

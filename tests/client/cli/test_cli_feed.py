@@ -18,6 +18,8 @@ from bus.messages import (
     encode,
 )
 from bus.replica import BookReplica
+from bus.server import NatsServer
+from client.cli.desk import Desk
 from client.cli.failures import Failure
 from client.cli.feed import Tape, _follow
 from client.cli.output import Output
@@ -25,6 +27,7 @@ from client.units import instrument
 from tests.client.fake_venue import instrument as listing
 
 SYMBOL = "BRK.B"
+URL = "nats://there"
 
 
 class Engine:
@@ -127,6 +130,63 @@ def test_what_is_no_message_is_said(engine: Engine, capsys: pytest.CaptureFixtur
     assert [message["kind"] for message in printed(capsys)] == ["malformed"] * 3
 
 
+async def follow(connection: Connection, output: Output) -> None:
+    """What the command does once it is connected."""
+    desk = Desk({"timeout": "2", "nats": URL}, {"XDG_CONFIG_HOME": "/nowhere"}, output)
+    await _follow(connection, Tape(instrument(listing(SYMBOL)), output), desk)
+
+
+async def told(connection: Connection, capsys: pytest.CaptureFixture[str], *beating: int) -> str:
+    """What the feed says on stderr first, while the hearts of these engines beat."""
+    following = asyncio.create_task(follow(connection, Output(as_json=False)))
+    said = ""
+    async with asyncio.timeout(20):
+        while not said:
+            for engine in beating:
+                await beat(connection, engine)
+            await asyncio.sleep(0.01)
+            said = capsys.readouterr().err
+    following.cancel()
+    await asyncio.wait((following,))
+    assert following.cancelled(), "it goes on until it is stopped"
+    return said
+
+
+async def beat(connection: Connection, engine: int) -> None:
+    """Give a sign of life."""
+    await connection.publish(subjects.heartbeat(engine), encode(Heartbeat(engine, 1, 9, 0, {})))
+
+
+AGAIN = "\n  it is tried again, until Ctrl-C\n"
+
+
+async def test_a_silent_engine_is_named(
+    nats_connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where one engine of two falls silent for longer than --timeout, and where nobody ever spoke."""
+    assert await told(nats_connection, capsys) == f"matchbus: nothing has come from any engine for 2 s{AGAIN}"
+    asked = await nats_connection.subscribe(subjects.snapshot_request(2))
+
+    async def live_for_a_moment() -> None:
+        while not asked.pending_msgs:
+            await beat(nats_connection, 2)
+            await asyncio.sleep(0.01)
+
+    moment = asyncio.create_task(live_for_a_moment())
+    said = await told(nats_connection, capsys, 1)
+    await moment
+    assert said == f"matchbus: nothing has come from E2 for 2 s{AGAIN}"
+
+
+async def test_a_nats_that_is_gone_is_told(
+    own_server: NatsServer, own_connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then no engine is to blame."""
+    await own_server.kill()
+    said = await told(own_connection, capsys)
+    assert said == f"matchbus: no NATS answers at {URL} (from --nats){AGAIN}"
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError(), Failure("no room")])
 async def test_what_cannot_be_printed_ends_it(
     nats_connection: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -138,7 +198,7 @@ async def test_what_cannot_be_printed_ends_it(
         raise error
 
     monkeypatch.setattr(output, "answer", answer)
-    following = asyncio.create_task(_follow(nats_connection, Tape(instrument(listing(SYMBOL)), output)))
+    following = asyncio.create_task(follow(nats_connection, output))
     beat = encode(Heartbeat(1, 1, 9, 0, {}))
     async with asyncio.timeout(20):
         while not following.done():
