@@ -333,6 +333,7 @@ class Engine:
             legs_planned=self._away.legs_planned,
             release=self._release,
             release_trouble=lambda: self._reports.trouble,
+            unrenewed_s=lambda: self._lease.unrenewed_s if self._lease is not None else 0.0,
             has_peers=lambda: bool(self._follower.peers),
             delay_s=CommitDelay().next_s,
         )
@@ -424,6 +425,8 @@ class Engine:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             trouble = loop.trouble()
+            if loop.reign_trouble():
+                self._bell.ring_all()  # who follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")
