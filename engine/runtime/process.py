@@ -370,7 +370,8 @@ class Engine:
         """Let commands be applied, and let all symbols that are listed trade."""
         assert self._uncrosser is not None
         uncrossing = self._uncrosser.run(self._state.books)
-        for part in (loop.run(), loop.watch(), self._market_data.run(), self._reports.run(), uncrossing):
+        feed = self._market_data.run(is_alive=lambda: not loop.reign_trouble())
+        for part in (loop.run(), loop.watch(), feed, self._reports.run(), uncrossing):
             self._group.create_task(part)
         if self._settings.durable:
             self._group.create_task(self._snapshot_maker.run())
