@@ -13,6 +13,7 @@ this: its `update` drops the time to live, so that the lease would never expire.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -71,6 +72,12 @@ class Lease:
         self._subject = bucket_subject(subjects.LEASES_BUCKET, subjects.engine_token(entry.engine))
         self._payload = messages.encode(entry)
         self._publisher = Publisher(client)
+        self._renewed = -math.inf
+
+    @property
+    def unrenewed_s(self) -> float:
+        """How long ago that was sent which last made the lease ours for TTL_S; no end before the first."""
+        return time.monotonic() - self._renewed
 
     async def holder(self) -> LeaseEntry | None:
         """Who holds the lease now; None: nobody. Raises one of AWAY, StreamMissing."""
@@ -163,7 +170,10 @@ class Lease:
                 _log.warning("%s holds something that is not a lease: overwriting it", self._subject)
             if holder is not None and holder != self.entry:
                 return False, holder
+            sent = time.monotonic()
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
+            if written:
+                self._renewed = sent
             if written is not None:
                 return written, holder
             await until_connected(self._client)  # it may be stored or not, so look again

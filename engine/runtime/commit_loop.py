@@ -10,12 +10,13 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 
     CommitError
     ├── Overloaded           the queue is full; nothing was taken
-    ├── JournalUnavailable   what must be stored is not, the journal or the reports; nothing was taken
+    ├── JournalUnavailable   the journal, the reports or the lease cannot be stored; nothing was taken
     └── Retired              another process takes over; nothing was taken
 """
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,6 +44,11 @@ MAX_BATCH_S: Final = 0.02
 JOURNAL_PATIENCE_S: Final = 2.0
 """With an append unanswered for longer than this, or no room for execution reports, new commands are refused
 at once."""
+
+REIGN_PATIENCE_S: Final = 4.0
+"""With nothing stored for longer than this, neither a renewal of the lease nor a batch, another process may
+long have taken over: reads are refused too. A restart of nats-server takes less, and who only reads need not
+hear of it."""
 
 _WATCH_PERIOD_S: Final = 0.1
 
@@ -132,8 +138,9 @@ class CommitLoop:
     the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of
     its legs, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
-    none); what it returns says when all can see them. While no peer is known (`has_peers`), answers need not
-    wait for the other effects. `delay_s` says how long the next batch, if it is small, should wait for more.
+    none); what it returns says when all can see them. `unrenewed_s` is how long ago the engine's lease was
+    renewed. While no peer is known (`has_peers`), answers need not wait for the other effects. `delay_s` says
+    how long the next batch, if it is small, should wait for more.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class CommitLoop:
         legs_planned: Callable[[Sequence[LegSent]], None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
         release_trouble: Callable[[], str] = lambda: "",
+        unrenewed_s: Callable[[], float] = lambda: 0.0,
         has_peers: Callable[[], bool] = lambda: True,
         delay_s: Callable[[], float] = lambda: 0.0,
         utc_ns: Callable[[], int] = time.time_ns,
@@ -166,6 +174,7 @@ class CommitLoop:
         self._legs_planned = legs_planned
         self._release = release
         self._release_trouble = release_trouble
+        self._unrenewed_s = unrenewed_s
         self._has_peers = has_peers
         self._delay_s = delay_s
         self._utc_ns = utc_ns
@@ -177,6 +186,7 @@ class CommitLoop:
         self._busy = False
         self._appending = False
         self._releasing_since: float | None = None
+        self._stored_from = -math.inf  # when the append of the newest stored batch began: we reigned then
         self._in_flight: list[_Queued] = []
         self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
         self._settling: dict[int, asyncio.Future[Answered]] = {}
@@ -255,7 +265,7 @@ class CommitLoop:
 
         Raises JournalUnavailable.
         """
-        if not self._appending:
+        if not self._appending and not self.reign_trouble():
             return query()
         if trouble := self.trouble():
             raise JournalUnavailable(trouble)
@@ -286,6 +296,7 @@ class CommitLoop:
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
                     batch.committed_s = time.monotonic()
                     self._appending = False
+                    self._stored_from = batch.append_began_s
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
                     order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
@@ -381,6 +392,13 @@ class CommitLoop:
             return f"the journal does not answer: {self.journal.trouble}"
         if releasing is not None and time.monotonic() - releasing > JOURNAL_PATIENCE_S:
             return f"the execution reports cannot be stored: {self._release_trouble()}"
+        return self.reign_trouble()
+
+    def reign_trouble(self) -> str:
+        """Why another process may long reign: nothing showed of late that we do. Empty when all is well."""
+        unconfirmed_s = min(self._unrenewed_s(), time.monotonic() - self._stored_from)
+        if unconfirmed_s > REIGN_PATIENCE_S:
+            return "the lease of this engine is not renewed: another process may have taken over"
         return ""
 
     def _sequence(self, waiting: int) -> tuple[Batch, list[_Queued]]:

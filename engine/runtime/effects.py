@@ -66,6 +66,11 @@ class FillBell:
         for rung in self._listeners.get(client, ()):
             rung.set()
 
+    def ring_all(self) -> None:
+        """Every stream has to look, though perhaps not at fills: it may be time to end."""
+        for client in self._listeners:
+            self.ring(client)
+
     def withhold(self, client: str, first: int) -> None:
         """Let the client see none of its fills from sequence `first` on, until they are shown."""
         self._withheld.setdefault(client, deque()).append(first)

@@ -333,6 +333,7 @@ class Engine:
             legs_planned=self._away.legs_planned,
             release=self._release,
             release_trouble=lambda: self._reports.trouble,
+            unrenewed_s=lambda: self._lease.unrenewed_s if self._lease is not None else 0.0,
             has_peers=lambda: bool(self._follower.peers),
             delay_s=CommitDelay().next_s,
         )
@@ -369,7 +370,8 @@ class Engine:
         """Let commands be applied, and let all symbols that are listed trade."""
         assert self._uncrosser is not None
         uncrossing = self._uncrosser.run(self._state.books)
-        for part in (loop.run(), loop.watch(), self._market_data.run(), self._reports.run(), uncrossing):
+        feed = self._market_data.run(is_alive=lambda: not loop.reign_trouble())
+        for part in (loop.run(), loop.watch(), feed, self._reports.run(), uncrossing):
             self._group.create_task(part)
         if self._settings.durable:
             self._group.create_task(self._snapshot_maker.run())
@@ -424,6 +426,8 @@ class Engine:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             trouble = loop.trouble()
+            if loop.reign_trouble():
+                self._bell.ring_all()  # who follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")

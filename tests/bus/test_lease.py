@@ -1,8 +1,9 @@
 """The lease of an engine number, on a real server: its time to live is the server's."""
 
 import asyncio
+import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
 from bus.messages import LeaseEntry
 from bus.provision import bucket_subject
 from bus.server import NatsServer
+from bus.stream import Ack, ApiFault, Publisher
 from bus.subjects import LEASES_BUCKET, engine_token
 from tests.waiting import until
 
@@ -117,6 +119,31 @@ async def test_releasing_anothers_lease_changes_nothing(rivals: tuple[Lease, Lea
     assert await first.acquire()
     await second.release()
     assert await second.holder() == first.entry
+
+
+async def test_its_age_counts_from_the_sending_of_what_was_stored(
+    rivals: tuple[Lease, Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from the answer, which may be late; and what is refused renews nothing."""
+    first, _ = rivals
+    attempt, late_s = Publisher.attempt, 0.1
+
+    async def refused(*_: object) -> Ack:
+        return Ack(error=ApiFault(err_code=10_071))
+
+    async def answered_late(publisher: Publisher, *message: Any) -> Ack | None:
+        answer = await attempt(publisher, *message)
+        await asyncio.sleep(late_s)
+        return answer
+
+    monkeypatch.setattr(Publisher, "attempt", refused)
+    assert not await first.acquire(), "another one was faster"
+    assert first.unrenewed_s == math.inf
+    monkeypatch.setattr(Publisher, "attempt", answered_late)
+    for keep in (first.acquire, first.renew):
+        began = time.monotonic()
+        assert await keep()
+        assert late_s <= first.unrenewed_s <= time.monotonic() - began
 
 
 async def test_a_renewal_after_a_loss_says_so(rivals: tuple[Lease, Lease]) -> None:

@@ -9,9 +9,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ from bus.messages import BookDelta, BookSnapshot, decode_feed
 from bus.records import Record
 from bus.stream import StreamReader, extent
 from client import Client, Fill, OrderResult
+from engine.runtime.commit_loop import REIGN_PATIENCE_S
 from simulation.cluster import Cluster
-from tests.system.venue import REPOSITORY, eventually, free_port, show
-from tests.waiting import frozen
+from simulation.proxy import Condition, Proxy
+from tests.system.engine_process import is_not_serving
+from tests.system.venue import REPOSITORY, eventually, free_port, limit, show
+from tests.waiting import frozen, until
 
 SYMBOL = "AAPL"
 WORST_OUTAGE_S = 3.0
@@ -318,6 +322,96 @@ async def test_a_frozen_primary_is_replaced_and_does_no_harm_when_it_wakes(
     await market.everything()
     market.seen.check()
     show(f"next answer after {frozen_s * 1e3:.0f} ms with the primary frozen")
+
+
+async def test_a_primary_that_is_cut_off_from_nats_sends_its_readers_away(tmp_path: Path) -> None:
+    """They still reach it, but its state is old: reads are refused, and fills followed at its successor."""
+    async with Proxy() as proxy:
+
+        def through_proxy(name: str, url: str) -> str:
+            if name != "engine 1":
+                return url
+            proxy.upstream_port = int(url.rpartition(":")[2])
+            return proxy.url
+
+        async with (
+            Cluster(engines=2, standbys=1, data_dir=tmp_path, nats_url_of=through_proxy) as cluster,
+            open_market(cluster) as market,
+            follow(market.alice) as followed,
+            reads(market, cluster.engines[1].address) as asked,
+        ):
+            primary, pid = cluster.engines[1], cluster.engines[1].pid
+            await market.load.submit(market.alice, "sell", Decimal("100.00"), 2)
+            await market.load.submit(market.bob, "buy", Decimal("100.00"), 1)
+            await until(lambda: len(followed) == 1)
+            for ask in asked:
+                await ask()
+            proxy.degrade(to_server=Condition(hole=True), to_process=Condition(hole=True))
+            cut = time.monotonic()
+            await until(lambda: cluster.engines[1] is not primary, 30)
+            await market.load.submit(market.bob, "buy", Decimal("100.00"), 1)
+            await asyncio.sleep(cut + REIGN_PATIENCE_S - time.monotonic())  # from then on for certain
+            for ask in asked:
+                with pytest.raises(grpc.aio.AioRpcError, match="lease of this engine is not ren") as refused:
+                    await ask()
+                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            await eventually(partial(is_not_serving, primary.address), 2, "health says NOT_SERVING")
+            await until(lambda: len(followed) == 2, 30)
+            assert followed == [fill async for fill in market.alice.fills(follow=False)]
+            proxy.heal()
+
+            async def replaced() -> bool:
+                shown = await market.standby_of(1)
+                return primary.pid != pid and shown is not None and shown.address == primary.address
+
+            await eventually(replaced, 20, "the old primary ended and is back as a standby")
+            await market.everything()
+
+
+@asynccontextmanager
+async def follow(client: Client) -> AsyncIterator[list[Fill]]:
+    """All fills of a client, as the library gets them."""
+    followed: list[Fill] = []
+
+    async def note() -> None:
+        async for fill in client.fills():
+            followed.append(fill)  # noqa: PERF401 -- they are looked at before the last one came
+
+    following = asyncio.create_task(note())
+    try:
+        yield followed
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
+@asynccontextmanager
+async def reads(market: Market, address: str) -> AsyncIterator[list[Callable[[], Awaitable[Any]]]]:
+    """Everything that an engine can be asked, by a client that stays at this address."""
+    request = pb.RegisterClientRequest(
+        client_id="carol", password="password", secret="carol", preferred_engine=1
+    )
+    token = (await market.exchange.RegisterClient(request)).token
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+        terms: dict[str, Any] = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": 5}
+        order = limit(SYMBOL, 1, 5000, 1)
+        await stub.SubmitOrder(order, **terms)
+        named = pb.GetOrderRequest(client_order_id=order.client_order_id)
+        levels = pb.GetOrderBookRequest(
+            symbol=SYMBOL, detail=pb.BOOK_DETAIL_LEVELS, scope=pb.BOOK_SCOPE_ENGINE
+        )
+
+        async def fills() -> None:
+            async for _ in stub.GetFills(pb.GetFillsRequest(), **terms):
+                pass
+
+        yield [
+            lambda: stub.GetOrder(named, **terms),
+            lambda: stub.ListOpenOrders(pb.ListOpenOrdersRequest(), **terms),
+            lambda: stub.GetOrderBook(levels, **terms),
+            fills,
+        ]
 
 
 async def test_a_planned_hand_over_interrupts_for_a_moment(make_market: Callable[[int], Any]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -108,6 +109,7 @@ class Rig:
         self.has_room.set()
         self.has_peers = True
         self.delay_s = 0.0
+        self.unrenewed_s = 0.0
         self.loop = CommitLoop(
             self.state,
             self.journal,
@@ -116,6 +118,7 @@ class Rig:
             legs_planned=lambda _: None,
             release=self._release,
             release_trouble=lambda: "no room",
+            unrenewed_s=lambda: self.unrenewed_s,
             has_peers=lambda: self.has_peers,
             delay_s=lambda: self.delay_s,
             utc_ns=lambda: self.clock_ns,
@@ -546,6 +549,42 @@ async def test_reports_without_room_are_told_to_all_who_wait(
     assert isinstance(first, Answered)
     assert first.duplicate, "the journal had it"
     assert isinstance(second, Accepted)
+
+
+async def test_who_may_have_been_replaced_shows_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease was not renewed, nor anything stored: no command is taken, and no read answered."""
+    monkeypatch.setattr(commit_loop, "REIGN_PATIENCE_S", 0.05)
+    rig.unrenewed_s = 3600.0
+    await until(rig.loop.reign_trouble)
+    async with rig.running():
+        with pytest.raises(JournalUnavailable, match="the lease of this engine is not renewed"):
+            rig.submit(order("new"))
+        with pytest.raises(JournalUnavailable, match="another process may have taken over"):
+            await rig.loop.read(lambda: None)
+        assert rig.loop.trouble() == rig.loop.reign_trouble()
+        rig.unrenewed_s = 0.0
+        assert await rig.loop.read(lambda: len(rig.state.orders)) == 0
+        await rig.submit(order("new"))
+
+
+async def test_a_short_while_without_the_lease_is_nobodys_trouble(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as nats-server takes to start again."""
+    monkeypatch.setattr(rig.loop, "_stored_from", -math.inf)
+    async with rig.running():
+        rig.unrenewed_s = 3.5
+        assert await rig.loop.read(lambda: len(rig.state.orders)) == 0
+        await rig.submit(order("a"))
+
+
+async def test_what_is_stored_shows_who_reigns_as_well_as_the_lease_does(rig: Rig) -> None:
+    """The lease may be the only thing that cannot be stored, while its stream elects a leader."""
+    async with rig.running():
+        rig.unrenewed_s = 3600.0
+        await rig.submit(order("a"))
+        assert await rig.loop.read(lambda: len(rig.state.orders)) == 1
+        assert not rig.loop.trouble()
 
 
 async def test_a_silent_journal_is_no_error_to_those_who_left(rig: Rig) -> None:

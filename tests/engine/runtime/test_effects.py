@@ -292,6 +292,10 @@ def test_the_bell_rings_for_those_who_listen() -> None:
             assert (first.is_set(), third.is_set()) == (False, True)
         bell.ring("bob")
         assert bobs.is_set()
+        bobs.clear()
+        with bell.listen("alice") as fourth:
+            bell.ring_all()
+            assert (bobs.is_set(), fourth.is_set()) == (True, True)
 
 
 def test_withheld_fills_are_seen_once_all_before_them_are() -> None:

@@ -13,7 +13,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from bus.journal import MemoryJournal
 from engine.commands import AddInstrument, AwayQuote, Command, LegFill, LegResult, NewOrder
 from engine.events import BookChanged, Event, Fill, LegSent
-from engine.runtime import servicer
+from engine.runtime import commit_loop, servicer
 from engine.runtime.commit_loop import CommitLoop
 from engine.runtime.effects import Effects, FillBell
 from engine.runtime.rates import Rates
@@ -65,6 +65,7 @@ class Venue:
         """Whether what is published from now on is shown when the test says so, not at once."""
         self.legs: list[LegSent] = []
         self.away: tuple[AwayQuote, ...] = ()
+        self.unrenewed_s = 0.0
         self._journal = MemoryJournal(1)
         effects = Effects(
             cast("MarketData", self),
@@ -81,6 +82,7 @@ class Venue:
             attach=self._attach,
             legs_planned=lambda _: None,
             release=effects.release,
+            unrenewed_s=lambda: self.unrenewed_s,
         )
         self.servicer = MatchingEngineServicer(
             self.loop,
@@ -198,6 +200,26 @@ async def test_no_fill_is_told_before_peers_can_see_it(venue: Venue) -> None:
     assert (await venue.fills_now("bob"), await venue.fills_now("ann")) == ([1, 2], [1, 2])
     await until(lambda: len(bobs.sequences) == 2)
     following.cancel()
+
+
+async def test_who_follows_fills_is_sent_away_by_an_engine_that_may_have_been_replaced(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor makes the next fills: a stream that stayed open would be silent for ever."""
+    monkeypatch.setattr(commit_loop, "REIGN_PATIENCE_S", 0.05)
+    bobs = Call("bob")
+    await venue.submit("bob", Side.SELL, 10)
+    await venue.submit("ann", Side.BUY, 1)
+    following = asyncio.create_task(venue.fills(bobs, follow=True))
+    await until(lambda: bobs.sequences == [1])
+    venue.bell.ring_all()
+    await asyncio.wait([following], timeout=0.1)
+    assert not following.done()
+    venue.unrenewed_s = 3600.0
+    await until(venue.loop.reign_trouble)
+    venue.bell.ring_all()
+    with pytest.raises(AssertionError, match="UNAVAILABLE: the lease of this engine is not renewed"):
+        await asyncio.wait_for(following, 10)
 
 
 async def test_a_batch_that_is_shown_too_soon_waits_for_those_before(venue: Venue) -> None:
