@@ -18,6 +18,7 @@ and epoch of each record themselves, and ignore records of a replaced epoch.
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -58,6 +59,10 @@ _LOOK_S: Final = 1.0
 
 _MEMORY_LOOK_S: Final = 0.005
 _WRITER: Final = "Matchbus-Writer"
+_FULL: Final = "maximum bytes exceeded"
+"""What nats-server says of a stream at its limit; the code beside it stands for other failures too."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 class PrimaryReplaced(JournalError):
@@ -362,6 +367,7 @@ class JetStreamJournal(_Chained):
         fence = {EXPECTED_LAST_SEQUENCE: str(self._sequence), _WRITER: self._writer}
         self._publisher.begin_message()
         crash_points.reach("append begun")
+        told = ""
         while True:
             ack = await self._publisher.attempt(self._subject, payload, fence)
             if ack is not None and ack.error is None:
@@ -369,10 +375,24 @@ class JetStreamJournal(_Chained):
                     raise JournalDamaged(
                         self._engine, self._sequence + 1, f"the server stored the record at {ack.seq} instead"
                     )
-                return
+                break
             self.unanswered_since = started
             if await self._find(payload, epoch):
-                return
+                break
+            if self.trouble != told:
+                told = self.trouble
+                _log.warning("batches of E%d wait: %s%s", self._engine, told, self._way_out())
+        if told:
+            _log.warning("batches of E%d are stored again", self._engine)
+
+    def _way_out(self) -> str:
+        """What an operator can do about the trouble; empty where it may pass by itself."""
+        if _FULL not in self.trouble:
+            return ""
+        return (
+            f". {self._stream} is full: start the exchange, or matchbus up, with a larger --journal-gib;"
+            f" or, if it may be trimmed and has a snapshot, run `matchbus snapshot make {self._engine}`"
+        )
 
     async def _find(self, payload: bytes, epoch: int) -> bool:
         """Look who has our place: True if we do; False if nobody does: the same bytes must be sent again."""

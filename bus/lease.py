@@ -73,6 +73,7 @@ class Lease:
         self._payload = messages.encode(entry)
         self._publisher = Publisher(client)
         self._renewed = -math.inf
+        self._refusal = ""  # of the last write; empty when it was not refused
 
     @property
     def unrenewed_s(self) -> float:
@@ -186,11 +187,19 @@ class Lease:
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after.sequence if after is not None else 0)}
         self._publisher.begin_message()
         ack = await self._publisher.attempt(self._subject, payload, headers | demand)
-        if ack is not None and ack.error is None:
-            return True
-        if ack is not None and ack.is_out_of_date:
+        if ack is None:
+            return None
+        if ack.is_out_of_date:
             return False
-        return None
+        self._tell(self._publisher.trouble)
+        return True if ack.error is None else None
+
+    def _tell(self, refusal: str) -> None:
+        """Log that the server refuses a write, or takes it again; it is tried again for ever, so once."""
+        if refusal != self._refusal:
+            self._refusal = refusal
+            what = f"waits: {refusal}" if refusal else "is stored again"
+            _log.warning("the lease of E%d %s", self.entry.engine, what)
 
 
 class _Turn:

@@ -247,8 +247,10 @@ class Cluster:
                         return
                     await asyncio.sleep(_READY_POLL_S)
         except (TimeoutError, grpc.aio.AioRpcError, tls.TlsRefused) as error:
+            silent = [member for member in self.members if not await member.serves()]
             raise ProcessFailed(
-                f"not every engine's feed came to life: {error or 'no answer in time'}"
+                f"not every engine's feed came to life: {str(error) or 'no answer in time'}"
+                + "".join(f"\n{member.name} does not serve{member.last_words()}" for member in silent)
             ) from error
 
     def _build_members(self, ports: Iterator[int], durability: Durability, output: Path) -> None:

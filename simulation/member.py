@@ -78,7 +78,7 @@ class Member(ChildProcess):
             async with asyncio.timeout(deadline_s) as patience:
                 while not await self._is_ready(patience, deadline_s):
                     if not self.running:
-                        raise ProcessFailed(f"{self.name} ended{self._last_words()}")
+                        raise ProcessFailed(f"{self.name} ended{self.last_words()}")
         except TimeoutError:
             raise await self._lateness(deadline_s) from None
         self.ready = True
@@ -138,7 +138,7 @@ class Member(ChildProcess):
                 f"{self.name} listens at {self.address}, and TLS keeps us from asking whether it is ready: "
                 f"{self._shut_out}"
             )
-        return ProcessFailed(f"{self.name} was not ready within {deadline_s:g} s{self._last_words()}")
+        return ProcessFailed(f"{self.name} was not ready within {deadline_s:g} s{self.last_words()}")
 
     async def _listens(self) -> bool:
         """Whether anything takes connections at its address."""
@@ -151,7 +151,8 @@ class Member(ChildProcess):
         writer.close()
         return True
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """How its log ends, to be put behind a sentence about it; empty when that cannot be read."""
         with contextlib.suppress(OSError):
             lines = self._log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
             return "; its log ends with:\n" + "\n".join(lines) if lines else " and wrote nothing"

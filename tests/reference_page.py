@@ -230,7 +230,7 @@ def closed_doors() -> Iterator[str]:
         match node:
             case (
                 ast.Call(func=ast.Name(id="Door"), args=[_, text])
-                | ast.Call(func=ast.Attribute(attr="shut"), args=[text])
+                | ast.Call(func=ast.Attribute(attr="shut"), args=[text, *_])
             ):
                 yield _shown(text, {})
 

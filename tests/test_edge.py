@@ -214,6 +214,10 @@ async def test_a_door_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
             assert (await refusal(stream(iter([b""])).read()))[0] is grpc.StatusCode.UNIMPLEMENTED
             door.shut("no more")
             assert await refusal(registered(channel)) == (grpc.StatusCode.UNAVAILABLE, "no more")
+            reasons = ["the disk is full", ""]
+            door.shut("wait", lambda: reasons.pop(0))
+            said = [await refusal(registered(channel)) for _ in range(2)]
+            assert [why for _, why in said] == ["wait: the disk is full", "wait"]
     finally:
         await edge.stop(0)
 

@@ -260,6 +260,10 @@ class Engine:
         """Make the journal ours, and the stream of execution reports, in an epoch that never was."""
         gc.freeze()  # a million resting orders are no garbage: no collection needs to walk them
         state, number = self._state, self._settings.number
+        self._door.shut(
+            f"this process begins its reign of E{number}",
+            lambda: self._journal.trouble or self._reports.trouble,
+        )
         entry = await self._answered(lambda: self._engines_bucket.get(str(number)))
         entered = _epoch_of(entry)
         await begin_next_reign(state, self._journal, self._reports, entered)

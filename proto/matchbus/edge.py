@@ -82,15 +82,16 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has none
     def __init__(self, service: str, refusal: str) -> None:
         self._prefix = f"/{service}/"
         self._refusal = refusal
+        self._why: Callable[[], str] = lambda: ""
         self._methods: dict[str, Any] = {}
 
     def open_to(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         """Let a servicer answer; `add_to_server` is the generated function for it."""
         add_to_server(servicer, self)
 
-    def shut(self, refusal: str) -> None:
-        """Refuse new calls with this text; those under way go on."""
-        self._refusal = refusal
+    def shut(self, refusal: str, why: Callable[[], str] = lambda: "") -> None:
+        """Refuse new calls with this text and what `why` says when they come; those under way go on."""
+        self._refusal, self._why = refusal, why
         self._methods = {}
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
@@ -108,7 +109,8 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has none
 
     async def _refuse(self, requests: Any, context: Context) -> None:
         del requests
-        await context.abort(grpc.StatusCode.UNAVAILABLE, self._refusal)
+        why = self._why()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self._refusal}: {why}" if why else self._refusal)
 
 
 def _letting_go(handler: Any) -> Any:

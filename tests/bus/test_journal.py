@@ -418,6 +418,23 @@ async def test_a_full_journal_waits_and_says_why(nats_connection: Connection, en
         await journal.append(1, 3, b"after an append that was broken off")
 
 
+async def test_the_log_says_why_batches_wait_and_what_to_do(
+    nats_connection: Connection, engine: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each reason, not with every attempt; and that they are stored after all."""
+    await provision.provision_journal(nats_connection, engine, max_bytes=300_000)
+    journal = JetStreamJournal(nats_connection, engine)
+    await journal.append(1, 1, b"x" * 200_000)
+    append = asyncio.create_task(journal.append(1, 2, b"x" * 200_000))
+    await until(lambda: f"batches of E{engine} wait: maximum bytes exceeded" in caplog.text)
+    assert f"JOURNAL_{engine} is full: start the exchange, or matchbus up, with a larger" in caplog.text
+    await provision.provision_journal(nats_connection, engine, max_bytes=600_000)
+    async with asyncio.timeout(10):
+        assert await append == 2
+    assert caplog.messages.count(f"batches of E{engine} are stored again") == 1
+    assert caplog.text.count(" wait: ") == 1
+
+
 async def test_a_stream_that_vanished_is_damage(nats_connection: Connection, engine: int) -> None:
     """A journal whose stream is gone, or begins again, raises JournalDamaged on append and on replay."""
     journal = await _jetstream_journal(nats_connection, engine)

@@ -11,7 +11,7 @@ from bus import provision
 from bus.connection import Connection
 from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
 from bus.messages import LeaseEntry
-from bus.provision import bucket_subject
+from bus.provision import bucket_stream, bucket_subject
 from bus.server import NatsServer
 from bus.stream import Ack, ApiFault, Publisher
 from bus.subjects import LEASES_BUCKET, engine_token
@@ -111,6 +111,25 @@ async def test_a_released_lease_is_free_at_once(rivals: tuple[Lease, Lease]) -> 
     await asyncio.wait_for(claiming, 5)
     assert time.monotonic() - began < AT_ONCE_S
     assert await first.holder() == second.entry
+
+
+async def test_the_log_says_why_the_server_refuses_a_lease(
+    own_connection: Connection, engine: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody gave the bucket a limit: said once, not with every attempt; and when it is stored again."""
+    await provision.provision_shared(own_connection)
+    jetstream = own_connection.jetstream()
+    config = (await jetstream.stream_info(bucket_stream(LEASES_BUCKET))).config
+    config.max_bytes = 10
+    await jetstream.update_stream(config)
+    taking = asyncio.create_task(lease_of(own_connection, engine, "first").acquire())
+    await until(lambda: f"the lease of E{engine} waits: maximum bytes exceeded" in caplog.text)
+    config.max_bytes = -1
+    await jetstream.update_stream(config)
+    async with asyncio.timeout(10):
+        assert await taking
+    assert caplog.messages.count(f"the lease of E{engine} is stored again") == 1
+    assert len(caplog.messages) == 2
 
 
 async def test_releasing_anothers_lease_changes_nothing(rivals: tuple[Lease, Lease]) -> None:

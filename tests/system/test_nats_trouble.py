@@ -226,6 +226,32 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
         await clients.check_open()
 
 
+async def test_an_engine_that_starts_on_a_full_journal_says_so_until_it_has_room(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """Its log ends with the reason and what to do, clients hear the reason; with room it serves by itself."""
+    await provision.provision_shared(own_connection)
+    await provision.provision_journal(own_connection, 1, max_bytes=1)
+    await list_symbol_and_session(own_connection)
+    async with (
+        engine_process(own_server.url, tmp_path) as engine,
+        grpc.aio.insecure_channel(engine.address) as channel,
+    ):
+
+        async def says_so() -> bool:
+            return "batches of E1 wait: maximum bytes exceeded" in engine.log()
+
+        await eventually(says_so, 15, "the log says that the journal is full")
+        assert "with a larger --journal-gib" in engine.log().splitlines()[-1]
+        refused = "this process begins its reign of E1: maximum bytes exceeded"
+        with pytest.raises(grpc.aio.AioRpcError, match=refused) as refusal:
+            await ann(channel, engine.address).limit("AAA", 1, 100, 1)
+        expect_status(refusal.value, UNAVAILABLE)
+        assert not await is_serving(engine.address)
+        await provision.provision_journal(own_connection, 1)
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+
+
 async def test_full_reports_refuse_with_the_reason_until_they_have_room(
     own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
