@@ -38,7 +38,7 @@ from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
-from bus.provision import ProvisionError, await_journal, await_shared
+from bus.provision import ProvisionError, await_journal, await_shared, bucket_stream
 from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
@@ -290,6 +290,8 @@ class Engine:
     async def _reign(self) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
+        for entry in self._instruments.values():
+            self._listing(entry)  # before anybody sees a book whose prices mean something else
         earlier = [leg.sent for leg in state.legs.values()]  # before this reign sends any
         await self._round_trip.start()
         loop, legs = self._make_loop()
@@ -482,11 +484,22 @@ class Engine:
 
     def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> asyncio.Future[Submission] | None:
         """Let a symbol trade; the future, if it does not yet, resolves when it does."""
+        wanted = self._listing(entry)
+        return loop.submit_own(wanted) if wanted is not None else None
+
+    def _listing(self, entry: InstrumentEntry) -> AddInstrument | None:
+        """What lets a symbol trade, with its collar; None when it does.
+
+        Raises ProcessFault when it is listed in other sizes than those that its prices and quantities count.
+        """
         collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
         wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
-        if self._state.instruments.get(entry.symbol) == wanted:
-            return None
-        return loop.submit_own(wanted)
+        known = self._state.instruments.get(entry.symbol)
+        if known is None:
+            return wanted
+        if _sizes(wanted) != _sizes(known):
+            raise ProcessFault(_other_sizes(self._settings.number, wanted, known))
+        return wanted if wanted.market_collar_bps != known.market_collar_bps else None
 
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:
@@ -502,6 +515,22 @@ class Engine:
 def _epoch_of(entry: EngineEntry | None) -> int:
     """The epoch that an engine's entry names, 0 where it cannot be one."""
     return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
+
+
+def _sizes(instrument: AddInstrument) -> tuple[Decimal, Decimal]:
+    """Tick and lot size as numbers: 0.1 and 0.10 are the same."""
+    return Decimal(instrument.tick_size), Decimal(instrument.lot_size)
+
+
+def _other_sizes(number: int, listed: AddInstrument, known: AddInstrument) -> str:
+    """Why an engine must not trade a symbol, and what to do: clients would take its prices for others."""
+    bucket = bucket_stream(subjects.INSTRUMENTS_BUCKET)
+    return (
+        f"{listed.symbol} is listed with tick size {listed.tick_size} and lot size {listed.lot_size}, but the"
+        f" journal of E{number} counts it in ticks of {known.tick_size} and lots of {known.lot_size}. Restore"
+        " the NATS store from a copy; or stop everything, put the old sizes into the instruments file, move"
+        f" the directory of stream {bucket} out of the store, and start again"
+    )
 
 
 def _tell_metrics(address: str) -> None:

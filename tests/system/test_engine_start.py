@@ -1,7 +1,12 @@
-"""What an engine waits for before it serves: a bucket that does not answer, symbols that are listed."""
+"""What an engine waits for before it serves: a bucket that does not answer, symbols that are listed.
+
+And what it ends for: symbols that are listed in other sizes than its journal counts.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
@@ -12,12 +17,15 @@ from matchbus.v1 import matchbus_pb2_grpc
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
-from bus.messages import EngineEntry
+from bus.messages import EngineEntry, InstrumentEntry
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import ProcessFault
 from bus.server import NatsServer
+from engine.commands import AddInstrument, decode
 from engine.runtime.process import Engine
+from tests.system.engine_process import EngineProcess, engine_process, is_serving, list_symbol_and_session
 from tests.system.test_nats_trouble import wired_engine
+from tests.system.venue import eventually
 
 
 async def test_a_start_waits_for_the_bucket_of_engines(
@@ -98,3 +106,80 @@ async def test_symbols_that_are_listed_trade_when_the_door_opens(
     async with wired_engine(own_server):
         assert opened.is_set()
     assert was_open == [False]
+
+
+async def list_aaa(nc: Connection, tick_size: str, lot_size: str, collar_percent: str = "") -> None:
+    """What an exchange writes, whatever it knows of older sizes."""
+    listed = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
+    await listed.put("AAA", InstrumentEntry("AAA", tick_size, lot_size, collar_percent))
+
+
+async def make_streams(nc: Connection) -> None:
+    """For one engine, with AAA in ticks of 0.01 and lots of 1."""
+    await provision.provision_shared(nc)
+    await provision.provision_journal(nc, 1)
+    await list_symbol_and_session(nc)
+
+
+async def journaled_listings(nc: Connection) -> list[AddInstrument]:
+    """What the journal of engine 1 says of instruments."""
+    return [
+        command
+        async for record in JetStreamJournal(nc, 1).replay()
+        for command in decode(record.commands)
+        if isinstance(command, AddInstrument)
+    ]
+
+
+async def test_a_symbol_that_is_listed_in_other_sizes_ends_an_engine(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """A resting order would have another price: while the engine runs and at its start, with what to do."""
+    await make_streams(own_connection)
+    engine = EngineProcess(own_server.url, tmp_path)
+    await engine.start()
+    await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+    await list_aaa(own_connection, "0.1", "1")
+    await ends_for(engine, "AAA is listed with tick size 0.1 and lot size 1, but")
+    await list_aaa(own_connection, "0.01", "10")
+    await engine.start()
+    await ends_for(engine, "AAA is listed with tick size 0.01 and lot size 10, but")
+    assert await journaled_listings(own_connection) == [AddInstrument("AAA", "0.01", "1")]
+    await list_aaa(own_connection, "0.01", "1")
+    async with engine_process(own_server.url, tmp_path) as healed:
+        await eventually(partial(is_serving, healed.address), 15, "the engine serves")
+
+
+async def ends_for(engine: EngineProcess, contradiction: str) -> None:
+    """Return when the engine has ended by itself with that in one line of its log."""
+    assert await engine.code(within_s=15) == 1
+    (line,) = [line for line in engine.log().splitlines() if "CRITICAL" in line]
+    for words in (
+        contradiction,
+        "the journal of E1 counts it in ticks of 0.01 and lots of 1",
+        "put the old sizes into the instruments file",
+        "KV_instruments",
+    ):
+        assert words in line
+    assert "Traceback" not in engine.log()
+
+
+async def test_only_what_changes_of_an_instrument_is_journaled(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """Sizes that are only written differently are the same; a collar counts."""
+    await make_streams(own_connection)
+    async with engine_process(own_server.url, tmp_path) as engine:
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+    await list_aaa(own_connection, "0.010", "1.0")
+    async with engine_process(own_server.url, tmp_path) as engine:
+        await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+        await list_aaa(own_connection, "0.0100", "1.0")
+        await list_aaa(own_connection, "0.01", "1.00", "5")
+
+        async def has_a_collar() -> bool:
+            return any(listing.market_collar_bps for listing in await journaled_listings(own_connection))
+
+        await eventually(has_a_collar, 15, "the collar is in the journal")
+    listings = await journaled_listings(own_connection)
+    assert [listing.market_collar_bps for listing in listings] == [0, 500]
