@@ -55,18 +55,21 @@ class ExecutionsWriter:
         self._sequence = 0  # in the stream, of our newest message
         self._in_flight = False
 
-    async def start(self) -> tuple[int, int]:
+    async def start(self, epoch: int | None = None) -> tuple[int, int]:
         """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
         Go on with the report after those. May be called again, even after PrimaryReplaced, to go on behind
-        what another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
+        what another writer stored. `epoch` is that of our reign, if it has begun. Waits while NATS is away.
+        Raises PrimaryReplaced when the newest message is of a later epoch than ours, ExecutionsDamaged.
         """
         self._in_flight = False
         stored = await self._newest()
         if stored is None:
             return 0, 0
-        self._sequence = stored.sequence
         newest = _decode(stored.sequence, stored.payload)
+        if epoch is not None and newest.epoch > epoch:
+            raise PrimaryReplaced(subjects.EXECUTIONS_STREAM, stored.sequence, epoch, newest.epoch)
+        self._sequence = stored.sequence
         return newest.last_batch, newest.last_reports
 
     async def publish(self, message: messages.Executions) -> None:

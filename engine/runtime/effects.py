@@ -146,15 +146,20 @@ class Reports:
         for batch in owed:
             self.add(batch.epoch, batch.batch_number, batch.reports)
 
-    async def take_over(self, epoch: int, batch_number: int) -> None:
+    async def take_over(
+        self, epoch: int, batch_number: int, check_place: Callable[[], Awaitable[None]]
+    ) -> None:
         """Be the only one that stores reports: what a predecessor sends from now on is refused.
 
         The first of what is owed does that, or else a message without reports, in the name of `batch_number`,
-        which must hold none. Before that the predecessor may store more of what it owed itself. Raises what
-        `ExecutionsWriter.publish` raises, but PrimaryReplaced.
+        which must hold none. Before that the predecessor may store more of what it owed itself, and a
+        successor may have begun already: `check_place` raises when the journal has its record. Raises that,
+        and what `ExecutionsWriter.start` and `publish` raise, PrimaryReplaced only for a later epoch.
         """
         while True:
-            published = await self._writer.start()
+            published = await self._writer.start(epoch)
+            # A successor's first messages may be of a predecessor's epoch too, but its record came before.
+            await check_place()
             if published[0] < batch_number:
                 self.leave_out(published)
             else:  # reported from batches that the journal has lost: their numbers are given out again
@@ -165,7 +170,7 @@ class Reports:
                 message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
                 await self._writer.publish(message)
-            except PrimaryReplaced:  # what of it the predecessor has stored is left out in the next round
+            except PrimaryReplaced:  # by a predecessor, whose message is left out now, or by a successor
                 continue
             self._take_off(len(message.reports))
             return

@@ -130,6 +130,7 @@ class Engine:
         self._lease = lease
         self._group = asyncio.TaskGroup()
         self._keeping: asyncio.Task[None] | None = None
+        self._has_begun = False  # our reign is in the journal: what comes behind it there is another's
         self._state = State(number)
         self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
@@ -263,9 +264,10 @@ class Engine:
         entry = await self._answered(lambda: self._engines_bucket.get(str(number)))
         entered = _epoch_of(entry)
         await begin_next_reign(state, self._journal, self._reports, entered)
+        self._has_begun = True
         _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
         if self._lease is not None:
-            await self._reports.take_over(state.epoch, state.batch_number)
+            await self._reports.take_over(state.epoch, state.batch_number, self._check_place)
             crash_points.reach("reports fenced")
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -280,7 +282,8 @@ class Engine:
     async def _check_place(self) -> None:
         """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""
         lag = await self._journal.lag()
-        if lag and self._loop is not None and not self._loop.is_appending:
+        is_appending = self._loop is not None and self._loop.is_appending
+        if lag and self._has_begun and not is_appending:
             raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
 
     async def _reign(self) -> None:
