@@ -34,6 +34,9 @@ SURE_REPORTS_PER_MESSAGE: Final = 1_000
 PACE_S: Final = 0.02
 """At most one message of reports in this time: each costs the server an fsync, whatever it holds."""
 
+LOOK_S: Final = 1.0
+"""How often an engine that has nothing to report looks whether its newest message is still stored."""
+
 MAX_QUEUED_REPORTS: Final = 200_000
 """With more reports than this waiting for NATS, the engine waits too."""
 
@@ -185,10 +188,14 @@ class Reports:
         """Wait while too much is queued."""
         await self._has_room.wait()
 
-    async def run(self) -> None:
-        """Store what is queued, for ever. Raises what `ExecutionsWriter.publish` raises."""
+    async def run(self, look_s: float | None = None) -> None:
+        """Store what is queued, for ever. Raises what `ExecutionsWriter.publish` raises.
+
+        With nothing to store it looks every `look_s` seconds (None: never) whether what was stored is still
+        there, which only a restart can store again.
+        """
         while True:
-            await self._arrived.wait()
+            await self._await_reports(look_s)
             pace = asyncio.create_task(asyncio.sleep(PACE_S))
             message = self._next_message()
             await self._writer.publish(message)
@@ -199,6 +206,14 @@ class Reports:
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
             await pace
+
+    async def _await_reports(self, look_s: float | None) -> None:
+        while not self._arrived.is_set():
+            try:
+                async with asyncio.timeout(look_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                await self._writer.check()
 
     def _next_message(self) -> Executions:
         """What of the queue, which is not empty, fits into one message; it stays there until it is stored."""

@@ -50,7 +50,7 @@ from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
 from engine.runtime.commit_loop import Batch, CommitLoop, Submission
-from engine.runtime.effects import Effects, FillBell, Reports
+from engine.runtime.effects import LOOK_S, Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs
 from engine.runtime.market_data import MarketData
@@ -372,7 +372,9 @@ class Engine:
         """Let commands be applied, and let all symbols that are listed trade."""
         assert self._uncrosser is not None
         uncrossing = self._uncrosser.run(self._state.books)
-        for part in (loop.run(), loop.watch(), self._market_data.run(), self._reports.run(), uncrossing):
+        # Without a journal a restart has nothing to report again from.
+        reporting = self._reports.run(LOOK_S if self._settings.durable else None)
+        for part in (loop.run(), loop.watch(), self._market_data.run(), reporting, uncrossing):
             self._group.create_task(part)
         if self._settings.durable:
             self._group.create_task(self._snapshot_maker.run())
