@@ -55,18 +55,22 @@ class ExecutionsWriter:
         self._sequence = 0  # in the stream, of our newest message
         self._in_flight = False
 
-    async def start(self) -> tuple[int, int]:
+    async def start(self, epoch: int | None = None) -> tuple[int, int]:
         """The `last_batch` and `last_reports` of the newest message stored, zeros when there is none.
 
         Go on with the report after those. May be called again, even after PrimaryReplaced, to go on behind
-        what another writer stored. Waits while NATS is away. Raises ExecutionsDamaged.
+        what another writer stored. `epoch` is that of our reign, if it has begun. Waits while NATS is away.
+        Raises PrimaryReplaced when the newest message is of a later epoch than ours, ExecutionsDamaged, also
+        when the one that was the newest before is gone.
         """
         self._in_flight = False
         stored = await self._newest()
         if stored is None:
             return 0, 0
-        self._sequence = stored.sequence
         newest = _decode(stored.sequence, stored.payload)
+        if epoch is not None and newest.epoch > epoch:
+            raise PrimaryReplaced(subjects.EXECUTIONS_STREAM, stored.sequence, epoch, newest.epoch)
+        self._sequence = stored.sequence
         return newest.last_batch, newest.last_reports
 
     async def publish(self, message: messages.Executions) -> None:
@@ -98,6 +102,14 @@ class ExecutionsWriter:
         self._in_flight = False
         crash_points.reach("reports stored")
 
+    async def check(self) -> None:
+        """Raise ExecutionsDamaged when our last message is gone; without an answer of NATS nothing is known.
+
+        Costs one round trip, whose answer is the newest message on the subject, ours or a successor's.
+        """
+        with contextlib.suppress(*AWAY):
+            await self._look()
+
     @property
     def trouble(self) -> str:
         """Why the last attempt has no good answer; empty when it has one."""
@@ -106,26 +118,36 @@ class ExecutionsWriter:
     async def _find(self, payload: bytes, epoch: int) -> bool:
         """Whether the message is stored; False: the newest one is still our last, so send it again."""
         stored = await self._newest()
-        sequence = stored.sequence if stored is not None else 0
-        if sequence == self._sequence:
+        if stored is None or stored.sequence == self._sequence:
             return False
-        if stored is None or sequence < self._sequence:
-            raise ExecutionsDamaged(f"{self._subject}: message {self._sequence} was stored and is gone")
         if stored.payload != payload:
-            other = _decode(sequence, stored.payload)
-            raise PrimaryReplaced(subjects.EXECUTIONS_STREAM, sequence, epoch, other.epoch)
-        self._sequence = sequence
+            other = _decode(stored.sequence, stored.payload)
+            raise PrimaryReplaced(subjects.EXECUTIONS_STREAM, stored.sequence, epoch, other.epoch)
+        self._sequence = stored.sequence
         return True
 
     async def _newest(self) -> Stored | None:
         while True:
-            try:  # a cluster's new leader may not have all that was stored yet
-                await settled_extent(self._client, subjects.EXECUTIONS_STREAM, self._sequence)
-                return await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
+            try:
+                return await self._look()
             except AWAY:
                 await until_connected(self._client)
-            except StreamError as error:
-                raise ExecutionsDamaged(str(error)) from error
+
+    async def _look(self) -> Stored | None:
+        """The newest message on the subject. Raises ExecutionsDamaged when ours is gone, or one of AWAY."""
+        try:
+            stored = await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
+            if self._is_behind(stored):  # a cluster's new leader may not have all that was stored yet
+                await settled_extent(self._client, subjects.EXECUTIONS_STREAM, self._sequence)
+                stored = await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
+        except StreamError as error:
+            raise ExecutionsDamaged(str(error)) from error
+        if self._is_behind(stored):
+            raise ExecutionsDamaged(f"{self._subject}: message {self._sequence} was stored and is gone")
+        return stored
+
+    def _is_behind(self, stored: Stored | None) -> bool:
+        return (stored.sequence if stored is not None else 0) < self._sequence
 
 
 class ExecutionsReader:

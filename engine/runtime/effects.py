@@ -34,6 +34,9 @@ SURE_REPORTS_PER_MESSAGE: Final = 1_000
 PACE_S: Final = 0.02
 """At most one message of reports in this time: each costs the server an fsync, whatever it holds."""
 
+LOOK_S: Final = 1.0
+"""How often an engine that has nothing to report looks whether its newest message is still stored."""
+
 MAX_QUEUED_REPORTS: Final = 200_000
 """With more reports than this waiting for NATS, the engine waits too."""
 
@@ -151,15 +154,20 @@ class Reports:
         for batch in owed:
             self.add(batch.epoch, batch.batch_number, batch.reports)
 
-    async def take_over(self, epoch: int, batch_number: int) -> None:
+    async def take_over(
+        self, epoch: int, batch_number: int, check_place: Callable[[], Awaitable[None]]
+    ) -> None:
         """Be the only one that stores reports: what a predecessor sends from now on is refused.
 
         The first of what is owed does that, or else a message without reports, in the name of `batch_number`,
-        which must hold none. Before that the predecessor may store more of what it owed itself. Raises what
-        `ExecutionsWriter.publish` raises, but PrimaryReplaced.
+        which must hold none. Before that the predecessor may store more of what it owed itself, and a
+        successor may have begun already: `check_place` raises when the journal has its record. Raises that,
+        and what `ExecutionsWriter.start` and `publish` raise, PrimaryReplaced only for a later epoch.
         """
         while True:
-            published = await self._writer.start()
+            published = await self._writer.start(epoch)
+            # A successor's first messages may be of a predecessor's epoch too, but its record came before.
+            await check_place()
             if published[0] < batch_number:
                 self.leave_out(published)
             else:  # reported from batches that the journal has lost: their numbers are given out again
@@ -170,7 +178,7 @@ class Reports:
                 message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
                 await self._writer.publish(message)
-            except PrimaryReplaced:  # what of it the predecessor has stored is left out in the next round
+            except PrimaryReplaced:  # by a predecessor, whose message is left out now, or by a successor
                 continue
             self._take_off(len(message.reports))
             return
@@ -185,10 +193,14 @@ class Reports:
         """Wait while too much is queued."""
         await self._has_room.wait()
 
-    async def run(self) -> None:
-        """Store what is queued, for ever. Raises what `ExecutionsWriter.publish` raises."""
+    async def run(self, look_s: float | None = None) -> None:
+        """Store what is queued, for ever. Raises what `ExecutionsWriter.publish` raises.
+
+        With nothing to store it looks every `look_s` seconds (None: never) whether what was stored is still
+        there, which only a restart can store again.
+        """
         while True:
-            await self._arrived.wait()
+            await self._await_reports(look_s)
             pace = asyncio.create_task(asyncio.sleep(PACE_S))
             message = self._next_message()
             await self._writer.publish(message)
@@ -199,6 +211,14 @@ class Reports:
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
             await pace
+
+    async def _await_reports(self, look_s: float | None) -> None:
+        while not self._arrived.is_set():
+            try:
+                async with asyncio.timeout(look_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                await self._writer.check()
 
     def _next_message(self) -> Executions:
         """What of the queue, which is not empty, fits into one message; it stays there until it is stored."""

@@ -50,7 +50,7 @@ from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
 from engine.runtime.commit_loop import Batch, CommitLoop, Submission
-from engine.runtime.effects import Effects, FillBell, Reports
+from engine.runtime.effects import LOOK_S, Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs
 from engine.runtime.market_data import MarketData
@@ -130,6 +130,7 @@ class Engine:
         self._lease = lease
         self._group = asyncio.TaskGroup()
         self._keeping: asyncio.Task[None] | None = None
+        self._has_begun = False  # our reign is in the journal: what comes behind it there is another's
         self._state = State(number)
         self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
@@ -267,9 +268,10 @@ class Engine:
         entry = await self._answered(lambda: self._engines_bucket.get(str(number)))
         entered = _epoch_of(entry)
         await begin_next_reign(state, self._journal, self._reports, entered)
+        self._has_begun = True
         _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
         if self._lease is not None:
-            await self._reports.take_over(state.epoch, state.batch_number)
+            await self._reports.take_over(state.epoch, state.batch_number, self._check_place)
             crash_points.reach("reports fenced")
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -284,7 +286,8 @@ class Engine:
     async def _check_place(self) -> None:
         """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""
         lag = await self._journal.lag()
-        if lag and self._loop is not None and not self._loop.is_appending:
+        is_appending = self._loop is not None and self._loop.is_appending
+        if lag and self._has_begun and not is_appending:
             raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
 
     async def _reign(self) -> None:
@@ -377,7 +380,9 @@ class Engine:
         assert self._uncrosser is not None
         uncrossing = self._uncrosser.run(self._state.books)
         feed = self._market_data.run(is_alive=lambda: not loop.reign_trouble())
-        for part in (loop.run(), loop.watch(), feed, self._reports.run(), uncrossing):
+        # Without a journal a restart has nothing to report again from.
+        reporting = self._reports.run(LOOK_S if self._settings.durable else None)
+        for part in (loop.run(), loop.watch(), feed, reporting, uncrossing):
             self._group.create_task(part)
         if self._settings.durable:
             self._group.create_task(self._snapshot_maker.run())

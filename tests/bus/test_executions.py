@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import shutil
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,6 +142,79 @@ async def test_a_leader_that_is_behind_is_asked_again(
             await writer.publish(_message(engine, 2, 2))
     else:
         await writer.publish(_message(engine, 2, 2))
+
+
+@pytest.fixture
+async def forgetful(own_connection: Connection) -> Callable[[int], Awaitable[bool]]:
+    """Makes the stream lose one message. The server's own denies it."""
+    jetstream = own_connection.jetstream()
+    await jetstream.add_stream(name=subjects.EXECUTIONS_STREAM, subjects=[subjects.EXECUTIONS_SUBJECTS])
+    return partial(jetstream.delete_msg, subjects.EXECUTIONS_STREAM)
+
+
+async def test_a_writer_sees_that_its_newest_message_is_gone(
+    own_connection: Connection, forgetful: Callable[[int], Awaitable[bool]]
+) -> None:
+    """Whatever others have stored since. With its message there, or a successor's, nothing is wrong."""
+    writer, other = ExecutionsWriter(own_connection, 1), ExecutionsWriter(own_connection, 2)
+    await writer.start()
+    await other.start()
+    await writer.check()
+    for batch in (1, 2):
+        await writer.publish(_message(1, batch, batch))
+        await writer.check()
+    await other.publish(_message(2, 1, 1))
+    await writer.check()
+    successor = ExecutionsWriter(own_connection, 1)
+    await successor.start()
+    await successor.publish(_message(1, 3, 3, epoch=2))
+    await writer.check()
+    await forgetful(4)
+    await writer.check()
+    await forgetful(2)
+    for newest_seen in (writer, successor):
+        with pytest.raises(ExecutionsDamaged, match=r"message . was stored and is gone"):
+            await newest_seen.check()
+
+
+async def test_a_start_that_follows_another_finds_no_less(
+    own_connection: Connection, forgetful: Callable[[int], Awaitable[bool]]
+) -> None:
+    """A standby has let go of the reports that it saw stored: they must be made again by a replay."""
+    primary, standby = ExecutionsWriter(own_connection, 1), ExecutionsWriter(own_connection, 1)
+    await primary.start()
+    for batch in (1, 2):
+        await primary.publish(_message(1, batch, batch))
+        assert await standby.start() == (batch, 1)
+    await forgetful(2)
+    with pytest.raises(ExecutionsDamaged, match="message 2 was stored and is gone"):
+        await standby.start()
+    assert await ExecutionsWriter(own_connection, 1).start() == (1, 1)
+
+
+async def test_a_server_that_is_away_or_behind_has_lost_nothing(
+    own_server: NatsServer, own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look does not wait for it; one who has only just come to lead a cluster is asked again."""
+    await provision.provision_shared(own_connection)
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    await writer.publish(_message(1, 1, 1))
+    find, behind = bus.stream.last_message, [None]
+
+    async def last(client: Connection, stream: str, subject: str) -> Stored | None:
+        return behind.pop() if behind else await find(client, stream, subject)
+
+    monkeypatch.setattr(bus.executions, "last_message", last)
+    await writer.check()
+    assert not behind
+    await own_server.kill()
+    async with asyncio.timeout(5):
+        await writer.check()
+    await own_server.start()
+    async with asyncio.timeout(5):
+        await writer.publish(_message(1, 2, 2))
+    await writer.check()
 
 
 async def test_kills_lose_and_repeat_nothing(own_server: NatsServer, connections: "Connections") -> None:
@@ -364,9 +439,10 @@ async def test_reports_that_stand_where_others_were_read_are_damage(
     shutil.rmtree(data)
     shutil.copytree(copy, data)
     await own_server.start()
-    await writer.start()
+    restarted = ExecutionsWriter(own_connection, 1)
+    await restarted.start()
     for batch in (12, 13, 14):
-        await writer.publish(_message(1, batch, batch, epoch=2))
+        await restarted.publish(_message(1, batch, batch, epoch=2))
     with pytest.raises(ExecutionsDamaged, match="lost its end: message 3 was read"):
         await asyncio.wait_for(collecting, 10)
     assert found == [1, 2, 3]

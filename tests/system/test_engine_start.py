@@ -63,6 +63,17 @@ async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> N
     assert ask.await_count == 2
 
 
+async def test_what_stands_behind_our_reigns_first_record_is_anothers() -> None:
+    """Before that record it may be the predecessor's, and while we append it may be ours."""
+    engine = Mock(_journal=Mock(lag=AsyncMock(return_value=1)), _has_begun=False, _loop=None)
+    await Engine._check_place(engine)  # noqa: SLF001
+    engine._has_begun = True  # noqa: SLF001
+    with pytest.raises(ProcessFault, match="another process wrote 1 batches"):
+        await Engine._check_place(engine)  # noqa: SLF001
+    engine._loop = Mock(is_appending=True)  # noqa: SLF001
+    await Engine._check_place(engine)  # noqa: SLF001
+
+
 async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_successors_entry(
     own_connection: Connection,
 ) -> None:

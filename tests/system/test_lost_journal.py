@@ -1,5 +1,6 @@
 """An engine whose journal was lost does not trade on what is left, unless it is told to."""
 
+import contextlib
 import shutil
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import grpc
 
 from bus import provision, subjects
-from bus.connection import connect
+from bus.connection import Connection, connect
 from bus.messages import decode_executions
 from bus.server import NatsServer
 from bus.stream import StreamReader, extent
@@ -43,6 +44,16 @@ async def trade(url: str, directory: Path, *options: str) -> tuple[list[str], st
             await trader.limit("AAA", 1, 100, 1)
         orders = [order.client_order_id for order in await trader.open_orders()]
     return orders, engine.log()
+
+
+async def reported(nc: Connection) -> int:
+    """How many reports are stored; a reign begins with a message that has none."""
+    reader, count = StreamReader(nc, subjects.EXECUTIONS_STREAM), 0
+    end = (await extent(nc, subjects.EXECUTIONS_STREAM)).last_seq
+    while reader.next_sequence <= end:
+        count += sum(len(decode_executions(stored.payload).reports) for stored in await reader.read())
+    await reader.close()
+    return count
 
 
 def marked_epoch(directory: Path) -> int:
@@ -105,27 +116,18 @@ async def test_a_journal_that_lost_what_was_reported_is_refused_without_a_mark(t
         await make_streams(server.url)
         nc = await connect(server.url, name="test", on_closed=lambda: None)
 
-        async def reported() -> int:
-            """How many reports are stored; a reign begins with a message that has none."""
-            reader, count = StreamReader(nc, subjects.EXECUTIONS_STREAM), 0
-            end = (await extent(nc, subjects.EXECUTIONS_STREAM)).last_seq
-            while reader.next_sequence <= end:
-                count += sum(len(decode_executions(stored.payload).reports) for stored in await reader.read())
-            await reader.close()
-            return count
-
         async def order_and_report(*options: str) -> int:
-            known = await reported()
+            known = await reported(nc)
             async with engine_process(server.url, tmp_path, *options) as engine:
                 await eventually(partial(is_serving, engine.address), 15, "the engine serves")
                 async with grpc.aio.insecure_channel(engine.address) as channel:
                     await ann(channel, engine.address).limit("AAA", 1, 100, 1)
 
                 async def more() -> bool:
-                    return await reported() > known
+                    return await reported(nc) > known
 
                 await eventually(more, 5, "the order is reported")
-            return await reported()
+            return await reported(nc)
 
         assert await order_and_report() == 1
         await nc.jetstream().delete_stream(subjects.journal_stream(1))
@@ -138,4 +140,42 @@ async def test_a_journal_that_lost_what_was_reported_is_refused_without_a_mark(t
         assert "was reported" in engine.log()
 
         assert await order_and_report("--accept-loss") == 2
+        await nc.close()
+
+
+async def test_an_idle_engine_sees_that_its_reports_were_lost_and_stores_them_again(tmp_path: Path) -> None:
+    """Nobody trades after the loss: it ends all the same, as only a restart can make them again."""
+    server = NatsServer(tmp_path / "nats")
+    async with server, contextlib.AsyncExitStack() as stack:
+        await make_streams(server.url)
+        nc = await connect(server.url, name="test", on_closed=lambda: None)
+
+        async def order_until(engine: EngineProcess, count: int) -> None:
+            async def are_stored() -> bool:
+                return await reported(nc) == count
+
+            await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+            async with grpc.aio.insecure_channel(engine.address) as channel:
+                await ann(channel, engine.address).limit("AAA", 1, 100, 1)
+            await eventually(are_stored, 15, f"{count} reports are stored")
+
+        engine = EngineProcess(server.url, tmp_path)
+        await engine.start()
+        stack.push_async_callback(engine.stop)
+        await order_until(engine, 1)
+        await server.stop()
+        (stream,) = (tmp_path / "nats/data").rglob(f"streams/{subjects.EXECUTIONS_STREAM}")
+        shutil.copytree(stream, tmp_path / "copy")
+        await server.start()
+        await order_until(engine, 2)
+        await server.kill()
+        shutil.rmtree(stream)
+        shutil.copytree(tmp_path / "copy", stream)
+        await server.start()
+        assert await engine.code(within_s=15) == 1
+        assert "was stored and is gone" in engine.log()
+        assert "Traceback" not in engine.log()
+        assert await reported(nc) == 1
+        async with engine_process(server.url, tmp_path) as again:
+            await order_until(again, 3)
         await nc.close()

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from bus import messages
+from bus.executions import ExecutionsDamaged
 from bus.messages import Executions, Report
 from bus.stream import MAX_MESSAGE_BYTES
 from engine.events import (
@@ -76,6 +77,7 @@ class Stream:
         self.stored: list[Executions] = []
         self.largest = 0
         self.times: list[float] = []
+        self.looks = 0
         self.open = asyncio.Event()
         self.open.set()
 
@@ -86,6 +88,12 @@ class Stream:
         self.largest = max(self.largest, len(payload))
         self.stored.append(messages.decode_executions(payload))
         self.times.append(time.monotonic())
+
+    async def check(self) -> None:
+        """As ExecutionsWriter says."""
+        self.looks += 1
+        if self.times and not self.stored:
+            raise ExecutionsDamaged("it is gone")
 
     def batches(self) -> list[tuple[int, int, int]]:
         """(first batch, last batch, reports) of each message."""
@@ -255,6 +263,22 @@ async def test_messages_keep_their_distance(stream: Stream, monkeypatch: pytest.
     assert gaps
     assert min(gaps) >= 0.09
     assert len(stream.stored) <= (time.monotonic() - started) / 0.1 + 1
+
+
+async def test_an_idle_engine_looks_whether_its_reports_are_still_there(stream: Stream) -> None:
+    """Now and then, before it has ever stored one too, and goes on storing; what it finds gone ends it."""
+    reports = reports_to(stream)
+    task = asyncio.create_task(reports.run(0.01))
+    await until(lambda: stream.looks > 1)
+    for number in range(1, 4):
+        reports.add(1, number, cancels(number))
+        await until(lambda: len(stream.stored) == number)  # noqa: B023 - awaited at once
+        looks = stream.looks
+        await until(lambda: stream.looks > looks + 1)  # noqa: B023 - awaited at once
+    assert stream.order_ids() == [1, 2, 3]
+    stream.stored.clear()
+    with pytest.raises(ExecutionsDamaged):
+        await asyncio.wait_for(task, 5)
 
 
 async def test_an_engine_waits_when_too_much_is_queued(

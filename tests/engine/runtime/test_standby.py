@@ -17,6 +17,8 @@ from bus.executions import ExecutionsWriter
 from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
+from bus.runner import ProcessFault
+from bus.stream import StreamReader
 from engine.commands import LegResult
 from engine.digest import state_digest
 from engine.events import Accepted
@@ -103,7 +105,7 @@ async def test_a_successor_fences_the_reports_of_its_predecessor(
         reports.add(1, number, [accepted(number)])
     late = messages.Executions(engine, 1, 1, 1, 1, _reports(accepted(1)))
     await zombie.publish(late)
-    await reports.take_over(2, 9)
+    await reports.take_over(2, 9, _alone)
     with pytest.raises(PrimaryReplaced):
         await zombie.publish(messages.Executions(engine, 1, 2, 2, 1, _reports(accepted(2))))
     assert await writer.start() == ((9, 0) if not owed else (3, 1))
@@ -122,7 +124,7 @@ async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_no
     class Writer:
         """A stream into which the predecessor writes between our look and our message."""
 
-        async def start(self) -> tuple[int, int]:
+        async def start(self, _: int) -> tuple[int, int]:
             return (stored[-1].last_batch, stored[-1].last_reports) if stored else (0, 0)
 
         async def publish(self, message: messages.Executions) -> None:
@@ -134,7 +136,7 @@ async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_no
     reports = Reports(engine, cast("ExecutionsWriter", Writer()), (0, 0))
     for number in (1, 2, 3):
         reports.add(1, number, [accepted(number)])
-    await reports.take_over(2, 9)
+    await reports.take_over(2, 9, _alone)
     ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]
     assert ids == [1, 2, 3]
 
@@ -148,7 +150,7 @@ async def test_after_a_loss_a_faster_predecessor_takes_no_reports_away(engine: i
 
         late = 2
 
-        async def start(self) -> tuple[int, int]:
+        async def start(self, _: int) -> tuple[int, int]:
             return 20, 1
 
         async def publish(self, message: messages.Executions) -> None:
@@ -161,13 +163,86 @@ async def test_after_a_loss_a_faster_predecessor_takes_no_reports_away(engine: i
     reports.report_again()
     for number in (1, 2, 3):
         reports.add(1, number, [accepted(number)])
-    await reports.take_over(2, 9)
+    await reports.take_over(2, 9, _alone)
     running = asyncio.create_task(reports.run())
     reports.add(2, 10, [accepted(4)])
     await asyncio.wait_for(reports.drained(), 5)
     running.cancel()
     ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]
     assert ids == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["before", "between"])
+@pytest.mark.parametrize("own", [False, True], ids=["debts", "debts and its own"])
+async def test_a_process_replaced_in_its_take_over_stores_nothing_behind_its_successor(
+    nats_connection: Connection, engine: int, *, own: bool, between: bool
+) -> None:
+    """The successor stored before we looked, or before our message: nothing is there twice, and it goes on.
+
+    By the debts alone, which bear the epoch of their batches, only the journal tells it from a predecessor.
+    """
+    await provision.provision_shared(nats_connection)
+    predecessor, writer, successor = (ExecutionsWriter(nats_connection, engine) for _ in range(3))
+    await predecessor.start()
+    publish = writer.publish
+
+    async def begin() -> None:
+        """The predecessor stores once more, then another process reigns in epoch 3, from batch 10 on."""
+        await predecessor.publish(messages.Executions(engine, 1, 1, 1, 1, _reports(accepted(1))))
+        assert await successor.start() == (1, 1)
+        debts = _reports(accepted(2)) + _reports(accepted(3))
+        await successor.publish(messages.Executions(engine, 1, 2, 3, 1, debts))
+        if own:
+            await successor.publish(messages.Executions(engine, 3, 11, 11, 1, _reports(accepted(11))))
+
+    async def publish_late(message: messages.Executions) -> None:
+        writer.publish = publish  # type: ignore[method-assign]
+        await begin()
+        await publish(message)
+
+    async def check_place() -> None:
+        if not own and await ExecutionsWriter(nats_connection, engine).start() != (0, 0):
+            raise ProcessFault("another process wrote")
+
+    if between:
+        writer.publish = publish_late  # type: ignore[method-assign]
+    else:
+        await begin()
+    reports = Reports(engine, writer, (0, 0))
+    for number in (1, 2, 3):
+        reports.add(1, number, [accepted(number)])
+    with pytest.raises(PrimaryReplaced if own else ProcessFault):
+        await reports.take_over(2, 9, check_place)
+    await successor.publish(messages.Executions(engine, 3, 12, 12, 1, _reports(accepted(12))))
+    reader = StreamReader(
+        nats_connection, subjects.EXECUTIONS_STREAM, subject=subjects.execution(engine), contiguous=False
+    )
+    ids: list[int] = []
+    while not ids or ids[-1] != 12:
+        for stored in await reader.read(5):
+            ids += [report.order_id for report in messages.decode_executions(stored.payload).reports]  # type: ignore[union-attr]
+    await reader.close()
+    assert ids == ([1, 2, 3, 11, 12] if own else [1, 2, 3, 12])
+
+
+async def test_what_bears_the_number_of_a_lost_batch_is_reported(
+    nats_connection: Connection, engine: int
+) -> None:
+    """The newest message is of a later batch than the journal has, but of no later epoch: no successor's."""
+    await provision.provision_shared(nats_connection)
+    earlier, writer = (ExecutionsWriter(nats_connection, engine) for _ in range(2))
+    await earlier.start()
+    await earlier.publish(messages.Executions(engine, 1, 20, 20, 1, _reports(accepted(1))))
+    reports = Reports(engine, writer, await writer.start())
+    reports.report_again()
+    reports.add(1, 8, [accepted(2)])
+    await reports.take_over(2, 9, _alone)
+    assert await writer.start() == (8, 1)
+    assert not reports.queued
+
+
+async def _alone() -> None:
+    """No other process has begun a reign."""
 
 
 def _reports(event: Accepted) -> tuple[messages.Report, ...]:
