@@ -236,6 +236,11 @@ class AwayView:
         """
         return self._unanswered.get(peer, 0) >= SUSPECT_AFTER_UNANSWERED
 
+    def counts(self, peer: int, symbol: str) -> bool:
+        """Whether what a peer shows of a symbol counts: the book is synced, the peer is live and answers."""
+        feed = self._peers.get(peer)
+        return feed is not None and feed.protected(symbol) is not None and not self.is_suspect(peer)
+
     def _for_order(
         self, command: ReplaceOrder | LegResult, order: Order, price: int, quantity: int
     ) -> NewOrder | ReplaceOrder | LegResult:

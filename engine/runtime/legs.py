@@ -53,6 +53,10 @@ MAX_LEGS_UNDER_WAY: Final = 256
 45,000 legs took 65 s with 64 at a time, 22 s with 256; with 1,024 the orders of others waited a second.
 """
 
+REFUSED_PATIENCE_S: Final = 1.0
+"""How long an order whose leg was refused waits until the quotes of the peer count again: in those of its new
+reign the order may find what it was after."""
+
 TELL_S: Final = 10.0
 """At most one line of the log in this time says that a peer's legs have no answer."""
 
@@ -63,6 +67,7 @@ SENT_OUTCOMES: Final = ("filled", "partial", "empty", "refused")
 TAKEN_OUTCOMES: Final = ("filled", "empty", "refused")
 """The engine that takes a leg counts it as filled if any part of it traded."""
 
+_LOOK_S: Final = 0.02
 _INT64_MAX: Final = 2**63 - 1
 _UINT64_MAX: Final = 2**64 - 1
 
@@ -194,8 +199,16 @@ class Legs:
         self.waits.observe(time.monotonic() - left_s)
         _log.info("leg answered", extra={**_named(leg), "filled": filled, "quantity": leg.quantity})
         order_trace.leg_answered(leg, left_s, outcome, filled)
+        if answer.refused:
+            await self._await_quotes(leg)
         # Only then does the next leg leave: or results would fill the queue in front of clients' orders.
         await self._loop.submit_own(LegResult(leg.leg_id, fills))
+
+    async def _await_quotes(self, leg: LegSent) -> None:
+        """Wait a while until what the peer shows counts."""
+        until_s = time.monotonic() + REFUSED_PATIENCE_S
+        while not self._away.counts(leg.peer, leg.symbol) and time.monotonic() < until_s:  # noqa: ASYNC110 - time may end it
+            await asyncio.sleep(_LOOK_S)
 
     async def _connected(self) -> None:
         """Wait until questions can leave: asked meanwhile, they would all leave together afterwards."""

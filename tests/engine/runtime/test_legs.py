@@ -361,6 +361,22 @@ async def test_a_leg_for_an_earlier_reign_is_refused(
         assert away.fills == []
 
 
+async def test_an_order_whose_leg_was_refused_waits_for_the_quotes_of_the_new_reign(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """What it was after still stands there, and beside it a worse price at home."""
+    async with two_engines(nats_connection, engine, other) as (home, away):
+        home.see(other, (100, 5), epoch=7)
+        await home.rest("carol", Side.SELL, 5, 101)
+        submission = await home.rest("alice", Side.BUY, 5, 101)
+        home.peers.clear()
+        await until(lambda: home.legs.sent["refused"] == 1)
+        home.see(other, (100, 5))
+        answer = await settled(submission)
+        assert (answer.status, answer.value) == (OrderStatus.FILLED, 500)
+        assert away.state.books["AAPL"].best(Side.SELL) is None
+
+
 async def test_a_slow_link_does_not_keep_a_leg_in_doubt(
     nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
