@@ -89,6 +89,12 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
             return refusal(pb.REJECT_REASON_ORDER_PENDING)
         if command.HasField("cancel"):
             order.status, order.leaves_quantity = pb.ORDER_STATUS_CANCELLED, 0
+        elif command.replace.quantity <= order.cumulative_quantity:
+            order.status, order.leaves_quantity = pb.ORDER_STATUS_FILLED, 0
+            self.terms[order.client_order_id] = (
+                self.terms[order.client_order_id][0],
+                order.cumulative_quantity,
+            )
         else:
             order.leaves_quantity = command.replace.quantity
             self.terms[order.client_order_id] = (command.replace.price, command.replace.quantity)

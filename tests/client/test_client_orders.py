@@ -589,6 +589,34 @@ async def test_replace_whose_answer_was_lost_counts_as_done(venue: FakeVenue) ->
     assert len(engine.commands) == 3
 
 
+@pytest.mark.parametrize(("price", "quantity"), [("2", "0.3"), ("2", "0.5"), ("3", "0.5")])
+async def test_replace_that_finished_its_order_counts_as_done(
+    venue: FakeVenue, price: str, quantity: str
+) -> None:
+    """A total at or below what is filled, whose answer was lost: the order keeps its price, and is filled."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.orders[order.client_order_id].cumulative_quantity = 5
+        engine.break_after.append(UNAVAILABLE)
+        replaced = await client.replace(order_id=order.order_id, price=price, quantity=quantity)
+    assert (replaced.status, replaced.duplicate, replaced.rejected) == ("filled", True, False)
+    assert replaced.cumulative_quantity == Decimal("0.5")
+    assert len(engine.commands) == 3
+
+
+async def test_repeated_replace_of_an_order_that_was_cancelled_is_refused(venue: FakeVenue) -> None:
+    """Nobody replaced an order that was cancelled before more of it was filled than the replace wanted."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.orders[order.client_order_id].cumulative_quantity = 5
+        await client.cancel(order_id=order.order_id)
+        engine.break_after.append(UNAVAILABLE)
+        refused = await client.replace(order_id=order.order_id, price="2", quantity="0.3")
+    assert refused.reject_reason is RejectReason.ORDER_CLOSED
+
+
 async def test_repeated_replace_of_an_order_that_waits_is_refused(venue: FakeVenue) -> None:
     """A repeated replace of an order that has another price stays refused, for the reason that it has."""
     engine = venue.engines[0]
