@@ -46,8 +46,11 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.break_after: deque[grpc.StatusCode | None] = deque()
         self.fill_breaks: deque[int] = deque()
         self.refuses_fills_after_s: float | None = None
+        self.refuses_fills_with = grpc.StatusCode.UNAVAILABLE
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
+        self.s_per_command = 0.0
+        """How long each command of an OrderEntry message takes; they are entered when all are in."""
         self.sends_legs = False
         """Whether a replaced order waits for a leg from then on."""
         self.hold: asyncio.Event | None = None
@@ -69,6 +72,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
             if self.break_before and (code := self.break_before.popleft()) is not None:
                 await context.abort(code, "broken before")
             self.messages.append(len(request.commands))
+            await asyncio.sleep(self.s_per_command * len(request.commands))
             replies = [self.apply(command) for command in request.commands]
             if self.break_after and (code := self.break_after.popleft()) is not None:
                 await context.abort(code, "broken after")

@@ -159,7 +159,7 @@ async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(
 def in_flight(client: Client) -> int:
     """How many messages of the client have no answer yet."""
     assert client._entry is not None  # noqa: SLF001
-    return client._entry._messages_in_flight  # noqa: SLF001
+    return len(client._entry._in_flight)  # noqa: SLF001
 
 
 async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
@@ -172,6 +172,49 @@ async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
         assert len(client._entry._queue) == 256  # type: ignore[union-attr]  # noqa: SLF001
         engine.hold.set()
         assert all([(await order).status == "new" for order in orders])
+
+
+async def test_messages_follow_the_pace_of_the_answers(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow answers halve what a message holds, down to one command; quick ones bring it back."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)  # one message at a time
+    engine = venue.engines[0]
+    async with venue.client() as client:
+
+        async def messages_of_a_burst() -> list[int]:
+            engine.messages.clear()
+            await asyncio.gather(*(client.submit("AAPL", "buy", "1", "2") for _ in range(40)))
+            return engine.messages
+
+        with monkeypatch.context() as slow:
+            slow.setattr(order_entry, "SLOW_S", -1.0)
+            assert await messages_of_a_burst() == [40]
+            assert await messages_of_a_burst() == [20, 10, 5, 2, 1, 1, 1]
+        assert await messages_of_a_burst() == [1, 2, 4, 8, 16, 9]
+        assert await messages_of_a_burst() == [32, 8]
+        assert await messages_of_a_burst() == [40]
+
+
+async def test_a_burst_that_outlasts_the_deadline_is_finished_by_repeating_it(venue: FakeVenue) -> None:
+    """An engine that lets in so many orders a second answers a part of them each time, not never."""
+    engine = venue.engines[0]
+    engine.s_per_command = 0.01
+    waiting = [f"o{number}" for number in range(120)]
+    async with venue.client(deadline_s=0.5) as client:
+        for _ in range(40):
+            answers = await asyncio.gather(
+                *(client.submit("AAPL", "buy", "1", "2", client_order_id=name) for name in waiting),
+                return_exceptions=True,
+            )
+            failed = [answer for answer in answers if not isinstance(answer, OrderResult)]
+            assert all(isinstance(failure, Unavailable) for failure in failed)
+            waiting = [
+                name for name, answer in zip(waiting, answers, strict=True) if isinstance(answer, Exception)
+            ]
+            if not waiting:
+                break
+    assert not waiting
 
 
 @pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL])
