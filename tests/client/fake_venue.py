@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from matchbus.edge import SERVER_OPTIONS
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
@@ -161,7 +162,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.fills_asked.append(request.since_sequence)
         if self.refuses_fills_after_s is not None:
             await asyncio.sleep(self.refuses_fills_after_s)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked")
+            await context.abort(self.refuses_fills_with, "tokens cannot be checked")
         until = self.fill_breaks.popleft() if self.fill_breaks else None
         position = request.since_sequence
         while True:
@@ -242,7 +243,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self._server: Any = None
 
     async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         matchbus_pb2_grpc.add_ExchangeServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
@@ -263,7 +264,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
 
     async def start(self, engine: FakeEngine) -> None:
         """Start an engine, where it was before if it was."""
-        engine.server = grpc.aio.server()
+        engine.server = grpc.aio.server(options=SERVER_OPTIONS)
         matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(engine, engine.server)  # type: ignore[no-untyped-call]
         port = engine.server.add_insecure_port(engine.address or "127.0.0.1:0")
         engine.address = f"127.0.0.1:{port}"
