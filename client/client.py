@@ -256,8 +256,9 @@ class Client:
         The same price and no larger quantity keeps the place in the queue; anything else goes to the back
         and may trade at once. A total at or below what is filled finishes the order. An answer that was
         lost is dealt with as in `cancel`: an order that is closed, or pending, with just this price and
-        quantity was replaced. Replaces of one order go out one after the other: sent again behind a later
-        one, an earlier one would bring its old price back.
+        quantity was replaced, and so was one that is filled with this total or more. Replaces of one order
+        go out one after the other: sent again behind a later one, an earlier one would bring its old price
+        back.
         """
         request = pb.OrderEntryRequest()
         command = request.commands.add().replace
@@ -281,7 +282,9 @@ class Client:
             with _having_left():
                 state = await self.order(order_id=order_id, client_order_id=client_order_id)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
-            done = (state.price, state.quantity) == wanted
+            # A total at or below what is filled finished the order, which kept its price.
+            finished = state.status is OrderStatus.FILLED and wanted[1] <= state.cumulative_quantity
+            done = finished or (state.price, state.quantity) == wanted
             return results.result_of_state(state, reply, done=done)
         return results.order_result(reply, instrument)
 

@@ -8,6 +8,10 @@ Invariants: `_sent` then `_queue` is the order in which the commands were given.
 first of `_sent`. A command is given up only by its caller, at its deadline, or when the venue refuses the
 stream for good; until then it is sent again, the same bytes, so the engine recognises it by its client
 order id. The queue needs no bound of its own: it holds at most one command per waiting caller.
+
+An engine with `--orders-per-second` answers a message when its last command is in, so messages hold half as
+many commands after one that took more than a second, a single one after a command ran out of time without
+its answer, and twice as many after each full one that was answered sooner.
 """
 
 import asyncio
@@ -38,6 +42,9 @@ MAX_MESSAGES_IN_FLIGHT: Final = 4
 AMPLE_COMMANDS: Final = 128
 """So many commands are worth a message of their own while an earlier one has no answer yet. With fewer, one
 message at a time is faster: each costs client and engine some thirty times what a command in it does."""
+
+SLOW_S: Final = 1.0
+"""A message that takes longer makes the next ones smaller. One that waits for its legs takes half of that."""
 
 PATIENCE_S: Final = 0.005
 """How long a command may wait for the answer to an earlier message, which may itself wait for its legs."""
@@ -73,7 +80,9 @@ class OrderEntry:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Pending] = deque()
         self._sent: deque[Pending] = deque()
-        self._messages_in_flight = 0
+        self._in_flight: deque[tuple[int, float]] = deque()
+        """Of each message that has no answer yet: how many commands it holds, and when it was written."""
+        self._most_commands = MAX_COMMANDS_PER_MESSAGE
         self._wake = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -152,7 +161,7 @@ class OrderEntry:
             call.cancel()
             await asyncio.wait((reader, writer))
             self._reader = None
-            self._messages_in_flight = 0
+            self._in_flight.clear()
             for pending in reversed(self._sent):
                 pending.ends_message = False
                 if not pending.answer.done():
@@ -175,7 +184,7 @@ class OrderEntry:
                 if due is not None:
                     due.cancel()
             commands: list[bytes] = []
-            while queue and len(commands) < MAX_COMMANDS_PER_MESSAGE:
+            while queue and len(commands) < self._most_commands:
                 pending = queue.popleft()
                 if not pending.answer.done():
                     pending.attempts += 1
@@ -184,7 +193,7 @@ class OrderEntry:
             if not commands:
                 continue
             sent[-1].ends_message = True
-            self._messages_in_flight += 1
+            self._in_flight.append((len(commands), self._loop.time()))
             try:
                 # Serialised protobuf messages, one after the other, are the message with all their commands.
                 await call.write(b"".join(commands))
@@ -193,7 +202,7 @@ class OrderEntry:
 
     def _is_message_due(self) -> bool:
         """Whether what is queued should go now."""
-        queue, in_flight = self._queue, self._messages_in_flight
+        queue, in_flight = self._queue, len(self._in_flight)
         if not queue or not in_flight:
             return bool(queue)
         if in_flight >= MAX_MESSAGES_IN_FLIGHT:
@@ -212,16 +221,24 @@ class OrderEntry:
                 pending = sent.popleft()
                 if pending.ends_message:
                     pending.ends_message = False
-                    self._messages_in_flight -= 1
+                    self._learn_pace(*self._in_flight.popleft())
                     self._wake.set()
                 if not pending.answer.done():
                     pending.answer.set_result(reply)
+
+    def _learn_pace(self, commands: int, written_at: float) -> None:
+        """Say how many commands the next messages hold, now that one of so many `commands` is answered."""
+        if self._loop.time() - written_at > SLOW_S:
+            self._most_commands = min(self._most_commands, max(1, commands // 2))
+        elif commands >= self._most_commands:
+            self._most_commands = min(2 * commands, MAX_COMMANDS_PER_MESSAGE)
 
     def _expire(self) -> None:
         """Give up on commands whose time is over. A stream that left one unanswered is not to be trusted."""
         now = self._loop.time()
         if self._sent and self._sent[0].deadline <= now and self._reader is not None:
             self._reader.cancel()
+            self._most_commands = 1
         late = [pending for pending in chain(self._sent, self._queue) if pending.deadline <= now]
         for pending in late:
             if not pending.answer.done():

@@ -5,15 +5,17 @@ The rules of a retry are in `Retry`, the same for order entry, fills and single 
     INVALID_ARGUMENT and such        raise RequestInvalid / OrderNotFound: again would not help
     DATA_LOSS                        raise DataLost: the venue knows that it cannot tell
     PERMISSION_DENIED                raise AuthenticationFailed
-    UNAUTHENTICATED                  register again once, and give the engine a second to learn the new token
+    UNAUTHENTICATED                  register again until there is a new token, then give the engine a second
+                                     to learn it
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
     UNAVAILABLE                      ask the exchange where the home engine is now: another process may have
                                      taken over; go there at once, or back off a little and look again;
                                      while the exchange is away too, try the engine's processes in turn
     everything else                  back off with jitter and try again
 
-An exchange that does not know the home engine, or knows no ListEngines, is registered with again instead,
-from the second failure in a row on.
+From the second failure in a row on, an exchange that does not know the home engine, or knows no ListEngines,
+is registered with again instead; so it is after INTERNAL, behind which gRPC may hide a refusal. Registering
+mends nothing else, and costs the exchange a slow hash each time.
 """
 
 import asyncio
@@ -47,9 +49,11 @@ MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_REPLY_BYTES: Final = 64 * 2**20
 """A client may have more open orders, and a book more levels, than 4 MiB hold."""
 
-REGISTRATION_TIMEOUT_S: Final = 5.0
 _LONGEST_CALL_S: Final = 86_400.0
 """What one attempt is given at most: gRPC takes a much larger number for none at all."""
+
+TELLING_S: Final = 5.0
+"""An attempt that had no answer for so long tells more than how those before it failed."""
 
 SEARCH_TIMEOUT_S: Final = 1.0
 """How long the exchange has to say where an engine is."""
@@ -138,8 +142,9 @@ class Link:
 class Session:
     """One client's registration: token, home engine, instruments.
 
-    `generation` counts registrations and moves of the home engine. `is_guessing`: the last move went to
-    another process of our engine because the exchange, which would know, did not answer.
+    `generation` counts registrations and moves of the home engine; `token_generation` is what it was after
+    the last registration. `is_guessing`: the last move went to another process of our engine because the
+    exchange, which would know, did not answer.
     """
 
     def __init__(
@@ -157,6 +162,7 @@ class Session:
         self.instruments: dict[str, Instrument] = {}
         self.engine = 0
         self.generation = 0
+        self.token_generation = 0
         self.metadata: Metadata = ()
         self.closed = False
         self.is_guessing = False
@@ -313,7 +319,8 @@ class Session:
 
     async def _register(self, timeout_s: float) -> None:
         stub = self._link(self._exchange_address).exchange
-        reply = await stub.RegisterClient(self._request, timeout=min(REGISTRATION_TIMEOUT_S, timeout_s))
+        # The secret waits its turn to be hashed; who gives up early and asks again begins to wait anew.
+        reply = await stub.RegisterClient(self._request, timeout=min(timeout_s, _LONGEST_CALL_S))
         if (reply.engine, reply.engine_address) != (self.engine, self._engine_address):
             _log.info("home is engine %d at %s", reply.engine, reply.engine_address)
         self.engine = reply.engine
@@ -322,6 +329,7 @@ class Session:
         self.metadata = (("authorization", f"Bearer {reply.token}"),)
         self._take_instruments(reply.instruments)
         self.generation += 1
+        self.token_generation = self.generation
         with suppress(grpc.aio.AioRpcError):  # only needed when engine and exchange are away at once
             await self._search()
 
@@ -348,9 +356,10 @@ class Retry:
         self._deadline_s = deadline_s
         self._failures = 0
         self._short_lives = 0
-        self._unauthenticated_at: float | None = None
+        self._token_renewed_at: float | None = None
         self._last_failure = ""
-        self._deadline = asyncio.get_running_loop().time() + deadline_s
+        self._failed_at = asyncio.get_running_loop().time()
+        self._deadline = self._failed_at + deadline_s
 
     @property
     def remaining_s(self) -> float:
@@ -360,7 +369,7 @@ class Retry:
     def progressed(self) -> None:
         """The venue answered: start from the beginning at the next failure."""
         self._failures = 0
-        self._unauthenticated_at = None
+        self._token_renewed_at = None
         self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
 
@@ -389,9 +398,14 @@ class Retry:
             raise final from error
         self._failures += 1
         away = code is grpc.StatusCode.UNAVAILABLE
-        # An attempt that the deadline cuts short does not say why those before it failed; one that took all
-        # that an attempt is given does.
-        cut_short = code is grpc.StatusCode.DEADLINE_EXCEEDED and self.remaining_s < _FIRST_BACKOFF_S
+        now = asyncio.get_running_loop().time()
+        lasted_s, self._failed_at = now - self._failed_at, now
+        # An attempt that the deadline cuts short does not say why those before it failed.
+        cut_short = (
+            code is grpc.StatusCode.DEADLINE_EXCEEDED
+            and self.remaining_s < _FIRST_BACKOFF_S
+            and lasted_s < TELLING_S
+        )
         if not (cut_short and self._last_failure):
             self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
         late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}")
@@ -414,16 +428,20 @@ class Retry:
         """Ask the exchange for news that may explain this failure; whether we registered."""
         session, often = self._session, self._failures >= _FAILURES_BEFORE_REGISTRATION
         match code:
-            case grpc.StatusCode.UNAUTHENTICATED if self._unauthenticated_at is None:
-                self._unauthenticated_at = asyncio.get_running_loop().time()
+            case grpc.StatusCode.UNAUTHENTICATED if self._token_renewed_at is None:
+                pass
             case grpc.StatusCode.UNAVAILABLE:
                 if await session.find_home(generation) or not often:
                     return False
             case grpc.StatusCode.FAILED_PRECONDITION:
                 pass
-            case _ if not often:
+            case grpc.StatusCode.INTERNAL if often:
+                pass
+            case _:
                 return False
         await session.register_again(generation)
+        if code is grpc.StatusCode.UNAUTHENTICATED and session.token_generation > generation:
+            self._token_renewed_at = asyncio.get_running_loop().time()
         return True
 
     def _hopeless(self, error: grpc.aio.AioRpcError) -> Exception | None:
@@ -431,8 +449,8 @@ class Retry:
         code = error.code()
         if code in _USELESS_TO_REPEAT:
             return _final(error)
-        if code is grpc.StatusCode.UNAUTHENTICATED and self._unauthenticated_at is not None:
-            grace_over = asyncio.get_running_loop().time() - self._unauthenticated_at > TOKEN_GRACE_S
+        if code is grpc.StatusCode.UNAUTHENTICATED and self._token_renewed_at is not None:
+            grace_over = asyncio.get_running_loop().time() - self._token_renewed_at > TOKEN_GRACE_S
             return _final(error) if grace_over else None
         return None
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from matchbus.edge import SERVER_OPTIONS
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
@@ -46,8 +47,11 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.break_after: deque[grpc.StatusCode | None] = deque()
         self.fill_breaks: deque[int] = deque()
         self.refuses_fills_after_s: float | None = None
+        self.refuses_fills_with = grpc.StatusCode.UNAVAILABLE
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
+        self.s_per_command = 0.0
+        """How long each command of an OrderEntry message takes; they are entered when all are in."""
         self.sends_legs = False
         """Whether a replaced order waits for a leg from then on."""
         self.hold: asyncio.Event | None = None
@@ -69,6 +73,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
             if self.break_before and (code := self.break_before.popleft()) is not None:
                 await context.abort(code, "broken before")
             self.messages.append(len(request.commands))
+            await asyncio.sleep(self.s_per_command * len(request.commands))
             replies = [self.apply(command) for command in request.commands]
             if self.break_after and (code := self.break_after.popleft()) is not None:
                 await context.abort(code, "broken after")
@@ -89,6 +94,12 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
             return refusal(pb.REJECT_REASON_ORDER_PENDING)
         if command.HasField("cancel"):
             order.status, order.leaves_quantity = pb.ORDER_STATUS_CANCELLED, 0
+        elif command.replace.quantity <= order.cumulative_quantity:
+            order.status, order.leaves_quantity = pb.ORDER_STATUS_FILLED, 0
+            self.terms[order.client_order_id] = (
+                self.terms[order.client_order_id][0],
+                order.cumulative_quantity,
+            )
         else:
             order.leaves_quantity = command.replace.quantity
             self.terms[order.client_order_id] = (command.replace.price, command.replace.quantity)
@@ -151,7 +162,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.fills_asked.append(request.since_sequence)
         if self.refuses_fills_after_s is not None:
             await asyncio.sleep(self.refuses_fills_after_s)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked")
+            await context.abort(self.refuses_fills_with, "tokens cannot be checked")
         until = self.fill_breaks.popleft() if self.fill_breaks else None
         position = request.since_sequence
         while True:
@@ -232,7 +243,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self._server: Any = None
 
     async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         matchbus_pb2_grpc.add_ExchangeServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
@@ -253,7 +264,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
 
     async def start(self, engine: FakeEngine) -> None:
         """Start an engine, where it was before if it was."""
-        engine.server = grpc.aio.server()
+        engine.server = grpc.aio.server(options=SERVER_OPTIONS)
         matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(engine, engine.server)  # type: ignore[no-untyped-call]
         port = engine.server.add_insecure_port(engine.address or "127.0.0.1:0")
         engine.address = f"127.0.0.1:{port}"

@@ -159,7 +159,7 @@ async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(
 def in_flight(client: Client) -> int:
     """How many messages of the client have no answer yet."""
     assert client._entry is not None  # noqa: SLF001
-    return client._entry._messages_in_flight  # noqa: SLF001
+    return len(client._entry._in_flight)  # noqa: SLF001
 
 
 async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
@@ -172,6 +172,49 @@ async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
         assert len(client._entry._queue) == 256  # type: ignore[union-attr]  # noqa: SLF001
         engine.hold.set()
         assert all([(await order).status == "new" for order in orders])
+
+
+async def test_messages_follow_the_pace_of_the_answers(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow answers halve what a message holds, down to one command; quick ones bring it back."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)  # one message at a time
+    engine = venue.engines[0]
+    async with venue.client() as client:
+
+        async def messages_of_a_burst() -> list[int]:
+            engine.messages.clear()
+            await asyncio.gather(*(client.submit("AAPL", "buy", "1", "2") for _ in range(40)))
+            return engine.messages
+
+        with monkeypatch.context() as slow:
+            slow.setattr(order_entry, "SLOW_S", -1.0)
+            assert await messages_of_a_burst() == [40]
+            assert await messages_of_a_burst() == [20, 10, 5, 2, 1, 1, 1]
+        assert await messages_of_a_burst() == [1, 2, 4, 8, 16, 9]
+        assert await messages_of_a_burst() == [32, 8]
+        assert await messages_of_a_burst() == [40]
+
+
+async def test_a_burst_that_outlasts_the_deadline_is_finished_by_repeating_it(venue: FakeVenue) -> None:
+    """An engine that lets in so many orders a second answers a part of them each time, not never."""
+    engine = venue.engines[0]
+    engine.s_per_command = 0.01
+    waiting = [f"o{number}" for number in range(120)]
+    async with venue.client(deadline_s=0.5) as client:
+        for _ in range(40):
+            answers = await asyncio.gather(
+                *(client.submit("AAPL", "buy", "1", "2", client_order_id=name) for name in waiting),
+                return_exceptions=True,
+            )
+            failed = [answer for answer in answers if not isinstance(answer, OrderResult)]
+            assert all(isinstance(failure, Unavailable) for failure in failed)
+            waiting = [
+                name for name, answer in zip(waiting, answers, strict=True) if isinstance(answer, Exception)
+            ]
+            if not waiting:
+                break
+    assert not waiting
 
 
 @pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL])
@@ -289,6 +332,27 @@ async def test_token_that_stays_unknown_fails(venue: FakeVenue) -> None:
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
+async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the exchange is away an ended token is no reason to give up, for orders and questions alike."""
+    monkeypatch.setattr(session, "TOKEN_GRACE_S", 0.0)
+    async with venue.client() as client:
+        venue.tokens.clear()
+        venue.failures.extend([UNAVAILABLE] * 6)
+        order, book = await asyncio.gather(client.submit("AAPL", "buy", "1", "2"), client.book("AAPL"))
+        assert (order.status, book.symbol) == ("new", "AAPL")
+    assert venue.registrations == 2
+    assert not venue.failures
+    async with venue.client(deadline_s=0.5) as client:
+        venue.tokens.clear()
+        await venue.stop_exchange()
+        with pytest.raises(Unavailable, match="last failure: UNAUTHENTICATED"):
+            await client.submit("AAPL", "buy", "1", "2")
+        with pytest.raises(Unavailable, match="last failure: UNAUTHENTICATED"):
+            await client.book("AAPL")
+
+
 async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
     """Registration with a wrong password raises, and leaves nothing open."""
     with pytest.raises(AuthenticationFailed, match="wrong password"):
@@ -303,15 +367,26 @@ async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:
         assert client.engine == 1
 
 
-async def test_a_registration_ends_at_the_deadline(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last attempt has only what is left, where an exchange takes all that an attempt is given."""
-    monkeypatch.setattr(session, "REGISTRATION_TIMEOUT_S", 1.0)
+async def test_a_registration_waits_its_turn_until_the_deadline(venue: FakeVenue) -> None:
+    """An exchange that has much to do is asked once: asked again, it would begin anew."""
     venue.hold_registrations = asyncio.Event()
     began_s = time.monotonic()
-    with pytest.raises(Unavailable):
-        await venue.client(deadline_s=1.2).open()
+    with pytest.raises(Unavailable, match="last failure: DEADLINE_EXCEEDED"):
+        await venue.client(deadline_s=6).open()
+    assert venue.registrations == 1
+    assert time.monotonic() - began_s < 7
+
+
+async def test_a_token_that_is_renewed_late_is_waited_for_until_the_deadline(venue: FakeVenue) -> None:
+    """Nor is an exchange that hangs waited for longer, when a token has ended."""
+    async with venue.client(deadline_s=1.2) as client:
+        venue.tokens.clear()
+        venue.hold_registrations = asyncio.Event()
+        began_s = time.monotonic()
+        with pytest.raises(Unavailable, match="last failure: UNAUTHENTICATED"):
+            await client.book("AAPL")
     assert venue.registrations == 2
-    assert time.monotonic() - began_s < 2.0
+    assert time.monotonic() - began_s < 3
 
 
 async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> None:
@@ -326,8 +401,8 @@ async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> 
 async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attempt that was given all its time and had no answer says more than the one before it."""
-    monkeypatch.setattr(session, "REGISTRATION_TIMEOUT_S", 0.1)
+    """An attempt that had no answer for long says more than the one before it."""
+    monkeypatch.setattr(session, "TELLING_S", 0.1)
     venue.failures.append(UNAVAILABLE)
     venue.hold_registrations = asyncio.Event()
     with pytest.raises(Unavailable, match="last failure: DEADLINE_EXCEEDED"):
@@ -587,6 +662,34 @@ async def test_replace_whose_answer_was_lost_counts_as_done(venue: FakeVenue) ->
     assert (replaced.status, replaced.duplicate, replaced.rejected) == ("pending", True, False)
     assert replaced.leaves_quantity == Decimal(2)
     assert len(engine.commands) == 3
+
+
+@pytest.mark.parametrize(("price", "quantity"), [("2", "0.3"), ("2", "0.5"), ("3", "0.5")])
+async def test_replace_that_finished_its_order_counts_as_done(
+    venue: FakeVenue, price: str, quantity: str
+) -> None:
+    """A total at or below what is filled, whose answer was lost: the order keeps its price, and is filled."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.orders[order.client_order_id].cumulative_quantity = 5
+        engine.break_after.append(UNAVAILABLE)
+        replaced = await client.replace(order_id=order.order_id, price=price, quantity=quantity)
+    assert (replaced.status, replaced.duplicate, replaced.rejected) == ("filled", True, False)
+    assert replaced.cumulative_quantity == Decimal("0.5")
+    assert len(engine.commands) == 3
+
+
+async def test_repeated_replace_of_an_order_that_was_cancelled_is_refused(venue: FakeVenue) -> None:
+    """Nobody replaced an order that was cancelled before more of it was filled than the replace wanted."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.orders[order.client_order_id].cumulative_quantity = 5
+        await client.cancel(order_id=order.order_id)
+        engine.break_after.append(UNAVAILABLE)
+        refused = await client.replace(order_id=order.order_id, price="2", quantity="0.3")
+    assert refused.reject_reason is RejectReason.ORDER_CLOSED
 
 
 async def test_repeated_replace_of_an_order_that_waits_is_refused(venue: FakeVenue) -> None:

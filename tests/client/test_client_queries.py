@@ -89,6 +89,19 @@ async def test_a_history_that_is_refused_is_given_up(
     assert len(engine.fills_asked) > 1
 
 
+async def test_overload_is_not_answered_with_registrations(venue: FakeVenue) -> None:
+    """A new token mends nothing where the engine has too much to do: it is tried again with the old one."""
+    engine = venue.engines[0]
+    engine.refuses_fills_after_s, engine.refuses_fills_with = 0.0, grpc.StatusCode.RESOURCE_EXHAUSTED
+    async with asyncio.timeout(20), venue.client(deadline_s=2) as client:
+        with pytest.raises(Unavailable, match="RESOURCE_EXHAUSTED"):
+            await anext(client.fills())
+        engine.unary_failures.extend([grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNKNOWN] * 2)
+        assert await client.open_orders() == []
+    assert len(engine.fills_asked) > 3
+    assert venue.registrations == 1
+
+
 async def test_missing_fill_is_an_error(venue: FakeVenue) -> None:
     """A hole in the history is never passed over."""
     engine = venue.engines[0]
