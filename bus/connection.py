@@ -19,6 +19,7 @@ PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
 RECONNECT_WAIT_S: Final = 0.1
 _CLOSE_S: Final = 1.0
+_JETSTREAM_S: Final = 1.0
 _PENDING_BYTES: Final = 2 * 1024 * 1024
 _UNSENT_BYTES: Final = 64 * 1024
 _LOSSES: Final = (ConnectionError, nats.errors.UnexpectedEOF)
@@ -52,12 +53,34 @@ class Connection(Client):
         super().__init__()
         self.closed_by_owner = False
         self._servers = servers
+        self._home = servers[0]
 
     @property
     def pending_data_size(self) -> int:
         """Bytes that were published and have not left, whether nats-py holds them or the socket."""
         socket = self._socket
         return self._pending_data_size + (socket.get_write_buffer_size() if socket is not None else 0)
+
+    async def connect(self, *servers: Any, **terms: Any) -> None:
+        """As nats-py's; cancelled while a server says nothing, it leaves no socket behind."""
+        try:
+            await super().connect(*servers, **terms)
+        except asyncio.CancelledError:
+            self._abort()
+            raise
+
+    def is_on(self, server: str) -> bool:
+        """Whether it is connected to this one of its servers."""
+        return self.connected_url == self._parse_server_uri(server)
+
+    async def move_to(self, server: str) -> None:
+        """Leave for this one of its servers, as after a loss. It comes first until it is lost itself."""
+        self._begin_at(server)
+        await self.force_reconnect()
+
+    def _begin_at(self, server: str) -> None:
+        self._home = server
+        self.set_server_pool(sorted(self._servers, key=lambda one: one != server))
 
     async def close(self) -> None:
         """Close for good; `on_closed` is not called, because the owner knows.
@@ -88,7 +111,7 @@ class Connection(Client):
     async def _process_op_err(self, e: Exception) -> None:
         if self.is_connected and isinstance(e, _LOSSES):
             # nats-py goes on behind the server that it has lost, which is right only for one that is silent.
-            self.set_server_pool(self._servers)
+            self._begin_at(self._home if self.is_on(self._home) else self._servers[0])
         await super()._process_op_err(e)
 
     async def _attempt_reconnect(self) -> None:
@@ -175,11 +198,12 @@ async def connect(
 
     `url` may name several servers of one cluster, with commas in between. The first that answers is taken,
     also after a loss: what the market promises needs everyone on one server (`bus.round_trip`). A frozen
-    server is noticed in 3 s, and left. `on_closed` is called when the connection is lost for good without
-    its owner having closed it: nothing will ever arrive again. `on_reconnected`: messages may be missing, so
-    whatever is followed without a sequence is out of date. `on_error` gets what nats-py can only report, such
-    as a dropped message; unless it answers True, the log gets it as a warning. `buffered=False`: a publish
-    while the server is away raises OutboundBufferLimitError instead of leaving late, which the journal needs.
+    server is noticed in 3 s, and left; one that is cut off from the others is left by `NatsLink` alone.
+    `on_closed` is called when the connection is lost for good without its owner having closed it: nothing
+    will ever arrive again. `on_reconnected`: messages may be missing, so whatever is followed without a
+    sequence is out of date. `on_error` gets what nats-py can only report, such as a dropped message; unless
+    it answers True, the log gets it as a warning. `buffered=False`: a publish while the server is away raises
+    OutboundBufferLimitError instead of leaving late, which the journal needs.
     """
     servers = url.split(",")
     connection = Connection(servers)
@@ -215,8 +239,25 @@ async def connect(
         ping_interval=PING_INTERVAL_S,
         max_outstanding_pings=MAX_PINGS_OUT,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
+        reconnect_time_wait=RECONNECT_WAIT_S,
         dont_randomize=True,
         pending_size=_PENDING_BYTES if buffered else 0,
     )
     return connection
+
+
+async def has_jetstream(server: str) -> bool:
+    """Whether JetStream answers at this server within a second, over a connection for this one question.
+
+    In a cluster the answer is the leader's, so a server that is cut off from the others has none; one that
+    led them, though, gives it for up to 20 s more.
+    """
+    with suppress(OSError, nats.errors.Error):  # a TimeoutError is an OSError
+        async with asyncio.timeout(_JETSTREAM_S):
+            connection = await connect(server, name="look", on_closed=lambda: None, on_error=lambda _: True)
+            try:
+                await connection.jetstream().account_info()
+                return True
+            finally:
+                await connection.close()
+    return False

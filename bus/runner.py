@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 import nats.errors
 import uvloop
 
-from bus.connection import Connection, connect
+from bus.connection import Connection, connect, has_jetstream, heed_cancellation
 from bus.logs import LogForm, LogLevel, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
@@ -32,10 +32,16 @@ START_DEADLINE_S: Final = 10.0
 END_DEADLINE_S: Final = 3.0
 """How long a process may take to end once a part of it has failed, or it was told to."""
 
+_ASK_S: Final = 2.0
+_MAX_SILENT: Final = 6
+"""JetStream may be silent so often in a row: for 10 s at least, and an election takes 4 to 9."""
+
 _LOOK_S: Final = 0.5
 
 CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
+
+_log: Final = logging.getLogger(__name__)
 
 _CHATTY: Final = ("asyncio", "grpc", "nats", "urllib3")
 """Third-party loggers; what they say at DEBUG is never about an order."""
@@ -48,6 +54,10 @@ class ProcessFault(Exception):
 class NatsLink:
     """One process's connections to NATS: `closed` is set when one of them ended for good.
 
+    With several servers, one that is cut off from the others stores nothing, though we reach it: all
+    connections leave it for the first where JetStream answers. When it answers nowhere they stay, because all
+    processes of the market must be on the same server.
+
     `on_reconnected` and `on_error` may be set at any time, and mean what they mean to `connect`.
     """
 
@@ -58,6 +68,8 @@ class NatsLink:
         self.on_error: Callable[[Exception], object] = lambda _: False
         self._last_error = "no word from it"
         self._connections: list[Connection] = []
+        self._servers = url.split(",")
+        self._silent = 0
 
     @property
     def connections(self) -> Sequence[Connection]:
@@ -65,7 +77,10 @@ class NatsLink:
         return self._connections
 
     async def open(self, name: str, *, buffered: bool = True) -> Connection:
-        """Connect, or say within START_DEADLINE_S that no server is there. Raises ProcessFault."""
+        """Connect, or say within START_DEADLINE_S that no server is there. Raises ProcessFault.
+
+        With several servers it then waits for one where JetStream answers, though not for long.
+        """
         try:
             async with asyncio.timeout(START_DEADLINE_S):
                 connection = await connect(
@@ -84,6 +99,10 @@ class NatsLink:
         except nats.errors.Error as error:
             raise ProcessFault(f"cannot connect to {self.url!r}: {error}; name another by --nats") from error
         self._connections.append(connection)
+        await self._ask()
+        while self._silent:
+            await asyncio.sleep(_ASK_S)
+            await self._ask()
         return connection
 
     async def close(self) -> None:
@@ -93,9 +112,31 @@ class NatsLink:
                 await asyncio.gather(*(connection.close() for connection in self._connections))
 
     async def end_when_closed(self) -> None:
-        """Raise ProcessFault when the connection is lost for good."""
-        await self.closed.wait()
+        """Raise ProcessFault when a connection is lost for good; meanwhile leave servers that are cut off."""
+        while not self.closed.is_set():
+            await heed_cancellation(self._ask())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_S):
+                    await self.closed.wait()
         raise ProcessFault(f"the connection to {self.url} is closed for good; nothing is lost, start again")
+
+    async def _ask(self) -> None:
+        """Ask whether JetStream answers where we are; after enough silence go where it does."""
+        here = [one for one in self._servers if any(nc.is_on(one) for nc in self._connections)]
+        if len(self._servers) == 1 or all([await has_jetstream(server) for server in here]):
+            self._silent = 0
+            return
+        self._silent = (self._silent + 1) % _MAX_SILENT
+        if self._silent:
+            return
+        for server in self._servers:
+            if await has_jetstream(server):
+                for connection in self._connections:
+                    if not connection.is_on(server):
+                        name = connection.options["name"]
+                        _log.warning("%s: JetStream is silent, going to %s", name, server)
+                        await connection.move_to(server)
+                return
 
     def _note_reconnect(self) -> None:
         self.on_reconnected()  # looked up late: it may be set after the connection was opened

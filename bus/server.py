@@ -28,11 +28,9 @@ from types import TracebackType
 from typing import Final, Self, TextIO
 
 import msgspec
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
 
 from bus import child
+from bus.connection import has_jetstream
 from bus.process import ChildProcess
 
 MINIMUM_VERSION: Final = (2, 14)
@@ -351,18 +349,9 @@ class NatsServer(ChildProcess):
 
     async def _await_jetstream(self) -> None:
         """Return when JetStream answers a question."""
-        while True:
+        while not await has_jetstream(self.url):
             self._check_alive()
-            client = Client()
-            try:
-                await client.connect(self.url, allow_reconnect=False, error_cb=_ignore)
-                await client.jetstream(timeout=1).account_info()
-            except (OSError, nats.errors.Error, nats.js.errors.Error):
-                await asyncio.sleep(_POLL_S)
-            else:
-                return
-            finally:
-                await client.close()
+            await asyncio.sleep(_POLL_S)
 
     def _check_alive(self) -> None:
         code = self._started.returncode
@@ -374,7 +363,3 @@ class NatsServer(ChildProcess):
             lines = self._log_file.read_text(errors="replace").splitlines()
             return "\n".join(lines[-_LOG_LINES:])
         return ""
-
-
-async def _ignore(_error: Exception) -> None:
-    """The server may not listen yet: the caller asks again."""

@@ -14,10 +14,10 @@ import nats.errors
 import pytest
 import uvloop
 
-from bus.connection import Connection, connect
+from bus.connection import Connection, connect, has_jetstream
 from bus.server import NatsServer
 from bus.stream import AWAY
-from tests.waiting import freeze, until
+from tests.waiting import freeze, frozen, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -129,6 +129,46 @@ async def test_all_are_on_the_first_server_that_answers(tmp_path: Path, connecti
         await one.start()
         await two.kill()
         await until(lambda: all_are_on(one))
+
+
+async def test_it_stays_where_it_was_sent(tmp_path: Path) -> None:
+    """Cut off there it comes back there; when that server dies, the first one comes first again."""
+    async with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
+        said = asyncio.Event()
+        connection = await connect(
+            f"{one.url},{two.url}", name="test", on_closed=lambda: None, on_reconnected=said.set
+        )
+
+        async def comes_back_to(server: NatsServer) -> None:
+            async with asyncio.timeout(10):
+                await said.wait()
+            said.clear()
+            assert _is_connected_to(connection, server)
+
+        await connection.move_to(two.url)
+        await comes_back_to(two)
+        connection._abort()  # noqa: SLF001 -- as when the server cuts it off
+        await comes_back_to(two)
+        await two.kill()
+        await comes_back_to(one)
+        await two.start()
+        connection._abort()  # noqa: SLF001
+        await comes_back_to(one)
+        await connection.close()
+
+
+async def test_a_question_to_a_frozen_server_leaves_nothing_behind(own_server: NatsServer) -> None:
+    """It ends after a second, and its socket is closed."""
+    assert await has_jetstream(own_server.url)
+    before = _open_files()
+    async with frozen(own_server.pid):
+        for _ in range(3):
+            assert not await has_jetstream(own_server.url)
+        await until(lambda: _open_files() == before)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_closing_does_not_wait_for_a_frozen_server(own_server: NatsServer) -> None:

@@ -249,6 +249,90 @@ async def test_an_outage_is_told_once(own_server: NatsServer, caplog: pytest.Log
     assert not link.closed.is_set()
 
 
+N1, N2, N3 = (f"nats://n{number}:4222" for number in (1, 2, 3))
+
+
+class _Place:
+    """Where a connection is, in place of one."""
+
+    def __init__(self) -> None:
+        self.server = N1
+        self.options = {"name": "test"}
+
+    def is_on(self, server: str) -> bool:
+        return server == self.server
+
+    async def move_to(self, server: str) -> None:
+        self.server = server
+
+
+class _Servers:
+    """Three servers in place of real ones: what each says when it is asked for JetStream."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.says = {N1: True, N2: True, N3: True}
+        self.script: list[bool] = []
+        self.asked: list[str] = []
+        self.link = NatsLink(f"{N1},{N2},{N3}")
+        monkeypatch.setattr(runner, "_ASK_S", 0.001)
+        monkeypatch.setattr(runner, "has_jetstream", self.has_jetstream)
+        monkeypatch.setattr(runner, "connect", self.connect)
+
+    async def connect(self, _url: str, **_: object) -> _Place:
+        return _Place()
+
+    async def has_jetstream(self, server: str) -> bool:
+        self.asked.append(server)
+        if server != N1 or not self.script:
+            return self.says[server]
+        said = self.script.pop(0)
+        if not self.script:
+            self.link.closed.set()
+        return said
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "goes_to"),
+    [
+        ([False] * 7, (True, True), N2),
+        ([False] * 7, (False, True), N3),
+        ([False] * 7, (False, False), N1),
+        ([False] * 6 + [True], (True, True), N1),
+        ([False] * 5 + [True] + [False] * 5, (True, True), N1),
+    ],
+    ids=[
+        "to the next",
+        "to one that is not silent too",
+        "nowhere",
+        "it answers in the end",
+        "it answers once",
+    ],
+)
+async def test_a_server_where_jetstream_is_silent_is_left(
+    monkeypatch: pytest.MonkeyPatch, first: list[bool], others: tuple[bool, bool], goes_to: str
+) -> None:
+    """After six questions in a row, and one more to it, all connections go to the first that answers."""
+    servers = _Servers(monkeypatch)
+    opened = [await servers.link.open(name) for name in ("one", "two")]
+    servers.says = dict(zip((N1, N2, N3), (True, *others), strict=True))
+    servers.script = first
+    async with asyncio.timeout(10):
+        with pytest.raises(ProcessFault):
+            await servers.link.end_when_closed()
+    assert [connection.is_on(goes_to) for connection in opened] == [True, True]
+
+
+async def test_a_start_leaves_a_silent_server_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is ready where JetStream answers; if it does nowhere, where it was made."""
+    servers = _Servers(monkeypatch)
+    servers.says = {N1: False, N2: False, N3: False}
+    assert (await servers.link.open("one")).is_on(N1)
+    assert servers.asked == [N1] * runner._MAX_SILENT + [N1, N2, N3]  # noqa: SLF001
+    servers.says[N2] = True
+    assert (await servers.link.open("two")).is_on(N2)
+    assert [connection.is_on(N2) for connection in servers.link.connections] == [True, True]
+
+
 async def test_what_the_owner_deals_with_is_not_logged(
     own_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""Three nats-servers keep every stream threefold: the one that leads a journal dies, and nothing is lost."""
+"""Three nats-servers keep every stream threefold: one of them dies or is cut off, and nothing is lost."""
 
 import os
 import signal
@@ -8,19 +8,50 @@ import pytest
 
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.server import NatsServer
+from bus.server import NatsServer, Node, make_nodes
 from bus.stream import AWAY
 from simulation.cluster import Cluster
 from simulation.cluster_errors import NodesDiffer
 from simulation.cluster_settings import Storage
+from simulation.proxy import Condition, Proxy
 from tests.system.test_take_over import open_market
 from tests.system.venue import eventually, scaled, show
 from tests.waiting import frozen
 
-DEADLINE_S = 60.0
-"""Of an order: NATS needs four to nine seconds to choose another leader."""
+DEADLINE_S = 120.0
+"""Of an order: NATS needs four to nine seconds to choose another leader, and up to forty to be left."""
 
 KILLS = scaled(2, 10)
+
+NOWHERE = 1
+"""A port at which nobody listens."""
+
+
+class _Reached(NatsServer):
+    """A node that tells the others to connect to it at a port that is not its own."""
+
+    def __init__(self, directory: Path, node: Node, port_told: int) -> None:
+        super().__init__(directory, node=node)
+        self._port_told = port_told
+
+    def _cluster_options(self) -> list[str]:
+        return [*super()._cluster_options(), "--cluster_advertise", f"127.0.0.1:{self._port_told}"]
+
+
+class _Divided(Cluster):
+    """A market whose first nats-server connects to no other; they connect to it, through a proxy."""
+
+    def __init__(self, way: Proxy, directory: Path) -> None:
+        super().__init__(engines=2, standbys=1, storage=Storage(nats_nodes=3), data_dir=directory)
+        self._way = way
+
+    def _nats_servers(self, output: Path) -> list[NatsServer]:
+        first, *others = make_nodes(3)
+        self._way.upstream_port = first.port
+        alone = Node(first.name, first.port, (self._way.port, NOWHERE, NOWHERE))
+        routes = (self._way.port, *(node.port for node in others))
+        nodes = [(alone, self._way.port), *((Node(one.name, one.port, routes), NOWHERE) for one in others)]
+        return [_Reached(self.data_dir / f"nats_{node.name}", node, told) for node, told in nodes]
 
 
 async def leader(nc: Connection, stream: str, servers: list[NatsServer]) -> NatsServer:
@@ -69,3 +100,28 @@ async def test_the_leader_of_a_journal_dies_under_load(tmp_path: Path) -> None:
         await market.everything()
     with pytest.raises(NodesDiffer, match="--nats-nodes 3, not 1"):
         await Cluster(engines=2, data_dir=tmp_path).start()
+
+
+@pytest.mark.timeout(400)
+async def test_a_server_that_is_cut_off_from_the_others_is_left(tmp_path: Path) -> None:
+    """Its clients still reach it, but it can store nothing: all go to the next, and trade on."""
+    async with (
+        Proxy() as way,
+        _Divided(way, tmp_path) as cluster,
+        open_market(cluster, deadline_s=DEADLINE_S) as market,
+    ):
+
+        async def all_went() -> bool:
+            logs = [tmp_path / "output" / f"{one.name.replace(' ', '_')}.log" for one in cluster.members]
+            return all(f"going to {cluster.nats[1].url}" in log.read_text() for log in logs)
+
+        async with market.load.running():
+            await market.load.acknowledged(200)
+            way.degrade(to_server=Condition(hole=True), to_process=Condition(hole=True))
+            outage_s = await market.first_answer_s()
+            await eventually(all_went, 60, "every process went to the second server")
+            await market.load.acknowledged(200)
+            way.heal()
+            await market.load.acknowledged(200)
+        show(f"the next order after the first server was cut off: {outage_s:.1f} s")
+        await market.everything()
