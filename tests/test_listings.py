@@ -27,6 +27,31 @@ async def test_who_asks_for_many_waits_behind_who_asks_for_one() -> None:
     assert made == ["many0", "one0", "many1", "many2"]
 
 
+async def test_turns_are_shared_between_connections_and_then_on_each() -> None:
+    """A client waits neither behind another connection's many, nor behind one name's many on its own."""
+    turns, made, running, together = Turns(2), list[str](), 0, 0
+
+    async def make(connection: str, client: str) -> None:
+        nonlocal running, together
+        async with turns.of(connection, client):
+            running += 1
+            together = max(together, running)
+            await asyncio.sleep(0)
+            made.append(f"{connection} {client}")
+            running -= 1
+
+    async with asyncio.TaskGroup() as group:
+        for connection in ("a", "b"):
+            for _ in range(20):
+                group.create_task(make(connection, "many"))
+        group.create_task(make("a", "one"))
+        group.create_task(make("c", "many"))
+    assert together == 2
+    assert made.index("c many") < 8
+    assert made.index("a one") < 12
+    assert not turns._own  # noqa: SLF001 -- what would grow
+
+
 async def test_a_turn_that_is_given_up_holds_up_nobody() -> None:
     """Nor does one whose block fails; nothing is kept of clients that want no more."""
     turns = Turns()

@@ -25,7 +25,16 @@ from typing import Final, TypeVar
 
 from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
-from engine.commands import Command, LegResult, NewOrder, ReplaceOrder, Uncross, encode
+from engine.commands import (
+    CancelAll,
+    CancelOrder,
+    Command,
+    LegResult,
+    NewOrder,
+    ReplaceOrder,
+    Uncross,
+    encode,
+)
 from engine.events import Answered, BookChanged, Event, LegSent
 from engine.runtime import order_log, order_trace
 from engine.state import State
@@ -34,6 +43,10 @@ from engine.terms import OrderStatus
 MAX_QUEUED_COMMANDS: Final = 50_000
 MAX_CLIENTS_SHARE: Final = 25_000
 """How many of these may be one client's: its streams are read no further, and others have room."""
+
+RESERVE_FOR_CANCELS: Final = 1_000
+"""How far a CancelOrder or CancelAll that comes alone may exceed both: however much is waiting, a client can
+take its risk off."""
 
 AMPLE_COMMANDS: Final = 128
 """A batch of this many waits for no more: beside its commands, all else that it costs is little."""
@@ -59,6 +72,7 @@ _QUOTE_BYTES: Final = 40
 _LEVEL_BYTES: Final = 20
 _FILL_BYTES: Final = 50
 
+_CANCELS: Final = (CancelOrder, CancelAll)
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
 
@@ -199,7 +213,7 @@ class CommitLoop:
         `may_take`: among them may be orders, which must not miss a quote of a peer. Giving up on the future
         does not take a command back. Raises CommitError, having taken none.
         """
-        fault = self._why_untaken(len(commands), client)
+        fault = self._why_untaken(commands, client)
         if fault is not None:
             self.untaken[type(fault)] += len(commands)
             raise fault
@@ -222,21 +236,20 @@ class CommitLoop:
             return done
         return self._enqueue(_Queued(Submission([command]), done, is_own=True, may_take=False))
 
-    def _why_untaken(self, more: int, client: str) -> CommitError | None:
-        """What so many more commands of a client are told; None when they are taken."""
+    def _why_untaken(self, commands: Sequence[Command], client: str) -> CommitError | None:
+        """What more commands of a client are told; None when they are taken."""
         if self.retired:
             return Retired("this process hands over to another one")
         if trouble := self.trouble():
             return JournalUnavailable(trouble)
-        if self.queued_commands + more > MAX_QUEUED_COMMANDS:
-            return Overloaded(
-                f"{self.queued_commands} commands are waiting, {MAX_QUEUED_COMMANDS} is the limit"
-            )
-        queued = self._queued_of[client]
-        if client and queued + more > MAX_CLIENTS_SHARE:
-            return Overloaded(
-                f"{queued} commands of this client are waiting, {MAX_CLIENTS_SHARE} is the limit"
-            )
+        more = len(commands)
+        reserve = RESERVE_FOR_CANCELS if more == 1 and type(commands[0]) in _CANCELS else 0
+        limit = MAX_QUEUED_COMMANDS + reserve
+        if self.queued_commands + more > limit:
+            return Overloaded(f"{self.queued_commands} commands are waiting, {limit} is the limit")
+        queued, limit = self._queued_of[client], MAX_CLIENTS_SHARE + reserve
+        if client and queued + more > limit:
+            return Overloaded(f"{queued} commands of this client are waiting, {limit} is the limit")
         return None
 
     def _enqueue(self, queued: _Queued) -> asyncio.Future[Submission]:

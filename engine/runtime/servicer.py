@@ -39,7 +39,8 @@ from engine.terms import Side
 
 MAX_COMMANDS_PER_MESSAGE: Final = 10_000
 MAX_UNANSWERED_MESSAGES: Final = 8
-"""OrderEntry messages of one stream that may wait for their answers; then the stream is read no further."""
+"""OrderEntry messages of one stream that may wait for their answers, with as many commands together as one
+message may have; then the stream is read no further."""
 
 MAX_ENTRY_STREAMS: Final = 16
 """OrderEntry streams of one client at once: each may hold a message of megabytes that waits."""
@@ -79,6 +80,30 @@ class _End:
     """The end of an OrderEntry stream: why it is read no further, None when its client ended it."""
 
     fault: CommitError | ValueError | None = None
+
+
+class _Unanswered:
+    """The messages of one OrderEntry stream that wait for their answers."""
+
+    def __init__(self) -> None:
+        self._messages = self._commands = 0
+        self._fewer = asyncio.Event()
+
+    async def add(self, commands: int) -> None:
+        """Count a message of so many commands, when there is room for it."""
+        while (
+            self._messages == MAX_UNANSWERED_MESSAGES or self._commands + commands > MAX_COMMANDS_PER_MESSAGE
+        ):
+            self._fewer.clear()
+            await self._fewer.wait()
+        self._messages += 1
+        self._commands += commands
+
+    def remove(self, commands: int) -> None:
+        """A message of so many commands is answered."""
+        self._messages -= 1
+        self._commands -= commands
+        self._fewer.set()
 
 
 class ProtectedBooks:
@@ -169,15 +194,16 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         client = await self._sessions.client_of(context)
         await _open_call(self._entry_streams, client, MAX_ENTRY_STREAMS, "OrderEntry streams", context)
         waiting: asyncio.Queue[_Entry | _End] = asyncio.Queue()
-        room = asyncio.Semaphore(MAX_UNANSWERED_MESSAGES)
-        reading = asyncio.create_task(self._read_entries(client, request_iterator, room, waiting))
+        unanswered = _Unanswered()
+        reading = asyncio.create_task(self._read_entries(client, request_iterator, unanswered, waiting))
         try:
             while isinstance(entry := await waiting.get(), _Entry):
-                submissions = [await self._committed(part, context) for part in entry.parts]
-                answers = await _answers(submissions)
-                response = wire.order_entry_response(entry.commands, answers)
+                commands = len(entry.commands)
+                response = await self._respond(entry, context)
+                del entry  # it may be megabytes, and its reader slow
                 await _write(response, context, "send what has no answer again, with the same ids")
-                room.release()
+                del response  # the next one may be long in coming
+                unanswered.remove(commands)
             if isinstance(entry.fault, CommitError):
                 await _abort_untaken(context, entry.fault)
             if entry.fault is not None:
@@ -289,6 +315,10 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         except CommitError as fault:
             await _abort_untaken(context, fault)
 
+    async def _respond(self, entry: _Entry, context: Context) -> pb.OrderEntryResponse:
+        submissions = [await self._committed(part, context) for part in entry.parts]
+        return wire.order_entry_response(entry.commands, await _answers(submissions))
+
     async def _read(self, query: Callable[[], T], context: Context) -> T:
         try:
             return await self._loop.read(query)
@@ -306,7 +336,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         self,
         client: str,
         messages: AsyncIterator[pb.OrderEntryRequest],
-        room: asyncio.Semaphore,
+        unanswered: _Unanswered,
         waiting: asyncio.Queue[_Entry | _End],
     ) -> None:
         """Queue the commands of each message, while there is room, up to one that cannot be taken."""
@@ -323,6 +353,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 commands = wire.order_commands(client, message)
                 self.empty_commands += commands.count(None)
                 del message  # it may be megabytes, and have to wait
+                await unanswered.add(len(commands))
                 parts = []
                 for part in self.rates.parts(commands):
                     await self.rates.pace(client, part)
@@ -330,8 +361,8 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                     parts.append(
                         self._loop.submit([command for command in part if command is not None], client=client)
                     )
-                await room.acquire()
                 waiting.put_nowait(_Entry(commands, parts))
+                del commands, parts, part  # the next message may be long in coming
         except CommitError as fault:
             end = _End(fault)
         finally:

@@ -5,7 +5,7 @@ Strings are cut where they are longer than any valid one, so that whatever a cli
 """
 
 from collections.abc import Iterable, Sequence
-from sys import intern
+from functools import lru_cache
 from typing import Final
 
 from matchbus.v1 import matchbus_pb2 as pb
@@ -35,6 +35,12 @@ def bounded(text: str, longest: int) -> str:
     return text[:longest] if text.isascii() else text[: longest // 4 - 1] + _CUT
 
 
+@lru_cache(maxsize=1 << 14)  # `sys.intern` may keep for ever whatever a client sends
+def _shared(symbol: str) -> str:
+    """One string for all orders of a symbol: less to keep, and found faster."""
+    return symbol
+
+
 def new_order(client: str, order: pb.NewOrder) -> NewOrder:
     """The command of a SubmitOrder. What is unspecified becomes what it means, so that a retry may say it."""
     client_order_id, symbol = order.client_order_id, order.symbol
@@ -45,7 +51,7 @@ def new_order(client: str, order: pb.NewOrder) -> NewOrder:
     return NewOrder(
         client,
         client_order_id,
-        intern(symbol),  # one string for all orders of a symbol: less to keep, and found faster
+        _shared(symbol),
         order.side,
         order.type,
         order.time_in_force or _GTC,

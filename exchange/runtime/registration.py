@@ -1,5 +1,8 @@
 """Registration: a client's name is bound to its secret and its home engine, and a new token is given out.
 
+Checking a secret is slow on purpose, so clients take turns, each among those of its connection: a flood of
+wrong secrets hardly delays who comes by another connection, nor, on its own, a client of another name.
+
 The binding is one create in the `clients` bucket, a compare-and-set: of two first registrations of one name
 exactly one binds, and the other is then checked against what was bound.
 """
@@ -14,6 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 from matchbus.edge import token_key
+from matchbus.listings import Turns
 
 from bus import subjects
 from bus.messages import ClientEntry, EngineEntry, SessionEntry
@@ -29,6 +33,9 @@ LIVE_ENGINE_WAIT_S: Final = 2.0
 _LIVE_ENGINE_POLL_S: Final = 0.05
 _HASH_THREADS: Final = 2
 _MAX_HASHES: Final = 1_000
+_RESERVED_HASHES: Final = 500
+"""How many more may wait of connections of which none does: one that floods must not shut others out."""
+
 _TOKEN_BYTES: Final = 32
 
 
@@ -76,19 +83,23 @@ class Registrar:
         self._engines = engines
         self._live_engines = live_engines
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="scrypt")
-        self._hashes = 0
+        self._hashes: Counter[str] = Counter()  # by connection
+        self._turns = Turns(_HASH_THREADS)
         self._binding: Counter[int] = Counter()
 
     def close(self) -> None:
         """Let go of the threads; hashes that have not begun are dropped."""
         self._hashing.shutdown(wait=False, cancel_futures=True)
 
-    async def register(self, client_id: str, secret: str, preferred_engine: int) -> Registration:
+    async def register(
+        self, client_id: str, secret: str, preferred_engine: int, connection: str
+    ) -> Registration:
         """Bind the client at its first registration, check its secret at any other, and give out a token.
 
-        `client_id` has been checked. Raises `RegistrationRefused`, `assignment.NoHome`, or `Bucket`'s faults.
+        `client_id` has been checked; `connection` is where the call came from. Raises `RegistrationRefused`,
+        `assignment.NoHome`, or `Bucket`'s faults.
         """
-        key = subjects.client_key(client_id)
+        key, whose = subjects.client_key(client_id), (connection, client_id)
         had_token = self._directory.had_token(client_id)
         entry = await self._clients.get(key)
         if entry is None and had_token:  # to bind the name anew would give its orders to anybody
@@ -97,8 +108,8 @@ class Registrar:
                 " lost: restore the NATS store from a copy"
             )
         if entry is None:
-            entry = await self._bind(key, client_id, secret, preferred_engine)
-        elif not await self._off_loop(directory.secret_matches, secret, entry):
+            entry = await self._bind(key, whose, secret, preferred_engine)
+        elif not await self._off_loop(whose, directory.secret_matches, secret, entry):
             raise WrongSecret(f"client {client_id} was registered with another secret")
         home = self._engines.get(entry.engine)
         if home is None:
@@ -108,9 +119,12 @@ class Registrar:
         await self._sessions.put(token_key(token), session)
         return Registration(token=token, home=home)
 
-    async def _bind(self, key: str, client_id: str, secret: str, preferred_engine: int) -> ClientEntry:
+    async def _bind(
+        self, key: str, whose: tuple[str, str], secret: str, preferred_engine: int
+    ) -> ClientEntry:
+        _, client_id = whose
         salt = secrets.token_bytes(directory.SALT_BYTES)
-        secret_hash = await self._off_loop(directory.hash_secret, secret, salt)
+        secret_hash = await self._off_loop(whose, directory.hash_secret, secret, salt)
         home = await self._choose_home(preferred_engine)
         entry = ClientEntry(client_id=client_id, salt=salt.hex(), secret_hash=secret_hash, engine=home)
         # Counted before it is stored, or clients that come together would all go to the same engine.
@@ -122,7 +136,7 @@ class Registrar:
         finally:
             self._binding[home] -= 1
         bound = await self._clients.get(key)
-        if bound is None or not await self._off_loop(directory.secret_matches, secret, bound):
+        if bound is None or not await self._off_loop(whose, directory.secret_matches, secret, bound):
             raise WrongSecret(f"client {client_id} was registered with another secret at the same time")
         return bound
 
@@ -142,11 +156,16 @@ class Registrar:
                     raise
             await asyncio.sleep(_LIVE_ENGINE_POLL_S)
 
-    async def _off_loop(self, function: Callable[..., T], *arguments: object) -> T:
-        if self._hashes >= _MAX_HASHES:
-            raise TooManyRegistrations(f"{self._hashes} registrations are waiting; try again soon")
-        self._hashes += 1
+    async def _off_loop(self, whose: tuple[str, str], function: Callable[..., T], *arguments: object) -> T:
+        connection, _ = whose
+        waiting = self._hashes.total()
+        if waiting >= _MAX_HASHES + (0 if self._hashes[connection] else _RESERVED_HASHES):
+            raise TooManyRegistrations(f"{waiting} registrations are waiting; try again soon")
+        self._hashes[connection] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._hashing, function, *arguments)
+            async with self._turns.of(*whose):
+                return await asyncio.get_running_loop().run_in_executor(self._hashing, function, *arguments)
         finally:
-            self._hashes -= 1
+            self._hashes[connection] -= 1
+            if not self._hashes[connection]:
+                del self._hashes[connection]

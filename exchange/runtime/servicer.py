@@ -82,7 +82,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         try:
             registered = await self._registrar.register(
-                request.client_id, request.secret, request.preferred_engine
+                request.client_id, request.secret, request.preferred_engine, context.peer()
             )
         except (registration.RegistrationRefused, assignment.NoHome) as refusal:
             self.registrations["refused"] += 1

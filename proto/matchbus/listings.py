@@ -22,24 +22,33 @@ _WORTH_A_PAUSE_S: Final = 0.0005
 
 
 class Turns:
-    """One long reply is made at a time; whoever asks for many of them waits behind those who ask for one."""
+    """So many pieces of work at a time; whoever asks for many of them waits behind those who ask for one."""
 
-    def __init__(self) -> None:
-        self._all = asyncio.Lock()
-        self._own: dict[str, tuple[asyncio.Lock, int]] = {}  # by client, with how many hold or want it
+    def __init__(self, at_once: int = 1) -> None:
+        self._at_once = at_once
+        self._all = asyncio.Semaphore(at_once)
+        # By whose it is, with how many hold or want it.
+        self._own: dict[tuple[str, ...], tuple[asyncio.Semaphore, int]] = {}
 
     @asynccontextmanager
-    async def of(self, client: str) -> AsyncIterator[None]:
-        """Wait for this client's turn; it lasts as long as the block."""
-        own, wanted = self._own.get(client, (asyncio.Lock(), 0))
-        self._own[client] = own, wanted + 1
+    async def of(self, *whose: str) -> AsyncIterator[None]:
+        """Wait for this client's turn, or with (connection, client) first among those of its connection.
+
+        The turn lasts as long as the block.
+        """
+        if not whose:
+            async with self._all:
+                yield
+            return
+        own, wanted = self._own.get(whose, (asyncio.Semaphore(self._at_once), 0))
+        self._own[whose] = own, wanted + 1
         try:
-            async with own, self._all:
+            async with own, self.of(*whose[:-1]):
                 yield
         finally:
-            own, wanted = self._own.pop(client)
+            own, wanted = self._own.pop(whose)
             if wanted > 1:
-                self._own[client] = own, wanted - 1
+                self._own[whose] = own, wanted - 1
 
 
 async def in_slices(steps: Iterator[None]) -> None:

@@ -372,7 +372,7 @@ class MatchingEngineServicer:
 
     def OrderEntry(self, request_iterator, context):
         """Commands by the message; each message is answered by one, in order. The stream is read no further while 8
-        messages wait for their answers.
+        messages, or 10,000 commands in them, wait for their answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,6 +17,7 @@ from bus.records import Record
 from engine.commands import (
     AddInstrument,
     AwayQuote,
+    CancelAll,
     CancelOrder,
     Command,
     LegFill,
@@ -461,6 +462,25 @@ async def test_one_client_cannot_fill_the_queue(rig: Rig, monkeypatch: pytest.Mo
         await asyncio.gather(*waiting)
         await more
         await rig.loop.submit([order("c"), order("h")], client="ann")
+
+
+@pytest.mark.parametrize("full", ["MAX_CLIENTS_SHARE", "MAX_QUEUED_COMMANDS"])
+async def test_a_cancel_that_comes_alone_has_room_when_there_is_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """However busy the client's streams or others are, it can take its risk off; this is bounded too."""
+    monkeypatch.setattr(commit_loop, full, 2)
+    monkeypatch.setattr(commit_loop, "RESERVE_FOR_CANCELS", 2)
+    waiting = [rig.loop.submit([order("a"), order("b")], client="ann")]
+    cancels = (CancelOrder("ann", 0, "a"), CancelAll("ann", "", 0))
+    waiting += [rig.loop.submit([cancel], client="ann") for cancel in cancels]
+    for untaken in ([order("c")], [cancels[0]], [cancels[1]]):
+        with pytest.raises(Overloaded, match=r"4 commands .* waiting"):
+            rig.loop.submit(untaken, client="ann")
+    async with rig.running():
+        await asyncio.gather(*waiting)
+        with pytest.raises(Overloaded, match=r"0 commands .* waiting, 2 is the limit"):
+            rig.loop.submit([*cancels, cancels[0]], client="ann")
 
 
 async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

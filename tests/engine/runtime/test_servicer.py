@@ -14,7 +14,7 @@ from bus.journal import MemoryJournal
 from engine.commands import AddInstrument, AwayQuote, Command, LegFill, LegResult, NewOrder
 from engine.events import BookChanged, Event, Fill, LegSent
 from engine.runtime import commit_loop, servicer
-from engine.runtime.commit_loop import CommitLoop
+from engine.runtime.commit_loop import CommitLoop, Submission
 from engine.runtime.effects import Effects, FillBell
 from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_reign
@@ -52,6 +52,21 @@ class Call:
     async def abort(self, code: grpc.StatusCode, text: str) -> NoReturn:
         """As gRPC has it."""
         raise AssertionError(f"{code.name}: {text}")
+
+
+class SlowReader(Call):
+    """An OrderEntry stream whose client reads when the test says so."""
+
+    def __init__(self, client: str) -> None:
+        super().__init__(client)
+        self.reads = asyncio.Semaphore(0)
+        self.read: list[int] = []
+        """How many replies each response had."""
+
+    async def write(self, response: pb.OrderEntryResponse) -> None:  # type: ignore[override]  # another call
+        """As gRPC has it."""
+        await self.reads.acquire()
+        self.read.append(len(response.replies))
 
 
 class Venue:
@@ -260,3 +275,39 @@ async def test_the_reply_to_a_cancel_has_no_fills(venue: Venue, monkeypatch: pyt
     assert (cancelled.status, cancelled.cumulative_quantity) == (pb.ORDER_STATUS_CANCELLED, 7)
     assert list(cancelled.fills) == []
     assert [fill.quantity for fill in repeated.fills] == [4, 3]
+
+
+async def entries(sizes: Sequence[int]) -> AsyncIterator[pb.OrderEntryRequest]:
+    """OrderEntry messages of so many cancels each, sent at once."""
+    for size in sizes:
+        cancel = pb.Command(cancel=pb.CancelOrderRequest(client_order_id="none"))
+        yield pb.OrderEntryRequest(commands=[cancel] * size)
+
+
+async def test_what_waits_for_answers_on_a_stream_is_bounded(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In commands as in messages, or one who reads nothing holds much memory; the largest message goes in."""
+    monkeypatch.setattr(servicer, "MAX_COMMANDS_PER_MESSAGE", 5)
+    monkeypatch.setattr(servicer, "MAX_UNANSWERED_MESSAGES", 3)
+    monkeypatch.setattr(servicer, "STALLED_READER_S", 60.0)
+    taken: list[int] = []
+    submit = venue.loop.submit
+
+    def noted(
+        commands: Sequence[Command], *, client: str = "", may_take: bool = True
+    ) -> asyncio.Future[Submission]:
+        taken.append(len(commands))
+        return submit(commands, client=client, may_take=may_take)
+
+    monkeypatch.setattr(venue.loop, "submit", noted)
+    call, sizes = SlowReader("ann"), [3, 2, 1, 5, 1, 1, 1, 1]
+    entering = asyncio.create_task(venue.servicer.OrderEntry(entries(sizes), cast("Context", call)))
+    for in_all in (2, 3, 3, 4, 7, 8, 8, 8, 8):
+        await until(lambda: len(taken) >= in_all)  # noqa: B023 -- it is asked at once
+        for _ in range(50):  # everything that can happen without the reader
+            await asyncio.sleep(0)
+        assert taken == sizes[:in_all]
+        call.reads.release()
+    await entering
+    assert call.read == sizes

@@ -1,5 +1,7 @@
 """Requests become commands and events become replies, field by field."""
 
+import sys
+
 import msgspec
 import pytest
 from google.protobuf.message import Message
@@ -100,6 +102,15 @@ def test_every_field_reaches_the_command(command: object, request_: Message, she
     assert names == asked.keys() | shell_fields
     assert {name: getattr(command, name) for name in asked} == asked
     assert getattr(command, "client", None) == "alice"
+
+
+def test_orders_of_a_symbol_share_one_string() -> None:
+    """It is not interned: that may be for ever, and a client can send any number of unknown ones."""
+    spelled = ["NO", "-ONE-", "HAS"]
+    first, second = (wire.new_order("ann", pb.NewOrder(symbol="".join(spelled))).symbol for _ in range(2))
+    assert first is second
+    again = "".join(spelled)
+    assert sys.intern(again) is again
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,22 @@
 import asyncio
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from bus.messages import EngineEntry, SessionEntry
+from bus.messages import ClientEntry, EngineEntry, SessionEntry
 from bus.registry import BucketUnavailable
 from bus.tokens import Tokens
+from exchange import directory as directories
 from exchange.directory import Directory
-from exchange.runtime.registration import Registrar, RegistrationLost, WrongSecret
+from exchange.runtime import registration
+from exchange.runtime.registration import (
+    Registrar,
+    RegistrationLost,
+    TooManyRegistrations,
+    WrongSecret,
+)
 
 ENGINES = {engine: EngineEntry(engine, 1, f"host:{engine}", 1) for engine in (1, 2)}
 
@@ -51,7 +60,7 @@ async def test_clients_that_come_together_are_spread() -> None:
     """Homes are counted from the moment they are chosen, not only when they are stored."""
     clients = MemoryBucket(callers=6)
     registering = registrar(clients, Directory(Tokens()))
-    outcomes = await asyncio.gather(*(registering.register(f"c{n}", "", 0) for n in range(6)))
+    outcomes = await asyncio.gather(*(registering.register(f"c{n}", "", 0, "here") for n in range(6)))
     assert sorted(outcome.home.engine for outcome in outcomes) == [1, 1, 1, 2, 2, 2]
     registering.close()
 
@@ -61,7 +70,9 @@ async def test_one_of_two_first_registrations_binds() -> None:
     clients, directory = MemoryBucket(callers=2), Directory(Tokens())
     registering = registrar(clients, directory)
     outcomes = await asyncio.gather(
-        registering.register("ann", "a", 0), registering.register("ann", "b", 0), return_exceptions=True
+        registering.register("ann", "a", 0, "here"),
+        registering.register("ann", "b", 0, "here"),
+        return_exceptions=True,
     )
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Registration", WrongSecret.__name__]
     assert sum(directory.clients_per_engine().values()) == 1
@@ -76,8 +87,8 @@ async def test_a_name_whose_entry_is_lost_is_nobodys() -> None:
     tokens.put("key", SessionEntry("ann", 2), 0)
     assert directory.lost() == {"ann"}
     with pytest.raises(RegistrationLost, match=r"client ann was registered, and .* is lost: restore"):
-        await registering.register("ann", "another", 0)
-    await registering.register("bob", "b", 0)
+        await registering.register("ann", "another", 0, "here")
+    await registering.register("bob", "b", 0, "here")
     assert directory.lost() == {"ann"}
     registering.close()
 
@@ -88,7 +99,75 @@ async def test_a_failed_registration_does_not_count() -> None:
     clients.fault = BucketUnavailable("away")
     registering = registrar(clients, directory)
     with pytest.raises(BucketUnavailable):
-        await registering.register("ann", "a", 0)
+        await registering.register("ann", "a", 0, "here")
     clients.fault = None
-    assert (await registering.register("bob", "b", 0)).home.engine == 1
+    assert (await registering.register("bob", "b", 0, "here")).home.engine == 1
     registering.close()
+
+
+class HeldHashes:
+    """Checks of secrets that wait until they are let go; they end in the order of `secrets`."""
+
+    def __init__(self) -> None:
+        self.secrets: list[str] = []
+        self.held = threading.Event()
+
+    def matches(self, secret: str, entry: ClientEntry) -> bool:
+        """Whether the secret is the right one."""
+        assert self.held.wait(60)
+        self.secrets.append(secret)
+        return secret == "right"
+
+
+@pytest.fixture
+async def flooded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Registrar, HeldHashes]]:
+    """A registrar of ann and bob, who are registered, whose hashes are held."""
+    registering, hashes = registrar(MemoryBucket(), Directory(Tokens())), HeldHashes()
+    for client in ("ann", "bob"):
+        await registering.register(client, "right", 0, "here")
+    monkeypatch.setattr(directories, "secret_matches", hashes.matches)
+    yield registering, hashes
+    hashes.held.set()
+    registering.close()
+
+
+async def test_a_flood_of_wrong_secrets_does_not_shut_clients_out(
+    flooded: tuple[Registrar, HeldHashes],
+) -> None:
+    """Not its own victim on another connection, nor another client on the same one."""
+    registering, hashes = flooded
+    flood = [asyncio.create_task(registering.register("ann", "wrong", 0, "flood")) for _ in range(100)]
+    await asyncio.sleep(0)
+    right = [
+        asyncio.create_task(registering.register("ann", "right", 0, "another")),
+        asyncio.create_task(registering.register("bob", "right", 0, "flood")),
+    ]
+    await asyncio.sleep(0)
+    hashes.held.set()
+    for registered in right:
+        assert (await registered).token
+    assert hashes.secrets.count("wrong") < 20
+    for refused in flood:
+        refused.cancel()
+    await asyncio.wait(flood)
+
+
+async def test_a_flood_leaves_room_to_wait(
+    flooded: tuple[Registrar, HeldHashes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of which none waits has a reserve, which is bounded too."""
+    registering, hashes = flooded
+    monkeypatch.setattr(registration, "_MAX_HASHES", 3)
+    monkeypatch.setattr(registration, "_RESERVED_HASHES", 1)
+    flood = [asyncio.create_task(registering.register("ann", "wrong", 0, "flood")) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyRegistrations, match="3 registrations are waiting"):
+        await registering.register("ann", "wrong", 0, "flood")
+    right = asyncio.create_task(registering.register("ann", "right", 0, "another"))
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyRegistrations, match="4 registrations are waiting"):
+        await registering.register("bob", "right", 0, "a third")
+    hashes.held.set()
+    assert (await right).token
+    await asyncio.wait(flood)
+    assert (await registering.register("bob", "right", 0, "a third")).token
