@@ -198,7 +198,8 @@ async def connect(
 
     `url` may name several servers of one cluster, with commas in between. The first that answers is taken,
     also after a loss: what the market promises needs everyone on one server (`bus.round_trip`). A frozen
-    server is noticed in 3 s, and left; one that is cut off from the others is left by `NatsLink` alone.
+    server is noticed in 3 s, and left. One that is cut off from the others is left by `NatsLink` alone, and
+    the one that it goes to comes first until it is lost.
     `on_closed` is called when the connection is lost for good without its owner having closed it: nothing
     will ever arrive again. `on_reconnected`: messages may be missing, so whatever is followed without a
     sequence is out of date. `on_error` gets what nats-py can only report, such as a dropped message; unless

@@ -112,8 +112,8 @@ class ExecutionsWriter:
 
     @property
     def trouble(self) -> str:
-        """Why the last attempt has no good answer; empty when it has one."""
-        return self._publisher.trouble
+        """Why what is to be stored is not yet; empty when there is nothing, or no attempt has failed."""
+        return self._publisher.trouble if self._in_flight else ""
 
     async def _find(self, payload: bytes, epoch: int) -> bool:
         """Whether the message is stored; False: the newest one is still our last, so send it again."""

@@ -77,7 +77,10 @@ class Lease:
 
     @property
     def unrenewed_s(self) -> float:
-        """How long ago that was sent which last made the lease ours for TTL_S; no end before the first."""
+        """How long ago that was sent which last took or renewed the lease; no end before the first.
+
+        To take it again after it had run out counts only with the renewal that follows `on_lapse`.
+        """
         return time.monotonic() - self._renewed
 
     async def holder(self) -> LeaseEntry | None:
@@ -89,7 +92,10 @@ class Lease:
 
         Waits while NATS is away.
         """
+        sent = time.monotonic()
         taken, _ = await self._take()
+        if taken:
+            self._renewed = sent
         return taken
 
     async def renew(self) -> bool:
@@ -99,7 +105,10 @@ class Lease:
         have held it. Waits while NATS is away. Raises LeaseLost.
         """
         while True:
+            sent = time.monotonic()
             taken, holder = await self._take()
+            if taken and holder is not None:
+                self._renewed = sent
             if taken:
                 return holder is not None
             if holder is not None and holder != self.entry:
@@ -171,10 +180,7 @@ class Lease:
                 _log.warning("%s holds something that is not a lease: overwriting it", self._subject)
             if holder is not None and holder != self.entry:
                 return False, holder
-            sent = time.monotonic()
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
-            if written:
-                self._renewed = sent
             if written is not None:
                 return written, holder
             await until_connected(self._client)  # it may be stored or not, so look again

@@ -64,7 +64,11 @@ TOKEN_GRACE_S: Final = 1.0
 _FIRST_BACKOFF_S: Final = 0.05
 _MAX_BACKOFF_S: Final = 1.0
 _MAX_SEARCH_S: Final = 0.2
-"""Longest pause while the home engine is away: a standby needs about a second, and asking costs little."""
+"""Longest pause while a standby may be taking over: that needs about a second, and asking costs little."""
+
+_SEARCHES: Final = 20
+"""Failures in a row, some three seconds, after which it is no take-over: very many clients may be waiting."""
+
 _FAILURES_BEFORE_REGISTRATION: Final = 2
 
 _LONG_LIFE_S: Final = 6.0
@@ -417,7 +421,8 @@ class Retry:
         moved = self._session.generation != generation and not self._session.is_guessing
         if moved and (self._failures == 1 or (away and not registered)):
             return
-        longest_s = _MAX_SEARCH_S if away and self._session.generation else _MAX_BACKOFF_S
+        searching = away and self._session.generation and self._failures <= _SEARCHES
+        longest_s = _MAX_SEARCH_S if searching else _MAX_BACKOFF_S
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
         if delay_s >= self.remaining_s:

@@ -21,7 +21,7 @@ from rich.console import Console
 from bus import subjects
 from bus.connection import Connection
 from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import StreamError, StreamReader, extent, message_at
+from bus.stream import AWAY, StreamError, StreamReader, extent, message_at
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
 from client.cli.sheets import counted
@@ -480,9 +480,10 @@ async def _payloads(nc: Connection, stream: str) -> list[bytes]:
         while len(payloads) < end:
             arrived = await reader.read(_LOOK_S)
             payloads += [stored.payload for stored in arrived]
-            # A server that has lost what it counts is silent for ever.
-            if not arrived and await message_at(nc, stream, reader.next_sequence) is None:
-                raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
+            if not arrived:  # a server that has lost what it counts is silent for ever
+                with contextlib.suppress(*AWAY):
+                    if await message_at(nc, stream, reader.next_sequence) is None:
+                        raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
     finally:
         await reader.close()
     return payloads

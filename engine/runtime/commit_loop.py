@@ -10,7 +10,7 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 
     CommitError
     ├── Overloaded           the queue is full; nothing was taken
-    ├── JournalUnavailable   the journal, the reports or the lease cannot be stored; nothing was taken
+    ├── JournalUnavailable   the journal or the reports cannot be stored, or a read may be old
     └── Retired              another process takes over; nothing was taken
 """
 
@@ -60,8 +60,8 @@ at once."""
 
 REIGN_PATIENCE_S: Final = 4.0
 """With nothing stored for longer than this, neither a renewal of the lease nor a batch, another process may
-long have taken over: reads are refused too. A restart of nats-server takes less, and who only reads need not
-hear of it."""
+long have taken over: reads are refused. A restart of nats-server takes less, and who only reads need not hear
+of it."""
 
 _WATCH_PERIOD_S: Final = 0.1
 
@@ -278,7 +278,9 @@ class CommitLoop:
 
         Raises JournalUnavailable.
         """
-        if not self._appending and not self.reign_trouble():
+        if doubt := self.doubt():
+            raise JournalUnavailable(doubt)
+        if not self._appending:
             return query()
         if trouble := self.trouble():
             raise JournalUnavailable(trouble)
@@ -405,10 +407,13 @@ class CommitLoop:
             return f"the journal does not answer: {self.journal.trouble}"
         if releasing is not None and time.monotonic() - releasing > JOURNAL_PATIENCE_S:
             return f"the execution reports cannot be stored: {self._release_trouble()}"
-        return self.reign_trouble()
+        return ""
 
-    def reign_trouble(self) -> str:
-        """Why another process may long reign: nothing showed of late that we do. Empty when all is well."""
+    def doubt(self) -> str:
+        """Why another process may long reign: nothing showed of late that we do. Empty when all is well.
+
+        Commands are taken all the same: the journal is asked, and its fence decides.
+        """
         unconfirmed_s = min(self._unrenewed_s(), time.monotonic() - self._stored_from)
         if unconfirmed_s > REIGN_PATIENCE_S:
             return "the lease of this engine is not renewed: another process may have taken over"

@@ -161,8 +161,8 @@ class MarketData:
             self._owed[symbol] = None
             await self._send_owed()
 
-    async def run(self, is_alive: Callable[[], bool] = lambda: True) -> None:
-        """Snapshots, and heartbeats while the engine `is_alive`, until cancelled."""
+    async def run(self) -> None:
+        """Heartbeats and snapshots, until cancelled."""
         subscription = await self._nc.subscribe(
             subjects.snapshot_request(self.engine),
             cb=self._on_request,
@@ -171,7 +171,7 @@ class MarketData:
         try:
             next_ns = self._monotonic_ns()
             while True:
-                await self._beat(is_alive=is_alive())
+                await self._beat()
                 # A late beat is followed by the next one on the old rhythm; beats missed altogether are not
                 # made up for.
                 now_ns = self._monotonic_ns()
@@ -199,7 +199,7 @@ class MarketData:
         if not await self._send(self._book_subjects[symbol], encode(delta)):
             self._owed[symbol] = None
 
-    async def _beat(self, *, is_alive: bool) -> None:
+    async def _beat(self) -> None:
         now_ns = self._monotonic_ns()
         self._note_reconnect()
         self._forget_quiet(now_ns)
@@ -213,7 +213,7 @@ class MarketData:
             append_p50_us=append_p50_us,
             append_max_us=append_max_us,
         )
-        if self.epoch and is_alive:
+        if self.epoch:
             await self._send(self._heartbeat_subject, encode(heartbeat))
         self._turn_active_cycle(now_ns)
         self._turn_idle_cycle()

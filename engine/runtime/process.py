@@ -379,10 +379,9 @@ class Engine:
         """Let commands be applied, and let all symbols that are listed trade."""
         assert self._uncrosser is not None
         uncrossing = self._uncrosser.run(self._state.books)
-        feed = self._market_data.run(is_alive=lambda: not loop.reign_trouble())
         # Without a journal a restart has nothing to report again from.
         reporting = self._reports.run(LOOK_S if self._settings.durable else None)
-        for part in (loop.run(), loop.watch(), feed, reporting, uncrossing):
+        for part in (loop.run(), loop.watch(), self._market_data.run(), reporting, uncrossing):
             self._group.create_task(part)
         if self._settings.durable:
             self._group.create_task(self._snapshot_maker.run())
@@ -436,8 +435,9 @@ class Engine:
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
-            trouble = loop.trouble()
-            if loop.reign_trouble():
+            doubt = loop.doubt()
+            trouble = loop.trouble() or doubt
+            if doubt:
                 self._bell.ring_all()  # who follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):
                 serving = not serving

@@ -185,7 +185,9 @@ async def test_an_expired_lease_that_nobody_took_is_kept(rivals: tuple[Lease, Le
             await asyncio.sleep(0.02)
     assert not await first.renew()
     assert await second.holder() == first.entry
+    assert first.unrenewed_s > TTL_S, "others may have held it until now"
     assert await first.renew()
+    assert first.unrenewed_s < TTL_S
 
 
 async def test_the_first_claim_is_left_to_others_for_a_while(rivals: tuple[Lease, Lease]) -> None:

@@ -31,7 +31,7 @@ from bus.server import NatsServer
 from engine.events import BookChanged, Fill
 from engine.runtime.market_data import MAX_ACTIVE_PER_BEAT, MarketData
 from engine.terms import Liquidity, Side
-from tests.waiting import freeze, until
+from tests.waiting import freeze
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -80,11 +80,9 @@ async def tape_of(nc: Client, engine: int) -> Tape:
 
 
 @asynccontextmanager
-async def running(
-    market_data: MarketData, is_alive: Callable[[], bool] = lambda: True
-) -> AsyncIterator[None]:
+async def running(market_data: MarketData) -> AsyncIterator[None]:
     """`run` for the length of a block; its failure fails the test."""
-    task = asyncio.create_task(market_data.run(is_alive))
+    task = asyncio.create_task(market_data.run())
     try:
         yield
     finally:
@@ -174,25 +172,6 @@ async def test_heartbeats_keep_their_rhythm_and_name_what_changed(
     assert 990 * MS <= sent[10] - sent[0] <= 1_250 * MS
     last = tape.heartbeats[-1]
     assert (last.epoch, last.batch_number, last.sequences) == (3, 41, {"AAPL": 8})
-
-
-async def test_an_engine_that_may_have_been_replaced_gives_no_sign_of_life(
-    market_data: MarketData, tape: Tape, nats_connection: Connection
-) -> None:
-    """Nobody takes its books for live, until it knows again that it reigns."""
-    asked: list[bool] = []
-    reigns = False
-
-    def is_alive() -> bool:
-        asked.append(reigns)
-        return reigns
-
-    async with running(market_data, is_alive):
-        await until(lambda: len(asked) == 5)
-        await nats_connection.flush()
-        assert tape.heartbeats == []
-        reigns = True
-        await tape.until(lambda: len(tape.heartbeats) == 2)
 
 
 async def test_a_quiet_symbol_leaves_the_heartbeats(nats_connection: Connection, engine: int) -> None:

@@ -231,7 +231,7 @@ async def test_who_follows_fills_is_sent_away_by_an_engine_that_may_have_been_re
     await asyncio.wait([following], timeout=0.1)
     assert not following.done()
     venue.unrenewed_s = 3600.0
-    await until(venue.loop.reign_trouble)
+    await until(venue.loop.doubt)
     venue.bell.ring_all()
     with pytest.raises(AssertionError, match="UNAVAILABLE: the lease of this engine is not renewed"):
         await asyncio.wait_for(following, 10)
