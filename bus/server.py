@@ -288,13 +288,14 @@ class NatsServer(ChildProcess):
 
         Of two blocks of one name nats-server takes the second, whole.
         """
-        # Relative, as nats-server takes the path of an include only relative to the file that has it.
+        # Relative, as nats-server takes the path of an include only relative to the file that has it, and as
+        # it is, because nats-server knows no escapes there.
         shipped = os.path.relpath(find_nats_conf(), self._store_dir.resolve())
         pages = (
             f"allowed_origins: {json.dumps(list(self._origins))}" if self._origins else "same_origin: true"
         )
         return (
-            f"include {json.dumps(shipped)}\n"
+            f'include "{shipped}"\n'
             "websocket {\n"
             f'    listen: "{_HOST}:{self.websocket_port or -1}"\n'
             "    no_tls: true\n"

@@ -170,6 +170,16 @@ async def test_settings_come_from_nats_conf(own_server: NatsServer, tmp_path: Pa
     assert (tmp_path / "nats" / "data" / "nats" / "jetstream").is_dir()
 
 
+async def test_the_settings_may_be_below_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matchbus starts where the path to it has letters beyond ASCII, spaces, an apostrophe or a backslash."""
+    settings = tmp_path / r"jérôme's own\path" / "nats.conf"
+    settings.parent.mkdir()
+    settings.write_bytes(find_nats_conf().read_bytes())
+    monkeypatch.setattr("bus.server.find_nats_conf", lambda: settings)
+    async with NatsServer(tmp_path / "nats"):
+        pass
+
+
 def _read_json(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=3) as answer:
         return msgspec.json.decode(answer.read(), type=dict[str, Any])
