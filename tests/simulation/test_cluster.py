@@ -241,6 +241,18 @@ async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
         assert await limits(cluster.nats_url, *streams) == [6 * GIB, 6 * GIB, 17 * GIB]
 
 
+async def test_trimmed_journals_are_not_trimmed_without_being_asked_for(tmp_path: Path) -> None:
+    """A start without the option that the journals were made with does not trade, and says which it wants."""
+    async with NatsServer(tmp_path / "nats") as server:  # a first start, as far as it counts here
+        connection = await nats.connect(server.url)
+        await provision.provision_shared(connection)
+        await provision.provision_journal(connection, 1, trimmable=True)
+        await connection.close()
+    with pytest.raises(ProcessFailed, match=r"(?s)exchange ended.*JOURNAL_1 was made to be trimmed"):
+        async with Cluster(engines=1, data_dir=tmp_path):
+            pass
+
+
 @pytest.fixture
 async def up(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
     """`matchbus up --engines 2` as a process, and its ready file, in the directory that it makes."""
