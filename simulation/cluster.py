@@ -178,8 +178,9 @@ class Cluster:
             (self.data_dir / TARGETS_FILE).write_bytes(targets)
         else:
             (self.data_dir / TARGETS_FILE).unlink(missing_ok=True)
-        for member in self.members:
-            await member.start()
+        await self.exchange.start()
+        for engine in (*self.engines.values(), *self.standbys.values()):
+            await engine.start(*(["--accept-loss"] if self._storage.accept_loss else []))
         try:
             async with asyncio.TaskGroup() as group:
                 for member in self.members:

@@ -60,11 +60,11 @@ class Member(ChildProcess):
         self._command = command
         self._environment = environment
 
-    async def start(self) -> None:
-        """Start the child without waiting for it."""
+    async def start(self, *options: str) -> None:
+        """Start the child without waiting for it; `options` are of this start alone."""
         self.ready = False
         self._shut_out = self._told = ""
-        await self.launch(*self._command, environment=self._environment)
+        await self.launch(*self._command, *options, environment=self._environment)
 
     async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         """Return when the process serves or, where it may, stands by.

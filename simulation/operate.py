@@ -107,6 +107,11 @@ def _add_up(commands: Any) -> None:
         action="store_true",
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
     )
+    up.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="start although journals have lost batches that --data knows of; they are gone for good",
+    )
     add_size_options(up)
     up.add_argument(
         "--data", type=folder, help="where everything is kept; without it, all is gone when stopped"
@@ -287,6 +292,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
             nats_nodes=options.nats_nodes,
             snapshot_every=options.snapshot_every,
             trim_journals=options.trim_journals,
+            accept_loss=options.accept_loss,
             journal_gib=options.journal_gib,
             executions_gib=options.executions_gib,
         ),

@@ -121,6 +121,16 @@ async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> N
         await member.until_ready(deadline_s=20)
 
 
+async def test_options_of_one_start_are_not_of_the_next(tmp_path: Path) -> None:
+    """A loss is accepted by whoever starts a market, and by nothing that is started again unattended."""
+    log, code = tmp_path / "log", "import sys; print(sys.argv[1:])"
+    member = Member("engine 9", [sys.executable, "-c", code], "127.0.0.1:1", log, dict(os.environ))
+    for options in (["--accept-loss"], []):
+        await member.start(*options)
+        assert await member.wait() == 0
+    assert log.read_text().splitlines() == ["['--accept-loss']", "[]"]
+
+
 async def test_who_is_silent_when_the_feeds_do_not_come_to_life_shows_its_last_words(tmp_path: Path) -> None:
     """One that stood by was ready, and may hang on its way to a reign: why is in its log alone."""
     cluster, nobody = Cluster(data_dir=tmp_path), "127.0.0.1:1"
