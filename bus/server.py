@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -102,11 +103,12 @@ def _is_locked(lock: TextIO) -> bool:
 def find_nats_server() -> Path:
     """The nats-server to run: what the variable NATS_SERVER names, else the one installed beside Python.
 
-    PATH is not looked at: what runs must not depend on the shell. Raises ServerUnusable when there is none or
-    it is older than 2.14 (the journal's checks were measured on 2.15; 2.14 is the first with all it needs).
+    Unless the variable has a bare name, PATH is not looked at: what runs must not depend on the shell. Raises
+    ServerUnusable when there is none or it is older than 2.14 (the journal's checks were measured on 2.15;
+    2.14 is the first with all it needs).
     """
     named = os.environ.get("NATS_SERVER")
-    path = Path(named) if named else _beside_python()
+    path = Path(shutil.which(named) or named).absolute() if named else _beside_python()
     try:
         asked = subprocess.run(  # noqa: S603 -- the user's own choice of binary
             [path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False

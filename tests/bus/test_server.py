@@ -208,6 +208,21 @@ def test_an_old_server_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find_nats_server()
 
 
+@pytest.mark.parametrize("named", ["nats-server", "./nats-server", "bin/../nats-server"])
+def test_a_server_may_be_named_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """A name on the PATH or a relative path is still the same file for a child in another directory."""
+    path = stand_in(tmp_path, "echo 'nats-server: v2.15.1'")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("NATS_SERVER", named)
+    found = find_nats_server()
+    assert found.is_absolute()
+    assert found.samefile(path)
+
+
 def test_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A NATS_SERVER that is missing or no nats-server is named in the error."""
     monkeypatch.setenv("NATS_SERVER", str(tmp_path / "nothing"))
