@@ -238,7 +238,7 @@ class NatsServer(ChildProcess):
         except TimeoutError as error:
             await self.stop()
             raise ServerFailed(
-                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._log_tail()
+                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._last_lines()
             ) from error
         except BaseException:
             await self.stop()
@@ -359,10 +359,9 @@ class NatsServer(ChildProcess):
     def _check_alive(self) -> None:
         code = self._started.returncode
         if code is not None:
-            raise ServerFailed(f"nats-server ended with code {code}", self._log_tail())
+            raise ServerFailed(f"nats-server ended with code {code}", self._last_lines())
 
-    def _log_tail(self) -> str:
+    def _last_lines(self) -> str:
         with contextlib.suppress(OSError):
-            lines = self._log_file.read_text(errors="replace").splitlines()
-            return "\n".join(lines[-_LOG_LINES:])
+            return "\n".join(self.log_tail(_LOG_LINES))
         return ""

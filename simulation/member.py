@@ -152,9 +152,9 @@ class Member(ChildProcess):
         return True
 
     def last_words(self) -> str:
-        """How its log ends, to be put behind a sentence about it; empty when that cannot be read."""
+        """How its log ends since its start, to be put behind a sentence; empty when it cannot be read."""
         with contextlib.suppress(OSError):
-            lines = self._log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            lines = self.log_tail(_LOG_LINES)
             return "; its log ends with:\n" + "\n".join(lines) if lines else " and wrote nothing"
         return ""
 

@@ -121,6 +121,20 @@ async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> N
         await member.until_ready(deadline_s=20)
 
 
+async def test_last_words_are_those_of_the_last_start(tmp_path: Path) -> None:
+    """What an earlier start printed would send whoever reads it after a fault that is repaired."""
+    code = "import sys; print(*sys.argv[1:], sep='')"
+    member = Member("engine 9", [sys.executable, "-c", code], "127.0.0.1:1", tmp_path / "log", {})
+    for word in ("an earlier fault", "this fault", ""):
+        await member.start(*([word] if word else []))
+        await member.wait()
+        assert member.last_words() == f"; its log ends with:\n{word}"
+    silent = Member("engine 9", [sys.executable, "-c", ""], "127.0.0.1:1", tmp_path / "log", {})
+    await silent.start()
+    await silent.wait()
+    assert silent.last_words() == " and wrote nothing"
+
+
 async def test_options_of_one_start_are_not_of_the_next(tmp_path: Path) -> None:
     """A loss is accepted by whoever starts a market, and by nothing that is started again unattended."""
     log, code = tmp_path / "log", "import sys; print(sys.argv[1:])"
