@@ -42,6 +42,7 @@ from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
+from simulation.stderr_log import log_to_stderr
 
 _log: Final = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ _log: Final = logging.getLogger(__name__)
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit code. Raises `Failure` and `HelpShown`."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     console = stdout_console()
     try:
         if hasattr(options, "nats"):

@@ -33,6 +33,7 @@ from simulation.cluster_settings import Storage
 from simulation.data_directory import Durability, check_engines, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
+from tests.simulation.test_stderr_log import fill
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -356,6 +357,33 @@ async def test_up_says_where_everything_is_restarts_and_stops(
     assert time.monotonic() - started < 5
     assert not ready.exists(), "whoever waits for the next start must not find this market"
     await all_end(pids_of(second))
+
+
+async def test_up_goes_on_though_nobody_reads_its_log(tmp_path: Path) -> None:
+    """With stderr a full pipe an engine that dies is started again all the same, and SIGTERM ends all."""
+    ready = tmp_path / "data" / "ready.json"
+    unread, log = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulation.matchbus", "up", "--engines", "1"),
+        *("--data", str(tmp_path / "data"), "--ready-file", str(ready)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=log,
+    )
+    try:
+        first = await first_document(ready)
+        fill(log)
+        os.kill(first["engines"]["1"]["pid"], signal.SIGKILL)
+        await until(lambda: read(ready) != first, START_DEADLINE_S)
+        process.terminate()
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(unread)
+        os.close(log)
 
 
 async def test_up_survives_a_log_that_cannot_be_opened(
