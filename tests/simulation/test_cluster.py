@@ -215,8 +215,22 @@ def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:
         (tmp_path / f"engine_{number}" / "high_water.json").touch()
     check_engines(tmp_path, 3)
     check_engines(tmp_path, 4)
-    with pytest.raises(EnginesMissing, match="those of engine 3: start with --engines 3"):
+    with pytest.raises(EnginesMissing, match="orders of engine 3: start with --engines 3"):
         check_engines(tmp_path, 2)
+
+
+async def test_engines_without_a_journal_are_not_left_out_either(tmp_path: Path) -> None:
+    """Their orders are gone, and clients are still at home there; a start that failed does not count."""
+    storage = Storage(durability="none")
+    nothing = tmp_path / "nothing.toml"
+    with pytest.raises(ClusterError, match="no instruments file"):
+        async with Cluster(engines=3, data_dir=tmp_path, storage=storage, instruments=nothing):
+            pass
+    async with Cluster(engines=2, data_dir=tmp_path, storage=storage):
+        pass
+    with pytest.raises(EnginesMissing, match="clients and orders of engine 2: start with --engines 2"):
+        async with Cluster(engines=1, data_dir=tmp_path, storage=storage):
+            pass
 
 
 async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
