@@ -15,6 +15,7 @@ class ChildProcess:
     def __init__(self, log_file: Path, grace_s: float) -> None:
         self._log_file = log_file
         self._grace_s = grace_s
+        self._log_begins = 0  # at which byte of the log
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -40,6 +41,7 @@ class ChildProcess:
         """
         assert not self.running, "the child runs already"
         with self._log_file.open("ab") as log:
+            self._log_begins = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=directory,
@@ -72,6 +74,12 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError):
             self._started.kill()
         await self.wait()
+
+    def log_tail(self, lines: int) -> list[str]:
+        """The last lines that the child has printed since its start. Raises OSError."""
+        with self._log_file.open("rb") as log:
+            log.seek(self._log_begins)
+            return log.read().decode(errors="replace").splitlines()[-lines:]
 
     @property
     def _started(self) -> asyncio.subprocess.Process:

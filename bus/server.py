@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -102,11 +103,12 @@ def _is_locked(lock: TextIO) -> bool:
 def find_nats_server() -> Path:
     """The nats-server to run: what the variable NATS_SERVER names, else the one installed beside Python.
 
-    PATH is not looked at: what runs must not depend on the shell. Raises ServerUnusable when there is none or
-    it is older than 2.14 (the journal's checks were measured on 2.15; 2.14 is the first with all it needs).
+    Unless the variable has a bare name, PATH is not looked at: what runs must not depend on the shell. Raises
+    ServerUnusable when there is none or it is older than 2.14 (the journal's checks were measured on 2.15;
+    2.14 is the first with all it needs).
     """
     named = os.environ.get("NATS_SERVER")
-    path = Path(named) if named else _beside_python()
+    path = Path(shutil.which(named) or named).absolute() if named else _beside_python()
     try:
         asked = subprocess.run(  # noqa: S603 -- the user's own choice of binary
             [path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False
@@ -236,7 +238,7 @@ class NatsServer(ChildProcess):
         except TimeoutError as error:
             await self.stop()
             raise ServerFailed(
-                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._log_tail()
+                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._last_lines()
             ) from error
         except BaseException:
             await self.stop()
@@ -288,13 +290,14 @@ class NatsServer(ChildProcess):
 
         Of two blocks of one name nats-server takes the second, whole.
         """
-        # Relative, as nats-server takes the path of an include only relative to the file that has it.
+        # Relative, as nats-server takes the path of an include only relative to the file that has it, and as
+        # it is, because nats-server knows no escapes there.
         shipped = os.path.relpath(find_nats_conf(), self._store_dir.resolve())
         pages = (
             f"allowed_origins: {json.dumps(list(self._origins))}" if self._origins else "same_origin: true"
         )
         return (
-            f"include {json.dumps(shipped)}\n"
+            f'include "{shipped}"\n'
             "websocket {\n"
             f'    listen: "{_HOST}:{self.websocket_port or -1}"\n'
             "    no_tls: true\n"
@@ -356,10 +359,9 @@ class NatsServer(ChildProcess):
     def _check_alive(self) -> None:
         code = self._started.returncode
         if code is not None:
-            raise ServerFailed(f"nats-server ended with code {code}", self._log_tail())
+            raise ServerFailed(f"nats-server ended with code {code}", self._last_lines())
 
-    def _log_tail(self) -> str:
+    def _last_lines(self) -> str:
         with contextlib.suppress(OSError):
-            lines = self._log_file.read_text(errors="replace").splitlines()
-            return "\n".join(lines[-_LOG_LINES:])
+            return "\n".join(self.log_tail(_LOG_LINES))
         return ""

@@ -8,6 +8,7 @@ so one that cannot be read is a warning to its reader and never a fault.
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import io
 import logging
@@ -177,8 +178,9 @@ class SnapshotStore:
             raise SnapshotDamaged(f"it is not what was stored: {error!r}") from error
 
     async def delete(self, entry: SnapshotEntry) -> None:
-        """Forget a snapshot."""
-        await (await self._store()).delete(_name(entry))
+        """Forget a snapshot, which may be gone already."""
+        with contextlib.suppress(nats.js.errors.ObjectNotFoundError):
+            await (await self._store()).delete(_name(entry))
 
     async def keep(self, newest: int) -> None:
         """Delete all but the `newest` few, and what a writer that died half-way left behind."""

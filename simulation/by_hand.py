@@ -4,7 +4,6 @@ Both go by the environment alone: NUM_ENGINES, PASSWORD, IP_ADDR.
 """
 
 import asyncio
-import logging
 import os
 import secrets
 import sys
@@ -28,6 +27,7 @@ from simulation.operate import run_with_view, serve
 from simulation.option_types import OptionRefused, engines_of_environment
 from simulation.ports import LOOPBACK, Ports
 from simulation.run import Plan
+from simulation.stderr_log import log_to_stderr
 
 EXCHANGE_PORT: Final = 50050
 FIRST_ENGINE_PORT: Final = 50051
@@ -38,7 +38,7 @@ DURATION_S: Final = 10.0
 
 def start_exchange() -> int:
     """Run the exchange and the engines until stopped; the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     try:
         cluster = Cluster(
             engines=engines_of_environment(),

@@ -35,7 +35,7 @@ from bus.stream import StreamError
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
 from simulation.cluster_errors import ClusterError, NoJournal, OutOfReach, ProcessFailed
 from simulation.cluster_settings import Access, Storage, Telemetry
-from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability
+from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability, keep_engines
 from simulation.member import READY_DEADLINE_S, Member
 from simulation.ports import LOOPBACK, Ports, claim_port, claim_ports
 
@@ -154,8 +154,7 @@ class Cluster:
         durability = keep_durability(self.data_dir, self._storage.durability)
         if self.standby_count and durability == "none":
             raise NoJournal("standbys follow the journal, and with --durability none there is none")
-        if durability == "journal":
-            check_engines(self.data_dir, self.engine_count)
+        check_engines(self.data_dir, self.engine_count)
         ports = claim_ports(
             self.host, self._ports, self.engine_count, self.standby_count, metrics=self._telemetry.metrics
         )
@@ -178,8 +177,9 @@ class Cluster:
             (self.data_dir / TARGETS_FILE).write_bytes(targets)
         else:
             (self.data_dir / TARGETS_FILE).unlink(missing_ok=True)
-        for member in self.members:
-            await member.start()
+        await self.exchange.start()
+        for engine in (*self.engines.values(), *self.standbys.values()):
+            await engine.start(*(["--accept-loss"] if self._storage.accept_loss else []))
         try:
             async with asyncio.TaskGroup() as group:
                 for member in self.members:
@@ -187,6 +187,7 @@ class Cluster:
         except* ProcessFailed as failures:
             raise failures.exceptions[0] from None
         await self._until_live()
+        keep_engines(self.data_dir, self.engine_count)
         works: list[tuple[str, Work]] = [
             *(("keeping nats-server", partial(self._keep_nats, server)) for server in self.nats),
             *(("helping nats-server after a full disk", partial(self._unstick_nats, s)) for s in self.nats),

@@ -6,7 +6,7 @@ ClusterError
 ├── TooManyFiles         this process may not open as many files as the market has ports
 ├── DurabilityDiffers    the directory was made with another durability
 ├── NodesDiffer          the directory was made with another number of NATS servers
-├── EnginesMissing       the directory has orders of an engine that was not asked for
+├── EnginesMissing       the directory was used with an engine that was not asked for
 ├── NoJournal            standbys without a journal
 ├── ClientsDiffer        TLS is for the market and not for its clients, or the other way round
 └── ProcessFailed        a process ended or was not ready in time; holds the last lines of its log
@@ -39,7 +39,7 @@ class NodesDiffer(ClusterError):
 
 
 class EnginesMissing(ClusterError):
-    """The data directory has orders of an engine that was not asked for."""
+    """The data directory was used with an engine that was not asked for."""
 
 
 class NoJournal(ClusterError):

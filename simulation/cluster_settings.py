@@ -31,6 +31,9 @@ class Storage:
     trim_journals: bool = False
     """Whether journals lose what stands before the oldest kept snapshot."""
 
+    accept_loss: bool = False
+    """Whether engines start although a journal has lost batches; not when they are started again."""
+
     journal_gib: int | None = None
     """How large each journal may become; None leaves that to the exchange."""
 

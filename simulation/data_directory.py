@@ -1,13 +1,15 @@
 """What a market's data directory was made with: a later start must not lose sight of what it holds."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from bus import subjects
 from engine.runtime.high_water import FILE_NAME as MARK_FILE
 from simulation.cluster_errors import DurabilityDiffers, EnginesMissing, NodesDiffer
 
 Durability = Literal["journal", "none"]
+
+ENGINES_FILE: Final = "engines"
 
 
 def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
@@ -35,12 +37,20 @@ def check_nodes(data_dir: Path, wanted: int) -> None:
 
 
 def check_engines(data_dir: Path, wanted: int) -> None:
-    """Raise `EnginesMissing` when a data directory holds more engines: nobody could reach their orders."""
+    """Raise `EnginesMissing` when a data directory was used with more: they have clients and orders."""
     marks = data_dir.glob(f"engine_*/{MARK_FILE}")
     kept = max((subjects.number_of(mark.parent.name.removeprefix("engine_")) for mark in marks), default=0)
+    kept_in = data_dir / ENGINES_FILE
+    if kept_in.exists():  # engines without a journal leave no marks
+        kept = max(kept, subjects.number_of(kept_in.read_text().strip()))
     if kept > wanted:
         raise EnginesMissing(
-            f"{data_dir} has the orders of {kept} engines; with --engines {wanted} nobody could reach"
-            f" those of engine {wanted + 1}{' and above' if kept > wanted + 1 else ''}:"
+            f"{data_dir} was used with {kept} engines; with --engines {wanted} nobody could reach the clients"
+            f" and orders of engine {wanted + 1}{' and above' if kept > wanted + 1 else ''}:"
             f" start with --engines {kept}"
         )
+
+
+def keep_engines(data_dir: Path, engines: int) -> None:
+    """Note in a data directory how many engines have served."""
+    (data_dir / ENGINES_FILE).write_text(f"{engines}\n")

@@ -60,11 +60,11 @@ class Member(ChildProcess):
         self._command = command
         self._environment = environment
 
-    async def start(self) -> None:
-        """Start the child without waiting for it."""
+    async def start(self, *options: str) -> None:
+        """Start the child without waiting for it; `options` are of this start alone."""
         self.ready = False
         self._shut_out = self._told = ""
-        await self.launch(*self._command, environment=self._environment)
+        await self.launch(*self._command, *options, environment=self._environment)
 
     async def until_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         """Return when the process serves or, where it may, stands by.
@@ -152,9 +152,9 @@ class Member(ChildProcess):
         return True
 
     def last_words(self) -> str:
-        """How its log ends, to be put behind a sentence about it; empty when that cannot be read."""
+        """How its log ends since its start, to be put behind a sentence; empty when it cannot be read."""
         with contextlib.suppress(OSError):
-            lines = self._log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            lines = self.log_tail(_LOG_LINES)
             return "; its log ends with:\n" + "\n".join(lines) if lines else " and wrote nothing"
         return ""
 

@@ -12,9 +12,11 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import grpc.aio
 from matchbus.program import INTERRUPTED
@@ -42,6 +44,9 @@ from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.ports import Ports
 from simulation.run import Plan, Progress, RunOutcome, simulate
+from simulation.stderr_log import log_to_stderr
+
+_CONNECT_S: Final = 1.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ _log: Final = logging.getLogger(__name__)
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit code. Raises `Failure` and `HelpShown`."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     console = stdout_console()
     try:
         if hasattr(options, "nats"):
@@ -106,6 +111,11 @@ def _add_up(commands: Any) -> None:
         "--trim-journals",
         action="store_true",
         help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
+    )
+    up.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="start although journals have lost batches that --data knows of; they are gone for good",
     )
     add_size_options(up)
     up.add_argument(
@@ -215,10 +225,14 @@ def write_ready_file(path: Path, text: str) -> None:
 
 def forget_ready_file(path: Path, own_nats_pid: int = 0) -> None:
     """Remove a ready file of a market that has ended or is ours: nobody must take it for a living one's."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, OverflowError):  # whatever is in it
-        found = json.loads(path.read_bytes())["nats_pid"]
-        os.kill(found, 0)
-        if found != own_nats_pid:
+    whatever_is_in_it = OSError, ValueError, LookupError, TypeError, OverflowError, AttributeError
+    with contextlib.suppress(*whatever_is_in_it):
+        found = json.loads(path.read_bytes())
+        if found["nats_pid"] != own_nats_pid:
+            os.kill(found["nats_pid"], 0)
+            nats = urlsplit(found["nats_url"].split(",")[0])
+            # Another program may have the number by now, of a nats-server that was killed.
+            socket.create_connection((nats.hostname, nats.port), _CONNECT_S).close()
             return  # it runs, perhaps in the very directory that we are asked to take
     path.unlink(missing_ok=True)
 
@@ -287,6 +301,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
             nats_nodes=options.nats_nodes,
             snapshot_every=options.snapshot_every,
             trim_journals=options.trim_journals,
+            accept_loss=options.accept_loss,
             journal_gib=options.journal_gib,
             executions_gib=options.executions_gib,
         ),

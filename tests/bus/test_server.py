@@ -170,6 +170,16 @@ async def test_settings_come_from_nats_conf(own_server: NatsServer, tmp_path: Pa
     assert (tmp_path / "nats" / "data" / "nats" / "jetstream").is_dir()
 
 
+async def test_the_settings_may_be_below_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matchbus starts where the path to it has letters beyond ASCII, spaces, an apostrophe or a backslash."""
+    settings = tmp_path / r"jérôme's own\path" / "nats.conf"
+    settings.parent.mkdir()
+    settings.write_bytes(find_nats_conf().read_bytes())
+    monkeypatch.setattr("bus.server.find_nats_conf", lambda: settings)
+    async with NatsServer(tmp_path / "nats"):
+        pass
+
+
 def _read_json(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=3) as answer:
         return msgspec.json.decode(answer.read(), type=dict[str, Any])
@@ -196,6 +206,21 @@ def test_an_old_server_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NATS_SERVER", str(stand_in(tmp_path, "echo 'nats-server: v2.10.29'")))
     with pytest.raises(ServerUnusable, match=r"2\.10; 2\.14 or newer"):
         find_nats_server()
+
+
+@pytest.mark.parametrize("named", ["nats-server", "./nats-server", "bin/../nats-server"])
+def test_a_server_may_be_named_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """A name on the PATH or a relative path is still the same file for a child in another directory."""
+    path = stand_in(tmp_path, "echo 'nats-server: v2.15.1'")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("NATS_SERVER", named)
+    found = find_nats_server()
+    assert found.is_absolute()
+    assert found.samefile(path)
 
 
 def test_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

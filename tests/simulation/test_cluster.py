@@ -33,6 +33,7 @@ from simulation.cluster_settings import Storage
 from simulation.data_directory import Durability, check_engines, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
+from tests.simulation.test_stderr_log import fill
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +122,30 @@ async def test_process_that_dies_early_shows_its_last_words(tmp_path: Path) -> N
         await member.until_ready(deadline_s=20)
 
 
+async def test_last_words_are_those_of_the_last_start(tmp_path: Path) -> None:
+    """What an earlier start printed would send whoever reads it after a fault that is repaired."""
+    code = "import sys; print(*sys.argv[1:], sep='')"
+    member = Member("engine 9", [sys.executable, "-c", code], "127.0.0.1:1", tmp_path / "log", {})
+    for word in ("an earlier fault", "this fault", ""):
+        await member.start(*([word] if word else []))
+        await member.wait()
+        assert member.last_words() == f"; its log ends with:\n{word}"
+    silent = Member("engine 9", [sys.executable, "-c", ""], "127.0.0.1:1", tmp_path / "log", {})
+    await silent.start()
+    await silent.wait()
+    assert silent.last_words() == " and wrote nothing"
+
+
+async def test_options_of_one_start_are_not_of_the_next(tmp_path: Path) -> None:
+    """A loss is accepted by whoever starts a market, and by nothing that is started again unattended."""
+    log, code = tmp_path / "log", "import sys; print(sys.argv[1:])"
+    member = Member("engine 9", [sys.executable, "-c", code], "127.0.0.1:1", log, dict(os.environ))
+    for options in (["--accept-loss"], []):
+        await member.start(*options)
+        assert await member.wait() == 0
+    assert log.read_text().splitlines() == ["['--accept-loss']", "[]"]
+
+
 async def test_who_is_silent_when_the_feeds_do_not_come_to_life_shows_its_last_words(tmp_path: Path) -> None:
     """One that stood by was ready, and may hang on its way to a reign: why is in its log alone."""
     cluster, nobody = Cluster(data_dir=tmp_path), "127.0.0.1:1"
@@ -190,8 +215,22 @@ def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:
         (tmp_path / f"engine_{number}" / "high_water.json").touch()
     check_engines(tmp_path, 3)
     check_engines(tmp_path, 4)
-    with pytest.raises(EnginesMissing, match="those of engine 3: start with --engines 3"):
+    with pytest.raises(EnginesMissing, match="orders of engine 3: start with --engines 3"):
         check_engines(tmp_path, 2)
+
+
+async def test_engines_without_a_journal_are_not_left_out_either(tmp_path: Path) -> None:
+    """Their orders are gone, and clients are still at home there; a start that failed does not count."""
+    storage = Storage(durability="none")
+    nothing = tmp_path / "nothing.toml"
+    with pytest.raises(ClusterError, match="no instruments file"):
+        async with Cluster(engines=3, data_dir=tmp_path, storage=storage, instruments=nothing):
+            pass
+    async with Cluster(engines=2, data_dir=tmp_path, storage=storage):
+        pass
+    with pytest.raises(EnginesMissing, match="clients and orders of engine 2: start with --engines 2"):
+        async with Cluster(engines=1, data_dir=tmp_path, storage=storage):
+            pass
 
 
 async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
@@ -239,6 +278,18 @@ async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
     streams = (subjects.journal_stream(1), subjects.journal_stream(2), subjects.EXECUTIONS_STREAM)
     async with Cluster(engines=2, data_dir=tmp_path, storage=Storage(journal_gib=6)) as cluster:
         assert await limits(cluster.nats_url, *streams) == [6 * GIB, 6 * GIB, 17 * GIB]
+
+
+async def test_trimmed_journals_are_not_trimmed_without_being_asked_for(tmp_path: Path) -> None:
+    """A start without the option that the journals were made with does not trade, and says which it wants."""
+    async with NatsServer(tmp_path / "nats") as server:  # a first start, as far as it counts here
+        connection = await nats.connect(server.url)
+        await provision.provision_shared(connection)
+        await provision.provision_journal(connection, 1, trimmable=True)
+        await connection.close()
+    with pytest.raises(ProcessFailed, match=r"(?s)exchange ended.*JOURNAL_1 was made to be trimmed"):
+        async with Cluster(engines=1, data_dir=tmp_path):
+            pass
 
 
 @pytest.fixture
@@ -320,6 +371,33 @@ async def test_up_says_where_everything_is_restarts_and_stops(
     assert time.monotonic() - started < 5
     assert not ready.exists(), "whoever waits for the next start must not find this market"
     await all_end(pids_of(second))
+
+
+async def test_up_goes_on_though_nobody_reads_its_log(tmp_path: Path) -> None:
+    """With stderr a full pipe an engine that dies is started again all the same, and SIGTERM ends all."""
+    ready = tmp_path / "data" / "ready.json"
+    unread, log = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulation.matchbus", "up", "--engines", "1"),
+        *("--data", str(tmp_path / "data"), "--ready-file", str(ready)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=log,
+    )
+    try:
+        first = await first_document(ready)
+        fill(log)
+        os.kill(first["engines"]["1"]["pid"], signal.SIGKILL)
+        await until(lambda: read(ready) != first, START_DEADLINE_S)
+        process.terminate()
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(unread)
+        os.close(log)
 
 
 async def test_up_survives_a_log_that_cannot_be_opened(

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -182,12 +183,23 @@ async def test_what_looks_after_the_market_begins_again(
     await cluster.stop()
 
 
-@pytest.mark.parametrize(("named", "stays"), [("own", False), ("another", True), ("ended", False)])
-def test_only_the_ready_file_of_another_market_stays(tmp_path: Path, named: str, stays: bool) -> None:
-    """Two may have been told to write the same one; the last to start is named there."""
+@pytest.mark.parametrize(
+    ("named", "listens", "stays"),
+    [("own", True, False), ("another", True, True), ("another", False, False), ("ended", True, False)],
+)
+def test_only_the_ready_file_of_another_market_stays(
+    tmp_path: Path, named: str, listens: bool, stays: bool
+) -> None:
+    """Two may have been told to write the same one; the last to start is named there.
+
+    The number of a process that was killed may be another program's by now.
+    """
     ready, own = tmp_path / "ready.json", os.getpid()
-    ready.write_text(
-        json.dumps({"nats_pid": {"own": own, "another": os.getppid(), "ended": 2**22 + 1}[named]})
-    )
-    operate.forget_ready_file(ready, own)
+    pid = {"own": own, "another": os.getppid(), "ended": 2**22 + 1}[named]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"nats://127.0.0.1:{server.getsockname()[1]}"
+        if not listens:
+            server.close()
+        ready.write_text(json.dumps({"nats_url": f"{url},nats://127.0.0.1:1", "nats_pid": pid}))
+        operate.forget_ready_file(ready, own)
     assert ready.exists() == stays

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import pytest
 
 from bus import provision, subjects
 from bus.connection import Connection, connect
@@ -13,6 +14,9 @@ from bus.messages import decode_executions
 from bus.server import NatsServer
 from bus.stream import StreamReader, extent
 from engine.runtime.high_water import FILE_NAME, read_mark
+from simulation.cluster import Cluster
+from simulation.cluster_errors import ProcessFailed
+from simulation.cluster_settings import Storage
 from tests.system.engine_process import (
     EngineProcess,
     ann,
@@ -141,6 +145,37 @@ async def test_a_journal_that_lost_what_was_reported_is_refused_without_a_mark(t
 
         assert await order_and_report("--accept-loss") == 2
         await nc.close()
+
+
+async def test_a_market_with_standbys_accepts_a_loss_once(tmp_path: Path) -> None:
+    """The standby, which has a mark of its own, accepts it too; the next start finds nothing missing."""
+
+    def market(*, accept_loss: bool) -> Cluster:
+        return Cluster(engines=1, standbys=1, data_dir=tmp_path, storage=Storage(accept_loss=accept_loss))
+
+    async def is_marked(kind: str) -> bool:
+        return read_mark(tmp_path / f"{kind}_1" / FILE_NAME, 1) is not None
+
+    def accepted() -> list[int]:
+        logs = (tmp_path / "output" / f"{kind}_1.log" for kind in ("engine", "standby"))
+        return [log.read_text().count("LOSS ACCEPTED") for log in logs]
+
+    async with market(accept_loss=False):
+        for kind in ("engine", "standby"):
+            await eventually(partial(is_marked, kind), 15, f"the {kind} has a mark")
+    async with NatsServer(tmp_path / "nats") as server:
+        nc = await connect(server.url, name="test", on_closed=lambda: None)
+        await nc.jetstream().delete_stream(subjects.journal_stream(1))
+        await nc.close()
+    with pytest.raises(ProcessFailed, match="start once with --accept-loss"):
+        async with market(accept_loss=False):
+            pass
+    assert accepted() == [0, 0]
+    async with market(accept_loss=True):
+        once = accepted()
+        assert all(once)
+    async with market(accept_loss=False):
+        assert accepted() == once
 
 
 async def test_an_idle_engine_sees_that_its_reports_were_lost_and_stores_them_again(tmp_path: Path) -> None:

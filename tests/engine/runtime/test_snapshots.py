@@ -285,6 +285,15 @@ async def test_snapshots_of_batches_whose_loss_is_accepted_are_deleted(
     assert await market.recover() == (30, 0, state_digest(market.state))
 
 
+async def test_a_snapshot_that_is_gone_may_be_deleted(market: Market) -> None:
+    """An engine and its standby that accept a loss at once both find the snapshots that go with it."""
+    await market.make()
+    (entry,) = await market.store.entries()
+    for _ in range(2):
+        await market.store.delete(entry)
+    assert await market.store.entries() == []
+
+
 async def test_what_a_maker_left_behind_is_swept(
     market: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
