@@ -169,27 +169,23 @@ async def provision_journal(
     await _provision(client, journal, replicas)
 
 
-async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) -> None:
-    """Let the journals that there are become that large.
+async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) -> bool:
+    """Let the journals that there are become that large; whether further ones are to be trimmable.
 
-    Raises ConfigurationMismatch when they were made with another choice of `trimmable`, and nats' errors.
-    Where there are both kinds, which earlier versions allowed, it must be False.
+    They are if that is wanted, or all that there are were made so. Raises ConfigurationMismatch when it is
+    wanted and one was not, which no server changes, and nats' errors.
     """
     streams = [stream.config for stream in await _streams(client)]
     journals = [one for one in streams if (one.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX)]
     kept_whole = [journal.name for journal in journals if journal.deny_purge]
-    if trimmable and kept_whole:  # which no server changes
+    if trimmable and kept_whole:
         raise ConfigurationMismatch(
             f"stream {kept_whole[0]} was made to keep everything, and cannot be trimmed. Start without"
             " --trim-journals; to give it more room, use --journal-gib"
         )
-    if journals and not trimmable and not kept_whole:
-        raise ConfigurationMismatch(
-            f"stream {journals[0].name} was made to be trimmed, and would be without --trim-journals as well:"
-            " start with it"
-        )
     for journal in journals:
         await _grow(client, journal, max_bytes)
+    return trimmable or bool(journals and not kept_whole)
 
 
 async def journaled_engines(client: Client) -> list[int]:

@@ -110,7 +110,8 @@ def _add_up(commands: Any) -> None:
     up.add_argument(
         "--trim-journals",
         action="store_true",
-        help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
+        help="let journals lose what stands before the oldest kept snapshot, if given at the first start; "
+        "else they keep everything",
     )
     up.add_argument(
         "--accept-loss",

@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 import nats.errors
@@ -360,14 +361,20 @@ async def run(settings: ExchangeSettings, listening: Callable[[str], None] = lam
     link = NatsLink(settings.nats_url)
     try:
         nc = await link.open("exchange")
-        await _provision(nc, settings)
+        trim_journals = await _provision(nc, settings)
+        if trim_journals and not settings.trim_journals:
+            _log.warning("journals are trimmed, because they were made with --trim-journals")
+        settings = replace(settings, trim_journals=trim_journals)
         await Exchange(settings, nc, link).run(entries, listening)
     finally:
         await link.close()
 
 
-async def _provision(nc: Client, settings: ExchangeSettings) -> None:
-    """Make what all share, as soon as JetStream answers: it comes up a little after the server."""
+async def _provision(nc: Client, settings: ExchangeSettings) -> bool:
+    """Make what all share, as soon as JetStream answers: it comes up a little after the server.
+
+    Returns whether journals are to be trimmed.
+    """
     executions_bytes, replicas = settings.executions_bytes, settings.replicas
     try:
         async with asyncio.timeout(START_DEADLINE_S):

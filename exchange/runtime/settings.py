@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trim-journals",
         action="store_true",
-        help="let journals lose what stands before the oldest kept snapshot; without it they keep everything",
+        help="let journals lose what stands before the oldest kept snapshot, if given at the first start; "
+        "else they keep everything",
     )
     add_size_options(parser)
     add_tls_options(parser)

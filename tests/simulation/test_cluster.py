@@ -280,16 +280,21 @@ async def test_a_second_start_may_give_more_room(tmp_path: Path) -> None:
         assert await limits(cluster.nats_url, *streams) == [6 * GIB, 6 * GIB, 17 * GIB]
 
 
-async def test_trimmed_journals_are_not_trimmed_without_being_asked_for(tmp_path: Path) -> None:
-    """A start without the option that the journals were made with does not trade, and says which it wants."""
+async def test_further_journals_are_trimmed_as_those_that_are_there(
+    tmp_path: Path,
+) -> None:
+    """A start that does not say so goes on with what the first one chose, and says it."""
     async with NatsServer(tmp_path / "nats") as server:  # a first start, as far as it counts here
         connection = await nats.connect(server.url)
         await provision.provision_shared(connection)
         await provision.provision_journal(connection, 1, trimmable=True)
         await connection.close()
-    with pytest.raises(ProcessFailed, match=r"(?s)exchange ended.*JOURNAL_1 was made to be trimmed"):
-        async with Cluster(engines=1, data_dir=tmp_path):
-            pass
+    async with Cluster(engines=2, data_dir=tmp_path) as cluster:
+        connection = await nats.connect(cluster.nats_url)
+        assert await provision.is_trimmable(connection, 2)
+        await connection.close()
+        said = "\n".join(cluster.exchange.log_tail(100))
+    assert "journals are trimmed, because they were made with --trim-journals" in said
 
 
 @pytest.fixture
