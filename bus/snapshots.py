@@ -12,6 +12,7 @@ import datetime as dt
 import io
 import logging
 import zlib
+from collections.abc import Collection
 from typing import Annotated, Final
 
 import msgspec
@@ -180,13 +181,18 @@ class SnapshotStore:
         """Forget a snapshot."""
         await (await self._store()).delete(_name(entry))
 
-    async def keep(self, newest: int) -> None:
-        """Delete all but the `newest` few, and what a writer that died half-way left behind."""
+    async def keep(self, newest: int, damaged: Collection[SnapshotEntry]) -> None:
+        """Delete all but the `newest` few, and what a writer that died half-way left behind.
+
+        What is known to be `damaged` goes too, and is none of the few: it must not drive out a good one.
+        """
         store = await self._store()
-        kept = await self.entries()
-        for entry in kept[newest:]:
-            await self.delete(entry)
-        wanted = {(await store.get_info(_name(entry))).nuid for entry in kept[:newest]}
+        entries = await self.entries()
+        kept = [entry for entry in entries if entry not in damaged][:newest]
+        for entry in entries:
+            if entry not in kept:
+                await self.delete(entry)
+        wanted = {(await store.get_info(_name(entry))).nuid for entry in kept}
         stream = provision.object_stream(self._bucket)
         for subject in await self._chunks():
             if subject.rpartition(".")[2] not in wanted and await self._is_left_behind(subject):

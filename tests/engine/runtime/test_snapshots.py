@@ -169,6 +169,24 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
         assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
 
 
+async def test_a_maker_keeps_what_it_could_read(trimmed: Market, nats_connection: Connection) -> None:
+    """It deletes what is damaged, not the good one before: should its own be damaged too, that one serves."""
+    await spoil(nats_connection, trimmed.engine, 40)
+    assert await trimmed.make() == 45
+    assert [entry.batch_number for entry in await trimmed.store.entries()] == [45, 30]
+    await spoil(nats_connection, trimmed.engine, 45)
+    assert await trimmed.recover() == (30, 15 * 20, state_digest(trimmed.state))
+
+
+async def test_a_damaged_one_is_made_again(trimmed: Market, nats_connection: Connection) -> None:
+    """Of the same batch, where the journal has no later one: the new one is not taken for the damaged."""
+    assert await trimmed.make() == 45
+    await spoil(nats_connection, trimmed.engine, 45)
+    assert await trimmed.make() == 45
+    assert [entry.batch_number for entry in await trimmed.store.entries()] == [45, 40]
+    assert await trimmed.recover() == (45, 0, state_digest(trimmed.state))
+
+
 async def test_what_is_no_snapshot_is_passed_over_with_a_warning(
     market: Market, nats_connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -344,7 +362,7 @@ async def test_a_trimmed_journal_without_snapshots_is_refused(
     """Nothing is left to begin from, and that is said; a tool can still look at what is there."""
     for batch in (30, 40):
         await spoil(nats_connection, trimmed.engine, batch)
-    with pytest.raises(JournalDamaged, match="begins at 30, and no snapshot has what stood before"):
+    with pytest.raises(JournalDamaged, match="begins at 30, and no readable snapshot has what stood before"):
         await trimmed.recover()
     journal = JetStreamJournal(nats_connection, trimmed.engine)
     await journal.skip_trimmed()
