@@ -8,8 +8,9 @@ so one that cannot be read is a warning to its reader and never a fault.
 """
 
 import asyncio
+import base64
 import datetime as dt
-import io
+import hashlib
 import logging
 import zlib
 from collections.abc import Collection
@@ -31,10 +32,9 @@ from nats.js.api import (
 from nats.js.object_store import ObjectStore
 
 from bus import messages, provision, subjects
+from bus.stream import StreamError, settled_extent
 
 CHUNK_BYTES: Final = 512 * 1024
-READ_PATIENCE_S: Final = 60.0
-"""nats-py waits for ever for chunks that do not come."""
 
 LEFT_BEHIND_S: Final = 600.0
 """Chunks without an entry that are older than this belong to no writer that is still at work."""
@@ -72,11 +72,16 @@ class SnapshotEntry(msgspec.Struct, frozen=True):
     size: int = 0
     """Bytes as stored; known once stored."""
 
+    stored_at: int = 0
+    """Where the last of it stands in the stream of snapshots; known once stored."""
+
 
 _DAMAGES: Final = (
-    nats.js.errors.DigestMismatchError,
     nats.js.errors.BadObjectMetaError,
     nats.js.errors.NotFoundError,
+    StreamError,
+    ValueError,
+    zlib.error,
 )
 
 
@@ -101,7 +106,9 @@ class SnapshotStore:
 
     def __init__(self, client: Client, engine: int) -> None:
         self._jetstream = client.jetstream(timeout=_TIMEOUT_S)
+        self._client = client
         self._bucket = subjects.snapshots_bucket(engine)
+        self._stream = provision.object_stream(self._bucket)
         self._opened: ObjectStore | None = None
 
     async def put(self, entry: SnapshotEntry, state: bytes) -> None:
@@ -127,7 +134,7 @@ class SnapshotStore:
         """What the store says of each object. nats-py's own list never ends when one of these is no JSON."""
         consumer = await self._jetstream.pull_subscribe(
             subjects.object_entries(self._bucket),
-            stream=provision.object_stream(self._bucket),
+            stream=self._stream,
             config=ConsumerConfig(
                 deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
                 ack_policy=AckPolicy.NONE,
@@ -152,7 +159,9 @@ class SnapshotStore:
             found = _decode_object(message.data)
             if found.deleted:
                 return None
-            entry = msgspec.structs.replace(_decode(found.description), size=found.size)
+            entry = msgspec.structs.replace(
+                _decode(found.description), size=found.size, stored_at=message.metadata.sequence.stream
+            )
         except messages.NO_MESSAGE as error:
             _log.warning("%.80r is passed over, it is no snapshot: %s", message.subject, error)
             return None
@@ -162,20 +171,31 @@ class SnapshotStore:
         return entry
 
     async def get(self, entry: SnapshotEntry) -> bytes:
-        """The bytes of a state as they were stored. Raises SnapshotDamaged."""
-        packed = io.BytesIO()
+        """The bytes of a state as they were stored. Raises SnapshotDamaged. Waits while NATS is away."""
         try:
-            store = await self._store()
-            await self._check_whole(await store.get_info(_name(entry)))
-            async with asyncio.timeout(READ_PATIENCE_S):
-                await store.get(_name(entry), writeinto=packed)
-            return await asyncio.to_thread(zlib.decompress, packed.getbuffer())
-        except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the bytes
-            raise
-        except TimeoutError as error:
-            raise SnapshotDamaged(f"not all of it came within {READ_PATIENCE_S:g} s") from error
-        except (*_DAMAGES, ValueError, zlib.error) as error:
+            # Else a server that has just become the leader may not have all of it yet.
+            await settled_extent(self._client, self._stream, entry.stored_at)
+            info = await (await self._store()).get_info(_name(entry))
+            return await asyncio.to_thread(_unpack, await self._read(info), info.digest)
+        except _DAMAGES as error:
             raise SnapshotDamaged(f"it is not what was stored: {error!r}") from error
+
+    async def _read(self, info: ObjectInfo) -> list[bytes]:
+        """The chunks of an object, each asked for. Raises SnapshotDamaged.
+
+        nats-py's own `get` would wait for a damaged one for ever: the server keeps it back.
+        """
+        subject, sequence = subjects.object_chunks(self._bucket, info.nuid or ""), 0
+        chunks: list[bytes] = []
+        while len(chunks) < (info.chunks or 0):
+            try:
+                found = await self._jetstream.get_msg(self._stream, sequence + 1, subject, next=True)
+            except nats.js.errors.NotFoundError as error:
+                raise SnapshotDamaged(f"of its {info.chunks} chunks some are missing or damaged") from error
+            assert found.seq is not None
+            sequence = found.seq
+            chunks.append(found.data or b"")
+        return chunks
 
     async def delete(self, entry: SnapshotEntry) -> None:
         """Forget a snapshot."""
@@ -193,32 +213,21 @@ class SnapshotStore:
             if entry not in kept:
                 await self.delete(entry)
         wanted = {(await store.get_info(_name(entry))).nuid for entry in kept}
-        stream = provision.object_stream(self._bucket)
         for subject in await self._chunks():
             if subject.rpartition(".")[2] not in wanted and await self._is_left_behind(subject):
-                await self._jetstream.purge_stream(stream, subject=subject)
-
-    async def _check_whole(self, info: ObjectInfo) -> None:
-        """Raise SnapshotDamaged when chunks are missing: the reader would wait for them."""
-        stored = sum(
-            count
-            for subject, count in (await self._chunks()).items()
-            if subject.rpartition(".")[2] == info.nuid
-        )
-        if stored != (info.chunks or 0):
-            raise SnapshotDamaged(f"{stored} of its {info.chunks} chunks are there")
+                await self._jetstream.purge_stream(self._stream, subject=subject)
 
     async def _chunks(self) -> dict[str, int]:
         """How many chunks are stored under each subject; a snapshot's all have one."""
         found = await self._jetstream.stream_info(
-            provision.object_stream(self._bucket), subjects_filter=subjects.object_chunks(self._bucket)
+            self._stream, subjects_filter=subjects.object_chunks(self._bucket)
         )
         return found.state.subjects or {}
 
     async def _is_left_behind(self, subject: str) -> bool:
         """Whether no chunk came there for long. The entry of a younger one may be about to come."""
         try:
-            newest = await self._jetstream.get_last_msg(provision.object_stream(self._bucket), subject)
+            newest = await self._jetstream.get_last_msg(self._stream, subject)
         except nats.js.errors.NotFoundError:  # another one deleted it just now
             return False
         assert newest.time is not None
@@ -232,3 +241,12 @@ class SnapshotStore:
 
 def _name(entry: SnapshotEntry) -> str:
     return f"{entry.batch_number:020d}"
+
+
+def _unpack(chunks: list[bytes], digest: str | None) -> bytes:
+    """What was stored as these chunks. Raises ValueError, zlib.error."""
+    packed = b"".join(chunks)
+    found = f"SHA-256={base64.urlsafe_b64encode(hashlib.sha256(packed).digest()).decode()}"
+    if found != digest:
+        raise ValueError(f"its digest is {found}, not {digest}")
+    return zlib.decompress(packed)

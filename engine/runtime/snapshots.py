@@ -84,7 +84,6 @@ async def load(
     added to `damaged`. Raises JournalDamaged when the journal does not hold what a good snapshot was made
     from, and nats' errors.
     """
-    started = time.monotonic()
     try:
         entries = await store.entries()
     except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the store
@@ -96,6 +95,8 @@ async def load(
         if (entry.reported_batch, entry.reported) > published:
             _log.info("snapshot of batch %d is passed over: reports before it are owed", entry.batch_number)
             continue
+        started = time.monotonic()
+        _log.info("snapshot of batch %d is read", entry.batch_number)
         try:
             snapshot.restore(state, await store.get(entry))
         except (SnapshotDamaged, NotASnapshot) as damage:

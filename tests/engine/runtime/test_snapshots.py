@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
-import math
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import nats.errors
 import pytest
 import pytest_asyncio
-from nats.js.errors import APIError
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import APIError, NotFoundError
 
 import bus.snapshots
 from bus import provision, subjects
@@ -19,14 +23,16 @@ from bus.executions import ExecutionsWriter
 from bus.journal import JetStreamJournal, MemoryJournal
 from bus.messages import Executions
 from bus.records import JournalDamaged
-from bus.snapshots import SnapshotStore
-from bus.stream import extent
+from bus.server import NatsServer
+from bus.snapshots import SnapshotDamaged, SnapshotStore
+from bus.stream import Extent, extent
 from engine import commands
 from engine.commands import AddInstrument, Command, EpochStarted
 from engine.digest import state_digest
 from engine.runtime import snapshots
 from engine.runtime.recovery import replay
 from engine.state import State
+from tests.conftest import Connections
 from tests.engine.flow import SYMBOLS, Flow
 from tests.waiting import until
 
@@ -223,7 +229,7 @@ async def test_a_list_that_does_not_end_costs_time_only(
     assert "snapshots are passed over" in caplog.text
 
 
-@pytest.mark.parametrize("step", ["_list", "_check_whole"])
+@pytest.mark.parametrize("step", ["_list", "_read"])
 async def test_a_silent_server_is_no_store_without_snapshots(
     market: Market, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -325,11 +331,10 @@ async def test_what_a_maker_left_behind_is_swept(
     assert (await market.recover())[0] == 31
 
 
-async def test_a_snapshot_without_its_chunks_is_passed_over_at_once(
-    market: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_snapshot_without_its_chunks_is_passed_over(
+    market: Market, nats_connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waited for them would wait for ever."""
-    monkeypatch.setattr("bus.snapshots.READ_PATIENCE_S", math.inf)
+    """Nothing is left to compare with its digest."""
     await market.make()
     await market.trade(1)
     await market.make()
@@ -339,6 +344,57 @@ async def test_a_snapshot_without_its_chunks_is_passed_over_at_once(
         provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}"
     )
     assert (await market.recover())[:2] == (30, 20)
+    assert "snapshot of batch 31 is passed over: of its 1 chunks some are missing or damaged" in caplog.text
+
+
+async def test_a_chunk_that_the_server_keeps_back_is_not_waited_for(
+    own_server: NatsServer, own_connection: Connection, connections: Connections, tmp_path: Path
+) -> None:
+    """nats-server sends no message that fails its checksum, and says nothing either."""
+    market = await opened(own_connection, 1, trimmable=False)
+    await market.make()
+    await own_connection.close()
+    await own_server.stop()
+    flip(tmp_path / "nats/data/nats/jetstream/$G/streams/OBJ_snapshots_1/msgs/1.blk", 1000)
+    await own_server.start()
+    store = SnapshotStore(await connections.open(own_server.url, buffered=False), 1)
+    (entry,) = await store.entries()
+    async with asyncio.timeout(30):
+        with pytest.raises(SnapshotDamaged, match="of its 1 chunks some are missing or damaged"):
+            await store.get(entry)
+
+
+def flip(path: Path, offset: int) -> None:
+    """Damage one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+async def test_a_server_that_is_behind_has_no_damaged_snapshots(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a cluster that has just become the leader is asked again until it has what was listed."""
+    await market.make()
+    (entry,) = await market.store.entries()
+    behind = 3
+    get_msg = JetStreamContext.get_msg
+
+    async def extent_behind(client: Client, stream: str) -> Extent:
+        nonlocal behind
+        behind -= 1
+        found = await extent(client, stream)
+        return msgspec.structs.replace(found, last_seq=found.last_seq - (behind > 0), replicas=3)
+
+    async def get_behind(*arguments: Any, **options: Any) -> RawStreamMsg:
+        if behind > 0:
+            raise NotFoundError
+        return await get_msg(*arguments, **options)
+
+    monkeypatch.setattr("bus.stream.extent", extent_behind)
+    monkeypatch.setattr(JetStreamContext, "get_msg", get_behind)
+    assert await market.store.get(entry)
+    assert behind == 0
 
 
 async def test_a_trimmed_journal_recovers_from_its_snapshots(
