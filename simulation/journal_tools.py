@@ -163,12 +163,12 @@ async def _read(
         with progress(findings.stream, before.last_seq) as tell:
             async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
                 async for record in records:
-                    patience.reschedule(loop.time() + PATIENCE_S)
                     if last is not None and record.batch_number > last:
                         break
                     findings.records = findings.batches + journal.replaced_records + 1
                     commands = _commands(findings, record)
                     each(record, commands)
+                    patience.reschedule(loop.time() + PATIENCE_S)
                     findings.batches += 1
                     findings.first_batch = findings.first_batch or record.batch_number
                     findings.commands += len(commands)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -208,6 +209,21 @@ async def test_batches_are_dumped_readably(shared_server: NatsServer, engine: in
     assert lines[3]["commands"] == [
         {"command": "CancelOrder", "client": "ann", "order_id": 0, "client_order_id": "a1"}
     ]
+
+
+@pytest.mark.usefixtures("journal")
+async def test_a_reader_that_waits_for_its_output_is_patient(
+    shared_server: NatsServer, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long `less` takes nothing: that is no silence of NATS."""
+    monkeypatch.setattr(journal_tools, "PATIENCE_S", 2.0)
+    monkeypatch.setattr("bus.stream._FETCH", 1)
+
+    def each(record: Record, _: object) -> None:
+        if record.batch_number == 1:
+            time.sleep(2.5)
+
+    assert (await journal_tools.read(shared_server.url, engine, each)).batches == 5
 
 
 @pytest.mark.usefixtures("journal")
