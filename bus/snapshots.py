@@ -20,15 +20,7 @@ import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    ObjectInfo,
-    ObjectMeta,
-    ObjectMetaOptions,
-)
+from nats.js.api import ObjectInfo, ObjectMeta, ObjectMetaOptions, RawStreamMsg
 from nats.js.object_store import ObjectStore
 
 from bus import messages, provision, subjects
@@ -42,7 +34,6 @@ LEFT_BEHIND_S: Final = 600.0
 LIST_PATIENCE_S: Final = 30.0
 
 _TIMEOUT_S: Final = 5.0
-_FETCH: Final = 256
 _LEVEL: Final = 1
 """A state shrinks to a third at the lowest level, and NATS syncs every chunk."""
 
@@ -130,42 +121,32 @@ class SnapshotStore:
         entries = [entry for message in listed if (entry := self._entry(message)) is not None]
         return sorted(entries, key=lambda entry: entry.batch_number, reverse=True)
 
-    async def _list(self) -> list[Msg]:
-        """What the store says of each object. nats-py's own list never ends when one of these is no JSON."""
-        consumer = await self._jetstream.pull_subscribe(
-            subjects.object_entries(self._bucket),
-            stream=self._stream,
-            config=ConsumerConfig(
-                deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-                ack_policy=AckPolicy.NONE,
-                mem_storage=True,
-                num_replicas=1,
-                inactive_threshold=LIST_PATIENCE_S,
-            ),
-        )
-        try:
-            listed: list[Msg] = []
-            pending = (await consumer.consumer_info()).num_pending or 0
-            while pending:
-                listed += await consumer.fetch(min(pending, _FETCH), timeout=_TIMEOUT_S)
-                pending = listed[-1].metadata.num_pending
-            return listed
-        finally:
-            await consumer.unsubscribe()
+    async def _list(self) -> list[RawStreamMsg]:
+        """What the store says of each object; what is damaged is left out with a warning.
 
-    def _entry(self, message: Msg) -> SnapshotEntry | None:
+        Each is asked for: a consumer, as nats-py's own list has, would wait for a damaged one.
+        """
+        listed: list[RawStreamMsg] = []
+        for subject in await self._stored(subjects.object_entries(self._bucket)):
+            try:
+                listed.append(await self._jetstream.get_last_msg(self._stream, subject))
+            except nats.js.errors.NotFoundError:
+                _log.warning("%.80r is passed over, it is missing or damaged", subject)
+        return listed
+
+    def _entry(self, message: RawStreamMsg) -> SnapshotEntry | None:
         """The snapshot that one of these tells of; None, and a warning where it is not a deleted one."""
         try:
-            found = _decode_object(message.data)
+            found = _decode_object(message.data or b"")
             if found.deleted:
                 return None
             entry = msgspec.structs.replace(
-                _decode(found.description), size=found.size, stored_at=message.metadata.sequence.stream
+                _decode(found.description), size=found.size, stored_at=message.seq or 0
             )
         except messages.NO_MESSAGE as error:
             _log.warning("%.80r is passed over, it is no snapshot: %s", message.subject, error)
             return None
-        if message.subject.rpartition(".")[2] != subjects.object_key(_name(entry)):
+        if (message.subject or "").rpartition(".")[2] != subjects.object_key(_name(entry)):
             _log.warning("%.80r is passed over, it is not snapshot %s", message.subject, _name(entry))
             return None
         return entry
@@ -200,6 +181,9 @@ class SnapshotStore:
     async def delete(self, entry: SnapshotEntry) -> None:
         """Forget a snapshot."""
         await (await self._store()).delete(_name(entry))
+        # What says that it is deleted would make the list longer for ever.
+        said = subjects.object_entries(self._bucket, subjects.object_key(_name(entry)))
+        await self._jetstream.purge_stream(self._stream, subject=said)
 
     async def keep(self, newest: int, damaged: Collection[SnapshotEntry]) -> None:
         """Delete all but the `newest` few, and what a writer that died half-way left behind.
@@ -213,16 +197,14 @@ class SnapshotStore:
             if entry not in kept:
                 await self.delete(entry)
         wanted = {(await store.get_info(_name(entry))).nuid for entry in kept}
-        for subject in await self._chunks():
+        for subject in await self._stored(subjects.object_chunks(self._bucket)):
             if subject.rpartition(".")[2] not in wanted and await self._is_left_behind(subject):
                 await self._jetstream.purge_stream(self._stream, subject=subject)
 
-    async def _chunks(self) -> dict[str, int]:
-        """How many chunks are stored under each subject; a snapshot's all have one."""
-        found = await self._jetstream.stream_info(
-            self._stream, subjects_filter=subjects.object_chunks(self._bucket)
-        )
-        return found.state.subjects or {}
+    async def _stored(self, wanted: str) -> list[str]:
+        """The subjects of all that is stored; all chunks of a snapshot have one."""
+        found = await self._jetstream.stream_info(self._stream, subjects_filter=wanted)
+        return list(found.state.subjects or ())
 
     async def _is_left_behind(self, subject: str) -> bool:
         """Whether no chunk came there for long. The entry of a younger one may be about to come."""

@@ -134,9 +134,9 @@ def object_chunks(bucket: str, key: str = ">") -> str:
     return f"$O.{bucket}.C.{key}"
 
 
-def object_entries(bucket: str) -> str:
-    """What an object store knows of its objects."""
-    return f"$O.{bucket}.M.>"
+def object_entries(bucket: str, key: str = ">") -> str:
+    """What an object store knows of its objects, or of the one that has this key."""
+    return f"$O.{bucket}.M.{key}"
 
 
 def object_key(name: str) -> str:
