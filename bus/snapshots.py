@@ -166,7 +166,7 @@ class SnapshotStore:
 
         nats-py's own `get` would wait for a damaged one for ever: the server keeps it back.
         """
-        subject, sequence = subjects.object_chunks(self._bucket, info.nuid or ""), 0
+        subject, sequence = _of_one(subjects.object_chunks(self._bucket), info.nuid or ""), 0
         chunks: list[bytes] = []
         while len(chunks) < (info.chunks or 0):
             try:
@@ -182,7 +182,7 @@ class SnapshotStore:
         """Forget a snapshot."""
         await (await self._store()).delete(_name(entry))
         # What says that it is deleted would make the list longer for ever.
-        said = subjects.object_entries(self._bucket, subjects.object_key(_name(entry)))
+        said = _of_one(subjects.object_entries(self._bucket), subjects.object_key(_name(entry)))
         await self._jetstream.purge_stream(self._stream, subject=said)
 
     async def keep(self, newest: int, damaged: Collection[SnapshotEntry]) -> None:
@@ -223,6 +223,11 @@ class SnapshotStore:
 
 def _name(entry: SnapshotEntry) -> str:
     return f"{entry.batch_number:020d}"
+
+
+def _of_one(subjects_of_all: str, key: str) -> str:
+    """The subject of one object among those of all."""
+    return subjects_of_all.removesuffix(">") + key
 
 
 def _unpack(chunks: list[bytes], digest: str | None) -> bytes:

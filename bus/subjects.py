@@ -129,14 +129,14 @@ def snapshots_bucket(engine: int) -> str:
     return f"snapshots_{engine_token(engine)}"
 
 
-def object_chunks(bucket: str, key: str = ">") -> str:
-    """The parts of all objects of an object store, or of the one that has this key."""
-    return f"$O.{bucket}.C.{key}"
+def object_chunks(bucket: str) -> str:
+    """The parts of all objects of an object store."""
+    return f"$O.{bucket}.C.>"
 
 
-def object_entries(bucket: str, key: str = ">") -> str:
-    """What an object store knows of its objects, or of the one that has this key."""
-    return f"$O.{bucket}.M.{key}"
+def object_entries(bucket: str) -> str:
+    """What an object store knows of its objects."""
+    return f"$O.{bucket}.M.>"
 
 
 def object_key(name: str) -> str:
