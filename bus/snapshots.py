@@ -8,33 +8,26 @@ so one that cannot be read is a warning to its reader and never a fault.
 """
 
 import asyncio
+import base64
 import contextlib
 import datetime as dt
-import io
+import hashlib
 import logging
 import zlib
+from collections.abc import Collection
 from typing import Annotated, Final
 
 import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    ObjectInfo,
-    ObjectMeta,
-    ObjectMetaOptions,
-)
+from nats.js.api import ObjectInfo, ObjectMeta, ObjectMetaOptions, RawStreamMsg
 from nats.js.object_store import ObjectStore
 
 from bus import messages, provision, subjects
+from bus.stream import StreamError, settled_extent
 
 CHUNK_BYTES: Final = 512 * 1024
-READ_PATIENCE_S: Final = 60.0
-"""nats-py waits for ever for chunks that do not come."""
 
 LEFT_BEHIND_S: Final = 600.0
 """Chunks without an entry that are older than this belong to no writer that is still at work."""
@@ -42,7 +35,6 @@ LEFT_BEHIND_S: Final = 600.0
 LIST_PATIENCE_S: Final = 30.0
 
 _TIMEOUT_S: Final = 5.0
-_FETCH: Final = 256
 _LEVEL: Final = 1
 """A state shrinks to a third at the lowest level, and NATS syncs every chunk."""
 
@@ -72,11 +64,16 @@ class SnapshotEntry(msgspec.Struct, frozen=True):
     size: int = 0
     """Bytes as stored; known once stored."""
 
+    stored_at: int = 0
+    """Where the last of it stands in the stream of snapshots; known once stored."""
+
 
 _DAMAGES: Final = (
-    nats.js.errors.DigestMismatchError,
     nats.js.errors.BadObjectMetaError,
     nats.js.errors.NotFoundError,
+    StreamError,
+    ValueError,
+    zlib.error,
 )
 
 
@@ -101,7 +98,9 @@ class SnapshotStore:
 
     def __init__(self, client: Client, engine: int) -> None:
         self._jetstream = client.jetstream(timeout=_TIMEOUT_S)
+        self._client = client
         self._bucket = subjects.snapshots_bucket(engine)
+        self._stream = provision.object_stream(self._bucket)
         self._opened: ObjectStore | None = None
 
     async def put(self, entry: SnapshotEntry, state: bytes) -> None:
@@ -123,98 +122,96 @@ class SnapshotStore:
         entries = [entry for message in listed if (entry := self._entry(message)) is not None]
         return sorted(entries, key=lambda entry: entry.batch_number, reverse=True)
 
-    async def _list(self) -> list[Msg]:
-        """What the store says of each object. nats-py's own list never ends when one of these is no JSON."""
-        consumer = await self._jetstream.pull_subscribe(
-            subjects.object_entries(self._bucket),
-            stream=provision.object_stream(self._bucket),
-            config=ConsumerConfig(
-                deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-                ack_policy=AckPolicy.NONE,
-                mem_storage=True,
-                num_replicas=1,
-                inactive_threshold=LIST_PATIENCE_S,
-            ),
-        )
-        try:
-            listed: list[Msg] = []
-            pending = (await consumer.consumer_info()).num_pending or 0
-            while pending:
-                listed += await consumer.fetch(min(pending, _FETCH), timeout=_TIMEOUT_S)
-                pending = listed[-1].metadata.num_pending
-            return listed
-        finally:
-            await consumer.unsubscribe()
+    async def _list(self) -> list[RawStreamMsg]:
+        """What the store says of each object; what is damaged is left out with a warning.
 
-    def _entry(self, message: Msg) -> SnapshotEntry | None:
+        Each is asked for: a consumer, as nats-py's own list has, would wait for a damaged one.
+        """
+        listed: list[RawStreamMsg] = []
+        for subject in await self._stored(subjects.object_entries(self._bucket)):
+            try:
+                listed.append(await self._jetstream.get_last_msg(self._stream, subject))
+            except nats.js.errors.NotFoundError:
+                _log.warning("%.80r is passed over, it is missing or damaged", subject)
+        return listed
+
+    def _entry(self, message: RawStreamMsg) -> SnapshotEntry | None:
         """The snapshot that one of these tells of; None, and a warning where it is not a deleted one."""
         try:
-            found = _decode_object(message.data)
+            found = _decode_object(message.data or b"")
             if found.deleted:
                 return None
-            entry = msgspec.structs.replace(_decode(found.description), size=found.size)
+            entry = msgspec.structs.replace(
+                _decode(found.description), size=found.size, stored_at=message.seq or 0
+            )
         except messages.NO_MESSAGE as error:
             _log.warning("%.80r is passed over, it is no snapshot: %s", message.subject, error)
             return None
-        if message.subject.rpartition(".")[2] != subjects.object_key(_name(entry)):
+        if (message.subject or "").rpartition(".")[2] != subjects.object_key(_name(entry)):
             _log.warning("%.80r is passed over, it is not snapshot %s", message.subject, _name(entry))
             return None
         return entry
 
     async def get(self, entry: SnapshotEntry) -> bytes:
-        """The bytes of a state as they were stored. Raises SnapshotDamaged."""
-        packed = io.BytesIO()
+        """The bytes of a state as they were stored. Raises SnapshotDamaged. Waits while NATS is away."""
         try:
-            store = await self._store()
-            await self._check_whole(await store.get_info(_name(entry)))
-            async with asyncio.timeout(READ_PATIENCE_S):
-                await store.get(_name(entry), writeinto=packed)
-            return await asyncio.to_thread(zlib.decompress, packed.getbuffer())
-        except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the bytes
-            raise
-        except TimeoutError as error:
-            raise SnapshotDamaged(f"not all of it came within {READ_PATIENCE_S:g} s") from error
-        except (*_DAMAGES, ValueError, zlib.error) as error:
+            # Else a server that has just become the leader may not have all of it yet.
+            await settled_extent(self._client, self._stream, entry.stored_at)
+            info = await (await self._store()).get_info(_name(entry))
+            return await asyncio.to_thread(_unpack, await self._read(info), info.digest)
+        except _DAMAGES as error:
             raise SnapshotDamaged(f"it is not what was stored: {error!r}") from error
+
+    async def _read(self, info: ObjectInfo) -> list[bytes]:
+        """The chunks of an object, each asked for. Raises SnapshotDamaged.
+
+        nats-py's own `get` would wait for a damaged one for ever: the server keeps it back.
+        """
+        subject, sequence = _of_one(subjects.object_chunks(self._bucket), info.nuid or ""), 0
+        chunks: list[bytes] = []
+        while len(chunks) < (info.chunks or 0):
+            try:
+                found = await self._jetstream.get_msg(self._stream, sequence + 1, subject, next=True)
+            except nats.js.errors.NotFoundError as error:
+                raise SnapshotDamaged(f"of its {info.chunks} chunks some are missing or damaged") from error
+            assert found.seq is not None
+            sequence = found.seq
+            chunks.append(found.data or b"")
+        return chunks
 
     async def delete(self, entry: SnapshotEntry) -> None:
         """Forget a snapshot, which may be gone already."""
         with contextlib.suppress(nats.js.errors.ObjectNotFoundError):
             await (await self._store()).delete(_name(entry))
+        # What says that it is deleted would make the list longer for ever.
+        said = _of_one(subjects.object_entries(self._bucket), subjects.object_key(_name(entry)))
+        await self._jetstream.purge_stream(self._stream, subject=said)
 
-    async def keep(self, newest: int) -> None:
-        """Delete all but the `newest` few, and what a writer that died half-way left behind."""
+    async def keep(self, newest: int, damaged: Collection[SnapshotEntry]) -> None:
+        """Delete all but the `newest` few, and what a writer that died half-way left behind.
+
+        What is known to be `damaged` goes too, and is none of the few: it must not drive out a good one.
+        """
         store = await self._store()
-        kept = await self.entries()
-        for entry in kept[newest:]:
-            await self.delete(entry)
-        wanted = {(await store.get_info(_name(entry))).nuid for entry in kept[:newest]}
-        stream = provision.object_stream(self._bucket)
-        for subject in await self._chunks():
+        entries = await self.entries()
+        kept = [entry for entry in entries if entry not in damaged][:newest]
+        for entry in entries:
+            if entry not in kept:
+                await self.delete(entry)
+        wanted = {(await store.get_info(_name(entry))).nuid for entry in kept}
+        for subject in await self._stored(subjects.object_chunks(self._bucket)):
             if subject.rpartition(".")[2] not in wanted and await self._is_left_behind(subject):
-                await self._jetstream.purge_stream(stream, subject=subject)
+                await self._jetstream.purge_stream(self._stream, subject=subject)
 
-    async def _check_whole(self, info: ObjectInfo) -> None:
-        """Raise SnapshotDamaged when chunks are missing: the reader would wait for them."""
-        stored = sum(
-            count
-            for subject, count in (await self._chunks()).items()
-            if subject.rpartition(".")[2] == info.nuid
-        )
-        if stored != (info.chunks or 0):
-            raise SnapshotDamaged(f"{stored} of its {info.chunks} chunks are there")
-
-    async def _chunks(self) -> dict[str, int]:
-        """How many chunks are stored under each subject; a snapshot's all have one."""
-        found = await self._jetstream.stream_info(
-            provision.object_stream(self._bucket), subjects_filter=subjects.object_chunks(self._bucket)
-        )
-        return found.state.subjects or {}
+    async def _stored(self, wanted: str) -> list[str]:
+        """The subjects of all that is stored; all chunks of a snapshot have one."""
+        found = await self._jetstream.stream_info(self._stream, subjects_filter=wanted)
+        return list(found.state.subjects or ())
 
     async def _is_left_behind(self, subject: str) -> bool:
         """Whether no chunk came there for long. The entry of a younger one may be about to come."""
         try:
-            newest = await self._jetstream.get_last_msg(provision.object_stream(self._bucket), subject)
+            newest = await self._jetstream.get_last_msg(self._stream, subject)
         except nats.js.errors.NotFoundError:  # another one deleted it just now
             return False
         assert newest.time is not None
@@ -228,3 +225,17 @@ class SnapshotStore:
 
 def _name(entry: SnapshotEntry) -> str:
     return f"{entry.batch_number:020d}"
+
+
+def _of_one(subjects_of_all: str, key: str) -> str:
+    """The subject of one object among those of all."""
+    return subjects_of_all.removesuffix(">") + key
+
+
+def _unpack(chunks: list[bytes], digest: str | None) -> bytes:
+    """What was stored as these chunks. Raises ValueError, zlib.error."""
+    packed = b"".join(chunks)
+    found = f"SHA-256={base64.urlsafe_b64encode(hashlib.sha256(packed).digest()).decode()}"
+    if found != digest:
+        raise ValueError(f"its digest is {found}, not {digest}")
+    return zlib.decompress(packed)

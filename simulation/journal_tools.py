@@ -6,8 +6,8 @@ digest   replays it and prints batch number, epoch and digest of the state at it
 
 Of a journal that was trimmed `verify` and `dump` read what is left, and `digest` begins at a snapshot.
 
-Exit codes: 0 the journal is whole as far as it was read, 1 it is damaged or gone, 2 NATS is unreachable, or
-the engine never ran here with one.
+Exit codes: 0 the journal is whole as far as it was read, 1 it is damaged or gone, 2 NATS is unreachable, the
+engine never ran here with one, or it was trimmed while it was read.
 A journal that lost its end is shorter, but whole: only its engine knows that it was longer
 (`engine/runtime/high_water.py`).
 """
@@ -34,7 +34,7 @@ from bus.journal import JetStreamJournal, JournalClosed
 from bus.provision import object_stream
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
-from bus.stream import AWAY, StreamMissing, extent
+from bus.stream import AWAY, Extent, StreamMissing, extent
 from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet, counted
@@ -43,6 +43,7 @@ from engine.digest import state_digest
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.nats_option import (
+    NOTHING_FOUND,
     PATIENCE_S,
     NatsAway,
     NeverRan,
@@ -58,6 +59,17 @@ _QUIET_S: Final = 1.0
 _NS: Final = 1_000_000_000
 
 Each = Callable[[Record, tuple[Command, ...]], None]
+
+
+class TrimmedMeanwhile(Failure):
+    """The journal lost its head while it was read, as it may: nothing is known of the rest."""
+
+    code = NOTHING_FOUND
+
+    def __init__(self, stream: str, first: int) -> None:
+        super().__init__(
+            f"{stream} was trimmed while it was read: it begins at {first} now", "run the same command again"
+        )
 
 
 @dataclass(slots=True)
@@ -117,7 +129,7 @@ async def read(
     """Read a journal from its first record to batch `last` (None: to its end as it is now), or its damage.
 
     Where the journal was trimmed, a `state` is brought to the newest snapshot, and reading begins there.
-    Raises `NatsAway` and `NeverRan`.
+    Raises `NatsAway`, `NeverRan` and `TrimmedMeanwhile`.
     """
     findings = Findings(engine, subjects.journal_stream(engine))
     try:
@@ -141,21 +153,22 @@ async def _read(
 ) -> None:
     loop = asyncio.get_running_loop()
     journal = JetStreamJournal(client, findings.engine)
+    before = await _extent(client, findings.stream)
     try:
         await journal.skip_trimmed()
         if state is not None and journal.sequence:
             journal = JetStreamJournal(client, findings.engine)
             with unhurried(patience):
                 await load(state, journal, SnapshotStore(client, findings.engine), (sys.maxsize, 0))
-        with progress(findings.stream, await _total(client, findings.stream)) as tell:
+        with progress(findings.stream, before.last_seq) as tell:
             async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
                 async for record in records:
-                    patience.reschedule(loop.time() + PATIENCE_S)
                     if last is not None and record.batch_number > last:
                         break
                     findings.records = findings.batches + journal.replaced_records + 1
                     commands = _commands(findings, record)
                     each(record, commands)
+                    patience.reschedule(loop.time() + PATIENCE_S)
                     findings.batches += 1
                     findings.first_batch = findings.first_batch or record.batch_number
                     findings.commands += len(commands)
@@ -167,6 +180,9 @@ async def _read(
     except JournalDamaged as error:
         if isinstance(error.__cause__, StreamMissing) and not await _has_snapshots(client, findings.engine):
             raise NeverRan(findings.engine) from error
+        first = (await _extent(client, findings.stream)).first_seq
+        if first > before.first_seq > 0 and first > journal.sequence + 1:
+            raise TrimmedMeanwhile(findings.stream, first) from error
         findings.damaged_at, findings.damage = error.sequence, error.what
     findings.replaced_records = journal.replaced_records
     findings.records = findings.batches + findings.replaced_records
@@ -181,11 +197,11 @@ async def _has_snapshots(client: Client, engine: int) -> bool:
     return True
 
 
-async def _total(client: Client, stream: str) -> int:
-    """How many records there are to read; 0 when that cannot be told."""
+async def _extent(client: Client, stream: str) -> Extent:
+    """What there is to read; all 0 when that cannot be told."""
     with contextlib.suppress(*AWAY, StreamMissing):
-        return (await extent(client, stream)).last_seq
-    return 0
+        return await extent(client, stream)
+    return Extent(0, 0)
 
 
 def _commands(findings: Findings, record: Record) -> tuple[Command, ...]:

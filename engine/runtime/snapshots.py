@@ -41,7 +41,7 @@ from engine.snapshot import NotASnapshot
 from engine.state import State
 
 KEPT: Final = 2
-"""The newest, and the one before it should the newest be damaged."""
+"""The newest, and the good one before it should the newest be damaged."""
 
 COMMANDS_PER_SNAPSHOT: Final = 1_000_000
 """About ten seconds of replay on a slow core."""
@@ -72,14 +72,18 @@ class LastOwed:
 
 
 async def load(
-    state: State, journal: Journal, store: SnapshotStore, published: tuple[int, int]
+    state: State,
+    journal: Journal,
+    store: SnapshotStore,
+    published: tuple[int, int],
+    damaged: list[SnapshotEntry] | None = None,
 ) -> SnapshotEntry | None:
     """Bring an empty state and its journal to the newest snapshot that can be used; None without one.
 
-    `published` is how far the stream of execution reports goes. Raises JournalDamaged when the journal does
-    not hold what a good snapshot was made from, and nats' errors.
+    `published` is how far the stream of execution reports goes. Damaged snapshots that were passed over are
+    added to `damaged`. Raises JournalDamaged when the journal does not hold what a good snapshot was made
+    from, and nats' errors.
     """
-    started = time.monotonic()
     try:
         entries = await store.entries()
     except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the store
@@ -91,10 +95,14 @@ async def load(
         if (entry.reported_batch, entry.reported) > published:
             _log.info("snapshot of batch %d is passed over: reports before it are owed", entry.batch_number)
             continue
+        started = time.monotonic()
+        _log.info("snapshot of batch %d is read", entry.batch_number)
         try:
             snapshot.restore(state, await store.get(entry))
         except (SnapshotDamaged, NotASnapshot) as damage:
             _log.warning("snapshot of batch %d is passed over: %s", entry.batch_number, damage)
+            if damaged is not None:
+                damaged.append(entry)
             continue
         await journal.resume(_position(entry), entry.sequence)
         _log.info("snapshot of batch %d loaded in %.2f s", entry.batch_number, time.monotonic() - started)
@@ -115,7 +123,8 @@ async def drop_lost(nc: Client, engine: int, store: SnapshotStore) -> None:
 async def make(state: State, journal: Journal, store: SnapshotStore) -> SnapshotEntry:
     """Bring an empty state to the journal's end and store a snapshot of it. Raises as `load` does."""
     anything = (sys.maxsize, 0)
-    newest = await load(state, journal, store, anything)
+    damaged: list[SnapshotEntry] = []
+    newest = await load(state, journal, store, anything, damaged)
     owed = LastOwed(newest.reported_batch, newest.reported) if newest is not None else LastOwed()
     await replay(state, journal, owed)
     entry = SnapshotEntry(
@@ -133,7 +142,7 @@ async def make(state: State, journal: Journal, store: SnapshotStore) -> Snapshot
         crash_points.reach("snapshot taken")
         await store.put(entry, taken)
         crash_points.reach("snapshot stored")
-        await store.keep(KEPT)
+        await store.keep(KEPT, damaged)
     return entry
 
 

@@ -6,20 +6,26 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator
 from contextlib import closing
 
 import pytest
 from matchbus.program import USAGE_ERROR
+from rich.console import Console
 
 from bus import provision, subjects
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
-from bus.records import JournalPosition, encode_record
+from bus.records import JournalPosition, Record, encode_record
 from bus.server import NatsServer
+from client.cli.failures import Failure
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.digest import state_digest
 from engine.state import State
-from simulation import matchbus
+from simulation import journal_tools, matchbus
+from simulation.nats_option import NOTHING_FOUND
 
 ACTIONS = ("verify", "dump", "digest")
 COMMANDS: list[list[Command]] = [
@@ -133,6 +139,34 @@ async def test_commands_that_cannot_be_read_are_damage(
     assert "the commands of batch 6 cannot be read" in findings["damage"]
 
 
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_journal_that_is_trimmed_meanwhile_is_not_damaged(
+    shared_server: NatsServer,
+    nats_connection: Connection,
+    engine: int,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+) -> None:
+    """That is said, with another code than that of damage."""
+    await provision.provision_journal(nats_connection, engine, trimmable=True)
+    written = JetStreamJournal(nats_connection, engine)
+    for number, commands in enumerate(COMMANDS, 1):
+        await written.append(1, number * 10, encode(commands))
+    replay = JetStreamJournal.replay
+
+    async def replay_while_trimmed(self: JetStreamJournal) -> AsyncIterator[Record]:
+        async for record in replay(self):
+            yield record
+            await provision.trim_journal(nats_connection, engine, 3)
+
+    monkeypatch.setattr("bus.stream._FETCH", 1)
+    monkeypatch.setattr(JetStreamJournal, "replay", replay_while_trimmed)
+    options = Namespace(action=action, engine=engine, nats=shared_server.url, json=False, first=1, last=None)
+    with pytest.raises(Failure, match="was trimmed while it was read: it begins at 3 now") as failure:
+        await journal_tools.run(options, Console())
+    assert failure.value.code == NOTHING_FOUND
+
+
 async def test_no_stream_and_no_server_are_told_apart(
     shared_server: NatsServer, nats_connection: Connection, engine: int
 ) -> None:
@@ -175,6 +209,21 @@ async def test_batches_are_dumped_readably(shared_server: NatsServer, engine: in
     assert lines[3]["commands"] == [
         {"command": "CancelOrder", "client": "ann", "order_id": 0, "client_order_id": "a1"}
     ]
+
+
+@pytest.mark.usefixtures("journal")
+async def test_a_reader_that_waits_for_its_output_is_patient(
+    shared_server: NatsServer, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long `less` takes nothing: that is no silence of NATS."""
+    monkeypatch.setattr(journal_tools, "PATIENCE_S", 2.0)
+    monkeypatch.setattr("bus.stream._FETCH", 1)
+
+    def each(record: Record, _: object) -> None:
+        if record.batch_number == 1:
+            time.sleep(2.5)
+
+    assert (await journal_tools.read(shared_server.url, engine, each)).batches == 5
 
 
 @pytest.mark.usefixtures("journal")

@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
-import math
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import nats.errors
 import pytest
 import pytest_asyncio
-from nats.js.errors import APIError
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import APIError, NotFoundError
 
 import bus.snapshots
 from bus import provision, subjects
@@ -19,14 +23,16 @@ from bus.executions import ExecutionsWriter
 from bus.journal import JetStreamJournal, MemoryJournal
 from bus.messages import Executions
 from bus.records import JournalDamaged
+from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
-from bus.stream import extent
+from bus.stream import Extent, extent
 from engine import commands
 from engine.commands import AddInstrument, Command, EpochStarted
 from engine.digest import state_digest
 from engine.runtime import snapshots
 from engine.runtime.recovery import replay
 from engine.state import State
+from tests.conftest import Connections
 from tests.engine.flow import SYMBOLS, Flow
 from tests.waiting import until
 
@@ -140,8 +146,10 @@ async def test_a_start_loads_the_newest_and_replays_the_rest(market: Market) -> 
     assert await market.recover() == (35, 0, state_digest(market.state))
 
 
-async def test_the_newest_two_are_kept_and_tell_what_they_are(market: Market) -> None:
-    """And a maker with nothing new to tell stores nothing."""
+async def test_the_newest_two_are_kept_and_tell_what_they_are(
+    market: Market, nats_connection: Connection
+) -> None:
+    """Nothing is left of those before, and a maker with nothing new to tell stores nothing."""
     for _ in range(3):
         batch_number = await market.make()
         assert await market.make() == batch_number
@@ -149,8 +157,13 @@ async def test_the_newest_two_are_kept_and_tell_what_they_are(market: Market) ->
     newest, second = await market.store.entries()
     assert (newest.batch_number, second.batch_number) == (32, 31)
     assert newest.size > 0
+    bucket = subjects.snapshots_bucket(market.engine)
+    left = await nats_connection.jetstream().stream_info(
+        provision.object_stream(bucket), subjects_filter=subjects.object_entries(bucket)
+    )
+    assert len(left.state.subjects or {}) == 2
     state = State(market.engine)
-    await snapshots.load(state, JetStreamJournal(market._nc, market.engine), market.store, EVERYTHING)  # noqa: SLF001 - the market's own connection
+    await snapshots.load(state, JetStreamJournal(nats_connection, market.engine), market.store, EVERYTHING)
     assert state_digest(state).hex() == newest.state_digest
 
 
@@ -167,6 +180,24 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
             found, _, digest = await market.recover()
         assert (found, digest) == (serves, state_digest(market.state))
         assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
+
+
+async def test_a_maker_keeps_what_it_could_read(trimmed: Market, nats_connection: Connection) -> None:
+    """It deletes what is damaged, not the good one before: should its own be damaged too, that one serves."""
+    await spoil(nats_connection, trimmed.engine, 40)
+    assert await trimmed.make() == 45
+    assert [entry.batch_number for entry in await trimmed.store.entries()] == [45, 30]
+    await spoil(nats_connection, trimmed.engine, 45)
+    assert await trimmed.recover() == (30, 15 * 20, state_digest(trimmed.state))
+
+
+async def test_a_damaged_one_is_made_again(trimmed: Market, nats_connection: Connection) -> None:
+    """Of the same batch, where the journal has no later one: the new one is not taken for the damaged."""
+    assert await trimmed.make() == 45
+    await spoil(nats_connection, trimmed.engine, 45)
+    assert await trimmed.make() == 45
+    assert [entry.batch_number for entry in await trimmed.store.entries()] == [45, 40]
+    assert await trimmed.recover() == (45, 0, state_digest(trimmed.state))
 
 
 async def test_what_is_no_snapshot_is_passed_over_with_a_warning(
@@ -205,7 +236,7 @@ async def test_a_list_that_does_not_end_costs_time_only(
     assert "snapshots are passed over" in caplog.text
 
 
-@pytest.mark.parametrize("step", ["_list", "_check_whole"])
+@pytest.mark.parametrize("step", ["_list", "_read"])
 async def test_a_silent_server_is_no_store_without_snapshots(
     market: Market, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -316,11 +347,10 @@ async def test_what_a_maker_left_behind_is_swept(
     assert (await market.recover())[0] == 31
 
 
-async def test_a_snapshot_without_its_chunks_is_passed_over_at_once(
-    market: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_snapshot_without_its_chunks_is_passed_over(
+    market: Market, nats_connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waited for them would wait for ever."""
-    monkeypatch.setattr("bus.snapshots.READ_PATIENCE_S", math.inf)
+    """Nothing is left to compare with its digest."""
     await market.make()
     await market.trade(1)
     await market.make()
@@ -330,6 +360,76 @@ async def test_a_snapshot_without_its_chunks_is_passed_over_at_once(
         provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}"
     )
     assert (await market.recover())[:2] == (30, 20)
+    assert "snapshot of batch 31 is passed over: of its 1 chunks some are missing or damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (
+            "$O.snapshots_1.C.",
+            "snapshot of batch 31 is passed over: of its 1 chunks some are missing or damaged",
+        ),
+        ("$O.snapshots_1.M.", "is passed over, it is missing or damaged"),
+    ],
+)
+async def test_what_the_server_keeps_back_is_not_waited_for(
+    own_server: NatsServer,
+    own_connection: Connection,
+    connections: Connections,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    inside: str,
+    said: str,
+) -> None:
+    """nats-server sends no message that fails its checksum, and says nothing either."""
+    market = await opened(own_connection, 1, trimmable=False)
+    await market.make()
+    await market.trade(1)
+    await market.make()
+    await own_connection.close()
+    await own_server.stop()
+    flip_last(tmp_path / "nats/data/nats/jetstream/$G/streams/OBJ_snapshots_1/msgs/1.blk", inside.encode())
+    await own_server.start()
+    nc = await connections.open(own_server.url, buffered=False)
+    async with asyncio.timeout(30):
+        entry = await snapshots.load(State(1), JetStreamJournal(nc, 1), SnapshotStore(nc, 1), EVERYTHING)
+    assert entry is not None
+    assert entry.batch_number == 30
+    assert said in caplog.text
+
+
+def flip_last(path: Path, inside: bytes) -> None:
+    """Damage one bit of a file, shortly after the last of these bytes."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(inside) + 100] ^= 1
+    path.write_bytes(content)
+
+
+async def test_a_server_that_is_behind_has_no_damaged_snapshots(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a cluster that has just become the leader is asked again until it has what was listed."""
+    await market.make()
+    (entry,) = await market.store.entries()
+    behind = 3
+    get_msg = JetStreamContext.get_msg
+
+    async def extent_behind(client: Client, stream: str) -> Extent:
+        nonlocal behind
+        behind -= 1
+        found = await extent(client, stream)
+        return msgspec.structs.replace(found, last_seq=found.last_seq - (behind > 0), replicas=3)
+
+    async def get_behind(*arguments: Any, **options: Any) -> RawStreamMsg:
+        if behind > 0:
+            raise NotFoundError
+        return await get_msg(*arguments, **options)
+
+    monkeypatch.setattr("bus.stream.extent", extent_behind)
+    monkeypatch.setattr(JetStreamContext, "get_msg", get_behind)
+    assert await market.store.get(entry)
+    assert behind == 0
 
 
 async def test_a_trimmed_journal_recovers_from_its_snapshots(
@@ -353,7 +453,7 @@ async def test_a_trimmed_journal_without_snapshots_is_refused(
     """Nothing is left to begin from, and that is said; a tool can still look at what is there."""
     for batch in (30, 40):
         await spoil(nats_connection, trimmed.engine, batch)
-    with pytest.raises(JournalDamaged, match="begins at 30, and no snapshot has what stood before"):
+    with pytest.raises(JournalDamaged, match="begins at 30, and no readable snapshot has what stood before"):
         await trimmed.recover()
     journal = JetStreamJournal(nats_connection, trimmed.engine)
     await journal.skip_trimmed()
