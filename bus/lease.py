@@ -168,7 +168,11 @@ class Lease:
                     await subscription.unsubscribe()
 
     async def _take(self) -> tuple[bool, LeaseEntry | None]:
-        """Whether the lease is ours now, and who was found holding it before; waits while NATS is away."""
+        """Whether the lease is ours now, and who was found holding it before; waits while NATS is away.
+
+        A lease that was found free stays so in the answer: what we find then is an attempt of our own.
+        """
+        was_free = False
         while True:
             try:
                 stored = await self._newest()
@@ -180,9 +184,10 @@ class Lease:
                 _log.warning("%s holds something that is not a lease: overwriting it", self._subject)
             if holder is not None and holder != self.entry:
                 return False, holder
+            was_free = was_free or holder is None
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
             if written is not None:
-                return written, holder
+                return written, None if was_free else holder
             await until_connected(self._client)  # it may be stored or not, so look again
 
     async def _newest(self) -> Stored | None:

@@ -71,7 +71,6 @@ class SnapshotEntry(msgspec.Struct, frozen=True):
 _DAMAGES: Final = (
     nats.js.errors.BadObjectMetaError,
     nats.js.errors.NotFoundError,
-    StreamError,
     ValueError,
     zlib.error,
 )
@@ -153,10 +152,12 @@ class SnapshotStore:
         return entry
 
     async def get(self, entry: SnapshotEntry) -> bytes:
-        """The bytes of a state as they were stored. Raises SnapshotDamaged. Waits while NATS is away."""
-        try:
-            # Else a server that has just become the leader may not have all of it yet.
+        """The bytes of a state as they were stored. Raises SnapshotDamaged. Begins when NATS is there."""
+        try:  # else a server that has just become the leader may not have all of it yet
             await settled_extent(self._client, self._stream, entry.stored_at)
+        except StreamError as error:  # which says nothing of the bytes
+            raise nats.errors.Error(str(error)) from error
+        try:
             info = await (await self._store()).get_info(_name(entry))
             return await asyncio.to_thread(_unpack, await self._read(info), info.digest)
         except _DAMAGES as error:

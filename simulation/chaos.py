@@ -58,6 +58,9 @@ _POLL_S: Final = 0.05
 _LOOK_S: Final = 1.0
 """How long a stream may bring nothing before the witness looks whether what comes next is there."""
 
+_SILENCE_S: Final = 30.0
+"""How long nats-server may take to be there again after all is quiet."""
+
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
 """Nothing that is written down is garbage, and looking through it would stop the clients."""
 
@@ -472,15 +475,20 @@ def _levels(book: Book, client: Client) -> tuple[Levels, Levels]:
 
 
 async def _payloads(nc: Connection, stream: str) -> list[bytes]:
-    """Every message of a stream as it stands now. Raises `StreamError` when one is gone."""
+    """Every message of a stream as it stands now. Raises `StreamError` when one is gone, or none comes."""
     end = (await extent(nc, stream)).last_seq
     reader = StreamReader(nc, stream)
     payloads: list[bytes] = []
+    heard = time.monotonic()
     try:
         while len(payloads) < end:
             arrived = await reader.read(_LOOK_S)
             payloads += [stored.payload for stored in arrived]
-            if not arrived:  # a server that has lost what it counts is silent for ever
+            if arrived:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_S:
+                raise StreamError(f"stream {stream}: nothing has come for {_SILENCE_S:g} s")
+            else:  # a server that has lost what it counts is silent for ever
                 with contextlib.suppress(*AWAY):
                     if await message_at(nc, stream, reader.next_sequence) is None:
                         raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")

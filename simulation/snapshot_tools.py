@@ -8,6 +8,7 @@ Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has
 """
 
 import argparse
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -26,7 +27,7 @@ from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine.runtime import snapshots
 from engine.state import State
-from simulation.nats_option import NatsAway, NeverRan, add_engine_options, connected
+from simulation.nats_option import SNAPSHOT_PATIENCE_S, NatsAway, NeverRan, add_engine_options, connected
 
 WELL: Final = 0
 DAMAGED: Final = 1
@@ -62,9 +63,9 @@ async def run(options: argparse.Namespace, console: Console) -> int:
             verdicts = [""] * len(entries)
             if options.action == "verify":
                 with console.status("restoring each snapshot"):
-                    verdicts = [
-                        await snapshots.verify(options.engine, store, entry) or GOOD for entry in entries
-                    ]
+                    for number, entry in enumerate(entries):
+                        async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
+                            verdicts[number] = await snapshots.verify(options.engine, store, entry) or GOOD
     except (JournalError, ExecutionsDamaged) as error:
         raise Failure(str(error)) from error
     except nats.js.errors.NotFoundError as error:

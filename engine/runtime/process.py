@@ -431,7 +431,7 @@ class Engine:
         return shown
 
     async def _tell_health(self, loop: CommitLoop) -> None:
-        """Serving as long as orders are taken."""
+        """Serving as long as orders are taken and reads answered."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
