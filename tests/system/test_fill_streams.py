@@ -10,7 +10,7 @@ import grpc
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
-from benchmarks.processes import resident_bytes
+from benchmarks.processes import own_bytes
 from engine.runtime.servicer import MAX_FILL_STREAMS
 from tests.system.test_crashes import history
 from tests.system.venue import Trader, Venue, expect_status, floor, fresh, limit, show
@@ -135,7 +135,7 @@ async def test_a_stalled_reader_is_cut_off_and_resumes(one_engine: Venue) -> Non
         await trade(maker, taker, "S392", STALLED_FILLS)
         pid = one_engine.engine_pid(1)
         await asyncio.gather(*(taker.fills() for _ in range(STALLED_READERS)))  # so that it grew by this
-        before = most = resident_bytes(pid)
+        before = most = own_bytes(pid)
         calls = []
         for _ in range(STALLED_READERS):
             channel = grpc.aio.insecure_channel(one_engine.address(1), options=LEFT_ALONE)
@@ -149,7 +149,7 @@ async def test_a_stalled_reader_is_cut_off_and_resumes(one_engine: Venue) -> Non
         while (began := time.monotonic()) < stall_ends:
             await bystander.limit("S388", 1, 50, 1)
             slowest_s = max(slowest_s, time.monotonic() - began)
-            most = max(most, resident_bytes(pid))
+            most = max(most, own_bytes(pid))
         show(
             f"{STALLED_READERS} stalled readers: the engine grew {(most - before) / MEGABYTE:.1f} MB, "
             f"and the slowest other order took {slowest_s:.3f} s"

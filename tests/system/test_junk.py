@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # gene
 from grpc_status import rpc_status
 from matchbus.v1 import matchbus_pb2 as pb
 
-from benchmarks.processes import resident_bytes
+from benchmarks.processes import own_bytes
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.registry import Bucket
@@ -533,13 +533,13 @@ async def test_large_calls_that_are_refused_leave_nothing_behind(one_engine: Ven
     """They are cycles in gRPC, for a collector that is seldom at work: without their 4 MB each."""
     large = limit("S0", 1, 1, 1, client_order_id=4 * MEGABYTE)
     pid = one_engine.engine_pid(1)
-    before = resident_bytes(pid)
+    before = own_bytes(pid)
     async with floor(one_engine) as trading:
         stub = (await trading.trader(1)).stub
         for _ in range(60):
             code, _ = await status_of(stub.SubmitOrder(large, timeout=CALL_TIMEOUT_S))
             assert code is grpc.StatusCode.UNAUTHENTICATED
-    assert resident_bytes(pid) - before < 100_000_000
+    assert own_bytes(pid) - before < 100_000_000
 
 
 async def _serves(engines: Bucket[messages.EngineEntry], reign: int, running: asyncio.Task[None]) -> None:
