@@ -175,8 +175,7 @@ async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) ->
     They are if that is wanted, or all that there are were made so. Raises ConfigurationMismatch when it is
     wanted and one was not, which no server changes, and nats' errors.
     """
-    streams = [stream.config for stream in await _streams(client)]
-    journals = [one for one in streams if (one.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX)]
+    journals = await _journals(client)
     kept_whole = [journal.name for journal in journals if journal.deny_purge]
     if trimmable and kept_whole:
         raise ConfigurationMismatch(
@@ -190,9 +189,8 @@ async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) ->
 
 async def journaled_engines(client: Client) -> list[int]:
     """The numbers of the engines that have a journal here. Raises one of nats' errors."""
-    names = [stream.config.name or "" for stream in await _streams(client)]
-    journals = [name for name in names if name.startswith(subjects.JOURNAL_STREAM_PREFIX)]
-    numbers = [subjects.number_of(name.removeprefix(subjects.JOURNAL_STREAM_PREFIX)) for name in journals]
+    names = [journal.name or "" for journal in await _journals(client)]
+    numbers = [subjects.number_of(name.removeprefix(subjects.JOURNAL_STREAM_PREFIX)) for name in names]
     return sorted(number for number in numbers if number)
 
 
@@ -211,6 +209,12 @@ async def _streams(client: Client) -> list[StreamInfo]:
     while page := await jetstream.streams_info(len(streams)):
         streams += page
     return streams
+
+
+async def _journals(client: Client) -> list[StreamConfig]:
+    """The journals that there are, as they were made."""
+    streams = [stream.config for stream in await _streams(client)]
+    return [one for one in streams if (one.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX)]
 
 
 async def await_journal(client: Client, engine: int, deadline_s: float) -> None:

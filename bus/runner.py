@@ -126,9 +126,10 @@ class NatsLink:
         if len(self._servers) == 1 or all([await has_jetstream(server) for server in here]):
             self._silent = 0
             return
-        self._silent = (self._silent + 1) % _MAX_SILENT
-        if self._silent:
+        self._silent += 1
+        if self._silent < _MAX_SILENT:
             return
+        self._silent = 0
         for server in self._servers:
             if await has_jetstream(server):
                 for connection in self._connections:

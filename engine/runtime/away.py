@@ -238,8 +238,12 @@ class AwayView:
 
     def counts(self, peer: int, symbol: str) -> bool:
         """Whether what a peer shows of a symbol counts: the book is synced, the peer is live and answers."""
+        return self._book(peer, symbol) is not None
+
+    def _book(self, peer: int, symbol: str) -> BookReplica | None:
+        """The peer's book of a symbol, if it counts."""
         feed = self._peers.get(peer)
-        return feed is not None and feed.protected(symbol) is not None and not self.is_suspect(peer)
+        return feed.protected(symbol) if feed is not None and not self.is_suspect(peer) else None
 
     def _for_order(
         self, command: ReplaceOrder | LegResult, order: Order, price: int, quantity: int
@@ -289,12 +293,12 @@ class AwayView:
     ) -> Iterator[AwayQuote]:
         """What an order of `side` could take at `limit` or better from peers numbered above `above`."""
         opposite = 3 - side
-        for number, peer in self._peers.items():
-            replica = peer.protected(symbol)
+        for number in self._peers:
+            replica = self._book(number, symbol)
             if replica is None or number <= above or side not in (1, 2):
                 continue
             best = replica.best(opposite)
-            if best is None or not _reaches(side, limit, best[0]) or self.is_suspect(number):
+            if best is None or not _reaches(side, limit, best[0]):
                 continue
             untaken = self._untaken(replica, (number, symbol, side), limit, quantity)
             levels = tuple(islice(untaken, MAX_LEVELS + 1))

@@ -99,7 +99,7 @@ class Registrar:
         `client_id` has been checked; `connection` is where the call came from. Raises `RegistrationRefused`,
         `assignment.NoHome`, or `Bucket`'s faults.
         """
-        key, whose = subjects.client_key(client_id), (connection, client_id)
+        key = subjects.client_key(client_id)
         had_token = self._directory.had_token(client_id)
         entry = await self._clients.get(key)
         if entry is None and had_token:  # to bind the name anew would give its orders to anybody
@@ -108,8 +108,8 @@ class Registrar:
                 " lost: restore the NATS store from a copy"
             )
         if entry is None:
-            entry = await self._bind(key, whose, secret, preferred_engine)
-        elif not await self._off_loop(whose, directory.secret_matches, secret, entry):
+            entry = await self._bind(connection, client_id, secret, preferred_engine)
+        elif not await self._off_loop(connection, client_id, directory.secret_matches, secret, entry):
             raise WrongSecret(f"client {client_id} was registered with another secret")
         home = self._engines.get(entry.engine)
         if home is None:
@@ -119,12 +119,10 @@ class Registrar:
         await self._sessions.put(token_key(token), session)
         return Registration(token=token, home=home)
 
-    async def _bind(
-        self, key: str, whose: tuple[str, str], secret: str, preferred_engine: int
-    ) -> ClientEntry:
-        _, client_id = whose
+    async def _bind(self, connection: str, client_id: str, secret: str, preferred_engine: int) -> ClientEntry:
+        key = subjects.client_key(client_id)
         salt = secrets.token_bytes(directory.SALT_BYTES)
-        secret_hash = await self._off_loop(whose, directory.hash_secret, secret, salt)
+        secret_hash = await self._off_loop(connection, client_id, directory.hash_secret, secret, salt)
         home = await self._choose_home(preferred_engine)
         entry = ClientEntry(client_id=client_id, salt=salt.hex(), secret_hash=secret_hash, engine=home)
         # Counted before it is stored, or clients that come together would all go to the same engine.
@@ -136,7 +134,9 @@ class Registrar:
         finally:
             self._binding[home] -= 1
         bound = await self._clients.get(key)
-        if bound is None or not await self._off_loop(whose, directory.secret_matches, secret, bound):
+        if bound is None or not await self._off_loop(
+            connection, client_id, directory.secret_matches, secret, bound
+        ):
             raise WrongSecret(f"client {client_id} was registered with another secret at the same time")
         return bound
 
@@ -156,14 +156,15 @@ class Registrar:
                     raise
             await asyncio.sleep(_LIVE_ENGINE_POLL_S)
 
-    async def _off_loop(self, whose: tuple[str, str], function: Callable[..., T], *arguments: object) -> T:
-        connection, _ = whose
+    async def _off_loop(
+        self, connection: str, client_id: str, function: Callable[..., T], *arguments: object
+    ) -> T:
         waiting = self._hashes.total()
         if waiting >= _MAX_HASHES + (0 if self._hashes[connection] else _RESERVED_HASHES):
             raise TooManyRegistrations(f"{waiting} registrations are waiting; try again soon")
         self._hashes[connection] += 1
         try:
-            async with self._turns.of(*whose):
+            async with self._turns.of(connection, client_id):
                 return await asyncio.get_running_loop().run_in_executor(self._hashing, function, *arguments)
         finally:
             self._hashes[connection] -= 1
