@@ -33,8 +33,9 @@ async def heed_cancellation(waiting: Awaitable[T]) -> T:
     """Await what nats-py does; cancelled meanwhile, the task ends, whatever comes of it.
 
     nats-py swallows a cancellation while it flushes, and `asyncio.wait_for` of Python 3.11, with which it
-    waits for answers, forgets one that comes together with the answer. A task that asks or publishes for ever
-    would then never end, nor a process or a take-over that waits for its end.
+    waits for answers and for sockets, forgets one that comes together with the answer. A task that asks,
+    publishes or reconnects for ever would then never end, nor a process or a take-over that waits for its
+    end.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -106,7 +107,7 @@ class Connection(Client):
         if self._transport is not None:
             # nats-py forgets a socket on which a frozen server said nothing.
             self._transport.close()  # type: ignore[no-untyped-call]
-        await super()._connect_to_server(s)
+        await heed_cancellation(super()._connect_to_server(s))
 
     async def _process_op_err(self, e: Exception) -> None:
         if self.is_connected and isinstance(e, _LOSSES):
@@ -127,7 +128,7 @@ class Connection(Client):
 
     async def _process_connect_init(self) -> None:
         try:
-            await super()._process_connect_init()
+            await heed_cancellation(super()._process_connect_init())
         except (OSError, nats.errors.Error):
             raise
         except Exception as error:

@@ -131,6 +131,27 @@ async def test_all_are_on_the_first_server_that_answers(tmp_path: Path, connecti
         await until(lambda: all_are_on(one))
 
 
+async def test_a_close_ends_what_reconnects(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that comes together with a refusal; for ever it would keep a process from ending."""
+    connection, _, _ = await _opened(own_server)
+    closing: list[asyncio.Task[None]] = []
+
+    async def refused(**_: object) -> None:
+        reconnecting = connection._reconnection_task  # noqa: SLF001
+        assert reconnecting is not None
+        reconnecting.cancel()  # as `close` does
+        closing.append(reconnecting)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(asyncio, "open_connection", refused)
+    await own_server.kill()
+    await until(lambda: bool(closing))
+    await asyncio.wait((closing[0],), timeout=1)
+    assert closing[0].done()
+    monkeypatch.undo()
+    await connection.close()
+
+
 async def test_it_stays_where_it_was_sent(tmp_path: Path) -> None:
     """Cut off there it comes back there; when that server dies, the first one comes first again."""
     async with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
