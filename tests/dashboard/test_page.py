@@ -317,6 +317,40 @@ async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
         await expect(page.locator("#account")).to_be_hidden()
 
 
+async def test_an_order_in_doubt_is_not_entered_twice(market: Market) -> None:
+    """However many are in doubt, and whatever became of it: the same order again is the same order."""
+    lost = iter([503, 401, 500])
+
+    async def lose_the_answer(route: Any) -> None:
+        answer = await route.fetch()
+        status = next(lost, None)
+        if status is None:
+            await route.fulfill(response=answer)
+        else:
+            await route.fulfill(status=status, json={"error": f"No answer: {status}"})
+
+    async with opened(market.url) as (page, _):
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await page.route("**/ticket/submit", lose_the_answer)
+        quantity, said = page.locator("[name=quantity]"), page.locator("#ticket-said")
+        await page.locator("[name=price]").fill("189.40", timeout=LONG_MS)
+
+        async def send(lots: str, answer: str) -> None:
+            await quantity.fill(lots)
+            await quantity.press("Enter")
+            await expect(said).to_have_text(answer, timeout=LONG_MS)
+
+        await send("3", "No answer: 503")
+        await send("4", "No answer: 401")
+        await send("4", "No answer: 500")
+        await send("5", "new: buy 5 AAPL at 189.40, 5 left")
+        for lots in "34":
+            await send(lots, f"new: buy {lots} AAPL at 189.40 (entered before), {lots} left")
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 12", timeout=LONG_MS)
+        await send("3", "new: buy 3 AAPL at 189.40, 3 left")
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 15", timeout=LONG_MS)
+
+
 async def test_nothing_is_traded_before_there_is_a_symbol(market: Market) -> None:
     """The ticket appears with the instruments: no order is without one, no price typed early is wiped."""
     async with opened(market.url) as (page, _):
