@@ -308,6 +308,7 @@ class Exchange:
             self._settings.dashboard,
             self._settings.websocket_urls,
             exchange,
+            self._positions.fill_count,
             lambda address: _log.info("the dashboard is at http://%s", address),
         )
 

@@ -27,7 +27,7 @@ EXCHANGE = "127.0.0.1:3"
 async def served(listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """The page's address, for as long as the body runs."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(dashboard.serve(listen, NATS, EXCHANGE, listening.set_result))
+    serving = asyncio.create_task(dashboard.serve(listen, NATS, EXCHANGE, lambda _: 0, listening.set_result))
     await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
