@@ -128,6 +128,10 @@ class Positions:
         """How many clients' fills have a gap."""
         return len(self._gaps)
 
+    def fill_count(self, client: str) -> int:
+        """How many fills of this client are in its positions, or were before a gap."""
+        return self._last.get(client, (0, 0))[1]
+
     def of(self, client: str, symbol: str = "") -> Sequence[tuple[str, Holding]]:
         """A client's holdings in order of their symbols, only one symbol's unless empty."""
         holdings = self._holdings.get(client, {})

@@ -71,15 +71,16 @@ async def serve(
     listen: str,
     websocket_urls: Sequence[str],
     exchange: str,
+    fill_count: Callable[[str], int],
     listening: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve the page at HOST:PORT until cancelled; `listening` is told the address. Raises CannotListen.
 
-    `exchange` is where clients register, HOST:PORT. Off loopback the page only looks on: passwords would
-    travel in clear text.
+    `exchange` is where clients register, HOST:PORT; `fill_count` tells how many fills one is known to have.
+    Off loopback the page only looks on: passwords would travel in clear text.
     """
     host = listen.rpartition(":")[0]
-    tickets = Tickets(exchange)
+    tickets = Tickets(exchange, fill_count)
     routes = tickets.routes() if is_loopback(host) else []
     async with tickets.kept():
         await web.serve(make_app(websocket_urls, host, routes), listen, listening)

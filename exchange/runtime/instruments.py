@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bus import subjects
 from bus.messages import PERCENT_PATTERN, SIZE_PATTERN, InstrumentEntry
+from bus.peer import MAX_SYMBOLS
 from bus.registry import Bucket
 
 _SIZE: Final = re.compile(SIZE_PATTERN)
@@ -46,6 +47,10 @@ def parse_instruments(text: str) -> list[InstrumentEntry]:
         raise InstrumentsRefused(f"it has {sorted(document)} beside [[instrument]]")
     if not isinstance(tables, list) or not tables:
         raise InstrumentsRefused("it has no [[instrument]] table")
+    if len(tables) > MAX_SYMBOLS:
+        raise InstrumentsRefused(
+            f"it has {len(tables):,} instruments; nobody follows more than {MAX_SYMBOLS:,} books of an engine"
+        )
     entries = [_entry(table) for table in tables]
     for symbol, count in Counter(entry.symbol for entry in entries).items():
         if count > 1:

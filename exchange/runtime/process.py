@@ -139,7 +139,6 @@ class Exchange:
                 group.create_task(self._follow_executions())
                 group.create_task(self._write_best_prices())
                 group.create_task(self._remove_ended_tokens())
-                group.create_task(self._publish_views())
                 if self._settings.metrics:
                     group.create_task(self._stream_sizes.run(self._nc))
                     group.create_task(self._serve_metrics(servicer))
@@ -148,6 +147,8 @@ class Exchange:
                 group.create_task(self._link.end_when_closed())
                 for bucket in filled:
                     await bucket.wait()
+                # Not before: a page would take what is not known yet for gone.
+                group.create_task(self._publish_views())
                 if lost := self._directory.lost():
                     _log.error("%d clients have tokens and no entry: their registrations are lost", len(lost))
                 door.open_to(matchbus_pb2_grpc.add_ExchangeServicer_to_server, servicer)
@@ -307,6 +308,7 @@ class Exchange:
             self._settings.dashboard,
             self._settings.websocket_urls,
             exchange,
+            self._positions.fill_count,
             lambda address: _log.info("the dashboard is at http://%s", address),
         )
 

@@ -54,6 +54,9 @@ DEADLINE_S: Final = 5.0
 
 SWEEP_S: Final = 5.0
 AWAY_PAUSE_S: Final = 1.0
+WELL_S: Final = 30.0
+"""A stream of fills that has not failed for so long is there: one that cannot be had is told of sooner."""
+
 MAX_ORDERS: Final = 100
 MAX_FILLS: Final = 50
 
@@ -110,10 +113,16 @@ class Refused(Exception):
 
 
 class Tickets:
-    """Everyone who trades through the page, at the exchange of this address. `clock` is in seconds."""
+    """Everyone who trades through the page, at the exchange of this address.
 
-    def __init__(self, exchange: str, clock: Callable[[], float] = time.monotonic) -> None:
+    `fill_count` tells how many fills a client is known to have; `clock` is in seconds.
+    """
+
+    def __init__(
+        self, exchange: str, fill_count: Callable[[str], int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._exchange = exchange
+        self._fill_count = fill_count
         self._clock = clock
         self._sessions: dict[str, _Session] = {}
         self._opening = 0
@@ -164,7 +173,8 @@ class Tickets:
         finally:
             self._opening -= 1
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        self._sessions[token] = _Session(client, self._clock())
+        since = max(0, self._fill_count(who.client) - MAX_FILLS)
+        self._sessions[token] = _Session(client, self._clock(), since)
         return {"token": token, "client": who.client, "engine": client.engine}
 
     async def _sign_out(self, request: Request) -> dict[str, Any]:
@@ -198,15 +208,15 @@ class Tickets:
     async def _account(self, request: Request) -> dict[str, Any]:
         session = self._session_of(request)
         since = (await _read(request, ShowAccount)).since
-        (newest, left_out), positions = await asyncio.gather(
-            session.client.newest_orders(MAX_ORDERS), session.client.positions()
+        (newest, left_out), (positions, trouble) = await asyncio.gather(
+            session.client.newest_orders(MAX_ORDERS), _positions(session.client)
         )
         return {
             "orders": [_order(order) for order in newest],
             "orders_left_out": left_out,
             "fills": [_fill(fill) for fill in session.fills if fill.sequence > since],
             "positions": [_position(position) for _, position in sorted(positions.items())],
-            "trouble": session.trouble,
+            "trouble": "; ".join(text for text in (session.trouble, trouble) if text),
         }
 
     def _session_of(self, request: Request) -> "_Session":
@@ -234,14 +244,18 @@ class Tickets:
 
 
 class _Session:
-    """A person who is signed in: the client, its newest fills, and when the page was last heard."""
+    """A person who is signed in: the client, its newest fills, and when the page was last heard.
 
-    def __init__(self, client: Client, heard_s: float) -> None:
+    Of the fills only those above number `since` are read.
+    """
+
+    def __init__(self, client: Client, heard_s: float, since: int) -> None:
         self.client = client
         self.heard_s = heard_s
         self.fills: deque[Fill] = deque(maxlen=MAX_FILLS)
         self.trouble = ""
-        """Why no more fills come; empty while they do."""
+        """Why no fills come; empty while they do."""
+        self._since = since
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
@@ -252,15 +266,31 @@ class _Session:
 
     async def _follow(self) -> None:
         while True:
-            since = self.fills[-1].sequence if self.fills else 0
+            since = self.fills[-1].sequence if self.fills else self._since
+            well = asyncio.get_running_loop().call_later(WELL_S, self._is_well)
             try:
                 async for fill in self.client.fills(since=since):
+                    self._is_well()
                     self.fills.append(fill)
-            except VenueUnavailable:
-                await asyncio.sleep(AWAY_PAUSE_S)
+            except VenueUnavailable as error:
+                self.trouble = f"no fills just now: {error}"
             except MatchbusError as error:
                 self.trouble = str(error)
                 return
+            finally:
+                well.cancel()
+            await asyncio.sleep(AWAY_PAUSE_S)
+
+    def _is_well(self) -> None:
+        self.trouble = ""
+
+
+async def _positions(client: Client) -> tuple[dict[str, Position], str]:
+    """What the client holds, or why that is unknown: its orders are shown all the same."""
+    try:
+        return await client.positions(), ""
+    except MatchbusError as error:
+        return {}, f"no positions: {error}"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _BACKLOG: Final = 64
+MAX_CONNECTIONS: Final = 256
+"""With more than these open a request is answered with 503 and its connection closed."""
+
 _GRACE_S: Final = 1
 FIRST_REQUEST_S: Final = 10.0
 """How long a connection may be open before its first request has come; uvicorn itself waits for ever."""
@@ -61,6 +64,7 @@ async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None] = la
                 lifespan="off",
                 http=_Protocol,
                 ws="none",
+                limit_concurrency=MAX_CONNECTIONS + 1,  # uvicorn counts the one that asks
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_S,
             )

@@ -9,14 +9,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bus import subjects
+from bus.messages import encode
+from bus.view_messages import TradesView
 from client import Client
 from simulation.cluster import Cluster
 from simulation.controls import running_controls
 from tests.waiting import frozen, until
+
+if TYPE_CHECKING:
+    from tests.conftest import Connections
 
 playwright_api = pytest.importorskip(
     "playwright.async_api", reason="the dashboard was not tested in a browser: no Playwright (`make browser`)"
@@ -53,6 +59,31 @@ UNTIL = """([state, epoch, shares]) => new Promise((resolve) => {
     look();
 })"""
 """Until the card of engine 1 and the best ask are like this: looks more often than Playwright does."""
+
+NOTE_TEXTS = """() => {
+    const {prototype} = CanvasRenderingContext2D, {fillText} = prototype;
+    globalThis.written = [];
+    prototype.fillText = function (text, ...rest) {
+        if (this.canvas.closest("#candles")) {
+            written.push(text);
+        }
+        fillText.call(this, text, ...rest);
+    };
+}"""
+COLOURED = """() => {
+    const [canvas, plot] = ["canvas", ".u-over"].map((name) => document.querySelector(`#candles ${name}`));
+    const left = (plot.getBoundingClientRect().left - canvas.getBoundingClientRect().left) * devicePixelRatio;
+    const {width, data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const counts = {prices: 0, plot: 0};
+    for (let at = 0; at < data.length; at += 4) {
+        const [red, green, blue, alpha] = data.slice(at, at + 4);
+        if (alpha > 128 && Math.max(red, green, blue) - Math.min(red, green, blue) > 60) {
+            counts[(at / 4) % width < left ? "prices" : "plot"] += 1;
+        }
+    }
+    return counts;
+}"""
+"""How many pixels of the candles' plot, and of the prices beside it, have a colour: only candles have one."""
 
 
 @contextlib.asynccontextmanager
@@ -193,7 +224,7 @@ async def test_a_silent_exchange_is_noticed(market: Market) -> None:
         await expect(level(page, "189.52")).to_have_count(1, timeout=LONG_MS)
         await expect(page.locator("#notice")).to_be_hidden()
         async with frozen(market.cluster.exchange.pid):
-            await expect(page.locator("#notice")).to_contain_text("silent for", timeout=LONG_MS)
+            await expect(page.locator("#notice")).to_be_visible(timeout=LONG_MS)
         await expect(page.locator("#notice")).to_be_hidden(timeout=LONG_MS)
         assert complaints == []
 
@@ -317,6 +348,40 @@ async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
         await expect(page.locator("#account")).to_be_hidden()
 
 
+async def test_an_order_in_doubt_is_not_entered_twice(market: Market) -> None:
+    """However many are in doubt, and whatever became of it: the same order again is the same order."""
+    lost = iter([503, 401, 500])
+
+    async def lose_the_answer(route: Any) -> None:
+        answer = await route.fetch()
+        status = next(lost, None)
+        if status is None:
+            await route.fulfill(response=answer)
+        else:
+            await route.fulfill(status=status, json={"error": f"No answer: {status}"})
+
+    async with opened(market.url) as (page, _):
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await page.route("**/ticket/submit", lose_the_answer)
+        quantity, said = page.locator("[name=quantity]"), page.locator("#ticket-said")
+        await page.locator("[name=price]").fill("189.40", timeout=LONG_MS)
+
+        async def send(lots: str, answer: str) -> None:
+            await quantity.fill(lots)
+            await quantity.press("Enter")
+            await expect(said).to_have_text(answer, timeout=LONG_MS)
+
+        await send("3", "No answer: 503")
+        await send("4", "No answer: 401")
+        await send("4", "No answer: 500")
+        await send("5", "new: buy 5 AAPL at 189.40, 5 left")
+        for lots in "34":
+            await send(lots, f"new: buy {lots} AAPL at 189.40 (entered before), {lots} left")
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 12", timeout=LONG_MS)
+        await send("3", "new: buy 3 AAPL at 189.40, 3 left")
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 15", timeout=LONG_MS)
+
+
 async def test_nothing_is_traded_before_there_is_a_symbol(market: Market) -> None:
     """The ticket appears with the instruments: no order is without one, no price typed early is wiped."""
     async with opened(market.url) as (page, _):
@@ -383,6 +448,35 @@ async def test_candles_appear(market: Market) -> None:
         await expect(page.locator("[name=interval][value='60']")).to_be_checked()
         await expect(page.locator("#candles")).to_have_attribute("data-candles", re.compile("1|2"))
         await expect(page.locator("#candles-note")).to_have_text("since opening")
+        assert complaints == []
+
+
+async def test_candles_keep_to_their_plot_and_their_decimals(
+    market: Market, connections: "Connections"
+) -> None:
+    """What is older than the plot is not drawn over its prices, which are written as the symbol's are."""
+    nc = await connections.open(market.cluster.nats_url)
+    now_ns = time.time_ns()
+
+    async def trade(symbol: str, tick_size: str, *prices: tuple[int, int]) -> None:
+        trades = tuple((1, 1, price, 1, 1, now_ns - age_s * 10**9) for age_s, price in prices)
+        await nc.publish(subjects.view_trades(symbol), encode(TradesView(symbol, tick_size, "1", trades, 0)))
+
+    async with opened(market.url) as (page, complaints):
+        await page.evaluate(NOTE_TEXTS)
+        await expect(level(page, "189.52")).to_have_count(1, timeout=LONG_MS)
+        await trade("BTC-USD", "0.1", (0, 600_000))
+        await trade("AAPL", "0.01", (93, 18_000), (93, 19_000), (0, 18_500))
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", "2", timeout=LONG_MS)
+        coloured = await page.evaluate(COLOURED)
+        assert coloured["plot"] > 0
+        assert coloured["prices"] == 0
+        await page.evaluate("written.length = 0")
+        await page.locator("#symbols label", has_text="BTC-USD").click()
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", "1", timeout=LONG_MS)
+        prices = [text for text in await page.evaluate("written") if "." in text]
+        assert prices
+        assert all(re.fullmatch(r"\d+\.\d", text) for text in prices), prices
         assert complaints == []
 
 

@@ -154,6 +154,7 @@ def test_a_gap_stops_that_client_only() -> None:
     assert gap is not None
     assert (gap.last_sequence, gap.next_sequence) == (1, 3)
     assert positions.gap("bob") is None
+    assert [positions.fill_count(client) for client in CLIENTS] == [1, 2, 0]
     assert positions.of("bob", "AAPL")[0][1].lots == -10
 
 

@@ -2,7 +2,7 @@
 
 import uPlot from "uplot";
 import { axis, CLOCK, chart, css, fill, redraw, steps } from "./charts.js";
-import { say, units } from "./format.js";
+import { decimals, say, units } from "./format.js";
 
 const INTERVALS_S = [1, 10, 60];
 const KEPT = 90;
@@ -51,8 +51,9 @@ export class CandleChart {
     }
   }
 
-  select(symbol) {
+  select({ symbol, tick_size: tick }) {
     this.#symbol = symbol;
+    this.#digits = decimals(tick);
     this.#isNew = true;
   }
 
@@ -67,7 +68,6 @@ export class CandleChart {
       }
     }
     if (view.symbol === this.#symbol) {
-      this.#digits = view.tick_size.includes(".") ? view.tick_size.split(".")[1].length : 0;
       this.#isNew = true;
     }
   }
@@ -101,11 +101,15 @@ export class CandleChart {
 
   #drawCandles(plot) {
     const [seconds, opens, highs, lows, closes] = plot.data;
-    const { ctx } = plot;
+    const { ctx, bbox } = plot;
     const ratio = uPlot.pxRatio;
-    const width = Math.max(ratio, Math.floor((0.7 * plot.bbox.width) / KEPT));
+    const width = Math.max(ratio, Math.floor((0.7 * bbox.width) / KEPT));
     const [up, down] = [css("--bid"), css("--ask")];
     ctx.save();
+    // After a pause in trading the oldest candles kept lie left of the plot, where the prices are.
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
     seconds.forEach((second, index) => {
       const at = (price) => Math.round(plot.valToPos(price, "y", true));
       const middle = Math.round(plot.valToPos(second + this.#interval / 2, "x", true));

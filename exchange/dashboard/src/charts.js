@@ -1,7 +1,7 @@
 // Best prices and spread over time, and the depth of the book, by uPlot.
 
 import uPlot from "uplot";
-import { say, units } from "./format.js";
+import { decimals, say, units } from "./format.js";
 
 const KEPT_S = 300;
 const SAMPLE_S = 0.2;
@@ -78,7 +78,7 @@ export class PriceChart {
   constructor(priceNode, spreadNode, priceNow, spreadNow) {
     const colours = { bid: () => css("--bid"), ask: () => css("--ask"), mid: () => css("--text") };
     const line = { width: 1.25, points: { show: false }, spanGaps: false, paths: uPlot.paths.stepped({ align: 1 }) };
-    const decimals = (_, splits) => splits.map((value) => value.toFixed(this.#digits()));
+    const values = (_, splits) => splits.map((value) => value.toFixed(this.#digits()));
     // From zero up, or from below where engines crossed each other for a moment.
     const spreads = (_, least, most) => [Math.min(0, least ?? 0), most > 0 ? most * 1.1 : 1];
     const incrs = () => steps(this.#digits());
@@ -91,7 +91,7 @@ export class PriceChart {
           { ...line, stroke: colours.ask },
           { ...line, stroke: colours.mid, width: 1, dash: [2, 3] },
         ],
-        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ size: 62, values: decimals, incrs })],
+        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ size: 62, values, incrs })],
       },
       [[], [], [], []],
     );
@@ -100,7 +100,7 @@ export class PriceChart {
       {
         series: [{}, { ...line, stroke: colours.mid, fill: () => css("--band") }],
         scales: { y: { range: spreads } },
-        axes: [axis({ space: 80, show: false }), axis({ size: 62, space: 22, values: decimals, incrs })],
+        axes: [axis({ space: 80, show: false }), axis({ size: 62, space: 22, values, incrs })],
       },
       [[], []],
     );
@@ -137,7 +137,7 @@ export class PriceChart {
   /** Nothing is known for a while: the lines have a gap. */
   interrupt() {
     for (const history of this.#history.values()) {
-      if (history.seconds.length > 0 && history.bids.at(-1) !== null) {
+      if ((history.bids.at(-1) ?? history.asks.at(-1) ?? null) !== null) {
         history.push(Date.now() / 1000, null, null, null);
       }
     }
@@ -172,8 +172,7 @@ export class PriceChart {
   }
 
   #digits() {
-    const tick = this.#view?.tick_size ?? "0.01";
-    return tick.includes(".") ? tick.split(".")[1].length : 0;
+    return decimals(this.#view?.tick_size ?? "0.01");
   }
 }
 

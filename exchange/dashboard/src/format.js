@@ -4,7 +4,8 @@ const MAX_QUANTITY_DIGITS = 4;
 const SMALL = 0.01; // of less than this, so few digits would leave little or nothing
 const grouped = new Map();
 
-function decimals(size) {
+/** How many decimals a size has. */
+export function decimals(size) {
   return size.includes(".") ? size.split(".")[1].length : 0;
 }
 

@@ -8,7 +8,7 @@ import { DepthChart, forgetColours, PriceChart } from "./charts.js";
 import { findControls } from "./controls.js";
 import { EngineCards } from "./engines.js";
 import { Feed, token } from "./feed.js";
-import { units } from "./format.js";
+import { say, units } from "./format.js";
 import { Ladder } from "./ladder.js";
 import { SymbolChooser } from "./symbols.js";
 import { Tape } from "./tape.js";
@@ -20,7 +20,6 @@ const SLOW_MS = 200; // charts and trades are the dear parts of a frame, and nob
 
 const byId = (id) => document.getElementById(id);
 const connection = byId("connection");
-const notice = byId("notice");
 const price = new PriceChart(byId("price"), byId("spread"), byId("price-now"), byId("spread-now"));
 const candles = new CandleChart(byId("candles"), byId("intervals"), byId("candles-note"));
 const depth = new DepthChart(byId("depth"));
@@ -81,7 +80,7 @@ function choose(symbol) {
   book = null;
   isDepthNew = false;
   price.select(symbol);
-  candles.select(symbol);
+  candles.select(listed.get(symbol));
   ticket?.select(listed.get(symbol));
   depth.clear();
   ladder.clear();
@@ -151,21 +150,18 @@ function draw(now) {
 
 function showConnection(state, text) {
   connection.dataset.state = state;
-  connection.textContent = text;
-  if (state !== "connected") {
-    price.interrupt();
-  }
+  say(connection, text);
   showSilence();
 }
 
 // NATS may be there while the exchange, which makes the views, is not.
 function showSilence() {
   const isConnected = connection.dataset.state === "connected";
-  const silent = performance.now() - heardAt;
-  const isStale = !isConnected || silent > SILENCE_MS;
-  document.body.classList.toggle("stale", isStale && heardAt > 0);
-  notice.hidden = !(isConnected && heardAt > 0 && silent > SILENCE_MS);
-  if (!notice.hidden) {
-    notice.textContent = `The exchange has been silent for ${Math.round(silent / 1000)} s: what is shown is old.`;
+  const isSilent = performance.now() - heardAt > SILENCE_MS;
+  const isStale = heardAt > 0 && (!isConnected || isSilent);
+  document.body.classList.toggle("stale", isStale);
+  byId("notice").hidden = !(isStale && isConnected);
+  if (isStale) {
+    price.interrupt();
   }
 }

@@ -17,7 +17,8 @@ export class Ticket {
   #since = 0;
   #timer = 0;
   #symbol = "";
-  #unanswered = { order: "", id: "" };
+  #client = "";
+  #unanswered = new Map(); // order as it was sent, and by whom, to its id
 
   /** `introduce` gives a demo's ready user, and is null where there is none; `best` the price of a side now. */
   constructor(node, account, introduce, best) {
@@ -90,6 +91,7 @@ export class Ticket {
     }
     this.#token = content.token;
     this.#since = 0;
+    this.#client = content.client;
     this.#signIn.reset();
     this.#show(`${content.client}, at home on E${content.engine}`);
     this.#say("");
@@ -124,17 +126,19 @@ export class Ticket {
       time_in_force: time.value,
       post_only: isLimit && post.checked,
     };
-    // The same order after no answer keeps its id, so that it is not entered twice.
-    const key = JSON.stringify(order);
-    const id = key === this.#unanswered.order ? this.#unanswered.id : crypto.randomUUID();
-    this.#unanswered = { order: key, id };
+    // Until the engine answers, the same order keeps its id, so that it is not entered twice.
+    const key = JSON.stringify([this.#client, order]);
+    const isRepeated = this.#unanswered.has(key);
+    const id = this.#unanswered.get(key) ?? crypto.randomUUID();
+    this.#unanswered.set(key, id);
     this.#say("Sent…");
     const { status, content } = await this.#ask("submit", { ...order, client_order_id: id });
-    if (status >= 200 && status < 500) {
-      this.#unanswered = { order: "", id: "" };
+    if (status === 200 && this.#unanswered.get(key) === id) {
+      this.#unanswered.delete(key);
     }
     const words = `${order.side} ${order.quantity} ${order.symbol} ${isLimit ? `at ${order.price}` : "at market"}`;
-    this.#answer(status, content, words);
+    // An order sent once may be a duplicate too: the exchange's client repeats it where an answer is lost.
+    this.#answer(status, content, isRepeated && content.duplicate ? `${words} (entered before)` : words);
   }
 
   async #cancel(orderId) {

@@ -27,7 +27,7 @@ EXCHANGE = "127.0.0.1:3"
 async def served(listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """The page's address, for as long as the body runs."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(dashboard.serve(listen, NATS, EXCHANGE, listening.set_result))
+    serving = asyncio.create_task(dashboard.serve(listen, NATS, EXCHANGE, lambda _: 0, listening.set_result))
     await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
@@ -112,6 +112,24 @@ async def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.Monkey
         writer.write(said)
         async with asyncio.timeout(2):
             assert await reader.read() == b""
+        writer.close()
+
+
+async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks when too many are open is told so and let go; who was there before is still answered."""
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 1)
+    ask = b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with served() as url, asyncio.timeout(10):
+        address = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(ask)
+        assert await reader.readline() == b"HTTP/1.1 404 Not Found\r\n"
+        other_reader, other_writer = await asyncio.open_connection(*address)
+        other_writer.write(ask)
+        assert (await other_reader.read()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        other_writer.close()
+        writer.write(ask)
+        await reader.readuntil(b"HTTP/1.1 404 Not Found\r\n")
         writer.close()
 
 

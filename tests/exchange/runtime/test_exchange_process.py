@@ -522,6 +522,27 @@ async def test_views_are_published(
         await eventually(one_is_down)
 
 
+async def test_views_begin_with_the_whole_market(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """Not even the first view after a start lacks an engine or a symbol: a page would take it for gone."""
+    first: dict[str, Any] = {}
+
+    async def keep(message: Msg) -> None:
+        first.setdefault(message.subject, msgspec.json.decode(message.data))
+
+    for subject in (subjects.VIEW_ENGINES, subjects.VIEW_SYMBOLS):
+        await own_connection.subscribe(subject, cb=keep)
+    async with exchange(own_server, tmp_path):
+
+        async def both_seen() -> bool:
+            return len(first) == 2
+
+        await eventually(both_seen)
+        assert [engine["engine"] for engine in first["view.engines"]["engines"]] == [1, 2]
+        assert [symbol["symbol"] for symbol in first["view.symbols"]["symbols"]] == ["AAPL"]
+
+
 async def test_standbys_are_shown_behind_the_primaries(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from bus.messages import InstrumentEntry
+from bus.peer import MAX_SYMBOLS
 from exchange.runtime.instruments import InstrumentsRefused, parse_instruments, read_instruments
 
 GOOD = '[[instrument]]\nsymbol = "AAPL"\ntick_size = "0.01"\nlot_size = "1"\n'
@@ -53,6 +54,14 @@ def test_other_files(text: str, why: str) -> None:
     """Anything else is refused, and the text says what is wrong."""
     with pytest.raises(InstrumentsRefused, match=why):
         parse_instruments(text)
+
+
+def test_more_than_anybody_follows() -> None:
+    """As many instruments as followers keep books are taken, and no more."""
+    text = "".join(GOOD.replace("AAPL", f"S{number}") for number in range(MAX_SYMBOLS))
+    assert len(parse_instruments(text)) == MAX_SYMBOLS
+    with pytest.raises(InstrumentsRefused, match="10,001 instruments"):
+        parse_instruments(text + GOOD)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

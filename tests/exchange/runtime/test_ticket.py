@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
-from client import Instrument, OrderState, results
+from client import Client, DataLost, Instrument, OrderState, results
 from exchange.runtime import dashboard, ticket, web
 from exchange.runtime.ticket import GIVEN_UP_S, IDLE_S, MAX_FILLS, MAX_ORDERS, TOKEN_HEADER, Tickets
 from tests.client.fake_venue import PASSWORD, FakeVenue
@@ -22,11 +22,15 @@ QUOTE = {"symbol": "AAPL", "side": "buy", "quantity": "0.3", "price": "101.25"}
 
 
 class Page:
-    """Asks as the page does, with the token of its last sign-in. `now_s` is the endpoint's clock."""
+    """Asks as the page does, with the token of its last sign-in.
+
+    `now_s` is the endpoint's clock, `fill_count` what it hears of how many fills a client has.
+    """
 
     def __init__(self, venue: FakeVenue) -> None:
         self.now_s = 0.0
-        self.tickets = Tickets(venue.address, lambda: self.now_s)
+        self.fill_count = 0
+        self.tickets = Tickets(venue.address, lambda _: self.fill_count, lambda: self.now_s)
         self.address = ""
         self.token = ""
 
@@ -154,6 +158,35 @@ async def test_what_is_told_is_bounded(page: Page, venue: FakeVenue, monkeypatch
     ]
     assert account["orders_left_out"] == 3
     assert made == [f"o{number}" for number in range(3, MAX_ORDERS + 3)]
+
+
+async def test_only_the_newest_fills_are_read(page: Page, venue: FakeVenue) -> None:
+    """Of a long history a sign-in asks for as much as is told."""
+    page.fill_count = MAX_FILLS + 5
+    venue.engines[0].add_fills(MAX_FILLS + 7)
+    await page.sign_in()
+    async with asyncio.timeout(10):
+        while not (fills := (await page.account())["fills"]) or fills[-1]["sequence"] < MAX_FILLS + 7:
+            pass
+    assert venue.engines[0].fills_asked == [5]
+
+
+async def test_orders_and_fills_are_told_where_positions_are_unknown(
+    page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why there are no positions is told beside them."""
+
+    async def positions(_: Client) -> None:
+        raise DataLost("positions of alice are unknown")
+
+    monkeypatch.setattr(Client, "positions", positions)
+    await page.sign_in()
+    venue.engines[0].add_fills(1)
+    await page.ask("submit", body=QUOTE)
+    assert len(await page.fills(1)) == 1
+    account = await page.account()
+    assert (len(account["orders"]), account["positions"]) == (1, [])
+    assert account["trouble"] == "no positions: positions of alice are unknown"
 
 
 async def test_a_refusal_is_told_as_it_is(page: Page) -> None:
@@ -338,6 +371,28 @@ async def test_a_hole_in_the_fills_is_told(page: Page, venue: FakeVenue) -> None
         while not (trouble := (await page.account())["trouble"]):
             pass
     assert trouble == "fill 1 is missing: the venue went on with 2"
+
+
+@pytest.mark.parametrize(("fills", "well_s"), [(1, 1_000.0), (0, 1.0)])
+async def test_fills_that_cannot_be_had_are_told(
+    page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch, fills: int, well_s: float
+) -> None:
+    """Until there is one again, or the stream of them has been open for a while."""
+    monkeypatch.setattr(ticket, "DEADLINE_S", 2.0)
+    monkeypatch.setattr(ticket, "AWAY_PAUSE_S", 0.01)
+    monkeypatch.setattr(ticket, "WELL_S", well_s)
+    engine = venue.engines[0]
+    engine.refuses_fills_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+    engine.refuses_fills_after_s = 0.0
+    await page.sign_in()
+    async with asyncio.timeout(20):
+        while not (trouble := (await page.account())["trouble"]):
+            pass
+        assert trouble.startswith("no fills just now: no answer within 2 s")
+        engine.refuses_fills_after_s = None
+        engine.add_fills(fills)
+        while (await page.account())["trouble"]:
+            pass
 
 
 async def test_seats_are_bounded_and_come_free(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
