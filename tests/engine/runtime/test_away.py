@@ -20,6 +20,7 @@ from engine.commands import (
     LegResult,
     NewOrder,
     ReplaceOrder,
+    TakingCommand,
     Uncross,
 )
 from engine.events import LegSent
@@ -65,7 +66,7 @@ class Setting:
     def seen(self, command: Command) -> tuple[AwayQuote, ...]:
         """The quotes that the command gets, and nothing else of it changed."""
         attached = self.view.attach(command)
-        assert isinstance(attached, NewOrder | ReplaceOrder | LegResult | Uncross)
+        assert isinstance(attached, TakingCommand)
         assert msgspec.structs.replace(attached, away=()) == command
         return attached.away
 
