@@ -45,6 +45,9 @@ class Adapter:
     package = ""
     delivers = "call by call"
 
+    made: list[Trade]
+    """The trades noted, where `keep` notes them."""
+
     def __init__(self, symbols: int) -> None:
         raise NotImplementedError
 
@@ -57,7 +60,7 @@ class Adapter:
 
     def trades(self) -> list[Trade] | None:
         """All trades noted; None for a book that reports none."""
-        raise NotImplementedError
+        return self.made
 
     def live(self, numbers: Iterable[int]) -> list[int] | None:
         """Which of these orders rest; asked where there are no trades to compare."""
@@ -97,9 +100,6 @@ class Ours(Adapter):
                 f"client{number % 50}", f"o{number}", f"S{symbol}", side, what + 1, 1, price, quantity
             )
         return (self.next_batch if self.count % BATCH == 0 else self.call()), (command,)
-
-    def trades(self) -> list[Trade]:
-        return self.made
 
 
 class Engine(Ours):
@@ -170,7 +170,22 @@ class Least(Layer):
     name = "LeastLayer"
 
 
-class OrderlyChaos(Adapter):
+class BySide(Adapter):
+    """Books that have a call for each side of a limit order and of a market order."""
+
+    books: list[Any]
+
+    def step(self, operation: Operation) -> Step:
+        what, number, symbol, side, price, quantity = operation
+        book = self.books[symbol]
+        if what == CANCEL:
+            return book.cancel, (number,)
+        if what == MARKET:
+            return (book.market_buy if side == BUY else book.market_sell), (number, quantity)
+        return (book.limit_buy if side == BUY else book.limit_sell), (number, quantity, price)
+
+
+class OrderlyChaos(BySide):
     """C++; trades come through a callback."""
 
     package = "orderly-chaos"
@@ -180,20 +195,11 @@ class OrderlyChaos(Adapter):
         self.reported: list[Any] = []
         self.books = [module.LimitOrderBook(on_trade=self.reported.append) for _ in range(symbols)]
 
-    def step(self, operation: Operation) -> Step:
-        what, number, symbol, side, price, quantity = operation
-        book = self.books[symbol]
-        if what == CANCEL:
-            return book.cancel, (number,)
-        if what == MARKET:
-            return (book.market_buy if side == BUY else book.market_sell), (number, quantity)
-        return (book.limit_buy if side == BUY else book.limit_sell), (number, quantity, price)
-
     def trades(self) -> list[Trade]:
         return [(trade.taker_id, trade.maker_id, trade.price, trade.quantity) for trade in self.reported]
 
 
-class LimitOrderBook(Adapter):
+class LimitOrderBook(BySide):
     """C++; says nothing of trades."""
 
     package = "limit-order-book"
@@ -202,15 +208,6 @@ class LimitOrderBook(Adapter):
     def __init__(self, symbols: int) -> None:
         module = importlib.import_module("limit_order_book")
         self.books = [module.LimitOrderBook() for _ in range(symbols)]
-
-    def step(self, operation: Operation) -> Step:
-        what, number, symbol, side, price, quantity = operation
-        book = self.books[symbol]
-        if what == CANCEL:
-            return book.cancel, (number,)
-        if what == MARKET:
-            return (book.market_buy if side == BUY else book.market_sell), (number, quantity)
-        return (book.limit_buy if side == BUY else book.limit_sell), (number, quantity, price)
 
     def trades(self) -> None:
         return None
@@ -292,9 +289,6 @@ class LightMatchingEngine(Adapter):
                 if trade.order_id != order.order_id
             ]
 
-    def trades(self) -> list[Trade]:
-        return self.made
-
 
 class PyOrderBook(Adapter):
     """Pure Python; no market orders, so they are limits that take any price, and the rest is cancelled."""
@@ -340,9 +334,6 @@ class PyOrderBook(Adapter):
                 for trade in returned.trades
             ]
 
-    def trades(self) -> list[Trade]:
-        return self.made
-
 
 class LiteBook(Adapter):
     """Rust; ids are its own, and there are no market orders."""
@@ -383,9 +374,6 @@ class LiteBook(Adapter):
             for fill in returned:
                 maker = self.numbers[fill.sell_id if side == BUY else fill.buy_id]
                 self.made.append((number, maker, round(fill.price), round(fill.quantity)))
-
-    def trades(self) -> list[Trade]:
-        return self.made
 
 
 class LiquiBook(Adapter):
@@ -494,9 +482,6 @@ class OrderMatching(Adapter):
                 for trade in returned.trades
             ]
 
-    def trades(self) -> list[Trade]:
-        return self.made
-
 
 OURS: Final[dict[str, type[Adapter]]] = {"engine": Engine, "book": Book, "least": Least}
 PEERS: Final[dict[str, type[Adapter]]] = {
@@ -583,7 +568,8 @@ def latency(adapter: type[Adapter], flow: dict[str, Any], seconds: float) -> dic
                 call(*arguments)
                 times.append(clock() - began)
     times.sort()
-    return {"done": len(times), "p50": at(times, 0.5), "p99": at(times, 0.99), "p999": at(times, 0.999)}
+    shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+    return {"done": len(times), **{name: nearest(times, share) for name, share in shares.items()}}
 
 
 def memory(adapter: type[Adapter], orders: int, seconds: float) -> dict[str, Any]:
@@ -606,7 +592,7 @@ def memory(adapter: type[Adapter], orders: int, seconds: float) -> dict[str, Any
     return {"done": done, "bytes": (resident_bytes() - before) / done}
 
 
-def at(ascending: list[int], share: float) -> int:
+def nearest(ascending: list[int], share: float) -> int:
     """The value that so many of the sorted ones do not exceed."""
     return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
 

@@ -149,6 +149,9 @@ class Uncross(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", ta
 
 
 OrderCommand = NewOrder | CancelOrder | ReplaceOrder
+TakingCommand = NewOrder | ReplaceOrder | LegResult | Uncross
+"""Those that may trade at home as taker or send legs, by the away quotes they carry."""
+
 Command = (
     AddInstrument
     | EpochStarted

@@ -28,11 +28,21 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
-from engine.commands import AwayQuote, Command, EpochStarted, LegResult, NewOrder, ReplaceOrder, Uncross
+from engine.commands import (
+    AwayQuote,
+    Command,
+    EpochStarted,
+    LegResult,
+    NewOrder,
+    ReplaceOrder,
+    TakingCommand,
+    Uncross,
+)
 from engine.events import Event, Fill, LegSent, LegTaken
 from engine.orders import Order
 from engine.state import OutLeg, State
@@ -48,15 +58,12 @@ _NS_PER_MS: Final = 1_000_000
 _NO_PLACE: Final = 2**63
 """Behind every order."""
 
-Taking = NewOrder | ReplaceOrder | LegResult | Uncross
-"""The commands that may trade at home as taker or send legs."""
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A command that traded at home as taker or sent legs; legs before it are numbered below `first_leg`."""
 
-    command: Taking
+    command: TakingCommand
     taken: list[Fill]
     legs: list[LegSent]
     first_leg: int
@@ -101,50 +108,49 @@ class _Leg:
         return self.sent.quantity - sum(min(aim, seen[price]) for price, aim in self.aims.items())
 
 
-@dataclass(slots=True)
 class Audit:
     """What the decisions of one engine's journal came to; feed it batch by batch, from the first on.
 
-    Where the first ones are gone, `begin` with the state after them.
+    Where the first ones are gone, `begin` with the state after them. `market` has the audits of all engines;
+    without them no decision is compared with what others showed. A quote must have stood for `window_ns` to
+    be expected in a view.
 
     The *place* of a resting order grows with when it came to rest: its priority, or, when something of it had
     been away on a leg and came back, the priority that a new order would have got then.
     """
 
-    engine: int
-    market: "Mapping[int, Audit]" = field(default_factory=dict, repr=False)
-    """The audits of all engines; without them no decision is compared with what others showed."""
-    window_ns: int = 0
-    """How long a quote must have stood to be expected in a view."""
-    begins_after: int = 0
-    """The batch before the first that is judged; 0 when none is missing."""
-    batches: int = 0
-    decisions: int = 0
-    """Commands that traded at home as taker or sent legs."""
-    with_away_quotes: int = 0
-    """Those of them that knew away quotes."""
-    legs: int = 0
-    bugs: list[str] = field(default_factory=list)
-    """For each decision and other engine that it went past, a line."""
-    old_views: int = 0
-    """Counted as bugs are."""
-    old_view_examples: list[str] = field(default_factory=list)
-    quoted: set[int] = field(default_factory=set)
-    """The engines whose quotes decisions knew."""
-    _state: State = field(init=False, repr=False)
-    _reigns_since_ns: int = 0
-    _times: "array[int]" = field(default_factory=lambda: array("q"), repr=False)
-    _places: "array[int]" = field(default_factory=lambda: array("q"), repr=False)
-    """From the time of `_times` at the same index on, orders got this place or a later one."""
-    _place_after: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
-    """By symbol and sequence of its book: the place below which orders stood in it or had stood."""
-    _returned: dict[int, int] = field(default_factory=dict, repr=False)
-    """The places of orders that something came back to."""
-    _sent: dict[tuple[int, str, int], dict[int, _Leg]] = field(default_factory=dict, repr=False)
-    """By peer, symbol and side: by id, the legs that may still be subtracted from what the peer shows."""
-
-    def __post_init__(self) -> None:
-        self._state = State(self.engine)
+    def __init__(
+        self, engine: int, market: "Mapping[int, Audit]" = MappingProxyType({}), window_ns: int = 0
+    ) -> None:
+        self.engine = engine
+        self.market = market
+        self.window_ns = window_ns
+        self.begins_after = 0
+        """The batch before the first that is judged; 0 when none is missing."""
+        self.batches = 0
+        self.decisions = 0
+        """Commands that traded at home as taker or sent legs."""
+        self.with_away_quotes = 0
+        """Those of them that knew away quotes."""
+        self.legs = 0
+        self.bugs: list[str] = []
+        """For each decision and other engine that it went past, a line."""
+        self.old_views = 0
+        """Counted as bugs are."""
+        self.old_view_examples: list[str] = []
+        self.quoted: set[int] = set()
+        """The engines whose quotes decisions knew."""
+        self._state = State(engine)
+        self._reigns_since_ns = 0
+        self._times = array("q")
+        self._places = array("q")
+        """From the time of `_times` at the same index on, orders got this place or a later one."""
+        self._place_after: dict[tuple[str, int], int] = {}
+        """By symbol and sequence of its book: the place below which orders stood in it or had stood."""
+        self._returned: dict[int, int] = {}
+        """The places of orders that something came back to."""
+        self._sent: dict[tuple[int, str, int], dict[int, _Leg]] = {}
+        """By peer, symbol and side: by id, the legs that may still be subtracted from what the peer shows."""
 
     def begin(self, state: State) -> None:
         """Take what these books show as standing since the state's newest batch."""
@@ -168,7 +174,7 @@ class Audit:
         for command in commands:
             if isinstance(command, EpochStarted):
                 self._begin_reign(time_ns)
-            if isinstance(command, Taking) and command.away:
+            if isinstance(command, TakingCommand) and command.away:
                 self._look(command, views)
             first_leg, place = state.next_leg_id, state.next_priority
             out = state.legs.get(command.leg_id) if isinstance(command, LegResult) else None
@@ -191,7 +197,7 @@ class Audit:
 
     def _decision_of(self, command: Command, events: Sequence[Event], first_leg: int) -> Decision | None:
         """What a command decided that made these events; None when it decided nothing."""
-        if not isinstance(command, Taking):
+        if not isinstance(command, TakingCommand):
             return None
         taken = home_fills(events, self.engine)
         legs = [event for event in events if isinstance(event, LegSent)]
@@ -298,7 +304,7 @@ class Audit:
             for leg in legs.values():
                 leg.is_of_earlier_reign = True
 
-    def _look(self, command: Taking, views: dict[tuple[int, str], AwayQuote]) -> None:
+    def _look(self, command: TakingCommand, views: dict[tuple[int, str], AwayQuote]) -> None:
         """Note which states of books a command's quotes are from, and forget legs that those are after."""
         match command:
             case NewOrder() | Uncross():
@@ -385,10 +391,7 @@ class Audit:
             found = passed_over(levels, own + unanswered, sign)
             if found is None:
                 continue
-            price, shown, got = found
-            text = (
-                f"went to {worst} while engine {number} showed {shown} better, from {price} on, and got {got}"
-            )
+            text = _went_past(worst, number, found)
             view = views.get((number, symbol))
             if view is not None:
                 before = min(
@@ -402,12 +405,11 @@ class Audit:
                     yield True, f"{text}, though it knew book {view.book_sequence} of that engine"
                     continue
             if not stays:
+                price = found[0]
                 age_ms = (now_ns - other.stands_since_ns(symbol, 3 - side, price)) // _NS_PER_MS
                 idle_ms = (now_ns - other.last_batch_ns) // _NS_PER_MS
-                text += (
-                    f": the view was {age_ms:,} ms old (engine {number} wrote its last batch {idle_ms:,} ms"
-                )
-                yield False, f"{text} before)"
+                idle = f"engine {number} wrote its last batch {idle_ms:,} ms before"
+                yield False, f"{text}: the view was {age_ms:,} ms old ({idle})"
 
 
 def audits(engines: Iterable[int], window_ns: int) -> dict[int, Audit]:
@@ -438,11 +440,7 @@ def traded_through(away: Iterable[AwayQuote], taken: Sequence[Fill], legs: Seque
         better = [(price, shown) for price, shown in quote.levels if sign * price < worst]
         found = passed_over(better, [leg for leg in legs if leg.peer == quote.engine], sign)
         if found is not None:
-            price, shown, got = found
-            violations.append(
-                f"went to {sign * worst} while engine {quote.engine} showed {shown} better, from {price} on, "
-                f"and got {got}"
-            )
+            violations.append(_went_past(sign * worst, quote.engine, found))
     return violations
 
 
@@ -461,6 +459,12 @@ def passed_over(
             return price, shown, got
         shown -= quantity
     return None
+
+
+def _went_past(worst: int, engine: int, found: tuple[int, int, int]) -> str:
+    """What is said of a decision that went to the price `worst`, where `passed_over` found this."""
+    price, shown, got = found
+    return f"went to {worst} while engine {engine} showed {shown} better, from {price} on, and got {got}"
 
 
 def _sign(side: int) -> int:

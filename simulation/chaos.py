@@ -1,8 +1,8 @@
 """Faults strike a real market under load; at the end a witness says whether anything was lost.
 
-`faults` decides what strikes when, `injector` strikes, `load` trades, `proxy` is the network, `witness`
-judges, `chaos_report` tells; here they are put together: trading under fire, waiting until all is quiet,
-gathering the evidence.
+`faults` decides what strikes when, `injector` strikes, `load` trades, `proxy` is the network, `evidence`
+reads what is left, `witness` judges, `chaos_report` tells; here they are put together: trading under fire,
+waiting until all is quiet.
 """
 
 import asyncio
@@ -15,29 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import nats.errors
 from rich.console import Console
 
-from bus import subjects
-from bus.connection import Connection
-from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import AWAY, StreamError, StreamReader, extent, message_at
-from client import Client, EngineRole, MatchbusError
+from client import Client, EngineRole, MatchbusError, OrderStatus
 from client.cli.output import print_sheets
 from client.cli.sheets import counted
-from client.results import Book
-from engine.terms import OrderStatus
 from simulation import report
 from simulation.checks import Check, uncrossed
 from simulation.cluster import Cluster
 from simulation.cluster_errors import ClusterError
 from simulation.cluster_settings import Storage
+from simulation.evidence import QUIET_DEADLINE_S, best_prices, read_evidence
 from simulation.faults import KILLS, NATS, Fault, Kind, Pace, schedule
 from simulation.injector import Injector, Strike
 from simulation.load import Acknowledgements, Loader, Middles
-from simulation.nats_option import NatsAway, connected
 from simulation.proxy import Proxy
-from simulation.witness import ClientLog, Evidence, Levels, Totals, all_answered, judge, totals
+from simulation.witness import ClientLog, Evidence, Totals, all_answered, judge, totals
 
 CLIENT_DEADLINE_S: Final = 20.0
 PROGRESS_S: Final = 5.0
@@ -47,20 +40,11 @@ UP_DEADLINE_S: Final = 60.0
 ANSWERS_DEADLINE_S: Final = 60.0
 """How long the last commands may wait for their answers from then on."""
 
-QUIET_DEADLINE_S: Final = 30.0
-"""How long positions, books and reports may take to agree once the clients are quiet."""
-
 OUTAGE_LOOK_S: Final = 5.0
 """A silence that begins this long after a fault was over, or after the next fault, is not its doing."""
 
 _MIDDLE_STEP_S: Final = 0.05
 _POLL_S: Final = 0.05
-_LOOK_S: Final = 1.0
-"""How long a stream may bring nothing before the witness looks whether what comes next is there."""
-
-_SILENCE_S: Final = 30.0
-"""How long nats-server may take to be there again after all is quiet."""
-
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000)
 """Nothing that is written down is garbage, and looking through it would stop the clients."""
 
@@ -128,7 +112,7 @@ async def chaos(settings: ChaosSettings, console: Console) -> ChaosOutcome:
         run = ChaosRun(settings, cluster, loaders, injector, console)
         await run.trade(faults)
         up = await run.up()
-        evidence, readable = await run.evidence()
+        evidence, readable = await read_evidence(cluster.nats_url, loaders, settings.engines, run.all_up_ns)
         outcome = run.outcome(evidence, [all_answered(evidence.clients), up, readable])
     if not readable.holds:
         return outcome
@@ -188,6 +172,8 @@ class ChaosRun:
         injector: Injector,
         console: Console,
     ) -> None:
+        self.all_up_ns = 0
+        """UTC: from then on every process served."""
         self._settings = settings
         self._cluster = cluster
         self._loaders = loaders
@@ -196,7 +182,6 @@ class ChaosRun:
         self._acks = loaders[0].acks
         self._middles = loaders[0].middles
         self._stop = asyncio.Event()
-        self._all_up_ns = 0
         self._trading_s = self._settled_s = self._uncrossed_s = 0.0
 
     async def trade(self, faults: list[Fault]) -> None:
@@ -219,18 +204,25 @@ class ChaosRun:
                 self._injector.heal()
                 self._console.print("no new commands, and all faults are over")
                 await self._until_up()
-                self._all_up_ns = time.time_ns()
+                self.all_up_ns = time.time_ns()
                 await self._until_answered(trading)
                 self._trading_s = time.monotonic() - started
                 await self._until_settled()
-                self._settled_s = (time.time_ns() - self._all_up_ns) / 1e9
+                self._settled_s = (time.time_ns() - self.all_up_ns) / 1e9
                 await self._until_uncrossed()
-                self._uncrossed_s = (time.time_ns() - self._all_up_ns) / 1e9
+                self._uncrossed_s = (time.time_ns() - self.all_up_ns) / 1e9
                 await self._until_followed()
                 for task in background:
                     task.cancel()
         finally:
             gc.set_threshold(*thresholds)
+
+    async def up(self) -> Check:
+        """Whether everything came back; a process that listens may hang all the same."""
+        check = Check("every process serves at the end", checked=len(self._cluster.members))
+        missing = await self._until(self._not_stood_by, QUIET_DEADLINE_S, "a standby follows each engine")
+        check.violations = [fault for fault in (await self._until_up(), missing) if fault]
+        return check
 
     def outcome(self, evidence: Evidence, checks: list[Check]) -> ChaosOutcome:
         """What the run came to; of the checks those that need no witness."""
@@ -286,6 +278,18 @@ class ChaosRun:
         names += [member.name for member, serves in zip(members, answers, strict=True) if not serves]
         return ", ".join(f"{name} does not serve" for name in names)
 
+    async def _not_stood_by(self) -> str:
+        if not self._settings.standbys:
+            return ""
+        processes = await self._loaders[0].client.venue.engines()
+        following = {
+            process.engine
+            for process in processes
+            if process.role is EngineRole.STANDBY and not process.lag_batches
+        }
+        missing = sorted(set(range(1, self._settings.engines + 1)) - following)
+        return ", ".join(f"none follows E{engine}" for engine in missing)
+
     async def _until_answered(self, trading: Collection[asyncio.Task[None]]) -> None:
         """Every command has its answer; those that have none by the deadline are given up.
 
@@ -306,7 +310,7 @@ class ChaosRun:
         async def leg_is_out() -> str:
             for loader in self._loaders:
                 for order in await loader.client.open_orders():
-                    if order.status.name == OrderStatus.PENDING.name:
+                    if order.status is OrderStatus.PENDING:
                         return f"order {order.order_id} does"
             return ""
 
@@ -330,7 +334,7 @@ class ChaosRun:
         """No book that the exchange shows over all engines is locked or crossed."""
 
         async def crossed() -> str:
-            return "; ".join(uncrossed(await self._best()).violations)
+            return "; ".join(uncrossed(await best_prices(self._loaders)).violations)
 
         await self._until(crossed, QUIET_DEADLINE_S, "no consolidated book is crossed")
 
@@ -348,94 +352,6 @@ class ChaosRun:
             return ""
 
         await self._until(unseen, QUIET_DEADLINE_S, "clients and exchange have seen the last fill")
-
-    async def _not_stood_by(self) -> str:
-        if not self._settings.standbys:
-            return ""
-        processes = await self._loaders[0].client.venue.engines()
-        following = {
-            process.engine
-            for process in processes
-            if process.role is EngineRole.STANDBY and not process.lag_batches
-        }
-        missing = sorted(set(range(1, self._settings.engines + 1)) - following)
-        return ", ".join(f"none follows E{engine}" for engine in missing)
-
-    async def up(self) -> Check:
-        """Whether everything came back; a process that listens may hang all the same."""
-        check = Check("every process serves at the end", checked=len(self._cluster.members))
-        missing = await self._until(self._not_stood_by, QUIET_DEADLINE_S, "a standby follows each engine")
-        check.violations = [fault for fault in (await self._until_up(), missing) if fault]
-        return check
-
-    async def evidence(self) -> tuple[Evidence, Check]:
-        """Read everything there is, again while the reports lack what clients have seen.
-
-        Where something does not answer, the check says so and the evidence is what the clients wrote down.
-        """
-        check = Check("what the run left can be read", checked=1)
-        try:
-            async with connected(self._cluster.nats_url, "witness") as nc:
-                deadline = time.monotonic() + QUIET_DEADLINE_S
-                while True:
-                    evidence = await self._read(nc)
-                    reported = sum(
-                        type(one) is ReportedFill
-                        for messages in evidence.executions.values()
-                        for message in messages
-                        for one in message.reports
-                    )
-                    seen = sum(len(log.fills) for log in evidence.clients.values())
-                    if reported == seen or time.monotonic() > deadline:
-                        return evidence, check
-                    await asyncio.sleep(_POLL_S)
-        except (MatchbusError, NatsAway, StreamError, nats.errors.Error) as error:
-            check.violations.append(str(error))
-            return Evidence({}, {}, self._clients, {}, {}, {}), check
-
-    @property
-    def _clients(self) -> dict[str, ClientLog]:
-        return {loader.log.name: loader.log for loader in self._loaders}
-
-    async def _read(self, nc: Connection) -> Evidence:
-        positions: dict[tuple[str, str], int] = {}
-        for loader in self._loaders:
-            instruments = loader.client.instruments
-            for symbol, position in (await loader.close_books()).items():
-                positions[loader.log.name, symbol] = instruments[symbol].lots(position.quantity)
-        engines = range(1, self._settings.engines + 1)
-        books: dict[tuple[int, str], tuple[Levels, Levels]] = {}
-        for symbol in self._middles.prices:
-            for loader in self._loaders[: self._settings.engines]:  # one at home on each
-                books[loader.log.engine, symbol] = _levels(await loader.client.book(symbol), loader.client)
-        executions: dict[int, list[Executions]] = {number: [] for number in engines}
-        for payload in await _payloads(nc, subjects.EXECUTIONS_STREAM):
-            message = decode_executions(payload)
-            executions[message.engine].append(message)
-        return Evidence(
-            journals={number: await _payloads(nc, subjects.journal_stream(number)) for number in engines},
-            executions=executions,
-            clients=self._clients,
-            books=books,
-            best=await self._best(),
-            positions=positions,
-            all_up_ns=self._all_up_ns,
-        )
-
-    async def _best(self) -> dict[str, tuple[int | None, int | None]]:
-        """The best bid and ask over the books of all engines.
-
-        Each engine is asked: the exchange's sum leaves out one that it does not see live yet.
-        """
-        homes = {loader.log.engine: loader.client for loader in self._loaders}
-        best: dict[str, tuple[int | None, int | None]] = {}
-        for symbol in self._middles.prices:
-            books = [_levels(await client.book(symbol), client) for client in homes.values()]
-            best[symbol] = (
-                max((bids[0][0] for bids, _ in books if bids), default=None),
-                min((asks[0][0] for _, asks in books if asks), default=None),
-            )
-        return best
 
     def _outages(self) -> dict[Kind, list[float]]:
         """By kind of fault, how long clients of its target had no answer, where they had some before."""
@@ -460,38 +376,3 @@ class ChaosRun:
             if other.at_ns > strike.at_ns and other.fault.target in (*struck, NATS)
         )
         return min(later, default=strike.over_ns + 10**12)
-
-
-def _levels(book: Book, client: Client) -> tuple[Levels, Levels]:
-    instrument = client.instruments[book.symbol]
-    bids, asks = (
-        [
-            (instrument.ticks(level.price), instrument.lots(level.quantity), level.order_count)
-            for level in side
-        ]
-        for side in (book.bids, book.asks)
-    )
-    return bids, asks
-
-
-async def _payloads(nc: Connection, stream: str) -> list[bytes]:
-    """Every message of a stream as it stands now. Raises `StreamError` when one is gone, or none comes."""
-    end = (await extent(nc, stream)).last_seq
-    reader = StreamReader(nc, stream)
-    payloads: list[bytes] = []
-    heard = time.monotonic()
-    try:
-        while len(payloads) < end:
-            arrived = await reader.read(_LOOK_S)
-            payloads += [stored.payload for stored in arrived]
-            if arrived:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_S:
-                raise StreamError(f"stream {stream}: nothing has come for {_SILENCE_S:g} s")
-            else:  # a server that has lost what it counts is silent for ever
-                with contextlib.suppress(*AWAY):
-                    if await message_at(nc, stream, reader.next_sequence) is None:
-                        raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
-    finally:
-        await reader.close()
-    return payloads

@@ -52,7 +52,7 @@ _BEGIN_AGAIN_S: Final = 1.0
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-_log = logging.getLogger(__name__)
+_log: Final = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -75,11 +75,11 @@ class Cluster:
         instruments: Path = DEFAULT_INSTRUMENTS,
         password: str = DEFAULT_PASSWORD,
         host: str = LOOPBACK,
-        ports: Ports = Ports(),  # noqa: B008 -- it is frozen
+        ports: Ports = Ports(),
         dashboard: bool = False,
-        access: Access = Access(),  # noqa: B008 -- likewise
-        storage: Storage = Storage(),  # noqa: B008 -- likewise
-        telemetry: Telemetry = Telemetry(),  # noqa: B008 -- likewise
+        access: Access = Access(),
+        storage: Storage = Storage(),
+        telemetry: Telemetry = Telemetry(),
         on_change: Callable[[], None] = lambda: None,
         nats_url_of: Callable[[str, str], str] = lambda _name, url: url,
     ) -> None:
@@ -105,12 +105,11 @@ class Cluster:
         self._telemetry = telemetry
         self._on_change = on_change
         self._nats_url_of = nats_url_of
-        self._temporary = (
-            tempfile.TemporaryDirectory(prefix="matchbus-", ignore_cleanup_errors=True)
-            if data_dir is None
-            else None
-        )
-        self.data_dir = (data_dir or Path(self._temporary.name if self._temporary else "")).resolve()
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if data_dir is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="matchbus-", ignore_cleanup_errors=True)
+            data_dir = Path(self._temporary.name)
+        self.data_dir = data_dir.resolve()
         self._keepers: dict[asyncio.Task[None], Work] = {}
         self._overseer: asyncio.Task[None] | None = None
         self._exchange: Member | None = None

@@ -1,25 +1,30 @@
-"""A planned hand-over, as its caller sees it: the reigning process agrees, the standby serves.
+"""`matchbus handover`: a planned hand-over, as its caller sees it.
+
+The reigning process agrees, and the standby serves.
 
 HandoverFailed   nobody handed over, or nobody was there to go on; the text says why
 """
 
+import argparse
 import asyncio
+import json
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import nats.errors
 from grpc_health.v1 import health_pb2_grpc
 from matchbus import tls
 from nats.aio.client import Client
+from rich.console import Console
 
 from bus import messages, subjects
 from bus.messages import EngineEntry, HandoverRequest
 from bus.registry import Bucket, BucketUnavailable
 from bus.stream import StreamError
 from simulation.member import serves
-from simulation.nats_option import connected
+from simulation.nats_option import add_engine_options, connected
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long the reigning process may take to finish what it has."""
@@ -49,6 +54,34 @@ class Done:
     old: EngineEntry
     new: EngineEntry
     outage_ms: float
+
+
+def add_parser(commands: Any) -> None:
+    """Add `handover` to the sub-commands of `matchbus`, or of `matchbus admin`."""
+    parser = commands.add_parser("handover", help="let the standby of an engine take over, without a crash")
+    add_engine_options(parser, instead_of="a sentence")
+
+
+async def run(options: argparse.Namespace, console: Console) -> int:
+    """Hand an engine over; the exit code. Raises as `hand_over` does."""
+    with Console(stderr=True).status(f"handing E{options.engine} over"):
+        done = await hand_over(options.nats, options.engine)
+    if options.json:
+        answer = {
+            "engine": options.engine,
+            "old_address": done.old.address,
+            "new_address": done.new.address,
+            "epoch": done.new.epoch,
+            "outage_ms": round(done.outage_ms, 1),
+        }
+        print(json.dumps(answer))
+        return 0
+    console.print(
+        f"E{options.engine} reigned at {done.old.address} and reigns at {done.new.address} in epoch "
+        f"{done.new.epoch}. Outage: {done.outage_ms:.0f} ms.",
+        soft_wrap=True,
+    )
+    return 0
 
 
 async def hand_over(nats_url: str, engine: int) -> Done:

@@ -260,7 +260,8 @@ class NaiveEngine:
             self._attempt("new", *name, _refusal(reason))
             return
         away = _ranked(asked.away, request.side)
-        worst = self._collar(request, away) if request.type == OrderType.MARKET else _limit(request)
+        is_market = request.type == OrderType.MARKET
+        worst = self._collar(request, away) if is_market else worth(request.price, request.side)
         order = Order(request, 0, request.price, request.quantity, request.quantity, worst)
         self.orders[name] = order
         is_fok = request.time_in_force == TimeInForce.FOK
@@ -669,18 +670,20 @@ class NaiveEngine:
 
     def _meets(self, order: Order, worst: int, away: list[Away]) -> bool:
         """Whether an order with this limit would trade, here or with a quote elsewhere."""
-        side = order.request.side
-        queue = self._queue(order.request.symbol, 3 - side)
-        best = [worth(maker.price, side) for maker in queue[:1]] + [level.value for level in away[:1]]
-        return bool(best) and max(best) >= worst
+        best = self._best(order.request, away)
+        return best is not None and best >= worst
 
     def _collar(self, request: NewOrder, away: list[Away]) -> int:
         """How bad a price a market order may trade at, rounded towards the best one."""
         bps = self._collars[request.symbol]
-        side = request.side
-        queue = self._queue(request.symbol, 3 - side)
-        best = [worth(maker.price, side) for maker in queue[:1]] + [level.value for level in away[:1]]
-        return max(best) - abs(max(best)) * bps // _BPS if bps and best else ANY
+        best = self._best(request, away)
+        return best - abs(best) * bps // _BPS if bps and best is not None else ANY
+
+    def _best(self, request: NewOrder, away: list[Away]) -> int | None:
+        """What the best price is worth that it could trade at, here or elsewhere."""
+        queue = self._queue(request.symbol, 3 - request.side)
+        here = [worth(maker.price, request.side) for maker in queue[:1]]
+        return max(here + [level.value for level in away[:1]], default=None)
 
     def _wrong_order(self, request: NewOrder) -> int:
         identity = request.client_order_id
@@ -712,10 +715,6 @@ class NaiveEngine:
 def worth(price: int, side: int) -> int:
     """What a price is worth to a trader on `side`: more is better."""
     return -price if side == Side.BUY else price
-
-
-def _limit(request: NewOrder) -> int:
-    return worth(request.price, request.side)
 
 
 def _worst_here(order: Order, away: list[Away]) -> int:

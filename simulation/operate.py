@@ -1,8 +1,9 @@
 """What runs and looks after a market: `up` runs one on this machine, `demo` also lets clients trade on it.
 
 `journal` looks into the journal of an engine (`simulation/journal_tools.py`), `snapshot` shows and makes its
-snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`simulation/dropcopy.py`).
-`handover` lets a standby of a running market take over; `admin` is the door to what changes a market.
+snapshots (`simulation/snapshot_tools.py`), `dropcopy` follows all executions (`simulation/dropcopy.py`),
+`handover` lets a standby of a running market take over (`simulation/handover.py`). `admin` is the door to
+what changes a market.
 """
 
 import argparse
@@ -12,11 +13,9 @@ import importlib.util
 import json
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import grpc.aio
 from matchbus.program import INTERRUPTED
@@ -33,20 +32,18 @@ from client.cli.settings import SettingsError
 from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 from exchange.runtime.settings import DEFAULT_PASSWORD, add_size_options
-from simulation import dropcopy, handover, journal_tools, live, report, snapshot_tools
+from simulation import dropcopy, handover, journal_tools, live, ready_file, report, snapshot_tools
 from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
 from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.handover import HandoverFailed
 from simulation.interruption import Stopped, interruptible
-from simulation.member import Member
 from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
 from simulation.ports import Ports
+from simulation.ready_file import ReadyFileUnwritable
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.stderr_log import log_to_stderr
-
-_CONNECT_S: Final = 1.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -73,7 +70,7 @@ def parser() -> Parser:
     top = Parser("matchbus", description="A distributed matching engine on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
     _add_up(commands)
-    _add_handover(commands)
+    handover.add_parser(commands)
     _add_admin(commands)
     _add_demo(commands)
     snapshot_tools.add_parser(commands)
@@ -153,7 +150,7 @@ def _add_up(commands: Any) -> None:
 def _add_admin(commands: Any) -> None:
     admin = commands.add_parser("admin", help="what an operator does to a running market")
     acts = admin.add_subparsers(dest="act", required=True)
-    _add_handover(acts)
+    handover.add_parser(acts)
     make = acts.add_parser("snapshot", help="make a snapshot of an engine now, beside it")
     add_engine_options(make, instead_of="a table")
     make.set_defaults(action="make")
@@ -175,79 +172,14 @@ def _add_demo(commands: Any) -> None:
     _add_dashboard_port(demo)
 
 
-def _add_handover(commands: Any) -> None:
-    hand = commands.add_parser("handover", help="let the standby of an engine take over, without a crash")
-    add_engine_options(hand, instead_of="a sentence")
-
-
 def _add_dashboard_port(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dashboard-port", metavar="PORT", type=port, default=0, help="on loopback; default a free one"
     )
 
 
-def ready_document(cluster: Cluster) -> str:
-    """The ready file: where everything listens and which process it is."""
-
-    def place(member: Member) -> dict[str, str | int]:
-        metrics = {"metrics": member.metrics} if member.metrics else {}
-        return {"address": member.address, "pid": member.pid, **metrics}
-
-    document: dict[str, Any] = {
-        "nats_url": cluster.nats_url,
-        "nats_pid": cluster.nats[0].pid,
-        "exchange": place(cluster.exchange),
-        "engines": {str(number): place(member) for number, member in cluster.engines.items()},
-    }
-    if cluster.dashboard_url:
-        document["dashboard"] = cluster.dashboard_url
-    if cluster.standbys:
-        document["standbys"] = {str(number): place(member) for number, member in cluster.standbys.items()}
-    if len(cluster.nats) > 1:
-        document["nats_nodes"] = {
-            server.node.name: {"url": server.url, "pid": server.pid} for server in cluster.nats if server.node
-        }
-    return json.dumps(document, indent=2)
-
-
-class ReadyFileUnwritable(ClusterError):
-    """The ready file could be written before the start, and cannot be now."""
-
-
-def write_ready_file(path: Path, text: str) -> None:
-    """Replace it at once, so that a reader sees all of it or nothing. Raises `ReadyFileUnwritable`."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text)
-        draft.replace(path)
-    except OSError as error:
-        raise ReadyFileUnwritable(f"the ready file {path} cannot be written: {error.strerror}") from error
-
-
-def forget_ready_file(path: Path, own_nats_pid: int = 0) -> None:
-    """Remove a ready file of a market that has ended or is ours: nobody must take it for a living one's."""
-    whatever_is_in_it = OSError, ValueError, LookupError, TypeError, OverflowError, AttributeError
-    with contextlib.suppress(*whatever_is_in_it):
-        found = json.loads(path.read_bytes())
-        if found["nats_pid"] != own_nats_pid:
-            os.kill(found["nats_pid"], 0)
-            nats = urlsplit(found["nats_url"].split(",")[0])
-            # Another program may have the number by now, of a nats-server that was killed.
-            socket.create_connection((nats.hostname, nats.port), _CONNECT_S).close()
-            return  # it runs, perhaps in the very directory that we are asked to take
-    path.unlink(missing_ok=True)
-
-
-def _withdraw(ready_file: Path, cluster: Cluster) -> None:
-    """Remove the ready file of a market that stops."""
-    try:
-        forget_ready_file(ready_file, cluster.nats[0].pid)
-    except OSError as error:
-        _log.warning("the ready file %s stays, and the market stops: %s", ready_file, error.strerror)
-
-
 async def serve(
-    cluster: Cluster, console: Console, ready_file: Path | None = None, *, as_json: bool = False
+    cluster: Cluster, console: Console, ready: Path | None = None, *, as_json: bool = False
 ) -> int:
     """Run the market until it is stopped; the exit code."""
     try:
@@ -255,11 +187,11 @@ async def serve(
             await running.enter_async_context(interruptible())
             with Console(stderr=True).status("starting nats-server, the exchange and the engines"):
                 await running.enter_async_context(cluster)
-            if ready_file is not None:
-                write_ready_file(ready_file, ready_document(cluster))
-                running.callback(_withdraw, ready_file, cluster)  # before anything that it names ends
+            if ready is not None:
+                ready_file.write(ready, ready_file.document(cluster))
+                running.callback(ready_file.withdraw, ready, cluster)  # before anything that it names ends
             if as_json:
-                print(json.dumps(json.loads(ready_document(cluster))), flush=True)
+                print(json.dumps(json.loads(ready_file.document(cluster))), flush=True)
             else:
                 print_sheets(console, report.cluster_sheet(cluster))
                 console.print("Ready. Ctrl-C stops all. Trade by hand, in another terminal:")
@@ -273,18 +205,18 @@ async def serve(
 
 
 async def _up(options: argparse.Namespace, console: Console) -> int:
-    ready_file: Path | None = options.ready_file
-    if ready_file is not None:
+    ready: Path | None = options.ready_file
+    if ready is not None:
         if options.data is not None:
             options.data.mkdir(parents=True, exist_ok=True)  # the ready file may be in there
-        check_replaceable("--ready-file", ready_file)
-        forget_ready_file(ready_file)
+        check_replaceable("--ready-file", ready)
+        ready_file.forget(ready)
 
     def tell() -> None:
-        if ready_file is None:
+        if ready is None:
             return
         try:
-            write_ready_file(ready_file, ready_document(cluster))
+            ready_file.write(ready, ready_file.document(cluster))
         except ReadyFileUnwritable as error:
             _log.warning("%s; the market goes on", error)
 
@@ -315,32 +247,11 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         ),
         on_change=tell,
     )
-    return await serve(cluster, console, ready_file, as_json=options.json)
-
-
-async def _handover(options: argparse.Namespace, console: Console) -> int:
-    with Console(stderr=True).status(f"handing E{options.engine} over"):
-        done = await handover.hand_over(options.nats, options.engine)
-    if options.json:
-        answer = {
-            "engine": options.engine,
-            "old_address": done.old.address,
-            "new_address": done.new.address,
-            "epoch": done.new.epoch,
-            "outage_ms": round(done.outage_ms, 1),
-        }
-        print(json.dumps(answer))
-        return 0
-    console.print(
-        f"E{options.engine} reigned at {done.old.address} and reigns at {done.new.address} in epoch "
-        f"{done.new.epoch}. Outage: {done.outage_ms:.0f} ms.",
-        soft_wrap=True,
-    )
-    return 0
+    return await serve(cluster, console, ready, as_json=options.json)
 
 
 async def _admin(options: argparse.Namespace, console: Console) -> int:
-    act = {"handover": _handover, "snapshot": snapshot_tools.run}[options.act]
+    act = {"handover": handover.run, "snapshot": snapshot_tools.run}[options.act]
     return await act(options, console)
 
 
@@ -415,7 +326,7 @@ _COMMANDS: Final = {
     "up": _up,
     "demo": _demo,
     "admin": _admin,
-    "handover": _handover,
+    "handover": handover.run,
     "journal": journal_tools.run,
     "snapshot": snapshot_tools.run,
     "dropcopy": dropcopy.run,

@@ -20,7 +20,14 @@ from types import ModuleType
 from typing import Any, Final
 
 import msgspec
-from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
 from matchbus import edge
 
 from bus import consolidated, messages, records, replica, subjects, view_messages
@@ -44,10 +51,8 @@ SERVICERS: Final[dict[str, tuple[ModuleType, ...]]] = {
 
 _SCALARS: Final = {
     value.number: value.name.removeprefix("TYPE_").lower()
-    for value in descriptor_pb2.FieldDescriptorProto.Type.DESCRIPTOR.values
+    for value in FieldDescriptorProto.Type.DESCRIPTOR.values
 }
-_ENUMS, _MESSAGES, _SERVICES = 5, 4, 6
-"""The numbers by which a path in a file's descriptor leads to its enums, messages and services."""
 
 _SAMPLES: Final[dict[str, Any]] = {"engine": 4711, "symbol": "SYMBOL", "bucket": "BUCKET"}
 """What a function of bus/subjects.py is given to see how it spells."""
@@ -91,22 +96,23 @@ class Contract:
             out = Path(folder) / "contract"
             options = (f"-I{ROOT / 'proto'}", "--include_source_info", f"--descriptor_set_out={out}")
             subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *options, CONTRACT], check=True)
-            (self.file,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+            (self.file,) = FileDescriptorSet.FromString(out.read_bytes()).file
         self._comments = {
             tuple(place.path): " ".join(f"{place.leading_comments} {place.trailing_comments}".split())
             for place in self.file.source_code_info.location
         }
 
     def comment(self, *path: int) -> str:
-        """What the contract says of the thing at a path; empty when it says nothing."""
+        """What is said of the thing at a path of field numbers and places; empty where nothing is."""
         return self._comments.get(path, "")
 
     def enums(self) -> Iterator[tuple[str, str, list[tuple[int, str, str]]]]:
         """Name, comment, and (number, name, comment) of each value."""
         for index, enum in enumerate(self.file.enum_type):
-            path = (_ENUMS, index)
+            path = (FileDescriptorProto.ENUM_TYPE_FIELD_NUMBER, index)
+            values_path = (*path, EnumDescriptorProto.VALUE_FIELD_NUMBER)
             values = [
-                (value.number, value.name, self.comment(*path, 2, place))
+                (value.number, value.name, self.comment(*values_path, place))
                 for place, value in enumerate(enum.value)
             ]
             yield enum.name, self.comment(*path), values
@@ -114,9 +120,10 @@ class Contract:
     def messages(self) -> Iterator[tuple[str, str, list[tuple[int, str, str, str]]]]:
         """Name, comment, and (number, name, type, comment) of each field."""
         for index, message in enumerate(self.file.message_type):
-            path = (_MESSAGES, index)
+            path = (FileDescriptorProto.MESSAGE_TYPE_FIELD_NUMBER, index)
+            fields_path = (*path, DescriptorProto.FIELD_FIELD_NUMBER)
             fields = [
-                (field.number, field.name, _type_of(field), self.comment(*path, 2, place))
+                (field.number, field.name, _type_of(field), self.comment(*fields_path, place))
                 for place, field in enumerate(message.field)
             ]
             yield message.name, self.comment(*path), fields
@@ -124,13 +131,14 @@ class Contract:
     def services(self) -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
         """Name, comment, and (name, request, reply, comment) of each call."""
         for index, service in enumerate(self.file.service):
-            path = (_SERVICES, index)
+            path = (FileDescriptorProto.SERVICE_FIELD_NUMBER, index)
+            calls_path = (*path, ServiceDescriptorProto.METHOD_FIELD_NUMBER)
             calls = [
                 (
                     call.name,
                     _streamed(call.input_type, is_stream=call.client_streaming),
                     _streamed(call.output_type, is_stream=call.server_streaming),
-                    self.comment(*path, 2, place),
+                    self.comment(*calls_path, place),
                 )
                 for place, call in enumerate(service.method)
             ]
@@ -153,7 +161,7 @@ def _refusal_in(name: str, comment: str) -> tuple[str, str]:
     return found["means"][0].lower() + found["means"][1:], found["do"]
 
 
-def _type_of(field: descriptor_pb2.FieldDescriptorProto) -> str:
+def _type_of(field: FieldDescriptorProto) -> str:
     name = _link(field.type_name) if field.type_name else _SCALARS[field.type]
     return f"repeated {name}" if field.label == field.LABEL_REPEATED else name
 
@@ -327,9 +335,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str
         yield "| " + " | ".join(str(cell).replace("|", r"\|") for cell in row) + " |"
 
 
-def page() -> str:
+def page(contract: Contract) -> str:
     """docs/reference.md as the source has it now."""
-    contract = Contract()
     parts = (
         (_OPENING,),
         _services(contract),
@@ -489,10 +496,10 @@ def _field_rows(fields: Sequence[Field]) -> list[tuple[str, str, str]]:
     ]
 
 
-def trading_page() -> str:
+def trading_page(contract: Contract) -> str:
     """docs/trading.md with the table of refusals that the contract gives."""
     rows = "".join(
-        f"| {refusal.name} | {refusal.means} | {refusal.do} |\n" for refusal in Contract().refusals()
+        f"| {refusal.name} | {refusal.means} | {refusal.do} |\n" for refusal in contract.refusals()
     )
     text, count = _REFUSAL_ROWS.subn(lambda _: rows, TRADING.read_text())
     assert count == 1, f"{TRADING} has no table of refusals"
@@ -500,5 +507,6 @@ def trading_page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
-    TRADING.write_text(trading_page())
+    source = Contract()
+    PAGE.write_text(page(source))
+    TRADING.write_text(trading_page(source))

@@ -28,14 +28,14 @@ def contract() -> Contract:
     return Contract()
 
 
-def test_the_page_is_what_the_source_says() -> None:
+def test_the_page_is_what_the_source_says(contract: Contract) -> None:
     """Nobody edits the page, or its sources without `make reference`."""
-    assert PAGE.read_text() == page(), "run `make reference`"
+    assert PAGE.read_text() == page(contract), "run `make reference`"
 
 
-def test_the_refusals_of_the_trading_page_are_the_contracts() -> None:
+def test_the_refusals_of_the_trading_page_are_the_contracts(contract: Contract) -> None:
     """The table that traders read says what the contract says."""
-    assert TRADING.read_text() == trading_page(), "run `make reference`"
+    assert TRADING.read_text() == trading_page(contract), "run `make reference`"
 
 
 def test_the_contract_says_what_everything_is(contract: Contract) -> None:

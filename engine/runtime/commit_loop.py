@@ -25,16 +25,7 @@ from typing import Final, TypeVar
 
 from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
-from engine.commands import (
-    CancelAll,
-    CancelOrder,
-    Command,
-    LegResult,
-    NewOrder,
-    ReplaceOrder,
-    Uncross,
-    encode,
-)
+from engine.commands import CancelAll, CancelOrder, Command, LegResult, TakingCommand, encode
 from engine.events import Answered, BookChanged, Event, LegSent
 from engine.runtime import order_log, order_trace
 from engine.state import State
@@ -510,7 +501,7 @@ class CommitLoop:
 def _extra_bytes(command: Command) -> int:
     """An upper bound of what a command's quotes and fills take in a record."""
     extra = 0
-    if isinstance(command, NewOrder | ReplaceOrder | LegResult | Uncross):
+    if isinstance(command, TakingCommand):
         extra += sum(_QUOTE_BYTES + _LEVEL_BYTES * len(quote.levels) for quote in command.away)
     if isinstance(command, LegResult):
         extra += _FILL_BYTES * len(command.fills)

@@ -10,7 +10,7 @@ from engine.invariants import check
 from engine.orders import Landmark
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
 from tests.engine.flow import SYMBOLS, Flow
-from tests.engine.venue import Venue, answer_of
+from tests.engine.venue import Venue, answered
 
 
 def order(client: str, name: str, side: Side, quantity: int = 5, price: int = 100) -> NewOrder:
@@ -27,9 +27,7 @@ def venue() -> Venue:
 
 def answer(market: Venue, command: OrderCommand) -> Answered:
     """The answer to one command."""
-    last = answer_of(market.apply_batch([command])[0][-1])
-    assert isinstance(last, Answered)
-    return last
+    return answered(market.apply_batch([command])[0])
 
 
 def test_order_ids_carry_the_engine_and_count_up() -> None:

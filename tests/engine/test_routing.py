@@ -27,7 +27,7 @@ from engine.invariants import check
 from engine.routing import known_to, plan, rank
 from engine.state import State
 from engine.terms import Liquidity, OrderStatus, RejectReason, SelfTradePrevention, Side, TimeInForce
-from tests.engine.venue import answer_of, apply_batch, restored
+from tests.engine.venue import answered, apply_batch, restored
 from tests.engine.world import SYMBOL, Node, Parcel, World, limit_order, random_order, random_terms
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -149,8 +149,7 @@ def test_reserved_quantity_trades_nowhere_else() -> None:
     world.submit(1, limit_order("t", BUY, 5, 100))
     assert world.combined(BUY) == []
     order_id = last_answer(world, "t").order_id
-    refused = answer_of(world.replace(1, "t", order_id, 101, 5)[-1])
-    assert isinstance(refused, Answered)
+    refused = answered(world.replace(1, "t", order_id, 101, 5))
     assert refused.reject_reason == RejectReason.ORDER_PENDING
 
 
@@ -161,8 +160,7 @@ def test_a_cancel_waits_for_the_leg(*, peer_fills: bool) -> None:
     world.submit(1, limit_order("t", BUY, 5, 100))
     if not peer_fills:
         world.apply(2, CancelOrder("b", 0, "b"))
-    answer = answer_of(world.apply(1, CancelOrder("t", 0, "t"))[-1])
-    assert isinstance(answer, Answered)
+    answer = answered(world.apply(1, CancelOrder("t", 0, "t")))
     assert answer.status == OrderStatus.PENDING
     world.settle()
     assert last_answer(world, "t").status == (OrderStatus.FILLED if peer_fills else OrderStatus.CANCELLED)
@@ -258,7 +256,7 @@ def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
         "settled_below": 0,
     }
     leg = TakeLeg(**(fields | change))  # type: ignore[arg-type]
-    answer = answer_of(world.apply(2, leg)[-1])
+    answer = world.apply(2, leg)[-1]
     assert isinstance(answer, LegTaken)
     assert answer.refused
     assert world.combined(SELL) == [(100, 9)]
@@ -267,8 +265,7 @@ def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
 def test_post_only_looks_at_away_quotes() -> None:
     """A post-only order that would lock or cross a quote of a live peer is refused."""
     world = world_with(2, (2, "b", SELL, 9, 100))
-    answer = answer_of(world.submit(1, limit_order("p", BUY, 5, 100, post_only=True))[-1])
-    assert isinstance(answer, Answered)
+    answer = answered(world.submit(1, limit_order("p", BUY, 5, 100, post_only=True)))
     assert answer.reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
     world.submit(1, limit_order("q", BUY, 5, 99, post_only=True))
     assert world.combined(BUY) == [(99, 5)]
@@ -288,8 +285,7 @@ def test_do_not_route_neither_trades_through_nor_locks() -> None:
 def test_fok_that_needs_a_peer_is_refused_by_name() -> None:
     """Fill-or-kill that home cannot fill alone at the best prices changes nothing."""
     world = world_with(2, (1, "a", SELL, 5, 101), (2, "b", SELL, 5, 100))
-    answer = answer_of(world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK))[-1])
-    assert isinstance(answer, Answered)
+    answer = answered(world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK)))
     assert answer.reject_reason == RejectReason.FOK_NEEDS_AWAY_LIQUIDITY
     assert not world.parcels
     assert world.taken() == {}
@@ -301,8 +297,7 @@ def test_fok_is_refused_by_name_where_more_is_shown_than_is_known(limit: int, is
     world = world_with(1)
     away = AwayQuote(2, 1, 1, tuple((101 + level, 1) for level in range(20)), cut=True)
     order = limit_order("t", BUY, 25, limit, time_in_force=TimeInForce.FOK, away=(away,))
-    answer = answer_of(world.apply(1, order)[-1])
-    assert isinstance(answer, Answered)
+    answer = answered(world.apply(1, order))
     assert (answer.reject_reason == RejectReason.FOK_NEEDS_AWAY_LIQUIDITY) is is_refused
     assert (answer.status == OrderStatus.CANCELLED) is not is_refused
 
@@ -350,8 +345,7 @@ def test_a_post_only_order_may_shrink_while_a_peer_locks_it() -> None:
     world.submit(1, limit_order("q", BUY, 5, 100, post_only=True))
     world.apply(2, limit_order("b", SELL, 9, 100))  # it has not seen q
     order_id = last_answer(world, "q").order_id
-    answer = answer_of(world.replace(1, "q", order_id, 100, 3)[-1])
-    assert isinstance(answer, Answered)
+    answer = answered(world.replace(1, "q", order_id, 100, 3))
     assert answer.reject_reason == RejectReason.NONE
 
 
@@ -436,8 +430,7 @@ def test_an_answer_after_legs_lists_what_a_replace_prevented() -> None:
     prevention = SelfTradePrevention.CANCEL_OLDEST
     world.submit(1, limit_order("t", BUY, 10, 90, self_trade_prevention=prevention))
     order_id = max(world.nodes[1].state.orders)
-    first = answer_of(world.replace(1, "t", order_id, 101, 10)[-1])
-    assert isinstance(first, Answered)
+    first = answered(world.replace(1, "t", order_id, 101, 10))
     assert (first.status, len(first.prevented)) == (OrderStatus.PENDING, 1)
     assert state_digest(restored(world.nodes[1].state)) == state_digest(world.nodes[1].state)
     world.settle()
@@ -519,6 +512,33 @@ def test_an_unknown_leg_result_changes_nothing() -> None:
     """A result for a leg that is not out is the second of two, and says nothing new."""
     world = world_with(2, (1, "a", SELL, 5, 101))
     assert world.apply(1, LegResult(12345, ())) == []
+
+
+def test_a_query_for_nothing_is_answered() -> None:
+    """A peer that was never heard of is answered as well: refused."""
+    world = World(2)
+    world.deliver(Parcel(1, 2, QueryLeg((1 << 48) + 99, 1)))
+    answer = world.parcels.pop().content
+    assert isinstance(answer, LegTaken)
+    assert answer.refused
+
+
+def test_legs_after_a_loss_are_none_that_a_peer_knows() -> None:
+    """An engine that forgot its legs numbers the next ones above them: no old answer is given to new ones."""
+    world = World(2)
+    world.submit(2, limit_order("seller", SELL, 100, 101))
+    for name in ("one", "two"):
+        world.submit(1, limit_order(name, BUY, 10, 101))
+        world.deliver_all()
+    world.nodes[1] = Node(State(1))
+    world.apply(1, EpochStarted(2, (1 << 48) + (2 << 24) + 1))
+    world.apply(1, AddInstrument(SYMBOL, "0.01", "1"))
+    known = len(world.nodes[2].events)
+    world.submit(1, limit_order("new", BUY, 30, 105))
+    world.deliver_all()
+    sold = [event.quantity for event in world.nodes[2].events[known:] if isinstance(event, Fill)]
+    bought = [event.quantity for event in world.nodes[1].events if isinstance(event, Fill)]
+    assert sold == bought == [30]
 
 
 # -- whole scenarios --------------------------------------------------------------------------------
@@ -659,30 +679,3 @@ def assert_replay_is_the_same(world: World) -> None:
                 state = restored(state)
         assert events == node.events
         assert state_digest(state) == state_digest(node.state)
-
-
-def test_a_query_for_nothing_is_answered() -> None:
-    """A peer that was never heard of is answered as well: refused."""
-    world = World(2)
-    world.deliver(Parcel(1, 2, QueryLeg((1 << 48) + 99, 1)))
-    answer = world.parcels.pop().content
-    assert isinstance(answer, LegTaken)
-    assert answer.refused
-
-
-def test_legs_after_a_loss_are_none_that_a_peer_knows() -> None:
-    """An engine that forgot its legs numbers the next ones above them: no old answer is given to new ones."""
-    world = World(2)
-    world.submit(2, limit_order("seller", SELL, 100, 101))
-    for name in ("one", "two"):
-        world.submit(1, limit_order(name, BUY, 10, 101))
-        world.deliver_all()
-    world.nodes[1] = Node(State(1))
-    world.apply(1, EpochStarted(2, (1 << 48) + (2 << 24) + 1))
-    world.apply(1, AddInstrument(SYMBOL, "0.01", "1"))
-    known = len(world.nodes[2].events)
-    world.submit(1, limit_order("new", BUY, 30, 105))
-    world.deliver_all()
-    sold = [event.quantity for event in world.nodes[2].events[known:] if isinstance(event, Fill)]
-    bought = [event.quantity for event in world.nodes[1].events if isinstance(event, Fill)]
-    assert sold == bought == [30]

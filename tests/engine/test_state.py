@@ -21,7 +21,7 @@ from engine.events import Accepted, Answered, BookChanged, Cancelled, CancelledA
 from engine.invariants import check
 from engine.state import State
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
-from tests.engine.venue import Venue, answer_of, apply_batch
+from tests.engine.venue import Venue, answered, apply_batch
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -107,8 +107,7 @@ def test_a_refusal_says_how_the_order_stands() -> None:
     """A refused replace of a live order changes nothing and tells what is filled and left."""
     market = venue()
     market.apply_batch([order("a", Side.SELL), order("b", Side.BUY, 2)])
-    answer = answer_of(market.apply_batch([ReplaceOrder("a", 0, "a", 0, 5)])[0][-1])
-    assert isinstance(answer, Answered)
+    answer = answered(market.apply_batch([ReplaceOrder("a", 0, "a", 0, 5)])[0])
     assert (answer.status, answer.reject_reason) == (OrderStatus.REJECTED, RejectReason.INVALID_PRICE)
     assert (answer.cumulative, answer.leaves) == (2, 3)
 
@@ -140,8 +139,7 @@ def test_no_order_of_any_kind_stops_the_engine(changes: list[tuple[str, Any]]) -
     state = market.state
     before = state.accounts.next_order_id
     command = msgspec.structs.replace(order("ann", Side.BUY), **dict(changes))
-    answer = answer_of(market.apply_batch([command])[0][-1])
-    assert isinstance(answer, Answered)
+    answer = answered(market.apply_batch([command])[0])
     assert len(answer.reject_text) < 300
     if answer.status == OrderStatus.REJECTED:
         assert state.accounts.next_order_id == before
@@ -168,11 +166,9 @@ def test_no_cancel_or_replace_stops_the_engine(unknown: int, name: str, price: i
         CancelOrder("bob", known, name),
         ReplaceOrder("bob", known, name, price, quantity),
     ):
-        answer = answer_of(market.apply_batch([command])[0][-1])
-        assert isinstance(answer, Answered)
+        answer = answered(market.apply_batch([command])[0])
         assert answer.reject_reason == RejectReason.UNKNOWN_ORDER
-    answer = answer_of(market.apply_batch([ReplaceOrder("ann", known, name, price, quantity)])[0][-1])
-    assert isinstance(answer, Answered)
+    answer = answered(market.apply_batch([ReplaceOrder("ann", known, name, price, quantity)])[0])
     refused = answer.status == OrderStatus.REJECTED
     assert market.state.books["ACME"].best(Side.BUY) == ((100, 5) if refused else (price, quantity))
     check(market.state)

@@ -106,9 +106,7 @@ class Venue:
                     raise AssertionError(f"no engine is near, so nobody expects {event}")
         assert not waiting, "a trade has two sides"
         if isinstance(events[-1], Accepted):
-            rests = answer_of(events[-1])
-            assert isinstance(rests, Answered)
-            facts.append(self._answer(command, rests, taken, prevented))
+            facts.append(self._answer(command, answered(events), taken, prevented))
         return facts
 
     def _learn(self, order_id: int, name: Name) -> None:
@@ -179,6 +177,13 @@ def answer_of(event: Event) -> Event:
     return Answered(
         event.client, event.client_order_id, event.order_id, int(OrderStatus.NEW), leaves=event.quantity
     )
+
+
+def answered(events: Sequence[Event]) -> Answered:
+    """The answer that a command's events end with."""
+    answer = answer_of(events[-1])
+    assert isinstance(answer, Answered)
+    return answer
 
 
 def apply_batch(

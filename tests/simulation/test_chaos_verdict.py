@@ -7,11 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
-from unittest.mock import Mock
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from bus import subjects
 from bus.connection import Connection
@@ -20,7 +18,7 @@ from client import FillGap, Unavailable
 from client.results import Book
 from client.units import Instrument
 from simulation import chaos, cli, report
-from simulation.chaos import ChaosRun, ChaosSettings
+from simulation.evidence import read_evidence
 from simulation.load import Acknowledgements, Loader, Middles
 from simulation.witness import ClientLog
 
@@ -104,10 +102,8 @@ async def test_messages_that_a_stream_only_counts_are_a_violation(
         await jetstream.publish(subjects.execution(1), b"")
     await jetstream.delete_msg(subjects.EXECUTIONS_STREAM, 2)
     ann = loader(fills=nothing, open_orders=none, positions=none, book=empty_book)
-    market: Any = SimpleNamespace(nats_url=own_server.url)
-    run = ChaosRun(ChaosSettings(engines=1), market, [ann], Mock(), Console())
     async with asyncio.timeout(30):
-        _, readable = await run.evidence()
+        _, readable = await read_evidence(own_server.url, [ann], 1, 0)
     assert readable.violations == [f"stream {subjects.EXECUTIONS_STREAM}: message 2 of 2 is gone"]
 
 

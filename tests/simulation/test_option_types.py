@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from client.cli.sheets import Sheet
-from simulation import by_hand, chaos_report, cli, matchbus, operate
+from simulation import by_hand, chaos_report, cli, matchbus, operate, ready_file
 from simulation.cluster_errors import ClusterError
 from simulation.option_types import check_replaceable, check_writable, folder
 
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_written_is_refused(
 def test_a_directory_that_went_away_is_said(tmp_path: Path) -> None:
     """A ready file that could be written at first is a fault of the market's, which `up` says."""
     with pytest.raises(ClusterError, match=r"ready file .*ready\.json cannot be written: No such file"):
-        operate.write_ready_file(tmp_path / "gone" / "ready.json", "{}")
+        ready_file.write(tmp_path / "gone" / "ready.json", "{}")
 
 
 def test_an_outcome_is_told_though_its_file_cannot_be_written(

@@ -474,10 +474,7 @@ BUCKETS = ("engines", "sessions", "instruments")
 GOOD = {"symbol": "X", "tick_size": "1", "lot_size": "1"}
 BUCKET_JUNK: list[tuple[str, bytes, dict[str, str] | None]] = [
     *((f"$KV.{bucket}.x", b'{"x":' + b"[" * 100_000, None) for bucket in BUCKETS),
-    *(
-        (f"$KV.{bucket}.y", b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}', None)
-        for bucket in BUCKETS
-    ),
+    *((f"$KV.{bucket}.y", NO_TEXT, None) for bucket in BUCKETS),
     ("$KV.engines.abc", b"", {"KV-Operation": "DEL"}),
     *(
         (f"$KV.instruments.{key}", messages.encode(GOOD | fields), None)

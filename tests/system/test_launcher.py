@@ -20,7 +20,7 @@ from bus.provision import provision_shared
 from bus.registry import Bucket
 from bus.server import NatsServer
 from client.cli.failures import Failure
-from simulation import operate
+from simulation import operate, ready_file
 from simulation.cluster import Cluster, Work
 from simulation.cluster_errors import OutOfReach
 from simulation.cluster_settings import Access
@@ -201,5 +201,5 @@ def test_only_the_ready_file_of_another_market_stays(
         if not listens:
             server.close()
         ready.write_text(json.dumps({"nats_url": f"{url},nats://127.0.0.1:1", "nats_pid": pid}))
-        operate.forget_ready_file(ready, own)
+        ready_file.forget(ready, own)
     assert ready.exists() == stays

@@ -6,6 +6,7 @@ from random import Random
 import msgspec
 import pytest
 
+from bus.connection import Connection
 from bus.messages import ASK, BID, BookSnapshot, Heartbeat, LegAnswer
 from bus.peer import PeerFeed, PeerState
 from bus.replica import BookReplica, Level, checksum
@@ -20,6 +21,7 @@ from engine.commands import (
     LegResult,
     NewOrder,
     ReplaceOrder,
+    TakingCommand,
     Uncross,
 )
 from engine.events import LegSent
@@ -27,6 +29,7 @@ from engine.runtime import away
 from engine.runtime.away import MAX_LEVELS, MAX_QUOTES, SUSPECT_AFTER_UNANSWERED, AwayView
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderType, Side
+from tests.engine.runtime.nodes import Node, tasks
 
 OWN = 5
 MS = 1_000_000
@@ -65,7 +68,7 @@ class Setting:
     def seen(self, command: Command) -> tuple[AwayQuote, ...]:
         """The quotes that the command gets, and nothing else of it changed."""
         attached = self.view.attach(command)
-        assert isinstance(attached, NewOrder | ReplaceOrder | LegResult | Uncross)
+        assert isinstance(attached, TakingCommand)
         assert msgspec.structs.replace(attached, away=()) == command
         return attached.away
 
@@ -570,3 +573,25 @@ def test_what_legs_take_already_does_not_cross() -> None:
     assert setting.view.crossing("AAPL") == [Side.BUY]
     setting.view.legs_planned([leg(3, 100, peer=9)])
     assert setting.view.crossing("AAPL") == []
+
+
+async def test_a_leg_of_an_earlier_run_hides_nothing(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """What the peer shows after its fill counts whole, while it is asked about as afterwards."""
+    async with tasks() as group:
+        node = Node(engine, nats_connection, group)
+        await node.start()
+        node.see(other, (100, 30))
+        buy = NewOrder("bob", "b", "AAPL", 1, 1, 2, 105, 40)
+        shown = (AwayQuote(other, 1, 1, ((100, 30),)),)
+        earlier = LegSent((engine << 48) + 1, other, 1, 7, "AAPL", int(Side.BUY), 100, 50, 0)
+        node.legs.resume(earlier)
+        attached = node.away.attach(buy)
+        assert isinstance(attached, NewOrder)
+        assert attached.away == shown
+        node.away.leg_answered(earlier, LegAnswer(earlier.leg_id, refused=True, book_sequence=1, fills=()))
+        node.away.legs_planned([msgspec.structs.replace(earlier, leg_id=earlier.leg_id + 1, quantity=20)])
+        attached = node.away.attach(buy)
+        assert isinstance(attached, NewOrder)
+        assert attached.away == (AwayQuote(other, 1, 1, ((100, 10),)),), "a leg of this run is spoken for"

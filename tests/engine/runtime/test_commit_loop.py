@@ -4,7 +4,7 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -191,7 +191,7 @@ def order(name: str, price: int = 100, side: Side = Side.BUY, quantity: int = 1)
     return NewOrder("alice", name, "AAPL", side, 1, 1, price, quantity)
 
 
-def names(commands: tuple[Command, ...] | list[Command]) -> list[str]:
+def names(commands: Iterable[Command]) -> list[str]:
     """The client order ids of new orders."""
     return [command.client_order_id for command in commands if isinstance(command, NewOrder)]
 
@@ -357,7 +357,7 @@ async def test_what_was_answered_is_let_go_at_once(rig: Rig) -> None:
             alive = [one for one in gc.get_objects() if type(one) is Submission]
         finally:
             gc.enable()
-    assert not {name for submission in alive for name in names(list(submission.commands))} & set(given)
+    assert not {name for submission in alive for name in names(submission.commands)} & set(given)
 
 
 async def test_each_command_is_answered_by_its_last_event(rig: Rig) -> None:
@@ -397,7 +397,7 @@ async def test_records_with_away_quotes_fit(rig: Rig, peers: int, levels: int) -
         await stored(done, run)
     records = await rig.journal.records()
     assert all(len(record.commands) <= MAX_RECORD_BYTES for record in records)
-    assert names(await rig.journal.commands()) == names(list(commands))
+    assert names(await rig.journal.commands()) == names(commands)
 
 
 async def test_records_with_results_of_legs_fit(rig: Rig) -> None:
@@ -588,11 +588,11 @@ async def test_without_the_lease_orders_are_taken(rig: Rig, monkeypatch: pytest.
     monkeypatch.setattr(commit_loop, "REIGN_PATIENCE_S", 0.2)
     rig.unrenewed_s = 3600.0
     async with rig.running():
-        for name in ("a", "b"):
+        for number, name in enumerate("ab", 1):
             await until(rig.loop.doubt)
             assert not rig.loop.trouble()
             await rig.submit(order(name))
-            assert await rig.loop.read(lambda: len(rig.state.orders)) == "_ab".index(name)
+            assert await rig.loop.read(lambda: len(rig.state.orders)) == number
 
 
 async def test_a_short_while_without_the_lease_is_nobodys_trouble(
@@ -631,14 +631,22 @@ async def test_a_silent_journal_is_no_error_to_those_who_left(rig: Rig) -> None:
     assert complaints == []
 
 
-async def test_a_journal_that_is_slow_is_waited_for(rig: Rig) -> None:
+async def test_a_journal_that_is_slow_is_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within its patience nobody hears of it."""
+    looks: list[str] = []
+    trouble = rig.loop.trouble
+
+    def look() -> str:
+        looks.append(trouble())
+        return looks[-1]
+
     rig.journal.held = True
     async with rig.running():
         done = rig.submit(order("a"))
         await rig.asked(1)
         rig.journal.unanswered_since = time.monotonic() - commit_loop.JOURNAL_PATIENCE_S + 1.0
-        await asyncio.sleep(0.25)  # it is looked at twice meanwhile
+        monkeypatch.setattr(rig.loop, "trouble", look)
+        await until(lambda: len(looks) >= 2)
         assert not done.done()
         second = rig.submit(order("b"))
         rig.journal.recover()

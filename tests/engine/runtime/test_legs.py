@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -15,171 +13,19 @@ from nats.aio.msg import Msg
 
 from bus import subjects
 from bus.connection import Connection
-from bus.journal import MemoryJournal
-from bus.messages import (
-    ASK,
-    BID,
-    BookSnapshot,
-    Heartbeat,
-    Leg,
-    LegAnswer,
-    LegQuery,
-    decode_leg_answer,
-    decode_route,
-    encode,
-)
-from bus.peer import PeerFeed
-from bus.replica import BookReplica, checksum
-from engine.commands import (
-    AddInstrument,
-    AwayQuote,
-    Command,
-    LegResult,
-    NewOrder,
-    QueryLeg,
-    TakeLeg,
-    Uncross,
-    decode,
-)
-from engine.events import Accepted, Answered, Fill, LegSent
+from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
+from engine.commands import Command, LegResult, NewOrder, QueryLeg, TakeLeg
+from engine.events import Accepted, Answered, LegSent
 from engine.invariants import check
-from engine.runtime import away, legs
-from engine.runtime.away import AwayView
-from engine.runtime.commit_loop import Batch, CommitLoop, Overloaded, Submission
-from engine.runtime.legs import Legs
+from engine.runtime import legs
+from engine.runtime.commit_loop import Overloaded, Submission
 from engine.runtime.recovery import begin_reign
-from engine.runtime.uncrosser import Uncrosser
-from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
+from tests.engine.runtime.nodes import Node, Peer, tasks
 from tests.waiting import until
 
 FILL = (5 << 48, 100, 2, 6 << 48, 77)
 """(execution id, price, quantity, contra order id, time) as a peer tells it."""
-
-
-class _Done(Exception):
-    pass
-
-
-@dataclass
-class Node:
-    """One small engine: state, commit loop, memory journal, legs. It sees what `peers` shows."""
-
-    number: int
-    nc: Client
-    group: asyncio.TaskGroup
-    peers: dict[int, PeerFeed] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.state = State(self.number)
-        self.journal = MemoryJournal(self.number)
-        self.away = AwayView(self.number, self.state, self.peers)
-        self.replicas: dict[str, BookReplica] = {}
-        self.sent: list[LegSent] = []
-        self.fills: list[Fill] = []
-        self.loop = CommitLoop(
-            self.state,
-            self.journal,
-            catch_up=self._catch_up,
-            attach=self.away.attach,
-            legs_planned=self.away.legs_planned,
-            release=self._release,
-        )
-        self.legs = Legs(self.nc, self.number, self.loop, self.away, self.replicas, self.group)
-
-    async def start(self, *, serve: bool = True) -> None:
-        """Begin a reign with one symbol."""
-        await begin_reign(self.state, self.journal, self.state.epoch + 1, 1)
-        self.group.create_task(self.loop.run())
-        await self.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
-        self.show()
-        if serve:
-            await self.serve()
-
-    async def serve(self) -> None:
-        """Take legs; the server knows when this returns."""
-        await self.legs.serve()
-        await self.nc.flush()
-
-    async def rest(self, client: str, side: Side, quantity: int, price: int) -> Submission:
-        """An order that peers do not see yet."""
-        return await self.loop.submit([NewOrder(client, client, "AAPL", side, 1, 1, price, quantity)])
-
-    def show(self) -> None:
-        """Publish the book as it is, to this engine's own replica."""
-        book = self.state.books["AAPL"]
-        replica = self.replicas["AAPL"] = BookReplica("AAPL")
-        levels = tuple((side, *level) for side in (BID, ASK) for level in book.levels(side))
-        crc = checksum(book.levels(Side.BUY), book.levels(Side.SELL))
-        replica.apply_snapshot(BookSnapshot(self.state.epoch, book.sequence, 1, 1, levels, crc))
-
-    def see(self, peer: int, *asks: tuple[int, int], epoch: int = 1, sequence: int = 1) -> None:
-        """This engine's view of a peer's offers is now this one."""
-        feed = PeerFeed(peer)
-        offered = [(price, quantity, 1) for price, quantity in asks]
-        levels = tuple((ASK, *level) for level in offered)
-        feed.on_message(BookSnapshot(epoch, sequence, 1, 1, levels, checksum((), offered)), "AAPL", 1)
-        for beat in range(2):
-            feed.on_message(Heartbeat(peer, epoch, 1, beat, {}), None, beat)
-        self.peers[peer] = feed
-
-    async def commands(self, *kinds: type) -> list[Command]:
-        """The journal's commands of these kinds, in order."""
-        records = [record async for record in MemoryJournal(self.number, self.journal.stored).replay()]
-        return [
-            command for record in records for command in decode(record.commands) if type(command) in kinds
-        ]
-
-    @property
-    def number_of_records(self) -> int:
-        """How many the journal has; a start makes two."""
-        return len(self.journal.stored)
-
-    async def _catch_up(self) -> None:
-        return
-
-    async def _release(self, batch: Batch) -> None:
-        for event in batch.events:
-            if isinstance(event, LegSent):
-                self.sent.append(event)
-                self.legs.send(event)
-            elif isinstance(event, Fill):
-                self.fills.append(event)
-        if batch.changes and self.replicas:
-            self.show()
-
-
-class Peer:
-    """A peer whose answers the test makes; it remembers what it was asked."""
-
-    def __init__(self, nc: Client, number: int, *answers: Callable[[Leg | LegQuery], bytes | None]) -> None:
-        self.asked: list[Leg | LegQuery] = []
-        self._nc = nc
-        self._number = number
-        self._answers = list(answers)
-
-    async def serve(self) -> None:
-        """Answer the first question with the first answer, and so on; with none left, no more."""
-        await self._nc.subscribe(subjects.route(self._number), cb=self._on_request)
-        await self._nc.flush()
-
-    async def _on_request(self, request: Msg) -> None:
-        question = decode_route(request.data)
-        self.asked.append(question)
-        answer = self._answers.pop(0)(question) if self._answers else None
-        if answer is not None:
-            await request.respond(answer)
-
-
-@asynccontextmanager
-async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
-    """A group whose tasks end with the block; a failure of one fails the test."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-            raise _Done  # noqa: TRY301 -- nothing else ends the group's tasks
-    except* _Done:
-        pass
 
 
 async def settled(submission: Submission) -> Answered:
@@ -203,12 +49,6 @@ def answers(
 ) -> Callable[[Leg | LegQuery], bytes]:
     """A peer's true answer to whatever leg it is asked about."""
     return lambda question: encode(LegAnswer(question.leg_id, refused, 9, fills))
-
-
-@pytest.fixture
-def other(engine: int) -> int:
-    """A second engine number, higher than the first."""
-    return engine + 20_000
 
 
 @asynccontextmanager
@@ -298,7 +138,8 @@ async def test_a_leg_that_meets_very_many_orders_comes_in_parts(
         home.see(other, (100, 5), (101, quantity - 5))
         answer = await settled(await home.rest("alice", Side.BUY, quantity, 101))
         assert (answer.status, answer.cumulative) == (OrderStatus.FILLED, quantity)
-        assert [leg.quantity for leg in home.sent] == [quantity, quantity - 504, quantity - 1004]
+        first, second = MAX_LEG_FILLS + 4, 2 * MAX_LEG_FILLS + 4  # one of the fills is of 5
+        assert [leg.quantity for leg in home.sent] == [quantity, quantity - first, quantity - second]
         assert away.state.books["AAPL"].best(Side.SELL) is None
         check(home.state)
         check(away.state)
@@ -470,11 +311,7 @@ async def test_new_legs_do_not_wait_for_very_many_earlier_ones(
 ) -> None:
     """They leave in turns with queries of those of an earlier run, each kind in order."""
     monkeypatch.setattr(legs, "MAX_LEGS_UNDER_WAY", 1)
-    async with tasks() as group:
-        peer = Peer(nats_connection, other, *[answers(FILL)] * 10)
-        await peer.serve()
-        home = Node(engine, nats_connection, group)
-        await home.start()
+    async with engine_and_peer(nats_connection, engine, other, *[answers(FILL)] * 10) as (home, peer):
         carried = legs_to(other, engine, 10)
         for leg in carried[:7]:
             home.legs.resume(leg)
@@ -794,93 +631,3 @@ async def test_an_answer_says_how_new_the_book_is(
         answer = decode_leg_answer(reply.data)
         assert (answer.refused, answer.book_sequence) == (False, before + 1)
         assert away.replicas["AAPL"].sequence == before + 1
-
-
-async def test_a_crossing_that_nothing_announced_is_found(
-    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A quote that begins to count without changing is seen by the next look at all symbols."""
-    monkeypatch.setattr("engine.runtime.uncrosser.LOOK_S", 0.01)
-    async with tasks() as group:
-        node = Node(engine, nats_connection, group)
-        crossing: list[int] = []
-        uncrosser = Uncrosser(node.loop, lambda symbol: crossing if symbol == "AAPL" else [])
-        group.create_task(uncrosser.run({"MSFT": 0, "AAPL": 0}))
-        await asyncio.sleep(0.05)
-        assert node.loop.queued_commands == 0
-        crossing.append(int(Side.SELL))
-        await until(lambda: node.loop.queued_commands == 1)
-
-
-async def test_uncrossing_is_asked_for_once_at_a_time(
-    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However often a quote changes meanwhile; and again at once when it still crosses afterwards."""
-    async with tasks() as group:
-        node = Node(engine, nats_connection, group)
-        asked: list[Command] = []
-        submit_own = node.loop.submit_own
-
-        def submit(command: Command) -> asyncio.Future[Submission]:
-            asked.append(command)
-            return submit_own(command)
-
-        monkeypatch.setattr(node.loop, "submit_own", submit)
-        buy, sell = int(Side.BUY), int(Side.SELL)
-        views = deque([[buy, sell], [buy, sell], [buy, sell], [buy], [buy]])
-        uncrosser = Uncrosser(node.loop, lambda symbol: views.popleft() if symbol == "AAPL" and views else [])
-        await begin_reign(node.state, node.journal, 1, 1)
-        for symbol in ("AAPL", "AAPL", "MSFT", "AAPL"):
-            uncrosser.look(symbol)
-        assert asked == [Uncross("AAPL", buy, ()), Uncross("AAPL", sell, ())]
-        group.create_task(node.loop.run())
-        await until(lambda: not views and node.loop.is_idle)
-        assert asked[2:] == [Uncross("AAPL", buy, ())]
-        assert await node.commands(Uncross) == []
-
-
-async def test_very_many_orders_are_uncrossed_in_parts_without_a_wait(
-    nats_connection: Connection, engine: int, other: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each part follows when the one before is done, whatever else changes; no leg is sent twice."""
-    monkeypatch.setattr(away, "MAX_UNCROSSED", 10)
-    async with tasks() as group:
-        await Peer(nats_connection, other).serve()  # it answers none, which takes a while to notice
-        node = Node(engine, nats_connection, group)
-        await node.start()
-        bids = [NewOrder("mm", f"m{n}", "AAPL", 1, 1, 1, 200 + n % 7, 2) for n in range(95)]
-        await node.loop.submit(bids)
-        node.see(other, (101, 60), (102, 200))
-        Uncrosser(node.loop, node.away.crossing).look("AAPL")
-        await until(lambda: len(node.sent) == 95)
-        await until(lambda: node.loop.is_idle)
-        parts = [part for part in await node.commands(Uncross) if isinstance(part, Uncross)]
-        quoted = [sum(level[1] for quote in part.away for level in quote.levels) for part in parts]
-        assert quoted == [20] * 9 + [10]
-        assert {leg.order_id for leg in node.sent} == set(node.state.orders)
-        assert [leg.limit for leg in node.sent] == [101] * 30 + [102] * 65
-        best_first = sorted(node.state.orders.values(), key=lambda order: (-order.price, order.id))
-        assert [leg.order_id for leg in node.sent] == [order.id for order in best_first]
-        check(node.state)
-
-
-async def test_a_leg_of_an_earlier_run_hides_nothing(
-    nats_connection: Connection, engine: int, other: int
-) -> None:
-    """What the peer shows after its fill counts whole, while it is asked about as afterwards."""
-    async with tasks() as group:
-        node = Node(engine, nats_connection, group)
-        await node.start()
-        node.see(other, (100, 30))
-        buy = NewOrder("bob", "b", "AAPL", 1, 1, 2, 105, 40)
-        shown = (AwayQuote(other, 1, 1, ((100, 30),)),)
-        earlier = LegSent((engine << 48) + 1, other, 1, 7, "AAPL", int(Side.BUY), 100, 50, 0)
-        node.legs.resume(earlier)
-        attached = node.away.attach(buy)
-        assert isinstance(attached, NewOrder)
-        assert attached.away == shown
-        node.away.leg_answered(earlier, LegAnswer(earlier.leg_id, refused=True, book_sequence=1, fills=()))
-        node.away.legs_planned([msgspec.structs.replace(earlier, leg_id=earlier.leg_id + 1, quantity=20)])
-        attached = node.away.attach(buy)
-        assert isinstance(attached, NewOrder)
-        assert attached.away == (AwayQuote(other, 1, 1, ((100, 10),)),), "a leg of this run is spoken for"

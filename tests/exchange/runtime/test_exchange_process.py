@@ -1,3 +1,5 @@
+"""The exchange's process beside a real nats-server: registering, tokens, views, restarts and junk."""
+
 import asyncio
 import hashlib
 import logging
@@ -18,7 +20,8 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # gene
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from matchbus.edge import RECOVERING_ROLE, token_key
-from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -75,10 +78,10 @@ class Caller:
 
     async def register(
         self, client_id: str, secret: str = "s", *, password: str = PASSWORD, preferred_engine: int = 0
-    ) -> matchbus_pb2.RegisterClientReply:
+    ) -> pb.RegisterClientReply:
         """Call RegisterClient."""
-        reply: matchbus_pb2.RegisterClientReply = await self.stub.RegisterClient(
-            matchbus_pb2.RegisterClientRequest(
+        reply: pb.RegisterClientReply = await self.stub.RegisterClient(
+            pb.RegisterClientRequest(
                 client_id=client_id, password=password, secret=secret, preferred_engine=preferred_engine
             )
         )
@@ -87,14 +90,23 @@ class Caller:
     async def positions(self, token: str, symbol: str = "") -> list[tuple[str, int, float, int, int]]:
         """Call GetPositions with a token."""
         reply = await self.stub.GetPositions(
-            matchbus_pb2.GetPositionsRequest(symbol=symbol), metadata=(("authorization", f"Bearer {token}"),)
+            pb.GetPositionsRequest(symbol=symbol), metadata=(("authorization", f"Bearer {token}"),)
         )
         return [(p.symbol, p.position, p.average_price, p.realized_pnl, p.fees) for p in reply.positions]
 
+    async def instruments(self) -> list[pb.Instrument]:
+        """Call ListInstruments."""
+        reply: pb.ListInstrumentsReply = await self.stub.ListInstruments(pb.ListInstrumentsRequest())
+        return list(reply.instruments)
+
+    async def engines(self) -> list[pb.Engine]:
+        """Call ListEngines."""
+        reply: pb.ListEnginesReply = await self.stub.ListEngines(pb.ListEnginesRequest())
+        return list(reply.engines)
+
     async def sees_two_live_engines(self) -> bool:
         """Whether ListEngines shows two live engines."""
-        reply = await self.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
-        return [engine.state for engine in reply.engines] == [matchbus_pb2.ENGINE_STATE_LIVE] * 2
+        return [engine.state for engine in await self.engines()] == [pb.ENGINE_STATE_LIVE] * 2
 
     async def is_serving(self, service: str = process.SERVICE) -> bool:
         """Whether the exchange says that it is ready, or has a role."""
@@ -214,7 +226,7 @@ async def two_engines(own_server: NatsServer, connections: "Connections") -> Asy
         await engine.stop()
 
 
-async def test_registration(
+async def test_a_client_gets_a_token_a_home_and_the_instruments(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
     """A client gets a token, a home, its address and the instruments; refusals have the right status."""
@@ -352,7 +364,7 @@ async def test_long_strings_are_refused_by_name(
         await eventually(registered)
 
 
-async def test_concurrent_registrations(
+async def test_registrations_that_come_together_bind_one_secret_and_spread_the_homes(
     own_server: NatsServer, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
     """Of first registrations of one name exactly one secret binds; clients that come together are spread."""
@@ -366,11 +378,13 @@ async def test_concurrent_registrations(
         homes = [
             reply.engine for reply in await asyncio.gather(*(caller.register(f"c{n}") for n in range(5)))
         ]
-        ann = next(outcome for outcome in outcomes if isinstance(outcome, matchbus_pb2.RegisterClientReply))
+        ann = next(outcome for outcome in outcomes if isinstance(outcome, pb.RegisterClientReply))
         assert sorted([ann.engine, *homes]) == [1, 1, 1, 2, 2, 2]
 
 
-async def test_no_engine(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
+async def test_without_a_live_engine_nobody_is_given_a_home(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
     """Without engines nobody can be registered; a silent one becomes a home only by name."""
     async with exchange(own_server, tmp_path) as caller:
         error = await refused(caller.register("ann"), grpc.StatusCode.UNAVAILABLE)
@@ -378,9 +392,7 @@ async def test_no_engine(own_server: NatsServer, own_connection: Connection, tmp
         await FakeEngine(own_connection, 7).enter()
 
         async def known() -> bool:
-            return [
-                e.engine for e in (await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
-            ] == [7]
+            return [engine.engine for engine in await caller.engines()] == [7]
 
         await eventually(known)
         error = await refused(caller.register("ann"), grpc.StatusCode.UNAVAILABLE)
@@ -425,9 +437,7 @@ async def test_positions_need_a_token(
     """Nobody sees positions without a token of this exchange."""
     async with exchange(own_server, tmp_path) as caller:
         token = (await caller.register("ann")).token
-        await refused(
-            caller.stub.GetPositions(matchbus_pb2.GetPositionsRequest()), grpc.StatusCode.UNAUTHENTICATED
-        )
+        await refused(caller.stub.GetPositions(pb.GetPositionsRequest()), grpc.StatusCode.UNAUTHENTICATED)
         await refused(caller.positions("nonsense"), grpc.StatusCode.UNAUTHENTICATED)
         error = await refused(caller.positions(token, "NONE"), grpc.StatusCode.INVALID_ARGUMENT)
         assert await violated_field(error) == "symbol"
@@ -439,27 +449,24 @@ async def test_market_views(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Consolidated book, engine states and log follow the feeds; bad requests name the field."""
+    """Consolidated book, engine states and log follow the feeds; the instruments are the file's."""
     caplog.set_level(logging.INFO, logger="exchange")
     async with exchange(own_server, tmp_path) as caller:
 
         async def states() -> list[int]:
-            reply = await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
-            assert [(e.engine, e.epoch, e.address) for e in reply.engines] == [
-                (1, 3, "host:1"),
-                (2, 3, "host:2"),
-            ]
-            return [e.state for e in reply.engines]
+            engines = await caller.engines()
+            assert [(e.engine, e.epoch, e.address) for e in engines] == [(1, 3, "host:1"), (2, 3, "host:2")]
+            return [e.state for e in engines]
 
         async def both_live() -> bool:
-            return await states() == [matchbus_pb2.ENGINE_STATE_LIVE] * 2
+            return await states() == [pb.ENGINE_STATE_LIVE] * 2
 
         async def second_down() -> bool:
-            return await states() == [matchbus_pb2.ENGINE_STATE_LIVE, matchbus_pb2.ENGINE_STATE_DOWN]
+            return await states() == [pb.ENGINE_STATE_LIVE, pb.ENGINE_STATE_DOWN]
 
         async def book(depth: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]], tuple[int, int]]:
             reply = await caller.stub.GetConsolidatedBook(
-                matchbus_pb2.GetConsolidatedBookRequest(symbol="AAPL", depth=depth)
+                pb.GetConsolidatedBookRequest(symbol="AAPL", depth=depth)
             )
             bids, asks = (
                 [(level.price, level.quantity) for level in side] for side in (reply.bids, reply.asks)
@@ -475,14 +482,17 @@ async def test_market_views(
         assert "book update: AAPL on E1 bid 5@99 ask 7@101" in caplog.messages
         assert "the feed of E2 is down in epoch 3" in caplog.messages
 
-        instruments = await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())
-        assert [(i.symbol, i.tick_size, i.lot_size) for i in instruments.instruments] == [
-            ("AAPL", "0.01", "1")
-        ]
+        listed = await caller.instruments()
+        assert [(i.symbol, i.tick_size, i.lot_size) for i in listed] == [("AAPL", "0.01", "1")]
+
+
+async def test_a_bad_request_for_a_book_names_the_field(own_server: NatsServer, tmp_path: Path) -> None:
+    """A depth below zero, no symbol, and one that is no symbol."""
+    async with exchange(own_server, tmp_path) as caller:
         for request, field in (
-            (matchbus_pb2.GetConsolidatedBookRequest(symbol="AAPL", depth=-1), "depth"),
-            (matchbus_pb2.GetConsolidatedBookRequest(symbol="md.>"), "symbol"),
-            (matchbus_pb2.GetConsolidatedBookRequest(), "symbol"),
+            (pb.GetConsolidatedBookRequest(symbol="AAPL", depth=-1), "depth"),
+            (pb.GetConsolidatedBookRequest(symbol="md.>"), "symbol"),
+            (pb.GetConsolidatedBookRequest(), "symbol"),
         ):
             error = await refused(caller.stub.GetConsolidatedBook(request), grpc.StatusCode.INVALID_ARGUMENT)
             assert await violated_field(error) == field
@@ -553,15 +563,13 @@ async def test_standbys_are_shown_behind_the_primaries(
         await own_connection.publish(subjects.standby(engine), messages.encode(status))
 
     async def rows() -> list[tuple[int, str, int, int, int]]:
-        reply = await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())
-        return [(e.engine, e.address, e.role, e.batch_number, e.lag_batches) for e in reply.engines]
+        engines = await caller.engines()
+        return [(e.engine, e.address, e.role, e.batch_number, e.lag_batches) for e in engines]
 
     async with exchange(own_server, tmp_path) as caller:
         await eventually(caller.sees_two_live_engines)
         primaries = [row[:3] for row in await rows()]
-        assert primaries == [
-            (number, f"host:{number}", matchbus_pb2.ENGINE_ROLE_PRIMARY) for number in (1, 2)
-        ]
+        assert primaries == [(number, f"host:{number}", pb.ENGINE_ROLE_PRIMARY) for number in (1, 2)]
 
         async def shown() -> bool:
             await own_connection.publish(subjects.standby(1), b"\xff junk")
@@ -571,7 +579,7 @@ async def test_standbys_are_shown_behind_the_primaries(
             return len(await rows()) == 4
 
         await eventually(shown)
-        standby = matchbus_pb2.ENGINE_ROLE_STANDBY
+        standby = pb.ENGINE_ROLE_STANDBY
         assert (await rows())[2:] == [(1, "host:10", standby, 41, 2), (2, "host:20", standby, 41, 2)]
         assert (await caller.register("ann", preferred_engine=1)).engine_address == "host:1"
 
@@ -602,10 +610,10 @@ async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> Non
             pass
     more = INSTRUMENTS + 'market_collar_percent = "5"\n' + INSTRUMENTS.replace("AAPL", "B.C")
     async with exchange(own_server, tmp_path, more) as caller:
-        listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
+        listed = await caller.instruments()
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", "5"), ("B.C", "")]
     async with exchange(own_server, tmp_path, INSTRUMENTS) as caller:
-        listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
+        listed = await caller.instruments()
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", ""), ("B.C", "")]
 
 
@@ -628,12 +636,11 @@ async def test_calls_hear_that_the_exchange_is_starting(
     try:
         await asyncio.wait_for(caller.channel.channel_ready(), DEADLINE_S)
         await eventually(lambda: caller.is_serving(RECOVERING_ROLE))
-        request = matchbus_pb2.ListInstrumentsRequest()
-        refusal = await refused(caller.stub.ListInstruments(request), grpc.StatusCode.UNAVAILABLE)
+        refusal = await refused(caller.instruments(), grpc.StatusCode.UNAVAILABLE)
         assert refusal.details() == "the exchange is starting: try again"
         may_publish.set()
         await eventually(caller.is_serving)
-        assert len((await caller.stub.ListInstruments(request)).instruments) == 1
+        assert len(await caller.instruments()) == 1
         assert not await caller.is_serving(RECOVERING_ROLE)
     finally:
         await caller.channel.close(None)
@@ -642,7 +649,7 @@ async def test_calls_hear_that_the_exchange_is_starting(
             await running
 
 
-async def test_a_server_that_is_killed(
+async def test_calls_work_again_after_the_nats_server_was_killed(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
     """While nats-server is away calls that need it wait or say so; when it is back they work again."""
@@ -673,10 +680,7 @@ JUNK: list[tuple[str, bytes, dict[str, str] | None]] = [
     ("standby.1", b'["standby",1,"junk",1,1,1,%b]' % HUGE, None),
     ("standby.1", b'["standby",%b,"junk",1,1,1,1]' % HUGE, None),
     *((f"$KV.{bucket}.x", b'{"x":' + DEEP, None) for bucket in BUCKETS),
-    *(
-        (f"$KV.{bucket}.y", b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}', None)
-        for bucket in BUCKETS
-    ),
+    *((f"$KV.{bucket}.y", NO_TEXT, None) for bucket in BUCKETS),
     ("$KV.engines.abc", b"", {"KV-Operation": "DEL"}),
     ("$KV.engines.9", b'{"engine":9,"epoch":%b,"address":"junk","pid":1}' % HUGE, None),
     ("$KV.instruments.X", b'{"symbol":"a b*>","tick_size":"1","lot_size":"1"}', None),
@@ -697,15 +701,14 @@ async def test_junk_from_outside_ends_nothing(
 
             async def all_read() -> bool:
                 await nc.publish("standby.2", messages.encode(messages.StandbyStatus(2, "last", 1, 1, 1, 1)))
-                engines = (await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
-                return [engine.address for engine in engines] == ["host:1", "host:2", "host:7", "last"]
+                addresses = [engine.address for engine in await caller.engines()]
+                return addresses == ["host:1", "host:2", "host:7", "last"]
 
             await eventually(all_read)
             reply = ProvisionReply("the request on provision.1 is for engine 2")
             answer = await nc.request("provision.1", messages.encode(ProvisionRequest(2)), timeout=5)
             assert answer.data == messages.encode(reply)
-            listed = (await caller.stub.ListInstruments(matchbus_pb2.ListInstrumentsRequest())).instruments
-            assert [instrument.symbol for instrument in listed] == ["AAPL"]
+            assert [instrument.symbol for instrument in await caller.instruments()] == ["AAPL"]
 
 
 async def test_huge_numbers_are_not_shown(
@@ -722,11 +725,8 @@ async def test_huge_numbers_are_not_shown(
 
         async def shown() -> bool:
             await own_connection.publish("md.1.heartbeat", b'["heartbeat",1,3,%b,1,{}]' % HUGE)
-            engines = (await caller.stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
-            book = await caller.stub.GetConsolidatedBook(
-                matchbus_pb2.GetConsolidatedBookRequest(symbol="AAPL")
-            )
-            assert all(engine.batch_number <= 1 for engine in engines)
+            assert all(engine.batch_number <= 1 for engine in await caller.engines())
+            book = await caller.stub.GetConsolidatedBook(pb.GetConsolidatedBookRequest(symbol="AAPL"))
             return any(
                 (level.quantity, level.order_count, len(level.engines)) == (most, most, 2)
                 for level in book.asks
@@ -735,8 +735,8 @@ async def test_huge_numbers_are_not_shown(
         await eventually(shown)
 
 
-def test_the_command(tmp_path: Path) -> None:
-    """The command says in one line why it does not start."""
+def test_a_command_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """In one line, without a traceback."""
     command = [sys.executable, "-m", "exchange.runtime.process", "--nats", "nats://127.0.0.1:1"]
     for arguments, text in (
         (["--listen", "0.0.0.0:0"], "set PASSWORD or give --password another one"),
