@@ -265,7 +265,7 @@ class Cluster:
             return Member(
                 name,
                 [
-                    *(sys.executable, "-m", "simulation.child", str(os.getpid()), module),
+                    *(sys.executable, "-m", "simulation.dies_with", str(os.getpid()), module),
                     *("--nats", nats_url, "--listen", address),
                     *arguments,
                     *self._access.options,

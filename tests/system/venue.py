@@ -28,7 +28,7 @@ START_DEADLINE_S: Final = 40.0
 STOP_DEADLINE_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 20.0
 PASSWORD: Final = "password"
-COMMAND: Final = (sys.executable, "-m", "simulation.child", str(os.getpid()), "simulation.matchbus")
+COMMAND: Final = (sys.executable, "-m", "simulation.dies_with", str(os.getpid()), "simulation.matchbus")
 """`matchbus` in a process that does not outlive the tests, whatever ends them."""
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
