@@ -133,8 +133,8 @@ class Link:
             if credentials is None
             else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
         )
-        self.exchange: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)  # type: ignore[no-untyped-call]
-        self.engine: Any = matchbus_pb2_grpc.MatchingEngineStub(self.channel)  # type: ignore[no-untyped-call]
+        self.exchange: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)
+        self.engine: Any = matchbus_pb2_grpc.MatchingEngineStub(self.channel)
         service = pb.DESCRIPTOR.services_by_name["MatchingEngine"].full_name
         self.order_entry: Any = self.channel.stream_stream(
             f"/{service}/OrderEntry",

@@ -239,7 +239,7 @@ class Cluster:
                 asyncio.timeout(READY_DEADLINE_S),
                 tls.channel(self.exchange.address) as channel,
             ):
-                stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+                stub = matchbus_pb2_grpc.ExchangeStub(channel)
                 while True:
                     engines = (await stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
                     live = sum(engine.state == matchbus_pb2.ENGINE_STATE_LIVE for engine in engines)

@@ -190,7 +190,7 @@ class Trader:
     def move(self, channel: Any) -> None:
         """Call the engine over this channel from now on."""
         self.channel = channel
-        self.stub: Any = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+        self.stub: Any = matchbus_pb2_grpc.MatchingEngineStub(channel)
 
     async def submit(self, order: pb.NewOrder, *, timeout_s: float = CALL_TIMEOUT_S) -> pb.OrderReply:
         """SubmitOrder."""
@@ -342,7 +342,7 @@ async def floor(venue: Venue) -> AsyncIterator[Floor]:
 
 def exchange_stub(channel: Any) -> Any:
     """The stub of the Exchange service."""
-    return matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+    return matchbus_pb2_grpc.ExchangeStub(channel)
 
 
 def expect_status(error: grpc.aio.AioRpcError, *expected: grpc.StatusCode) -> None:
