@@ -38,7 +38,7 @@ from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
-from bus.provision import ProvisionError, await_journal, await_shared, bucket_stream
+from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
@@ -529,7 +529,7 @@ def _sizes(instrument: AddInstrument) -> tuple[Decimal, Decimal]:
 
 def _other_sizes(number: int, listed: AddInstrument, known: AddInstrument) -> str:
     """Why an engine must not trade a symbol, and what to do: clients would take its prices for others."""
-    bucket = bucket_stream(subjects.INSTRUMENTS_BUCKET)
+    bucket = subjects.bucket_stream(subjects.INSTRUMENTS_BUCKET)
     return (
         f"{listed.symbol} is listed with tick size {listed.tick_size} and lot size {listed.lot_size}, but the"
         f" journal of E{number} counts it in ticks of {known.tick_size} and lots of {known.lot_size}. Restore"
