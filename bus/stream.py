@@ -369,6 +369,17 @@ class StreamReader:
         except TimeoutError:
             return []
 
+    async def is_next_lost(self) -> bool:
+        """After a silence: whether the server has lost message `next_sequence`, which it must have had.
+
+        It knows of nothing to deliver then, and would be silent for ever. False when it does not answer.
+        Raises StreamMissing, or nats' ConnectionClosedError.
+        """
+        try:
+            return await message_at(self._client, self._stream, self.next_sequence) is None
+        except AWAY:
+            return False
+
     async def renew(self) -> None:
         """Begin anew after `next_sequence`, as soon as the server is there."""
         await self.close()

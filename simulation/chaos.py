@@ -21,7 +21,7 @@ from rich.console import Console
 from bus import subjects
 from bus.connection import Connection
 from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import AWAY, StreamError, StreamReader, extent, message_at
+from bus.stream import StreamError, StreamReader, extent
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
 from client.cli.sheets import counted
@@ -488,10 +488,8 @@ async def _payloads(nc: Connection, stream: str) -> list[bytes]:
                 heard = time.monotonic()
             elif time.monotonic() - heard > _SILENCE_S:
                 raise StreamError(f"stream {stream}: nothing has come for {_SILENCE_S:g} s")
-            else:  # a server that has lost what it counts is silent for ever
-                with contextlib.suppress(*AWAY):
-                    if await message_at(nc, stream, reader.next_sequence) is None:
-                        raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
+            elif await reader.is_next_lost():
+                raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
     finally:
         await reader.close()
     return payloads
