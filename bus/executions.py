@@ -25,12 +25,12 @@ from bus.stream import (
     Publisher,
     Stored,
     StreamError,
-    StreamReader,
     last_message,
     next_message,
     settled_extent,
     until_connected,
 )
+from bus.stream_reader import StreamReader
 
 _LOOK_S: Final = 1.0
 """How long a reader that has not caught up hears nothing before it looks whether what comes next is there."""

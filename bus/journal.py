@@ -45,11 +45,11 @@ from bus.stream import (
     Extent,
     Publisher,
     StreamError,
-    StreamReader,
     message_at,
     settled_extent,
     until_connected,
 )
+from bus.stream_reader import StreamReader
 
 MAX_RECORD_BYTES: Final = 256_000
 """Largest `commands` of one record, in bytes; the rest of it adds less than 100."""

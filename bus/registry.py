@@ -28,12 +28,12 @@ from bus.stream import (
     Stored,
     StreamError,
     StreamLostEnd,
-    StreamReader,
     last_message,
     message_at,
     settled_extent,
     until_connected,
 )
+from bus.stream_reader import StreamReader
 from bus.subjects import bucket_stream, bucket_subject
 
 DEADLINE_S: Final = 5.0

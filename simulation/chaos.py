@@ -21,7 +21,8 @@ from rich.console import Console
 from bus import subjects
 from bus.connection import Connection
 from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import StreamError, StreamReader, extent
+from bus.stream import StreamError, extent
+from bus.stream_reader import StreamReader
 from client import Client, EngineRole, MatchbusError
 from client.cli.output import print_sheets
 from client.cli.sheets import counted

@@ -29,7 +29,8 @@ from bus import subjects
 from bus.connection import Connection, connect
 from bus.messages import BookDelta, BookSnapshot, decode_feed
 from bus.records import Record
-from bus.stream import StreamReader, extent
+from bus.stream import extent
+from bus.stream_reader import StreamReader
 from client import Client, Fill, OrderResult
 from engine.runtime.commit_loop import REIGN_PATIENCE_S
 from simulation.cluster import Cluster
