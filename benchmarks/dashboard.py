@@ -72,14 +72,14 @@ class Trading:
 async def trade(exchange: str, engine: int, rate: float, trading: Trading) -> None:
     """Send orders to one engine until stopped, never making up for a time when it was slower."""
     async with grpc.aio.insecure_channel(exchange) as channel:
-        market = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+        market = matchbus_pb2_grpc.ExchangeStub(channel)
         reply = await market.RegisterClient(
             pb.RegisterClientRequest(
                 client_id=f"bench{engine}", password="password", secret="s", preferred_engine=engine
             )
         )
     async with grpc.aio.insecure_channel(reply.engine_address) as channel:
-        stub = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+        stub = matchbus_pb2_grpc.MatchingEngineStub(channel)
         call = stub.OrderEntry(metadata=(("authorization", f"Bearer {reply.token}"),))
         room = asyncio.Semaphore(MAX_BATCHES_OUT)
 

@@ -57,7 +57,7 @@ class Echo(matchbus_pb2_grpc.MatchingEngineServicer):
 
 async def _serve_echo(ready: Connection) -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(Echo(), server)  # type: ignore[no-untyped-call]
+    matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(Echo(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     ready.send(f"127.0.0.1:{port}")
@@ -78,7 +78,7 @@ class Peer:
         # Channels with equal options would share one connection.
         options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
         self.channel = grpc.aio.insecure_channel(address, options=options)
-        self.stub = matchbus_pb2_grpc.MatchingEngineStub(self.channel)  # type: ignore[no-untyped-call]
+        self.stub = matchbus_pb2_grpc.MatchingEngineStub(self.channel)
 
 
 class Venue:
@@ -95,7 +95,7 @@ class Venue:
         """A new client at home on this engine, with a connection of its own."""
         name = f"bench{next(self._names)}"
         async with grpc.aio.insecure_channel(self.cluster.exchange.address) as channel:
-            stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+            stub = matchbus_pb2_grpc.ExchangeStub(channel)
             reply = await stub.RegisterClient(
                 pb.RegisterClientRequest(
                     client_id=name, password="password", secret="bench", preferred_engine=engine

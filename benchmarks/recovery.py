@@ -28,7 +28,7 @@ from rich.progress import track
 from benchmarks.figures import Figure, alone
 from benchmarks.report import console
 from benchmarks.standalone import standalone
-from bus import provision
+from bus import provision, subjects
 from bus.connection import connect
 from bus.executions import ExecutionsWriter
 from bus.journal import JetStreamJournal
@@ -202,7 +202,7 @@ async def settle_reports(url: str) -> None:
 
 async def _stored_bytes(url: str) -> int:
     nc = await connect(url, name="benchmark", on_closed=lambda: None)
-    info = await nc.jetstream().stream_info(provision.object_stream(f"snapshots_{ENGINE}"))
+    info = await nc.jetstream().stream_info(subjects.object_stream(f"snapshots_{ENGINE}"))
     await nc.close()
     return info.state.bytes
 

@@ -93,7 +93,7 @@ async def measure(kills: int, clients: int) -> list[Figure]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = await stack.enter_async_context(Cluster(engines=2, standbys=1, data_dir=directory))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(cluster.exchange.address))
-        exchange = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+        exchange = matchbus_pb2_grpc.ExchangeStub(channel)
         connected = [
             await stack.enter_async_context(
                 Client.connect(

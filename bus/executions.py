@@ -25,13 +25,12 @@ from bus.stream import (
     Publisher,
     Stored,
     StreamError,
-    StreamReader,
     last_message,
-    message_at,
     next_message,
     settled_extent,
     until_connected,
 )
+from bus.stream_reader import StreamReader
 
 _LOOK_S: Final = 1.0
 """How long a reader that has not caught up hears nothing before it looks whether what comes next is there."""
@@ -173,21 +172,15 @@ class ExecutionsReader:
                 for stored in arrived:
                     yield _decode(stored.sequence, stored.payload)
                 if not arrived:
-                    await self._expect(reader.next_sequence, end)
+                    await settled_extent(self._client, subjects.EXECUTIONS_STREAM, end)
+                    if await reader.is_next_lost():
+                        raise ExecutionsDamaged(
+                            f"message {reader.next_sequence} of {end} was stored and is gone"
+                        )
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error
         finally:
             await reader.close()
-
-    async def _expect(self, sequence: int, end: int) -> None:
-        """Nothing came for a while: the server is away, or counts messages that it has lost.
-
-        In that case it would be silent for ever.
-        """
-        await settled_extent(self._client, subjects.EXECUTIONS_STREAM, end)
-        with contextlib.suppress(*AWAY):
-            if await message_at(self._client, subjects.EXECUTIONS_STREAM, sequence) is None:
-                raise ExecutionsDamaged(f"message {sequence} of {end} was stored and is gone")
 
 
 class OldFills:

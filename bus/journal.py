@@ -45,11 +45,11 @@ from bus.stream import (
     Extent,
     Publisher,
     StreamError,
-    StreamReader,
     message_at,
     settled_extent,
     until_connected,
 )
+from bus.stream_reader import StreamReader
 
 MAX_RECORD_BYTES: Final = 256_000
 """Largest `commands` of one record, in bytes; the rest of it adds less than 100."""
@@ -282,8 +282,12 @@ class JetStreamJournal(_Chained):
                         yield record
                 if not arrived:  # a stream that lost its end is silent too
                     last = await self._end(self._sequence)
-                    if last > self._sequence:
-                        await self._expect(self._sequence + 1, last)
+                    if last > self._sequence and await reader.is_next_lost():
+                        raise JournalDamaged(
+                            self._engine,
+                            reader.next_sequence,
+                            f"the stream ends at {last}, but from here on its records are gone",
+                        )
         except StreamError as error:
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
         except nats.errors.ConnectionClosedError as error:
@@ -326,17 +330,6 @@ class JetStreamJournal(_Chained):
                 raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
             else:
                 return found.payload if found is not None else None
-
-    async def _expect(self, sequence: int, end: int) -> None:
-        """Nothing came for a while: either the server is away, or it has lost its records up to the end.
-
-        In that case it knows of no message to deliver, and would be silent for ever.
-        """
-        with contextlib.suppress(*AWAY):
-            if await message_at(self._client, self._stream, sequence) is None:
-                raise JournalDamaged(
-                    self._engine, sequence, f"the stream ends at {end}, but from here on its records are gone"
-                )
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says. Costs one round trip and one fsync of the server."""

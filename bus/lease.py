@@ -23,7 +23,6 @@ from nats.aio.msg import Msg
 
 from bus import messages, subjects
 from bus.messages import LeaseEntry
-from bus.provision import bucket_stream, bucket_subject
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -49,7 +48,7 @@ _LOOK_S: Final = 0.02
 NEWCOMER_S: Final = 0.3
 """How long a newcomer leaves a lapsed lease to those who have waited longer; it shrinks with the wait."""
 
-_STREAM: Final = bucket_stream(subjects.LEASES_BUCKET)
+_STREAM: Final = subjects.bucket_stream(subjects.LEASES_BUCKET)
 _TTL_HEADER: Final = "Nats-TTL"
 _DELETED: Final = {"KV-Operation": "DEL"}
 _log: Final = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ class Lease:
     def __init__(self, client: Client, entry: LeaseEntry) -> None:
         self.entry = entry
         self._client = client
-        self._subject = bucket_subject(subjects.LEASES_BUCKET, subjects.engine_token(entry.engine))
+        self._subject = subjects.bucket_subject(subjects.LEASES_BUCKET, subjects.engine_token(entry.engine))
         self._payload = messages.encode(entry)
         self._publisher = Publisher(client)
         self._renewed = -math.inf

@@ -85,21 +85,6 @@ class StreamSize(NamedTuple):
     limit: int
 
 
-def bucket_stream(bucket: str) -> str:
-    """The stream behind a bucket."""
-    return f"KV_{bucket}"
-
-
-def object_stream(bucket: str) -> str:
-    """The stream behind an object store."""
-    return f"OBJ_{bucket}"
-
-
-def bucket_subject(bucket: str, key: str) -> str:
-    """The subject behind a bucket's key; the key `>` stands for all."""
-    return f"$KV.{bucket}.{key}"
-
-
 class _Patience:
     """How long a start waits for what is missing; it says in the log that it waits."""
 
@@ -164,9 +149,7 @@ async def provision_journal(
     server does not answer.
     """
     await _provision(client, _snapshots(engine), replicas)
-    journal = _journal(engine, max_bytes)
-    journal.deny_purge = not trimmable
-    await _provision(client, journal, replicas)
+    await _provision(client, _journal(engine, max_bytes, trimmable=trimmable), replicas)
 
 
 async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) -> bool:
@@ -175,7 +158,7 @@ async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) ->
     They are if that is wanted, or all that there are were made so. Raises ConfigurationMismatch when it is
     wanted and one was not, which no server changes, and nats' errors.
     """
-    journals = await _journals(client)
+    journals = await _existing_journals(client)
     kept_whole = [journal.name for journal in journals if journal.deny_purge]
     if trimmable and kept_whole:
         raise ConfigurationMismatch(
@@ -189,7 +172,7 @@ async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) ->
 
 async def journaled_engines(client: Client) -> list[int]:
     """The numbers of the engines that have a journal here. Raises one of nats' errors."""
-    names = [journal.name or "" for journal in await _journals(client)]
+    names = [journal.name or "" for journal in await _existing_journals(client)]
     numbers = [subjects.number_of(name.removeprefix(subjects.JOURNAL_STREAM_PREFIX)) for name in names]
     return sorted(number for number in numbers if number)
 
@@ -211,7 +194,7 @@ async def _streams(client: Client) -> list[StreamInfo]:
     return streams
 
 
-async def _journals(client: Client) -> list[StreamConfig]:
+async def _existing_journals(client: Client) -> list[StreamConfig]:
     """The journals that there are, as they were made."""
     streams = [stream.config for stream in await _streams(client)]
     return [one for one in streams if (one.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX)]
@@ -255,15 +238,17 @@ async def trim_journal(client: Client, engine: int, first: int) -> None:
     await _jetstream(client).purge_stream(subjects.journal_stream(engine), seq=first)
 
 
-def _journal(engine: int, max_bytes: int) -> StreamConfig:
-    return _append_only(subjects.journal_stream(engine), subjects.journal(engine), max_bytes)
+def _journal(engine: int, max_bytes: int, *, trimmable: bool = False) -> StreamConfig:
+    return _append_only(
+        subjects.journal_stream(engine), subjects.journal(engine), max_bytes, deny_purge=not trimmable
+    )
 
 
 def _snapshots(engine: int) -> StreamConfig:
     """An object store as every NATS client knows it."""
     bucket = subjects.snapshots_bucket(engine)
     return _stream(
-        object_stream(bucket),
+        subjects.object_stream(bucket),
         [subjects.object_chunks(bucket), subjects.object_entries(bucket)],
         max_bytes=-1,
         max_msgs_per_subject=-1,
@@ -279,8 +264,11 @@ def _executions(max_bytes: int) -> StreamConfig:
     return _append_only(subjects.EXECUTIONS_STREAM, subjects.EXECUTIONS_SUBJECTS, max_bytes)
 
 
-def _append_only(name: str, subject: str, max_bytes: int) -> StreamConfig:
-    """A stream that only grows: nothing is dropped, deleted or purged, and a full one refuses what is new."""
+def _append_only(name: str, subject: str, max_bytes: int, *, deny_purge: bool = True) -> StreamConfig:
+    """A stream that only grows: nothing is dropped or deleted, and a full one refuses what is new.
+
+    Without `deny_purge` it may be trimmed.
+    """
     return _stream(
         name,
         [subject],
@@ -288,7 +276,7 @@ def _append_only(name: str, subject: str, max_bytes: int) -> StreamConfig:
         max_msgs_per_subject=-1,
         max_msg_size=MAX_MESSAGE_BYTES,
         deny_delete=True,
-        deny_purge=True,
+        deny_purge=deny_purge,
         allow_rollup_hdrs=False,
     )
 
@@ -296,8 +284,8 @@ def _append_only(name: str, subject: str, max_bytes: int) -> StreamConfig:
 def _bucket(bucket: str) -> StreamConfig:
     """A bucket as every NATS key-value client knows it, with the newest value of each key only."""
     return _stream(
-        bucket_stream(bucket),
-        [bucket_subject(bucket, ">")],
+        subjects.bucket_stream(bucket),
+        [subjects.bucket_subject(bucket, ">")],
         max_bytes=-1,
         max_msgs_per_subject=1,
         max_msg_size=-1,

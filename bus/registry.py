@@ -21,7 +21,6 @@ import nats.errors
 from nats.aio.client import Client
 
 from bus import messages
-from bus.provision import bucket_stream, bucket_subject
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -29,12 +28,13 @@ from bus.stream import (
     Stored,
     StreamError,
     StreamLostEnd,
-    StreamReader,
     last_message,
     message_at,
     settled_extent,
     until_connected,
 )
+from bus.stream_reader import StreamReader
+from bus.subjects import bucket_stream, bucket_subject
 
 DEADLINE_S: Final = 5.0
 """How long reading or writing a key waits for NATS."""

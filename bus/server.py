@@ -30,9 +30,9 @@ from typing import Final, Self, TextIO
 
 import msgspec
 
-from bus import child
+from bus.child_process import ChildProcess
 from bus.connection import has_jetstream
-from bus.process import ChildProcess
+from bus.dies_with import dying_with_us
 
 MINIMUM_VERSION: Final = (2, 14)
 START_DEADLINE_S: Final = 15.0
@@ -266,8 +266,7 @@ class NatsServer(ChildProcess):
         settings = self._store_dir / SETTINGS
         settings.write_text(self._settings(), encoding="utf-8")
         await self.launch(
-            *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
-            str(binary),
+            *dying_with_us(str(binary)),
             *("-c", settings.name),
             *("-a", _HOST),
             *("-p", str(self.port or -1)),

@@ -24,7 +24,7 @@ from nats.aio.client import Client
 from nats.js.api import ObjectInfo, ObjectMeta, ObjectMetaOptions, RawStreamMsg
 from nats.js.object_store import ObjectStore
 
-from bus import messages, provision, subjects
+from bus import messages, subjects
 from bus.stream import StreamError, settled_extent
 
 CHUNK_BYTES: Final = 512 * 1024
@@ -99,7 +99,7 @@ class SnapshotStore:
         self._jetstream = client.jetstream(timeout=_TIMEOUT_S)
         self._client = client
         self._bucket = subjects.snapshots_bucket(engine)
-        self._stream = provision.object_stream(self._bucket)
+        self._stream = subjects.object_stream(self._bucket)
         self._opened: ObjectStore | None = None
 
     async def put(self, entry: SnapshotEntry, state: bytes) -> None:

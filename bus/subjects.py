@@ -1,4 +1,4 @@
-"""Every NATS subject, stream and bucket name; nothing else spells one.
+"""Every NATS subject, stream and bucket name of ours; nothing else spells one.
 
 A string made by a client never becomes part of a subject: an oversized or malformed one closes a nats-py
 connection for good. Only symbols of the instrument list get here, and `symbol_token` checks them again.
@@ -124,9 +124,24 @@ def journal_stream(engine: int) -> str:
     return f"{JOURNAL_STREAM_PREFIX}{engine_token(engine)}"
 
 
+def bucket_stream(bucket: str) -> str:
+    """The stream behind a bucket."""
+    return f"KV_{bucket}"
+
+
+def bucket_subject(bucket: str, key: str) -> str:
+    """The subject behind a bucket's key; the key `>` stands for all."""
+    return f"$KV.{bucket}.{key}"
+
+
 def snapshots_bucket(engine: int) -> str:
     """The object store of an engine's snapshots."""
     return f"snapshots_{engine_token(engine)}"
+
+
+def object_stream(bucket: str) -> str:
+    """The stream behind an object store."""
+    return f"OBJ_{bucket}"
 
 
 def object_chunks(bucket: str) -> str:

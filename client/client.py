@@ -30,12 +30,11 @@ from client import results, terms, traces
 from client.errors import ClientClosed, FillGap, MatchbusError, OrderNotFound, Unavailable
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
-from client.session import Retry, Session
+from client.session import DEFAULT_DEADLINE_S, Retry, Session
 from client.terms import OrderStatus, RejectReason
 from client.units import Instrument, Number
 from client.venue import Venue
 
-DEFAULT_DEADLINE_S: Final = 30.0
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 36
 
 _REMEMBERED_ORDERS: Final = 100_000
@@ -496,7 +495,8 @@ def check_client_order_id(client_order_id: str) -> None:
     fits = 1 <= len(client_order_id) <= MAX_CLIENT_ORDER_ID_LENGTH
     if not (fits and client_order_id.isascii() and client_order_id.isprintable()):
         raise ValueError(
-            f"client_order_id {client_order_id!r:.60} must be 1 to 36 printable ASCII characters"
+            f"client_order_id {client_order_id!r:.60} must be 1 to {MAX_CLIENT_ORDER_ID_LENGTH}"
+            " printable ASCII characters"
         )
 
 
@@ -518,8 +518,11 @@ def _having_left() -> Iterator[None]:
 
 
 def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:
-    # Sent again, a cancel or replace finds the order closed by its first attempt, a replace also finds it
-    # waiting for the leg that its first attempt sent.
+    """Whether a refusal may tell of what an earlier attempt did.
+
+    Sent again, a cancel or replace finds the order closed by its first attempt, a replace also finds it
+    waiting for the leg that its first attempt sent.
+    """
     return pending.attempts > 1 and reply.reject_reason in (
         pb.REJECT_REASON_ORDER_CLOSED,
         pb.REJECT_REASON_ORDER_PENDING,

@@ -49,6 +49,9 @@ MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_REPLY_BYTES: Final = 64 * 2**20
 """A client may have more open orders, and a book more levels, than 4 MiB hold."""
 
+DEFAULT_DEADLINE_S: Final = 30.0
+"""How long a call may take with all its attempts, where its user did not say."""
+
 _LONGEST_CALL_S: Final = 86_400.0
 """What one attempt is given at most: gRPC takes a much larger number for none at all."""
 
@@ -106,7 +109,7 @@ _USELESS_TO_REPEAT: Final = frozenset(
     }
 )
 
-_NOT_TAKEN: Final = frozenset(
+_NO_LONGER_KNOWN: Final = frozenset(
     {
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.PERMISSION_DENIED,
@@ -133,8 +136,8 @@ class Link:
             if credentials is None
             else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
         )
-        self.exchange: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)  # type: ignore[no-untyped-call]
-        self.engine: Any = matchbus_pb2_grpc.MatchingEngineStub(self.channel)  # type: ignore[no-untyped-call]
+        self.exchange: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)
+        self.engine: Any = matchbus_pb2_grpc.MatchingEngineStub(self.channel)
         service = pb.DESCRIPTOR.services_by_name["MatchingEngine"].full_name
         self.order_entry: Any = self.channel.stream_stream(
             f"/{service}/OrderEntry",
@@ -217,7 +220,7 @@ class Session:
             try:
                 await self._register(self.deadline_s)
             except grpc.aio.AioRpcError as error:
-                if error.code() in _NOT_TAKEN:
+                if error.code() in _NO_LONGER_KNOWN:
                     raise _final(error) from error
                 _log.info("registration failed: %s %s", error.code(), error.details())
 
@@ -433,17 +436,19 @@ class Retry:
         """Ask the exchange for news that may explain this failure; whether we registered."""
         session, often = self._session, self._failures >= _FAILURES_BEFORE_REGISTRATION
         match code:
-            case grpc.StatusCode.UNAUTHENTICATED if self._token_renewed_at is None:
-                pass
+            case grpc.StatusCode.UNAUTHENTICATED:
+                helps = self._token_renewed_at is None
             case grpc.StatusCode.UNAVAILABLE:
-                if await session.find_home(generation) or not often:
-                    return False
+                found = await session.find_home(generation)
+                helps = often and not found
             case grpc.StatusCode.FAILED_PRECONDITION:
-                pass
-            case grpc.StatusCode.INTERNAL if often:
-                pass
+                helps = True
+            case grpc.StatusCode.INTERNAL:
+                helps = often
             case _:
-                return False
+                helps = False
+        if not helps:  # to register again
+            return False
         await session.register_again(generation)
         if code is grpc.StatusCode.UNAUTHENTICATED and session.token_generation > generation:
             self._token_renewed_at = asyncio.get_running_loop().time()

@@ -4,17 +4,15 @@ Read only. What belongs to one trader is in `client/client.py`.
 """
 
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import grpc
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client import results
 from client.results import Book, EngineStatus
-from client.session import Session
+from client.session import DEFAULT_DEADLINE_S, Session
 from client.units import Instrument
-
-DEFAULT_DEADLINE_S: Final = 30.0
 
 
 class Venue:

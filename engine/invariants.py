@@ -24,8 +24,7 @@ def check(state: State) -> None:
         )
         assert order.reserved == reserved.get(order.id, 0), f"order {order.id} reserves what no leg has"
         assert order.reserved or not any(order.owed), f"order {order.id} owes no answer"
-        account = order.account
-        assert account is not None
+        account = order.owner
         assert (order.id in account.open) == (order.leaves > 0), f"order {order.id} is open and finished"
         in_book = state.books[order.request.symbol].side(order.side).holds(order)
         assert in_book == order.is_resting, f"order {order.id} has {order.open} open but rests: {in_book}"
@@ -54,8 +53,8 @@ def _check_side(side: BookSide, state: State) -> None:
         if level.by_client is not None:
             held: dict[str, int] = {}
             for order in level.queue():
-                assert order.account is not None
-                held[order.account.name] = held.get(order.account.name, 0) + order.open
+                name = order.owner.name
+                held[name] = held.get(name, 0) + order.open
             counted = {client: quantity for client, quantity in level.by_client.items() if quantity}
             assert counted == held, f"level {level.price} counts its clients' orders wrongly"
         priorities = [order.priority for order in level.queue()]

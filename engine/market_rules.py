@@ -6,7 +6,7 @@
 
 from typing import Final
 
-from engine.book import BookSide
+from engine.book import ANY_PRICE, BookSide
 from engine.matching import can_take
 from engine.orders import Order
 from engine.risk import Refusal
@@ -14,6 +14,23 @@ from engine.routing import AwayLevel
 from engine.terms import RejectReason, TimeInForce
 
 _FOK: Final = int(TimeInForce.FOK)
+_BPS: Final = 10_000
+
+
+def best_key(opposite: BookSide, away: list[AwayLevel]) -> int | None:
+    """The best key that is shown, at home or elsewhere; None where nothing is."""
+    keys = opposite.keys[-1:]
+    if away:
+        keys.append(away[0].key)
+    return max(keys, default=None)
+
+
+def collar(opposite: BookSide, away: list[AwayLevel], collar_bps: int) -> int:
+    """The worst key a market order may trade at."""
+    best = best_key(opposite, away)
+    if not collar_bps or best is None:
+        return ANY_PRICE
+    return best - abs(best) * collar_bps // _BPS
 
 
 def worst_at_home(order: Order, away: list[AwayLevel]) -> int:
@@ -49,11 +66,11 @@ def refuse_by_market(order: Order, opposite: BookSide, away: list[AwayLevel]) ->
 
 def refuse_crossing(worst: int, opposite: BookSide, away: list[AwayLevel]) -> Refusal | None:
     """Why a post-only order cannot rest at this price: it would trade, or lock a live quote elsewhere."""
-    keys = [*opposite.keys[-1:], *(level.key for level in away[:1])]
-    if not keys or max(keys) < worst:
+    best = best_key(opposite, away)
+    if best is None or best < worst:
         return None
     return (
         RejectReason.POST_ONLY_WOULD_CROSS,
         f"a post-only order at {worst * opposite.sign} would trade with the best price "
-        f"{max(keys) * opposite.sign}: move it away from there",
+        f"{best * opposite.sign}: move it away from there",
     )

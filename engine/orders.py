@@ -108,6 +108,12 @@ class Order(msgspec.Struct, gc=False, eq=False):
     owed: Owed = NOTHING_OWED
 
     @property
+    def owner(self) -> Account:
+        """Its account. Not for the taker of a peer's leg, nor where every order passes: a call costs."""
+        assert self.account is not None
+        return self.account
+
+    @property
     def leaves(self) -> int:
         """What can still trade."""
         return self.open + self.reserved

@@ -14,7 +14,7 @@ from typing import Final, assert_never
 import msgspec
 
 from engine.accounts import Accounts
-from engine.book import ANY_PRICE, Book, BookSide
+from engine.book import Book, BookSide
 from engine.commands import (
     AddInstrument,
     CancelAll,
@@ -40,7 +40,7 @@ from engine.events import (
     Prevented,
     Replaced,
 )
-from engine.market_rules import fillable_at_home, refuse_by_market, refuse_crossing, worst_at_home
+from engine.market_rules import collar, fillable_at_home, refuse_by_market, refuse_crossing, worst_at_home
 from engine.matching import take, within
 from engine.orders import NOTHING_OWED, Order, Owed
 from engine.risk import Refusal, refuse_changed_repeat, refuse_new, refuse_replace
@@ -56,7 +56,6 @@ _FOK: Final = int(TimeInForce.FOK)
 _NEW: Final = int(OrderStatus.NEW)
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
-_BPS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,7 @@ class State:
         if away:
             order.request = request = msgspec.structs.replace(request, away=())
         if request.type == _MARKET:
-            order.worst = self._collar(request, opposite, away)
+            order.worst = collar(opposite, away, self.instruments[request.symbol].market_collar_bps)
         if request.post_only or request.time_in_force == _FOK:
             refusal = refuse_by_market(order, opposite, away)
             if refusal is not None:
@@ -333,10 +332,8 @@ class State:
         return None
 
     def _report_replaced(self, order: Order) -> None:
-        account = order.account
-        assert account is not None
         self.accounts.events.append(
-            Replaced(account.name, order.id, order.request.client_order_id, order.price, order.quantity)
+            Replaced(order.owner.name, order.id, order.request.client_order_id, order.price, order.quantity)
         )
 
     def _enter(self, order: Order, book: Book, away: list[AwayLevel]) -> None:
@@ -382,15 +379,6 @@ class State:
         self.next_priority += 1
         own_side.add(order)
 
-    def _collar(self, command: NewOrder, opposite: BookSide, away: list[AwayLevel]) -> int:
-        """The worst key a market order may trade at."""
-        collar_bps = self.instruments[command.symbol].market_collar_bps
-        keys = [*opposite.keys[-1:], *(level.key for level in away[:1])]
-        if not collar_bps or not keys:
-            return ANY_PRICE
-        best = max(keys)
-        return best - abs(best) * collar_bps // _BPS
-
     # -- routing ------------------------------------------------------------------------------------
 
     def _route(self, order: Order, opposite: BookSide, away: list[AwayLevel]) -> bool:
@@ -418,11 +406,13 @@ class State:
                     _, sent = legs.get(step.level.engine, (None, 0))
                     legs[step.level.engine] = (step.level, sent + quantity)
         for worst_level, quantity in legs.values():
-            self._send_leg(order, worst_level, worst_level.key * opposite.sign, quantity)
+            self._send_leg(order, worst_level, quantity)
         return more_away
 
-    def _send_leg(self, order: Order, level: AwayLevel, limit: int, quantity: int) -> None:
-        """Tell the shell to send a leg of quantity already reserved."""
+    def _send_leg(self, order: Order, level: AwayLevel, quantity: int) -> None:
+        """Tell the shell to send a leg for a level, of quantity already reserved."""
+        symbol = order.request.symbol
+        limit = level.key * self.books[symbol].opposite(order.side).sign
         leg_id = self.next_leg_id
         self.next_leg_id += 1
         oldest = next(iter(self._legs_to.get(level.engine, ())), leg_id)
@@ -431,7 +421,7 @@ class State:
             level.engine,
             level.epoch,
             order.id,
-            order.request.symbol,
+            symbol,
             order.side,
             limit,
             quantity,
@@ -442,9 +432,8 @@ class State:
 
     def add_leg(self, sent: LegSent, order: Order) -> None:
         """A leg of an order is out from now on."""
-        account = order.account
-        assert account is not None
-        account.pending.setdefault(order.id, order)  # marks move before the first leg: the lowest stays first
+        # Marks move before the first leg: the lowest stays first.
+        order.owner.pending.setdefault(order.id, order)
         self.legs[sent.leg_id] = OutLeg(sent, order)
         self._legs_to.setdefault(sent.peer, OrderedDict())[sent.leg_id] = None
 
@@ -488,9 +477,7 @@ class State:
             answer = self._answer_with(order, owed.fills + taken, owed.prevented + prevented)
             _owe(order, answer)
         if not order.reserved:
-            account = order.account
-            assert account is not None
-            del account.pending[order.id]
+            del order.owner.pending[order.id]
             accounts.events.append(answer)
 
     def _take_leg(self, command: TakeLeg) -> None:
@@ -551,8 +538,7 @@ class State:
         """
         book = self._touch(command.symbol)
         own_side = book.side(command.side)
-        opposite_sign = -own_side.sign
-        ranked = rank(command.away, opposite_sign)
+        ranked = rank(command.away, -own_side.sign)
         last_known = known_to(ranked)
         for level in ranked:
             if last_known is not None and level.key < last_known:
@@ -573,7 +559,7 @@ class State:
                 else:
                     own_side.reduce(order, quantity)
                 order.reserved += quantity
-                self._send_leg(order, level, level.key * opposite_sign, quantity)
+                self._send_leg(order, level, quantity)
 
     # -- instruments, answers -----------------------------------------------------------------------
 
@@ -665,9 +651,7 @@ def _never_rests(request: NewOrder) -> bool:
 
 def _mark(order: Order) -> None:
     """A command starts to trade for the order: its answer tells of fills from here on."""
-    account = order.account
-    assert account is not None
-    order.mark = account.traded
+    order.mark = order.owner.traded
 
 
 def _owe(order: Order, answer: Answered) -> None:

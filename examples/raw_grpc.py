@@ -20,12 +20,12 @@ def main(exchange: str, symbol: str, password: str) -> None:
     name = f"raw-{time.time_ns()}"
     with grpc.insecure_channel(exchange) as channel:
         client = pb.RegisterClientRequest(client_id=name, password=password, secret="raw's own")  # noqa: S106
-        home = ExchangeStub(channel).RegisterClient(client, timeout=PATIENCE_S)  # type: ignore[no-untyped-call]
+        home = ExchangeStub(channel).RegisterClient(client, timeout=PATIENCE_S)
     print(f"{name} is at home on E{home.engine}, {home.engine_address}")
 
     who: dict[str, Any] = {"metadata": [("authorization", f"Bearer {home.token}")], "timeout": PATIENCE_S}
     with grpc.insecure_channel(home.engine_address) as channel:
-        engine = MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+        engine = MatchingEngineStub(channel)
         limit = partial(pb.NewOrder, symbol=symbol, type=pb.ORDER_TYPE_LIMIT, price=100, quantity=5)
         bid = limit(client_order_id="bid", side=pb.SIDE_BUY)
         for _ in range(2):  # after any doubt: the same again under the same id

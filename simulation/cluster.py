@@ -238,7 +238,7 @@ class Cluster:
                 asyncio.timeout(READY_DEADLINE_S),
                 tls.channel(self.exchange.address) as channel,
             ):
-                stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+                stub = matchbus_pb2_grpc.ExchangeStub(channel)
                 while True:
                     engines = (await stub.ListEngines(matchbus_pb2.ListEnginesRequest())).engines
                     live = sum(engine.state == matchbus_pb2.ENGINE_STATE_LIVE for engine in engines)
@@ -264,7 +264,7 @@ class Cluster:
             return Member(
                 name,
                 [
-                    *(sys.executable, "-m", "simulation.child", str(os.getpid()), module),
+                    *(sys.executable, "-m", "simulation.dies_with", str(os.getpid()), module),
                     *("--nats", nats_url, "--listen", address),
                     *arguments,
                     *self._access.options,

@@ -4,7 +4,6 @@ Not here: what must hold of it (`simulation/witness.py`).
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -14,7 +13,8 @@ import nats.errors
 from bus import subjects
 from bus.connection import Connection
 from bus.messages import Executions, ReportedFill, decode_executions
-from bus.stream import AWAY, StreamError, StreamReader, extent, message_at
+from bus.stream import StreamError, extent
+from bus.stream_reader import StreamReader
 from client import Client, MatchbusError
 from client.results import Book
 from simulation.checks import Check
@@ -133,10 +133,8 @@ async def _payloads(nc: Connection, stream: str) -> list[bytes]:
                 heard = time.monotonic()
             elif time.monotonic() - heard > _SILENCE_S:
                 raise StreamError(f"stream {stream}: nothing has come for {_SILENCE_S:g} s")
-            else:  # a server that has lost what it counts is silent for ever
-                with contextlib.suppress(*AWAY):
-                    if await message_at(nc, stream, reader.next_sequence) is None:
-                        raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
+            elif await reader.is_next_lost():
+                raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
     finally:
         await reader.close()
     return payloads

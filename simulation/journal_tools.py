@@ -31,7 +31,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bus import subjects
 from bus.journal import JetStreamJournal, JournalClosed
-from bus.provision import object_stream
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, Extent, StreamMissing, extent
@@ -191,7 +190,7 @@ async def _read(
 async def _has_snapshots(client: Client, engine: int) -> bool:
     """Whether the engine ran here: then a journal that is missing has been lost."""
     try:
-        await extent(client, object_stream(subjects.snapshots_bucket(engine)))
+        await extent(client, subjects.object_stream(subjects.snapshots_bucket(engine)))
     except StreamMissing:
         return False
     return True

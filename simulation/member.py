@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 from matchbus.edge import RECOVERING_ROLE, STANDBY_ROLE
 
-from bus.process import ChildProcess
+from bus.child_process import ChildProcess
 from simulation.cluster_errors import OutOfReach, ProcessFailed
 
 READY_DEADLINE_S: Final = 30.0

@@ -277,9 +277,7 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
         def advance(count: int) -> None:
             _advance(bar, task, count, started)
 
-        exchange = rpc.ExchangeStub(  # type: ignore[no-untyped-call]
-            await stack.enter_async_context(tls.channel(settings.exchange))
-        )
+        exchange = rpc.ExchangeStub(await stack.enter_async_context(tls.channel(settings.exchange)))
         carriers = [
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
             for number in range(1, settings.engines + 1)
@@ -350,7 +348,7 @@ async def _enter(
     channel = await stack.enter_async_context(tls.channel(home.engine_address))
     return Carrier(
         engine=number,
-        stub=rpc.MatchingEngineStub(channel),  # type: ignore[no-untyped-call]
+        stub=rpc.MatchingEngineStub(channel),
         metadata=(("authorization", f"Bearer {home.token}"),),
         statuses=statuses,
         refusals=refusals,

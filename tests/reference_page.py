@@ -54,10 +54,10 @@ _SCALARS: Final = {
     for value in FieldDescriptorProto.Type.DESCRIPTOR.values
 }
 
-_SAMPLES: Final[dict[str, Any]] = {"engine": 4711, "symbol": "SYMBOL", "bucket": "BUCKET"}
+_SAMPLES: Final[dict[str, Any]] = {"engine": 4711, "symbol": "SYMBOL", "bucket": "BUCKET", "key": "KEY"}
 """What a function of bus/subjects.py is given to see how it spells."""
 
-_STANDS_FOR: Final = {"4711": "<n>", "SYMBOL": "<SYMBOL>", "BUCKET": "<bucket>"}
+_STANDS_FOR: Final = {"4711": "<n>", "SYMBOL": "<SYMBOL>", "BUCKET": "<bucket>", "KEY": "<key>"}
 
 _REFUSAL: Final = re.compile(r"(?P<means>.*)\. Do: (?P<do>.*)\.")
 _REFUSAL_ROWS: Final = re.compile(

@@ -21,7 +21,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from bus import crash_points
 from bus.journal import MAX_RECORD_BYTES, Journal
@@ -92,7 +92,8 @@ class Batch:
 
     `settled` are orders whose legs it brought back, each with the future of those who wait for that. With
     `has_peers` there are peers, who must be able to see it before a client hears of it. By
-    `time.monotonic()`: when its append began, when the journal had it, when it was shown to peers.
+    `time.monotonic()`: when its append began, when the journal had it, when it was shown to peers. `finished`
+    are the submissions that end with it, until they are answered.
     """
 
     number: int
@@ -106,6 +107,7 @@ class Batch:
     append_began_s: float = 0.0
     committed_s: float = 0.0
     shown_s: float = 0.0
+    finished: list["_Queued"] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -193,7 +195,7 @@ class CommitLoop:
         self._releasing_since: float | None = None
         self._stored_from = -math.inf  # when the append of the newest stored batch began: we reigned then
         self._in_flight: list[_Queued] = []
-        self._reads: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
+        self._reads: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._settling: dict[int, asyncio.Future[Answered]] = {}
 
     def submit(
@@ -276,7 +278,7 @@ class CommitLoop:
         if trouble := self.trouble():
             raise JournalUnavailable(trouble)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._reads.append((query, answer))  # type: ignore[arg-type]  # the future gets what the query returns
+        self._reads.append((query, answer))
         return await answer
 
     async def run(self) -> None:
@@ -291,12 +293,12 @@ class CommitLoop:
                 waiting = len(self._queue)
                 if any(queued.may_take for queued in self._queue):
                     await self._catch_up()
-                batch, finished = self._sequence(waiting)
+                batch = self._sequence(waiting)
                 crash_points.reach("batch matched")
                 shown = None
                 if batch.commands:
                     self._appending = True
-                    self._in_flight = finished
+                    self._in_flight = batch.finished
                     order_log.sequenced(batch.number, batch.commands, batch.events)
                     batch.append_began_s = time.monotonic()
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
@@ -308,17 +310,16 @@ class CommitLoop:
                     order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
                     batch.has_peers = self._has_peers()
                     if not batch.has_peers:
-                        self._answer(batch, finished)
-                        finished = []
+                        self._answer(batch)
                         await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
                     self._releasing_since = batch.committed_s
                     shown = await self._release(batch)
                     self._releasing_since = None
                     self._in_flight = []
                 if shown is None and (answering is None or answering.done()):
-                    self._answer(batch, finished)
+                    self._answer(batch)
                 else:  # the next batch need not wait until the last one is seen, only its answers
-                    answering = group.create_task(self._answer_when(shown, answering, batch, finished))
+                    answering = group.create_task(self._answer_when(shown, answering, batch))
                 while self._reads:
                     query, answer = self._reads.popleft()
                     if not answer.done():
@@ -338,27 +339,24 @@ class CommitLoop:
             await asyncio.sleep(0)
 
     async def _answer_when(
-        self,
-        shown: Awaitable[None] | None,
-        earlier: asyncio.Task[None] | None,
-        batch: Batch,
-        finished: list[_Queued],
+        self, shown: Awaitable[None] | None, earlier: asyncio.Task[None] | None, batch: Batch
     ) -> None:
         """Answer in the order of the batches: what changed nothing may still say what an earlier one did."""
         if shown is not None:
             await shown
         if earlier is not None:
             await earlier
-        self._answer(batch, finished)
+        self._answer(batch)
 
-    def _answer(self, batch: Batch, finished: list[_Queued]) -> None:
+    def _answer(self, batch: Batch) -> None:
         """Let those know who wait: for their commands, or for an order's legs to be back."""
         crash_points.reach("effects released")
-        for queued in finished:
+        for queued in batch.finished:
             if not queued.done.done():
                 queued.done.set_result(queued.submission)
         for future, answer in batch.settled:
             future.set_result(answer)
+        batch.finished.clear()
         batch.settled.clear()
         crash_points.reach("answers given")
 
@@ -410,21 +408,17 @@ class CommitLoop:
             return "the lease of this engine is not renewed: another process may have taken over"
         return ""
 
-    def _sequence(self, waiting: int) -> tuple[Batch, list[_Queued]]:
-        """Apply the first `waiting` submissions, up to the size of a record and for MAX_BATCH_S.
-
-        Returns the batch and the submissions it finishes.
-        """
+    def _sequence(self, waiting: int) -> Batch:
+        """Apply the first `waiting` submissions, up to the size of a record and for MAX_BATCH_S."""
         state, queue = self.state, self._queue
         last_time_ns = state.accounts.time_ns
         time_ns = max(self._utc_ns(), last_time_ns)
         batch = Batch(self.journal.position.batch_number + 1, state.epoch, time_ns)
         state.begin_batch(batch.number, time_ns)
-        finished: list[_Queued] = []
         room = MAX_RECORD_BYTES
         until_s = time.monotonic() + MAX_BATCH_S
         attach, apply, has_peers = self._attach, state.apply, self._has_peers()
-        applied, batch_events = batch.commands, batch.events
+        applied, batch_events, finished = batch.commands, batch.events, batch.finished
         while queue and len(finished) < waiting and room > _COMMAND_BYTES:
             submission, may_take = queue[0].submission, queue[0].may_take
             commands, answers = submission.commands, submission.answers
@@ -467,7 +461,7 @@ class CommitLoop:
         if not applied:  # the journal will not hear of this batch, so the state must not either
             state.begin_batch(batch.number - 1, last_time_ns)
         batch.changes = state.end_batch()
-        return batch, finished
+        return batch
 
     def _dequeue(self) -> _Queued:
         """Take the first submission off the queue."""

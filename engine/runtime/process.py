@@ -38,7 +38,7 @@ from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
-from bus.provision import ProvisionError, await_journal, await_shared, bucket_stream
+from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
@@ -294,7 +294,7 @@ class Engine:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
         for entry in self._instruments.values():
-            self._listing(entry)  # before anybody sees a book whose prices mean something else
+            self._check_sizes(entry)  # before anybody sees a book whose prices mean something else
         earlier = [leg.sent for leg in state.legs.values()]  # before this reign sends any
         await self._round_trip.start()
         loop, legs = self._make_loop()
@@ -488,23 +488,22 @@ class Engine:
             self._list(self._loop, entry)
 
     def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> asyncio.Future[Submission] | None:
-        """Let a symbol trade; the future, if it does not yet, resolves when it does."""
-        wanted = self._listing(entry)
-        return loop.submit_own(wanted) if wanted is not None else None
+        """Let a symbol trade, with its collar; the future, if it does not yet, resolves when it does.
 
-    def _listing(self, entry: InstrumentEntry) -> AddInstrument | None:
-        """What lets a symbol trade, with its collar; None when it does.
-
-        Raises ProcessFault when it is listed in other sizes than those that its prices and quantities count.
+        Raises ProcessFault as `_check_sizes` does.
         """
+        self._check_sizes(entry)
         collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
-        wanted = AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps)
         known = self._state.instruments.get(entry.symbol)
-        if known is None:
-            return wanted
-        if _sizes(wanted) != _sizes(known):
-            raise ProcessFault(_other_sizes(self._settings.number, wanted, known))
-        return wanted if wanted.market_collar_bps != known.market_collar_bps else None
+        if known is not None and known.market_collar_bps == collar_bps:
+            return None
+        return loop.submit_own(AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps))
+
+    def _check_sizes(self, entry: InstrumentEntry) -> None:
+        """Raise ProcessFault for a symbol listed in other sizes than its prices and quantities count."""
+        known = self._state.instruments.get(entry.symbol)
+        if known is not None and _sizes(entry) != _sizes(known):
+            raise ProcessFault(_other_sizes(self._settings.number, entry, known))
 
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:
@@ -522,14 +521,14 @@ def _epoch_of(entry: EngineEntry | None) -> int:
     return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
 
 
-def _sizes(instrument: AddInstrument) -> tuple[Decimal, Decimal]:
+def _sizes(instrument: AddInstrument | InstrumentEntry) -> tuple[Decimal, Decimal]:
     """Tick and lot size as numbers: 0.1 and 0.10 are the same."""
     return Decimal(instrument.tick_size), Decimal(instrument.lot_size)
 
 
-def _other_sizes(number: int, listed: AddInstrument, known: AddInstrument) -> str:
+def _other_sizes(number: int, listed: InstrumentEntry, known: AddInstrument) -> str:
     """Why an engine must not trade a symbol, and what to do: clients would take its prices for others."""
-    bucket = bucket_stream(subjects.INSTRUMENTS_BUCKET)
+    bucket = subjects.bucket_stream(subjects.INSTRUMENTS_BUCKET)
     return (
         f"{listed.symbol} is listed with tick size {listed.tick_size} and lot size {listed.lot_size}, but the"
         f" journal of E{number} counts it in ticks of {known.tick_size} and lots of {known.lot_size}. Restore"

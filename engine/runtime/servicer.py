@@ -77,9 +77,13 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The end of an OrderEntry stream: why it is read no further, None when its client ended it."""
+    """The end of an OrderEntry stream: the fault or the refusal for which it is read no further.
 
-    fault: CommitError | ValueError | None = None
+    It has neither when its client ended it.
+    """
+
+    fault: CommitError | None = None
+    refusal: str = ""
 
 
 class _Unanswered:
@@ -181,7 +185,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         if request.side not in (0, *Side):
             await abort_bad_request(context, "side", f"{request.side} is no side: leave it 0 for both")
         if request.symbol and request.symbol not in self._loop.state.books:
-            await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
+            await _abort_unlisted(context, request.symbol)
         submission = await self._submit(wire.cancel_all(client, request), client, context)
         answer = submission.answers[0]
         assert isinstance(answer, CancelledAll)
@@ -204,10 +208,10 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 await _write(response, context, "send what has no answer again, with the same ids")
                 del response  # the next one may be long in coming
                 unanswered.remove(commands)
-            if isinstance(entry.fault, CommitError):
-                await _abort_untaken(context, entry.fault)
             if entry.fault is not None:
-                await abort_bad_request(context, "commands", str(entry.fault))
+                await _abort_untaken(context, entry.fault)
+            if entry.refusal:
+                await abort_bad_request(context, "commands", entry.refusal)
             await reading
         finally:
             _close_call(self._entry_streams, client)
@@ -252,7 +256,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         """Show the caller's orders that can still trade, oldest first."""
         client = await self._sessions.client_of(context)
         if request.symbol and request.symbol not in self._loop.state.books:
-            await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
+            await _abort_unlisted(context, request.symbol)
         by_name, reply = self._loop.state.accounts.by_name, pb.ListOpenOrdersReply()
 
         def listed() -> Iterator[None]:
@@ -267,7 +271,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         client = await self._sessions.client_of(context)
         book = self._loop.state.books.get(request.symbol)
         if book is None:
-            await abort_bad_request(context, "symbol", f"{request.symbol!r:.60} is not listed")
+            await _abort_unlisted(context, request.symbol)
         if request.depth < 0:
             await abort_bad_request(context, "depth", f"{request.depth} must be 0 (all levels) or more")
         if request.detail not in pb.BookDetail.values():
@@ -343,12 +347,9 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         end = _End()
         try:
             async for message in messages:
-                if len(message.commands) > MAX_COMMANDS_PER_MESSAGE:
-                    end = _End(
-                        ValueError(
-                            f"{len(message.commands)} in one message, {MAX_COMMANDS_PER_MESSAGE} is the limit"
-                        )
-                    )
+                count = len(message.commands)
+                if count > MAX_COMMANDS_PER_MESSAGE:
+                    end = _End(refusal=f"{count} in one message, {MAX_COMMANDS_PER_MESSAGE} is the limit")
                     return
                 commands = wire.order_commands(client, message)
                 self.empty_commands += commands.count(None)
@@ -364,7 +365,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                 waiting.put_nowait(_Entry(commands, parts))
                 del commands, parts, part  # the next message may be long in coming
         except CommitError as fault:
-            end = _End(fault)
+            end = _End(fault=fault)
         finally:
             waiting.put_nowait(end)
 
@@ -456,6 +457,11 @@ async def _write(message: Message, context: Context, how_to_go_on: str) -> None:
         raise asyncio.CancelledError from None  # as if the client had hung up
 
 
+async def _abort_unlisted(context: Context, symbol: str) -> NoReturn:
+    """End a call about a symbol that does not trade here."""
+    await abort_bad_request(context, "symbol", f"{symbol!r:.60} is not listed")
+
+
 async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
     """End a call whose commands were not taken, or not for certain."""
     if isinstance(fault, Overloaded):
@@ -463,7 +469,7 @@ async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
     await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
 
 
-async def _answers(submissions: Iterable[Submission]) -> list[Answered | Accepted]:
+async def _answers(submissions: Sequence[Submission]) -> list[Answered | Accepted]:
     """The answers, each when its order has come to rest or has kept us waiting too long."""
     settling = [future for submission in submissions for future in submission.settling.values()]
     if settling:

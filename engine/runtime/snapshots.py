@@ -25,7 +25,8 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
-from bus import child, crash_points, provision
+from bus import crash_points, provision
+from bus.dies_with import dying_with_us
 from bus.executions import ExecutionsDamaged, ExecutionsWriter
 from bus.journal import JetStreamJournal, Journal
 from bus.logs import LogForm, add_log_options
@@ -200,8 +201,7 @@ class SnapshotMaker:
         log_format: LogForm = "text",
     ) -> None:
         # A maker that outlived its engine would wait for a journal that may never be there again.
-        self._command = [sys.executable, "-I", "-S", child.__file__, str(os.getpid())]
-        self._command += [sys.executable, "-m", "engine.runtime.snapshots"]
+        self._command = dying_with_us(sys.executable, "-m", "engine.runtime.snapshots")
         self._command += ["--number", str(engine), "--nats", nats_url, "--log-format", log_format]
         self._commands_per_snapshot = commands_per_snapshot
         self._store = store

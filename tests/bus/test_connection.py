@@ -14,7 +14,7 @@ import nats.errors
 import pytest
 import uvloop
 
-from bus.connection import Connection, connect, has_jetstream
+from bus.connection import Connection, connect, has_jetstream, heed_cancellation
 from bus.server import NatsServer
 from bus.stream import AWAY
 from tests.waiting import freeze, frozen, until
@@ -423,3 +423,44 @@ async def test_connecting_waits_for_the_server(own_server: NatsServer) -> None:
     async with asyncio.timeout(2):
         connection, _, _ = await opening
     await connection.close()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_cancellation_that_comes_with_the_answer_counts(refused: bool) -> None:
+    """A task that asks for ever ends, though nats-py's wait is over in the same moment."""
+    asked: list[asyncio.Future[None]] = []
+
+    async def ask_for_ever() -> None:
+        while True:
+            asked.append(asyncio.get_running_loop().create_future())
+            with suppress(ConnectionError):
+                await heed_cancellation(asyncio.wait_for(asked[-1], 10))
+
+    task = asyncio.create_task(ask_for_ever())
+    await asyncio.sleep(0)
+    if refused:
+        asked[0].set_exception(ConnectionError())
+    else:
+        asked[0].set_result(None)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.1)
+    assert task.cancelled()
+
+
+async def test_what_cleans_up_may_ask() -> None:
+    """A task that was cancelled may still wait for an answer at its end, as for the release of a lease."""
+    answered = asyncio.get_running_loop().create_future()
+    answered.set_result(5)
+    heard: list[int] = []
+
+    async def clean_up_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            heard.append(await heed_cancellation(asyncio.wait_for(answered, 10)))
+
+    task = asyncio.create_task(clean_up_at_the_end())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert heard == [5]

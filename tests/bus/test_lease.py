@@ -11,10 +11,9 @@ from bus import provision
 from bus.connection import Connection
 from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
 from bus.messages import LeaseEntry
-from bus.provision import bucket_stream, bucket_subject
 from bus.server import NatsServer
 from bus.stream import Ack, ApiFault, Publisher
-from bus.subjects import LEASES_BUCKET, engine_token
+from bus.subjects import LEASES_BUCKET, bucket_stream, bucket_subject, engine_token
 from tests.waiting import until
 
 if TYPE_CHECKING:

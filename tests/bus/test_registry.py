@@ -233,7 +233,7 @@ async def test_a_lost_consumer_heals(
         await watched.filled.wait()
     await bucket.put("1", _entry(1))
     await watched.until({"1": _entry(1)})
-    stream = provision.bucket_stream(subjects.ENGINES_BUCKET)
+    stream = subjects.bucket_stream(subjects.ENGINES_BUCKET)
     for consumer in await own_connection.jetstream().consumers_info(stream):
         await own_connection.jetstream().delete_consumer(stream, consumer.name)
     await bucket.put("2", _entry(2))
@@ -259,7 +259,7 @@ async def test_a_start_does_not_wait_for_a_value_that_is_lost(
     """The stream counts it, as after a flipped bit on the disk; who follows already goes on."""
     monkeypatch.setattr(registry, "RELIST_S", 0.2)
     watched, watching = await follow_three(bucket)
-    stream = provision.bucket_stream(subjects.ENGINES_BUCKET)
+    stream = subjects.bucket_stream(subjects.ENGINES_BUCKET)
     await own_connection.jetstream().purge_stream(stream, subject=f"$KV.{subjects.ENGINES_BUCKET}.3")
     with pytest.raises(BucketDamaged, match="bucket engines: value 3 is counted and missing: restore"):
         async with asyncio.timeout(10):
@@ -276,7 +276,7 @@ async def test_a_bucket_made_anew_is_read_anew(
     """When a bucket was thrown away and made again, a watch tells what is gone and what is there now."""
     monkeypatch.setattr(registry, "RELIST_S", 0.2)
     watched, watching = await follow_three(bucket)
-    await own_connection.jetstream().delete_stream(provision.bucket_stream(subjects.ENGINES_BUCKET))
+    await own_connection.jetstream().delete_stream(subjects.bucket_stream(subjects.ENGINES_BUCKET))
     await provision.provision_shared(own_connection)
     await bucket.put("9", _entry(9))
     await watched.until({"9": _entry(9)})
@@ -325,7 +325,7 @@ async def test_a_bad_value_is_left_out(
     bucket: Bucket[EngineEntry], own_connection: Connection, caplog: pytest.LogCaptureFixture, junk: bytes
 ) -> None:
     """A value that cannot be decoded is logged and counts as none, until a put writes over it."""
-    await own_connection.jetstream().publish(provision.bucket_subject(subjects.ENGINES_BUCKET, "1"), junk)
+    await own_connection.jetstream().publish(subjects.bucket_subject(subjects.ENGINES_BUCKET, "1"), junk)
     await bucket.put("2", _entry(2))
     watched = Watched()
     with caplog.at_level(logging.ERROR):

@@ -244,7 +244,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
 
     async def __aenter__(self) -> Self:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        matchbus_pb2_grpc.add_ExchangeServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        matchbus_pb2_grpc.add_ExchangeServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
         for engine in self.engines:
@@ -265,7 +265,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
     async def start(self, engine: FakeEngine) -> None:
         """Start an engine, where it was before if it was."""
         engine.server = grpc.aio.server(options=SERVER_OPTIONS)
-        matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(engine, engine.server)  # type: ignore[no-untyped-call]
+        matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(engine, engine.server)
         port = engine.server.add_insecure_port(engine.address or "127.0.0.1:0")
         engine.address = f"127.0.0.1:{port}"
         await engine.server.start()

@@ -15,7 +15,7 @@ import nats
 import pytest
 
 from bus import provision, subjects
-from bus.process import ChildProcess
+from bus.child_process import ChildProcess
 from bus.provision import GIB
 from bus.server import NatsServer
 from exchange.runtime.settings import parse_settings

@@ -159,7 +159,7 @@ async def test_a_journal_that_is_trimmed_meanwhile_is_not_damaged(
             yield record
             await provision.trim_journal(nats_connection, engine, 3)
 
-    monkeypatch.setattr("bus.stream._FETCH", 1)
+    monkeypatch.setattr("bus.stream_reader._FETCH", 1)
     monkeypatch.setattr(JetStreamJournal, "replay", replay_while_trimmed)
     options = Namespace(action=action, engine=engine, nats=shared_server.url, json=False, first=1, last=None)
     with pytest.raises(Failure, match="was trimmed while it was read: it begins at 3 now") as failure:
@@ -217,7 +217,7 @@ async def test_a_reader_that_waits_for_its_output_is_patient(
 ) -> None:
     """However long `less` takes nothing: that is no silence of NATS."""
     monkeypatch.setattr(journal_tools, "PATIENCE_S", 2.0)
-    monkeypatch.setattr("bus.stream._FETCH", 1)
+    monkeypatch.setattr("bus.stream_reader._FETCH", 1)
 
     def each(record: Record, _: object) -> None:
         if record.batch_number == 1:

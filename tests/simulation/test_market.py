@@ -16,7 +16,7 @@ def level(price: int, *engines: int) -> pb.Level:
 async def test_each_engines_best_prices_and_their_age() -> None:
     """An engine's best price is that of the first level that it shares; its age is since its last change."""
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        watch = MarketWatch(rpc.ExchangeStub(channel))  # type: ignore[no-untyped-call]
+        watch = MarketWatch(rpc.ExchangeStub(channel))
     assert watch.engine_quotes("AAPL", 0.0) == ()
     bids, asks = [level(99, 1), level(98, 1, 2)], [level(101, 2)]
     watch.take(pb.ConsolidatedBook(symbol="AAPL", bids=bids, asks=asks), 1.0)

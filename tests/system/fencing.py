@@ -29,7 +29,8 @@ from bus.connection import Connection, connect
 from bus.journal import JetStreamJournal, PrimaryReplaced
 from bus.records import JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
-from bus.stream import StreamReader, extent
+from bus.stream import extent
+from bus.stream_reader import StreamReader
 from tests.waiting import until
 
 TAKEOVERS_PER_STREAM: Final = 20

@@ -67,7 +67,7 @@ def carry(certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def register(venue: Venue, channel: grpc.aio.Channel, name: str) -> pb.RegisterClientReply:
     """Call RegisterClient over a channel to the exchange."""
-    stub = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+    stub = matchbus_pb2_grpc.ExchangeStub(channel)
     request = pb.RegisterClientRequest(client_id=name, password="password", secret="s")
     reply: pb.RegisterClientReply = await stub.RegisterClient(request, timeout=5)
     assert reply.engine_address == venue.address(1)

@@ -15,7 +15,8 @@ from matchbus.v1 import matchbus_pb2 as pb
 from bus import messages, subjects
 from bus.connection import connect
 from bus.records import Record
-from bus.stream import MAX_MESSAGE_BYTES, Stored, StreamReader, extent
+from bus.stream import MAX_MESSAGE_BYTES, Stored, extent
+from bus.stream_reader import StreamReader
 from engine.commands import NewOrder, decode
 from tests.system.venue import (
     CALL_TIMEOUT_S,

@@ -12,7 +12,8 @@ from bus import provision, subjects
 from bus.connection import Connection, connect
 from bus.messages import decode_executions
 from bus.server import NatsServer
-from bus.stream import StreamReader, extent
+from bus.stream import extent
+from bus.stream_reader import StreamReader
 from engine.runtime.high_water import FILE_NAME, read_mark
 from simulation.cluster import Cluster
 from simulation.cluster_errors import ProcessFailed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bus import provision, subjects
+from bus import subjects
 from bus.connection import Connection
 from bus.server import NatsServer, Node, make_nodes
 from bus.stream import AWAY
@@ -79,7 +79,7 @@ async def test_the_leader_of_a_journal_dies_under_load(tmp_path: Path) -> None:
         Cluster(engines=2, standbys=1, storage=Storage(nats_nodes=3), data_dir=tmp_path) as cluster,
         open_market(cluster, deadline_s=DEADLINE_S) as market,
     ):
-        for stream in (journal, subjects.EXECUTIONS_STREAM, provision.bucket_stream("sessions")):
+        for stream in (journal, subjects.EXECUTIONS_STREAM, subjects.bucket_stream("sessions")):
             assert (await market.nc.jetstream().stream_info(stream)).config.num_replicas == 3
         outages = []
         async with market.load.running():

@@ -29,7 +29,8 @@ from bus import subjects
 from bus.connection import Connection, connect
 from bus.messages import BookDelta, BookSnapshot, decode_feed
 from bus.records import Record
-from bus.stream import StreamReader, extent
+from bus.stream import extent
+from bus.stream_reader import StreamReader
 from client import Client, Fill, OrderResult
 from engine.runtime.commit_loop import REIGN_PATIENCE_S
 from simulation.cluster import Cluster
@@ -232,7 +233,7 @@ async def open_market(cluster: Cluster, **options: Any) -> AsyncIterator[Market]
             for engine, name in enumerate(("alice", "bob"), start=1)
         ]
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-        exchange = matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+        exchange = matchbus_pb2_grpc.ExchangeStub(channel)
         nc = await connect(cluster.nats_url, name="test", on_closed=lambda: None)
         stack.push_async_callback(nc.close)
         market = Market(cluster, nc, clients[0], clients[1], exchange)
@@ -393,7 +394,7 @@ async def reads(market: Market, address: str) -> AsyncIterator[list[Callable[[],
     )
     token = (await market.exchange.RegisterClient(request)).token
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+        stub = matchbus_pb2_grpc.MatchingEngineStub(channel)
         terms: dict[str, Any] = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": 5}
         order = limit(SYMBOL, 1, 5000, 1)
         await stub.SubmitOrder(order, **terms)
@@ -473,7 +474,7 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
             ]
             serving = health_pb2.HealthCheckResponse
             assert states == [serving.NOT_SERVING, serving.SERVING]
-            stub = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+            stub = matchbus_pb2_grpc.MatchingEngineStub(channel)
             with pytest.raises(grpc.aio.AioRpcError, match="stands by for E1") as refused:
                 await stub.SubmitOrder(pb.NewOrder())
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

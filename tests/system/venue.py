@@ -28,7 +28,7 @@ START_DEADLINE_S: Final = 40.0
 STOP_DEADLINE_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 20.0
 PASSWORD: Final = "password"
-COMMAND: Final = (sys.executable, "-m", "simulation.child", str(os.getpid()), "simulation.matchbus")
+COMMAND: Final = (sys.executable, "-m", "simulation.dies_with", str(os.getpid()), "simulation.matchbus")
 """`matchbus` in a process that does not outlive the tests, whatever ends them."""
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
@@ -190,7 +190,7 @@ class Trader:
     def move(self, channel: Any) -> None:
         """Call the engine over this channel from now on."""
         self.channel = channel
-        self.stub: Any = matchbus_pb2_grpc.MatchingEngineStub(channel)  # type: ignore[no-untyped-call]
+        self.stub: Any = matchbus_pb2_grpc.MatchingEngineStub(channel)
 
     async def submit(self, order: pb.NewOrder, *, timeout_s: float = CALL_TIMEOUT_S) -> pb.OrderReply:
         """SubmitOrder."""
@@ -342,7 +342,7 @@ async def floor(venue: Venue) -> AsyncIterator[Floor]:
 
 def exchange_stub(channel: Any) -> Any:
     """The stub of the Exchange service."""
-    return matchbus_pb2_grpc.ExchangeStub(channel)  # type: ignore[no-untyped-call]
+    return matchbus_pb2_grpc.ExchangeStub(channel)
 
 
 def expect_status(error: grpc.aio.AioRpcError, *expected: grpc.StatusCode) -> None:

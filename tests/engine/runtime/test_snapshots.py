@@ -132,7 +132,7 @@ async def spoil(nc: Connection, engine: int, batch: int) -> None:
     """Put other bytes where the snapshot of a batch was."""
     jetstream, bucket = nc.jetstream(), subjects.snapshots_bucket(engine)
     info = await (await jetstream.object_store(bucket)).get_info(f"{batch:020d}")
-    await jetstream.purge_stream(provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
+    await jetstream.purge_stream(subjects.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
     await jetstream.publish(f"$O.{bucket}.C.{info.nuid}", b"something else")
 
 
@@ -159,7 +159,7 @@ async def test_the_newest_two_are_kept_and_tell_what_they_are(
     assert newest.size > 0
     bucket = subjects.snapshots_bucket(market.engine)
     left = await nats_connection.jetstream().stream_info(
-        provision.object_stream(bucket), subjects_filter=subjects.object_entries(bucket)
+        subjects.object_stream(bucket), subjects_filter=subjects.object_entries(bucket)
     )
     assert len(left.state.subjects or {}) == 2
     state = State(market.engine)
@@ -333,7 +333,7 @@ async def test_what_a_maker_left_behind_is_swept(
 
     async def chunks() -> int:
         info = await nats_connection.jetstream().stream_info(
-            provision.object_stream(bucket), subjects_filter=f"$O.{bucket}.C.>"
+            subjects.object_stream(bucket), subjects_filter=f"$O.{bucket}.C.>"
         )
         return len(info.state.subjects or {})
 
@@ -357,7 +357,7 @@ async def test_a_snapshot_without_its_chunks_is_passed_over(
     bucket = subjects.snapshots_bucket(market.engine)
     info = await (await nats_connection.jetstream().object_store(bucket)).get_info(f"{31:020d}")
     await nats_connection.jetstream().purge_stream(
-        provision.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}"
+        subjects.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}"
     )
     assert (await market.recover())[:2] == (30, 20)
     assert "snapshot of batch 31 is passed over: of its 1 chunks some are missing or damaged" in caplog.text

@@ -18,7 +18,7 @@ from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
 from bus.runner import ProcessFault
-from bus.stream import StreamReader
+from bus.stream_reader import StreamReader
 from engine.commands import LegResult
 from engine.digest import state_digest
 from engine.events import Accepted

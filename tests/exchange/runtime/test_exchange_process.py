@@ -72,7 +72,7 @@ class Caller:
     def __init__(self, address: str) -> None:
         self.address = address
         self.channel = grpc.aio.insecure_channel(address)
-        stub: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)  # type: ignore[no-untyped-call]
+        stub: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)
         self.stub = stub
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 

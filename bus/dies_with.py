@@ -1,8 +1,8 @@
 """A process that dies with the one that started it, whatever kills that.
 
-`python -I -S bus/child.py PARENT_PID PROGRAM ARGUMENT...` becomes PROGRAM. The child asks for its own death
-here instead of between fork and exec in the parent: there threads of gRPC make any Python code unsafe, and a
-nats-server started by a busy launcher ended with a segmentation fault now and then.
+`python -I -S bus/dies_with.py PARENT_PID PROGRAM ARGUMENT...` becomes PROGRAM. The child asks for its own
+death here instead of between fork and exec in the parent: there threads of gRPC make any Python code unsafe,
+and a nats-server started by a busy launcher ended with a segmentation fault now and then.
 """
 
 import ctypes
@@ -20,6 +20,11 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             raise SystemExit(1)
+
+
+def dying_with_us(*command: str) -> list[str]:
+    """The command that runs `command` in a process that dies with this one."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Runs a module as `python -m` does, in a process that dies with the one that started it.
 
-`python -m simulation.child PARENT_PID MODULE ARGUMENT...`; `bus/child.py` does the same for other programs.
+`python -m simulation.dies_with PARENT_PID MODULE ARGUMENT...`; `bus/dies_with.py` does the same for other
+programs.
 """
 
 import runpy
 import sys
 
-from bus.child import die_with
+from bus.dies_with import die_with
 
 if __name__ == "__main__":
     parent, module, *arguments = sys.argv[1:]
