@@ -70,10 +70,12 @@ def add_common(parser: Parser) -> None:
     group = parser.add_argument_group(
         "who and where", "An option comes before the environment (MATCHBUS_...), then the context, then this:"
     )
-    group.add_argument("--context", metavar="NAME", help="the context to use; default: the one in use")
+    group.add_argument(
+        "--context", metavar="NAME", type=name, help="the context to use; default: the one in use"
+    )
     group.add_argument("--exchange", metavar="HOST:PORT", type=address, help="default 127.0.0.1:50050")
     group.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
-    group.add_argument("--client-id", metavar="NAME", help="who trades")
+    group.add_argument("--client-id", metavar="NAME", type=name, help="who trades")
     group.add_argument(
         "--secret", metavar="S", help="the client's own; others see it here, but not in MATCHBUS_SECRET"
     )
@@ -83,10 +85,18 @@ def add_common(parser: Parser) -> None:
     )
 
 
+def name(text: str) -> str:
+    """Who trades: never nobody, which is what a script says that forgot to, and would be somebody else."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a name, or leave the option out")
+    return text
+
+
 def number(text: str) -> Decimal:
     """A decimal number. Whether a price or quantity is a good one, the venue says."""
     try:
-        value = Decimal(text)
+        # Of other digits, and of the underscores between them, Python reads more than people mean.
+        value = Decimal(text if text.isascii() and "_" not in text else "NaN")
     except InvalidOperation:
         value = Decimal("NaN")
     if not value.is_finite() or len(text) > _MAX_DIGITS or abs(value.adjusted()) > _MAX_DIGITS:
@@ -162,6 +172,6 @@ def _from_zero(text: str, limit: int) -> int:
 def _up_to(text: str, limit: int) -> int | None:
     """The whole number that the text is; None for any other text, and above the limit."""
     # Python refuses to read numbers of thousands of digits, with a text about itself.
-    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) > limit:
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS or int(text) > limit:
         return None
     return int(text)
