@@ -42,7 +42,7 @@ from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
-from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
+from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
 from engine.commands import AddInstrument
@@ -128,7 +128,7 @@ class Engine:
         self._nc = nc
         self._journal = journal
         self._lease = lease
-        self._group = asyncio.TaskGroup()
+        self._group = Parts()
         self._keeping: asyncio.Task[None] | None = None
         self._has_begun = False  # our reign is in the journal: what comes behind it there is another's
         self._state = State(number)

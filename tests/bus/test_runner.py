@@ -18,9 +18,9 @@ from bus.server import NatsServer, find_nats_conf
 from tests.waiting import freeze, until
 
 PROGRAM = """
-import asyncio, logging, resource, sys
+import asyncio, logging, resource, sys, time
 from pathlib import Path
-from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
+from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 
 LOGS = Path(sys.argv[1])
 
@@ -46,11 +46,30 @@ async def go_on():
         except asyncio.CancelledError:
             pass
 
-async def fail_beside_one_who_goes_on():
-    async with asyncio.TaskGroup() as group:
+async def fail_beside_one_who_goes_on(body):
+    async with Parts() as group:
         group.create_task(go_on())
         await asyncio.sleep(0)
+        if body == "fails":
+            raise ProcessFault("no luck")
         group.create_task(fail(ProcessFault("no luck")))
+        if body == "waits":
+            await asyncio.Event().wait()
+
+async def block_at_the_end():
+    try:
+        print("up", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        time.sleep(60)
+
+async def leave_a_thread():
+    threads = asyncio.create_task(asyncio.to_thread(time.sleep, 60))
+    await wait()
+
+async def leave_a_task():
+    left = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
 
 async def follow(url):
     link = NatsLink(url)
@@ -151,14 +170,49 @@ def test_faults_of_several_tasks(tmp_path: Path) -> None:
     assert sorted(lines) == ["test: test ends: bad luck", "test: test ends: no luck"]
 
 
-def test_a_part_that_goes_on_does_not_keep_half_a_process_alive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("body", ["is done", "waits", "fails"])
+def test_a_part_that_goes_on_does_not_keep_half_a_process_alive(tmp_path: Path, body: str) -> None:
     """A task that swallows its cancellation, as nats-py does, is not waited for longer than the deadline."""
     started = time.monotonic()
-    process = ended("(log_to(None), fail_beside_one_who_goes_on())[1]", tmp_path)
+    process = ended(f"(log_to(None), fail_beside_one_who_goes_on({body!r}))[1]", tmp_path)
     assert process.returncode == 1
-    assert time.monotonic() - started < runner.END_DEADLINE_S + 3
+    assert time.monotonic() - started < runner.END_DEADLINE_S + 5
     assert "CRITICAL bus.runner: does not end by itself, so it is ended: " in process.stderr
     assert "go_on" in process.stderr
+
+
+def test_nor_does_a_task_that_nobody_waits_for(tmp_path: Path) -> None:
+    """What is left when all is done has the same deadline."""
+    process = ended("leave_a_task()", tmp_path)
+    assert process.returncode == 1
+    assert "go_on" in process.stderr
+
+
+async def test_a_process_that_is_not_ours_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that run within another program do not end it."""
+    monkeypatch.setattr(runner, "END_DEADLINE_S", 0.0)
+    with pytest.raises(ExceptionGroup):
+        async with runner.Parts():
+            raise ProcessFault
+    await asyncio.sleep(0.1)  # in which it would be ended
+
+
+@pytest.mark.parametrize("start", ["block_at_the_end()", "leave_a_thread()"])
+def test_nor_does_one_who_waits_for_a_dead_disk(tmp_path: Path, start: str) -> None:
+    """Told to end, a process that stands still is ended; all stacks are shown of one that cannot say why."""
+    with subprocess.Popen(
+        command(start, str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=find_nats_conf().parent,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=runner.END_DEADLINE_S + 10)
+    assert process.returncode == 1
+    assert "does not end by itself" in errors or "in block_at_the_end" in errors
 
 
 def test_a_bug_shows_where_it_happened(tmp_path: Path) -> None:
