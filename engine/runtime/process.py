@@ -76,6 +76,9 @@ PEERS_PATIENCE_S: Final = 2.0
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
 
+_STOP_GRACE_S: Final = 0.1
+"""Who waited when an engine ends has heard so by then; what is left are streams that would go on."""
+
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
@@ -197,6 +200,9 @@ class Engine:
         except* HandedOver:
             _log.info("E%d is handed over", number)
         finally:
+            self._door.shut("this process ends; ask the exchange for its successor's address")
+            if self._loop is not None:
+                self._loop.end()
             if self._lease is not None:
                 with suppress(nats.errors.Error, StreamError):
                     await self._lease.release()
@@ -571,7 +577,7 @@ async def run(settings: EngineSettings) -> None:
         ) as journal:
             await Engine(settings, edge, door, address, link, nc, journal, lease).run()
     finally:
-        await edge.stop()
+        await edge.stop(_STOP_GRACE_S)
         await link.close()
         await order_trace.end()
 
