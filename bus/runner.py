@@ -23,7 +23,7 @@ import nats.errors
 import uvloop
 
 from bus.connection import Connection, connect, has_jetstream, heed_cancellation
-from bus.logs import LogForm, LogLevel, formatter
+from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 MAX_PORT: Final = 65_535
@@ -205,7 +205,7 @@ def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogL
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(root.level, logging.INFO))
     if not root.handlers:
-        terminal = logging.StreamHandler()
+        terminal = StderrHandler()
         terminal.setFormatter(formatter(form))
         root.addHandler(terminal)
     if path is None:

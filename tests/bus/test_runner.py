@@ -15,6 +15,7 @@ import pytest
 from bus import runner
 from bus.runner import NatsLink, ProcessFault, host_and_port
 from bus.server import NatsServer, find_nats_conf
+from tests.bus.test_logs import fill
 from tests.waiting import freeze, until
 
 PROGRAM = """
@@ -81,6 +82,13 @@ async def follow(url):
     finally:
         await link.close()
 
+async def say_the_last_word():
+    try:
+        print("up", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        logging.getLogger("other").warning("a last word")
+
 async def show_limit():
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
@@ -142,6 +150,30 @@ async def test_a_signal_ends_it_though_nats_is_frozen(own_server: NatsServer, tm
             assert await process.wait() == 0
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
+
+
+def test_a_signal_ends_it_though_nobody_reads_its_log(tmp_path: Path) -> None:
+    """With stderr a full pipe what it would log is dropped."""
+    unread, log = os.pipe()
+    try:
+        with subprocess.Popen(
+            command("(log_to(None), say_the_last_word())[1]", str(tmp_path)),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=find_nats_conf().parent,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            fill(log)
+            process.terminate()
+            try:
+                assert process.wait(timeout=10) == 0
+            finally:
+                process.kill()
+    finally:
+        os.close(unread)
+        os.close(log)
 
 
 def test_a_process_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from simulation.cluster_settings import Storage
 from simulation.data_directory import Durability, check_engines, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
-from tests.simulation.test_stderr_log import fill
+from tests.bus.test_logs import fill
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
