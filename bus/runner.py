@@ -35,7 +35,7 @@ END_DEADLINE_S: Final = 3.0
 """How long a process may take to end once a part of it has failed, or it was told to."""
 
 _STILL_S: Final = 1.0
-"""How much later one is ended that stands still, and cannot say which part does not end."""
+"""How much later one that stands still, and so cannot say which part does not end, shows where it is."""
 
 _ASK_S: Final = 2.0
 _MAX_SILENT: Final = 6
@@ -243,6 +243,7 @@ def run_until_signal(
     if failed:
         sys.exit(1)
     faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
@@ -276,8 +277,10 @@ def _limit_end() -> None:
     """From now on this process has END_DEADLINE_S to end: half a process is worse than none."""
     if _is_ours.get():
         asyncio.get_running_loop().call_later(END_DEADLINE_S, _end_at_once)
-        # A write to a dead disk, say, keeps the loop from that.
-        faulthandler.dump_traceback_later(END_DEADLINE_S + _STILL_S, exit=True)
+        # A write to a dead disk, say, keeps the loop from that. Then stacks are shown, if anybody reads
+        # stderr, and the kernel ends the process.
+        faulthandler.dump_traceback_later(END_DEADLINE_S + _STILL_S)
+        signal.setitimer(signal.ITIMER_REAL, END_DEADLINE_S + 2 * _STILL_S)
 
 
 def _end_at_once() -> NoReturn:

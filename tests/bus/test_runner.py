@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,18 +119,28 @@ def ended(start: str, logs: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process(number: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM and Ctrl-C let the process clean up; it ends with code 0 within 2 s and without a word."""
+@contextmanager
+def running(start: str, logs: Path, stderr: int) -> Iterator[subprocess.Popen[str]]:
+    """Such a process, once it said that it is up; killed if it still runs at the end."""
     with subprocess.Popen(
-        command("wait()", str(tmp_path)),
+        command(start, str(logs)),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         cwd=find_nats_conf().parent,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and Ctrl-C let the process clean up; it ends with code 0 within 2 s and without a word."""
+    with running("wait()", tmp_path, subprocess.PIPE) as process:
         process.send_signal(number)
         output, errors = process.communicate(timeout=2)
     assert (process.returncode, output, errors) == (0, "cleaned up\n", "")
@@ -152,25 +164,18 @@ async def test_a_signal_ends_it_though_nats_is_frozen(own_server: NatsServer, tm
         os.kill(own_server.pid, signal.SIGCONT)
 
 
-def test_a_signal_ends_it_though_nobody_reads_its_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("start", "code"),
+    [("(log_to(None), say_the_last_word())[1]", 0), ("block_at_the_end()", -signal.SIGALRM)],
+)
+def test_a_signal_ends_it_though_nobody_reads_its_log(tmp_path: Path, start: str, code: int) -> None:
     """With stderr a full pipe what it would log is dropped."""
     unread, log = os.pipe()
     try:
-        with subprocess.Popen(
-            command("(log_to(None), say_the_last_word())[1]", str(tmp_path)),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            cwd=find_nats_conf().parent,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
+        with running(start, tmp_path, log) as process:
             fill(log)
             process.terminate()
-            try:
-                assert process.wait(timeout=10) == 0
-            finally:
-                process.kill()
+            assert process.wait(timeout=runner.END_DEADLINE_S + 10) == code
     finally:
         os.close(unread)
         os.close(log)
@@ -229,22 +234,20 @@ async def test_a_process_that_is_not_ours_goes_on(monkeypatch: pytest.MonkeyPatc
     await asyncio.sleep(0.1)  # in which it would be ended
 
 
-@pytest.mark.parametrize("start", ["block_at_the_end()", "leave_a_thread()"])
-def test_nor_does_one_who_waits_for_a_dead_disk(tmp_path: Path, start: str) -> None:
+@pytest.mark.parametrize(
+    ("start", "code", "says"),
+    [
+        ("leave_a_thread()", 1, "does not end by itself"),
+        ("block_at_the_end()", -signal.SIGALRM, "in block_at_the_end"),
+    ],
+)
+def test_nor_does_one_who_waits_for_a_dead_disk(tmp_path: Path, start: str, code: int, says: str) -> None:
     """Told to end, a process that stands still is ended; all stacks are shown of one that cannot say why."""
-    with subprocess.Popen(
-        command(start, str(tmp_path)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=find_nats_conf().parent,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
+    with running(start, tmp_path, subprocess.PIPE) as process:
         process.terminate()
         _, errors = process.communicate(timeout=runner.END_DEADLINE_S + 10)
-    assert process.returncode == 1
-    assert "does not end by itself" in errors or "in block_at_the_end" in errors
+    assert process.returncode == code
+    assert says in errors
 
 
 def test_a_bug_shows_where_it_happened(tmp_path: Path) -> None:
