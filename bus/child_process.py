@@ -2,8 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
+
+_KILLED_S: Final = 10.0
+"""How long a killed child may take to end; one that waits for a dead disk cannot."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 class ChildProcess:
@@ -70,10 +77,14 @@ class ChildProcess:
             await self.kill()
 
     async def kill(self) -> None:
-        """End the child with SIGKILL, as a crash would."""
+        """End the child with SIGKILL, as a crash would. One that even so does not end is left behind."""
         with contextlib.suppress(ProcessLookupError):
             self._started.kill()
-        await self.wait()
+        try:
+            async with asyncio.timeout(_KILLED_S):
+                await self.wait()
+        except TimeoutError:
+            _log.warning("process %d does not end, though it was killed, and is left behind", self.pid)
 
     def log_tail(self, lines: int) -> list[str]:
         """The last lines that the child has printed since its start. Raises OSError."""

@@ -99,7 +99,7 @@ class Connection(Client):
         self._pending_data_size = 0
         giving_up = asyncio.get_running_loop().call_later(_CLOSE_S, self._abort)
         try:
-            await super().close()
+            await heed_cancellation(super().close())
         finally:
             giving_up.cancel()
 
@@ -130,6 +130,15 @@ class Connection(Client):
         try:
             await heed_cancellation(super()._process_connect_init())
         except (OSError, nats.errors.Error):
+            raise
+        except asyncio.CancelledError:
+            # One that comes together with the server's answer nats-py forgets: it has begun to read, and
+            # would connect again, for ever.
+            for begun in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if begun is not None:
+                    begun.cancel()
+            if self.closed_by_owner:
+                self._status = Client.CLOSED
             raise
         except Exception as error:
             # A socket that is reset between two lines, or something that is no nats-server, may cause any

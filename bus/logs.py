@@ -2,13 +2,16 @@
 
 A record's fields are what it was logged with as `extra`. As text they follow the message; in the other forms
 every record is one line with `time`, `level`, `logger`, `event` and then the fields. Strings that are not
-plain are quoted, so that nothing a client made can pass for a line or a field of ours.
+plain are quoted, so that nothing a client made can pass for a line or a field of ours. Nobody waits for a
+terminal that is not read.
 """
 
 import argparse
 import json
 import logging
+import os
 import re
+import select
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
@@ -18,6 +21,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; anything else is a field."""
+
+_STDERR: Final = 2
 
 _PLAIN: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 
@@ -48,6 +53,32 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 def pairs(fields: dict[str, Any]) -> str:
     """Fields as key=value, with spaces in between."""
     return " ".join(f"{name}={_quoted(str(value))}" for name, value in fields.items())
+
+
+class StderrHandler(logging.Handler):
+    """Writes what is taken at once and drops the rest; the next message tells how many were dropped."""
+
+    def __init__(self, descriptor: int = _STDERR) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message, as far as there is room."""
+        try:
+            text = f"{self.format(record)}\n"
+            if self._dropped:  # the last of them perhaps in the middle of a line
+                text = f"\n{self._dropped} messages were dropped: nobody read them\n{text}"
+            rest = text.encode(errors="backslashreplace")
+            while rest:
+                if not select.select([], [self._descriptor], [], 0)[1]:
+                    self._dropped += 1
+                    return
+                # A pipe that takes anything takes this much.
+                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+            self._dropped = 0
+        except Exception:  # noqa: BLE001 -- as every handler of logging does
+            self.handleError(record)
 
 
 class _Text(logging.Formatter):

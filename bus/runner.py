@@ -6,22 +6,24 @@ starts again from what is stored). A bug shows where it happened.
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import resource
 import signal
 import sys
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context, ContextVar
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from types import TracebackType
+from typing import Any, Final, NoReturn, TypeVar
 
 import nats.errors
 import uvloop
 
 from bus.connection import Connection, connect, has_jetstream, heed_cancellation
-from bus.logs import LogForm, LogLevel, formatter
+from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 MAX_PORT: Final = 65_535
@@ -32,16 +34,22 @@ START_DEADLINE_S: Final = 10.0
 END_DEADLINE_S: Final = 3.0
 """How long a process may take to end once a part of it has failed, or it was told to."""
 
+_STILL_S: Final = 1.0
+"""How much later one that stands still, and so cannot say which part does not end, shows where it is."""
+
 _ASK_S: Final = 2.0
 _MAX_SILENT: Final = 6
 """JetStream may be silent so often in a row: for 10 s at least, and an election takes 4 to 9."""
-
-_LOOK_S: Final = 0.5
 
 CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
 
 _log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_is_ours: Final = ContextVar("_is_ours", default=False)
+"""Whether the process is one that `run_until_signal` runs, which may be ended; that of a test may not."""
 
 _CHATTY: Final = ("asyncio", "grpc", "nats", "urllib3")
 """Third-party loggers; what they say at DEBUG is never about an order."""
@@ -49,6 +57,29 @@ _CHATTY: Final = ("asyncio", "grpc", "nats", "urllib3")
 
 class ProcessFault(Exception):
     """The process cannot go on; the text says why and what to do."""
+
+
+class Parts(asyncio.TaskGroup):
+    """The tasks that make up a process: once one has failed, the others have END_DEADLINE_S to end."""
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
+        """As in every group."""
+        task = super().create_task(coro, name=name, context=context)
+        task.add_done_callback(_limit_end_after_fault)
+        return task
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            _limit_end()
+        await super().__aexit__(kind, error, trace)
 
 
 class NatsLink:
@@ -174,7 +205,7 @@ def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogL
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(root.level, logging.INFO))
     if not root.handlers:
-        terminal = logging.StreamHandler()
+        terminal = StderrHandler()
         terminal.setFormatter(formatter(form))
         root.addHandler(terminal)
     if path is None:
@@ -211,9 +242,12 @@ def run_until_signal(
             logging.getLogger(name).critical("%s ends: %s", name, text)
     if failed:
         sys.exit(1)
+    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
+    _is_ours.set(True)
     running = asyncio.create_task(main)
     stopping = asyncio.Event()
 
@@ -221,27 +255,35 @@ async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
         if not stopping.is_set():
             stopping.set()
             running.cancel()
+            _limit_end()
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop)
-    ending_since: float | None = None
-    while not running.done():
-        await asyncio.wait((running,), timeout=_LOOK_S)
-        if not running.cancelling():
-            ending_since = None
-        elif ending_since is None:
-            ending_since = time.monotonic()
-        elif time.monotonic() - ending_since > END_DEADLINE_S and not running.done():
-            _end_at_once()
     try:
         await running
     except asyncio.CancelledError:
         if not stopping.is_set():
             raise
+    finally:
+        _limit_end()  # of tasks and threads that are left
+
+
+def _limit_end_after_fault(part: asyncio.Task[Any]) -> None:
+    if not part.cancelled() and part.exception() is not None:
+        _limit_end()
+
+
+def _limit_end() -> None:
+    """From now on this process has END_DEADLINE_S to end: half a process is worse than none."""
+    if _is_ours.get():
+        asyncio.get_running_loop().call_later(END_DEADLINE_S, _end_at_once)
+        # A write to a dead disk, say, keeps the loop from that. Then stacks are shown, if anybody reads
+        # stderr, and the kernel ends the process.
+        faulthandler.dump_traceback_later(END_DEADLINE_S + _STILL_S)
+        signal.setitimer(signal.ITIMER_REAL, END_DEADLINE_S + 2 * _STILL_S)
 
 
 def _end_at_once() -> NoReturn:
-    """End this process though some part of it goes on: half a process is worse than none."""
     parts = sorted({str(task.get_coro()).partition(" at ")[0] for task in asyncio.all_tasks()})
     logging.getLogger(__name__).critical("does not end by itself, so it is ended: %s", ", ".join(parts))
     logging.shutdown()

@@ -50,7 +50,9 @@ class Echo(matchbus_pb2_grpc.ExchangeServicer):
 async def edge() -> AsyncIterator[Edge]:
     """An edge with one service, not started."""
     edge = Edge(SERVICE)
-    matchbus_pb2_grpc.add_ExchangeServicer_to_server(Echo(), edge.server)
+    door = Door(SERVICE, "not yet")
+    edge.server.add_generic_rpc_handlers((door,))
+    door.open_to(matchbus_pb2_grpc.add_ExchangeServicer_to_server, Echo())
     yield edge
     await edge.stop(0)
 
@@ -194,7 +196,7 @@ async def test_a_door_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
     await edge.start()
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            stream = channel.stream_stream(f"/{SERVICE}/Anything", None, None)
+            stream = channel.stream_stream(f"/{SERVICE}/ListEngines", None, None)
             assert await refusal(registered(channel)) == (grpc.StatusCode.UNAVAILABLE, "not yet")
             assert await refusal(anext(aiter(stream(iter([b""]))))) == (
                 grpc.StatusCode.UNAVAILABLE,
@@ -211,7 +213,6 @@ async def test_a_door_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
             assert (await health.Check(request)).status == NOT_SERVING
             door.open_to(matchbus_pb2_grpc.add_ExchangeServicer_to_server, Echo())
             await registered(channel)
-            assert (await refusal(stream(iter([b""])).read()))[0] is grpc.StatusCode.UNIMPLEMENTED
             door.shut("no more")
             assert await refusal(registered(channel)) == (grpc.StatusCode.UNAVAILABLE, "no more")
             reasons = ["the disk is full", ""]
@@ -284,6 +285,19 @@ async def test_who_connects_and_says_nothing_is_left(edge: Edge) -> None:
                 pass
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize("method", [b"/matchbus.v1.Exchange/Nope", b"/matchbus.v1.Exchange/\xff", b"\xff"])
+async def test_a_call_of_an_unknown_method_ends_alone(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture, method: bytes
+) -> None:
+    """Also one whose name is no text, and many at once: the calls after it are answered."""
+    unknown: Any = channel.unary_unary(method, None, None)  # type: ignore[arg-type]  # it takes bytes, too
+    for _ in range(2):
+        refused = await asyncio.gather(*(refusal(unknown(b"", timeout=5)) for _ in range(20)))
+        assert {code for code, _ in refused} == {grpc.StatusCode.UNIMPLEMENTED}
+        assert await registered(channel, metadata=(("authorization", "Bearer abc"),)) == "abc"
+    assert not caplog.records
 
 
 async def test_what_is_no_message_is_nothing_to_log(

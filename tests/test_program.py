@@ -44,11 +44,12 @@ class Interrupting:
 class Owner:
     field = Interrupting()
 """,
+    "by SIGTERM": "signal.raise_signal(signal.SIGTERM)",
 }
 """What a module does that is interrupted while it loads."""
 
 
-BETWEEN, WITHIN = INTERRUPTING
+BETWEEN, WITHIN, BY_SIGTERM = INTERRUPTING
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,9 @@ BETWEEN, WITHIN = INTERRUPTING
         (BENCHMARKS, INTERRUPTED, BETWEEN),
         ([str(INSTALLED / "engine"), "--number", "1"], 0, BETWEEN),
         ([str(INSTALLED / "engine"), "--number", "1"], 0, WITHIN),
+        ([str(INSTALLED / "engine"), "--number", "1"], 0, BY_SIGTERM),
         ([str(INSTALLED / "exchange")], 0, BETWEEN),
+        ([str(INSTALLED / "exchange")], 0, BY_SIGTERM),
     ],
     ids=named,
 )

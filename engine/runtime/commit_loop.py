@@ -11,7 +11,7 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
     CommitError
     ├── Overloaded           the queue is full; nothing was taken
     ├── JournalUnavailable   the journal or the reports cannot be stored, or a read may be old
-    └── Retired              another process takes over; nothing was taken
+    └── Retired              another process takes over, or this one ends; nothing was taken
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class JournalUnavailable(CommitError):
 
 
 class Retired(CommitError):
-    """This process hands over to another one."""
+    """This process hands over to another one, or ends."""
 
 
 @dataclass(slots=True)
@@ -232,7 +232,7 @@ class CommitLoop:
     def _why_untaken(self, commands: Sequence[Command], client: str) -> CommitError | None:
         """What more commands of a client are told; None when they are taken."""
         if self.retired:
-            return Retired("this process hands over to another one")
+            return Retired("this process hands over to another one, or ends")
         if trouble := self.trouble():
             return JournalUnavailable(trouble)
         more = len(commands)
@@ -366,6 +366,11 @@ class CommitLoop:
             await asyncio.sleep(_WATCH_PERIOD_S)
             if trouble := self.trouble():
                 self._give_up(JournalUnavailable(trouble))
+
+    def end(self) -> None:
+        """Take no more commands, and tell all who wait: `run` has ended, so nothing will be stored."""
+        self.retired = True
+        self._give_up(JournalUnavailable("this process ends"))
 
     def _give_up(self, fault: JournalUnavailable) -> None:
         """Fail all who wait; keep of the queue only what has begun or is our own.

@@ -42,7 +42,7 @@ from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
 from bus.round_trip import RoundTrip
-from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
+from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
 from engine.commands import AddInstrument
@@ -75,6 +75,9 @@ PEERS_PATIENCE_S: Final = 2.0
 
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
+
+_STOP_GRACE_S: Final = 0.1
+"""Who waited when an engine ends has heard so by then; what is left are streams that would go on."""
 
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
@@ -128,7 +131,7 @@ class Engine:
         self._nc = nc
         self._journal = journal
         self._lease = lease
-        self._group = asyncio.TaskGroup()
+        self._group = Parts()
         self._keeping: asyncio.Task[None] | None = None
         self._has_begun = False  # our reign is in the journal: what comes behind it there is another's
         self._state = State(number)
@@ -197,6 +200,9 @@ class Engine:
         except* HandedOver:
             _log.info("E%d is handed over", number)
         finally:
+            self._door.shut("this process ends; ask the exchange for its successor's address")
+            if self._loop is not None:
+                self._loop.end()
             if self._lease is not None:
                 with suppress(nats.errors.Error, StreamError):
                     await self._lease.release()
@@ -571,7 +577,7 @@ async def run(settings: EngineSettings) -> None:
         ) as journal:
             await Engine(settings, edge, door, address, link, nc, journal, lease).run()
     finally:
-        await edge.stop()
+        await edge.stop(_STOP_GRACE_S)
         await link.close()
         await order_trace.end()
 

@@ -41,7 +41,7 @@ from bus.metrics import MetricsServer
 from bus.peer import PeerFeed
 from bus.provision import ProvisionError
 from bus.registry import Bucket, BucketUnavailable
-from bus.runner import START_DEADLINE_S, NatsLink, ProcessFault, log_to, run_until_signal
+from bus.runner import START_DEADLINE_S, NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.stream import AWAY, StreamError
 from bus.tokens import Tokens
 from exchange.directory import Directory
@@ -133,7 +133,7 @@ class Exchange:
             await edge.set_role(RECOVERING_ROLE, held=True)
             await edge.start()
             await publish_instruments(self._instruments_bucket, entries)
-            async with asyncio.TaskGroup() as group:
+            async with Parts() as group:
                 filled = self._start_watches(group)
                 group.create_task(self._follower.run())
                 group.create_task(self._follow_executions())

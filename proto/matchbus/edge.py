@@ -3,6 +3,7 @@
 Not here: what any call means, certificates (`matchbus.tls`). Imports nothing of ours but the contract.
 """
 
+import asyncio
 import errno
 import functools
 import hashlib
@@ -19,11 +20,13 @@ from google.rpc import (  # type: ignore[import-untyped]  # generated, ships no 
     error_details_pb2,
     status_pb2,
 )
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs lack it
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from matchbus.tls import ServerFiles, server_credentials
+from matchbus.v1 import matchbus_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -134,12 +137,48 @@ def _letting_go(handler: Any) -> Any:
     return handler._replace(**{kind: call})
 
 
+class _KnownMethods(cygrpc.AioServer):  # type: ignore[misc]  # likewise
+    """The part of gRPC's server that takes calls; this one takes only calls of registered methods.
+
+    gRPC decodes the name of any other method where a failure ends all taking of calls: a name that is no
+    text, which anybody may send, would leave the process deaf.
+    """
+
+    async def _request_call(self) -> NoReturn:
+        """Refuse every call of a method that nobody registered; gRPC waits for one to answer, in vain."""
+        loop = asyncio.get_running_loop()
+        refusals: set[asyncio.Task[None]] = set()
+        while True:
+            call = await super()._request_call()
+            context = cygrpc._ServicerContext(call, None, None, loop)  # noqa: SLF001
+            refusal = context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+            ending = loop.create_task(
+                cygrpc._schedule_rpc_coro(refusal, call, loop, "unknown")  # noqa: SLF001
+            )
+            refusals.add(ending)
+            ending.add_done_callback(refusals.discard)
+            del call, context, refusal, ending  # else they would be held until the next one comes
+
+
+def _make_server() -> grpc.aio.Server:
+    # gRPC lets nobody choose the class of that part.
+    usual, cygrpc.AioServer = cygrpc.AioServer, _KnownMethods
+    try:
+        return grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
+    finally:
+        cygrpc.AioServer = usual
+
+
 class Edge:
     """One gRPC server with health and reflection: NOT_SERVING until `set_serving` says otherwise."""
 
     def __init__(self, service: str) -> None:
         _GRPC_LOG.addFilter(_is_ours)
-        self.server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
+        self.server = _make_server()
+        for name in (service, health.SERVICE_NAME):
+            methods = matchbus_pb2.DESCRIPTOR.pool.FindServiceByName(name).methods_by_name
+            # Who answers them, doors say.
+            self.server.add_registered_method_handlers(name, dict.fromkeys(methods))  # type: ignore[attr-defined]
         self._services = ("", service)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         door = Door(health.SERVICE_NAME, "")

@@ -28,11 +28,14 @@ def run_program(
 ) -> int:
     """Do the work, which loads what it needs, and write out what it printed; the exit code.
 
-    The work returns that, or None when it is done. `interrupted` is the code of one that Ctrl-C ended; `tell`
-    says on stderr why nothing more can be written, in another form than a line with the name.
+    The work returns that, or None when it is done. `interrupted` is the code of one that Ctrl-C ended; where
+    that is DONE, SIGTERM ends it so, too, until the work has a handler of its own. `tell` says on stderr why
+    nothing more can be written, in another form than a line with the name.
     """
     # Not by an exception: raised while a class is made, it comes out as another one.
     _at_interrupt(lambda _number, _frame: os._exit(interrupted))
+    if interrupted == DONE:
+        signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(DONE))
     say = tell or (lambda text: print(f"{name}: {text}", file=sys.stderr))  # noqa: T201 -- for people
     # Closed by `>&-` it is None here; what is printed goes nowhere then.
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()

@@ -152,6 +152,61 @@ async def test_a_close_ends_what_reconnects(own_server: NatsServer, monkeypatch:
     await connection.close()
 
 
+@pytest.mark.parametrize("line", [b"INFO", b"PONG"])
+async def test_a_close_that_comes_together_with_an_answer(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    """Whichever it is, the connection is closed, and nothing of it goes on."""
+    connection, _, _ = await _opened(own_server)
+    closing: list[asyncio.Task[None]] = []
+    read = asyncio.StreamReader.readline
+
+    async def readline(reader: asyncio.StreamReader) -> bytes:
+        said = await read(reader)
+        if line in said and not closing:
+            closing.append(asyncio.create_task(connection.close()))
+        return said
+
+    monkeypatch.setattr(asyncio.StreamReader, "readline", readline)
+    connection._abort()  # noqa: SLF001 -- as when the server cuts it off
+    await until(lambda: bool(closing))
+    await closing[0]
+    await until(lambda: connection.is_closed and asyncio.all_tasks() == {asyncio.current_task()})
+
+
+async def test_who_closes_can_be_cancelled(own_server: NatsServer) -> None:
+    """While the server is away, too, when nats-py waits for its own task and forgets a cancellation."""
+    connection, _, _ = await _opened(own_server)
+    await own_server.kill()
+    await until(lambda: connection._reconnection_task_future is not None)  # noqa: SLF001
+    closing = asyncio.create_task(connection.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait((closing,))
+    assert closing.cancelled()
+    assert connection.is_closed
+
+
+@pytest.mark.parametrize("line", [b"INFO", b"PONG"])
+async def test_a_connect_that_is_cancelled_together_with_an_answer(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    """Whichever it is, nothing of it goes on."""
+    read = asyncio.StreamReader.readline
+
+    async def readline(reader: asyncio.StreamReader) -> bytes:
+        said = await read(reader)
+        if line in said:
+            connecting.cancel()
+        return said
+
+    monkeypatch.setattr(asyncio.StreamReader, "readline", readline)
+    connecting = asyncio.create_task(connect(own_server.url, name="test", on_closed=lambda: None))
+    await asyncio.wait((connecting,))
+    assert connecting.cancelled()
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
 async def test_it_stays_where_it_was_sent(tmp_path: Path) -> None:
     """Cut off there it comes back there; when that server dies, the first one comes first again."""
     async with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:

@@ -1,13 +1,15 @@
-"""Log lines in each form."""
+"""Log lines in each form, and how they come to stderr."""
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from bus.logs import LogForm, formatter
+from bus.logs import LogForm, StderrHandler, formatter
 
 
 def line(form: LogForm, message: str, *arguments: Any, **fields: Any) -> str:
@@ -63,3 +65,48 @@ def test_an_exception_is_on_the_line_of_its_record(form: LogForm) -> None:
     (shown,) = formatter(form).format(record).splitlines()
     assert "KeyError: 'oops'" in shown
     assert "Traceback" in shown
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def fill(end: int) -> int:
+    """Write until the pipe takes no more, as somebody who may wait; how much it took."""
+    os.set_blocking(end, False)
+    written = 0
+    try:
+        while True:
+            written += os.write(end, b"x")
+    except BlockingIOError:
+        os.set_blocking(end, True)
+        return written
+
+
+@pytest.mark.timeout(20)
+def test_a_full_pipe_costs_messages_and_no_time(pipe: tuple[int, int]) -> None:
+    """Long ones too are dropped where there is no room, and once there is, the next says so."""
+    reading, writing = pipe
+    handler = StderrHandler(writing)
+
+    def log(text: str) -> None:
+        handler.handle(logging.LogRecord("any", logging.WARNING, "", 0, text, (), None))
+
+    log("first")
+    unread = fill(writing)
+    log("second")
+    log("third")
+    assert os.read(reading, unread + 100) == b"first\n" + bytes(unread).replace(b"\0", b"x")
+    log("fourth\udc80")
+    log("fifth")
+    expected = b"\n2 messages were dropped: nobody read them\nfourth\\udc80\nfifth\n"
+    assert os.read(reading, 1_000) == expected
+    log("x" * 1_000_000)
+    assert len(os.read(reading, 1_000_000)) > 10_000
+    log("last")
+    assert os.read(reading, 1_000) == b"\n1 messages were dropped: nobody read them\nlast\n"

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,13 @@ import pytest
 from bus import runner
 from bus.runner import NatsLink, ProcessFault, host_and_port
 from bus.server import NatsServer, find_nats_conf
+from tests.bus.test_logs import fill
 from tests.waiting import freeze, until
 
 PROGRAM = """
-import asyncio, logging, resource, sys
+import asyncio, logging, resource, sys, time
 from pathlib import Path
-from bus.runner import NatsLink, ProcessFault, log_to, run_until_signal
+from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 
 LOGS = Path(sys.argv[1])
 
@@ -46,11 +49,30 @@ async def go_on():
         except asyncio.CancelledError:
             pass
 
-async def fail_beside_one_who_goes_on():
-    async with asyncio.TaskGroup() as group:
+async def fail_beside_one_who_goes_on(body):
+    async with Parts() as group:
         group.create_task(go_on())
         await asyncio.sleep(0)
+        if body == "fails":
+            raise ProcessFault("no luck")
         group.create_task(fail(ProcessFault("no luck")))
+        if body == "waits":
+            await asyncio.Event().wait()
+
+async def block_at_the_end():
+    try:
+        print("up", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        time.sleep(60)
+
+async def leave_a_thread():
+    threads = asyncio.create_task(asyncio.to_thread(time.sleep, 60))
+    await wait()
+
+async def leave_a_task():
+    left = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
 
 async def follow(url):
     link = NatsLink(url)
@@ -61,6 +83,13 @@ async def follow(url):
         await link.end_when_closed()
     finally:
         await link.close()
+
+async def say_the_last_word():
+    try:
+        print("up", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        logging.getLogger("other").warning("a last word")
 
 async def show_limit():
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -90,18 +119,28 @@ def ended(start: str, logs: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process(number: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM and Ctrl-C let the process clean up; it ends with code 0 within 2 s and without a word."""
+@contextmanager
+def running(start: str, logs: Path, stderr: int) -> Iterator[subprocess.Popen[str]]:
+    """Such a process, once it said that it is up; killed if it still runs at the end."""
     with subprocess.Popen(
-        command("wait()", str(tmp_path)),
+        command(start, str(logs)),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         cwd=find_nats_conf().parent,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and Ctrl-C let the process clean up; it ends with code 0 within 2 s and without a word."""
+    with running("wait()", tmp_path, subprocess.PIPE) as process:
         process.send_signal(number)
         output, errors = process.communicate(timeout=2)
     assert (process.returncode, output, errors) == (0, "cleaned up\n", "")
@@ -123,6 +162,23 @@ async def test_a_signal_ends_it_though_nats_is_frozen(own_server: NatsServer, tm
             assert await process.wait() == 0
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("start", "code"),
+    [("(log_to(None), say_the_last_word())[1]", 0), ("block_at_the_end()", -signal.SIGALRM)],
+)
+def test_a_signal_ends_it_though_nobody_reads_its_log(tmp_path: Path, start: str, code: int) -> None:
+    """With stderr a full pipe what it would log is dropped."""
+    unread, log = os.pipe()
+    try:
+        with running(start, tmp_path, log) as process:
+            fill(log)
+            process.terminate()
+            assert process.wait(timeout=runner.END_DEADLINE_S + 10) == code
+    finally:
+        os.close(unread)
+        os.close(log)
 
 
 def test_a_process_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
@@ -151,14 +207,47 @@ def test_faults_of_several_tasks(tmp_path: Path) -> None:
     assert sorted(lines) == ["test: test ends: bad luck", "test: test ends: no luck"]
 
 
-def test_a_part_that_goes_on_does_not_keep_half_a_process_alive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("body", ["is done", "waits", "fails"])
+def test_a_part_that_goes_on_does_not_keep_half_a_process_alive(tmp_path: Path, body: str) -> None:
     """A task that swallows its cancellation, as nats-py does, is not waited for longer than the deadline."""
     started = time.monotonic()
-    process = ended("(log_to(None), fail_beside_one_who_goes_on())[1]", tmp_path)
+    process = ended(f"(log_to(None), fail_beside_one_who_goes_on({body!r}))[1]", tmp_path)
     assert process.returncode == 1
-    assert time.monotonic() - started < runner.END_DEADLINE_S + 3
+    assert time.monotonic() - started < runner.END_DEADLINE_S + 5
     assert "CRITICAL bus.runner: does not end by itself, so it is ended: " in process.stderr
     assert "go_on" in process.stderr
+
+
+def test_nor_does_a_task_that_nobody_waits_for(tmp_path: Path) -> None:
+    """What is left when all is done has the same deadline."""
+    process = ended("leave_a_task()", tmp_path)
+    assert process.returncode == 1
+    assert "go_on" in process.stderr
+
+
+async def test_a_process_that_is_not_ours_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that run within another program do not end it."""
+    monkeypatch.setattr(runner, "END_DEADLINE_S", 0.0)
+    with pytest.raises(ExceptionGroup):
+        async with runner.Parts():
+            raise ProcessFault
+    await asyncio.sleep(0.1)  # in which it would be ended
+
+
+@pytest.mark.parametrize(
+    ("start", "code", "says"),
+    [
+        ("leave_a_thread()", 1, "does not end by itself"),
+        ("block_at_the_end()", -signal.SIGALRM, "in block_at_the_end"),
+    ],
+)
+def test_nor_does_one_who_waits_for_a_dead_disk(tmp_path: Path, start: str, code: int, says: str) -> None:
+    """Told to end, a process that stands still is ended; all stacks are shown of one that cannot say why."""
+    with running(start, tmp_path, subprocess.PIPE) as process:
+        process.terminate()
+        _, errors = process.communicate(timeout=runner.END_DEADLINE_S + 10)
+    assert process.returncode == code
+    assert says in errors
 
 
 def test_a_bug_shows_where_it_happened(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from simulation.cluster_settings import Storage
 from simulation.data_directory import Durability, check_engines, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
-from tests.simulation.test_stderr_log import fill
+from tests.bus.test_logs import fill
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,14 +233,33 @@ async def test_engines_without_a_journal_are_not_left_out_either(tmp_path: Path)
             pass
 
 
-async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
-    """A process that does not end on SIGTERM is killed after the grace."""
-    log = tmp_path / "log"
+async def _stubborn(log: Path) -> ChildProcess:
+    """A child that does not end on SIGTERM."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
     stubborn = ChildProcess(log, grace_s=0.2)
     await stubborn.launch(sys.executable, "-c", f"{code}; time.sleep(60)")
     await until(lambda: bool(log.read_text()))
+    return stubborn
+
+
+async def test_stopping_ends_a_process_that_ignores_it(tmp_path: Path) -> None:
+    """A process that does not end on SIGTERM is killed after the grace."""
+    stubborn = await _stubborn(tmp_path / "log")
     await stubborn.stop()
+    assert await stubborn.wait() == -signal.SIGKILL
+
+
+async def test_a_process_that_cannot_end_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits for a dead disk ends by no signal: a stop does not wait for it, and names it."""
+    stubborn = await _stubborn(tmp_path / "log")
+    with monkeypatch.context() as stuck:
+        stuck.setattr(asyncio.subprocess.Process, "kill", lambda _: None)
+        stuck.setattr(f"{ChildProcess.__module__}._KILLED_S", 0.1)
+        await stubborn.stop()
+    assert f"process {stubborn.pid} does not end" in caplog.text
+    await stubborn.kill()
     assert await stubborn.wait() == -signal.SIGKILL
 
 

@@ -249,8 +249,11 @@ async def test_garbage_bytes_do_not_hurt(one_engine: Venue) -> None:
                 for garbage in GARBAGE:
                     code, _ = await status_of(raw(garbage, metadata=trader.metadata, timeout=CALL_TIMEOUT_S))
                     assert code != grpc.StatusCode.DEADLINE_EXCEEDED
-            code, _ = await status_of(trader.channel.unary_unary("/matchbus.v1.MatchingEngine/Nope")(b""))
-            assert code == grpc.StatusCode.UNIMPLEMENTED
+            for channel in (trader.channel, await trading.channel(one_engine.exchange)):
+                for unknown in (b"/matchbus.v1.MatchingEngine/Nope", b"/matchbus.v1.Exchange/\xff", b"\xff"):
+                    code, _ = await status_of(channel.unary_unary(unknown)(b"", timeout=CALL_TIMEOUT_S))
+                    assert code == grpc.StatusCode.UNIMPLEMENTED
+            assert await trading.positions(trader) == {}, "the exchange answers, too"
             code, _ = await status_of(trader.submit(broken("S396", {"client_order_id": "x" * 5_000_000})))
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -44,7 +44,7 @@ from tests.system.engine_process import (
 from tests.system.test_crashes import SYMBOLS, Load, everything
 from tests.system.test_three_engines import combined
 from tests.system.venue import REPOSITORY, Floor, Trader, Venue, eventually, expect_status, floor, limit, show
-from tests.waiting import frozen
+from tests.waiting import frozen, until
 
 PATIENCE_S = 2.0
 """After so long without the journal new commands are refused at once."""
@@ -189,6 +189,21 @@ async def wired_engine(
         await link.close()
         gc.set_threshold(*thresholds)  # an engine sets its own
         gc.unfreeze()
+
+
+async def test_who_waits_hears_at_once_that_the_engine_ends(own_server: NatsServer) -> None:
+    """While its port is open still, which is so until its lease is released; NATS may be long in that."""
+    async with wired_engine(own_server) as engine:
+        async with frozen(own_server.pid):
+            waiting = asyncio.create_task(engine.trader.limit("AAA", 1, 100, 1))
+            await until(lambda: any("SubmitOrder" in task.get_name() for task in asyncio.all_tasks()))
+            engine.running.cancel()
+            await asyncio.wait((engine.running,))
+        for call in (waiting, engine.trader.limit("AAA", 1, 100, 1)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            expect_status(refused.value, UNAVAILABLE)
+            assert "this process" in (refused.value.details() or "")
 
 
 async def stored_orders(connection: Connection) -> set[str]:

@@ -36,6 +36,7 @@ from engine.runtime.commit_loop import (
     CommitLoop,
     JournalUnavailable,
     Overloaded,
+    Retired,
     Submission,
 )
 from engine.runtime.recovery import begin_reign
@@ -542,6 +543,23 @@ async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
     assert first.duplicate, "it was stored after all"
     assert isinstance(second, Accepted)
     assert QueryLeg(2 << 48, 2) in await rig.journal.commands()
+
+
+async def test_an_end_is_told_to_all_who_wait(rig: Rig) -> None:
+    """In flight, queued or reading: JournalUnavailable, as it may be stored. What is new is not taken."""
+    rig.journal.held = True
+    async with rig.running():
+        in_flight = rig.submit(order("in flight"))
+        await rig.asked(1)
+        queued = rig.submit(order("queued"))
+        reading = asyncio.create_task(rig.loop.read(lambda: None))
+        await asyncio.sleep(0)
+    rig.loop.end()
+    for done in (in_flight, queued, reading):
+        with pytest.raises(JournalUnavailable, match="this process ends"):
+            await asyncio.wait_for(done, 2)
+    with pytest.raises(Retired):
+        rig.submit(order("new"))
 
 
 async def test_reports_without_room_are_told_to_all_who_wait(
