@@ -36,6 +36,7 @@ _LOOK_S: Final = 1.0
 """How long a reader that has not caught up hears nothing before it looks whether what comes next is there."""
 
 _TURN_S: Final = 0.002
+_WHAT_TO_DO: Final = 'see "Damaged execution reports" in docs/reliability.md'
 
 _log: Final = logging.getLogger(__name__)
 
@@ -175,10 +176,10 @@ class ExecutionsReader:
                     await settled_extent(self._client, subjects.EXECUTIONS_STREAM, end)
                     if await reader.is_next_lost():
                         raise ExecutionsDamaged(
-                            f"message {reader.next_sequence} of {end} was stored and is gone"
+                            f"message {reader.next_sequence} of {end} was stored and is gone; {_WHAT_TO_DO}"
                         )
         except StreamError as error:
-            raise ExecutionsDamaged(str(error)) from error
+            raise ExecutionsDamaged(f"{error}; {_WHAT_TO_DO}") from error
         finally:
             await reader.close()
 

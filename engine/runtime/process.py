@@ -225,6 +225,7 @@ class Engine:
         """Come to where the journal ends, and to what of it is not reported yet."""
         state, journal, accept_loss = self._state, self._journal, self._settings.accept_loss
         published = await self._executions.start()
+        await self._edge.set_role(STANDBY_ROLE, held=False)
         await self._edge.set_role(RECOVERING_ROLE, held=True)
         if self._settings.durable:
             self._reports.leave_out(published)

@@ -466,14 +466,11 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
             return standby is not None and (standby.address, standby.lag_batches) == (address, 0)
 
         await eventually(shown, 20, "the second process stands by")
+        serving = health_pb2.HealthCheckResponse
+        async with grpc.aio.insecure_channel(market.cluster.engines[1].address) as channel:
+            assert await health_of(channel) == [serving.SERVING, serving.NOT_SERVING]
         async with grpc.aio.insecure_channel(address) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
-            states = [
-                (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
-                for service in ("", STANDBY_ROLE)
-            ]
-            serving = health_pb2.HealthCheckResponse
-            assert states == [serving.NOT_SERVING, serving.SERVING]
+            assert await health_of(channel) == [serving.NOT_SERVING, serving.SERVING]
             stub = matchbus_pb2_grpc.MatchingEngineStub(channel)
             with pytest.raises(grpc.aio.AioRpcError, match="stands by for E1") as refused:
                 await stub.SubmitOrder(pb.NewOrder())
@@ -485,6 +482,15 @@ async def test_an_engine_whose_number_reigns_stands_by(make_market: Callable[[in
     finally:
         second.terminate()
         assert await second.wait() == 0
+
+
+async def health_of(channel: grpc.aio.Channel) -> list[int]:
+    """Whether a process serves, and whether it stands by."""
+    health = health_pb2_grpc.HealthStub(channel)
+    return [
+        (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
+        for service in ("", STANDBY_ROLE)
+    ]
 
 
 async def run_handover(nats_url: str) -> tuple[int, str]:
