@@ -2,8 +2,8 @@
 
 A record's fields are what it was logged with as `extra`. As text they follow the message; in the other forms
 every record is one line with `time`, `level`, `logger`, `event` and then the fields. Strings that are not
-plain are quoted, so that nothing a client made can pass for a line or a field of ours. Nobody waits for a
-terminal that is not read.
+plain are quoted, so that nothing a client made can pass for a line or a field of ours. Nobody waits for who
+does not read our stderr, if it is a pipe.
 """
 
 import argparse
@@ -68,17 +68,22 @@ class StderrHandler(logging.Handler):
         try:
             text = f"{self.format(record)}\n"
             if self._dropped:  # the last of them perhaps in the middle of a line
-                text = f"\n{self._dropped} messages were dropped: nobody read them\n{text}"
+                lost = f"{self._dropped} messages were dropped: nobody read them"
+                text = f"\n{self.format(_warning(lost))}\n{text}"
             rest = text.encode(errors="backslashreplace")
             while rest:
                 if not select.select([], [self._descriptor], [], 0)[1]:
                     self._dropped += 1
                     return
-                # A pipe that takes anything takes this much.
+                # A pipe that takes anything takes this much; a terminal may not.
                 rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
             self._dropped = 0
         except Exception:  # noqa: BLE001 -- as every handler of logging does
             self.handleError(record)
+
+
+def _warning(text: str) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
 
 
 class _Text(logging.Formatter):

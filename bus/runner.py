@@ -190,7 +190,7 @@ def default_listen(environment: Mapping[str, str], port: int) -> str:
 
 def whole(text: str, most: int) -> int:
     """For argparse: a whole number from 1 to `most`."""
-    if not text.isdecimal() or not 1 <= int(text) <= most:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most:,}")
     return int(text)
 

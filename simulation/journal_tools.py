@@ -112,7 +112,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _batch(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no batch number: they count from 1")
     return int(text)
 

@@ -42,7 +42,7 @@ class OptionRefused(argparse.ArgumentTypeError):
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise OptionRefused(f"{text!r} is not a whole number from 1 on")
     return int(text)
 

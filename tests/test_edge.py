@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import struct
 import weakref
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -309,4 +310,35 @@ async def test_what_is_no_message_is_nothing_to_log(
         await call(b"\xff\xff", timeout=5)
     assert refused.value.code() is grpc.StatusCode.UNKNOWN
     assert "Error parsing message" in str(refused.value.details())
+    assert not caplog.records
+
+
+async def test_nor_is_metadata_that_is_no_text(edge: Edge, caplog: pytest.LogCaptureFixture) -> None:
+    """The client of gRPC refuses to send it, so these are the frames of HTTP/2 themselves."""
+    host, port = edge.bind("127.0.0.1:0").split(":")
+    await edge.start()
+
+    def frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+        return struct.pack(">I", len(content))[1:] + struct.pack(">BBI", kind, flags, stream) + content
+
+    fields = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": f"/{SERVICE}/RegisterClient".encode(),
+        b":authority": b"here",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+        b"x-a": b"\xff",
+    }
+    literals = (
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields.items()
+    )
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+        writer.write(frame(1, 4, 1, b"".join(literals)) + frame(0, 1, 1, bytes(5)))
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"grpc-status")
+    finally:
+        writer.close()
     assert not caplog.records

@@ -19,7 +19,7 @@ import contextlib
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -63,6 +63,7 @@ _QUOTE_BYTES: Final = 40
 _LEVEL_BYTES: Final = 20
 _FILL_BYTES: Final = 50
 
+_THE_END: Final = "this process ends"
 _CANCELS: Final = (CancelOrder, CancelAll)
 _PENDING: Final = int(OrderStatus.PENDING)
 _REJECTED: Final = int(OrderStatus.REJECTED)
@@ -191,6 +192,7 @@ class CommitLoop:
         self._arrived = asyncio.Event()
         self._ample = asyncio.Event()
         self._busy = False
+        self._ended = False
         self._appending = False
         self._releasing_since: float | None = None
         self._stored_from = -math.inf  # when the append of the newest stored batch began: we reigned then
@@ -271,6 +273,8 @@ class CommitLoop:
 
         Raises JournalUnavailable.
         """
+        if self._ended:
+            raise JournalUnavailable(_THE_END)
         if doubt := self.doubt():
             raise JournalUnavailable(doubt)
         if not self._appending:
@@ -342,10 +346,14 @@ class CommitLoop:
         self, shown: Awaitable[None] | None, earlier: asyncio.Task[None] | None, batch: Batch
     ) -> None:
         """Answer in the order of the batches: what changed nothing may still say what an earlier one did."""
-        if shown is not None:
-            await shown
-        if earlier is not None:
-            await earlier
+        try:
+            if shown is not None:
+                await shown
+            if earlier is not None:
+                await earlier
+        except asyncio.CancelledError:
+            _fail(batch.finished, JournalUnavailable(_THE_END))
+            raise
         self._answer(batch)
 
     def _answer(self, batch: Batch) -> None:
@@ -368,9 +376,9 @@ class CommitLoop:
                 self._give_up(JournalUnavailable(trouble))
 
     def end(self) -> None:
-        """Take no more commands, and tell all who wait: `run` has ended, so nothing will be stored."""
-        self.retired = True
-        self._give_up(JournalUnavailable("this process ends"))
+        """Take nothing more, and tell all who wait: `run` has ended, so nothing will be stored."""
+        self.retired = self._ended = True
+        self._give_up(JournalUnavailable(_THE_END))
 
     def _give_up(self, fault: JournalUnavailable) -> None:
         """Fail all who wait; keep of the queue only what has begun or is our own.
@@ -378,10 +386,7 @@ class CommitLoop:
         What is in flight may be in the journal, so its clients are told to send it again unchanged.
         """
         started = [queued for queued in self._queue if queued.submission.answers]
-        for queued in (*self._in_flight, *self._queue):
-            if not queued.is_own and not queued.done.done():
-                queued.done.set_exception(fault)
-                queued.done.exception()  # whoever gave it may be gone: that is nothing to log
+        _fail((*self._in_flight, *self._queue), fault)
         for _, answer in self._reads:
             if not answer.done():
                 answer.set_exception(fault)
@@ -495,6 +500,14 @@ class CommitLoop:
                 future = self._settling.pop(event.order_id, None)
                 if future is not None:
                     batch.settled.append((future, event))
+
+
+def _fail(queued: Iterable[_Queued], fault: CommitError) -> None:
+    """Tell all who wait for these, but not ourselves."""
+    for one in queued:
+        if not one.is_own and not one.done.done():
+            one.done.set_exception(fault)
+            one.done.exception()  # whoever gave it may be gone: that is nothing to log
 
 
 def _extra_bytes(command: Command) -> int:

@@ -76,9 +76,6 @@ PEERS_PATIENCE_S: Final = 2.0
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
 
-_STOP_GRACE_S: Final = 0.1
-"""Who waited when an engine ends has heard so by then; what is left are streams that would go on."""
-
 _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
@@ -578,7 +575,7 @@ async def run(settings: EngineSettings) -> None:
         ) as journal:
             await Engine(settings, edge, door, address, link, nc, journal, lease).run()
     finally:
-        await edge.stop(_STOP_GRACE_S)
+        await edge.stop()
         await link.close()
         await order_trace.end()
 

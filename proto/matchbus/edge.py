@@ -223,8 +223,8 @@ class Edge:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a failure that gRPC logs is a fault of ours: bytes that are no message are the caller's."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], DecodeError)
+    """Whether a failure that gRPC logs is a fault of ours: what is no message or no text is the caller's."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], DecodeError | UnicodeDecodeError)
 
 
 def _refuse_unusable(listen: str) -> None:

@@ -560,6 +560,23 @@ async def test_an_end_is_told_to_all_who_wait(rig: Rig) -> None:
             await asyncio.wait_for(done, 2)
     with pytest.raises(Retired):
         rig.submit(order("new"))
+    with pytest.raises(JournalUnavailable, match="this process ends"):
+        await asyncio.wait_for(rig.loop.read(lambda: None), 2)
+
+
+async def test_an_end_is_told_to_who_waits_until_peers_can_see(rig: Rig) -> None:
+    """What changed a book, and what waits behind it."""
+    rig.shows = True
+    async with rig.running():
+        first = rig.submit(order("a"))
+        await until(lambda: rig.shown)
+        rig.shows = False
+        repeat = rig.submit(order("a"))
+        await until(lambda: len(rig.batches) == 2)
+        await quiet()
+    for done in (first, repeat):
+        with pytest.raises(JournalUnavailable, match="this process ends"):
+            await asyncio.wait_for(done, 2)
 
 
 async def test_reports_without_room_are_told_to_all_who_wait(
