@@ -117,6 +117,11 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
                 f"fundamental.jumps[{index}].symbol is {jump.symbol!r}: not among symbols. "
                 "Add it there, or leave it out for all."
             )
+        if jump.at_s >= scenario.duration_s:
+            yield (
+                f"fundamental.jumps[{index}].at_s is {jump.at_s:g}: the run ends after "
+                f"{scenario.duration_s:g} s. Let it come earlier, or raise duration_s."
+            )
     if scenario.fundamental is None and any(
         group.__struct_config__.tag == "informed" for group in scenario.agents
     ):

@@ -102,6 +102,10 @@ def test_three_scenarios_are_shipped() -> None:
             "faults[0].at_s is 31: the run ends after 30 s",
         ),
         (
+            MAKER + "[fundamental]\njumps = [{ at_s = 30, ticks = 1 }]",
+            "fundamental.jumps[0].at_s is 30: the run ends after 30 s",
+        ),
+        (
             MAKER + '[fundamental]\njumps = [{ at_s = 1, ticks = 1, symbol = "MSFT" }]',
             "fundamental.jumps[0].symbol is 'MSFT': not among symbols",
         ),

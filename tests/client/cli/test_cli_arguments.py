@@ -80,6 +80,8 @@ def test_replace_takes_an_order_by_either_id() -> None:
         ("submit", ["buy", "1e999999999", "AAPL", "1"], "'1e999999999' is no number"),
         ("submit", ["buy", "1", "AAPL", "1" * 5000], "is no number"),
         ("context", ["burn"], "'burn'"),
+        ("context", ["set", "", "--password", "p"], "NAME: it is empty"),
+        ("register", [""], "NAME: it is empty"),
         ("submit", ["buy", "1", "AAPL", "1", "--timeout", "x"], "--timeout: 'x' is no time"),
         ("submit", ["buy", "1", "AAPL", "1", "--timeout", "-1"], "--timeout: '-1' is no time"),
         ("submit", ["buy", "1", "AAPL", "1", "--client-order-id", ""], "'' must be 1 to 36"),
