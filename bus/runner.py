@@ -274,8 +274,8 @@ def _limit_end_after_fault(part: asyncio.Task[Any]) -> None:
 
 
 def _limit_end() -> None:
-    """From now on this process has END_DEADLINE_S to end: half a process is worse than none."""
-    if _is_ours.get():
+    """From the first call on this process has END_DEADLINE_S to end: half a process is worse than none."""
+    if _is_ours.get() and not signal.getitimer(signal.ITIMER_REAL)[0]:
         asyncio.get_running_loop().call_later(END_DEADLINE_S, _end_at_once)
         # A write to a dead disk, say, keeps the loop from that. Then stacks are shown, if anybody reads
         # stderr, and the kernel ends the process.

@@ -173,6 +173,17 @@ class Rig:
         self.shown.append(asyncio.get_running_loop().create_future())
         return self.shown[-1]
 
+    async def unseen(self) -> tuple[asyncio.Future[Submission], asyncio.Future[Submission]]:
+        """An order that is stored and not shown to peers yet, and its repeat, which changes no book."""
+        self.shows = True
+        first = self.submit(order("a"))
+        await until(lambda: self.shown)
+        self.shows = False
+        repeat = self.submit(order("a"))
+        await until(lambda: len(self.batches) == 2)
+        await quiet()
+        return first, repeat
+
 
 async def quiet() -> None:
     """Let everything run that can run without the test."""
@@ -566,14 +577,8 @@ async def test_an_end_is_told_to_all_who_wait(rig: Rig) -> None:
 
 async def test_an_end_is_told_to_who_waits_until_peers_can_see(rig: Rig) -> None:
     """What changed a book, and what waits behind it."""
-    rig.shows = True
     async with rig.running():
-        first = rig.submit(order("a"))
-        await until(lambda: rig.shown)
-        rig.shows = False
-        repeat = rig.submit(order("a"))
-        await until(lambda: len(rig.batches) == 2)
-        await quiet()
+        first, repeat = await rig.unseen()
     for done in (first, repeat):
         with pytest.raises(JournalUnavailable, match="this process ends"):
             await asyncio.wait_for(done, 2)
@@ -739,14 +744,8 @@ async def test_answers_wait_until_the_batch_is_shown(rig: Rig) -> None:
 
 async def test_an_answer_waits_for_what_it_rests_on(rig: Rig) -> None:
     """A repeat changes no book, but it says that the order rests, and peers cannot see that yet."""
-    rig.shows = True
     async with rig.running():
-        first = rig.submit(order("a"))
-        await until(lambda: rig.shown)
-        rig.shows = False
-        repeat = rig.submit(order("a"))
-        await until(lambda: len(rig.batches) == 2)
-        await quiet()
+        first, repeat = await rig.unseen()
         assert not repeat.done()
         rig.shown[0].set_result(None)
         await asyncio.wait_for(asyncio.gather(first, repeat), 1)
