@@ -34,7 +34,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from bus.peer import PeerFeed, PeerState
-from bus.runner import MAX_PORT
+from bus.runner import MAX_PORT, number
 
 MAX_REQUESTS: Final = 8
 """Answered at once; more are cut off, and Prometheus comes again."""
@@ -248,8 +248,9 @@ def add_metrics_option(parser: argparse.ArgumentParser) -> None:
 
 def _listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9464")
+    given = number(port)
+    if not host or given is None or given > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT, such as 127.0.0.1:9464")
     return text
 
 

@@ -27,6 +27,7 @@ from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 MAX_PORT: Final = 65_535
+_MAX_DIGITS: Final = 60
 
 START_DEADLINE_S: Final = 10.0
 """How long a start waits for a NATS server."""
@@ -188,11 +189,18 @@ def default_listen(environment: Mapping[str, str], port: int) -> str:
     return host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", port)
 
 
+def number(text: str) -> int | None:
+    """The whole number from 0 on that the text is; None for any other text."""
+    # Python refuses to read thousands of digits, with a text about itself.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
 def whole(text: str, most: int) -> int:
     """For argparse: a whole number from 1 to `most`."""
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most:,}")
-    return int(text)
+    given = number(text)
+    if given is None or not 1 <= given <= most:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number from 1 to {most:,}")
+    return given
 
 
 def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogLevel = "info") -> None:

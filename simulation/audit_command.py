@@ -37,7 +37,7 @@ from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.interruption import interruptible
 from simulation.journal_tools import progress
-from simulation.nats_option import NATS_HELP, PATIENCE_S, NatsAway, connected, nats_url, unhurried
+from simulation.nats_option import PATIENCE_S, NatsAway, add_nats_option, connected, nats_url, unhurried
 from simulation.option_types import positive
 
 NO_BUG: Final = 0
@@ -64,7 +64,7 @@ def add_parser(commands: Any) -> None:
         " journal, 2 nothing to judge"
     )
     judge = commands.add_parser("audit", help="judge the routing of a running market", description=what)
-    judge.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
+    add_nats_option(judge)
     judge.add_argument(
         "--window-ms",
         metavar="MS",

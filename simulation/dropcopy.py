@@ -31,10 +31,11 @@ from bus.messages import (
 from bus.registry import Bucket, BucketUnavailable
 from bus.stream import StreamError
 from client import Instrument
+from client.cli.arguments import not_empty
 from client.cli.failures import Failure
 from client.cli.sheets import time_utc
 from engine.terms import OrderType, SelfTradePrevention
-from simulation.nats_option import NATS_HELP, connected
+from simulation.nats_option import add_nats_option, connected
 
 _SIDES: Final = {1: "buy", 2: "sell"}
 _LIQUIDITY: Final = {1: "maker", 2: "taker"}
@@ -44,8 +45,8 @@ def add_parser(commands: Any) -> None:
     """Add `dropcopy` to the sub-commands of `matchbus`."""
     what = "follow the execution reports of all engines, from the first one on, until Ctrl-C"
     parser = commands.add_parser("dropcopy", help=what, description=what)
-    parser.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
-    parser.add_argument("--client", default="", help="only this client's")
+    add_nats_option(parser)
+    parser.add_argument("--client", type=not_empty, help="only this client's")
     parser.add_argument("--no-follow", action="store_true", help="end at the newest report")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -152,7 +153,7 @@ async def _print(options: argparse.Namespace) -> int:
 async def _print_all(reader: ExecutionsReader, lines: Lines, options: argparse.Namespace) -> None:
     async for message in reader:
         for report in message.reports:
-            if options.client in ("", report.client):
+            if options.client in (None, report.client):
                 print(_as_json(message, report) if options.json else await lines.line(message, report))
         sys.stdout.flush()
 

@@ -29,7 +29,7 @@ from nats.aio.client import Client
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bus import subjects
+from bus import runner, subjects
 from bus.journal import JetStreamJournal, JournalClosed
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
@@ -112,9 +112,10 @@ def add_parser(commands: Any) -> None:
 
 
 def _batch(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no batch number: they count from 1")
-    return int(text)
+    number = runner.number(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no batch number: they count from 1")
+    return number
 
 
 async def run(options: argparse.Namespace, console: Console) -> int:

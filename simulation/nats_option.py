@@ -16,12 +16,13 @@ from typing import Final
 
 import nats.errors
 
-from bus import subjects
+from bus import runner, subjects
 from bus.connection import Connection, connect
+from client.cli.arguments import nats_address
 from client.cli.failures import Failure
 from client.cli.settings import contexts_file, load, resolve
 
-NATS_HELP: Final = "default: MATCHBUS_NATS, that of the context in use, or nats://127.0.0.1:4222"
+_NATS_HELP: Final = "default: MATCHBUS_NATS, that of the context in use, or nats://127.0.0.1:4222"
 NOTHING_FOUND: Final = 2
 
 PATIENCE_S: Final = 5.0
@@ -91,22 +92,27 @@ def unhurried(patience: asyncio.Timeout) -> Iterator[None]:
     patience.reschedule(loop.time() + PATIENCE_S)
 
 
+def add_nats_option(command: argparse.ArgumentParser) -> None:
+    """Let a command be told its NATS."""
+    command.add_argument("--nats", metavar="URL", type=nats_address, help=_NATS_HELP)
+
+
 def add_engine_options(command: argparse.ArgumentParser, *, instead_of: str) -> None:
     """Let a command be told an engine, its NATS, and to answer in JSON `instead_of` what it prints."""
     command.add_argument("engine", metavar="ENGINE", type=_engine_number, help="number of the engine")
-    command.add_argument("--nats", metavar="URL", default="", help=NATS_HELP)
+    add_nats_option(command)
     command.add_argument("--json", action="store_true", help=f"JSON instead of {instead_of}")
 
 
 def _engine_number(text: str) -> int:
-    try:
-        return int(subjects.engine_token(int(text)))
-    except ValueError:
+    number = runner.number(text)
+    if number is None or not 1 <= number <= subjects.MAX_ENGINE:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
-        ) from None
+            f"{text!r:.60} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"
+        )
+    return number
 
 
-def nats_url(given: str) -> str:
+def nats_url(given: str | None) -> str:
     """The address to ask at. Raises `SettingsError`."""
     return given or resolve({}, os.environ, load(contexts_file(os.environ))).nats

@@ -39,7 +39,16 @@ from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.handover import HandoverFailed
 from simulation.interruption import Stopped, interruptible
 from simulation.nats_option import add_engine_options, nats_url
-from simulation.option_types import OptionRefused, check_replaceable, engines, folder, port, positive, seconds
+from simulation.option_types import (
+    OptionRefused,
+    check_replaceable,
+    engines,
+    folder,
+    port,
+    positive,
+    seconds,
+    seed,
+)
 from simulation.ports import Ports
 from simulation.ready_file import ReadyFileUnwritable
 from simulation.run import Plan, Progress, RunOutcome, simulate
@@ -167,7 +176,7 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--engines", type=engines, default=2, help="how many (default 2)")
     demo.add_argument("--clients", type=positive, default=10, help="how many (default 10)")
     demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine (default 0)")
-    demo.add_argument("--seed", type=int, default=1, help="of what the clients do (default 1)")
+    demo.add_argument("--seed", type=seed, default=1, help="of what the clients do (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
     _add_dashboard_port(demo)
 

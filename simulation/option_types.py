@@ -42,8 +42,16 @@ class OptionRefused(argparse.ArgumentTypeError):
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise OptionRefused(f"{text!r} is not a whole number from 1 on")
+    number = runner.number(text)
+    if not number:
+        raise OptionRefused(f"{text!r:.60} is not a whole number from 1 on")
+    return number
+
+
+def seed(text: str) -> int:
+    """Any whole number, as in a scenario."""
+    if runner.number(text.removeprefix("-")) is None:
+        raise OptionRefused(f"{text!r:.60} is not a whole number")
     return int(text)
 
 

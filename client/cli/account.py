@@ -10,7 +10,7 @@ import msgspec
 
 from client import AuthenticationFailed, DataLost, RequestInvalid
 from client.cli import settings as kept
-from client.cli.arguments import Parser, count, name
+from client.cli.arguments import Parser, count, not_empty
 from client.cli.command import Command, Options
 from client.cli.desk import Desk
 from client.cli.failures import DONE, Misuse, some_of
@@ -24,7 +24,7 @@ _HIDDEN: Final = "(kept)"
 
 def _arrange_register(parser: Parser) -> None:
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", type=name, help="the client id; default: that of the context"
+        "name", metavar="NAME", nargs="?", type=not_empty, help="the client id; default: that of the context"
     )
     parser.add_argument(
         "--engine", metavar="N", type=count, default=0, help="the home engine to ask for; default: any"
@@ -122,7 +122,7 @@ def _forget(file: Path, name: str, chosen: Context, before: Context | None) -> N
 
 def _arrange_context(parser: Parser) -> None:
     parser.add_argument("action", choices=("list", "use", "show", "set", "remove"))
-    parser.add_argument("name", metavar="NAME", nargs="?", type=name, help="default: the context in use")
+    parser.add_argument("name", metavar="NAME", nargs="?", type=not_empty, help="default: the context in use")
     parser.add_argument("--secrets", action="store_true", help="with show: secret and password too")
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from client.cli.failures import Misuse
-from client.cli.settings import seconds
+from client.cli.settings import check_nats, seconds
 from client.client import check_client_order_id
 from client.session import check_address
 
@@ -71,24 +71,27 @@ def add_common(parser: Parser) -> None:
         "who and where", "An option comes before the environment (MATCHBUS_...), then the context, then this:"
     )
     group.add_argument(
-        "--context", metavar="NAME", type=name, help="the context to use; default: the one in use"
+        "--context", metavar="NAME", type=not_empty, help="the context to use; default: the one in use"
     )
     group.add_argument("--exchange", metavar="HOST:PORT", type=address, help="default 127.0.0.1:50050")
-    group.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
-    group.add_argument("--client-id", metavar="NAME", type=name, help="who trades")
+    group.add_argument("--nats", metavar="URL", type=nats_address, help="default nats://127.0.0.1:4222")
+    group.add_argument("--client-id", metavar="NAME", type=not_empty, help="who trades")
     group.add_argument(
-        "--secret", metavar="S", help="the client's own; others see it here, but not in MATCHBUS_SECRET"
+        "--secret",
+        metavar="S",
+        type=not_empty,
+        help="the client's own; others see it here, but not in MATCHBUS_SECRET",
     )
-    group.add_argument("--password", metavar="P", help='the exchange\'s; default "password"')
+    group.add_argument("--password", metavar="P", type=not_empty, help='the exchange\'s; default "password"')
     group.add_argument(
         "--timeout", metavar="SECONDS", type=timeout, help="how long an answer may take, default 5"
     )
 
 
-def name(text: str) -> str:
-    """Who trades: never nobody, which is what a script says that forgot to, and would be somebody else."""
+def not_empty(text: str) -> str:
+    """Any text but the empty one, which is what a script says whose variable is not set."""
     if not text:
-        raise argparse.ArgumentTypeError("it is empty: give a name, or leave the option out")
+        raise argparse.ArgumentTypeError("it is empty: give a value, or leave it out")
     return text
 
 
@@ -133,10 +136,18 @@ def own_id(text: str) -> str:
 
 
 def address(text: str) -> str:
-    """Where the exchange listens, or nothing."""
+    """Where the exchange listens."""
     try:
-        if text:
-            check_address(text)
+        check_address(not_empty(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def nats_address(text: str) -> str:
+    """Where NATS is."""
+    try:
+        check_nats(not_empty(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -128,6 +128,11 @@ def _arrange_replace(parser: Parser) -> None:
 
 async def replace(options: Options, desk: Desk) -> int:
     """Give an order a new price and total quantity."""
+    if options.order_id is None and options.client_order_id is None:
+        raise Misuse(
+            f"no order is named: {options.price:f} was read as PRICE, {options.quantity:f} as QUANTITY",
+            "name it before the price, or by --client-order-id: `matchbus orders` lists the ids",
+        )
     _check_one(
         "replace",
         {

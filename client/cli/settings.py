@@ -31,6 +31,8 @@ DEFAULT_TIMEOUT: Final = "5"
 CONTEXT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a context may be called; match with `fullmatch`."""
 
+_NATS_SERVER: Final = re.compile(r"((nats|tls)://)?[^\s/,]+/?")
+
 HOW_TO_REGISTER: Final = "register with `matchbus register NAME`, which keeps it for later commands"
 
 _DEFAULTS: Final = {
@@ -201,7 +203,7 @@ def resolve(options: Mapping[str, Any], environment: Mapping[str, str], contexts
             values[key] = ""
     return Settings(
         exchange=values["exchange"],
-        nats=values["nats"],
+        nats=_nats(values["nats"], sources["nats"]),
         client_id=values["client_id"],
         secret=values["secret"],
         password=values["password"],
@@ -209,6 +211,25 @@ def resolve(options: Mapping[str, Any], environment: Mapping[str, str], contexts
         context=name,
         sources=sources,
     )
+
+
+def check_nats(url: str) -> None:
+    """Raise `ValueError` for what names no NATS server: nats-py would look for one until the deadline."""
+    if not all(_NATS_SERVER.fullmatch(server) for server in url.split(",")):
+        raise ValueError(
+            f"{url!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or tls://HOST:4222, "
+            "several servers of one cluster with commas"
+        )
+
+
+def _nats(url: str, source: str) -> str:
+    try:
+        check_nats(url)
+    except ValueError as error:
+        raise SettingsError(
+            f"{error} ({source})", "name it by --nats, or keep it by `matchbus context set NAME --nats URL`"
+        ) from None
+    return url
 
 
 def seconds(text: str) -> float:

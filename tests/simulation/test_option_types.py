@@ -68,6 +68,29 @@ def test_no_faults_of_a_class_can_be_asked_for(pace: str) -> None:
     assert cli.parser().parse_args(["chaos", pace, "0"])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up", "--engines"],
+        ["up", "--snapshot-every"],
+        ["up", "--journal-gib"],
+        ["demo", "--seed"],
+        ["journal", "dump", "1", "--from"],
+        ["journal", "verify"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("value", ["٣", "1_0", "9" * 5000], ids=["arabic", "underscore", "digits"])
+def test_a_number_is_written_in_a_few_ascii_digits(
+    words: list[str], value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Python alone would read, or refuse by a limit of its own, is named; no name of code is."""
+    assert matchbus.main([*words, value]) == 2
+    said = capsys.readouterr().err
+    assert f"{value!r:.60} is no" in said
+    assert len(said) < 300
+
+
 @pytest.mark.parametrize("value", ["abc", "0", "-1", "70000"])
 def test_engines_of_the_environment_are_checked(
     value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

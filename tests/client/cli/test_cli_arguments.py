@@ -40,10 +40,17 @@ def test_the_largest_that_can_be_sent_is_taken() -> None:
     assert find("replace").parser().read([str(2**64 - 1), "1", "1"]).order_id == 2**64 - 1
 
 
-def test_an_address_may_be_empty_or_of_any_kind() -> None:
-    """Nothing stands for the default, in a context too; brackets are around an IPv6 address."""
-    for written in ("", "127.0.0.1:50050", "[::1]:1", "venue.example:65535"):
+def test_an_address_may_be_of_any_kind() -> None:
+    """Brackets are around an IPv6 address; NATS may be several servers."""
+    for written in ("127.0.0.1:50050", "[::1]:1", "venue.example:65535"):
         assert find("context").parser().read(["set", "x", "--exchange", written]).exchange == written
+    for written in (
+        "localhost",
+        "[::1]:4222",
+        "tls://me:pw@nats.example",
+        "nats://10.0.0.1:4222/,nats://10.0.0.2",
+    ):
+        assert find("context").parser().read(["set", "x", "--nats", written]).nats == written
     assert find("orders").parser().read(["--timeout", "2.5"]).timeout == 2.5
 
 
@@ -64,7 +71,14 @@ def test_replace_takes_an_order_by_either_id() -> None:
         ("submit", ["buy", "1_0", "AAPL", "1"], "'1_0' is no number"),
         ("submit", ["buy", "٣", "AAPL", "1"], "'٣' is no number"),
         ("submit", ["buy", "1", "AAPL", "1", "--client-id", ""], "--client-id: it is empty"),
-        ("orders", ["--context", ""], "--context: it is empty"),
+        *(
+            ("orders", [option, ""], f"{option}: it is empty")
+            for option in ("--context", "--exchange", "--nats", "--secret", "--password")
+        ),
+        *(
+            ("feed", ["AAPL", "--nats", written], f"--nats: {written!r} is no address of NATS")
+            for written in ("http://foo", "nats://", "//foo", "nats://a,http://b", "nats://a,")
+        ),
         ("submit", ["buy", "1", "A*", "1"], "'A*' is no symbol"),
         ("submit", ["buy", "1", "AAPL", "1", "2"], "2"),
         ("submit", ["buy", "1", "AAPL", "1", "--po"], "--po"),

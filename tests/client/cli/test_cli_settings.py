@@ -90,6 +90,12 @@ def test_a_timeout_must_be_a_time(text: str) -> None:
     assert resolve({"timeout": "2.5"}, {}, Contexts()).timeout_s == 2.5
 
 
+def test_an_address_that_is_none_of_nats_is_named_with_its_source() -> None:
+    """In the environment and in a context too: it is known before anybody looks for a server."""
+    with pytest.raises(SettingsError, match=r"'http://foo' is no address of NATS: .* \(from MATCHBUS_NATS\)"):
+        resolve({}, {"MATCHBUS_NATS": "http://foo"}, KEPT)
+
+
 def test_secrets_do_not_show_in_a_log() -> None:
     """Printing settings shows neither secret nor password."""
     shown = repr(resolve({}, {}, KEPT))
