@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Final
 
 import grpc
@@ -21,6 +21,13 @@ from client.cli.settings import SettingsError
 from client.cli.sheets import Cell, Sheet, engines_sheet, positions_sheet
 
 _HEALTH_TIMEOUT_S: Final = 2.0
+_REFUSING: Final = "takes no orders: its log says why"
+_GONE: Final = "nobody listens there: its process has ended, and its log says why"
+_SILENT: Final = (
+    "does not answer: frozen, overloaded or cut off, of which its log may say nothing. If it stays so, "
+    "kill -9 its process: the next one goes on with all that is stored"
+)
+
 _AWAY: Final = (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error)
 
 
@@ -38,8 +45,8 @@ async def status(options: Options, desk: Desk) -> int:
         )
         client, positions = await _client(desk, reachable=exchange["reachable"])
         primaries = [engine for engine in engines if engine.role is EngineRole.PRIMARY]
-        serving = await asyncio.gather(*(_serves(engine.address) for engine in primaries))
-    refusing = [engine for engine, serves in zip(primaries, serving, strict=True) if not serves]
+        reasons = await asyncio.gather(*(_refuses(engine.address) for engine in primaries))
+    refusing = {engine: reason for engine, reason in zip(primaries, reasons, strict=True) if reason}
     well = (
         exchange["reachable"]
         and bus["reachable"]
@@ -81,16 +88,16 @@ async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
     return seen | {"reachable": True, "round_trip_ms": _ms_since(began)}, engines
 
 
-async def _serves(address: str) -> bool:
-    """Whether an engine says that it takes orders: its feed may be live while its journal has no room."""
+async def _refuses(address: str) -> str:
+    """Why an engine takes no orders, or nothing: its feed may be live while its journal has no room."""
     async with tls.channel(address) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S
             )
-        except grpc.aio.AioRpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        except grpc.aio.AioRpcError as error:
+            return _GONE if "refused" in str(error.details()) else _SILENT
+    return "" if answer.status == health_pb2.HealthCheckResponse.SERVING else _REFUSING
 
 
 async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
@@ -136,7 +143,7 @@ async def _client(desk: Desk, *, reachable: bool) -> tuple[dict[str, Any] | None
 def _venue_sheet(
     exchange: dict[str, Any],
     bus: dict[str, Any],
-    refusing: Iterable[EngineStatus],
+    refusing: Mapping[EngineStatus, str],
     client: dict[str, Any] | None,
 ) -> Sheet:
     def verdict(part: dict[str, Any], well: str) -> Cell:
@@ -153,10 +160,7 @@ def _venue_sheet(
             ),
         ),
     ]
-    rows += [
-        (f"E{engine.engine}", engine.address, ("takes no orders: its log says why", "red"))
-        for engine in refusing
-    ]
+    rows += [(f"E{engine.engine}", engine.address, (reason, "red")) for engine, reason in refusing.items()]
     if client is None:
         rows.append(("client", "nobody", "register with `matchbus register NAME`"))
     else:

@@ -12,7 +12,7 @@ import selectors
 import shlex
 import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, redirect_stdout, suppress
 from typing import Final
 
 from client import Client, MatchbusError, OrderState, Unavailable
@@ -80,7 +80,9 @@ async def execute(line: str | None, desk: Desk, where: str = "") -> int:
     Raises `Ended`, and `Interrupted` at Ctrl-C or SIGTERM: nothing after it is to be done.
     """
     try:
-        command, options = read(line)
+        # Help is no answer that a program could read.
+        with redirect_stdout(sys.stderr if desk.output.as_json else sys.stdout):
+            command, options = read(line)
         return DONE if command is None else await command.run(options, desk)
     except HelpShown:
         return DONE

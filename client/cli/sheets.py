@@ -56,6 +56,8 @@ class Sheet:
 def plain(answer: Any) -> Any:
     """The answer in terms of JSON."""
     match answer:
+        case OrderResult(order_id=0):  # refused before there was an order
+            return plain(msgspec.structs.asdict(answer) | {"order_id": None})
         case msgspec.Struct():
             return {name: plain(getattr(answer, name)) for name in answer.__struct_fields__}
         case Decimal():

@@ -1,7 +1,7 @@
 """docs/command-line.md shows what really happens: its commands are typed in order, against a real market.
 
-MATCHBUS_REWRITE=1 puts the real output where the page differs; the diff is reviewed. Ports, times, ids and
-the widths of tables may differ.
+MATCHBUS_REWRITE=1 puts the real output where the page differs; the diff is reviewed. Ports, times, ids, the
+widths of tables and the list of all symbols may differ.
 
 A line `# elsewhere: COMMAND` in a block is typed in another terminal once the lines before it are there, and
 `^C` ends a command that goes on.
@@ -11,9 +11,12 @@ import os
 import re
 import shlex
 import signal
+import tomllib
 from pathlib import Path
 from typing import Final
 
+from client.cli.failures import some_of
+from simulation.cluster import DEFAULT_INSTRUMENTS
 from tests.system.terminal import Terminal
 from tests.system.venue import REPOSITORY, Venue
 
@@ -21,6 +24,11 @@ PAGE: Final = REPOSITORY / "docs" / "command-line.md"
 EXCHANGE: Final = "127.0.0.1:50050"
 NATS: Final = "nats://127.0.0.1:40222"
 """Where the page's market is."""
+
+LISTED: Final = ", ".join(
+    sorted(listed["symbol"] for listed in tomllib.loads(DEFAULT_INSTRUMENTS.read_text())["instrument"])
+)
+"""What is traded there."""
 
 REWRITE: Final = os.environ.get("MATCHBUS_REWRITE") == "1"
 
@@ -113,6 +121,8 @@ class Page:
         for kind, first_port in (("engines", 50_051), ("standbys", 50_061)):
             for number, member in ready[kind].items():
                 names[member["address"]] = f"127.0.0.1:{first_port + int(number) - 1}"
+        for symbols in (self.terminal.venue.symbols, sorted(self.terminal.venue.symbols)):
+            names[some_of(symbols)] = LISTED
         text = "\n".join(lines)
         for real, name in names.items():
             text = text.replace(real, name)

@@ -1,26 +1,31 @@
 """`matchbus status`: whether an engine takes orders is what it says itself."""
 
+import socket
+
 from matchbus.edge import Edge
 
 from client import EngineRole, EngineState, EngineStatus
-from client.cli.health import _serves, _venue_sheet
+from client.cli.health import _GONE, _REFUSING, _SILENT, _refuses, _venue_sheet
 
 
 async def test_only_an_engine_that_says_so_takes_orders() -> None:
-    """Its feed may be live all the while; one that does not answer takes none either."""
+    """Its feed may be live all the while; of one that does not answer its log need not say why."""
     edge = Edge("matchbus.v1.MatchingEngine")
     address = edge.bind("127.0.0.1:0")
     await edge.start()
-    assert not await _serves(address)
+    assert await _refuses(address) == _REFUSING
     await edge.set_serving(serving=True)
-    assert await _serves(address)
+    assert await _refuses(address) == ""
     await edge.stop()
-    assert not await _serves(address)
+    assert await _refuses(address) == _GONE
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        host, port = frozen.getsockname()
+        assert await _refuses(f"{host}:{port}") == _SILENT
 
 
 def test_an_engine_that_takes_no_orders_stands_out() -> None:
     """With its number and where it is, beside exchange and NATS."""
     well = {"error": "", "round_trip_ms": 1.0, "version": "2.15.1", "streams": 3}
     engine = EngineStatus(2, EngineRole.PRIMARY, EngineState.LIVE, 1, "127.0.0.1:50053", 0, 7, 0, "")
-    sheet = _venue_sheet(well | {"address": "x"}, well | {"url": "y"}, [engine], None)
-    assert ("E2", "127.0.0.1:50053", ("takes no orders: its log says why", "red")) in sheet.rows
+    sheet = _venue_sheet(well | {"address": "x"}, well | {"url": "y"}, {engine: _REFUSING}, None)
+    assert ("E2", "127.0.0.1:50053", (_REFUSING, "red")) in sheet.rows

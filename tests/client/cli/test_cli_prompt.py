@@ -13,6 +13,7 @@ import pytest
 from client import Fill
 from client.cli import prompt
 from client.cli.arguments import HelpShown
+from client.cli.desk import Desk
 from client.cli.failures import Misuse
 from client.cli.main import find, run
 from client.cli.output import Output
@@ -129,6 +130,18 @@ async def test_input_that_is_over_ends_it(
         assert await trade() == 0
     if opened is not None:
         opened.close()
+
+
+@pytest.mark.parametrize("line", ["help", "submit --help"])
+async def test_help_is_no_answer_for_a_program(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json stdout has objects only: help is on stderr."""
+    desk = Desk({}, {"XDG_CONFIG_HOME": str(tmp_path)}, Output(as_json=True))
+    assert await prompt.execute(line, desk) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "QUANTITY SYMBOL" in said.err
 
 
 @pytest.mark.parametrize("stdin", ["pipe", "file"])

@@ -75,13 +75,15 @@ def texts(row: tuple[sheets.Cell, ...]) -> list[str]:
 
 
 def test_json_has_decimal_strings_and_words() -> None:
-    """Numbers with decimals are strings in plain digits, words are words, nothing is null."""
+    """Numbers with decimals are strings in plain digits, words are words, what is absent is null."""
     plain = sheets.plain(FILL)
     assert list(plain) == list(Fill.__struct_fields__)
     assert (plain["price"], plain["side"], plain["sequence"]) == ("65000.10", "sell", 7)
     assert plain["leaves_quantity"] == "0.00000000"  # and not 0E-8
     refused = OrderResult("", 0, OrderStatus.REJECTED, RejectReason.ORDER_CLOSED, "closed")
     assert sheets.plain(refused)["reject_reason"] == "order_closed"
+    assert sheets.plain(refused)["order_id"] is None
+    assert sheets.plain(msgspec.structs.replace(refused, order_id=7))["order_id"] == 7
     assert sheets.plain({"a": [None, True, (Decimal(1),)]}) == {"a": [None, True, ["1"]]}
 
 
