@@ -138,11 +138,15 @@ async def _print(options: argparse.Namespace) -> int:
         reader = ExecutionsReader(nc)
         bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
         lines = Lines(lambda symbol: _instrument(bucket, symbol))
-        printing = asyncio.create_task(_print_all(reader, lines, options))
+        printed = asyncio.Event()
+        printing = asyncio.create_task(_print_all(reader, lines, options, printed))
         try:
             if options.no_follow:
                 caught_up = asyncio.create_task(reader.caught_up.wait())
                 await asyncio.wait((printing, caught_up), return_when=asyncio.FIRST_COMPLETED)
+                if not printing.done() and not printed.is_set():
+                    of = f" of {options.client!r}" if options.client else ""
+                    print(f"there are no execution reports{of}", file=sys.stderr)
                 printing.cancel()
             await printing
         except ExecutionsDamaged as error:
@@ -150,11 +154,14 @@ async def _print(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _print_all(reader: ExecutionsReader, lines: Lines, options: argparse.Namespace) -> None:
+async def _print_all(
+    reader: ExecutionsReader, lines: Lines, options: argparse.Namespace, printed: asyncio.Event
+) -> None:
     async for message in reader:
         for report in message.reports:
             if options.client in (None, report.client):
                 print(_as_json(message, report) if options.json else await lines.line(message, report))
+                printed.set()
         sys.stdout.flush()
 
 

@@ -58,7 +58,8 @@ class Done:
 
 def add_parser(commands: Any) -> None:
     """Add `handover` to the sub-commands of `matchbus`, or of `matchbus admin`."""
-    parser = commands.add_parser("handover", help="let the standby of an engine take over, without a crash")
+    what = "let the standby of an engine take over, without a crash"
+    parser = commands.add_parser("handover", help=what, description=what)
     add_engine_options(parser, instead_of="a sentence")
 
 

@@ -97,7 +97,8 @@ class Findings:
 
 def add_parser(commands: Any) -> None:
     """Add `journal` and its three commands to the sub-commands of `matchbus`."""
-    journal = commands.add_parser("journal", help="look into the journal of an engine")
+    looks = "look into the journal of an engine"
+    journal = commands.add_parser("journal", help=looks, description=looks)
     actions = journal.add_subparsers(dest="action", required=True)
     for name, what in (
         ("verify", "read the whole journal and check it; exit code 0 whole, 1 damaged, 2 NATS unreachable"),

@@ -99,6 +99,8 @@ def help_text() -> str:
 
 
 def _nearest(name: str) -> str:
+    if name in ("buy", "sell"):  # as a line of `trade` may begin
+        return f": did you mean submit {name}?"
     import difflib  # noqa: PLC0415 -- for a mistyped command only
 
     known = [command for commands in GROUPS.values() for command in commands]

@@ -26,7 +26,7 @@ from rich.console import Console
 from bus.logs import add_log_options
 from client import MatchbusError
 from client.cli.arguments import Parser
-from client.cli.failures import Failure
+from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
 from engine.runtime.rates import add_rate_option
@@ -42,7 +42,9 @@ from simulation.nats_option import add_engine_options, nats_url
 from simulation.option_types import (
     OptionRefused,
     check_replaceable,
+    clients,
     engines,
+    file,
     folder,
     port,
     positive,
@@ -70,13 +72,25 @@ def main(arguments: Sequence[str]) -> int:
         raise Failure(str(error)) from error
     except grpc.aio.AioRpcError as error:
         raise Failure(f"the exchange does not answer: {error.details()}") from error
-    except (HandoverFailed, SettingsError) as error:
+    except HandoverFailed as error:
         raise Failure(str(error), error.hint) from error
+    except SettingsError as error:  # of where NATS is: 1 would tell of a journal that it is damaged
+        raise Misuse(str(error), error.hint) from error
+
+
+class _Parser(Parser):
+    """Says of a word too many which command does not take it: argparse leaves that to the top."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return options, left
 
 
 def parser() -> Parser:
     """What the command understands."""
-    top = Parser("matchbus", description="A distributed matching engine on this machine.")
+    top = _Parser("matchbus", description="A distributed matching engine on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
     _add_up(commands)
     handover.add_parser(commands)
@@ -128,7 +142,7 @@ def _add_up(commands: Any) -> None:
     up.add_argument(
         "--data", type=folder, help="where everything is kept; without it, all is gone when stopped"
     )
-    up.add_argument("--instruments", type=Path, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
+    up.add_argument("--instruments", type=file, default=DEFAULT_INSTRUMENTS, help="TOML file of the symbols")
     up.add_argument(
         "--durability",
         choices=("journal", "none"),
@@ -150,17 +164,19 @@ def _add_up(commands: Any) -> None:
     add_log_options(up)
     up.add_argument(
         "--ready-file",
-        type=Path,
+        type=file,
         help="where to write addresses and process ids as JSON, once all are ready",
     )
     up.add_argument("--json", action="store_true", help="print what the ready file holds, in one line")
 
 
 def _add_admin(commands: Any) -> None:
-    admin = commands.add_parser("admin", help="what an operator does to a running market")
-    acts = admin.add_subparsers(dest="act", required=True)
-    handover.add_parser(acts)
-    make = acts.add_parser("snapshot", help="make a snapshot of an engine now, beside it")
+    does = "what an operator does to a running market"
+    admin = commands.add_parser("admin", help=does, description=does)
+    actions = admin.add_subparsers(dest="action", required=True)
+    handover.add_parser(actions)
+    makes = "make a snapshot of an engine now, beside it"
+    make = actions.add_parser("snapshot", help=makes, description=makes)
     add_engine_options(make, instead_of="a table")
     make.set_defaults(action="make")
 
@@ -174,7 +190,7 @@ def _add_demo(commands: Any) -> None:
         "--json", action="store_true", help="the summary as one JSON object; the rest goes to stderr"
     )
     demo.add_argument("--engines", type=engines, default=2, help="how many (default 2)")
-    demo.add_argument("--clients", type=positive, default=10, help="how many (default 10)")
+    demo.add_argument("--clients", type=clients, default=10, help="how many (default 10)")
     demo.add_argument("--standbys", type=int, choices=(0, 1), default=0, help="of each engine (default 0)")
     demo.add_argument("--seed", type=seed, default=1, help="of what the clients do (default 1)")
     demo.add_argument("--no-dashboard", action="store_true", help="do not serve the page that shows it all")
@@ -260,8 +276,8 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
 
 
 async def _admin(options: argparse.Namespace, console: Console) -> int:
-    act = {"handover": handover.run, "snapshot": snapshot_tools.run}[options.act]
-    return await act(options, console)
+    run = {"handover": handover.run, "make": snapshot_tools.run}[options.action]
+    return await run(options, console)
 
 
 async def _demo(options: argparse.Namespace, console: Console) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bus import runner
+from client.cli.arguments import not_empty
 
 MAX_ENGINES: Final = 1_000
 """On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
@@ -112,6 +113,11 @@ def per_minute(text: str) -> float:
     if not 0 <= number <= MAX_PER_MINUTE:
         raise OptionRefused(f"{text!r} is not a number from 0 to {MAX_PER_MINUTE}")
     return number
+
+
+def file(text: str) -> Path:
+    """The path of a file: an empty one would be that of the working directory."""
+    return Path(not_empty(text))
 
 
 def folder(text: str) -> Path:

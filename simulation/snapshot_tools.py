@@ -38,7 +38,8 @@ _NS: Final = 1_000_000_000
 
 def add_parser(commands: Any) -> None:
     """Add `snapshot` and its commands to the sub-commands of `matchbus`."""
-    top = commands.add_parser("snapshot", help="list, verify or make snapshots of an engine")
+    does = "list, verify or make snapshots of an engine"
+    top = commands.add_parser("snapshot", help=does, description=does)
     actions = top.add_subparsers(dest="action", required=True)
     for name, what in (
         ("list", "list the stored snapshots, the newest first"),

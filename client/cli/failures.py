@@ -39,6 +39,8 @@ _START_ONE: Final = (
     "with it"
 )
 
+_ASK_WHO: Final = f"`matchbus status` shows whether it waits for NATS; if it is not there, {_START_ONE}"
+
 _CHECK_TLS: Final = (
     "somebody listens there, and one side ended the connection: check MATCHBUS_TLS_CA, and MATCHBUS_TLS_CERT "
     "and MATCHBUS_TLS_KEY if a certificate is demanded; without TLS there, unset them"
@@ -100,7 +102,11 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             return Failure(
                 f"no exchange answers at {settings.exchange} ({settings.source('exchange')}): "
                 f"{reason_of(error.cause)}",
-                _CHECK_TLS if _says(error, _HUNG_UP) else _START_ONE,
+                _CHECK_TLS
+                if _says(error, _HUNG_UP)
+                else _ASK_WHO
+                if _says(error, ("DEADLINE_EXCEEDED",))
+                else _START_ONE,
             )
         case Unavailable():
             return Failure(

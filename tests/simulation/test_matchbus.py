@@ -58,6 +58,15 @@ def test_a_failure_is_an_object_for_programs(
     assert capsys.readouterr().err.startswith(f"matchbus: {failure['error']}\n")
 
 
+def test_an_address_of_the_environment_says_nothing_of_a_journal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 would: a wrong one is typed wrongly, wherever it stands."""
+    monkeypatch.setenv("MATCHBUS_NATS", "http://there")
+    assert matchbus.main(["journal", "verify", "1"]) == 2
+    assert "'http://there' is no address of NATS" in capsys.readouterr().err
+
+
 def test_a_silence_is_no_error_of_pythons() -> None:
     """A NATS that says nothing has no reason to tell."""
     assert NatsAway("nats://there", TimeoutError()).text == "no NATS server answers at nats://there"
@@ -78,6 +87,8 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert "'sumbit'" in told
     assert "did you mean submit?" in told
+    assert matchbus.main(["buy", "10", "AAPL", "1"]) == 2
+    assert "did you mean submit buy?" in capsys.readouterr().err
     assert matchbus.main(["xyzzy"]) == 2
     assert "did you mean" not in capsys.readouterr().err
 
@@ -160,6 +171,11 @@ if __name__ == "__main__":
         (["orders", "9" * 5000], ["is no order id"]),
         (["book", "MSFT", "--depth", "99999999999"], ["--depth", "99999999999", "2147483647"]),
         (["fills", "--since", "-1"], ["-1"]),
+        *((["up", option, ""], [f"{option}: it is empty"]) for option in ("--instruments", "--ready-file")),
+        (["up", "now"], ["unrecognized arguments: now", "usage: matchbus up [options]"]),
+        (["snapshot", "list", "1", "2"], ["arguments: 2", "usage: matchbus snapshot list ENGINE [options]"]),
+        (["admin", "snapshot", "1", "--x"], ["arguments: --x", "usage: matchbus admin snapshot ENGINE"]),
+        (["admin"], ["required: action", "{handover,snapshot}"]),
         (["context", "use"], ["which context"]),
         (["register"], ["matchbus register NAME"]),
     ],

@@ -38,7 +38,7 @@ def code_of(program: str, words: list[str]) -> int:
         ("simulation run", "--clients", "-1 0 nan 1.5 1001", "from 1 to 1,000"),
         ("simulation replay", "--limit", "-1 0 nan", "whole number from 1 on"),
         ("matchbus demo", "--duration", "-1 0 nan inf", "finite number above 0"),
-        ("matchbus demo", "--clients", "-1 0 nan", "whole number from 1 on"),
+        ("matchbus demo", "--clients", "-1 0 nan 1001", "from 1 to 1,000"),
         *(
             (command, "--engines", "-1 0 nan 70000", "from 1 to 1,000")
             for command in ("matchbus up", "matchbus demo", "simulation run", "simulation chaos")

@@ -40,6 +40,13 @@ def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> No
         assert word in said, said
 
 
+def test_nobodys_executions_are_said_to_be_none(trader: Terminal) -> None:
+    """A mistyped client is no silence; stdout has reports only."""
+    done = trader.run("dropcopy", "--no-follow", "--client", "nobody")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "there are no execution reports of 'nobody'\n"
+
+
 def test_up_names_the_commands_to_type_next(market: Venue, terminal: Terminal) -> None:
     """The two commands that `up` prints register a newcomer and enter an order, as they stand."""
     steps: list[str] = []

@@ -87,6 +87,13 @@ async def test_an_exchange_that_answers_is_not_away(failure: str, *, is_away: bo
             raise Unavailable(failure)
 
 
+def test_an_exchange_that_says_nothing_may_wait_for_nats() -> None:
+    """Only where nobody listens the hint begins with how to start one."""
+    for said, hint in (("DEADLINE_EXCEEDED", "`matchbus status`"), ("failed to connect", "start one")):
+        failure = explain(ExchangeAway(Unavailable(f"last failure: {said}")), settings(), [])
+        assert failure.hint.startswith(hint)
+
+
 async def test_failures_stay_as_they_are() -> None:
     """What was explained already is not explained again, nor are settings that cannot be read."""
     misuse = Misuse("wrong", "right")
