@@ -166,7 +166,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
     """Register every client; the stack closes them."""
     channel = await stack.enter_async_context(tls.channel(plan.exchange))
     exchange = rpc.ExchangeStub(channel)
-    listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10, wait_for_ready=True)
+    listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10)
     all_symbols = [instrument.symbol for instrument in listed.instruments]
     symbols = list(plan.named_symbols) or all_symbols[: plan.symbols or None]
     if not symbols:

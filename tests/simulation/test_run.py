@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
+from unittest.mock import AsyncMock
 
-import grpc
-import grpc.aio
 import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
@@ -162,6 +161,7 @@ def test_a_market_that_goes_away_is_told_in_a_line(
         return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(by_hand, "_await_exchange", AsyncMock())
     monkeypatch.setattr(run, "_enter", enter)
     monkeypatch.setattr(run, "_trade_and_check", go_on)
     assert by_hand.start_clients() == 1
@@ -194,7 +194,7 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
         monkeypatch.setattr(module, "Cluster", InterruptedCluster)
     monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
     monkeypatch.setattr(cli, "chaos", interrupted)
-    monkeypatch.setattr(by_hand, "run_with_view", interrupted)
+    monkeypatch.setattr(by_hand, "_await_exchange", interrupted)
     program, *rest = words.split()
     mains = {"simulation": cli.main, "matchbus": operate.main}
     assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
@@ -211,19 +211,14 @@ def test_clients_with_an_unusable_certificate_say_so(
     assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
 
 
-def test_clients_without_an_exchange_say_where_they_looked(
+def test_clients_without_an_exchange_say_where_they_look(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The address that nobody answers at is named, and what to do."""
-
-    async def unanswered(*_: object, **__: object) -> NoReturn:
-        nothing = grpc.aio.Metadata()
-        code = grpc.StatusCode.DEADLINE_EXCEEDED
-        raise grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded", None)
-
-    monkeypatch.setattr(by_hand, "run_with_view", unanswered)
+    """At once, for it may be just starting, and once more when it has not come, with what to do."""
+    monkeypatch.setattr(by_hand, "START_DEADLINE_S", 0.5)
     monkeypatch.setenv("IP_ADDR", "127.93.7.1")
     assert by_hand.start_clients() == 1
-    said = capsys.readouterr().err
-    assert said.startswith("No exchange answers at 127.93.7.1:50050 (Deadline Exceeded): start it with")
-    assert "IP_ADDR" in said
+    said = capsys.readouterr()
+    assert said.out == "No exchange answers at 127.93.7.1:50050 yet: waiting up to 0.5 s for it\n"
+    assert said.err.startswith("No exchange answers at 127.93.7.1:50050 (Deadline Exceeded): start it with")
+    assert "IP_ADDR" in said.err
