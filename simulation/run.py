@@ -232,6 +232,7 @@ def _record(progress: Progress, recording: Recording) -> None:
     progress.market.on_engines = note_engines
     for trader in progress.traders:
         trader.on_order = recording.orders.append
+        trader.on_change = recording.changes.append
 
 
 def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value: float | None) -> Quote:
