@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import grpc
 import grpc.aio
+from matchbus import tls
 from matchbus.program import INTERRUPTED
 from matchbus.tls import TlsRefused
+from matchbus.v1 import matchbus_pb2 as pb
+from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
 
+from bus.runner import host_and_port
 from client import MatchbusError
 from client.cli.output import stdout_console
 from exchange.runtime.settings import DEFAULT_PASSWORD
@@ -34,6 +39,10 @@ FIRST_ENGINE_PORT: Final = 50051
 LOGS: Final = Path("logs")
 CLIENTS: Final = 4
 DURATION_S: Final = 10.0
+START_DEADLINE_S: Final = 10.0
+"""How long an exchange that is started together with its clients may take."""
+
+_FIRST_LOOK_S: Final = 1.0
 
 
 def start_exchange() -> int:
@@ -57,7 +66,7 @@ def start_exchange() -> int:
 
 def start_clients() -> int:
     """Let clients trade for ten seconds; the exit code."""
-    exchange = f"{_host()}:{EXCHANGE_PORT}"
+    exchange = host_and_port(_host(), EXCHANGE_PORT)
     try:
         return asyncio.run(_trade(exchange, stdout_console()))
     except (MatchbusError, TlsRefused) as error:
@@ -75,6 +84,21 @@ def _host() -> str:
     return os.environ.get("IP_ADDR") or LOOPBACK
 
 
+async def _await_exchange(exchange: str, console: Console) -> None:
+    """Wait for one that is just starting, and say so."""
+    async with tls.channel(exchange) as channel:
+        ask, request = rpc.ExchangeStub(channel).ListInstruments, pb.ListInstrumentsRequest()
+        try:
+            await ask(request, timeout=_FIRST_LOOK_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise
+            waiting = f"No exchange answers at {exchange} yet: waiting up to {START_DEADLINE_S:g} s for it"
+            console.print(waiting, highlight=False)
+            with console.status("Waiting"):
+                await ask(request, timeout=START_DEADLINE_S, wait_for_ready=True)
+
+
 async def _trade(exchange: str, console: Console) -> int:
     plan = Plan(
         exchange=exchange,
@@ -87,6 +111,7 @@ async def _trade(exchange: str, console: Console) -> int:
     )
     try:
         async with interruptible():
+            await _await_exchange(exchange, console)
             outcome = await run_with_view(plan, console, headless=True)
     except Stopped:
         console.print("Stopped.")

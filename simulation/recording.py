@@ -50,6 +50,21 @@ class SentOrder(NamedTuple):
         return None if self.answered_s is None else (self.answered_s - self.sent_s) * 1_000
 
 
+class SentChange(NamedTuple):
+    """A cancel or a replace as its client saw it. Without an answer `latency_ms` is None, `status` empty."""
+
+    sent_s: float
+    latency_ms: float | None
+    client: str
+    change: str
+    order_id: int
+    price: Decimal | None
+    quantity: Decimal | None
+    """The new total, what is filled included; a cancel has none."""
+    status: str
+    reason: str
+
+
 class TimedFill(NamedTuple):
     """One side of a trade, and when it was seen."""
 
@@ -84,6 +99,7 @@ class Recording:
     """UTC."""
     quotes: list[Quote] = field(default_factory=list)
     orders: list[SentOrder] = field(default_factory=list)
+    changes: list[SentChange] = field(default_factory=list)
     fills: list[TimedFill] = field(default_factory=list)
     strikes: list[EngineStrike] = field(default_factory=list)
     states: list[StateChange] = field(default_factory=list)

@@ -65,11 +65,10 @@ IN_FLIGHT: Final = 8
 
 _FETCH_DEADLINE_S: Final = 300
 _CALL_DEADLINE_S: Final = 20.0
+_LEAVE_DEADLINE_S: Final = 5.0
 _SETTLE_DEADLINE_S: Final = 15.0
 _SETTLE_POLL_S: Final = 0.1
 T = TypeVar("T")
-
-_AWAY: Final = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 
 class ReplayFailed(Exception):
@@ -251,6 +250,13 @@ class Carrier:
         """Say that nothing more comes; `read` then ends."""
         await self._call.done_writing()
 
+    async def leave(self) -> None:
+        """Cancel what still rests: nobody else could, and the market may be another's."""
+        with contextlib.suppress(grpc.aio.AioRpcError):  # an engine that is gone is told of elsewhere
+            await self.stub.CancelAll(
+                pb.CancelAllRequest(), metadata=self.metadata, timeout=_LEAVE_DEADLINE_S
+            )
+
     async def fills(self) -> list[pb.Fill]:
         """Everything this client traded."""
         call = self.stub.GetFills(pb.GetFillsRequest(), metadata=self.metadata, timeout=_CALL_DEADLINE_S)
@@ -259,17 +265,21 @@ class Carrier:
 
 async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> ReplayOutcome:
     """Carry the capture through the venue and compare. Raises `ReplayFailed`, and `NatsAway` at the start."""
-    with console.status("Reading the capture"):
-        events, trades = await left_behind(lambda: read_capture(wheel))
-        translation = await left_behind(lambda: translate(events, trades))
-    instructions, expected = first_part(translation, trades, settings.limit)
-    console.print(_translation_line(translation, instructions, len(trades)), highlight=False)
     statuses: Counter[int] = Counter()
     refusals: Counter[int] = Counter()
     async with contextlib.AsyncExitStack() as stack:
         nc = None
         if settings.nats and settings.engines > 1:
             nc = await stack.enter_async_context(connected(settings.nats, "replay audit"))
+        exchange = rpc.ExchangeStub(await stack.enter_async_context(tls.channel(settings.exchange)))
+        resting = await _look(exchange, settings)
+        with console.status("Reading the capture"):
+            events, trades = await left_behind(lambda: read_capture(wheel))
+            translation = await left_behind(lambda: translate(events, trades))
+        instructions, expected = first_part(translation, trades, settings.limit)
+        console.print(_translation_line(translation, instructions, len(trades)), highlight=False)
+        if resting:
+            console.print(_resting_line(resting), highlight=False)
         bar = stack.enter_context(_progress_bar(console))
         task = bar.add_task("replay", total=len(instructions), rate="")
         started = time.monotonic()
@@ -277,7 +287,6 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
         def advance(count: int) -> None:
             _advance(bar, task, count, started)
 
-        exchange = rpc.ExchangeStub(await stack.enter_async_context(tls.channel(settings.exchange)))
         carriers = [
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
             for number in range(1, settings.engines + 1)
@@ -311,6 +320,25 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
     )
 
 
+async def _look(exchange: Any, settings: ReplaySettings) -> int:
+    """How many orders rest in the book of a market that can take the capture. Raises `ReplayFailed`."""
+    try:
+        listing = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=_CALL_DEADLINE_S)
+        listed = {i.symbol: (i.tick_size, i.lot_size) for i in listing.instruments}
+        if SYMBOL not in listed:
+            raise ReplayFailed(f"the exchange does not list {SYMBOL}")
+        if [float(size) for size in listed[SYMBOL]] != [float(TICK_SIZE), float(LOT_SIZE)]:
+            raise ReplayFailed(f"{SYMBOL} must trade in ticks of {TICK_SIZE} and lots of {LOT_SIZE} there")
+        request = pb.GetConsolidatedBookRequest(symbol=SYMBOL)
+        book = await exchange.GetConsolidatedBook(request, timeout=_CALL_DEADLINE_S)
+    except grpc.aio.AioRpcError as error:
+        raise ReplayFailed(
+            f"no exchange answers at {settings.exchange} ({error.details()}): "
+            "name one that runs by --exchange HOST:PORT, or leave it out"
+        ) from error
+    return sum(level.order_count for level in (*book.bids, *book.asks))
+
+
 async def _enter(
     stack: contextlib.AsyncExitStack,
     exchange: Any,
@@ -328,25 +356,15 @@ async def _enter(
         preferred_engine=number,
     )
     try:
-        home = await exchange.RegisterClient(request, timeout=_CALL_DEADLINE_S, wait_for_ready=True)
+        home = await exchange.RegisterClient(request, timeout=_CALL_DEADLINE_S)
     except grpc.aio.AioRpcError as error:
-        if error.code() in _AWAY:
-            raise ReplayFailed(
-                f"no exchange answers at {settings.exchange} ({error.details()}): "
-                "name one that runs by --exchange HOST:PORT, or leave it out"
-            ) from error
         raise ReplayFailed(
             f"the exchange at {settings.exchange} does not register us: {error.details()}"
         ) from error
-    listed = {i.symbol: (i.tick_size, i.lot_size) for i in home.instruments}
-    if SYMBOL not in listed:
-        raise ReplayFailed(f"the exchange does not list {SYMBOL}")
-    if [float(size) for size in listed[SYMBOL]] != [float(TICK_SIZE), float(LOT_SIZE)]:
-        raise ReplayFailed(f"{SYMBOL} must trade in ticks of {TICK_SIZE} and lots of {LOT_SIZE} there")
     if home.engine != number:
         raise ReplayFailed(f"engine {number} is not there to be a home")
     channel = await stack.enter_async_context(tls.channel(home.engine_address))
-    return Carrier(
+    carrier = Carrier(
         engine=number,
         stub=rpc.MatchingEngineStub(channel),
         metadata=(("authorization", f"Bearer {home.token}"),),
@@ -354,6 +372,8 @@ async def _enter(
         refusals=refusals,
         on_replies=advance,
     )
+    stack.push_async_callback(carrier.leave)
+    return carrier
 
 
 async def _carry(instructions: Sequence[Instruction], carriers: Sequence[Carrier]) -> None:
@@ -429,6 +449,14 @@ def _translation_line(translation: Translation, instructions: Sequence[Instructi
         f" left out: {len(translation.ghosts)} ghosts and"
         f" {len(translation.outside_limits)} orders below one tick or above the largest quantity,"
         " none of which traded"
+    )
+
+
+def _resting_line(resting: int) -> str:
+    return (
+        f"The book of {SYMBOL} is not empty: {counted(resting, 'order')} of others in it. What trades with"
+        " these has one side only here, so trades of the capture may be missed and extra ones made with"
+        " nothing wrong in the market. For a comparison that counts leave out --exchange."
     )
 
 

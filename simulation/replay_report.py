@@ -6,7 +6,7 @@ from rich.console import Console
 
 from client.cli.output import print_sheets
 from client.cli.sheets import Sheet, counted
-from simulation.bitstamp import LOT_SIZE, SYMBOL
+from simulation.bitstamp import LOT_SIZE, SYMBOL, TICK_SIZE, Trade
 from simulation.replay import ReplayOutcome
 
 _SHOWN_TRADES: Final = 10
@@ -39,13 +39,20 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
     print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
     for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
         for trade in trades[:_SHOWN_TRADES]:
-            console.print(f"{name}: {trade}", highlight=False)
+            console.print(f"{name}: {_words(trade)}", highlight=False)
     if engines == 1:
         failed = bool(comparison.missed or comparison.extra)
     else:
         idle = wanted > 0 and not comparison.matched and not comparison.extra
         failed = _show_audits(outcome, console) or idle
     return 1 if failed or outcome.one_sided or outcome.crossed else 0
+
+
+def _words(trade: Trade) -> str:
+    return (
+        f"{trade.quantity * LOT_SIZE:f} {SYMBOL} @ {trade.price * TICK_SIZE:f},"
+        f" buy order {trade.buy_order}, sell order {trade.sell_order}"
+    )
 
 
 def _show_audits(outcome: ReplayOutcome, console: Console) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from simulation import analysis
 from simulation.page import page
-from simulation.recording import Quote, Recording, SentOrder, TimedFill
+from simulation.recording import Quote, Recording, SentChange, SentOrder, TimedFill
 from simulation.report import outcome_document
 from simulation.run import RunOutcome
 from simulation.scenario import Scenario
@@ -24,6 +24,10 @@ QUOTE_COLUMNS: Final = ("time_s", "symbol", "bid", "ask", "bid_depth", "ask_dept
 ORDER_COLUMNS: Final = (
     *("sent_s", "latency_ms", "client", "kind", "home", "symbol", "side", "type", "time_in_force"),
     *("price", "quantity", "status", "reason", "order_id"),
+)
+CHANGE_COLUMNS: Final = (
+    *("sent_s", "latency_ms", "client", "change", "order_id"),
+    *("price", "quantity", "status", "reason"),
 )
 FILL_COLUMNS: Final = (
     *("time_s", "timestamp_ns", "client", "kind", "sequence", "execution_id", "order_id", "symbol", "side"),
@@ -38,6 +42,7 @@ def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recordin
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))
     _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, recording.orders))
+    _write_csv(folder / "changes.csv", CHANGE_COLUMNS, map(_change_row, recording.changes))
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
     outages = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
@@ -68,11 +73,18 @@ def _quote_row(quote: Quote) -> Sequence[object]:
 
 
 def _order_row(order: SentOrder) -> Sequence[object]:
-    latency = None if order.latency_ms is None else f"{order.latency_ms:.3f}"
     return (
-        *(_time(order.sent_s), latency, order.client, order.kind, f"E{order.engine}", order.symbol),
-        *(order.side, order.type, order.time_in_force, order.price, f"{order.quantity:f}"),
-        *(order.status, order.reason, order.order_id or None),
+        *(_time(order.sent_s), _time(order.latency_ms), order.client, order.kind, f"E{order.engine}"),
+        *(order.symbol, order.side, order.type, order.time_in_force),
+        *(order.price, f"{order.quantity:f}", order.status, order.reason, order.order_id or None),
+    )
+
+
+def _change_row(change: SentChange) -> Sequence[object]:
+    quantity = None if change.quantity is None else f"{change.quantity:f}"
+    return (
+        *(_time(change.sent_s), _time(change.latency_ms), change.client, change.change),
+        *(change.order_id or None, change.price, quantity, change.status, change.reason),
     )
 
 
@@ -114,5 +126,6 @@ def _milli(value_s: float | None) -> float | None:
     return None if value_s is None else round(value_s, 3)
 
 
-def _time(at_s: float) -> str:
-    return f"{at_s:.3f}"
+def _time(value: float | None) -> str | None:
+    """To three decimals; None, an empty cell, stays None."""
+    return None if value is None else f"{value:.3f}"

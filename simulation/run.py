@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -166,7 +166,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
     """Register every client; the stack closes them."""
     channel = await stack.enter_async_context(tls.channel(plan.exchange))
     exchange = rpc.ExchangeStub(channel)
-    listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10, wait_for_ready=True)
+    listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10)
     all_symbols = [instrument.symbol for instrument in listed.instruments]
     symbols = list(plan.named_symbols) or all_symbols[: plan.symbols or None]
     if not symbols:
@@ -232,6 +232,7 @@ def _record(progress: Progress, recording: Recording) -> None:
     progress.market.on_engines = note_engines
     for trader in progress.traders:
         trader.on_order = recording.orders.append
+        trader.on_change = recording.changes.append
 
 
 def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value: float | None) -> Quote:
@@ -271,6 +272,8 @@ async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check],
                 *(tally.quantity, tally.limits, tally.trades(), tally.zero_sum(), tally.gap_free()),
                 *(tally.received(received), tally.same_positions(positions)),
             ]
+        else:
+            checks += [await check_quantity(progress.traders), check_zero_sum(progress.traders, positions)]
         if all(check.holds for check in checks) or loop.time() > deadline:
             return checks, positions
         await asyncio.sleep(_SETTLE_POLL_S)
@@ -290,6 +293,50 @@ def _own_checks(traders: list[Trader], positions: dict[tuple[str, str], int]) ->
             if by_fills != by_exchange:
                 told.violations.append(f"{trader.name} {symbol}: {by_exchange} told, {by_fills} by fills")
     return [sequences, told]
+
+
+async def check_quantity(traders: list[Trader]) -> Check:
+    """No fill and no open order says other than what the fills received add up to."""
+    check = Check("quantity of every order adds up")
+    for trader in traders:
+        filled: defaultdict[int, Decimal] = defaultdict(Decimal)
+        for fill in trader.fills:
+            check.checked += 1
+            filled[fill.order_id] += fill.quantity
+            if filled[fill.order_id] != fill.cumulative_quantity:
+                check.violations.append(
+                    f"{trader.name}: fill {fill.sequence} says {fill.cumulative_quantity:f} filled of order"
+                    f" {fill.order_id}, its fills add up to {filled[fill.order_id]:f}"
+                )
+        for order in await trader.client.open_orders():
+            check.checked += 1
+            parts = filled[order.order_id], order.leaves_quantity, order.cancelled_quantity
+            if sum(parts) != order.quantity:
+                check.violations.append(
+                    f"{trader.name}: order {order.order_id}: {parts[0]:f} filled + {parts[1]:f} left"
+                    f" + {parts[2]:f} cancelled is not {order.quantity:f}"
+                )
+    return check
+
+
+def check_zero_sum(traders: list[Trader], positions: dict[tuple[str, str], int]) -> Check:
+    """What the clients hold together they traded with others, who may be in the market too."""
+    check = Check("positions sum to zero, trades with others aside")
+    ours = {order_id for trader in traders for order_id in trader.acknowledged}
+    ours |= {fill.order_id for trader in traders for fill in trader.fills}
+    sums: Counter[str] = Counter()
+    for (_, symbol), lots in positions.items():
+        sums[symbol] += lots
+    for trader in traders:
+        for fill in trader.fills:
+            if fill.contra_order_id not in ours:
+                lots = trader.client.instruments[fill.symbol].lots(fill.quantity)
+                sums[fill.symbol] -= lots if fill.side == "buy" else -lots
+    for symbol, total in sorted(sums.items()):
+        check.checked += 1
+        if total:
+            check.violations.append(f"{symbol}: positions add up to {total} lots too many")
+    return check
 
 
 async def _positions(traders: list[Trader]) -> dict[tuple[str, str], int]:

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Final
 
 from client import Client, Fill, MatchbusError, OrderResult
@@ -14,7 +15,7 @@ from engine.terms import OrderType, Side
 from simulation.agents.cast import Player
 from simulation.agents.terms import REFERENCE_PRICE, Cancel, Intent, OpenOrder, Replace, Submit, View
 from simulation.market import MarketWatch
-from simulation.recording import SentOrder
+from simulation.recording import SentChange, SentOrder
 
 _OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
 _GONE: Final = (RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_CLOSED)
@@ -37,6 +38,7 @@ class Trader:
     log: logging.Logger
     on_fill: Callable[["Trader", Fill], None] = lambda _trader, _fill: None
     on_order: Callable[[SentOrder], None] = lambda _order: None
+    on_change: Callable[[SentChange], None] = lambda _change: None
     value: Callable[[str, float], float | None] = lambda _symbol, _at_s: None
     reference: int = REFERENCE_PRICE
     fills: list[Fill] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Trader:
     refusals: Counter[str] = field(default_factory=Counter)
     _started: float = 0.0
     _recalled: int = 0
+    _order_ids: dict[str, int] = field(default_factory=dict)
     _open: dict[str, OpenOrder] = field(default_factory=dict)
     _closed: set[str] = field(default_factory=set)
     _positions: Counter[str] = field(default_factory=Counter)
@@ -127,8 +130,7 @@ class Trader:
                     await self._submit(intent)
                 case Cancel():
                     self.cancels += 1
-                    result = await self.client.cancel(client_order_id=intent.client_order_id)
-                    self._settle(intent.client_order_id, result, "cancel")
+                    await self._change(intent, self.client.cancel(client_order_id=intent.client_order_id))
                 case Replace():
                     await self._replace(intent)
         except MatchbusError as error:
@@ -165,6 +167,7 @@ class Trader:
             self.refusals[str(result.reject_reason)] += 1
             return
         self.acknowledged[result.order_id] = result.client_order_id
+        self._order_ids[result.client_order_id] = result.order_id
         if result.status in _OPEN and leaves and result.client_order_id not in self._closed:
             self._open[result.client_order_id] = OpenOrder(
                 result.client_order_id, intent.symbol, intent.side, intent.price, leaves
@@ -199,25 +202,50 @@ class Trader:
         instrument = self.client.instruments[order.symbol]
         # The new quantity is a total, so what traded before counts.
         traded = sum(fill.quantity for fill in self.fills if fill.client_order_id == order.client_order_id)
-        result = await self.client.replace(
-            client_order_id=order.client_order_id,
-            price=instrument.price(intent.price),
-            quantity=instrument.quantity(intent.leaves) + traded,
-        )
-        self._settle(intent.client_order_id, result, "replace")
+        price, quantity = instrument.price(intent.price), instrument.quantity(intent.leaves) + traded
+        call = self.client.replace(client_order_id=order.client_order_id, price=price, quantity=quantity)
+        result = await self._change(intent, call, price, quantity)
         if not result.rejected and order.client_order_id in self._open:
             leaves = instrument.lots(result.leaves_quantity)
             self._open[order.client_order_id] = replace(order, price=intent.price, leaves=leaves)
 
-    def _settle(self, client_order_id: str, result: OrderResult, what: str) -> None:
-        self.log.info("%s %s: %s", what, client_order_id, result.reject_reason or result.status)
+    async def _change(
+        self,
+        intent: Cancel | Replace,
+        call: Awaitable[OrderResult],
+        price: Decimal | None = None,
+        quantity: Decimal | None = None,
+    ) -> OrderResult:
+        """Await the answer, tell of it, and close the order where it is over."""
+        change = type(intent).__name__.lower()
+        clock = asyncio.get_running_loop().time
+        sent = clock()
+        result = None
+        try:
+            result = await call
+        finally:
+            self.on_change(
+                SentChange(
+                    sent_s=sent - self._started,
+                    latency_ms=None if result is None else (clock() - sent) * 1_000,
+                    client=self.name,
+                    change=change,
+                    order_id=self._order_ids.get(intent.client_order_id, 0),
+                    price=price,
+                    quantity=quantity,
+                    status="" if result is None else str(result.status),
+                    reason="" if result is None else str(result.reject_reason or ""),
+                )
+            )
+        self.log.info("%s %s: %s", change, intent.client_order_id, result.reject_reason or result.status)
         if result.rejected:
             self.refusals[str(result.reject_reason)] += 1
             is_over = result.reject_reason in _GONE  # all else leaves the order as it was
         else:
             is_over = result.status not in _OPEN
         if is_over:
-            self._close(client_order_id)
+            self._close(intent.client_order_id)
+        return result
 
     def _close(self, client_order_id: str) -> None:
         self._open.pop(client_order_id, None)

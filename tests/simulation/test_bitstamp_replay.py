@@ -10,9 +10,10 @@ import threading
 import time
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from matchbus.program import INTERRUPTED
@@ -20,11 +21,12 @@ from matchbus.v1 import matchbus_pb2 as pb
 from rich.console import Console
 
 from bus.records import JournalDamaged
+from client import Client
 from engine.terms import Side
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli, nats_option
 from simulation import replay as replaying
-from simulation.bitstamp import Cancel, Comparison, Place, Reduce, Trade
+from simulation.bitstamp import SYMBOL, Cancel, Comparison, Place, Reduce, Trade
 from simulation.cluster import Cluster
 from simulation.replay import (
     WHEEL,
@@ -97,6 +99,30 @@ async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Pa
     assert show(result, engines, console) == 0
 
 
+async def test_a_replay_says_what_rests_and_leaves_nothing_behind(wheel: Path, tmp_path: Path) -> None:
+    """A part of the capture leaves orders in the book, which would spoil the next replay."""
+    said = io.StringIO()
+    console = Console(file=said, width=400)
+    async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
+        exchange = cluster.exchange.address
+        settings = ReplaySettings(exchange, DEFAULT_PASSWORD, engines=1, limit=4)
+        await replay(settings, wheel, console)
+        async with Client.connect(
+            exchange, client_id="other", password=DEFAULT_PASSWORD, secret="s"
+        ) as other:
+            assert not (await other.book(SYMBOL)).asks
+            await other.submit(SYMBOL, "sell", "1", "100.0")
+            async with asyncio.timeout(30):
+                while not (await other.venue.book(SYMBOL)).asks:  # noqa: ASYNC110 -- the exchange hears it from the feed
+                    await asyncio.sleep(0.01)
+            assert "is not empty" not in said.getvalue()
+            spoilt = await replay(replace(settings, limit=0), wheel, console)
+    assert "The book of BTC-USD is not empty: 1 order of others in it." in said.getvalue()
+    assert spoilt.one_sided
+    show(spoilt, 1, console)
+    assert "missed: 0.50000000 BTC-USD @ 100.0, buy order taker, sell order ask1\n" in said.getvalue()
+
+
 @pytest.mark.parametrize("engines", [1, 3])
 @pytest.mark.parametrize(
     ("comparison", "one_sided", "code"),
@@ -161,12 +187,28 @@ def test_failed_download_says_what_pip_said(tmp_path: Path, monkeypatch: pytest.
         fetch(tmp_path / "cache")
 
 
-async def test_an_exchange_that_is_away_is_named(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who replays on a running market reads which address was tried, and what to do."""
-    monkeypatch.setattr(replaying, "_CALL_DEADLINE_S", 0.2)
+async def test_an_exchange_that_is_away_is_named() -> None:
+    """Who replays on a running market reads which address was tried, and what to do, at once."""
     settings = ReplaySettings(exchange="127.0.0.1:1", password=DEFAULT_PASSWORD, engines=1)
-    with pytest.raises(ReplayFailed, match=r"no exchange answers at 127\.0\.0\.1:1 .*--exchange HOST:PORT"):
-        await replay(settings, wheel, Console(file=io.StringIO()))
+    said = r"no exchange answers at 127\.0\.0\.1:1 .*Connection refused.*--exchange HOST:PORT"
+    with pytest.raises(ReplayFailed, match=said):
+        await replay(settings, Path("never read"), Console(file=io.StringIO()))
+
+
+def test_what_is_no_address_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody waits for an answer from it."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["replay", "--exchange", "foo"])
+    assert ended.value.code == 2
+    assert "argument --exchange: 'foo' is no address: write it like" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--exchange", "127.0.0.1:1"], ["--engines", "2"]])
+def test_a_nats_without_use_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Journals are read for the routing between the engines of another's market, and for nothing else."""
+    assert cli.main(["replay", "--nats", "nats://127.0.0.1:1", *words]) == 1
+    said = "--nats counts only with --exchange and several --engines: leave it out\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_nats_that_is_away_is_named_before_the_replay(
@@ -231,6 +273,7 @@ def test_ctrl_c_does_not_wait_for_the_capture(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(cli if step == "fetch" else replaying, step, slow)
+    monkeypatch.setattr(replaying, "_look", AsyncMock(return_value=0))
     presser = threading.Thread(target=interrupt)
     presser.start()
     try:

@@ -36,6 +36,10 @@ def code_of(program: str, words: list[str]) -> int:
         ("simulation run", "--duration", "-1 0 nan inf 1e9", "above 0, up to 86,400"),
         ("simulation run", "--frequency", "-1 0 nan inf 1e9", "above 0, up to 1,000"),
         ("simulation run", "--clients", "-1 0 nan 1.5 1001", "from 1 to 1,000"),
+        *(
+            (f"simulation {command}", "--seed", "\N{ARABIC-INDIC DIGIT THREE} 1_0 1.5 x", "whole number")
+            for command in ("run", "chaos")
+        ),
         ("simulation replay", "--limit", "-1 0 nan", "whole number from 1 on"),
         ("matchbus demo", "--duration", "-1 0 nan inf", "finite number above 0"),
         ("matchbus demo", "--clients", "-1 0 nan 1001", "from 1 to 1,000"),

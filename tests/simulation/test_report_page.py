@@ -94,7 +94,7 @@ def test_the_page_needs_nothing_else() -> None:
     assert "url(" not in text
     assert "//" not in text
     assert set(re.findall(r'href="([^"]+)"', text)) == {
-        *("quotes.csv", "orders.csv", "fills.csv", "faults.jsonl", "outcome.json")
+        *("quotes.csv", "orders.csv", "changes.csv", "fills.csv", "faults.jsonl", "outcome.json")
     }
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text

@@ -4,17 +4,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
+from unittest.mock import AsyncMock
 
-import grpc
-import grpc.aio
 import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
 
-from client import Unavailable
+from client import Client, Fill, Unavailable
+from client.terms import Liquidity, Side
+from client.units import Instrument
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import by_hand, cli, live, operate, run
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
@@ -55,6 +58,64 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
     assert sum(len(trader.fills) for trader in second.traders) == 2 * (first.fills.total + second.fills.total)
     assert sum(trader.fill_count for trader in second.traders) == 2 * second.fills.total
     assert first.fills.total > 0 < second.fills.total
+
+
+async def test_clients_without_reports_check_quantities_and_sums(tmp_path: Path) -> None:
+    """On two engines, while somebody else trades with them, who keeps a position against theirs."""
+
+    async def take(progress: Progress) -> None:
+        (symbol,) = progress.symbols
+        exchange, password = progress.plan.exchange, DEFAULT_PASSWORD
+        async with (
+            asyncio.timeout(30),
+            Client.connect(exchange, client_id="other", password=password, secret="s") as other,
+        ):
+            while not (await other.positions()).get(symbol):
+                await other.submit(symbol, "buy", type="market", quantity="5", time_in_force="ioc")
+
+    async with Cluster(engines=2, data_dir=tmp_path) as cluster:
+        plan = Plan(cluster.exchange.address, clients=4, symbols=1, duration_s=2.0, meanwhile=take)
+        outcome = await simulate(plan)
+    checked = {check.name: check.checked for check in outcome.checks}
+    assert [check.violations for check in outcome.checks if check.violations] == []
+    assert checked["quantity of every order adds up"] > outcome.fills.total > 0
+    assert checked["positions sum to zero, trades with others aside"] == 1
+    assert sum(outcome.positions.values()) < 0
+
+
+def fill_of(order_id: int, side: Side, contra_order_id: int, cumulative: int = 5) -> Fill:
+    """Five lots of AAPL, the first fill of its client."""
+    terms = ("AAPL", side, Decimal(1), Decimal(5), Liquidity.TAKER, Decimal(cumulative), Decimal(0))
+    return Fill(1, 9, order_id, str(order_id), *terms, 1, 1, Decimal(0), contra_order_id)
+
+
+def trader_with(name: str, acknowledged: dict[int, str], *fills: Fill) -> Trader:
+    """A client that one order is open of, with two of three lots left and none filled or cancelled."""
+    order = SimpleNamespace(
+        order_id=3, quantity=Decimal(3), leaves_quantity=Decimal(2), cancelled_quantity=Decimal(0)
+    )
+    client = SimpleNamespace(
+        instruments={"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))},
+        open_orders=AsyncMock(return_value=[order]),
+    )
+    return cast("Trader", SimpleNamespace(name=name, acknowledged=acknowledged, fills=fills, client=client))
+
+
+def test_a_side_that_was_lost_between_clients_is_a_violation() -> None:
+    """The seller of one trade heard nothing and holds what it held; a trade with a stranger is none of it."""
+    buyer = trader_with("b", {1: "1"}, fill_of(1, Side.BUY, contra_order_id=2))
+    check = run.check_zero_sum([buyer, trader_with("s", {2: "2"})], {("b", "AAPL"): 5, ("s", "AAPL"): 0})
+    assert check.violations == ["AAPL: positions add up to 5 lots too many"]
+    assert run.check_zero_sum([buyer, trader_with("s", {})], {("b", "AAPL"): 5}).holds
+
+
+async def test_quantities_that_do_not_add_up_are_violations() -> None:
+    """A fill that counts more than there were, and an open order that lacks a lot."""
+    check = await run.check_quantity([trader_with("b", {}, fill_of(1, Side.BUY, 2, cumulative=6))])
+    assert check.violations == [
+        "b: fill 1 says 6 filled of order 1, its fills add up to 5",
+        "b: order 3: 0 filled + 2 left + 0 cancelled is not 3",
+    ]
 
 
 async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(
@@ -162,6 +223,7 @@ def test_a_market_that_goes_away_is_told_in_a_line(
         return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(by_hand, "_await_exchange", AsyncMock())
     monkeypatch.setattr(run, "_enter", enter)
     monkeypatch.setattr(run, "_trade_and_check", go_on)
     assert by_hand.start_clients() == 1
@@ -194,7 +256,7 @@ def test_an_interrupted_run_is_neither_held_nor_violated(
         monkeypatch.setattr(module, "Cluster", InterruptedCluster)
     monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
     monkeypatch.setattr(cli, "chaos", interrupted)
-    monkeypatch.setattr(by_hand, "run_with_view", interrupted)
+    monkeypatch.setattr(by_hand, "_await_exchange", interrupted)
     program, *rest = words.split()
     mains = {"simulation": cli.main, "matchbus": operate.main}
     assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
@@ -211,19 +273,14 @@ def test_clients_with_an_unusable_certificate_say_so(
     assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
 
 
-def test_clients_without_an_exchange_say_where_they_looked(
+def test_clients_without_an_exchange_say_where_they_look(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The address that nobody answers at is named, and what to do."""
-
-    async def unanswered(*_: object, **__: object) -> NoReturn:
-        nothing = grpc.aio.Metadata()
-        code = grpc.StatusCode.DEADLINE_EXCEEDED
-        raise grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded", None)
-
-    monkeypatch.setattr(by_hand, "run_with_view", unanswered)
+    """At once, for it may be just starting, and once more when it has not come, with what to do."""
+    monkeypatch.setattr(by_hand, "START_DEADLINE_S", 0.5)
     monkeypatch.setenv("IP_ADDR", "127.93.7.1")
     assert by_hand.start_clients() == 1
-    said = capsys.readouterr().err
-    assert said.startswith("No exchange answers at 127.93.7.1:50050 (Deadline Exceeded): start it with")
-    assert "IP_ADDR" in said
+    said = capsys.readouterr()
+    assert said.out == "No exchange answers at 127.93.7.1:50050 yet: waiting up to 0.5 s for it\n"
+    assert said.err.startswith("No exchange answers at 127.93.7.1:50050 (Deadline Exceeded): start it with")
+    assert "IP_ADDR" in said.err

@@ -101,6 +101,22 @@ def test_the_files_agree_with_the_outcome(written: Path) -> None:
     assert len(routed) == outcome["trades_through_legs"]
 
 
+def test_the_files_hold_the_whole_flow(written: Path) -> None:
+    """Each change names its order, and no fill is at a price that neither order nor replace allows."""
+    orders = {order["order_id"]: order for order in rows(written / "orders.csv")}
+    changes = rows(written / "changes.csv")
+    assert {change["change"] for change in changes} == {"cancel", "replace"}
+    assert {change["order_id"] for change in changes} <= orders.keys()
+    allowed: dict[str, list[Decimal]] = defaultdict(list)
+    for row in (*orders.values(), *changes):
+        if row["price"] and not row["reason"]:
+            allowed[row["order_id"]].append(Decimal(row["price"]))
+    for fill in rows(written / "fills.csv"):
+        if limits := allowed[fill["order_id"]]:
+            price = Decimal(fill["price"])
+            assert price <= max(limits) if fill["side"] == "buy" else price >= min(limits)
+
+
 def test_quotes_are_of_the_scenarios_symbols(written: Path) -> None:
     """Both symbols were watched, with their values."""
     quotes = rows(written / "quotes.csv")
@@ -120,6 +136,7 @@ def test_the_fault_is_told(written: Path) -> None:
     [
         ("quotes.csv", report_files.QUOTE_COLUMNS),
         ("orders.csv", report_files.ORDER_COLUMNS),
+        ("changes.csv", report_files.CHANGE_COLUMNS),
         ("fills.csv", report_files.FILL_COLUMNS),
         ("faults.jsonl", None),
     ],

@@ -17,6 +17,7 @@ from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Steady
 from simulation.agents.cast import Player
 from simulation.agents.terms import Cancel, Intent, Replace, Submit, View
+from simulation.recording import SentChange
 from simulation.trader import Trader
 
 
@@ -39,7 +40,10 @@ async def test_steps_are_counted_with_those_that_were_wanted(answer_s: float, ke
 
     player, client = Player("canceller", Canceller(), Steady(20)), cast("Any", SimpleNamespace(cancel=cancel))
     trader = Trader("c", player, client, cast("Any", None), [], logging.getLogger("unheard"))
+    changes: list[SentChange] = []
+    trader.on_change = changes.append
     await trader.trade(asyncio.get_running_loop().time(), 1.0)
+    assert {(one.change, one.latency_ms, one.status) for one in changes} == {("cancel", None, "")}
     assert 19 <= trader.wanted_steps <= 21
     assert (trader.steps > 18) == kept
 
@@ -121,6 +125,11 @@ async def test_an_order_whose_replace_was_refused_is_there_as_before(
     player = Player("replacer", Replacer(), Steady(20))
     log = logging.getLogger("unheard")
     trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
+    changes: list[SentChange] = []
+    trader.on_change = changes.append
     await trader.trade(asyncio.get_running_loop().time(), 1.0)
     assert trader.replaces == 1
+    (change,) = changes
+    assert (change.change, change.order_id, change.reason) == ("replace", 7, str(reason))
+    assert (change.price, change.quantity) == (Decimal("1.01"), Decimal(5))
     assert [order.price for order in views[2].open_orders] == ([100] if seen else [])
