@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bus.records import JournalError
 from client import MatchbusError
-from client.cli.arguments import address
+from client.cli.arguments import address, nats_address
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
 from exchange.runtime.settings import DEFAULT_PASSWORD
@@ -48,6 +48,7 @@ from simulation.option_types import (
     per_minute,
     positive,
     seconds,
+    seed,
     up_to,
     whole,
     written,
@@ -115,7 +116,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--report", type=folder, metavar="DIR", help="write a page with plots and the data there"
     )
-    run.add_argument("--seed", type=_seed, help="default: the scenario's, 1 without one")
+    run.add_argument("--seed", type=seed, help="default: the scenario's, 1 without one")
     plain = run.add_argument_group("without a scenario")
     plain.add_argument("--engines", type=engines, help="how many (default NUM_ENGINES, 2)")
     plain.add_argument("--clients", type=clients, help="default 10")
@@ -133,12 +134,12 @@ def _add_replay(commands: Any) -> None:
     again.add_argument("--limit", type=positive, default=0, help="only so many commands (default all)")
     again.add_argument("--cache", type=Path, default=cache_dir(), help="where the capture is kept")
     again.add_argument(
-        "--exchange", metavar="HOST:PORT", type=address, default="", help="a running one; without it, its own"
+        "--exchange", metavar="HOST:PORT", type=address, help="a running one; without it, its own"
     )
     again.add_argument(
         "--nats",
         metavar="URL",
-        default="",
+        type=nats_address,
         help="of that exchange's market, to check the routing between several --engines by their journals",
     )
     again.add_argument(
@@ -153,7 +154,7 @@ def _add_chaos(commands: Any) -> None:
     fire = commands.add_parser("chaos", help=strikes, description=strikes)
     so_many, default = "how many (default %(default)s)", "(default %(default)s)"
     fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=2.0, help=f"of load {default}")
-    fire.add_argument("--seed", type=_seed, default=1, help=f"the same seed, the same faults {default}")
+    fire.add_argument("--seed", type=seed, default=1, help=f"the same seed, the same faults {default}")
     fire.add_argument("--engines", type=engines, default=2, help=so_many)
     fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help=f"of each engine {default}")
     fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help=f"nats-servers {default}")
@@ -184,13 +185,6 @@ def _listed() -> list[str]:
 def _symbols(text: str) -> int:
     """How many symbols are traded: no more than there are instruments."""
     return whole(text, len(_listed()))
-
-
-def _seed(text: str) -> int:
-    """Any whole number, written with the digits 0 to 9."""
-    if not (text.isascii() and text.removeprefix("-").isdecimal()):
-        raise OptionRefused(f"{text!r} is not a whole number")
-    return int(text)
 
 
 def _chaos(options: argparse.Namespace, console: Console) -> int:
@@ -277,7 +271,7 @@ async def _replay(options: argparse.Namespace, console: Console) -> int:
     async with interruptible(lambda: console.print("Stopping…")):
         wheel = await left_behind(lambda: fetch(options.cache))
         if options.exchange:
-            return await _replay_on(options, console, wheel, options.exchange, options.nats)
+            return await _replay_on(options, console, wheel, options.exchange, options.nats or "")
         async with Cluster(engines=options.engines, password=options.password) as cluster:
             return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats_url)
 
