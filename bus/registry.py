@@ -81,7 +81,7 @@ class Bucket(Generic[T]):
     async def put(
         self, key: str, value: msgspec.Struct, *, unless: Callable[[T | None], bool] = lambda _: False
     ) -> bool:
-        """Set a key, unless that holds of what it has (None: no T); False then, and nothing changed.
+        """Set a key; False, and nothing changed, when `unless` holds of its value (None: one that is no T).
 
         Raises BucketUnavailable after 5 s.
         """

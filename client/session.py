@@ -326,7 +326,7 @@ class Session:
 
     async def _register(self, timeout_s: float) -> None:
         stub = self._link(self._exchange_address).exchange
-        # The secret waits its turn to be hashed; who gives up early and asks again begins to wait anew.
+        # The secret waits its turn to be hashed; whoever gives up early and asks again begins to wait anew.
         reply = await stub.RegisterClient(self._request, timeout=min(timeout_s, _LONGEST_CALL_S))
         if (reply.engine, reply.engine_address) != (self.engine, self._engine_address):
             _log.info("home is engine %d at %s", reply.engine, reply.engine_address)

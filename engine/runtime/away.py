@@ -354,7 +354,7 @@ def _free_to_leave(own_side: BookSide, worst: int, orders: int) -> int:
 
 
 def _first_of(quotes: tuple[AwayQuote, ...], quantity: int, sign: int) -> tuple[AwayQuote, ...]:
-    """The part of all that is quoted that is taken first, up to a quantity. `sign` turns prices into keys."""
+    """Of all that is quoted, what would be taken first, up to `quantity`. `sign` turns prices into keys."""
     parts: dict[int, list[tuple[int, int]]] = {}
     for level in rank(quotes, sign):
         if not quantity:

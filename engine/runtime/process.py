@@ -442,7 +442,7 @@ class Engine:
             doubt = loop.doubt()
             trouble = loop.trouble() or doubt
             if doubt:
-                self._bell.ring_all()  # who follows fills is to go on at a successor, if there is one
+                self._bell.ring_all()  # whoever follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")

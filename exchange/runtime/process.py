@@ -4,6 +4,7 @@
          ── instruments   ◀── instruments.toml at start; then watched
          ── engines       ──▶ who they are, where they listen
          ── clients       ──▶ how many call each engine home
+         ── sessions      ──▶ Tokens: ended ones are removed
          ── standby.*     ──▶ who could take over, and how far behind it is
          ── md.>          ──▶ FeedFollower ──▶ engine states, consolidated book, best prices in the log
          ── EXECUTIONS    ──▶ Positions (from the first message on; SERVING once they have caught up)

@@ -1,6 +1,6 @@
 """What the gRPC edges of the exchange and of the engines do alike: limits, health, tokens, refusals.
 
-Not here: what any call means, certificates (`matchbus.tls`). Imports nothing of ours but the contract.
+Not here: what any call means, certificates. Imports nothing of ours but `matchbus.tls` and the contract.
 """
 
 import asyncio
