@@ -189,11 +189,6 @@ class Connection(Client):
         writer = getattr(self._transport, "_io_writer", None)
         return writer.transport if writer is not None else None
 
-    async def drain(self) -> None:
-        """Deliver what is queued, then close for good, as `close` does."""
-        self.closed_by_owner = True
-        await super().drain()
-
 
 async def connect(
     url: str,

@@ -16,10 +16,11 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from bus import messages, subjects
 from bus.messages import LeaseEntry
@@ -31,9 +32,6 @@ from bus.stream import (
     last_message,
     until_connected,
 )
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 TTL_S: Final = 1
 """How long a lease lives after it was last renewed; the server knows no shorter time."""

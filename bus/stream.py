@@ -15,18 +15,16 @@ import base64
 import json
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from bus import crash_points
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 ANSWER_TIMEOUT_S: Final = 0.5
 """How long one question to JetStream waits. A server that fsyncs on a slow disk still answers in a tenth."""

@@ -9,12 +9,13 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from bus.stream import (
@@ -29,9 +30,6 @@ from bus.stream import (
     settled_extent,
     until_connected,
 )
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 MAX_REQUEST_BYTES: Final = 4_000_000
 """What one request should bring at most: a server cuts off a busy reader with 16 MB waiting (`nats.conf`).
