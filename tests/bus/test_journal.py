@@ -501,8 +501,8 @@ async def test_resuming_waits_for_a_leader_that_is_behind(
     ask = bus.stream.extent
     behind = [Extent(0, 0, replicas=3)]
 
-    async def extent(client: Connection, stream: str) -> Extent:
-        return behind.pop() if behind else await ask(client, stream)
+    async def extent(nc: Connection, stream: str) -> Extent:
+        return behind.pop() if behind else await ask(nc, stream)
 
     monkeypatch.setattr(bus.stream, "extent", extent)
     resumed = JetStreamJournal(nats_connection, engine)
