@@ -68,7 +68,7 @@ class FeedFollower:
         self._own_engine = own_engine
         self._listeners = _Listeners(on_change, on_state)
         self._max_pending_messages = max_pending_messages
-        self._random = random.Random()  # noqa: S311 - spreads requests over time, guards nothing
+        self._random = random.Random()  # noqa: S311 -- spreads requests over time, guards nothing
         self._followings: dict[int, _Following] = {}
 
     async def run(self) -> None:

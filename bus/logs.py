@@ -87,7 +87,7 @@ def _warning(text: str) -> logging.LogRecord:
 
 
 class _Text(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
         fields = pairs(fields_of(record))
         line = super().formatMessage(record)
         return f"{line} {fields}" if fields else line

@@ -427,7 +427,7 @@ class Retry:
         searching = away and self._session.generation and self._failures <= _SEARCHES
         longest_s = _MAX_SEARCH_S if searching else _MAX_BACKOFF_S
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
-        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
+        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients out, no secret
         if delay_s >= self.remaining_s:
             raise late from error
         await asyncio.sleep(delay_s)

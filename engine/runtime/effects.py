@@ -295,7 +295,7 @@ class Effects:
                 reported.append(event)
             elif kind is Answered:
                 if event.reject_reason:  # type: ignore[union-attr]  # a cast is a call, for every answer
-                    self.refusals[event.reject_reason] += 1  # type: ignore[union-attr]
+                    self.refusals[event.reject_reason] += 1  # type: ignore[union-attr]  # likewise
             elif kind in REPORTED:
                 reported.append(event)
                 if kind is Fill:

@@ -207,12 +207,12 @@ class Legs:
     async def _await_quotes(self, leg: LegSent) -> None:
         """Wait a while until what the peer shows counts."""
         until_s = time.monotonic() + REFUSED_PATIENCE_S
-        while not self._away.counts(leg.peer, leg.symbol) and time.monotonic() < until_s:  # noqa: ASYNC110 - time may end it
+        while not self._away.counts(leg.peer, leg.symbol) and time.monotonic() < until_s:  # noqa: ASYNC110 -- time may end it
             await asyncio.sleep(_LOOK_S)
 
     async def _connected(self) -> None:
         """Wait until questions can leave: asked meanwhile, they would all leave together afterwards."""
-        while not self._nc.is_connected:  # noqa: ASYNC110 - nats-py tells only the connection's owner
+        while not self._nc.is_connected:  # noqa: ASYNC110 -- nats-py tells only the connection's owner
             await asyncio.sleep(RETRY_S)
 
     def _message(self, leg: LegSent) -> bytes:

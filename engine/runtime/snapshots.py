@@ -246,7 +246,7 @@ class SnapshotMaker:
             return
         try:
             async with asyncio.timeout(MAKE_PATIENCE_S):
-                while process.poll() is None:  # noqa: ASYNC110 - nobody tells of its end without a thread
+                while process.poll() is None:  # noqa: ASYNC110 -- nobody tells of its end without a thread
                     await asyncio.sleep(_LOOK_PERIOD_S)
         except TimeoutError:
             _log.warning("a snapshot is not made within %g s: its maker is killed", MAKE_PATIENCE_S)

@@ -300,7 +300,7 @@ class Exchange:
 
     async def _serve_dashboard(self, exchange: str) -> None:
         try:
-            from exchange.runtime import dashboard  # noqa: PLC0415  # an extra that need not be installed
+            from exchange.runtime import dashboard  # noqa: PLC0415 -- an extra that need not be installed
         except ImportError as error:
             raise ProcessFault(
                 f"--dashboard needs {error.name}: pip install 'matchbus[dashboard]', or leave it out"

@@ -523,7 +523,7 @@ async def test_a_closed_connection_ends_the_append(nats_connection: Connection, 
 
 async def _follow(journal: Journal, seen: list[Record]) -> None:
     async for record in journal.tail():
-        seen.append(record)  # noqa: PERF401 - each must be seen when it comes
+        seen.append(record)  # noqa: PERF401 -- each must be seen when it comes
 
 
 async def test_a_tail_gives_records_as_they_come(store: Store) -> None:
@@ -556,7 +556,7 @@ async def test_a_tail_leaves_out_a_replaced_primary(store: Store) -> None:
     reader = store.open()
     seen: list[Record] = []
     following = asyncio.create_task(_follow(reader, seen))
-    while await reader.lag():  # noqa: ASYNC110 - it has yet to come to the zombie's record
+    while await reader.lag():  # noqa: ASYNC110 -- it has yet to come to the zombie's record
         await asyncio.sleep(0.002)
     following.cancel()
     await asyncio.wait((following,))

@@ -62,7 +62,7 @@ DEADLINE_S = 10.0
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until the condition holds; fail at the deadline."""
     async with asyncio.timeout(DEADLINE_S):
-        while not await condition():  # noqa: ASYNC110  # what is waited for is in another process
+        while not await condition():  # noqa: ASYNC110 -- what is waited for is in another process
             await asyncio.sleep(0.02)
 
 
