@@ -43,13 +43,13 @@ from bus.messages import (
 )
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
-from bus.replica import checksum
 from bus.server import NatsServer
 from exchange.runtime import process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
 from simulation.ports import claim_port
+from tests.feed_checksum import checksum
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
