@@ -106,7 +106,7 @@ class Connection(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is not None:
             # nats-py forgets a socket on which a frozen server said nothing.
-            self._transport.close()  # type: ignore[no-untyped-call]
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py gives it no types
         await heed_cancellation(super()._connect_to_server(s))
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -123,7 +123,7 @@ class Connection(Client):
             self._reading_task.cancel()
         if self._transport is not None:
             with suppress(OSError):
-                await asyncio.shield(self._transport.wait_closed())  # type: ignore[no-untyped-call]
+                await asyncio.shield(self._transport.wait_closed())  # type: ignore[no-untyped-call]  # likewise
         await super()._attempt_reconnect()
 
     async def _process_connect_init(self) -> None:
@@ -188,11 +188,6 @@ class Connection(Client):
         """Where bytes leave; None before the first connection."""
         writer = getattr(self._transport, "_io_writer", None)
         return writer.transport if writer is not None else None
-
-    async def drain(self) -> None:
-        """Deliver what is queued, then close for good, as `close` does."""
-        self.closed_by_owner = True
-        await super().drain()
 
 
 async def connect(

@@ -1,4 +1,4 @@
-"""One symbol's book over several engines: summed levels, the best prices, and whether engines cross.
+"""One symbol's book over several engines: summed levels and the best prices.
 
 Here: pure views over `BookReplica`s that the caller has chosen (synced ones of live peers, its own book).
 Nothing is kept, so a view is as true as the replicas it was given at the moment it is read.
@@ -73,13 +73,6 @@ def _merged(
 def nbbo(replicas: Mapping[int, BookReplica]) -> Nbbo:
     """The best consolidated level of each side."""
     return Nbbo(next(levels(replicas, BID, 1), None), next(levels(replicas, ASK, 1), None))
-
-
-def crossed(replicas: Mapping[int, BookReplica]) -> bool:
-    """Whether one engine bids at least what another asks: locked or crossed. Never so at rest."""
-    bids = {engine: best[0] for engine, replica in replicas.items() if (best := replica.best(BID))}
-    asks = {engine: best[0] for engine, replica in replicas.items() if (best := replica.best(ASK))}
-    return any(bid >= ask for bidder, bid in bids.items() for asker, ask in asks.items() if bidder != asker)
 
 
 def _ranked(engine: int, levels: Iterable[Level], sign: int) -> Iterator[tuple[int, Share]]:

@@ -48,10 +48,10 @@ class ExecutionsDamaged(Exception):
 class ExecutionsWriter:
     """Stores one engine's execution reports. Used by one task at a time, after `start`."""
 
-    def __init__(self, client: Client, engine: int) -> None:
-        self._client = client
+    def __init__(self, nc: Client, engine: int) -> None:
+        self._nc = nc
         self._subject = subjects.execution(engine)
-        self._publisher = Publisher(client)
+        self._publisher = Publisher(nc)
         self._sequence = 0  # in the stream, of our newest message
         self._in_flight = False
 
@@ -91,7 +91,7 @@ class ExecutionsWriter:
             if ack is not None and ack.error is None:
                 self._sequence = ack.seq
                 break
-            await until_connected(self._client)
+            await until_connected(self._nc)
             if await self._find(payload, message.epoch):
                 break
             if self.trouble and self.trouble != told:
@@ -131,15 +131,15 @@ class ExecutionsWriter:
             try:
                 return await self._look()
             except AWAY:
-                await until_connected(self._client)
+                await until_connected(self._nc)
 
     async def _look(self) -> Stored | None:
         """The newest message on the subject. Raises ExecutionsDamaged when ours is gone, or one of AWAY."""
         try:
-            stored = await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
+            stored = await last_message(self._nc, subjects.EXECUTIONS_STREAM, self._subject)
             if self._is_behind(stored):  # a cluster's new leader may not have all that was stored yet
-                await settled_extent(self._client, subjects.EXECUTIONS_STREAM, self._sequence)
-                stored = await last_message(self._client, subjects.EXECUTIONS_STREAM, self._subject)
+                await settled_extent(self._nc, subjects.EXECUTIONS_STREAM, self._sequence)
+                stored = await last_message(self._nc, subjects.EXECUTIONS_STREAM, self._subject)
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error
         if self._is_behind(stored):
@@ -153,18 +153,18 @@ class ExecutionsWriter:
 class ExecutionsReader:
     """All execution reports from the first one on, then as they come: `async for message in reader`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, nc: Client) -> None:
         self.caught_up = asyncio.Event()
         """Set when the consumer has come back for more after the last message that existed at the start."""
         self.pending = 0
         """How many messages came after the newest that was read, as the server said with that one."""
-        self._client = client
+        self._nc = nc
 
     async def __aiter__(self) -> AsyncIterator[messages.Executions]:
         """Follow for ever, over whatever happens to the connection. Raises ExecutionsDamaged."""
-        reader = StreamReader(self._client, subjects.EXECUTIONS_STREAM)
+        reader = StreamReader(self._nc, subjects.EXECUTIONS_STREAM)
         try:
-            end = (await settled_extent(self._client, subjects.EXECUTIONS_STREAM)).last_seq
+            end = (await settled_extent(self._nc, subjects.EXECUTIONS_STREAM)).last_seq
             while True:
                 if reader.next_sequence > end:
                     self.caught_up.set()
@@ -173,7 +173,7 @@ class ExecutionsReader:
                 for stored in arrived:
                     yield _decode(stored.sequence, stored.payload)
                 if not arrived:
-                    await settled_extent(self._client, subjects.EXECUTIONS_STREAM, end)
+                    await settled_extent(self._nc, subjects.EXECUTIONS_STREAM, end)
                     if await reader.is_next_lost():
                         raise ExecutionsDamaged(
                             f"message {reader.next_sequence} of {end} was stored and is gone; {_WHAT_TO_DO}"
@@ -190,30 +190,30 @@ class OldFills:
     Reading them back takes half of the process's time at most, however many do so at once.
     """
 
-    def __init__(self, client: Client, engine: int, first_epoch: int = 0) -> None:
-        self._client = client
+    def __init__(self, nc: Client, engine: int, first_epoch: int = 0) -> None:
+        self._nc = nc
         self._subject = subjects.execution(engine)
         self._first_epoch = first_epoch
         self._decoding = asyncio.Lock()
         self._taken_s = 0.0  # since the last pause
 
     async def read(
-        self, owner: str, since: int, epoch: int, batch_number: int
+        self, client: str, since: int, epoch: int, batch_number: int
     ) -> AsyncGenerator[list[messages.ReportedFill]]:
-        """The owner's fills numbered above `since`, as far as they are stored and then as they come.
+        """The client's fills numbered above `since`, as far as they are stored and then as they come.
 
-        They come message by message, a list for each, which is empty where none is the owner's. None is from
+        They come message by message, a list for each, which is empty where none is the client's. None is from
         before the end of that batch: its place is looked up in as many round trips as the number of messages
         has binary digits. Raises ExecutionsDamaged when one is missing.
         """
         sequence = await self._first_after(max((epoch, batch_number), (self._first_epoch, 0)))
         reader = StreamReader(
-            self._client, subjects.EXECUTIONS_STREAM, sequence, subject=self._subject, contiguous=False
+            self._nc, subjects.EXECUTIONS_STREAM, sequence, subject=self._subject, contiguous=False
         )
         try:
             while True:
                 for stored in await reader.read():
-                    fills = await self._fills(stored, owner, since)
+                    fills = await self._fills(stored, client, since)
                     if fills:
                         if fills[0].sequence != since + 1:
                             raise ExecutionsDamaged(
@@ -226,15 +226,15 @@ class OldFills:
         finally:
             await reader.close()
 
-    async def _fills(self, stored: Stored, owner: str, since: int) -> list[messages.ReportedFill]:
-        """The owner's fills above `since` in one message; orders and heartbeats pass in between."""
+    async def _fills(self, stored: Stored, client: str, since: int) -> list[messages.ReportedFill]:
+        """The client's fills above `since` in one message; orders and heartbeats pass in between."""
         async with self._decoding:
             began = time.perf_counter()
             fills = [
                 report
                 for report in _decode(stored.sequence, stored.payload).reports
                 if type(report) is messages.ReportedFill
-                and report.client == owner
+                and report.client == client
                 and report.sequence > since
             ]
             self._taken_s += time.perf_counter() - began
@@ -245,14 +245,14 @@ class OldFills:
 
     async def _first_after(self, place: tuple[int, int]) -> int:
         """The sequence from which on all reports of batches after this (epoch, batch number) stand."""
-        extent = await settled_extent(self._client, subjects.EXECUTIONS_STREAM)
+        extent = await settled_extent(self._nc, subjects.EXECUTIONS_STREAM)
         low, high = extent.first_seq, extent.last_seq + 1
         while low < high:
             middle = (low + high) // 2
             try:
-                stored = await next_message(self._client, subjects.EXECUTIONS_STREAM, middle, self._subject)
+                stored = await next_message(self._nc, subjects.EXECUTIONS_STREAM, middle, self._subject)
             except AWAY:
-                await until_connected(self._client)
+                await until_connected(self._nc)
                 continue
             if stored is None or _place(stored) > place:
                 high = middle

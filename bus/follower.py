@@ -68,7 +68,7 @@ class FeedFollower:
         self._own_engine = own_engine
         self._listeners = _Listeners(on_change, on_state)
         self._max_pending_messages = max_pending_messages
-        self._random = random.Random()  # noqa: S311 - spreads requests over time, guards nothing
+        self._random = random.Random()  # noqa: S311 -- spreads requests over time, guards nothing
         self._followings: dict[int, _Following] = {}
 
     async def run(self) -> None:
@@ -154,7 +154,7 @@ class _Following:
             await self.start()
         self._feed.tick(now_ns)
         self._tell_state()
-        if not self._nc.is_connected or self._nc.is_draining:
+        if not self._nc.is_connected:
             return
         wanted = self._feed.symbols_to_request(now_ns, jitter)
         if wanted is not None:
@@ -213,5 +213,5 @@ def _symbol_named(subject: str, message: FeedMessage) -> str | None:
 
 
 async def _unsubscribe(subscription: Subscription, nc: Client) -> None:
-    if not nc.is_closed and not nc.is_draining:
+    if not nc.is_closed:
         await subscription.unsubscribe()

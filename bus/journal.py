@@ -227,14 +227,14 @@ class MemoryJournal(_Chained):
 class JetStreamJournal(_Chained):
     """The journal of one engine in its JetStream stream. Give it a connection that does not buffer."""
 
-    def __init__(self, client: Client, engine: int) -> None:
+    def __init__(self, nc: Client, engine: int) -> None:
         super().__init__(engine)
         self.unanswered_since: float | None = None
-        self._client = client
+        self._nc = nc
         self._engine = engine
         self._stream = subjects.journal_stream(engine)
         self._subject = subjects.journal(engine)
-        self._publisher = Publisher(client)
+        self._publisher = Publisher(nc)
         self._in_flight = False
         # Two standbys may claim with the very same bytes: the stored record must also say who wrote it.
         self._writer = secrets.token_hex(8)
@@ -271,7 +271,7 @@ class JetStreamJournal(_Chained):
 
     async def _read(self, end: int | None) -> AsyncGenerator[Record, None]:
         """The records up to the sequence `end`, for ever when None."""
-        reader = StreamReader(self._client, self._stream, self._sequence + 1)
+        reader = StreamReader(self._nc, self._stream, self._sequence + 1)
         try:
             while end is None or self._sequence < end:
                 arrived = await reader.read(_LOOK_S)
@@ -323,9 +323,9 @@ class JetStreamJournal(_Chained):
     async def _record_at(self, sequence: int) -> bytes | None:
         while True:
             try:
-                found = await message_at(self._client, self._stream, sequence)
+                found = await message_at(self._nc, self._stream, sequence)
             except AWAY:
-                await until_connected(self._client)
+                await until_connected(self._nc)
             except nats.errors.ConnectionClosedError as error:
                 raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
             else:
@@ -391,10 +391,10 @@ class JetStreamJournal(_Chained):
         """Look who has our place: True if we do; False if nobody does: the same bytes must be sent again."""
         place = self._sequence + 1
         while True:
-            await until_connected(self._client)
-            end = (await settled_extent(self._client, self._stream, self._sequence)).last_seq
+            await until_connected(self._nc)
+            end = (await settled_extent(self._nc, self._stream, self._sequence)).last_seq
             try:
-                found = await message_at(self._client, self._stream, place) if end >= place else None
+                found = await message_at(self._nc, self._stream, place) if end >= place else None
             except AWAY:
                 continue
             if end == self._sequence:
@@ -424,7 +424,7 @@ class JetStreamJournal(_Chained):
 
     async def _extent(self, reached: int = 0) -> Extent:
         try:
-            return await settled_extent(self._client, self._stream, reached)
+            return await settled_extent(self._nc, self._stream, reached)
         except StreamError as error:
             raise JournalDamaged(self._engine, 1, str(error)) from error
         except nats.errors.ConnectionClosedError as error:

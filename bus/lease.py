@@ -16,10 +16,11 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from bus import messages, subjects
 from bus.messages import LeaseEntry
@@ -31,9 +32,6 @@ from bus.stream import (
     last_message,
     until_connected,
 )
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 TTL_S: Final = 1
 """How long a lease lives after it was last renewed; the server knows no shorter time."""
@@ -65,12 +63,12 @@ class LeaseLost(Exception):
 class Lease:
     """One process's hold on the lease of `entry.engine`. Used by one task at a time."""
 
-    def __init__(self, client: Client, entry: LeaseEntry) -> None:
+    def __init__(self, nc: Client, entry: LeaseEntry) -> None:
         self.entry = entry
-        self._client = client
+        self._nc = nc
         self._subject = subjects.bucket_subject(subjects.LEASES_BUCKET, subjects.engine_token(entry.engine))
         self._payload = messages.encode(entry)
-        self._publisher = Publisher(client)
+        self._publisher = Publisher(nc)
         self._renewed = -math.inf
         self._refusal = ""  # of the last write; empty when it was not refused
 
@@ -151,10 +149,10 @@ class Lease:
                     if subscription is None:
                         # Renewals and releases arrive here at once, an expiry does not: it is looked for
                         # when all is silent.
-                        subscription = await self._client.subscribe(self._subject, cb=note)
+                        subscription = await self._nc.subscribe(self._subject, cb=note)
                     stored = await self._newest()
                 except AWAY:
-                    await until_connected(self._client)
+                    await until_connected(self._nc)
                     turn.was_away(time.monotonic())
                     continue
                 now = time.monotonic()
@@ -162,7 +160,7 @@ class Lease:
                     return
                 await _wait(heard, turn.look_again_s(now))
         finally:
-            if subscription is not None and not self._client.is_closed:
+            if subscription is not None and not self._nc.is_closed:
                 with contextlib.suppress(*AWAY):
                     await subscription.unsubscribe()
 
@@ -176,7 +174,7 @@ class Lease:
             try:
                 stored = await self._newest()
             except AWAY:
-                await until_connected(self._client)
+                await until_connected(self._nc)
                 continue
             holder = _holder(stored)
             if holder is None and stored is not None and not stored.deleted:
@@ -187,10 +185,10 @@ class Lease:
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
             if written is not None:
                 return written, None if was_free else holder
-            await until_connected(self._client)  # it may be stored or not, so look again
+            await until_connected(self._nc)  # it may be stored or not, so look again
 
     async def _newest(self) -> Stored | None:
-        return await last_message(self._client, _STREAM, self._subject)
+        return await last_message(self._nc, _STREAM, self._subject)
 
     async def _write(self, payload: bytes, after: Stored | None, headers: dict[str, str]) -> bool | None:
         """Store a message behind `after`; False when another one is newer, None when that is not known."""

@@ -2,8 +2,8 @@
 
 A record's fields are what it was logged with as `extra`. As text they follow the message; in the other forms
 every record is one line with `time`, `level`, `logger`, `event` and then the fields. Strings that are not
-plain are quoted, so that nothing a client made can pass for a line or a field of ours. Nobody waits for who
-does not read our stderr, if it is a pipe.
+plain are quoted, so that nothing a client made can pass for a line or a field of ours. Nobody waits for
+whoever does not read our stderr, if it is a pipe.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _warning(text: str) -> logging.LogRecord:
 
 
 class _Text(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
         fields = pairs(fields_of(record))
         line = super().formatMessage(record)
         return f"{line} {fields}" if fields else line

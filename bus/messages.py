@@ -1,6 +1,7 @@
-"""What travels over NATS besides the journal: arrays, tag first, as JSON so that any language reads them.
+"""What travels over NATS besides the journal, as JSON so that any language reads it.
 
-Execution reports alone are MessagePack: they are many, they are stored, and few read them.
+Messages are arrays, tag first; values of buckets are objects. Execution reports alone are MessagePack: they
+are many, they are stored, and few read them.
 
 Market data (`md.>`) is public and documented in docs/feed.md; field order is the contract.
 Sides are 1 (bids) and 2 (asks); prices are ticks, quantities lots, times nanoseconds UTC.

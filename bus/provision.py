@@ -104,19 +104,19 @@ class _Patience:
 
 
 async def provision_shared(
-    client: Client, *, executions_bytes: int = EXECUTIONS_BYTES, replicas: int = 1
+    nc: Client, *, executions_bytes: int = EXECUTIONS_BYTES, replicas: int = 1
 ) -> None:
     """Make the stream of execution reports and the buckets, or check that they are right.
 
     `replicas` is how many servers of a cluster keep each. Raises ConfigurationMismatch; one of nats' errors
     when the server does not answer.
     """
-    await _provision(client, _executions(executions_bytes), replicas)
+    await _provision(nc, _executions(executions_bytes), replicas)
     for bucket in BUCKETS:
-        await _provision(client, _bucket(bucket), replicas)
+        await _provision(nc, _bucket(bucket), replicas)
 
 
-async def await_shared(client: Client, deadline_s: float) -> None:
+async def await_shared(nc: Client, deadline_s: float) -> None:
     """Return when an exchange has made what all share.
 
     Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
@@ -125,7 +125,7 @@ async def await_shared(client: Client, deadline_s: float) -> None:
     wanted = [_executions(EXECUTIONS_BYTES), *map(_bucket, BUCKETS)]
     while wanted:
         try:
-            if await _found(client, wanted[0]):
+            if await _found(nc, wanted[0]):
                 wanted.pop(0)
                 continue
             why = "an exchange makes it at its start; is one running on this NATS server?"
@@ -135,7 +135,7 @@ async def await_shared(client: Client, deadline_s: float) -> None:
 
 
 async def provision_journal(
-    client: Client,
+    nc: Client,
     engine: int,
     *,
     max_bytes: int = JOURNAL_BYTES,
@@ -148,17 +148,17 @@ async def provision_journal(
     (`trim_journal`), any other keeps everything. Raises ConfigurationMismatch; one of nats' errors when the
     server does not answer.
     """
-    await _provision(client, _snapshots(engine), replicas)
-    await _provision(client, _journal(engine, max_bytes, trimmable=trimmable), replicas)
+    await _provision(nc, _snapshots(engine), replicas)
+    await _provision(nc, _journal(engine, max_bytes, trimmable=trimmable), replicas)
 
 
-async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) -> bool:
+async def adjust_journals(nc: Client, max_bytes: int, *, trimmable: bool) -> bool:
     """Let the journals that there are become that large; whether further ones are to be trimmable.
 
     They are if that is wanted, or all that there are were made so. Raises ConfigurationMismatch when it is
     wanted and one was not, which no server changes, and nats' errors.
     """
-    journals = await _existing_journals(client)
+    journals = await _existing_journals(nc)
     kept_whole = [journal.name for journal in journals if journal.deny_purge]
     if trimmable and kept_whole:
         raise ConfigurationMismatch(
@@ -166,41 +166,41 @@ async def adjust_journals(client: Client, max_bytes: int, *, trimmable: bool) ->
             " --trim-journals; to give it more room, use --journal-gib"
         )
     for journal in journals:
-        await _grow(client, journal, max_bytes)
+        await _grow(nc, journal, max_bytes)
     return trimmable or bool(journals and not kept_whole)
 
 
-async def journaled_engines(client: Client) -> list[int]:
+async def journaled_engines(nc: Client) -> list[int]:
     """The numbers of the engines that have a journal here. Raises one of nats' errors."""
-    names = [journal.name or "" for journal in await _existing_journals(client)]
+    names = [journal.name or "" for journal in await _existing_journals(nc)]
     numbers = [subjects.number_of(name.removeprefix(subjects.JOURNAL_STREAM_PREFIX)) for name in names]
     return sorted(number for number in numbers if number)
 
 
-async def stream_sizes(client: Client) -> dict[str, StreamSize]:
+async def stream_sizes(nc: Client) -> dict[str, StreamSize]:
     """How full the streams are that have a limit, by name. Raises one of nats' errors."""
     return {
         stream.config.name or "": StreamSize(stream.state.bytes, stream.config.max_bytes)
-        for stream in await _streams(client)
+        for stream in await _streams(nc)
         if stream.config.max_bytes is not None and stream.config.max_bytes > 0
     }
 
 
-async def _streams(client: Client) -> list[StreamInfo]:
-    jetstream = _jetstream(client)
+async def _streams(nc: Client) -> list[StreamInfo]:
+    jetstream = _jetstream(nc)
     streams: list[StreamInfo] = []
     while page := await jetstream.streams_info(len(streams)):
         streams += page
     return streams
 
 
-async def _existing_journals(client: Client) -> list[StreamConfig]:
+async def _existing_journals(nc: Client) -> list[StreamConfig]:
     """The journals that there are, as they were made."""
-    streams = [stream.config for stream in await _streams(client)]
+    streams = [stream.config for stream in await _streams(nc)]
     return [one for one in streams if (one.name or "").startswith(subjects.JOURNAL_STREAM_PREFIX)]
 
 
-async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
+async def await_journal(nc: Client, engine: int, deadline_s: float) -> None:
     """Return when the engine's journal and object store exist as they must; else ask the exchange for them.
 
     Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
@@ -210,11 +210,11 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
     patience = _Patience(deadline_s)
     while True:
         try:
-            while wanted and await _found(client, wanted[0]):
+            while wanted and await _found(nc, wanted[0]):
                 wanted.pop(0)
             if not wanted:
                 return
-            answer = await client.request(subjects.provision(engine), ask, timeout=_REQUEST_TIMEOUT_S)
+            answer = await nc.request(subjects.provision(engine), ask, timeout=_REQUEST_TIMEOUT_S)
             if error := messages.decode_provision_reply(answer.data).error:
                 raise ConfigurationMismatch(error)
             why = "the exchange says that it made it"
@@ -227,15 +227,15 @@ async def await_journal(client: Client, engine: int, deadline_s: float) -> None:
         await patience.spend(f"there is no stream {wanted[0].name}", why)
 
 
-async def is_trimmable(client: Client, engine: int) -> bool:
+async def is_trimmable(nc: Client, engine: int) -> bool:
     """Whether the engine's journal may be trimmed. Raises one of nats' errors."""
-    found = await _jetstream(client).stream_info(subjects.journal_stream(engine))
+    found = await _jetstream(nc).stream_info(subjects.journal_stream(engine))
     return not found.config.deny_purge
 
 
-async def trim_journal(client: Client, engine: int, first: int) -> None:
+async def trim_journal(nc: Client, engine: int, first: int) -> None:
     """Drop the records before stream sequence `first` of a trimmable journal. Raises one of nats' errors."""
-    await _jetstream(client).purge_stream(subjects.journal_stream(engine), seq=first)
+    await _jetstream(nc).purge_stream(subjects.journal_stream(engine), seq=first)
 
 
 def _journal(engine: int, max_bytes: int, *, trimmable: bool = False) -> StreamConfig:
@@ -310,37 +310,37 @@ def _stream(name: str, subject_list: list[str], **different: Any) -> StreamConfi
     )
 
 
-def _jetstream(client: Client) -> JetStreamContext:
-    return client.jetstream(timeout=_REQUEST_TIMEOUT_S)
+def _jetstream(nc: Client) -> JetStreamContext:
+    return nc.jetstream(timeout=_REQUEST_TIMEOUT_S)
 
 
-async def _provision(client: Client, wanted: StreamConfig, replicas: int) -> None:
+async def _provision(nc: Client, wanted: StreamConfig, replicas: int) -> None:
     wanted.num_replicas = replicas
-    found = await _found(client, wanted, _COMPARED_BY_MAKER)
+    found = await _found(nc, wanted, _COMPARED_BY_MAKER)
     if found is None:
         try:
-            await _jetstream(client).add_stream(wanted)
+            await _jetstream(nc).add_stream(wanted)
         except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
-            if await _found(client, wanted, _COMPARED_BY_MAKER) is None:
+            if await _found(nc, wanted, _COMPARED_BY_MAKER) is None:
                 raise
     elif wanted.max_bytes is not None:
-        await _grow(client, found, wanted.max_bytes)
+        await _grow(nc, found, wanted.max_bytes)
 
 
-async def _grow(client: Client, found: StreamConfig, max_bytes: int) -> None:
+async def _grow(nc: Client, found: StreamConfig, max_bytes: int) -> None:
     """Let a stream become that large, if it may not already."""
     if 0 < (found.max_bytes or 0) < max_bytes:
         found.max_bytes = max_bytes
-        await _jetstream(client).update_stream(found)
+        await _jetstream(nc).update_stream(found)
 
 
 async def _found(
-    client: Client, wanted: StreamConfig, compared: Sequence[str] = _COMPARED
+    nc: Client, wanted: StreamConfig, compared: Sequence[str] = _COMPARED
 ) -> StreamConfig | None:
     """The stream as it is, None if there is none. Raises ConfigurationMismatch when it is another one."""
     assert wanted.name is not None
     try:
-        found = (await _jetstream(client).stream_info(wanted.name)).config
+        found = (await _jetstream(nc).stream_info(wanted.name)).config
     except nats.js.errors.NotFoundError:
         return None
     differences = [

@@ -63,13 +63,13 @@ class Bucket(Generic[T]):
     from `bus.subjects` or from numbers, never from a client's own words. Several tasks may use it.
     """
 
-    def __init__(self, client: Client, bucket: str, decode: Callable[[bytes], T]) -> None:
-        self._client = client
+    def __init__(self, nc: Client, bucket: str, decode: Callable[[bytes], T]) -> None:
+        self._nc = nc
         self._bucket = bucket
         self._stream = bucket_stream(bucket)
         self._prefix_length = len(bucket_subject(bucket, ""))
         self._decode = decode
-        self._publisher = Publisher(client)
+        self._publisher = Publisher(nc)
         self._writing = asyncio.Lock()
         self._told: set[str] = set()  # keys of which the watcher knows a value
 
@@ -81,7 +81,7 @@ class Bucket(Generic[T]):
     async def put(
         self, key: str, value: msgspec.Struct, *, unless: Callable[[T | None], bool] = lambda _: False
     ) -> bool:
-        """Set a key, unless that holds of what it has (None: no T); False then, and nothing changed.
+        """Set a key; False, and nothing changed, when `unless` holds of its value (None: one that is no T).
 
         Raises BucketUnavailable after 5 s.
         """
@@ -97,7 +97,7 @@ class Bucket(Generic[T]):
     async def remove(self, key: str) -> None:
         """Take a key away for good, without a word to those who watch. Raises BucketUnavailable."""
         try:
-            await self._client.jetstream(timeout=DEADLINE_S).purge_stream(
+            await self._nc.jetstream(timeout=DEADLINE_S).purge_stream(
                 self._stream, subject=self._subject(key)
             )
         except nats.errors.Error as error:
@@ -156,7 +156,7 @@ class Bucket(Generic[T]):
         away; raises StreamMissing when there is no bucket, and BucketDamaged. One task at a time.
         """
         end = await self._end()
-        reader = StreamReader(self._client, self._stream, contiguous=False)
+        reader = StreamReader(self._nc, self._stream, contiguous=False)
         try:
             while True:
                 if reader.next_sequence > end and filled is not None:
@@ -168,7 +168,7 @@ class Bucket(Generic[T]):
                     while self._told:
                         on_change(self._told.pop(), None)
                     await reader.close()
-                    reader = StreamReader(self._client, self._stream, contiguous=False)
+                    reader = StreamReader(self._nc, self._stream, contiguous=False)
                     continue
                 for stored in changes:
                     self._tell(stored, on_change)
@@ -203,17 +203,17 @@ class Bucket(Generic[T]):
         subject = self._subject(key)
         while True:
             try:
-                return await last_message(self._client, self._stream, subject)
+                return await last_message(self._nc, self._stream, subject)
             except AWAY:
                 await self._pause(deadline)
 
     async def _end(self, reached: int = 0) -> int:
-        return (await settled_extent(self._client, self._stream, reached)).last_seq
+        return (await settled_extent(self._nc, self._stream, reached)).last_seq
 
     async def _check_end(self, end: int) -> None:
         """A start waits for all that there is: for a value that is lost it would wait for ever."""
         with contextlib.suppress(*AWAY):
-            if await message_at(self._client, self._stream, end) is None and await self._end() == end:
+            if await message_at(self._nc, self._stream, end) is None and await self._end() == end:
                 raise BucketDamaged(
                     f"bucket {self._bucket}: value {end} is counted and missing:"
                     " restore the NATS store from a copy"
@@ -223,7 +223,7 @@ class Bucket(Generic[T]):
         """Wait for the server; BucketUnavailable at the deadline."""
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                await until_connected(self._client)
+                await until_connected(self._nc)
         except TimeoutError:
             raise BucketUnavailable(f"bucket {self._bucket} does not answer") from None
 

@@ -53,23 +53,6 @@ class Outcome(Enum):
     """It says what no book can be: unsynced."""
 
 
-def checksum(bids: Iterable[Level], asks: Iterable[Level]) -> int:
-    """CRC-32 of the ASCII text of the ten best levels a side, best first.
-
-    `price:quantity;` for each bid, then `|`, then the same for each ask.
-    """
-    return crc32(f"{_text(bids)}|{_text(asks)}".encode())
-
-
-def _text(levels: Iterable[Level]) -> str:
-    return "".join([_text_of(level) for level in islice(levels, CHECKSUM_DEPTH)])
-
-
-def _text_of(level: Level) -> str:
-    price, quantity, _ = level
-    return f"{price}:{quantity};"
-
-
 class _Side:
     """The levels of one side, best first.
 
@@ -117,7 +100,8 @@ class _Side:
         return self._text
 
     def _part(self, rank: int) -> str:
-        part = self._parts[rank] = _text_of(self._levels[rank])
+        price, quantity, _ = self._levels[rank]
+        part = self._parts[rank] = f"{price}:{quantity};"
         return part
 
     def best(self) -> Level | None:
@@ -335,6 +319,10 @@ def _place(part: BookSnapshot) -> tuple[int, int, int, int]:
 
 
 def _checksum_of(sides: dict[int, _Side]) -> int:
+    """CRC-32 of the ASCII text of the ten best levels a side, best first.
+
+    `price:quantity;` for each bid, then `|`, then the same for each ask.
+    """
     return crc32(f"{sides[BID].text()}|{sides[ASK].text()}".encode())
 
 

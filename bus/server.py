@@ -66,7 +66,7 @@ class ServerError(Exception):
 
 
 class ServerUnusable(ServerError):
-    """There is no nats-server, or it is too old."""
+    """There is no nats-server that could run here, or another runs on the same store; the text says which."""
 
 
 class ServerFailed(ServerError):

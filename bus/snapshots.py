@@ -95,9 +95,9 @@ class SnapshotStore:
     Its functions raise nats' errors when NATS does not answer.
     """
 
-    def __init__(self, client: Client, engine: int) -> None:
-        self._jetstream = client.jetstream(timeout=_TIMEOUT_S)
-        self._client = client
+    def __init__(self, nc: Client, engine: int) -> None:
+        self._jetstream = nc.jetstream(timeout=_TIMEOUT_S)
+        self._nc = nc
         self._bucket = subjects.snapshots_bucket(engine)
         self._stream = subjects.object_stream(self._bucket)
         self._opened: ObjectStore | None = None
@@ -154,7 +154,7 @@ class SnapshotStore:
     async def get(self, entry: SnapshotEntry) -> bytes:
         """The bytes of a state as they were stored. Raises SnapshotDamaged. Begins when NATS is there."""
         try:  # else a server that has just become the leader may not have all of it yet
-            await settled_extent(self._client, self._stream, entry.stored_at)
+            await settled_extent(self._nc, self._stream, entry.stored_at)
         except StreamError as error:  # which says nothing of the bytes
             raise nats.errors.Error(str(error)) from error
         try:

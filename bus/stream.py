@@ -15,18 +15,16 @@ import base64
 import json
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from bus import crash_points
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 ANSWER_TIMEOUT_S: Final = 0.5
 """How long one question to JetStream waits. A server that fsyncs on a slow disk still answers in a tenth."""
@@ -155,16 +153,16 @@ _decode_message: Final = msgspec.json.Decoder(_MessageAnswer).decode
 _decode_extent: Final = msgspec.json.Decoder(_ExtentAnswer).decode
 
 
-async def extent(client: Client, stream: str) -> Extent:
+async def extent(nc: Client, stream: str) -> Extent:
     """What the stream holds now. Raises StreamMissing, or one of AWAY."""
-    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
+    answer = await nc.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ANSWER_TIMEOUT_S)
     decoded = _decode_extent(answer.data)
     _raise_fault(stream, decoded.error)
     assert decoded.state is not None
     return msgspec.structs.replace(decoded.state, replicas=decoded.config.num_replicas)
 
 
-async def settled_extent(client: Client, stream: str, reached: int = 0) -> Extent:
+async def settled_extent(nc: Client, stream: str, reached: int = 0) -> Extent:
     """What the stream holds now, asked for until there is an answer.
 
     `reached` is known to have been stored. For a replicated stream the answer may come from a server that has
@@ -174,7 +172,7 @@ async def settled_extent(client: Client, stream: str, reached: int = 0) -> Exten
     short_since: float | None = None
     while True:
         try:
-            found = await extent(client, stream)
+            found = await extent(nc, stream)
         except AWAY:
             short_since = None
         else:
@@ -183,27 +181,27 @@ async def settled_extent(client: Client, stream: str, reached: int = 0) -> Exten
                 short_since = now
             if found.last_seq >= reached or found.replicas == 1 or now - short_since > _STALE_S:
                 return found
-        await until_connected(client)
+        await until_connected(nc)
 
 
-async def message_at(client: Client, stream: str, sequence: int) -> Stored | None:
+async def message_at(nc: Client, stream: str, sequence: int) -> Stored | None:
     """The message with this sequence. Raises StreamMissing, or one of AWAY."""
-    return await _get(client, stream, {"seq": sequence})
+    return await _get(nc, stream, {"seq": sequence})
 
 
-async def last_message(client: Client, stream: str, subject: str) -> Stored | None:
+async def last_message(nc: Client, stream: str, subject: str) -> Stored | None:
     """The newest message of a subject. Raises StreamMissing, or one of AWAY."""
-    return await _get(client, stream, {"last_by_subj": subject})
+    return await _get(nc, stream, {"last_by_subj": subject})
 
 
-async def next_message(client: Client, stream: str, sequence: int, subject: str) -> Stored | None:
+async def next_message(nc: Client, stream: str, sequence: int, subject: str) -> Stored | None:
     """The first message of a subject from this sequence on. Raises StreamMissing, or one of AWAY."""
-    return await _get(client, stream, {"seq": sequence, "next_by_subj": subject})
+    return await _get(nc, stream, {"seq": sequence, "next_by_subj": subject})
 
 
-async def _get(client: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
+async def _get(nc: Client, stream: str, question: Mapping[str, int | str]) -> Stored | None:
     request = json.dumps(question).encode()
-    answer = await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
+    answer = await nc.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_TIMEOUT_S)
     decoded = _decode_message(answer.data)
     if decoded.error is not None and decoded.error.err_code == _NO_MESSAGE_FOUND:
         return None
@@ -232,11 +230,11 @@ def _raise_fault(stream: str, fault: ApiFault | None) -> None:
 class Publisher:
     """Publishes messages one by one and hears what became of each, over an inbox of its own."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, nc: Client) -> None:
         self.trouble = ""
         """Why the last attempt has no good answer; empty when it has one."""
-        self._client = client
-        self._inbox = client.new_inbox()
+        self._nc = nc
+        self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
         self._message_number = 0
         self._answer: asyncio.Future[Msg] | None = None
@@ -251,18 +249,18 @@ class Publisher:
         Costs one round trip. Raises nats' ConnectionClosedError when the connection is closed for good.
         """
         if self._subscription is None:
-            self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
+            self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._answered)
         self._answer = asyncio.get_running_loop().create_future()
-        said_before = self._client.last_error
+        said_before = self._nc.last_error
         try:
-            await self._client.publish(
+            await self._nc.publish(
                 subject, payload, reply=f"{self._inbox}.{self._message_number}", headers=headers
             )
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 answer = await self._answer
         except (TimeoutError, *AWAY) as error:
             self.trouble = "no answer" if isinstance(error, TimeoutError) else f"NATS is away: {error}"
-            said = self._client.last_error  # a denied publish has no answer of its own, only this
+            said = self._nc.last_error  # a denied publish has no answer of its own, only this
             if said is not None and said is not said_before:
                 self.trouble += f"; {said}"
             return None
@@ -285,10 +283,10 @@ class Publisher:
             self._answer.set_result(answer)
 
 
-async def until_connected(client: Client) -> None:
+async def until_connected(nc: Client) -> None:
     """Wait a moment, and for as long as the server is away; the pause between two attempts."""
     await asyncio.sleep(_RETRY_S)
-    while not client.is_connected:
-        if client.is_closed:
+    while not nc.is_connected:
+        if nc.is_closed:
             raise nats.errors.ConnectionClosedError
         await asyncio.sleep(_RETRY_S)

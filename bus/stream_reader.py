@@ -9,12 +9,13 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from bus.stream import (
@@ -29,9 +30,6 @@ from bus.stream import (
     settled_extent,
     until_connected,
 )
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 MAX_REQUEST_BYTES: Final = 4_000_000
 """What one request should bring at most: a server cuts off a busy reader with 16 MB waiting (`nats.conf`).
@@ -56,7 +54,7 @@ class StreamReader:
 
     def __init__(
         self,
-        client: Client,
+        nc: Client,
         stream: str,
         next_sequence: int = 1,
         *,
@@ -67,7 +65,7 @@ class StreamReader:
         """The sequence after the last one that `read` returned."""
         self.pending = 0
         """How many messages the server still had when it sent that one."""
-        self._client = client
+        self._nc = nc
         self._stream = stream
         self._subject = subject
         self._contiguous = contiguous
@@ -88,7 +86,7 @@ class StreamReader:
         subscription, self._subscription = self._subscription, None
         self._consumer = ""
         self._arrived.clear()
-        if subscription is not None and not self._client.is_closed:
+        if subscription is not None and not self._nc.is_closed:
             with contextlib.suppress(*AWAY, nats.errors.BadSubscriptionError):
                 await subscription.unsubscribe()
 
@@ -114,14 +112,14 @@ class StreamReader:
         Raises StreamMissing, or nats' ConnectionClosedError.
         """
         try:
-            return await message_at(self._client, self._stream, self.next_sequence) is None
+            return await message_at(self._nc, self._stream, self.next_sequence) is None
         except AWAY:
             return False
 
     async def renew(self) -> None:
         """Begin anew after `next_sequence`, as soon as the server is there."""
         await self.close()
-        await until_connected(self._client)
+        await until_connected(self._nc)
 
     async def _await_arrival(self) -> None:
         """Have a request running and wait until something comes; begin anew when the server is silent."""
@@ -150,10 +148,10 @@ class StreamReader:
         self._asked = 0
         self._largest = 0  # more than what came before may be what cut us off
         self._consumer_sequence = 0
-        self._inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(self._inbox, cb=self._received)
+        self._inbox = self._nc.new_inbox()
+        self._subscription = await self._nc.subscribe(self._inbox, cb=self._received)
         try:
-            created = await self._client.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
+            created = await self._nc.jetstream(timeout=2 * ANSWER_TIMEOUT_S).add_consumer(
                 self._stream,
                 ConsumerConfig(
                     deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
@@ -175,11 +173,11 @@ class StreamReader:
         last = self._last
         if last is None:
             return
-        found = await message_at(self._client, self._stream, last.sequence)
+        found = await message_at(self._nc, self._stream, last.sequence)
         if found is not None:
             is_there = (found.subject, found.payload) == (last.subject, last.payload)
         else:  # a newer value of a key, or a trimmed stream, leave nothing there either
-            stored = await settled_extent(self._client, self._stream, last.sequence)
+            stored = await settled_extent(self._nc, self._stream, last.sequence)
             is_there = stored.last_seq >= last.sequence
         if not is_there:
             raise StreamLostEnd(self._stream, last.sequence)
@@ -189,7 +187,7 @@ class StreamReader:
         largest = self._largest or MAX_MESSAGE_BYTES
         batch = max(1, min(_FETCH, MAX_REQUEST_BYTES // largest))
         question = {"batch": batch, "expires": _FETCH_EXPIRES_NS, "idle_heartbeat": _IDLE_HEARTBEAT_NS}
-        await self._client.publish(
+        await self._nc.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
             json.dumps(question).encode(),
             reply=self._inbox,

@@ -156,7 +156,7 @@ class Client:
         quantity: Number,
         price: Number | None = None,
         *,
-        type: str = "limit",  # noqa: A002 - the field's word
+        type: str = "limit",  # noqa: A002 -- the field's word
         time_in_force: str = "gtc",
         post_only: bool = False,
         self_trade_prevention: str = "none",

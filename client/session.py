@@ -326,7 +326,7 @@ class Session:
 
     async def _register(self, timeout_s: float) -> None:
         stub = self._link(self._exchange_address).exchange
-        # The secret waits its turn to be hashed; who gives up early and asks again begins to wait anew.
+        # The secret waits its turn to be hashed; whoever gives up early and asks again begins to wait anew.
         reply = await stub.RegisterClient(self._request, timeout=min(timeout_s, _LONGEST_CALL_S))
         if (reply.engine, reply.engine_address) != (self.engine, self._engine_address):
             _log.info("home is engine %d at %s", reply.engine, reply.engine_address)
@@ -427,7 +427,7 @@ class Retry:
         searching = away and self._session.generation and self._failures <= _SEARCHES
         longest_s = _MAX_SEARCH_S if searching else _MAX_BACKOFF_S
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
-        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, no secret
+        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients out, no secret
         if delay_s >= self.remaining_s:
             raise late from error
         await asyncio.sleep(delay_s)

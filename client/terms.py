@@ -37,7 +37,7 @@ class TimeInForce(StrEnum):
 
 
 class SelfTradePrevention(StrEnum):
-    """What happens when an order meets one of its own client. The taker's choice decides."""
+    """What happens when an order meets another order of the same client. The taker's choice decides."""
 
     NONE = auto()
     CANCEL_NEWEST = auto()

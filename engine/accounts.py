@@ -166,7 +166,7 @@ class Accounts:
             self._forget(account)
 
     def _forget(self, account: Account) -> None:
-        """Drop the order that finished the longest ago."""
+        """Drop the order that finished longest ago."""
         oldest = account.finished.popleft()
         del account.orders[oldest.request.client_order_id]
         self.orders.pop(oldest.id, None)

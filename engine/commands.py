@@ -175,5 +175,5 @@ def encode(commands: list[Command]) -> bytes:
 
 
 def decode(batch: bytes) -> tuple[Command, ...]:
-    """The commands of one batch from the journal. Raises `msgspec.ValidationError` on anything else."""
+    """The commands of one batch from the journal. Raises `msgspec.DecodeError` on anything else."""
     return _decoder.decode(batch)

@@ -51,7 +51,7 @@ def take(resting: BookSide, taker: Order, worst: int, quantity: int, ledger: Led
             if prevention > _NONE and maker.account is account:
                 quantity = _prevent(level, taker, maker, quantity, ledger)
                 continue
-            traded = maker.open if maker.open <= quantity else quantity  # noqa: FURB136 - min() costs a call
+            traded = maker.open if maker.open <= quantity else quantity  # noqa: FURB136 -- min() costs a call
             quantity -= traded
             level.quantity -= traded
             if by_client is not None:

@@ -65,7 +65,7 @@ class TimeInForce(IntEnum):
 
 
 class SelfTradePrevention(IntEnum):
-    """What happens when an order meets one of its own client. The taker's choice decides."""
+    """What happens when an order meets another order of the same client. The taker's choice decides."""
 
     UNSPECIFIED = 0
     NONE = 1

@@ -1,1 +1,1 @@
-"""Clients, their home engines and their positions. Only `exchange.runtime` waits."""
+"""Clients, their home engines and positions; what is shown of the market. Only `exchange.runtime` waits."""

@@ -24,7 +24,7 @@ SALT_BYTES: Final = 16
 _SCRYPT_COST: Final = 2**14
 _SCRYPT_BLOCK_SIZE: Final = 8
 _SCRYPT_MEMORY: Final = 2 * 128 * _SCRYPT_COST * _SCRYPT_BLOCK_SIZE
-"""In bytes. OpenSSL wants some above the 16 MiB used."""
+"""In bytes. OpenSSL wants a little more than the 16 MiB used."""
 
 
 def client_id_violation(client_id: str) -> str:

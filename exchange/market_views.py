@@ -98,7 +98,7 @@ class MarketViews:
         self._changed[symbol] = None
 
     def note_instruments(self) -> None:
-        """What trades changed."""
+        """The list of instruments changed."""
         self._symbols_due_ns = 0
 
     def note_state(self, peer: PeerFeed) -> None:

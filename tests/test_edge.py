@@ -38,7 +38,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Echo(matchbus_pb2_grpc.ExchangeServicer):
     """Tells what the edge makes of a call."""
 
-    async def RegisterClient(  # noqa: N802 - the contract's name
+    async def RegisterClient(  # noqa: N802 -- the contract's name
         self, request: matchbus_pb2.RegisterClientRequest, context: Context
     ) -> matchbus_pb2.RegisterClientReply:
         """The token that the call carries; a bad request for the client id `bad`."""
@@ -234,7 +234,7 @@ class Holding(matchbus_pb2_grpc.ExchangeServicer):
     def __init__(self) -> None:
         self.held: list[weakref.ref[Held]] = []
 
-    async def RegisterClient(  # noqa: N802 - the contract's name
+    async def RegisterClient(  # noqa: N802 -- the contract's name
         self, request: matchbus_pb2.RegisterClientRequest, context: Context
     ) -> matchbus_pb2.RegisterClientReply:
         """Hold something meanwhile."""

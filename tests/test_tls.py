@@ -69,7 +69,7 @@ class Server:
                         health_pb2.HealthCheckRequest(), timeout=5
                     )
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - the other way is no error
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 -- the other way is no error
                     return False
             return True
 
@@ -170,7 +170,7 @@ def test_a_file_that_becomes_readable_is_another_version(authority: Authority) -
     cert, key = authority.issue("server")
     before = tls._versions(ServerFiles(cert, key))  # noqa: SLF001
     deadline = time.monotonic() + 5
-    while tls._versions(ServerFiles(cert, key)) == before:  # noqa: SLF001 - file clocks tick slowly
+    while tls._versions(ServerFiles(cert, key)) == before:  # noqa: SLF001 -- file clocks tick slowly
         assert time.monotonic() < deadline
         key.chmod(0o640)
 

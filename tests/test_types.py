@@ -14,7 +14,7 @@ from decimal import Decimal
 from matchbus.listings import Turns
 from matchbus.v1 import matchbus_pb2 as pb
 
-from bus.replica import checksum
+from bus.subjects import feed
 from client import Client, Fill, OrderResult, Side
 from engine.terms import OrderType
 from exchange.assignment import choose_home
@@ -37,7 +37,7 @@ class Waits:
 
 
 print(asyncio.run(main("127.0.0.1:50050"))[0].price + 1, OrderType.LIMIT, pb.SIDE_BUY)
-print(checksum([], []), choose_home, Turns)
+print(feed(1), choose_home, Turns)
 """
 
 

@@ -6,6 +6,7 @@
     output      where they are printed; spinners and live views
     failures    what went wrong, as a person needs it, and its exit code
     desk        one command's (or one prompt's) connection to the venue
+    command     what a command is made of
     account     register, context
     orders      submit, cancel, replace, orders
     holdings    fills, positions
@@ -15,6 +16,6 @@
     prompt      trade
     main        finds the command, runs it, ends the process
 
-It uses the public client library, and `bus` for the feed and for the health of NATS; never the contract
+It uses the client library, and `bus` for the feed and for the health of NATS; never the contract
 itself. `simulation/matchbus.py` is the program that calls `main.main`.
 """

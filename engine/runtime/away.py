@@ -17,7 +17,20 @@ from bus.messages import LegAnswer
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.book import BookSide
-from engine.commands import AwayQuote, Command, LegResult, NewOrder, ReplaceOrder, Uncross
+from engine.commands import (
+    AddInstrument,
+    AwayQuote,
+    CancelAll,
+    CancelOrder,
+    Command,
+    EpochStarted,
+    LegResult,
+    NewOrder,
+    QueryLeg,
+    ReplaceOrder,
+    TakeLeg,
+    Uncross,
+)
 from engine.events import LegSent
 from engine.orders import Order
 from engine.routing import rank
@@ -42,6 +55,10 @@ Three legs at once do it in a quarter of a second; one alone, which is queried, 
 
 _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
+
+_Quoteless = CancelOrder | CancelAll | TakeLeg | QueryLeg | AddInstrument | EpochStarted
+"""A kind that `attach` forgets is none of these: a type error, as with assert_never, and no cancel is matched
+against more kinds for it."""
 
 
 @dataclass(slots=True)
@@ -133,8 +150,8 @@ class AwayView:
             return None if type(command) is Uncross else command
         match command:
             case NewOrder():
-                if command.symbol not in self._state.books:
-                    return command
+                if command.symbol not in self._state.books or command.side not in (1, 2):
+                    return command  # it will be refused
                 limit = None if command.type == _MARKET else command.price
                 return self._with_quotes(command, command.symbol, command.side, limit, command.quantity)
             case ReplaceOrder():
@@ -150,7 +167,8 @@ class AwayView:
             case Uncross():
                 return self._for_uncross(command)
             case _:
-                return command
+                quoteless: _Quoteless = command
+                return quoteless
 
     def crossing(self, symbol: str) -> list[int]:
         """The sides whose best price here is locked or crossed by a quote of a peer with a higher number."""
@@ -207,7 +225,7 @@ class AwayView:
         self._unanswered.pop(leg.peer, None)
         taken = self._taken.setdefault((leg.peer, leg.symbol, leg.side), _Taken())
         taken.as_of = None
-        filled = sum(fill[2] for fill in answer.fills)
+        filled = sum(quantity for _, _, quantity, _, _ in answer.fills)
         aimed = self._aimed.pop(leg.leg_id, None)
         if aimed is not None:
             taken.out -= leg.quantity
@@ -295,7 +313,7 @@ class AwayView:
         opposite = 3 - side
         for number in self._peers:
             replica = self._book(number, symbol)
-            if replica is None or number <= above or side not in (1, 2):
+            if replica is None or number <= above:
                 continue
             best = replica.best(opposite)
             if best is None or not _reaches(side, limit, best[0]):
@@ -354,7 +372,7 @@ def _free_to_leave(own_side: BookSide, worst: int, orders: int) -> int:
 
 
 def _first_of(quotes: tuple[AwayQuote, ...], quantity: int, sign: int) -> tuple[AwayQuote, ...]:
-    """The part of all that is quoted that is taken first, up to a quantity. `sign` turns prices into keys."""
+    """Of all that is quoted, what would be taken first, up to `quantity`. `sign` turns prices into keys."""
     parts: dict[int, list[tuple[int, int]]] = {}
     for level in rank(quotes, sign):
         if not quantity:

@@ -10,7 +10,8 @@ Nothing outside sees a batch before the journal has it; `read` too waits for tha
 
     CommitError
     ├── Overloaded           the queue is full; nothing was taken
-    ├── JournalUnavailable   the journal or the reports cannot be stored, or a read may be old
+    ├── JournalUnavailable   the journal or the reports cannot be stored, or a read may be old; what was
+    │                        under way may be stored
     └── Retired              another process takes over, or this one ends; nothing was taken
 """
 
@@ -51,8 +52,8 @@ at once."""
 
 REIGN_PATIENCE_S: Final = 4.0
 """With nothing stored for longer than this, neither a renewal of the lease nor a batch, another process may
-long have taken over: reads are refused. A restart of nats-server takes less, and who only reads need not hear
-of it."""
+long have taken over: reads are refused. A restart of nats-server takes less, and whoever only reads need
+not hear of it."""
 
 _WATCH_PERIOD_S: Final = 0.1
 
@@ -72,7 +73,7 @@ T = TypeVar("T")
 
 
 class CommitError(Exception):
-    """A command was not taken; it may be sent again as it is."""
+    """A command was not taken, or perhaps was (JournalUnavailable alone); it may be sent again as it is."""
 
 
 class Overloaded(CommitError):

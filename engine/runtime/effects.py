@@ -4,7 +4,7 @@ batch ──▶ legs to peers
       ──▶ book deltas and trades
       ──▶ execution reports (queued; stored exactly once by a task of their own)
       ──▶ the bell of each client with new fills
-      ──▶ then, in the commit loop, the answers
+      ──▶ then, in the commit loop, the answers (a lone engine has given them before all this)
 """
 
 import asyncio
@@ -282,7 +282,7 @@ class Effects:
         """Refused commands by `RejectReason`."""
 
     async def release(self, batch: Batch) -> Awaitable[None] | None:
-        """Let out what a batch caused, the market data before any answer.
+        """Let out what a batch caused; where there are peers, the market data before any answer.
 
         Returns what must be awaited before a client may hear of it (None: nothing).
         """
@@ -295,7 +295,7 @@ class Effects:
                 reported.append(event)
             elif kind is Answered:
                 if event.reject_reason:  # type: ignore[union-attr]  # a cast is a call, for every answer
-                    self.refusals[event.reject_reason] += 1  # type: ignore[union-attr]
+                    self.refusals[event.reject_reason] += 1  # type: ignore[union-attr]  # likewise
             elif kind in REPORTED:
                 reported.append(event)
                 if kind is Fill:

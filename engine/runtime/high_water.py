@@ -132,13 +132,12 @@ def check_reports(engine: int, reported: int, end: JournalPosition, *, accept_lo
         engine,
         f"what is reported in stream {subjects.EXECUTIONS_STREAM}",
         f"it ends at batch {end.batch_number}, but batch {reported} was reported",
-        "start once with --accept-loss",
         accept_loss=accept_loss,
     )
     return False
 
 
-def _refuse(engine: int, witness: str, loss: str, how_to_accept: str, *, accept_loss: bool) -> None:
+def _refuse(engine: int, witness: str, loss: str, *, accept_loss: bool) -> None:
     """Raise JournalBehind, or log the loss when it is accepted."""
     behind = (
         f"the journal of engine {engine} is behind {witness}:"
@@ -146,7 +145,8 @@ def _refuse(engine: int, witness: str, loss: str, how_to_accept: str, *, accept_
     )
     if not accept_loss:
         raise JournalBehind(
-            f"{behind}. Restore the NATS store from a copy; or, to accept the loss for good, {how_to_accept}"
+            f"{behind}. Restore the NATS store from a copy; or, to accept the loss for good, start once with"
+            " --accept-loss"
         )
     _log.critical(
         "LOSS ACCEPTED (--accept-loss): %s. Acknowledged orders and fills in these batches are gone", behind
@@ -242,8 +242,7 @@ class MarkedJournal:
             return
         loss = lost(self._mark, self._there, self.position)
         if loss:
-            witness, how = f"its mark in {self.path}", "start once with --accept-loss"
-            _refuse(self._engine, witness, loss, how, accept_loss=self._accept_loss)
+            _refuse(self._engine, f"its mark in {self.path}", loss, accept_loss=self._accept_loss)
 
     async def __aenter__(self) -> Self:
         self._keeping = asyncio.create_task(self._keep())

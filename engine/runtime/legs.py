@@ -110,7 +110,7 @@ class Legs:
         engine: int,
         loop: CommitLoop,
         away: AwayView,
-        replicas: "dict[str, BookReplica]",
+        replicas: dict[str, BookReplica],
         group: asyncio.TaskGroup,
     ) -> None:
         self._nc = nc
@@ -192,7 +192,7 @@ class Legs:
             patience_s = min(2 * patience_s, MAX_ANSWER_PATIENCE_S)
         crash_points.reach("leg answered")
         self._away.leg_answered(leg, answer)
-        fills = tuple(LegFill(*fill[:4], time_ns=fill[4]) for fill in answer.fills)
+        fills = tuple(LegFill(*fill) for fill in answer.fills)
         filled = sum(fill.quantity for fill in fills)
         outcome = _outcome(filled, leg.quantity, refused=answer.refused)
         self.sent[outcome] += 1
@@ -207,12 +207,12 @@ class Legs:
     async def _await_quotes(self, leg: LegSent) -> None:
         """Wait a while until what the peer shows counts."""
         until_s = time.monotonic() + REFUSED_PATIENCE_S
-        while not self._away.counts(leg.peer, leg.symbol) and time.monotonic() < until_s:  # noqa: ASYNC110 - time may end it
+        while not self._away.counts(leg.peer, leg.symbol) and time.monotonic() < until_s:  # noqa: ASYNC110 -- time may end it
             await asyncio.sleep(_LOOK_S)
 
     async def _connected(self) -> None:
         """Wait until questions can leave: asked meanwhile, they would all leave together afterwards."""
-        while not self._nc.is_connected:  # noqa: ASYNC110 - nats-py tells only the connection's owner
+        while not self._nc.is_connected:  # noqa: ASYNC110 -- nats-py tells only the connection's owner
             await asyncio.sleep(RETRY_S)
 
     def _message(self, leg: LegSent) -> bytes:
@@ -342,16 +342,18 @@ def _is_plausible(message: Leg | LegQuery) -> bool:
 
 def _fits(leg: LegSent, answer: LegAnswer) -> bool:
     """Whether this can be the answer to the leg: its id, no more than it asked, none worse than its limit."""
-    worst = leg.limit if leg.side == Side.BUY else -leg.limit
     sign = 1 if leg.side == Side.BUY else -1
     return (
         answer.leg_id == leg.leg_id
         and 0 <= answer.book_sequence <= _INT64_MAX
         and len(answer.fills) <= MAX_LEG_FILLS
         and all(0 <= number <= _UINT64_MAX for fill in answer.fills for number in fill)
-        and sum(fill[2] for fill in answer.fills) <= leg.quantity
+        and sum(quantity for _, _, quantity, _, _ in answer.fills) <= leg.quantity
         and all(
-            fill[2] > 0 and 0 < fill[1] <= MAX_PRICE and sign * fill[1] <= worst and fill[4] <= _INT64_MAX
-            for fill in answer.fills
+            0 < price <= MAX_PRICE
+            and sign * price <= sign * leg.limit
+            and quantity > 0
+            and time_ns <= _INT64_MAX
+            for _, price, quantity, _, time_ns in answer.fills
         )
     )

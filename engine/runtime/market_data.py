@@ -249,9 +249,8 @@ class MarketData:
     async def _send(self, subject: str, payload: bytes) -> bool:
         """Hand one message to nats-py without waiting; False when it was left out."""
         nc = self._nc
-        takes_messages = nc.is_connected and not nc.is_draining
         backlog_bytes = nc.pending_data_size + len(payload)
-        if not takes_messages or backlog_bytes > MAX_BACKLOG_BYTES or len(payload) > nc.max_payload:
+        if not nc.is_connected or backlog_bytes > MAX_BACKLOG_BYTES or len(payload) > nc.max_payload:
             self.messages_left_out += 1
             return False
         await nc.publish(subject, payload)

@@ -10,11 +10,24 @@ anybody wants to know. Before the journal has a batch it is told as sequenced, a
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from bus.messages import Report, ReportedPrevention
 from engine.commands import Command, TakeLeg
-from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegTaken, Prevented, Replaced
+from engine.events import (
+    Accepted,
+    Answered,
+    BookChanged,
+    Cancelled,
+    CancelledAll,
+    Event,
+    Fill,
+    LegSent,
+    LegTaken,
+    Listed,
+    Prevented,
+    Replaced,
+)
 from engine.terms import Liquidity, OrderStatus, RejectReason, Side
 
 _log: Final = logging.getLogger("orders")
@@ -140,8 +153,10 @@ def _happened(event: Event, takers: Mapping[int, int]) -> tuple[str, dict[str, A
                 "filled": sum(fill.quantity for fill in event.fills),
                 "refused": event.refused,
             }
-        case _:
+        case CancelledAll() | LegSent() | Listed() | BookChanged():
             return None
+        case _:
+            assert_never(event)
 
 
 def _tell(what: str, **fields: Any) -> None:

@@ -25,7 +25,7 @@ _tracer: Tracer | None = None
 
 def begin(tracer: Tracer) -> None:
     """Trace with this from now on."""
-    global _tracer  # noqa: PLW0603 - one for the process, as logging has it
+    global _tracer  # noqa: PLW0603 -- one for the process, as logging has it
     _tracer = tracer
 
 

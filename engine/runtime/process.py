@@ -411,7 +411,7 @@ class Engine:
         crash_points.reach("about to retire")
         try:
             async with asyncio.timeout(RETIRE_S):
-                while not loop.is_idle:  # noqa: ASYNC110 - the loop must not pay for telling anybody
+                while not loop.is_idle:  # noqa: ASYNC110 -- the loop must not pay for telling anybody
                     await asyncio.sleep(_RETIRE_POLL_S)
                 loop.closed = True  # the standby may be at the journal's end already
                 await self._round_trip.make()  # behind those that the last answers wait for
@@ -442,7 +442,7 @@ class Engine:
             doubt = loop.doubt()
             trouble = loop.trouble() or doubt
             if doubt:
-                self._bell.ring_all()  # who follows fills is to go on at a successor, if there is one
+                self._bell.ring_all()  # whoever follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")
@@ -470,7 +470,7 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(PEERS_PATIENCE_S):
                 for number in others:
-                    while not self._sees(number):  # noqa: ASYNC110 - the follower's state changes by time too
+                    while not self._sees(number):  # noqa: ASYNC110 -- the follower's state changes by time too
                         await asyncio.sleep(_POLL_S)
 
     def _sees(self, number: int) -> bool:

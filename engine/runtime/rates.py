@@ -67,5 +67,5 @@ class Rates:
 
     async def pace(self, client: str, commands: Sequence[OrderCommand | None]) -> None:
         """Wait until one part's commands are let in."""
-        while (wait_s := self.take(client, commands)) > 0:  # noqa: ASYNC110 - time is what it waits for
+        while (wait_s := self.take(client, commands)) > 0:  # noqa: ASYNC110 -- time is what it waits for
             await asyncio.sleep(wait_s)

@@ -122,7 +122,10 @@ async def drop_lost(nc: Client, engine: int, store: SnapshotStore) -> None:
 
 
 async def make(state: State, journal: Journal, store: SnapshotStore) -> SnapshotEntry:
-    """Bring an empty state to the journal's end and store a snapshot of it. Raises as `load` does."""
+    """Bring an empty state to the journal's end and store a snapshot of it; its entry.
+
+    Nothing is stored when the newest is of that batch. Raises as `load` does.
+    """
     anything = (sys.maxsize, 0)
     damaged: list[SnapshotEntry] = []
     newest = await load(state, journal, store, anything, damaged)
@@ -243,7 +246,7 @@ class SnapshotMaker:
             return
         try:
             async with asyncio.timeout(MAKE_PATIENCE_S):
-                while process.poll() is None:  # noqa: ASYNC110 - nobody tells of its end without a thread
+                while process.poll() is None:  # noqa: ASYNC110 -- nobody tells of its end without a thread
                     await asyncio.sleep(_LOOK_PERIOD_S)
         except TimeoutError:
             _log.warning("a snapshot is not made within %g s: its maker is killed", MAKE_PATIENCE_S)

@@ -31,7 +31,7 @@ _CUT: Final = "\ufffd"
 
 
 def bounded(text: str, longest: int) -> str:
-    """The text in at most `longest` bytes, and invalid if it was."""
+    """The text in at most `longest` bytes; one that had to be cut is still refused."""
     return text[:longest] if text.isascii() else text[: longest // 4 - 1] + _CUT
 
 

@@ -87,7 +87,7 @@ async def serve(
 
 
 class _Guard:
-    """Lets in only who asks for one of these names, at any port.
+    """Lets in only those who ask for one of these names, at any port.
 
     Starlette's own check cannot read [::1] in all versions.
     """

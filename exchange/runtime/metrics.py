@@ -33,11 +33,11 @@ class StreamSizes:
     def __init__(self) -> None:
         self.newest: Mapping[str, provision.StreamSize] = {}
 
-    async def run(self, client: Client) -> None:
+    async def run(self, nc: Client) -> None:
         """Ask for ever."""
         while True:
             with contextlib.suppress(nats.errors.Error):
-                self.newest = await provision.stream_sizes(client)
+                self.newest = await provision.stream_sizes(nc)
             await asyncio.sleep(STREAM_SIZES_PERIOD_S)
 
 

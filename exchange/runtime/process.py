@@ -4,6 +4,7 @@
          ── instruments   ◀── instruments.toml at start; then watched
          ── engines       ──▶ who they are, where they listen
          ── clients       ──▶ how many call each engine home
+         ── sessions      ──▶ Tokens: ended ones are removed
          ── standby.*     ──▶ who could take over, and how far behind it is
          ── md.>          ──▶ FeedFollower ──▶ engine states, consolidated book, best prices in the log
          ── EXECUTIONS    ──▶ Positions (from the first message on; SERVING once they have caught up)
@@ -299,7 +300,7 @@ class Exchange:
 
     async def _serve_dashboard(self, exchange: str) -> None:
         try:
-            from exchange.runtime import dashboard  # noqa: PLC0415  # an extra that need not be installed
+            from exchange.runtime import dashboard  # noqa: PLC0415 -- an extra that need not be installed
         except ImportError as error:
             raise ProcessFault(
                 f"--dashboard needs {error.name}: pip install 'matchbus[dashboard]', or leave it out"

@@ -1,7 +1,7 @@
 """Registration: a client's name is bound to its secret and its home engine, and a new token is given out.
 
 Checking a secret is slow on purpose, so clients take turns, each among those of its connection: a flood of
-wrong secrets hardly delays who comes by another connection, nor, on its own, a client of another name.
+wrong secrets hardly delays those who come by another connection, nor, on its own, a client of another name.
 
 The binding is one create in the `clients` bucket, a compare-and-set: of two first registrations of one name
 exactly one binds, and the other is then checked against what was bound.

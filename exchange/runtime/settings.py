@@ -19,7 +19,7 @@ from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
 from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen, number, whole
 from exchange.directory import secret_violation
 
-DEFAULT_PASSWORD: Final = "password"  # noqa: S105  # known to all, so refused off loopback
+DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- known to all, so refused off loopback
 DEFAULT_PORT: Final = 50050
 DEFAULT_WEBSOCKET_URL: Final = "ws://127.0.0.1:4223"
 """Where nats.conf takes WebSockets."""

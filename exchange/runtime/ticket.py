@@ -41,7 +41,7 @@ from client import (
 )
 from client import Unavailable as VenueUnavailable
 
-TOKEN_HEADER: Final = "x-matchbus-ticket"  # noqa: S105  # the name of the header
+TOKEN_HEADER: Final = "x-matchbus-ticket"  # noqa: S105 -- the name of the header
 MAX_SESSIONS: Final = 16
 IDLE_S: Final = 300.0
 """A page in the background speaks once a minute, one that is closed never again."""

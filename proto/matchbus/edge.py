@@ -1,6 +1,6 @@
 """What the gRPC edges of the exchange and of the engines do alike: limits, health, tokens, refusals.
 
-Not here: what any call means, certificates (`matchbus.tls`). Imports nothing of ours but the contract.
+Not here: what any call means, certificates. Imports nothing of ours but `matchbus.tls` and the contract.
 """
 
 import asyncio
@@ -150,10 +150,10 @@ class _KnownMethods(cygrpc.AioServer):  # type: ignore[misc]  # likewise
         refusals: set[asyncio.Task[None]] = set()
         while True:
             call = await super()._request_call()
-            context = cygrpc._ServicerContext(call, None, None, loop)  # noqa: SLF001
+            context = cygrpc._ServicerContext(call, None, None, loop)  # noqa: SLF001 -- gRPC has no public way
             refusal = context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
             ending = loop.create_task(
-                cygrpc._schedule_rpc_coro(refusal, call, loop, "unknown")  # noqa: SLF001
+                cygrpc._schedule_rpc_coro(refusal, call, loop, "unknown")  # noqa: SLF001 -- likewise
             )
             refusals.add(ending)
             ending.add_done_callback(refusals.discard)
@@ -178,7 +178,9 @@ class Edge:
         for name in (service, health.SERVICE_NAME):
             methods = matchbus_pb2.DESCRIPTOR.pool.FindServiceByName(name).methods_by_name
             # Who answers them, doors say.
-            self.server.add_registered_method_handlers(name, dict.fromkeys(methods))  # type: ignore[attr-defined]
+            self.server.add_registered_method_handlers(  # type: ignore[attr-defined]  # the stubs lack it
+                name, dict.fromkeys(methods)
+            )
         self._services = ("", service)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         door = Door(health.SERVICE_NAME, "")

@@ -31,7 +31,7 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 
 
 class Collector:
-    """An OTLP/HTTP endpoint. `send` waits for it, so it belongs into a thread."""
+    """An OTLP/HTTP endpoint. `send` waits for it, so it belongs in a thread."""
 
     def __init__(self, url: str, service: str) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `Tracer` says it, once

@@ -5,7 +5,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.consolidated import Share, crossed, levels, nbbo
+from bus.consolidated import Share, levels, nbbo
 from bus.messages import ASK, BID, LevelChange
 from bus.replica import BookReplica
 
@@ -38,14 +38,6 @@ def test_nbbo_takes_the_best_of_all_engines() -> None:
     assert quote.ask is not None
     assert quote.ask.price == 103
     assert nbbo({}) == (None, None)
-
-
-def test_crossed_needs_two_engines() -> None:
-    """Locked and crossed count, between different engines only."""
-    assert crossed({1: book((BID, 100, 1, 1)), 2: book((ASK, 100, 1, 1))})
-    assert crossed({1: book((ASK, 99, 1, 1)), 2: book((BID, 100, 1, 1))})
-    assert not crossed({1: book((BID, 100, 1, 1), (ASK, 101, 1, 1)), 2: book((BID, 99, 1, 1))})
-    assert not crossed({})
 
 
 @given(

@@ -123,11 +123,11 @@ async def test_a_leader_that_is_behind_is_asked_again(
     behind = [Extent(1, end.last_seq - 1, replicas=3)]
     ask, find = bus.stream.extent, bus.stream.last_message
 
-    async def extent(client: Connection, stream: str) -> Extent:
-        return behind[0] if stays_behind else behind.pop() if behind else await ask(client, stream)
+    async def extent(nc: Connection, stream: str) -> Extent:
+        return behind[0] if stays_behind else behind.pop() if behind else await ask(nc, stream)
 
-    async def last(client: Connection, stream: str, subject: str) -> Stored | None:
-        return None if behind else await find(client, stream, subject)
+    async def last(nc: Connection, stream: str, subject: str) -> Stored | None:
+        return None if behind else await find(nc, stream, subject)
 
     async def losing(*_: object) -> None:
         monkeypatch.setattr(publisher, "attempt", attempt)
@@ -202,8 +202,8 @@ async def test_a_server_that_is_away_or_behind_has_lost_nothing(
     await writer.publish(_message(1, 1, 1))
     find, behind = bus.stream.last_message, [None]
 
-    async def last(client: Connection, stream: str, subject: str) -> Stored | None:
-        return behind.pop() if behind else await find(client, stream, subject)
+    async def last(nc: Connection, stream: str, subject: str) -> Stored | None:
+        return behind.pop() if behind else await find(nc, stream, subject)
 
     monkeypatch.setattr(bus.executions, "last_message", last)
     await writer.check()

@@ -501,8 +501,8 @@ async def test_resuming_waits_for_a_leader_that_is_behind(
     ask = bus.stream.extent
     behind = [Extent(0, 0, replicas=3)]
 
-    async def extent(client: Connection, stream: str) -> Extent:
-        return behind.pop() if behind else await ask(client, stream)
+    async def extent(nc: Connection, stream: str) -> Extent:
+        return behind.pop() if behind else await ask(nc, stream)
 
     monkeypatch.setattr(bus.stream, "extent", extent)
     resumed = JetStreamJournal(nats_connection, engine)
@@ -523,7 +523,7 @@ async def test_a_closed_connection_ends_the_append(nats_connection: Connection, 
 
 async def _follow(journal: Journal, seen: list[Record]) -> None:
     async for record in journal.tail():
-        seen.append(record)  # noqa: PERF401 - each must be seen when it comes
+        seen.append(record)  # noqa: PERF401 -- each must be seen when it comes
 
 
 async def test_a_tail_gives_records_as_they_come(store: Store) -> None:
@@ -556,7 +556,7 @@ async def test_a_tail_leaves_out_a_replaced_primary(store: Store) -> None:
     reader = store.open()
     seen: list[Record] = []
     following = asyncio.create_task(_follow(reader, seen))
-    while await reader.lag():  # noqa: ASYNC110 - it has yet to come to the zombie's record
+    while await reader.lag():  # noqa: ASYNC110 -- it has yet to come to the zombie's record
         await asyncio.sleep(0.002)
     following.cancel()
     await asyncio.wait((following,))

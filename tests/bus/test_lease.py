@@ -180,7 +180,7 @@ async def test_an_expired_lease_that_nobody_took_is_kept(rivals: tuple[Lease, Le
     first, second = rivals
     assert await first.acquire()
     async with asyncio.timeout(5):
-        while await second.holder() is not None:  # noqa: ASYNC110 - the server lets it expire
+        while await second.holder() is not None:  # noqa: ASYNC110 -- the server lets it expire
             await asyncio.sleep(0.02)
     assert not await first.renew()
     assert await second.holder() == first.entry
@@ -257,7 +257,7 @@ async def test_who_waits_longer_comes_first(
         reign.cancel()
     else:
         reign.cancel()
-        while await late.holder() == reigning.entry:  # noqa: ASYNC110 - the server lets it expire
+        while await late.holder() == reigning.entry:  # noqa: ASYNC110 -- the server lets it expire
             await asyncio.sleep(0.001)
         newcomer = asyncio.create_task(late.claim(leave_first_s=NEWCOMER_S))
     await asyncio.wait((waiting, newcomer), timeout=5, return_when=asyncio.FIRST_COMPLETED)

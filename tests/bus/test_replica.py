@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.messages import ASK, BID, BookDelta, BookSnapshot, LevelChange, decode_feed, encode
-from bus.replica import MAX_WAITING, BookReplica, Outcome, checksum
+from bus.replica import MAX_WAITING, BookReplica, Outcome
+from tests.feed_checksum import checksum
 
 Image = tuple[LevelChange, ...]
 
@@ -305,10 +306,12 @@ def test_levels_are_best_first_with_a_depth() -> None:
 
 def test_the_checksum_covers_ten_levels_a_side() -> None:
     """The text is price:quantity; best first, bids, a bar, asks."""
-    bids = [(100 - rank, rank + 1, 1) for rank in range(12)]
+    replica = BookReplica("AAPL")
+    replica.load(1, 1, [(BID, 100 - rank, rank + 1, 1) for rank in range(12)])
     text = "".join(f"{100 - rank}:{rank + 1};" for rank in range(10)) + "|"
-    assert checksum(bids, []) == zlib.crc32(text.encode())
-    assert checksum([], []) == zlib.crc32(b"|")
+    assert replica.checksum == zlib.crc32(text.encode())
+    replica.load(1, 1, ())
+    assert replica.checksum == zlib.crc32(b"|")
 
 
 @given(

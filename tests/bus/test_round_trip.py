@@ -104,7 +104,7 @@ async def test_nobody_waits_for_a_server_that_is_away(
     if frozen:
         assert took_s >= PATIENCE_S * 0.9
     async with asyncio.timeout(5):
-        while not connection.is_connected:  # noqa: ASYNC110 - nats-py tells it to one owner only
+        while not connection.is_connected:  # noqa: ASYNC110 -- nats-py tells it to one owner only
             await asyncio.sleep(0.01)
     await asyncio.wait_for(connection.flush(), 5)
     started = time.monotonic()

@@ -4,7 +4,7 @@ Orders rest unless their price is 100 ticks, which fills them at once. What the 
 by client order id, as the contract demands.
 """
 
-# ruff: noqa: D102, N802 - the contract names the methods and says what they do
+# ruff: noqa: D102, N802 -- the contract names the methods and says what they do
 
 import asyncio
 from collections import deque

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bus.replica import checksum
 from bus.server import NatsServer
 from tests.client.fake_venue import FakeVenue
 from tests.conftest import Connections
+from tests.feed_checksum import checksum
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -199,7 +199,7 @@ async def test_a_registration_that_ends_with_the_client_opens_nothing(venue: Fak
     client = venue.client()
     opening = asyncio.create_task(client.open())
     await until(lambda: venue.searches)
-    client._session.closed = True  # noqa: SLF001 - what `close` does first
+    client._session.closed = True  # noqa: SLF001 -- what `close` does first
     venue.hold_searches.set()
     with pytest.raises(ClientClosed):
         await opening

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bus.messages import BookDelta, BookSnapshot
-from bus.replica import BookReplica, Outcome, checksum
+from bus.replica import BookReplica, Outcome
 from engine import commands as journaled
 from engine.book import Book, BookSide
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
@@ -28,6 +28,7 @@ from engine.state import State
 from engine.terms import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from tests.engine.flow import CLIENTS, SYMBOLS, Flow
 from tests.engine.venue import Venue, apply_batch
+from tests.feed_checksum import checksum
 from tests.reference_book import Answer, ReferenceMarket
 
 COMMANDS = int(os.environ.get("RANDOM_COMMANDS", "100000"))

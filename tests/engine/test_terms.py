@@ -44,7 +44,7 @@ def test_terms_have_the_numbers_of_the_contract(
     assert {name: number for name, number in ours.items() if number} == {
         name: number for name, number in theirs.items() if number
     }
-    assert all(name.startswith(prefix) for name in wire.keys())  # noqa: SIM118 - a wrapper is no dict
+    assert all(name.startswith(prefix) for name in wire.keys())  # noqa: SIM118 -- a wrapper is no dict
     assert wire.Name(0) == f"{prefix}UNSPECIFIED"
 
 

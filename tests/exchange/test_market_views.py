@@ -24,7 +24,6 @@ from bus.messages import (
     encode,
 )
 from bus.peer import DOWN_NS, PeerFeed, PeerState
-from bus.replica import checksum
 from bus.view_messages import (
     DEPTH,
     BookView,
@@ -45,6 +44,7 @@ from exchange.market_views import (
     Market,
     MarketViews,
 )
+from tests.feed_checksum import checksum
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "views.md"
 MS = 1_000_000

@@ -52,7 +52,7 @@ def collector() -> Iterator[Collector]:
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class's name
             """Not a word."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

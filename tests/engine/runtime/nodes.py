@@ -12,7 +12,7 @@ from bus import subjects
 from bus.journal import MemoryJournal
 from bus.messages import ASK, BID, BookSnapshot, Heartbeat, Leg, LegQuery, decode_route
 from bus.peer import PeerFeed
-from bus.replica import BookReplica, checksum
+from bus.replica import BookReplica
 from engine.commands import AddInstrument, Command, NewOrder, decode
 from engine.events import Fill, LegSent
 from engine.runtime.away import AwayView
@@ -21,6 +21,7 @@ from engine.runtime.legs import Legs
 from engine.runtime.recovery import begin_reign
 from engine.state import State
 from engine.terms import Side
+from tests.feed_checksum import checksum
 
 
 class _Done(Exception):

@@ -9,7 +9,7 @@ import pytest
 from bus.connection import Connection
 from bus.messages import ASK, BID, BookSnapshot, Heartbeat, LegAnswer
 from bus.peer import PeerFeed, PeerState
-from bus.replica import BookReplica, Level, checksum
+from bus.replica import BookReplica, Level
 from engine.commands import (
     AddInstrument,
     AwayQuote,
@@ -30,6 +30,7 @@ from engine.runtime.away import MAX_LEVELS, MAX_QUOTES, SUSPECT_AFTER_UNANSWERED
 from engine.state import State
 from engine.terms import MAX_LEG_FILLS, OrderType, Side
 from tests.engine.runtime.nodes import Node, tasks
+from tests.feed_checksum import checksum
 
 OWN = 5
 MS = 1_000_000

@@ -272,9 +272,9 @@ async def test_an_idle_engine_looks_whether_its_reports_are_still_there(stream: 
     await until(lambda: stream.looks > 1)
     for number in range(1, 4):
         reports.add(1, number, cancels(number))
-        await until(lambda: len(stream.stored) == number)  # noqa: B023 - awaited at once
+        await until(lambda: len(stream.stored) == number)  # noqa: B023 -- awaited at once
         looks = stream.looks
-        await until(lambda: stream.looks > looks + 1)  # noqa: B023 - awaited at once
+        await until(lambda: stream.looks > looks + 1)  # noqa: B023 -- awaited at once
     assert stream.order_ids() == [1, 2, 3]
     stream.stored.clear()
     with pytest.raises(ExecutionsDamaged):

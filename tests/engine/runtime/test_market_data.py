@@ -241,7 +241,7 @@ async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(
     async with running(market_data):
         await own_server.kill()
         async with asyncio.timeout(5):
-            while nc.is_connected:  # noqa: ASYNC110 - nats-py tells it to one owner only
+            while nc.is_connected:  # noqa: ASYNC110 -- nats-py tells it to one owner only
                 await asyncio.sleep(0.01)
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
         assert market_data.messages_left_out >= 1

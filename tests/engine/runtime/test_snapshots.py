@@ -415,10 +415,10 @@ async def test_a_server_that_is_behind_has_no_damaged_snapshots(
     behind = 3
     get_msg = JetStreamContext.get_msg
 
-    async def extent_behind(client: Client, stream: str) -> Extent:
+    async def extent_behind(nc: Client, stream: str) -> Extent:
         nonlocal behind
         behind -= 1
-        found = await extent(client, stream)
+        found = await extent(nc, stream)
         return msgspec.structs.replace(found, last_seq=found.last_seq - (behind > 0), replicas=3)
 
     async def get_behind(*arguments: Any, **options: Any) -> RawStreamMsg:

@@ -43,13 +43,13 @@ from bus.messages import (
 )
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
-from bus.replica import checksum
 from bus.server import NatsServer
 from exchange.runtime import process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
 from simulation.ports import claim_port
+from tests.feed_checksum import checksum
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -62,7 +62,7 @@ DEADLINE_S = 10.0
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until the condition holds; fail at the deadline."""
     async with asyncio.timeout(DEADLINE_S):
-        while not await condition():  # noqa: ASYNC110  # what is waited for is in another process
+        while not await condition():  # noqa: ASYNC110 -- what is waited for is in another process
             await asyncio.sleep(0.02)
 
 
