@@ -142,7 +142,7 @@ def chromium() -> str | None:
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Any]:
     """The page in a Chromium of its own."""
-    from playwright.async_api import async_playwright  # noqa: PLC0415  # need not be installed
+    from playwright.async_api import async_playwright  # noqa: PLC0415 -- need not be installed
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(

@@ -40,7 +40,7 @@ def printed_address(demo: "subprocess.Popen[str]") -> str:
 
 def until_it_moves(address: str, began: float) -> None:
     """Return when the ladder has shown several books."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415  # no part of `make install`
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 -- no part of `make install`
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

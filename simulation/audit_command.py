@@ -107,30 +107,30 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
     """
     try:
         async with (
-            connected(url, "simulation-audit") as client,
+            connected(url, "simulation-audit") as nc,
             asyncio.timeout(PATIENCE_S) as patience,
         ):
-            return await _read(client, url, window_ms, patience)
+            return await _read(nc, url, window_ms, patience)
     except (TimeoutError, JournalClosed, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
 
 
-async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Timeout) -> dict[int, Audit]:
+async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout) -> dict[int, Audit]:
     loop = asyncio.get_running_loop()
-    engines = await provision.journaled_engines(client)
+    engines = await provision.journaled_engines(nc)
     if not engines:
         raise NotJudged(
             f"the server at {url} has no journal: name a market's server by --nats; a market that runs with"
             " --durability none leaves nothing to judge"
         )
     market = audits(engines, window_ms * _NS_PER_MS)
-    journals = {engine: JetStreamJournal(client, engine) for engine in engines}
+    journals = {engine: JetStreamJournal(nc, engine) for engine in engines}
     total = 0
     for engine, journal in journals.items():
-        found = await extent(client, subjects.journal_stream(engine))
+        found = await extent(nc, subjects.journal_stream(engine))
         if found.first_seq > 1:
             with unhurried(patience):
-                await _begin_at_snapshot(client, market[engine], journal)
+                await _begin_at_snapshot(nc, market[engine], journal)
         total += found.last_seq - journal.sequence
     # Journals are read to slightly different ends. What was stamped before now is in all of them soon.
     until_ns = time.time_ns()
@@ -161,10 +161,10 @@ async def _read(client: Client, url: str, window_ms: int, patience: asyncio.Time
     return market
 
 
-async def _begin_at_snapshot(client: Client, audit: Audit, journal: JetStreamJournal) -> None:
+async def _begin_at_snapshot(nc: Client, audit: Audit, journal: JetStreamJournal) -> None:
     """Begin where an engine would: the head of the journal was trimmed, and the newest snapshot has it."""
     state = State(audit.engine)
-    if await load(state, journal, SnapshotStore(client, audit.engine), (sys.maxsize, 0)) is None:
+    if await load(state, journal, SnapshotStore(nc, audit.engine), (sys.maxsize, 0)) is None:
         stream = subjects.journal_stream(audit.engine)
         raise NotJudged(
             f"{stream} was trimmed, and no snapshot of engine {audit.engine} can be read that has what is"

@@ -28,7 +28,7 @@ from simulation.cluster import Cluster
 from simulation.ports import LOOPBACK
 from simulation.strikes import Strikes
 
-TOKEN_HEADER: Final = "x-matchbus-token"  # noqa: S105  # the name of the header
+TOKEN_HEADER: Final = "x-matchbus-token"  # noqa: S105 -- the name of the header
 FREEZE_S: Final = 3.0
 TRADER: Final = "demo"
 """The client that a visitor of the page trades as."""
@@ -136,9 +136,9 @@ class Controls:
 
 
 _ACTIONS: Final[dict[str, Callable[[Controls, int, int], str]]] = {
-    "kill": Controls._kill,  # noqa: SLF001  # a table of the class's own
-    "freeze": Controls._freeze,  # noqa: SLF001
-    "restart": Controls._restart,  # noqa: SLF001
+    "kill": Controls._kill,  # noqa: SLF001 -- a table of the class's own
+    "freeze": Controls._freeze,  # noqa: SLF001 -- likewise
+    "restart": Controls._restart,  # noqa: SLF001 -- likewise
 }
 
 

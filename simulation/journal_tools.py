@@ -135,17 +135,17 @@ async def read(
     findings = Findings(engine, subjects.journal_stream(engine))
     try:
         async with (
-            connected(url, f"journal-tools-{engine}") as client,
+            connected(url, f"journal-tools-{engine}") as nc,
             asyncio.timeout(PATIENCE_S) as patience,
         ):
-            await _read(client, findings, each, last, patience, state)
+            await _read(nc, findings, each, last, patience, state)
     except (TimeoutError, JournalClosed, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
     return findings
 
 
 async def _read(
-    client: Client,
+    nc: Client,
     findings: Findings,
     each: Each,
     last: int | None,
@@ -153,14 +153,14 @@ async def _read(
     state: State | None,
 ) -> None:
     loop = asyncio.get_running_loop()
-    journal = JetStreamJournal(client, findings.engine)
-    before = await _extent(client, findings.stream)
+    journal = JetStreamJournal(nc, findings.engine)
+    before = await _extent(nc, findings.stream)
     try:
         await journal.skip_trimmed()
         if state is not None and journal.sequence:
-            journal = JetStreamJournal(client, findings.engine)
+            journal = JetStreamJournal(nc, findings.engine)
             with unhurried(patience):
-                await load(state, journal, SnapshotStore(client, findings.engine), (sys.maxsize, 0))
+                await load(state, journal, SnapshotStore(nc, findings.engine), (sys.maxsize, 0))
         with progress(findings.stream, before.last_seq) as tell:
             async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
                 async for record in records:
@@ -179,9 +179,9 @@ async def _read(
                         findings.epochs.append(record.epoch)
                     tell(findings.batches)
     except JournalDamaged as error:
-        if isinstance(error.__cause__, StreamMissing) and not await _has_snapshots(client, findings.engine):
+        if isinstance(error.__cause__, StreamMissing) and not await _has_snapshots(nc, findings.engine):
             raise NeverRan(findings.engine) from error
-        first = (await _extent(client, findings.stream)).first_seq
+        first = (await _extent(nc, findings.stream)).first_seq
         if first > before.first_seq > 0 and first > journal.sequence + 1:
             raise TrimmedMeanwhile(findings.stream, first) from error
         findings.damaged_at, findings.damage = error.sequence, error.what
@@ -189,19 +189,19 @@ async def _read(
     findings.records = findings.batches + findings.replaced_records
 
 
-async def _has_snapshots(client: Client, engine: int) -> bool:
+async def _has_snapshots(nc: Client, engine: int) -> bool:
     """Whether the engine ran here: then a journal that is missing has been lost."""
     try:
-        await extent(client, subjects.object_stream(subjects.snapshots_bucket(engine)))
+        await extent(nc, subjects.object_stream(subjects.snapshots_bucket(engine)))
     except StreamMissing:
         return False
     return True
 
 
-async def _extent(client: Client, stream: str) -> Extent:
+async def _extent(nc: Client, stream: str) -> Extent:
     """What there is to read; all 0 when that cannot be told."""
     with contextlib.suppress(*AWAY, StreamMissing):
-        return await extent(client, stream)
+        return await extent(nc, stream)
     return Extent(0, 0)
 
 

@@ -321,7 +321,7 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
     if not cluster.dashboard_url:
         yield
         return
-    from simulation.controls import running_controls  # noqa: PLC0415  # an extra that need not be installed
+    from simulation.controls import running_controls  # noqa: PLC0415 -- an extra that need not be installed
 
     async with running_controls(cluster) as controls:
         console.print(f"See it, and strike it: {controls.page_url}", soft_wrap=True, highlight=False)

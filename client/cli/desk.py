@@ -16,6 +16,9 @@ from client.cli.settings import Settings, SettingsError, contexts_file, load, re
 TELL_S: Final = 60.0
 """How often a command that goes on says that nobody answers."""
 
+EXPLAINED: Final = (Failure, SettingsError, MatchbusError, ValueError)
+"""What a command may raise. `ValueError`: what the library cannot send, such as a price off the tick."""
+
 
 @asynccontextmanager
 async def exchange_asked() -> AsyncIterator[None]:

@@ -15,13 +15,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import import_module
 from typing import Final
 
-from client import MatchbusError
 from client.cli.arguments import HelpShown
 from client.cli.command import Command, Options
-from client.cli.desk import Desk
+from client.cli.desk import EXPLAINED, Desk
 from client.cli.failures import DONE, Failure
 from client.cli.output import Output
-from client.cli.settings import SettingsError
 
 MODULES: Final = {
     "register": "account",
@@ -39,9 +37,6 @@ MODULES: Final = {
     "trade": "prompt",
 }
 """Where each command is. Only its module is loaded: not all need NATS, and few a prompt."""
-
-_ERRORS: Final = (Failure, SettingsError, MatchbusError, ValueError)
-"""What a command may raise. `ValueError`: what the library cannot send, such as a price off the tick."""
 
 
 def main(name: str, words: Sequence[str]) -> int:
@@ -79,7 +74,7 @@ async def run(command: Command, options: Options, output: Output) -> int:
     async with Desk(vars(options), os.environ, output) as desk:
         try:
             return await _carry_out(command, options, desk)
-        except _ERRORS as error:
+        except EXPLAINED as error:
             failure = await desk.explain(error)
             output.failure(failure)
             return failure.code

@@ -19,9 +19,8 @@ from client import Client, MatchbusError, OrderState, Unavailable
 from client.cli import health, holdings, market, orders
 from client.cli.arguments import HelpShown, Parser
 from client.cli.command import Command, Options
-from client.cli.desk import Desk
+from client.cli.desk import EXPLAINED, Desk
 from client.cli.failures import DONE, REFUSED, Failure, Interrupted, Misuse
-from client.cli.settings import SettingsError
 from client.cli.sheets import fill_line
 
 LINE_COMMANDS: Final = {
@@ -37,7 +36,6 @@ WORDS: Final = (*SIDES, *LINE_COMMANDS, HELP, ENDS[0])
 AWAY_PAUSE_S: Final = 1.0
 """How long after an outage fills are asked for again."""
 
-_ERRORS: Final = (Failure, SettingsError, MatchbusError, ValueError)
 _LONGEST_LINE_BYTES: Final = 65_536
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _QUANTITY_AT: Final = 2
@@ -90,7 +88,7 @@ async def execute(line: str | None, desk: Desk, where: str = "") -> int:
         raise Interrupted(f"{where}interrupted") from None
     except Interrupted as end:
         raise Interrupted(where + end.text, end.hint) from None
-    except _ERRORS as error:
+    except EXPLAINED as error:
         failure = await desk.explain(error)
         desk.output.failure(Failure(where + failure.text, failure.hint))
         return failure.code
@@ -235,9 +233,9 @@ async def _next_line(reader: asyncio.StreamReader) -> bytes | None:
 async def _at_prompt(client: Client, desk: Desk) -> None:
     """Read lines from a person until the end."""
     from prompt_toolkit import PromptSession  # noqa: PLC0415 -- a pipe needs no prompt
-    from prompt_toolkit.completion import CompleteEvent, Completer, Completion  # noqa: PLC0415
-    from prompt_toolkit.document import Document  # noqa: PLC0415
-    from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion  # noqa: PLC0415 -- likewise
+    from prompt_toolkit.document import Document  # noqa: PLC0415 -- likewise
+    from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415 -- likewise
 
     open_orders: list[OrderState] = []
 
