@@ -51,8 +51,11 @@ MAX_ACTIVE_PER_BEAT: Final = 100
 """Active symbols whose snapshot comes round at one heartbeat. With more than 1,500 the round takes longer:
 snapshots of ten thousand would cost more than the orders do."""
 
-IDLE_CYCLE_BEATS: Final = 300
-"""Each book's snapshot, active or not, comes round once in this many heartbeats."""
+IDLE_CYCLE_NS: Final = 5_000_000_000
+"""Any symbol's snapshot comes round this often."""
+
+MAX_IDLE_PER_BEAT: Final = 35
+"""Idle symbols whose snapshot comes round at one heartbeat: ten thousand take half a minute."""
 
 MAX_BACKLOG_BYTES: Final = 2_000_000
 """With more than this not yet taken by the socket, messages are left out; below nats-py's own 2 MiB, at which
@@ -215,8 +218,8 @@ class MarketData:
         )
         if self.epoch:
             await self._send(self._heartbeat_subject, encode(heartbeat))
-        self._turn_active_cycle(now_ns)
-        self._turn_idle_cycle()
+        self._owe_round(self._active_cycle, self._changed_ns, now_ns - ACTIVE_CYCLE_NS, MAX_ACTIVE_PER_BEAT)
+        self._owe_round(self._idle_cycle, self.replicas, now_ns - IDLE_CYCLE_NS, MAX_IDLE_PER_BEAT)
         await self._send_owed()
 
     async def _send_owed(self) -> None:
@@ -283,22 +286,12 @@ class MarketData:
                 break
             del self._changed_ns[symbol]
 
-    def _turn_active_cycle(self, now_ns: int) -> None:
-        if not self._active_cycle:
-            self._active_cycle = [
-                symbol
-                for symbol in self._changed_ns
-                if now_ns - self._snapshot_ns.get(symbol, 0) >= ACTIVE_CYCLE_NS
-            ]
-        self._owed.update(dict.fromkeys(self._active_cycle[:MAX_ACTIVE_PER_BEAT]))
-        del self._active_cycle[:MAX_ACTIVE_PER_BEAT]
-
-    def _turn_idle_cycle(self) -> None:
-        if not self._idle_cycle:
-            self._idle_cycle = list(self.replicas)
-        share = -(-len(self.replicas) // IDLE_CYCLE_BEATS)
-        for _ in range(min(share, len(self._idle_cycle))):
-            self._owed[self._idle_cycle.pop()] = None
+    def _owe_round(self, cycle: list[str], symbols: Iterable[str], shown_before_ns: int, most: int) -> None:
+        """Owe the next of a round; once it is over, a new one begins, of what was last shown before then."""
+        if not cycle:
+            cycle.extend(symbol for symbol in symbols if self._snapshot_ns.get(symbol, 0) <= shown_before_ns)
+        self._owed.update(dict.fromkeys(cycle[:most]))
+        del cycle[:most]
 
     def _replica(self, symbol: str) -> BookReplica:
         replica = self.replicas.get(symbol)
