@@ -1,4 +1,4 @@
-"""Follow all executions with nothing but nats-py: drop_copy.py nats://127.0.0.1:4222 [after].
+"""Follow all executions with nats-py and msgspec: drop_copy.py nats://127.0.0.1:4222 [after].
 
 A line is the place of a message in the stream EXECUTIONS, the engine that reports, and one report, its fields
 as in docs/reference.md. The last place is all a program has to keep to go on where it stopped.

@@ -18,7 +18,7 @@ field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])
 
 run=$(date +%s)
 maker=maker-$run taker=taker-$run
-matchbus register "$maker" --exchange "$exchange" --nats "$nats"
+matchbus register "$maker" --engine 1 --exchange "$exchange" --nats "$nats"
 matchbus register "$taker" --exchange "$exchange" --nats "$nats"
 
 # An id of one's own makes a command safe to repeat: the second time it enters nothing.

@@ -4,6 +4,7 @@ Here: these settings, and as which options they reach its processes. Not here: t
 (`simulation/cluster.py`).
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,12 @@ class Access:
             raise ClientsDiffer(
                 f"with --tls-cert, say in {tls.CA_VARIABLE} which file vouches for {self.files.cert}: this "
                 "command and all clients need it"
+            )
+        demands_certificate = self.files is not None and self.files.client_ca is not None
+        if demands_certificate and not os.environ.get(tls.CERT_VARIABLE):
+            raise ClientsDiffer(
+                f"with --tls-client-ca, name a certificate and its key in {tls.CERT_VARIABLE} and "
+                f"{tls.KEY_VARIABLE}: this command and all clients need one"
             )
         if self.files is None and speaks_tls:
             raise ClientsDiffer(

@@ -144,7 +144,7 @@ class EngineCollector(Collector):
         since = self._journal.unanswered_since
         yield gauge(
             "matchbus_journal_unanswered_seconds",
-            "How long the journal has given no good answer; 0 when it is healthy.",
+            "How long an append has had no good answer; 0 if none waits, as on an idle engine.",
             time.monotonic() - since if since is not None else 0,
         )
         yield gauge(

@@ -129,6 +129,10 @@ async def test_a_market_and_its_clients_both_speak_tls_or_neither(
     with pytest.raises(ClientsDiffer, match="unset it, or give --tls-cert"):
         async with Cluster(engines=1):
             pass
+    mutual = Access(tls.ServerFiles(files.cert, files.key, authority.ca))
+    with pytest.raises(ClientsDiffer, match="and its key in MATCHBUS_TLS_CERT and MATCHBUS_TLS_KEY"):
+        async with Cluster(engines=1, access=mutual):
+            pass
     monkeypatch.setenv("MATCHBUS_TLS_CA", str(authority.ca) + "x")
     with pytest.raises(ClientsDiffer, match=r"_KEY in the environment: .*x: No such file"):
         async with Cluster(engines=1, access=Access(files)):
