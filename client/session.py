@@ -8,7 +8,7 @@ The rules of a retry are in `Retry`, the same for order entry, fills and single 
     UNAUTHENTICATED                  register again until there is a new token, then give the engine a second
                                      to learn it
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
-    UNAVAILABLE                      ask the exchange where the home engine is now: another process may have
+    UNAVAILABLE from the engine      ask the exchange where the home engine is now: another process may have
                                      taken over; go there at once, or back off a little and look again;
                                      while the exchange is away too, try the engine's processes in turn
     everything else                  back off with jitter and try again
@@ -181,6 +181,8 @@ class Session:
         # Kept until the end: closing a channel would cancel the calls that other tasks still have on it.
         self._links: dict[str, Link] = {}
         self._registering = asyncio.Lock()
+        self._searching = asyncio.Lock()
+        self._searches = 0  # that are over
 
     @property
     def home(self) -> Link:
@@ -230,8 +232,10 @@ class Session:
         While the exchange does not answer, the engine's processes are tried in turn. False when it answers
         and does not know: then registering again may help.
         """
-        async with self._registering:
-            if self.generation != generation:
+        searches = self._searches
+        async with self._searching:
+            # One search is for all who wait: each with its own, the last of many would wait for very long.
+            if self.generation != generation or self._searches != searches:
                 return True
             try:
                 home = await self._search()
@@ -239,6 +243,8 @@ class Session:
                 _log.info("the exchange does not say where E%d is: %s", self.engine, error.code())
                 self._guess()
                 return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            finally:
+                self._searches += 1
             if home:
                 self.is_guessing = False
                 self._move(home)
@@ -256,6 +262,7 @@ class Session:
         """Move on to the next process of our engine; one that only stands by says so."""
         others = [address for address in self._processes if address != self._engine_address]
         if others:
+            self._processes = [*others, self._engine_address]  # whose turn it was comes last
             self.is_guessing = True
             self._move(others[0])
 
@@ -298,7 +305,7 @@ class Session:
             raise ClientClosed("the client is not open")
 
     async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
-        retry = Retry(self, self.deadline_s)
+        retry = Retry(self, self.deadline_s, at_exchange=at_exchange)
         with self.telling_of_close():
             while True:
                 generation = self.generation
@@ -355,11 +362,13 @@ class Session:
 class Retry:
     """The attempts of one operation: `failed` returns when the next may be made, or raises why not.
 
-    The deadline counts from the beginning or the last `progressed`.
+    The deadline counts from the beginning or the last `progressed`. One `at_exchange` says nothing about the
+    home engine when it fails.
     """
 
-    def __init__(self, session: Session, deadline_s: float) -> None:
+    def __init__(self, session: Session, deadline_s: float, *, at_exchange: bool = False) -> None:
         self._session = session
+        self._at_exchange = at_exchange
         self._deadline_s = deadline_s
         self._failures = 0
         self._short_lives = 0
@@ -438,7 +447,7 @@ class Retry:
         match code:
             case grpc.StatusCode.UNAUTHENTICATED:
                 helps = self._token_renewed_at is None
-            case grpc.StatusCode.UNAVAILABLE:
+            case grpc.StatusCode.UNAVAILABLE if not self._at_exchange:
                 found = await session.find_home(generation)
                 helps = often and not found
             case grpc.StatusCode.FAILED_PRECONDITION:

@@ -233,7 +233,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.searches = 0
         self.engines = [FakeEngine(self, 1), FakeEngine(self, 2)]
         self.home = self.engines[0]
-        self.standby_address = "127.0.0.1:1"
+        self.standby_addresses = ["127.0.0.1:1"]
         self.symbols = ["AAPL"]
         self.accepts = True
         self.address = ""
@@ -305,14 +305,15 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         if self.hold_searches is not None:
             await self.hold_searches.wait()
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
-        standby = pb.Engine(engine=number, address=self.standby_address, role=role)
+        standbys = [pb.Engine(engine=number, address=it, role=role) for it in self.standby_addresses]
         home = pb.Engine(
             engine=number,
             address=self.home.address,
             role=pb.ENGINE_ROLE_PRIMARY,
             state=pb.ENGINE_STATE_LIVE,
         )
-        return pb.ListEnginesReply(engines=[standby, home])  # a client relies on no order
+        in_no_order = [*standbys[:1], home, *standbys[1:]]
+        return pb.ListEnginesReply(engines=in_no_order)
 
     async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:
         held = pb.Position(symbol="AAPL", position=-5, average_price=10_125.5, realized_pnl=200, fees=1)
