@@ -112,6 +112,9 @@ class OrderEntry:
         try:
             while True:
                 while not self._queue:
+                    # Who comes next has nothing to do with what failed for those who have given up.
+                    self._retry.progressed()
+                    self._trouble = ""
                     self._wake.clear()
                     await self._wake.wait()
                 generation = self._session.generation

@@ -383,7 +383,7 @@ class Retry:
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def progressed(self) -> None:
-        """The venue answered: start from the beginning at the next failure."""
+        """The venue answered, or nobody waits any more: start from the beginning at the next failure."""
         self._failures = 0
         self._token_renewed_at = None
         self._last_failure = ""

@@ -122,6 +122,29 @@ async def test_token_that_stays_unknown_fails(venue: FakeVenue) -> None:
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
+async def test_a_token_is_renewed_again_after_an_order_that_was_abandoned(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier order had to renew, whose answer nobody saw, does not count against the next one."""
+    monkeypatch.setattr(session, "TOKEN_GRACE_S", 0.0)
+    engine = venue.engines[0]
+    engine.silent = True
+    async with venue.client() as client:
+        venue.tokens.clear()
+        abandoned = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: engine.commands)
+        abandoned.cancel()
+        entry = client._entry  # noqa: SLF001
+        assert entry is not None
+        await engine.server.stop(None)
+        await until(lambda: entry._reader is None)  # noqa: SLF001
+        await venue.start(engine)
+        venue.tokens.clear()
+        engine.silent = False
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+    assert venue.registrations == 3
+
+
 async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
