@@ -307,7 +307,7 @@ class Client:
         Reconnects by itself and goes on after the last fill it gave. `follow=False` ends at the newest.
         To leave the loop early, close the iterator (`contextlib.aclosing`). Raises `FillGap` if the venue
         leaves one out, `DataLost` if it has lost one, and `Unavailable` when it cannot be reached for the
-        whole deadline.
+        whole deadline, or, without `follow`, does not go on for so long.
         """
         session = self._session
         session.check_open()
@@ -321,7 +321,12 @@ class Client:
                 request = pb.GetFillsRequest(since_sequence=last, follow=follow)
                 call = session.home.engine.GetFills(request, metadata=session.metadata)
                 try:
-                    async for batch in call:
+                    while True:
+                        # Only a history that is followed may have nothing to tell for a while.
+                        async with asyncio.timeout(None if follow else retry.remaining_s):
+                            batch = await call.read()
+                        if not batch:  # EOF
+                            break
                         brought = True
                         for message in batch.fills:
                             if message.sequence <= last:
@@ -331,8 +336,11 @@ class Client:
                             instrument = await session.instrument(message.symbol)
                             last = message.sequence
                             yield results.fill(message, instrument)
+                        retry.progressed()
                     if not follow:
                         return
+                except TimeoutError:
+                    raise retry.late() from None
                 except grpc.aio.AioRpcError as broken:
                     error = broken
                 finally:

@@ -389,6 +389,11 @@ class Retry:
         self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
 
+    def late(self) -> Unavailable:
+        """What to raise at the deadline."""
+        why = f", last failure: {self._last_failure}" if self._last_failure else ""
+        return Unavailable(f"no answer within {self._deadline_s:g} s{why}")
+
     def stream_ended(self, lived_s: float, *, brought: bool) -> None:
         """A stream is over: one that had worked leaves the whole deadline for what is tried after it.
 
@@ -424,12 +429,11 @@ class Retry:
         )
         if not (cut_short and self._last_failure):
             self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}")
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
                 registered = self._session.generation and await self._look_for_cause(code, generation)
         except TimeoutError:
-            raise late from error
+            raise self.late() from error
         moved = self._session.generation != generation and not self._session.is_guessing
         if moved and (self._failures == 1 or (away and not registered)):
             return
@@ -438,7 +442,7 @@ class Retry:
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients out, no secret
         if delay_s >= self.remaining_s:
-            raise late from error
+            raise self.late() from error
         await asyncio.sleep(delay_s)
 
     async def _look_for_cause(self, code: grpc.StatusCode, generation: int) -> bool:

@@ -172,7 +172,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "broken between fills")
                 position += 1
                 yield pb.FillBatch(fills=[fill])
-            if not request.follow:
+            if not request.follow and not self.silent:
                 return
             await self.new_fill.wait()
 
