@@ -33,6 +33,8 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.number = number
         self.address = ""
         self.server: Any = None
+        self.peers: set[str] = set()
+        """The connections that calls have come by."""
         self.orders: dict[str, pb.OrderReply] = {}
         self.symbols: dict[str, str] = {}
         self.terms: dict[str, tuple[int, int]] = {}
@@ -57,6 +59,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.hold: asyncio.Event | None = None
 
     async def check(self, context: Context) -> None:
+        self.peers.add(context.peer())
         token = dict(context.invocation_metadata()).get("authorization", "").removeprefix("Bearer ")
         if token not in self.venue.tokens:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token")

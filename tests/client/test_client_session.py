@@ -243,6 +243,15 @@ async def test_a_client_is_opened_once_by_many_tasks(venue: FakeVenue) -> None:
     assert not _order_entries()
 
 
+async def test_clients_of_one_process_share_no_connection(venue: FakeVenue) -> None:
+    """A venue takes only so many calls at once on each: many clients would take them from each other."""
+    async with venue.client() as one, venue.client() as other:
+        for client in (one, other):
+            await client.submit("AAPL", "buy", "1", "2")
+            await client.open_orders()
+    assert len(venue.engines[0].peers) == 2
+
+
 async def test_closing_ends_a_registration(venue: FakeVenue) -> None:
     """A task that opens a client learns that another closed it."""
     venue.hold_registrations = asyncio.Event()
