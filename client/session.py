@@ -283,10 +283,10 @@ class Session:
         """The exchange's answer to a single call that anyone may make, registered or not, over failures."""
         return await self._ask(method, request, at_exchange=True)
 
-    async def ask_engine(self, method: str, request: Message) -> Any:
-        """The home engine's answer to a single call, over failures."""
+    async def ask_engine(self, method: str, request: Message, deadline: float | None = None) -> Any:
+        """The home engine's answer to a single call, over failures, until `deadline` if one is given."""
         self.check_open()
-        return await self._ask(method, request, at_exchange=False)
+        return await self._ask(method, request, at_exchange=False, deadline=deadline)
 
     async def instrument(self, symbol: str) -> Instrument:
         """The instrument of a symbol, also of one listed since registration. Raises `UnknownSymbol`."""
@@ -306,8 +306,11 @@ class Session:
         if self.closed or not self.generation:
             raise ClientClosed("the client is not open")
 
-    async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
-        retry = Retry(self, self.deadline_s, at_exchange=at_exchange)
+    async def _ask(
+        self, method: str, request: Message, *, at_exchange: bool, deadline: float | None = None
+    ) -> Any:
+        left_s = self.deadline_s if deadline is None else deadline - asyncio.get_running_loop().time()
+        retry = Retry(self, left_s, at_exchange=at_exchange)
         with self.telling_of_close():
             while True:
                 generation = self.generation
@@ -394,7 +397,7 @@ class Retry:
     def late(self) -> Unavailable:
         """What to raise at the deadline."""
         why = f", last failure: {self._last_failure}" if self._last_failure else ""
-        return Unavailable(f"no answer within {self._deadline_s:g} s{why}")
+        return Unavailable(f"no answer within {self._session.deadline_s:g} s{why}")
 
     def stream_ended(self, lived_s: float, *, brought: bool) -> None:
         """A stream is over: one that had worked leaves the whole deadline for what is tried after it.

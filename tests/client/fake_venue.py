@@ -52,6 +52,9 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.refuses_fills_with = grpc.StatusCode.UNAVAILABLE
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
+        self.s_per_question = 0.0
+        self.s_left: list[float] = []
+        """What was left until the deadline of each question when it came."""
         self.s_per_command = 0.0
         """How long each command of an OrderEntry message takes; they are entered when all are in."""
         self.sends_legs = False
@@ -181,6 +184,8 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
 
     async def unary(self, context: Context) -> None:
         await self.check(context)
+        self.s_left.append(context.time_remaining())
+        await asyncio.sleep(self.s_per_question)
         if self.unary_failures:
             await context.abort(self.unary_failures.popleft(), "scripted")
 
