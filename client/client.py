@@ -80,8 +80,9 @@ class Client:
         `exchange` is the exchange's "host:port" (an IPv6 host in brackets; `ValueError` for anything else),
         `password` the exchange's, `secret` this client's own, bound at its first registration.
         `preferred_engine` counts at the first registration only, 0 lets the exchange choose. Each call has
-        `deadline_s` seconds for all its attempts. With `credentials`, or MATCHBUS_TLS_CA in the environment
-        (docs/security.md), the connections use TLS; `ValueError` says what is wrong with the files it names.
+        `deadline_s` seconds for all its attempts, and as long again to ask about a symbol that is new to it.
+        With `credentials`, or MATCHBUS_TLS_CA in the environment (docs/security.md), the connections use TLS;
+        `ValueError` says what is wrong with the files it names.
         """
         request = pb.RegisterClientRequest(
             client_id=client_id, password=password, secret=secret, preferred_engine=preferred_engine
@@ -237,10 +238,10 @@ class Client:
         reply = await pending.answer
         with _having_left():
             if _may_be_our_own_doing(reply, pending):
-                state = await self.order(order_id=order_id, client_order_id=client_order_id)
+                state = await self._order(order_id, client_order_id, pending.deadline)
                 done = state.status is OrderStatus.CANCELLED
                 return results.result_of_state(state, reply, done=done)
-            return await self._result_for(reply, order_id, client_order_id)
+            return await self._result_for(reply, order_id, client_order_id, pending.deadline)
 
     async def replace(
         self,
@@ -259,11 +260,12 @@ class Client:
         go out one after the other: sent again behind a later one, an earlier one would bring its old price
         back.
         """
+        deadline = asyncio.get_running_loop().time() + self._session.deadline_s
         request = pb.OrderEntryRequest()
         command = request.commands.add().replace
         _name_order(command, order_id, client_order_id)
         try:
-            known = await self._known_order(order_id, client_order_id)
+            known = await self._known_order(order_id, client_order_id, deadline)
         except OrderNotFound as error:
             return OrderResult(
                 client_order_id or "",
@@ -274,12 +276,12 @@ class Client:
             )
         instrument = self._session.instruments[known.symbol]
         command.price, command.quantity = instrument.ticks(price), instrument.lots(quantity)
-        async with self._turn(known, client_order_id or ""):
-            pending = self._send(request, client_order_id or "")
+        async with self._turn(known, client_order_id or "", deadline):
+            pending = self._send(request, client_order_id or "", deadline)
             reply = await pending.answer
         if _may_be_our_own_doing(reply, pending):
             with _having_left():
-                state = await self.order(order_id=order_id, client_order_id=client_order_id)
+                state = await self._order(order_id, client_order_id, deadline)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
             # A total at or below what is filled finished the order, which kept its price.
             finished = state.status is OrderStatus.FILLED and wanted[1] <= state.cumulative_quantity
@@ -307,7 +309,7 @@ class Client:
         Reconnects by itself and goes on after the last fill it gave. `follow=False` ends at the newest.
         To leave the loop early, close the iterator (`contextlib.aclosing`). Raises `FillGap` if the venue
         leaves one out, `DataLost` if it has lost one, and `Unavailable` when it cannot be reached for the
-        whole deadline.
+        whole deadline, or, without `follow`, does not go on for so long.
         """
         session = self._session
         session.check_open()
@@ -321,7 +323,12 @@ class Client:
                 request = pb.GetFillsRequest(since_sequence=last, follow=follow)
                 call = session.home.engine.GetFills(request, metadata=session.metadata)
                 try:
-                    async for batch in call:
+                    while True:
+                        # Only a history that is followed may have nothing to tell for a while.
+                        async with asyncio.timeout(None if follow else retry.remaining_s):
+                            batch = await call.read()
+                        if not batch:  # EOF
+                            break
                         brought = True
                         for message in batch.fills:
                             if message.sequence <= last:
@@ -331,8 +338,11 @@ class Client:
                             instrument = await session.instrument(message.symbol)
                             last = message.sequence
                             yield results.fill(message, instrument)
+                        retry.progressed()
                     if not follow:
                         return
+                except TimeoutError:
+                    raise retry.late() from None
                 except grpc.aio.AioRpcError as broken:
                     error = broken
                 finally:
@@ -362,10 +372,7 @@ class Client:
 
     async def order(self, *, order_id: int | None = None, client_order_id: str | None = None) -> OrderState:
         """One of our orders, by one of its ids. Raises `OrderNotFound`."""
-        request = pb.GetOrderRequest()
-        _name_order(request, order_id, client_order_id)
-        message: pb.OrderState = await self._session.ask_engine("GetOrder", request)
-        return results.order_state(message, await self._session.instrument(message.symbol))
+        return await self._order(order_id, client_order_id)
 
     async def open_orders(self, symbol: str | None = None) -> list[OrderState]:
         """Our orders that are in the market, of one symbol if given. Raises `UnknownSymbol`."""
@@ -396,6 +403,14 @@ class Client:
             for message in reply.positions
         }
 
+    async def _order(
+        self, order_id: int | None, client_order_id: str | None, deadline: float | None = None
+    ) -> OrderState:
+        request = pb.GetOrderRequest()
+        _name_order(request, order_id, client_order_id)
+        message: pb.OrderState = await self._session.ask_engine("GetOrder", request, deadline)
+        return results.order_state(message, await self._session.instrument(message.symbol))
+
     async def _list_open_orders(self, symbol: str) -> pb.ListOpenOrdersReply:
         request = pb.ListOpenOrdersRequest(symbol=symbol)
         reply: pb.ListOpenOrdersReply = await self._session.ask_engine("ListOpenOrders", request)
@@ -407,10 +422,12 @@ class Client:
             for message in messages
         ]
 
-    def _send(self, request: pb.OrderEntryRequest, client_order_id: str) -> Pending:
+    def _send(
+        self, request: pb.OrderEntryRequest, client_order_id: str, deadline: float | None = None
+    ) -> Pending:
         self._session.check_open()
         assert self._entry is not None
-        return self._entry.send(request.SerializeToString(), client_order_id)
+        return self._entry.send(request.SerializeToString(), client_order_id, deadline)
 
     def _remember(self, order_id: int, client_order_id: str, symbol: str) -> "_KnownOrder":
         """Keep an open order's symbol: replies and replaces by id do not tell it."""
@@ -424,11 +441,11 @@ class Client:
         return made
 
     @asynccontextmanager
-    async def _turn(self, known: "_KnownOrder", client_order_id: str) -> AsyncIterator[None]:
+    async def _turn(self, known: "_KnownOrder", client_order_id: str, deadline: float) -> AsyncIterator[None]:
         """While the body replaces the order, nobody else does. Raises `Unavailable` at the deadline."""
         turn = known.turn = known.turn or asyncio.Lock()
         try:
-            async with asyncio.timeout(self._session.deadline_s):
+            async with asyncio.timeout_at(deadline):
                 await turn.acquire()
         except TimeoutError:
             raise Unavailable(
@@ -441,20 +458,22 @@ class Client:
         finally:
             turn.release()
 
-    async def _known_order(self, order_id: int | None, client_order_id: str | None) -> "_KnownOrder":
+    async def _known_order(
+        self, order_id: int | None, client_order_id: str | None, deadline: float
+    ) -> "_KnownOrder":
         """One of our orders; asks the engine where it is not remembered."""
         known = self._known_orders.get(order_id or client_order_id or "")
         if known is None:
-            state = await self.order(order_id=order_id, client_order_id=client_order_id)
+            state = await self._order(order_id, client_order_id, deadline)
             known = self._remember(state.order_id, state.client_order_id, state.symbol)
         return known
 
     async def _result_for(
-        self, reply: pb.OrderReply, order_id: int | None, client_order_id: str | None
+        self, reply: pb.OrderReply, order_id: int | None, client_order_id: str | None, deadline: float
     ) -> OrderResult:
         if not (reply.cumulative_quantity or reply.leaves_quantity):
             return results.order_result(reply, None)
-        known = await self._known_order(order_id, client_order_id)
+        known = await self._known_order(order_id, client_order_id, deadline)
         return results.order_result(reply, self._session.instruments[known.symbol])
 
     async def _check_listed(self, symbol: str | None) -> None:

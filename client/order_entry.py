@@ -91,18 +91,23 @@ class OrderEntry:
         self._ended = False
         self._trouble = ""
 
-    def send(self, command: bytes, client_order_id: str) -> Pending:
+    def send(self, command: bytes, client_order_id: str, deadline: float | None = None) -> Pending:
         """Queue a command: the bytes of an `OrderEntryRequest` that holds just this one.
 
-        Await `.answer` of what it returns. It raises `Unavailable` at the deadline.
+        Await `.answer` of what it returns. It raises `Unavailable` at the deadline, in the event loop's time;
+        without one it has the session's `deadline_s` from now on.
         """
         if self._ended:
             raise ClientClosed("the client is closed")
         now = self._loop.time()
-        deadline = now + self._session.deadline_s
+        if deadline is None:
+            deadline = now + self._session.deadline_s
         pending = Pending(command, client_order_id, self._loop.create_future(), now, deadline)
         self._queue.append(pending)
         self._wake.set()
+        if self._timer is not None and deadline < self._timer.when():
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)
         return pending
@@ -112,6 +117,9 @@ class OrderEntry:
         try:
             while True:
                 while not self._queue:
+                    # Who comes next has nothing to do with what failed for those who have given up.
+                    self._retry.progressed()
+                    self._trouble = ""
                     self._wake.clear()
                     await self._wake.wait()
                 generation = self._session.generation

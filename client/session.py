@@ -8,7 +8,7 @@ The rules of a retry are in `Retry`, the same for order entry, fills and single 
     UNAUTHENTICATED                  register again until there is a new token, then give the engine a second
                                      to learn it
     FAILED_PRECONDITION              wrong engine: register again to learn the right one
-    UNAVAILABLE                      ask the exchange where the home engine is now: another process may have
+    UNAVAILABLE from the engine      ask the exchange where the home engine is now: another process may have
                                      taken over; go there at once, or back off a little and look again;
                                      while the exchange is away too, try the engine's processes in turn
     everything else                  back off with jitter and try again
@@ -92,6 +92,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Each client has connections of its own: many would run out of the calls at once on one (matchbus.edge).
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),  # a venue is reached directly, whatever the browser uses
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
@@ -181,6 +183,8 @@ class Session:
         # Kept until the end: closing a channel would cancel the calls that other tasks still have on it.
         self._links: dict[str, Link] = {}
         self._registering = asyncio.Lock()
+        self._searching = asyncio.Lock()
+        self._searches = 0  # that are over
 
     @property
     def home(self) -> Link:
@@ -230,8 +234,10 @@ class Session:
         While the exchange does not answer, the engine's processes are tried in turn. False when it answers
         and does not know: then registering again may help.
         """
-        async with self._registering:
-            if self.generation != generation:
+        searches = self._searches
+        async with self._searching:
+            # One search is for all who wait: each with its own, the last of many would wait for very long.
+            if self.generation != generation or self._searches != searches:
                 return True
             try:
                 home = await self._search()
@@ -239,6 +245,8 @@ class Session:
                 _log.info("the exchange does not say where E%d is: %s", self.engine, error.code())
                 self._guess()
                 return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            finally:
+                self._searches += 1
             if home:
                 self.is_guessing = False
                 self._move(home)
@@ -256,6 +264,7 @@ class Session:
         """Move on to the next process of our engine; one that only stands by says so."""
         others = [address for address in self._processes if address != self._engine_address]
         if others:
+            self._processes = [*others, self._engine_address]  # whose turn it was comes last
             self.is_guessing = True
             self._move(others[0])
 
@@ -274,10 +283,10 @@ class Session:
         """The exchange's answer to a single call that anyone may make, registered or not, over failures."""
         return await self._ask(method, request, at_exchange=True)
 
-    async def ask_engine(self, method: str, request: Message) -> Any:
-        """The home engine's answer to a single call, over failures."""
+    async def ask_engine(self, method: str, request: Message, deadline: float | None = None) -> Any:
+        """The home engine's answer to a single call, over failures, until `deadline` if one is given."""
         self.check_open()
-        return await self._ask(method, request, at_exchange=False)
+        return await self._ask(method, request, at_exchange=False, deadline=deadline)
 
     async def instrument(self, symbol: str) -> Instrument:
         """The instrument of a symbol, also of one listed since registration. Raises `UnknownSymbol`."""
@@ -297,8 +306,11 @@ class Session:
         if self.closed or not self.generation:
             raise ClientClosed("the client is not open")
 
-    async def _ask(self, method: str, request: Message, *, at_exchange: bool) -> Any:
-        retry = Retry(self, self.deadline_s)
+    async def _ask(
+        self, method: str, request: Message, *, at_exchange: bool, deadline: float | None = None
+    ) -> Any:
+        left_s = self.deadline_s if deadline is None else deadline - asyncio.get_running_loop().time()
+        retry = Retry(self, left_s, at_exchange=at_exchange)
         with self.telling_of_close():
             while True:
                 generation = self.generation
@@ -355,11 +367,13 @@ class Session:
 class Retry:
     """The attempts of one operation: `failed` returns when the next may be made, or raises why not.
 
-    The deadline counts from the beginning or the last `progressed`.
+    The deadline counts from the beginning or the last `progressed`. One `at_exchange` says nothing about the
+    home engine when it fails.
     """
 
-    def __init__(self, session: Session, deadline_s: float) -> None:
+    def __init__(self, session: Session, deadline_s: float, *, at_exchange: bool = False) -> None:
         self._session = session
+        self._at_exchange = at_exchange
         self._deadline_s = deadline_s
         self._failures = 0
         self._short_lives = 0
@@ -374,11 +388,16 @@ class Retry:
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
     def progressed(self) -> None:
-        """The venue answered: start from the beginning at the next failure."""
+        """The venue answered, or nobody waits any more: start from the beginning at the next failure."""
         self._failures = 0
         self._token_renewed_at = None
         self._last_failure = ""
         self._deadline = asyncio.get_running_loop().time() + self._deadline_s
+
+    def late(self) -> Unavailable:
+        """What to raise at the deadline."""
+        why = f", last failure: {self._last_failure}" if self._last_failure else ""
+        return Unavailable(f"no answer within {self._session.deadline_s:g} s{why}")
 
     def stream_ended(self, lived_s: float, *, brought: bool) -> None:
         """A stream is over: one that had worked leaves the whole deadline for what is tried after it.
@@ -415,12 +434,11 @@ class Retry:
         )
         if not (cut_short and self._last_failure):
             self._last_failure = "the stream ended" if error is None else f"{code.name}: {error.details()}"
-        late = Unavailable(f"no answer within {self._deadline_s:g} s, last failure: {self._last_failure}")
         try:
             async with asyncio.timeout(self.remaining_s):  # the exchange may be frozen too
                 registered = self._session.generation and await self._look_for_cause(code, generation)
         except TimeoutError:
-            raise late from error
+            raise self.late() from error
         moved = self._session.generation != generation and not self._session.is_guessing
         if moved and (self._failures == 1 or (away and not registered)):
             return
@@ -429,7 +447,7 @@ class Retry:
         delay_s = min(longest_s, _FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients out, no secret
         if delay_s >= self.remaining_s:
-            raise late from error
+            raise self.late() from error
         await asyncio.sleep(delay_s)
 
     async def _look_for_cause(self, code: grpc.StatusCode, generation: int) -> bool:
@@ -438,7 +456,7 @@ class Retry:
         match code:
             case grpc.StatusCode.UNAUTHENTICATED:
                 helps = self._token_renewed_at is None
-            case grpc.StatusCode.UNAVAILABLE:
+            case grpc.StatusCode.UNAVAILABLE if not self._at_exchange:
                 found = await session.find_home(generation)
                 helps = often and not found
             case grpc.StatusCode.FAILED_PRECONDITION:

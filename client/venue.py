@@ -35,7 +35,7 @@ class Venue:
     ) -> Self:
         """A venue that is asked at the exchange's "host:port"; `ValueError` for anything else.
 
-        Each call has `deadline_s` seconds for all its attempts. TLS is as for `Client.connect`.
+        The deadline of each call, and TLS, are as for `Client.connect`.
         """
         nobody = pb.RegisterClientRequest()
         return cls(Session(exchange, nobody, deadline_s=deadline_s, credentials=credentials))

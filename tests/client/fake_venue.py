@@ -33,6 +33,8 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.number = number
         self.address = ""
         self.server: Any = None
+        self.peers: set[str] = set()
+        """The connections that calls have come by."""
         self.orders: dict[str, pb.OrderReply] = {}
         self.symbols: dict[str, str] = {}
         self.terms: dict[str, tuple[int, int]] = {}
@@ -50,6 +52,9 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.refuses_fills_with = grpc.StatusCode.UNAVAILABLE
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
+        self.s_per_question = 0.0
+        self.s_left: list[float] = []
+        """What was left until the deadline of each question when it came."""
         self.s_per_command = 0.0
         """How long each command of an OrderEntry message takes; they are entered when all are in."""
         self.sends_legs = False
@@ -57,6 +62,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.hold: asyncio.Event | None = None
 
     async def check(self, context: Context) -> None:
+        self.peers.add(context.peer())
         token = dict(context.invocation_metadata()).get("authorization", "").removeprefix("Bearer ")
         if token not in self.venue.tokens:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token")
@@ -172,12 +178,14 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "broken between fills")
                 position += 1
                 yield pb.FillBatch(fills=[fill])
-            if not request.follow:
+            if not request.follow and not self.silent:
                 return
             await self.new_fill.wait()
 
     async def unary(self, context: Context) -> None:
         await self.check(context)
+        self.s_left.append(context.time_remaining())
+        await asyncio.sleep(self.s_per_question)
         if self.unary_failures:
             await context.abort(self.unary_failures.popleft(), "scripted")
 
@@ -233,7 +241,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.searches = 0
         self.engines = [FakeEngine(self, 1), FakeEngine(self, 2)]
         self.home = self.engines[0]
-        self.standby_address = "127.0.0.1:1"
+        self.standby_addresses = ["127.0.0.1:1"]
         self.symbols = ["AAPL"]
         self.accepts = True
         self.address = ""
@@ -305,14 +313,15 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         if self.hold_searches is not None:
             await self.hold_searches.wait()
         number, role = self.home.number, pb.ENGINE_ROLE_STANDBY
-        standby = pb.Engine(engine=number, address=self.standby_address, role=role)
+        standbys = [pb.Engine(engine=number, address=it, role=role) for it in self.standby_addresses]
         home = pb.Engine(
             engine=number,
             address=self.home.address,
             role=pb.ENGINE_ROLE_PRIMARY,
             state=pb.ENGINE_STATE_LIVE,
         )
-        return pb.ListEnginesReply(engines=[standby, home])  # a client relies on no order
+        in_no_order = [*standbys[:1], home, *standbys[1:]]
+        return pb.ListEnginesReply(engines=in_no_order)
 
     async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:
         held = pb.Position(symbol="AAPL", position=-5, average_price=10_125.5, realized_pnl=200, fees=1)

@@ -589,6 +589,51 @@ async def test_replaces_wait_for_each_other_no_longer_than_the_deadline(venue: F
     assert time.monotonic() - began < 2
 
 
+async def test_a_replace_has_one_deadline(venue: FakeVenue) -> None:
+    """What it has to ask first is part of it."""
+    engine = venue.engines[0]
+    async with venue.client() as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+    engine.s_per_question = 0.5
+    engine.hold = asyncio.Event()
+    async with venue.client(deadline_s=20) as client:
+        latest = asyncio.get_running_loop().time() + 20 + engine.s_per_question
+        replace = asyncio.create_task(client.replace(order_id=order.order_id, price="3", quantity="2"))
+        await until(lambda: in_flight(client))
+        (pending,) = client._entry._sent  # type: ignore[union-attr]  # noqa: SLF001
+        assert pending.deadline < latest
+        engine.hold.set()
+        assert not (await replace).rejected
+
+
+async def test_a_cancel_has_one_deadline(venue: FakeVenue) -> None:
+    """What it has to ask afterwards is part of it."""
+    engine = venue.engines[0]
+    async with venue.client(deadline_s=20) as client:
+        order = await client.submit("AAPL", "buy", "1", "2")
+        engine.s_per_command = 0.5
+        engine.break_after.append(UNAVAILABLE)
+        assert (await client.cancel(order_id=order.order_id)).duplicate
+    (left_s,) = engine.s_left
+    assert left_s < 20 - engine.s_per_command
+
+
+async def test_a_later_command_may_have_the_earlier_deadline(venue: FakeVenue) -> None:
+    """It is given up at its own."""
+    venue.engines[0].silent = True
+    async with venue.client() as client, asyncio.timeout(15):
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client))
+        deadline = asyncio.get_running_loop().time() + 0.1
+        later = client._entry.send(b"", "later", deadline)  # type: ignore[union-attr]  # noqa: SLF001
+        with pytest.raises(Unavailable):
+            await later.answer
+        assert not order.done()
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await order
+
+
 async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
     """A cancel with no id or both ids is a mistake, not a guess."""
     async with venue.client() as client:

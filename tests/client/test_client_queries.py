@@ -89,6 +89,24 @@ async def test_a_history_that_is_refused_is_given_up(
     assert len(engine.fills_asked) > 1
 
 
+@pytest.mark.parametrize("fills", [0, 2])
+async def test_a_history_that_does_not_go_on_is_given_up(venue: FakeVenue, fills: int) -> None:
+    """An engine that does not say whether there are more has the deadline for it, at each fill anew."""
+    engine = venue.engines[0]
+    engine.add_fills(fills)
+    engine.silent = True
+    async with (
+        asyncio.timeout(20),
+        venue.client(deadline_s=1) as client,
+        contextlib.aclosing(client.fills(follow=False)) as history,
+    ):
+        for sequence in range(fills):
+            assert (await anext(history)).sequence == sequence + 1
+            await asyncio.sleep(1.1)  # what the reader does is no time of the engine's
+        with pytest.raises(Unavailable, match="no answer within 1 s"):
+            await anext(history)
+
+
 async def test_overload_is_not_answered_with_registrations(venue: FakeVenue) -> None:
     """A new token mends nothing where the engine has too much to do: it is tried again with the old one."""
     engine = venue.engines[0]

@@ -50,11 +50,11 @@ async def test_client_follows_its_engine_to_another_process(venue: FakeVenue) ->
 
 
 async def test_client_finds_the_standby_without_the_exchange(venue: FakeVenue) -> None:
-    """Where the exchange died with the engine, the client tries the standby that it was told of before."""
+    """Where the exchange died with the engine, the client tries each standby that it was told of before."""
     standby = FakeEngine(venue, 1)
     venue.engines.append(standby)
     await venue.start(standby)
-    venue.standby_address = standby.address
+    venue.standby_addresses.append(standby.address)
     async with venue.client() as client:
         await venue.stop_exchange()
         await venue.engines[0].server.stop(None)
@@ -62,6 +62,44 @@ async def test_client_finds_the_standby_without_the_exchange(venue: FakeVenue) -
         standby.break_before.extend([UNAVAILABLE] * 2)  # it does not reign yet
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
     assert len(standby.commands) == 1
+
+
+async def test_an_exchange_that_is_away_moves_no_engine(venue: FakeVenue) -> None:
+    """A question to the exchange that nobody answers says nothing about the engine."""
+    async with venue.client(deadline_s=0.5) as client:
+        await venue.stop_exchange()
+        with pytest.raises(Unavailable):
+            await client.positions()
+        assert not client._session.is_guessing  # noqa: SLF001
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_one_search_is_for_all_who_wait(venue: FakeVenue, hangs: bool) -> None:
+    """Many calls whose engine is away ask the exchange once, whether it answers or not."""
+    venue.standby_addresses.clear()
+    async with venue.client() as client:
+        searches = venue.searches
+        venue.hold_searches = asyncio.Event() if hangs else None
+        mine = client._session  # noqa: SLF001
+        assert all(await asyncio.gather(*(mine.find_home(mine.generation) for _ in range(10))))
+    assert venue.searches == searches + 1
+
+
+async def test_an_engine_is_found_while_a_token_is_renewed(venue: FakeVenue) -> None:
+    """A registration that takes long holds up nobody whose token is good."""
+    old, successor = venue.engines[0], FakeEngine(venue, 1)
+    async with venue.client(deadline_s=5) as client:
+        venue.hold_registrations = asyncio.Event()
+        old.unary_failures.append(grpc.StatusCode.UNAUTHENTICATED)
+        book = asyncio.create_task(client.book("AAPL"))
+        await until(lambda: venue.registrations > 1)
+        await venue.start(successor)
+        await old.server.stop(None)
+        venue.engines[0] = venue.home = successor
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+        assert not book.done()
+        venue.hold_registrations.set()
+        assert (await book).symbol == "AAPL"
 
 
 async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:
@@ -82,6 +120,29 @@ async def test_token_that_stays_unknown_fails(venue: FakeVenue) -> None:
         venue.accepts = True
         venue.tokens.clear()
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+
+
+async def test_a_token_is_renewed_again_after_an_order_that_was_abandoned(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier order had to renew, whose answer nobody saw, does not count against the next one."""
+    monkeypatch.setattr(session, "TOKEN_GRACE_S", 0.0)
+    engine = venue.engines[0]
+    engine.silent = True
+    async with venue.client() as client:
+        venue.tokens.clear()
+        abandoned = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: engine.commands)
+        abandoned.cancel()
+        entry = client._entry  # noqa: SLF001
+        assert entry is not None
+        await engine.server.stop(None)
+        await until(lambda: entry._reader is None)  # noqa: SLF001
+        await venue.start(engine)
+        venue.tokens.clear()
+        engine.silent = False
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
+    assert venue.registrations == 3
 
 
 async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
@@ -180,6 +241,15 @@ async def test_a_client_is_opened_once_by_many_tasks(venue: FakeVenue) -> None:
     assert (venue.registrations, len(_order_entries())) == (1, 1)
     await client.close()
     assert not _order_entries()
+
+
+async def test_clients_of_one_process_share_no_connection(venue: FakeVenue) -> None:
+    """A venue takes only so many calls at once on each: many clients would take them from each other."""
+    async with venue.client() as one, venue.client() as other:
+        for client in (one, other):
+            await client.submit("AAPL", "buy", "1", "2")
+            await client.open_orders()
+    assert len(venue.engines[0].peers) == 2
 
 
 async def test_closing_ends_a_registration(venue: FakeVenue) -> None:
