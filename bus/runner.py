@@ -206,7 +206,7 @@ def whole(text: str, most: int) -> int:
 def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogLevel = "info") -> None:
     """Log to the terminal, or to the file at `path` with only warnings to the terminal. Raises ProcessFault.
 
-    With `loggers`, only these go to the file; without, everything.
+    With `loggers`, only these go to the file, whatever they say; without, everything of `level` and above.
     """
     root = logging.getLogger()
     root.setLevel(level.upper())
@@ -225,6 +225,8 @@ def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogL
         raise ProcessFault(f"cannot write the log {path}: {error.strerror}") from error
     root.handlers[0].setLevel(logging.WARNING)
     file.setFormatter(formatter(form))
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.DEBUG)
     for name in loggers or ("",):
         logging.getLogger(name).addHandler(file)
 

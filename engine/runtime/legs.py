@@ -197,7 +197,7 @@ class Legs:
         outcome = _outcome(filled, leg.quantity, refused=answer.refused)
         self.sent[outcome] += 1
         self.waits.observe(time.monotonic() - left_s)
-        _log.info("leg answered", extra={**_named(leg), "filled": filled, "quantity": leg.quantity})
+        _log.debug("leg answered", extra={**_named(leg), "filled": filled, "quantity": leg.quantity})
         order_trace.leg_answered(leg, left_s, outcome, filled)
         if answer.refused:
             await self._await_quotes(leg)
@@ -217,7 +217,7 @@ class Legs:
 
     def _message(self, leg: LegSent) -> bytes:
         """The leg as it leaves."""
-        _log.info(
+        _log.debug(
             "leg sent",
             extra={
                 **_named(leg),

@@ -103,9 +103,10 @@ class Standby:
                 self.lag_batches,
             )
             await self._nc.publish(subject, encode(status))
-            published = await self._writer.start()
-            if published[0] <= self._state.batch_number:  # else we lag, or it is of a batch that was lost
-                self._reports.leave_out(published)
+            if self._reports.queued:  # else nobody needs the newest message, which may be large
+                published = await self._writer.start()
+                if published[0] <= self._state.batch_number:  # else we lag, or it is of a batch that was lost
+                    self._reports.leave_out(published)
             await asyncio.sleep(TELL_S)
 
 

@@ -17,6 +17,7 @@ from bus.peer import PeerFeed, PeerState, protected_books
 from exchange.market_views import why_not_live
 
 _log: Final = logging.getLogger("exchange")
+_book_log: Final = logging.getLogger("synchronizer")
 
 _STATES: Final = {
     PeerState.LIVE: pb.ENGINE_STATE_LIVE,
@@ -112,11 +113,13 @@ class FeedLog:
     def write(self, peers: Mapping[int, PeerFeed]) -> None:
         """Log what became of the best prices noted since the last call."""
         changed, self._changed = self._changed, set()
+        if not _book_log.isEnabledFor(logging.DEBUG):
+            return
         for engine, symbol in sorted(changed):
             text = _best_prices(peers, engine, symbol)
             if self._written.get((engine, symbol)) != text:
                 self._written[engine, symbol] = text
-                _log.info("book update: %s on E%d %s", symbol, engine, text)
+                _book_log.debug("book update: %s on E%d %s", symbol, engine, text)
 
 
 def _listed(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> pb.Engine:

@@ -403,8 +403,10 @@ def main() -> None:
 def _start() -> Coroutine[Any, Any, None]:
     settings = parse_settings(sys.argv[1:], os.environ)
     directory = settings.log_dir
-    path = directory / "exchange_logs" / "exchange.log" if directory else None
-    log_to(path, form=settings.log_format, level=settings.log_level)
+    form, level = settings.log_format, settings.log_level
+    log_to(directory / "exchange_logs" / "exchange.log" if directory else None, form=form, level=level)
+    if directory:
+        log_to(directory / "synchronizer_logs" / "exchange.log", "synchronizer", form=form, level=level)
     return run(settings)
 
 

@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_metrics_option(parser)
     add_log_options(parser)
-    parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write exchange_logs/exchange.log there")
+    parser.add_argument("--log-dir", metavar="DIR", type=Path, help="write logs to files below DIR")
     return parser
 
 

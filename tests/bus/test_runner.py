@@ -95,6 +95,8 @@ async def show_limit():
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 async def note():
+    logging.getLogger("routing").debug("a detail")
+    logging.getLogger("other").debug("a detail of another")
     logging.getLogger("routing").info("a leg")
     logging.getLogger("other").info("a note")
     logging.getLogger("other").warning("a worry")
@@ -270,17 +272,18 @@ def test_without_a_file_the_log_goes_to_the_terminal(tmp_path: Path) -> None:
 
 
 def test_log_files(tmp_path: Path) -> None:
-    """A file has everything, a file for some loggers only theirs, and the terminal the warnings, once."""
+    """A file has everything, one for some loggers all of theirs, the terminal the warnings, once."""
     everything, routing = tmp_path / "a" / "all.log", tmp_path / "b" / "routing.log"
     process = ended(
         "(log_to(LOGS / 'a' / 'all.log'), log_to(LOGS / 'b' / 'routing.log', 'routing'), note())[2]", tmp_path
     )
     assert [line.partition(": ")[2] for line in everything.read_text().splitlines()] == [
+        "a detail",
         "a leg",
         "a note",
         "a worry",
     ]
-    assert [line.partition(": ")[2] for line in routing.read_text().splitlines()] == ["a leg"]
+    assert [line.partition(": ")[2] for line in routing.read_text().splitlines()] == ["a detail", "a leg"]
     assert [line.partition(": ")[2] for line in process.stderr.splitlines()] == ["a worry"]
 
 

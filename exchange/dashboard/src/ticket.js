@@ -5,6 +5,7 @@
 import { plain, rounded, spelled } from "./format.js";
 
 const PERIOD_MS = 500;
+const LEAST_PAUSE = 10; // times as long as the answer took: an engine goes through all open orders for it
 const AFTER_A_FAILURE_MS = 2000;
 const UNAUTHENTICATED = 401;
 
@@ -172,7 +173,9 @@ export class Ticket {
     if (!token) {
       return;
     }
+    const asked = performance.now();
     const { status, content } = await this.#ask("account", { since: this.#since });
+    const tookMs = performance.now() - asked;
     if (token !== this.#token) {
       return;
     }
@@ -189,7 +192,8 @@ export class Ticket {
     } else {
       this.#account.trouble(content.error);
     }
-    this.#timer = setTimeout(() => this.#refresh(), status === 200 ? PERIOD_MS : AFTER_A_FAILURE_MS);
+    const pauseMs = status === 200 ? Math.max(PERIOD_MS, LEAST_PAUSE * tookMs) : AFTER_A_FAILURE_MS;
+    this.#timer = setTimeout(() => this.#refresh(), pauseMs);
   }
 
   async #ask(act, body, options = {}) {

@@ -451,6 +451,7 @@ async def test_market_views(
 ) -> None:
     """Consolidated book, engine states and log follow the feeds; the instruments are the file's."""
     caplog.set_level(logging.INFO, logger="exchange")
+    caplog.set_level(logging.DEBUG, logger="synchronizer")
     async with exchange(own_server, tmp_path) as caller:
 
         async def states() -> list[int]:
