@@ -198,6 +198,7 @@ async def _trade_and_check(progress: Progress, tally: Tally) -> RunOutcome:
     async with asyncio.TaskGroup() as group:
         for trader in progress.traders:
             group.create_task(trader.trade(progress.started, plan.duration_s))
+        group.create_task(asyncio.sleep(plan.duration_s))  # agents end when their next step would be too late
         if plan.meanwhile is not None:
             group.create_task(plan.meanwhile(progress))
     elapsed = clock() - progress.started

@@ -60,6 +60,20 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
     assert first.fills.total > 0 < second.fills.total
 
 
+async def test_a_run_lasts_as_long_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However early the last agent makes its last step."""
+
+    async def enter(plan: Plan, _: object) -> Progress:
+        market = SimpleNamespace(run=AsyncMock(), refresh=AsyncMock())
+        trader = SimpleNamespace(follow=AsyncMock(), trade=AsyncMock())
+        return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
+
+    monkeypatch.setattr(run, "_enter", enter)
+    monkeypatch.setattr(run, "_settle", AsyncMock(return_value=([], {})))
+    outcome = await simulate(Plan(exchange="", duration_s=0.3))
+    assert outcome.duration_s >= 0.3
+
+
 async def test_clients_without_reports_check_quantities_and_sums(tmp_path: Path) -> None:
     """On two engines, while somebody else trades with them, who keeps a position against theirs."""
 
