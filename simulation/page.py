@@ -19,7 +19,7 @@ from simulation.scenario import Scenario
 FILES: Final = {
     "quotes.csv": "best prices and depth, up to ten times a second",
     "orders.csv": "every order with its answer and latency",
-    "changes.csv": "every cancel and replace with its answer",
+    "changes.csv": "every cancel and replace with its answer, and what the venue cancelled by itself",
     "fills.csv": "both sides of every trade",
     "faults.jsonl": "every fault with its outage",
     "outcome.json": "the scenario, what it came to, and the checks",

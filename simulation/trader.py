@@ -196,6 +196,7 @@ class Trader:
             status="" if result is None else str(result.status),
             reason="" if result is None else str(result.reject_reason or ""),
             order_id=0 if result is None else result.order_id,
+            post_only=intent.post_only,
         )
 
     async def _replace(self, intent: Replace) -> None:
