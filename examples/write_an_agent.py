@@ -47,7 +47,7 @@ async def main(exchange: str, password: str) -> None:
     plan = Plan(exchange=exchange, password=password, players=cast, symbols=1, duration_s=5, seed=7)
     outcome = await simulate(plan)
     for trader in outcome.traders:
-        print(f"{trader.name:<11} {trader.submitted} orders, {len(trader.fills)} fills, {trader.positions()}")
+        print(f"{trader.name:<11} {trader.submitted} orders, {trader.fill_count} fills, {trader.positions()}")
     print("All checks hold." if outcome.holds else "An invariant is violated.")
 
 

@@ -7,7 +7,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import starmap
 from typing import Final, NamedTuple
 
 from bus.messages import engine_of_id
@@ -23,7 +22,7 @@ AT_HOME: Final = "at home"
 
 
 class Silence(NamedTuple):
-    """A stretch of time without an answer; `until_s` is None when none came any more."""
+    """A stretch of time in which clients waited for answers; `until_s` is None when none came any more."""
 
     since_s: float
     until_s: float | None
@@ -189,16 +188,40 @@ def _outage(
 
 
 def _longest_silence(orders: Iterable[SentOrder], start_s: float, end_s: float) -> Silence | None:
-    """The one that lasted longest within a stretch; None when none of the orders was out in it.
+    """The one that lasted longest within a stretch; None when nobody waited in it.
 
     It ends with the next answer, which may come after the stretch.
     """
-    out = [order for order in orders if order.answered_s is None or order.answered_s > start_s]
-    if all(order.sent_s > end_s for order in out):
-        return None
-    answers = sorted(order.answered_s for order in out if order.answered_s is not None)
-    silences = starmap(Silence, zip([start_s, *answers], [*answers, None], strict=True))
-    return max(silences, key=lambda silence: silence.within(end_s))
+    silences = [
+        Silence(max(since_s, start_s), until_s)
+        for since_s, until_s in _silences(orders)
+        if since_s <= end_s and (until_s is None or until_s > start_s)
+    ]
+    return max(silences, key=lambda silence: silence.within(end_s), default=None)
+
+
+def _silences(orders: Iterable[SentOrder]) -> Iterable[Silence]:
+    """All stretches in which somebody waited and nobody had an answer.
+
+    Who never had one for an order waits until the answer to another.
+    """
+    moments: list[tuple[float, bool, str]] = []
+    for order in orders:
+        moments.append((order.sent_s, True, order.client))
+        if order.answered_s is not None:
+            moments.append((order.answered_s, False, order.client))
+    waiting: set[str] = set()
+    since_s = 0.0
+    for at_s, is_sent, client in sorted(moments):
+        if is_sent:
+            since_s = since_s if waiting else at_s
+            waiting.add(client)
+        else:
+            yield Silence(since_s, at_s)
+            since_s = at_s
+            waiting.discard(client)
+    if waiting:
+        yield Silence(since_s, None)
 
 
 def _binned(amounts: Iterable[tuple[float, str, float]], end_s: float, count: int) -> list[Bin]:

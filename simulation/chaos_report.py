@@ -77,9 +77,7 @@ def document(outcome: ChaosOutcome) -> str:
     return json.dumps(
         {
             "seed": outcome.settings.seed,
-            "settings": {
-                key: str(value) if key == "data" else value for key, value in asdict(outcome.settings).items()
-            },
+            "settings": asdict(outcome.settings),
             "figures": _figures(outcome),
             "faults": [
                 {
@@ -95,4 +93,5 @@ def document(outcome: ChaosOutcome) -> str:
             "holds": outcome.holds,
         },
         indent=2,
+        default=str,  # for the path of the data
     )

@@ -122,7 +122,7 @@ def _add_run(commands: Any) -> None:
     plain.add_argument("--clients", type=clients, help="default 10")
     plain.add_argument("--symbols", type=_symbols, help="how many of the instruments (default 4)")
     plain.add_argument(
-        "--frequency", type=up_to(MAX_FREQUENCY), help="orders a second and client (default 20)"
+        "--frequency", type=up_to(MAX_FREQUENCY), help="steps a second of each client (default 20)"
     )
     plain.add_argument("--duration", type=up_to(MAX_RUN_S), help="seconds (default 10)")
 

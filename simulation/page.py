@@ -19,7 +19,7 @@ from simulation.scenario import Scenario
 FILES: Final = {
     "quotes.csv": "best prices and depth, up to ten times a second",
     "orders.csv": "every order with its answer and latency",
-    "changes.csv": "every cancel and replace with its answer",
+    "changes.csv": "every cancel and replace with its answer, and what the venue cancelled by itself",
     "fills.csv": "both sides of every trade",
     "faults.jsonl": "every fault with its outage",
     "outcome.json": "the scenario, what it came to, and the checks",
@@ -28,7 +28,7 @@ FILES: Final = {
 
 _STRETCHES: Final = 40
 _CURVE_POINTS: Final = 150
-_COLOURS: Final = 8
+_COLOURS: Final = 16
 _STATE_COLOURS: Final = {"live": "var(--good)", "suspect": "var(--warning)", "down": "var(--bad)"}
 
 _STYLE: Final = """
@@ -36,12 +36,14 @@ _STYLE: Final = """
   --background: #f4f5f7; --panel: #fff; --line: #e2e5ea; --text: #1b1f24; --muted: #5d6675;
   --bid: #0b7a52; --ask: #b5362f; --good: #3f9d74; --warning: #d08a10; --bad: #c9473f; --span: #c9473f26;
   --c1: #3b7de0; --c2: #d98a0b; --c3: #8759d6; --c4: #159a8c; --c5: #d6478d; --c6: #7b9c12; --c7: #1593b8;
-  --c8: #96633a; }
+  --c8: #96633a; --c9: #1d4a94; --c10: #8f5a00; --c11: #553097; --c12: #0a5f56; --c13: #8f2a5c;
+  --c14: #50680a; --c15: #5a6675; --c16: #5c3b1e; }
 @media (prefers-color-scheme: dark) { :root {
   --background: #0e1115; --panel: #151a20; --line: #262d36; --text: #e3e8ee; --muted: #96a0af;
   --bid: #53bd8b; --ask: #ea7b72; --good: #3c9a70; --warning: #e0a33a; --bad: #d9625a; --span: #ea7b7230;
   --c1: #5b98f2; --c2: #e6a93c; --c3: #a685ee; --c4: #34b5a6; --c5: #e56fa9; --c6: #9ebd3f; --c7: #3fb2d3;
-  --c8: #b98357; } }
+  --c8: #b98357; --c9: #a9c8ff; --c10: #f7d79a; --c11: #d3c2ff; --c12: #8fe0d5; --c13: #f7b3d3;
+  --c14: #d6ea94; --c15: #c3ccd8; --c16: #e0bb98; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 16px; max-width: 1060px; background: var(--background); color: var(--text);
   font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;

@@ -5,11 +5,15 @@ All times are seconds since the clients began. Prices and quantities are decimal
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from client import Fill
+from client.terms import OrderStatus
 
 NS_PER_S = 1_000_000_000
+VENUE_CANCEL: Final = "venue_cancel"
+
+_OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
 
 
 class Quote(NamedTuple):
@@ -43,6 +47,7 @@ class SentOrder(NamedTuple):
     status: str
     reason: str
     order_id: int
+    post_only: bool = False
 
     @property
     def latency_ms(self) -> float | None:
@@ -51,7 +56,10 @@ class SentOrder(NamedTuple):
 
 
 class SentChange(NamedTuple):
-    """A cancel or a replace as its client saw it. Without an answer `latency_ms` is None, `status` empty."""
+    """A cancel or a replace as its client saw it. Without an answer `latency_ms` is None, `status` empty.
+
+    Or what the venue cancelled by itself, as a report told it: `change` is `VENUE_CANCEL`.
+    """
 
     sent_s: float
     latency_ms: float | None
@@ -60,7 +68,7 @@ class SentChange(NamedTuple):
     order_id: int
     price: Decimal | None
     quantity: Decimal | None
-    """The new total, what is filled included; a cancel has none."""
+    """The new total, what is filled included; or what the venue cancelled. A client's cancel has none."""
     status: str
     reason: str
 
@@ -100,6 +108,8 @@ class Recording:
     quotes: list[Quote] = field(default_factory=list)
     orders: list[SentOrder] = field(default_factory=list)
     changes: list[SentChange] = field(default_factory=list)
+    reported_cancels: list[SentChange] = field(default_factory=list)
+    """All cancels that the engines reported, whoever wanted them, as if the venue had."""
     fills: list[TimedFill] = field(default_factory=list)
     strikes: list[EngineStrike] = field(default_factory=list)
     states: list[StateChange] = field(default_factory=list)
@@ -108,6 +118,14 @@ class Recording:
         """Place a fill by the time that its engine gave it."""
         at_s = (fill.timestamp_ns - self.started_ns) / NS_PER_S
         self.fills.append(TimedFill(at_s, client, kind, fill))
+
+    def all_changes(self) -> list[SentChange]:
+        """By time, with what the venue cancelled of orders that are open by all answers to their clients."""
+        answered = [one for one in self.changes if one.status and not one.reason]
+        over = {one.order_id for one in answered if one.change == "cancel" or one.status not in _OPEN}
+        still_open = {order.order_id for order in self.orders if order.status in _OPEN} - over
+        of_venue = [one for one in self.reported_cancels if one.order_id in still_open]
+        return sorted([*self.changes, *of_venue], key=lambda change: change.sent_s)
 
     def note_state(self, at_s: float, engine: int, state: str) -> None:
         """Keep an engine's state if it differs from the last."""

@@ -36,7 +36,8 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
         counts["volume at the same prices"] = f"{comparison.volume_at_price * LOT_SIZE:f}"
         counts["trades through legs"] = str(outcome.through_legs)
     title = f"Replay through {counted(engines, 'engine')}"
-    print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items())))
+    note = 'docs/simulation.md says under "Real orders" why so many are refused.' if outcome.refusals else ""
+    print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items()), note))
     for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
         for trade in trades[:_SHOWN_TRADES]:
             console.print(f"{name}: {_words(trade)}", highlight=False)

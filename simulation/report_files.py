@@ -23,7 +23,7 @@ PAGE: Final = "index.html"
 QUOTE_COLUMNS: Final = ("time_s", "symbol", "bid", "ask", "bid_depth", "ask_depth", "value")
 ORDER_COLUMNS: Final = (
     *("sent_s", "latency_ms", "client", "kind", "home", "symbol", "side", "type", "time_in_force"),
-    *("price", "quantity", "status", "reason", "order_id"),
+    *("post_only", "price", "quantity", "status", "reason", "order_id"),
 )
 CHANGE_COLUMNS: Final = (
     *("sent_s", "latency_ms", "client", "change", "order_id"),
@@ -42,7 +42,7 @@ def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recordin
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))
     _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, recording.orders))
-    _write_csv(folder / "changes.csv", CHANGE_COLUMNS, map(_change_row, recording.changes))
+    _write_csv(folder / "changes.csv", CHANGE_COLUMNS, map(_change_row, recording.all_changes()))
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
     outages = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
@@ -75,7 +75,7 @@ def _quote_row(quote: Quote) -> Sequence[object]:
 def _order_row(order: SentOrder) -> Sequence[object]:
     return (
         *(_time(order.sent_s), _time(order.latency_ms), order.client, order.kind, f"E{order.engine}"),
-        *(order.symbol, order.side, order.type, order.time_in_force),
+        *(order.symbol, order.side, order.type, order.time_in_force, int(order.post_only)),
         *(order.price, f"{order.quantity:f}", order.status, order.reason, order.order_id or None),
     )
 

@@ -22,16 +22,16 @@ from nats.aio.client import Client as NatsClient
 
 from bus.connection import connect
 from bus.executions import ExecutionsReader
-from bus.messages import engine_of_id
+from bus.messages import ReportedCancel, engine_of_id
 from client import Client, Fill, MatchbusError
-from client.terms import ENGINE_STATES
+from client.terms import ENGINE_STATES, OrderStatus
 from client.units import Instrument
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
 from simulation.fundamental import Fundamental
 from simulation.market import MarketWatch
-from simulation.recording import Quote, Recording
+from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
 from simulation.trader import Trader
 
 KEPT_PERCENT: Final = 90
@@ -127,6 +127,24 @@ class Progress:
             self.through_legs += engine_of_id(fill.order_id) != fill.engine
             self.last_fills.append((trader.name, fill))
 
+    def note_cancel(self, report: ReportedCancel) -> None:
+        """Record a cancel that an engine reports."""
+        if self.plan.recording is None:
+            return
+        self.plan.recording.reported_cancels.append(
+            SentChange(
+                sent_s=asyncio.get_running_loop().time() - self.started,
+                latency_ms=None,
+                client=report.client,
+                change=VENUE_CANCEL,
+                order_id=report.order_id,
+                price=None,
+                quantity=self.traders[0].client.instruments[report.symbol].quantity(report.quantity),
+                status=str(OrderStatus.CANCELLED),
+                reason="",
+            )
+        )
+
 
 async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> RunOutcome:
     """Let the clients trade for the planned time, wait until all is quiet, and check.
@@ -142,7 +160,7 @@ async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: 
         if plan.nats:
             nc = await connect(plan.nats, name="simulation", on_closed=lambda: None)
             stack.push_async_callback(nc.close)
-            followers.append(_collect(nc, tally))
+            followers.append(_collect(nc, tally, progress.note_cancel))
         try:
             # A follower that fails ends the run: the group cancels this body.
             async with asyncio.TaskGroup() as group:
@@ -198,6 +216,7 @@ async def _trade_and_check(progress: Progress, tally: Tally) -> RunOutcome:
     async with asyncio.TaskGroup() as group:
         for trader in progress.traders:
             group.create_task(trader.trade(progress.started, plan.duration_s))
+        group.create_task(asyncio.sleep(plan.duration_s))  # agents end when their next step would be too late
         if plan.meanwhile is not None:
             group.create_task(plan.meanwhile(progress))
     elapsed = clock() - progress.started
@@ -247,10 +266,12 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
     )
 
 
-async def _collect(nc: NatsClient, tally: Tally) -> None:
+async def _collect(nc: NatsClient, tally: Tally, on_cancel: Callable[[ReportedCancel], None]) -> None:
     async for message in ExecutionsReader(nc):
         for report in message.reports:
             tally.add(report)
+            if isinstance(report, ReportedCancel):
+                on_cancel(report)
 
 
 async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check], dict[tuple[str, str], int]]:

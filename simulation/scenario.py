@@ -111,6 +111,11 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
                 f"{field}.at_s is {fault.at_s:g}: the run ends after {scenario.duration_s:g} s. "
                 "Strike earlier, or raise duration_s."
             )
+        if any(fault is not other and _is_within(fault, other) for other in scenario.faults):
+            yield (
+                f"{field}.at_s is {fault.at_s:g}: engine {fault.engine} is frozen then already. "
+                "Strike later, or let the one freeze last longer."
+            )
     for index, jump in enumerate(scenario.fundamental.jumps if scenario.fundamental else ()):
         if jump.symbol and jump.symbol not in scenario.symbols:
             yield (
@@ -126,6 +131,15 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
         group.__struct_config__.tag == "informed" for group in scenario.agents
     ):
         yield "fundamental is missing: informed agents know nothing without it. Add [fundamental]."
+
+
+def _is_within(fault: EngineFault, other: EngineFault) -> bool:
+    """Whether a freeze begins within another of the same engine: the end of the first would end both."""
+    return (
+        fault.kind == other.kind == "freeze"
+        and fault.engine == other.engine
+        and other.at_s <= fault.at_s < other.at_s + other.lasts_s
+    )
 
 
 def explain(error: str, document: Any) -> str:

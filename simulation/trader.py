@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
 
-from client import Client, Fill, MatchbusError, OrderResult
+from client import Client, Fill, MatchbusError, OrderResult, Unavailable
 from client.terms import OrderStatus, RejectReason
 from engine.terms import OrderType, Side
 from simulation.agents.cast import Player
@@ -87,9 +87,13 @@ class Trader:
         self._recalled = len(self.fills)
 
     async def follow(self) -> None:
-        """Collect this client's fills until cancelled."""
-        async for fill in self.client.fills(since=self._recalled):
-            self._take(fill)
+        """Collect this client's fills until cancelled; a fault may last longer than the client waits."""
+        while True:
+            try:
+                async for fill in self.client.fills(since=len(self.fills)):
+                    self._take(fill)
+            except Unavailable as error:
+                self.log.warning("%s", error)
 
     @property
     def fill_count(self) -> int:
@@ -192,6 +196,7 @@ class Trader:
             status="" if result is None else str(result.status),
             reason="" if result is None else str(result.reject_reason or ""),
             order_id=0 if result is None else result.order_id,
+            post_only=intent.post_only,
         )
 
     async def _replace(self, intent: Replace) -> None:

@@ -42,11 +42,11 @@ def trade(at_s: float, buyer: str, seller: str, price: str, quantity: int | str 
     ]
 
 
-def order(sent_s: float, answered_s: float | None, engine: int = 1) -> SentOrder:
+def order(sent_s: float, answered_s: float | None, engine: int = 1, client: str = "c") -> SentOrder:
     """An order of a client at home on an engine."""
     return SentOrder(
-        *(sent_s, answered_s, "c", "random", engine, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(1)),
-        *("new", "", 1),
+        *(sent_s, answered_s, client, "random", engine, "AAPL", "buy", "limit", "gtc"),
+        *(Decimal(1), Decimal(1), "new", "", 1),
     )
 
 
@@ -117,27 +117,50 @@ def test_latency_over_time() -> None:
 
 def test_outage_is_the_longest_silence_after_the_strike() -> None:
     """It is that of clients at home on the struck engine; others are told besides."""
-    own = [order(at_s, at_s + 0.1) for at_s in (1.0, 4.95, 7.0, 8.0)]
-    others = [order(at_s, at_s + 0.1, engine=2) for at_s in (1.0, 5.1, 5.6, 6.8, 7.1)]
+    own = [order(4.95, 5.05), order(5.2, 7.1), order(7.2, 7.3), order(8.0, 8.1)]
+    others = [order(4.9, 5.2, engine=2), order(5.3, 6.0, engine=2), order(6.9, 7.9, engine=2)]
     states = [StateChange(0.0, 1, "live"), StateChange(5.3, 1, "down"), StateChange(7.2, 1, "live")]
     (outage,) = analysis.outages([*own, *others], [EngineStrike(5.0, "kill", 1, 0.0)], states, 9.0)
-    assert outage.silence == pytest.approx((5.05, 7.1))
-    assert outage.elsewhere_s == pytest.approx(1.2)
+    assert outage.silence == pytest.approx((5.2, 7.1))
+    assert outage.elsewhere_s == pytest.approx(0.7)
     assert outage.live_s == 7.2
 
 
+def test_an_answer_to_one_ends_the_silence_for_all() -> None:
+    """While another still waits, the next silence begins with it."""
+    orders = [order(5.1, 9.0, client="a"), order(5.2, 6.0, client="b"), order(7.0, 7.1, client="b")]
+    (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 9.0)
+    assert outage.silence == pytest.approx((7.1, 9.0))
+
+
+def test_pauses_are_no_silence() -> None:
+    """Clients that send nothing for long do not wait."""
+    orders = [order(at_s, at_s + 0.1 * at_s) for at_s in (1.0, 13.0, 26.0, 39.0)]
+    (outage,) = analysis.outages(orders, [EngineStrike(5.0, "freeze", 1, 0.05)], [], 40.0)
+    assert outage.silence == pytest.approx((13.0, 14.3))
+
+
 def test_an_engine_that_never_answers_again() -> None:
-    """Its outage is open, however short the pauses before it fell silent were."""
+    """Its outage is open, however short those before it fell silent were."""
     orders = [order(4.0, 4.1), order(4.9, 5.01), order(5.5, None)]
     (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 9.0)
-    assert (outage.silence, outage.live_s) == (Silence(5.01, None), None)
+    assert (outage.silence, outage.live_s) == (Silence(5.5, None), None)
 
 
-def test_a_pause_at_the_end_of_the_time_looked_at_ends_with_the_next_answer() -> None:
-    """Clients that pause for long are not taken for ones that had no answer any more."""
-    orders = [order(at_s, at_s + 0.1) for at_s in (5.5, 13.0, 26.0, 39.0)]
+def test_who_gave_up_on_an_order_waits_until_the_answer_to_the_next() -> None:
+    """One that an earlier fault swallowed is not waited for any more."""
+    orders = [order(1.0, None), order(31.0, 33.0), order(36.0, 36.1)]
+    strikes = [EngineStrike(0.5, "freeze", 1, 32.5), EngineStrike(35.0, "kill", 1, 0.0)]
+    first, second = analysis.outages(orders, strikes, [], 40.0)
+    assert first.silence == Silence(1.0, 33.0)
+    assert second.silence == pytest.approx((36.0, 36.1))
+
+
+def test_a_silence_at_the_end_of_the_time_looked_at_ends_with_the_next_answer() -> None:
+    """Clients whose answer comes later are not taken for ones that had none any more."""
+    orders = [order(5.5, 5.6), order(24.0, 26.1), order(39.0, 39.1)]
     (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 40.0)
-    assert outage.silence == pytest.approx((13.1, 26.1))
+    assert outage.silence == (24.0, 26.1)
 
 
 def test_who_does_not_wait_notices_nothing() -> None:
@@ -146,15 +169,15 @@ def test_who_does_not_wait_notices_nothing() -> None:
     before, after = order(4.0, 4.1), order(30.0, 30.1)
     (unnoticed,) = analysis.outages([before, order(6.0, 6.2, engine=2), after], [strike], [], 40.0)
     assert unnoticed.silence is None
-    assert unnoticed.elsewhere_s == pytest.approx(18.8)
-    (alone,) = analysis.outages([order(6.0, 6.2)], [strike], [], 7.0)
-    assert alone.silence == pytest.approx((5.0, 6.2))
+    assert unnoticed.elsewhere_s == pytest.approx(0.2)
+    (alone,) = analysis.outages([order(4.0, 6.2)], [strike], [], 7.0)
+    assert alone.silence == (5.0, 6.2)
     assert alone.elsewhere_s is None
 
 
 def test_a_silence_counts_for_a_strike_only_until_the_next_on_the_engine() -> None:
     """What comes after the second strike is put down to that one."""
-    orders = [order(at_s, at_s + 0.1) for at_s in (2.0, 2.5, 6.0)]
+    orders = [order(0.9, 2.1), order(2.5, 6.1)]
     strikes = [EngineStrike(1.0, "kill", 1, 0.0), EngineStrike(3.0, "kill", 1, 0.0)]
     first, second = analysis.outages(orders, strikes, [], 9.0)
     assert first.silence == pytest.approx((1.0, 2.1))

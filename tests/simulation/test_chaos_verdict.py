@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -17,10 +18,10 @@ from bus.server import NatsServer
 from client import FillGap, Unavailable
 from client.results import Book
 from client.units import Instrument
-from simulation import chaos, cli, report
+from simulation import chaos, chaos_report, cli, report
 from simulation.evidence import read_evidence
 from simulation.load import Acknowledgements, Loader, Middles
-from simulation.witness import ClientLog
+from simulation.witness import ClientLog, Totals
 
 INSTRUMENT = Instrument("AAPL", Decimal("0.01"), Decimal(1))
 
@@ -117,3 +118,11 @@ async def test_a_client_whose_history_is_damaged_follows_it_no_further() -> None
     ann = loader(fills=damaged)
     await asyncio.wait_for(ann.follow(), 10)
     assert ann.log.errors == [f"following its fills: {FillGap(1, 2)!r}"]
+
+
+def test_a_run_that_keeps_nothing_names_no_directory() -> None:
+    """Its outcome as JSON says null, not the word for it; of one that keeps all, the path."""
+    for data, told in ((None, None), (Path("kept"), "kept")):
+        settings = chaos.ChaosSettings(data=data)
+        outcome = chaos.ChaosOutcome(settings, 1.0, [], {}, Totals(*[0] * 7), 0, 0, 0, 0.0, 0.0, [])
+        assert json.loads(chaos_report.document(outcome))["settings"]["data"] == told

@@ -56,10 +56,10 @@ def outcome(*checks: Check) -> RunOutcome:
     return RunOutcome(10.0, [], list(checks), FillCounts({}, 0, 0), {})
 
 
-def scenario(title: str = "") -> Scenario:
+def scenario(title: str = "", engines: int = 2) -> Scenario:
     """Ten seconds with news after one."""
     news = FundamentalSettings(jumps=(Jump(1, 10),))
-    return Scenario(title=title, duration_s=10, agents=(MakerGroup(),), fundamental=news)
+    return Scenario(title=title, duration_s=10, engines=engines, agents=(MakerGroup(),), fundamental=news)
 
 
 def recording() -> Recording:
@@ -98,6 +98,14 @@ def test_the_page_needs_nothing_else() -> None:
     }
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
+
+
+def test_every_engine_has_a_colour_of_its_own() -> None:
+    """Of as many as a scenario may have, on a light page and on a dark one."""
+    text = page(scenario(engines=16), outcome(), recording())
+    colours = dict(re.findall(r"background:var\((--c\d+)\)\"></i>(E\d+)", text))
+    assert list(colours.values()) == [f"E{engine}" for engine in range(1, 17)]
+    assert [colour for colour in colours if len(set(re.findall(f"{colour}: (#\\w+)", text))) != 2] == []
 
 
 def test_faults_are_told_and_marked() -> None:

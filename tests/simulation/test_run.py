@@ -14,6 +14,7 @@ import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
 
+from bus.messages import ReportedCancel
 from client import Client, Fill, Unavailable
 from client.terms import Liquidity, Side
 from client.units import Instrument
@@ -22,6 +23,7 @@ from simulation import by_hand, cli, live, operate, run
 from simulation.checks import FillCounts
 from simulation.cluster import Cluster
 from simulation.market import MarketWatch
+from simulation.recording import VENUE_CANCEL, Recording, SentChange, SentOrder
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.trader import Trader
 
@@ -58,6 +60,20 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
     assert sum(len(trader.fills) for trader in second.traders) == 2 * (first.fills.total + second.fills.total)
     assert sum(trader.fill_count for trader in second.traders) == 2 * second.fills.total
     assert first.fills.total > 0 < second.fills.total
+
+
+async def test_a_run_lasts_as_long_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However early the last agent makes its last step."""
+
+    async def enter(plan: Plan, _: object) -> Progress:
+        market = SimpleNamespace(run=AsyncMock(), refresh=AsyncMock())
+        trader = SimpleNamespace(follow=AsyncMock(), trade=AsyncMock())
+        return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
+
+    monkeypatch.setattr(run, "_enter", enter)
+    monkeypatch.setattr(run, "_settle", AsyncMock(return_value=([], {})))
+    outcome = await simulate(Plan(exchange="", duration_s=0.3))
+    assert outcome.duration_s >= 0.3
 
 
 async def test_clients_without_reports_check_quantities_and_sums(tmp_path: Path) -> None:
@@ -116,6 +132,32 @@ async def test_quantities_that_do_not_add_up_are_violations() -> None:
         "b: fill 1 says 6 filled of order 1, its fills add up to 5",
         "b: order 3: 0 filled + 2 left + 0 cancelled is not 3",
     ]
+
+
+async def test_what_the_venue_cancels_by_itself_is_recorded() -> None:
+    """As a change of its own, where no answer to a client tells that the order is over."""
+    statuses = {1: "new", 2: "cancelled", 3: "new", 4: "partially_filled", 5: "new", 6: "new"}
+    terms = ("c", "maker", 1, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(5))
+    answers = [
+        (3, "cancel", "cancelled", ""),
+        (4, "replace", "cancelled", ""),
+        (5, "replace", "new", ""),
+        (5, "cancel", "rejected", "order_pending"),
+        (6, "cancel", "", ""),  # which had no answer
+    ]
+    recording = Recording(
+        orders=[SentOrder(0.0, 0.1, *terms, status, "", order) for order, status in statuses.items()],
+        changes=[
+            SentChange(0.2, 1.0, "c", change, order, None, None, *how) for order, change, *how in answers
+        ],
+    )
+    started = asyncio.get_running_loop().time()
+    plan = Plan(exchange="", recording=recording)
+    progress = Progress(cast("MarketWatch", None), [trader_with("c", {})], ["AAPL"], started, plan)
+    for order in statuses:
+        progress.note_cancel(ReportedCancel("c", order, "id", "AAPL", 5, 0))
+    cancelled = [change for change in recording.all_changes() if change.change == VENUE_CANCEL]
+    assert [(change.order_id, str(change.quantity)) for change in cancelled] == [(1, "5"), (5, "5"), (6, "5")]
 
 
 async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(

@@ -15,6 +15,7 @@ import pytest
 
 from simulation import cli, report_files
 from simulation.page import FILES
+from simulation.recording import VENUE_CANCEL
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 90.0
@@ -105,7 +106,8 @@ def test_the_files_hold_the_whole_flow(written: Path) -> None:
     """Each change names its order, and no fill is at a price that neither order nor replace allows."""
     orders = {order["order_id"]: order for order in rows(written / "orders.csv")}
     changes = rows(written / "changes.csv")
-    assert {change["change"] for change in changes} == {"cancel", "replace"}
+    assert {change["change"] for change in changes} - {VENUE_CANCEL} == {"cancel", "replace"}
+    assert {order["post_only"] for order in orders.values() if order["kind"] == "maker"} == {"1"}
     assert {change["order_id"] for change in changes} <= orders.keys()
     allowed: dict[str, list[Decimal]] = defaultdict(list)
     for row in (*orders.values(), *changes):

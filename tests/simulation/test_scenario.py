@@ -17,6 +17,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
 MAKER = '[[agents]]\nkind = "maker"\n'
 
 
+def freezes(*strikes: tuple[int, float]) -> str:
+    """Freezes of 3 s, each of an engine at a time."""
+    return "".join(
+        f'[[faults]]\nkind = "freeze"\nengine = {engine}\nat_s = {at_s}\n' for engine, at_s in strikes
+    )
+
+
 def test_a_whole_scenario() -> None:
     """Every part of a file arrives in its place, with defaults for what it leaves out."""
     parsed = scenario.parse(
@@ -102,6 +109,10 @@ def test_three_scenarios_are_shipped() -> None:
             "faults[0].at_s is 31: the run ends after 30 s",
         ),
         (
+            MAKER + freezes((1, 5.9), (1, 3)),
+            "faults[0].at_s is 5.9: engine 1 is frozen then already",
+        ),
+        (
             MAKER + "[fundamental]\njumps = [{ at_s = 30, ticks = 1 }]",
             "fundamental.jumps[0].at_s is 30: the run ends after 30 s",
         ),
@@ -116,6 +127,11 @@ def test_a_wrong_value_is_named(text: str, why: str) -> None:
     with pytest.raises(ScenarioRefused, match=re.escape(why)) as refused:
         scenario.parse(text, LISTED, "file.toml")
     assert str(refused.value).startswith("file.toml: ")
+
+
+def test_freezes_may_follow_each_other() -> None:
+    """One begins when another of the engine ends; those of two engines may overlap."""
+    assert len(scenario.parse(MAKER + freezes((1, 3), (1, 6), (2, 4)), LISTED).faults) == 3
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -3,15 +3,15 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from client import MatchbusError, OrderResult, Unavailable
-from client.terms import OrderStatus, RejectReason
+from client import Fill, MatchbusError, OrderResult, Unavailable, terms
+from client.terms import Liquidity, OrderStatus, RejectReason
 from client.units import Instrument
 from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Steady
@@ -19,6 +19,7 @@ from simulation.agents.cast import Player
 from simulation.agents.terms import Cancel, Intent, Replace, Submit, View
 from simulation.recording import SentChange
 from simulation.trader import Trader
+from tests.waiting import until
 
 
 class Canceller:
@@ -46,6 +47,31 @@ async def test_steps_are_counted_with_those_that_were_wanted(answer_s: float, ke
     assert {(one.change, one.latency_ms, one.status) for one in changes} == {("cancel", None, "")}
     assert 19 <= trader.wanted_steps <= 21
     assert (trader.steps > 18) == kept
+
+
+async def test_fills_are_followed_past_the_deadline_of_the_client() -> None:
+    """An engine may be frozen for longer: what it fills afterwards is collected, each fill once."""
+    asked_since: list[int] = []
+
+    async def fills(since: int) -> AsyncGenerator[Fill, None]:
+        asked_since.append(since)
+        for sequence in range(since + 1, 3 if since else 2):
+            trade = ("AAPL", terms.Side.BUY, Decimal(1), Decimal(5), Liquidity.MAKER, Decimal(5), Decimal(0))
+            yield Fill(sequence, sequence, 7, "a", *trade, 1, 1, Decimal(0), 8)
+        if len(asked_since) == 1:
+            raise Unavailable("no answer within 30 s")
+        await asyncio.sleep(60)
+
+    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
+    client = cast("Any", SimpleNamespace(fills=fills, instruments=instruments))
+    player = Player("canceller", Canceller(), Steady(20))
+    trader = Trader("c", player, client, cast("Any", None), [], logging.getLogger("unheard"))
+    following = asyncio.create_task(trader.follow())
+    await until(lambda: following.done() or len(trader.fills) > 1)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert [fill.sequence for fill in trader.fills] == [1, 2]
+    assert asked_since == [0, 1]
 
 
 class Submitter:
