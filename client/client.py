@@ -324,7 +324,7 @@ class Client:
                 call = session.home.engine.GetFills(request, metadata=session.metadata)
                 try:
                     while True:
-                        # Only a history that is followed may have nothing to tell for a while.
+                        # Only who follows may hear nothing: a search for old fills says that it goes on.
                         async with asyncio.timeout(None if follow else retry.remaining_s):
                             batch = await call.read()
                         if not batch:  # EOF

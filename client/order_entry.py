@@ -244,7 +244,10 @@ class OrderEntry:
     def _expire(self) -> None:
         """Give up on commands whose time is over. A stream that left one unanswered is not to be trusted."""
         now = self._loop.time()
-        if self._sent and self._sent[0].deadline <= now and self._reader is not None:
+        overdue = bool(self._sent) and self._sent[0].deadline <= now
+        # One that was sent with little time left says nothing about the stream.
+        had_time_s = min(SLOW_S, self._session.deadline_s / 2)
+        if overdue and now - self._in_flight[0][1] > had_time_s and self._reader is not None:
             self._reader.cancel()
             self._most_commands = 1
         late = [pending for pending in chain(self._sent, self._queue) if pending.deadline <= now]

@@ -92,12 +92,13 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Each client has connections of its own: many would run out of the calls at once on one (matchbus.edge).
-    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),  # a venue is reached directly, whatever the browser uses
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
 )
+
+_OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
+"""Each client has one to its engine: sharing it, many would run out of calls (matchbus.edge)."""
 
 _USELESS_TO_REPEAT: Final = frozenset(
     {
@@ -131,12 +132,15 @@ Metadata = tuple[tuple[str, str], ...]
 class Link:
     """A channel to one address with the stubs of both services; `order_entry` takes serialised requests."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(
+        self, address: str, credentials: grpc.ChannelCredentials | None, *options: tuple[str, int]
+    ) -> None:
         self.address = address
+        options = (*_CHANNEL_OPTIONS, *options)
         self.channel = (
-            grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(address, options=options)
             if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(address, credentials, options=options)
         )
         self.exchange: Any = matchbus_pb2_grpc.ExchangeStub(self.channel)
         self.engine: Any = matchbus_pb2_grpc.MatchingEngineStub(self.channel)
@@ -231,7 +235,7 @@ class Session:
     async def find_home(self, generation: int) -> bool:
         """Learn where our home engine is now, unless another task has done so since `generation`.
 
-        While the exchange does not answer, the engine's processes are tried in turn. False when it answers
+        While the exchange does not answer, the engine's processes are tried in turn. False when it answers us
         and does not know: then registering again may help.
         """
         searches = self._searches
@@ -243,10 +247,11 @@ class Session:
                 home = await self._search()
             except grpc.aio.AioRpcError as error:
                 _log.info("the exchange does not say where E%d is: %s", self.engine, error.code())
-                self._guess()
-                return error.code() is not grpc.StatusCode.UNIMPLEMENTED
-            finally:
                 self._searches += 1
+                if self.generation == generation:  # else a registration has told meanwhile
+                    self._guess()
+                return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            self._searches += 1
             if home:
                 self.is_guessing = False
                 self._move(home)
@@ -360,7 +365,8 @@ class Session:
             raise ClientClosed("the client is closed")
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = Link(address, self._credentials)
+            own = () if address == self._exchange_address else (_OWN_CONNECTION,)
+            link = self._links[address] = Link(address, self._credentials, *own)
         return link
 
 

@@ -81,13 +81,10 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         url = nats_url(options.nats)
         async with interruptible():
             market = await read(url, options.window_ms)
-    except SettingsError as error:
-        print(f"{error}\n  {error.hint}", file=sys.stderr)
-        return FAULTY
     except JournalDamaged as error:
         print(error, file=sys.stderr)
         return FAULTY
-    except NatsAway as error:
+    except (SettingsError, NatsAway) as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return NOT_JUDGED
     except NotJudged as error:

@@ -12,15 +12,14 @@ from typing import Final
 
 import grpc
 import grpc.aio
-from matchbus import tls
 from matchbus.program import INTERRUPTED
 from matchbus.tls import TlsRefused
-from matchbus.v1 import matchbus_pb2 as pb
-from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
 
 from bus.runner import host_and_port
-from client import MatchbusError
+from client import MatchbusError, Unavailable, Venue
+from client.cli.desk import exchange_asked
+from client.cli.failures import ExchangeAway, reason_of
 from client.cli.output import stdout_console
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import report
@@ -69,14 +68,16 @@ def start_clients() -> int:
     exchange = host_and_port(_host(), EXCHANGE_PORT)
     try:
         return asyncio.run(_trade(exchange, stdout_console()))
-    except (MatchbusError, TlsRefused) as error:
-        print(error, file=sys.stderr)
-    except grpc.aio.AioRpcError as error:
+    except ExchangeAway as away:
         print(
-            f"No exchange answers at {exchange} ({error.details()}): start it with "
+            f"No exchange answers at {exchange} ({reason_of(away.cause)}): start it with "
             "`python simulation/exchange_start.py`, or name the host of one by IP_ADDR",
             file=sys.stderr,
         )
+    except (MatchbusError, TlsRefused) as error:
+        print(error, file=sys.stderr)
+    except grpc.aio.AioRpcError as error:
+        print(f"The exchange at {exchange} does not go on: {error.details()}", file=sys.stderr)
     return 1
 
 
@@ -85,18 +86,16 @@ def _host() -> str:
 
 
 async def _await_exchange(exchange: str, console: Console) -> None:
-    """Wait for one that is just starting, and say so."""
-    async with tls.channel(exchange) as channel:
-        ask, request = rpc.ExchangeStub(channel).ListInstruments, pb.ListInstrumentsRequest()
-        try:
-            await ask(request, timeout=_FIRST_LOOK_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise
-            waiting = f"No exchange answers at {exchange} yet: waiting up to {START_DEADLINE_S:g} s for it"
-            console.print(waiting, highlight=False)
-            with console.status("Waiting"):
-                await ask(request, timeout=START_DEADLINE_S, wait_for_ready=True)
+    """Wait for one that is just starting, and say so. Raises `ExchangeAway`."""
+    try:
+        async with Venue.connect(exchange, deadline_s=_FIRST_LOOK_S) as venue:
+            await venue.instruments()
+    except Unavailable:
+        waiting = f"No exchange answers at {exchange} yet: waiting up to {START_DEADLINE_S:g} s for it"
+        console.print(waiting, highlight=False)
+        with console.status("Waiting"):
+            async with exchange_asked(), Venue.connect(exchange, deadline_s=START_DEADLINE_S) as venue:
+                await venue.instruments()
 
 
 async def _trade(exchange: str, console: Console) -> int:

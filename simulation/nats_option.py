@@ -115,4 +115,4 @@ def _engine_number(text: str) -> int:
 
 def nats_url(given: str | None) -> str:
     """The address to ask at. Raises `SettingsError`."""
-    return given or resolve({}, os.environ, load(contexts_file(os.environ))).nats
+    return given or resolve({}, os.environ, load(contexts_file(os.environ))).checked_nats()

@@ -332,6 +332,8 @@ async def _look(exchange: Any, settings: ReplaySettings) -> int:
         request = pb.GetConsolidatedBookRequest(symbol=SYMBOL)
         book = await exchange.GetConsolidatedBook(request, timeout=_CALL_DEADLINE_S)
     except grpc.aio.AioRpcError as error:
+        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise ReplayFailed(f"the exchange at {settings.exchange} refuses: {error.details()}") from error
         raise ReplayFailed(
             f"no exchange answers at {settings.exchange} ({error.details()}): "
             "name one that runs by --exchange HOST:PORT, or leave it out"

@@ -50,13 +50,14 @@ def _arrange(parser: Parser) -> None:
 async def feed(options: Options, desk: Desk) -> int:
     """Follow the feed until interrupted."""
     settings = desk.settings
+    url = settings.checked_nats()
     async with desk.output.waiting("asking the exchange for the instrument"), exchange_asked():
         instruments = await desk.venue().instruments()
     check_traded(options.symbol, instruments)
-    async with desk.output.waiting(f"connecting to {settings.nats}"):
+    async with desk.output.waiting(f"connecting to {url}"):
         try:
             async with asyncio.timeout(settings.timeout_s):
-                nc = await connect(settings.nats, name="feed", on_closed=lambda: None)
+                nc = await connect(url, name="feed", on_closed=lambda: None)
         except (OSError, TimeoutError, nats.errors.Error) as error:
             raise _nats_away(settings) from error
     try:

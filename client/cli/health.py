@@ -17,7 +17,7 @@ from client.cli.arguments import Parser
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import DONE, REFUSED
-from client.cli.settings import SettingsError
+from client.cli.settings import SettingsError, check_nats
 from client.cli.sheets import Cell, Sheet, engines_sheet, positions_sheet
 
 _HEALTH_TIMEOUT_S: Final = 2.0
@@ -96,7 +96,11 @@ async def _refuses(address: str) -> str:
                 health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S
             )
         except grpc.aio.AioRpcError as error:
-            return _GONE if "refused" in str(error.details()) else _SILENT
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return _SILENT
+            if "refused" in str(error.details()):
+                return _GONE
+            return f"does not say whether it takes orders: {error.details()}"
     return "" if answer.status == health_pb2.HealthCheckResponse.SERVING else _REFUSING
 
 
@@ -104,6 +108,7 @@ async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
     seen: dict[str, Any] = {"url": url, "reachable": False}
     nothing = {"round_trip_ms": None, "version": "", "streams": None}
     try:
+        check_nats(url)
         async with asyncio.timeout(timeout_s):
             nc = await connect(url, name="status", on_closed=lambda: None, on_error=lambda _: True)
             try:
@@ -115,6 +120,8 @@ async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
                 version = f"{server.major}.{server.minor}.{server.patch}"
             finally:
                 await nc.close()
+    except ValueError as error:
+        return seen | nothing | {"error": str(error)}
     except _AWAY as error:
         hint = "name another by --nats, or keep it by `matchbus context set NAME --nats URL`"
         return seen | nothing | {"error": f"no NATS answers there ({type(error).__name__}): {hint}"}

@@ -97,6 +97,17 @@ class Settings:
         """Where a value came from, in words."""
         return self.sources.get(name, "default")
 
+    def checked_nats(self) -> str:
+        """Where NATS is, for a command that needs it. Raises `SettingsError` if that names no server."""
+        try:
+            check_nats(self.nats)
+        except ValueError as error:
+            raise SettingsError(
+                f"{error} ({self.source('nats')})",
+                "name it by --nats, or keep it by `matchbus context set NAME --nats URL`",
+            ) from None
+        return self.nats
+
     def check_registered(self) -> None:
         """Raise `SettingsError` unless it is known who trades."""
         if not self.client_id:
@@ -203,7 +214,7 @@ def resolve(options: Mapping[str, Any], environment: Mapping[str, str], contexts
             values[key] = ""
     return Settings(
         exchange=values["exchange"],
-        nats=_nats(values["nats"], sources["nats"]),
+        nats=values["nats"],
         client_id=values["client_id"],
         secret=values["secret"],
         password=values["password"],
@@ -220,16 +231,6 @@ def check_nats(url: str) -> None:
             f"{url!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or tls://HOST:4222, "
             "several servers of one cluster with commas"
         )
-
-
-def _nats(url: str, source: str) -> str:
-    try:
-        check_nats(url)
-    except ValueError as error:
-        raise SettingsError(
-            f"{error} ({source})", "name it by --nats, or keep it by `matchbus context set NAME --nats URL`"
-        ) from None
-    return url
 
 
 def seconds(text: str) -> float:

@@ -57,8 +57,7 @@ _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 
 _Quoteless = CancelOrder | CancelAll | TakeLeg | QueryLeg | AddInstrument | EpochStarted
-"""A kind that `attach` forgets is none of these: a type error, as with assert_never, and no cancel is matched
-against more kinds for it."""
+"""Commands that carry no quotes. A new kind that neither these nor `attach` name is a type error there."""
 
 
 @dataclass(slots=True)

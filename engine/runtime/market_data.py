@@ -287,9 +287,14 @@ class MarketData:
             del self._changed_ns[symbol]
 
     def _owe_round(self, cycle: list[str], symbols: Iterable[str], shown_before_ns: int, most: int) -> None:
-        """Owe the next of a round; once it is over, a new one begins, of what was last shown before then."""
+        """Owe the next of a round; once it is over, a new one begins, of what was last shown before then.
+
+        The longest ago comes first, or in very long rounds some would wait for two.
+        """
         if not cycle:
-            cycle.extend(symbol for symbol in symbols if self._snapshot_ns.get(symbol, 0) <= shown_before_ns)
+            shown_ns = self._snapshot_ns
+            due = (symbol for symbol in symbols if shown_ns.get(symbol, 0) <= shown_before_ns)
+            cycle.extend(sorted(due, key=lambda symbol: shown_ns.get(symbol, 0)))
         self._owed.update(dict.fromkeys(cycle[:most]))
         del cycle[:most]
 

@@ -6,6 +6,7 @@ the order. What a handler reads it reads through the commit loop, so it never sh
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -57,6 +58,9 @@ MAX_FILL_STREAMS: Final = 8
 
 OLD_FILLS_PATIENCE_S: Final = 5.0
 """How long a search for old fills waits for the next message of the execution reports."""
+
+OLD_FILLS_SIGN_S: Final = 1.0
+"""After so long without any of the client's fills a search says, by an empty batch, that it goes on."""
 
 STALLED_READER_S: Final = 5.0
 """A reader that takes nothing for this long is cut off; it comes back and goes on where it was."""
@@ -403,6 +407,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         """Write fills above `since` from the execution reports up to those at hand; the last one's number."""
         account = self._loop.state.accounts.by_name[client]
         reading = self._old_fills.read(client, since, landmark.epoch, landmark.batch_number)
+        wrote_s = time.monotonic()
         try:
             async with contextlib.aclosing(reading) as messages:
                 while since < account.forgotten:
@@ -410,7 +415,13 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
                         fills = await anext(messages)
                     for first in range(0, len(fills), MAX_FILLS_PER_BATCH):
                         await _write_fills(fills[first : first + MAX_FILLS_PER_BATCH], context)
-                    since = fills[-1].sequence if fills else since
+                    if fills:
+                        since = fills[-1].sequence
+                    elif time.monotonic() - wrote_s > OLD_FILLS_SIGN_S:
+                        await _write_fills((), context)
+                    else:
+                        continue
+                    wrote_s = time.monotonic()
         except TimeoutError:
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE,

@@ -634,6 +634,21 @@ async def test_a_later_command_may_have_the_earlier_deadline(venue: FakeVenue) -
             await order
 
 
+async def test_a_command_with_little_time_left_ends_no_stream(venue: FakeVenue) -> None:
+    """That it had no answer in it says nothing about the stream, on which others may be."""
+    venue.engines[0].silent = True
+    async with venue.client() as client, asyncio.timeout(15):
+        entry = client._entry  # noqa: SLF001 -- whose stream it is
+        assert entry is not None
+        hurried = entry.send(b"", "hurried", asyncio.get_running_loop().time() + 0.2)
+        await until(lambda: in_flight(client))
+        reader = entry._reader  # noqa: SLF001 -- likewise
+        assert reader is not None
+        with pytest.raises(Unavailable):
+            await hurried.answer
+        assert not reader.cancelling()
+
+
 async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
     """A cancel with no id or both ids is a mistake, not a guess."""
     async with venue.client() as client:

@@ -91,9 +91,10 @@ def test_a_timeout_must_be_a_time(text: str) -> None:
 
 
 def test_an_address_that_is_none_of_nats_is_named_with_its_source() -> None:
-    """In the environment and in a context too: it is known before anybody looks for a server."""
+    """In the environment and in a context too, and only to a command that needs it."""
+    settings = resolve({}, {"MATCHBUS_NATS": "http://foo"}, KEPT)
     with pytest.raises(SettingsError, match=r"'http://foo' is no address of NATS: .* \(from MATCHBUS_NATS\)"):
-        resolve({}, {"MATCHBUS_NATS": "http://foo"}, KEPT)
+        settings.checked_nats()
 
 
 def test_secrets_do_not_show_in_a_log() -> None:

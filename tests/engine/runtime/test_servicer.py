@@ -1,7 +1,7 @@
 """The gRPC edge over a real commit loop; the test says when peers can see what was published."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -81,6 +81,8 @@ class Venue:
         self.legs: list[LegSent] = []
         self.away: tuple[AwayQuote, ...] = ()
         self.unrenewed_s = 0.0
+        self.old_fills: list[list[Fill]] = []
+        """What the messages of the execution reports have for a client."""
         self._journal = MemoryJournal(1)
         effects = Effects(
             cast("MarketData", self),
@@ -104,7 +106,7 @@ class Venue:
             cast("Sessions", self),
             self.bell,
             cast("ProtectedBooks", None),
-            cast("OldFills", None),
+            cast("OldFills", self),
             Rates(0),
         )
 
@@ -165,6 +167,13 @@ class Venue:
     async def room(self) -> None:
         """As Reports says."""
 
+    async def read(
+        self, client: str, since: int, epoch: int, batch_number: int
+    ) -> AsyncGenerator[list[Fill]]:
+        """As OldFills says."""
+        for fills in self.old_fills:
+            yield fills
+
     async def client_of(self, call: Call) -> str:
         """As Sessions says."""
         return call.client
@@ -215,6 +224,25 @@ async def test_no_fill_is_told_before_peers_can_see_it(venue: Venue) -> None:
     assert (await venue.fills_now("bob"), await venue.fills_now("ann")) == ([1, 2], [1, 2])
     await until(lambda: len(bobs.sequences) == 2)
     following.cancel()
+
+
+async def test_a_long_search_for_old_fills_says_that_it_goes_on(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of messages without any of the client's fills are silence to it: it would give up."""
+    await venue.submit("bob", Side.SELL, 10)
+    for _ in range(2):
+        await venue.submit("ann", Side.BUY, 1)
+    at_hand = venue.state.accounts.by_name["bob"].fills
+    venue.old_fills = [[], [], [at_hand.pop(0)]]
+    bobs = Call("bob")
+    await venue.fills(bobs, follow=False)
+    assert [len(batch.fills) for batch in bobs.batches] == [1, 1]
+    monkeypatch.setattr(servicer, "OLD_FILLS_SIGN_S", -1.0)
+    patient = Call("bob")
+    await venue.fills(patient, follow=False)
+    assert [len(batch.fills) for batch in patient.batches] == [0, 0, 1, 1]
+    assert patient.sequences == bobs.sequences == [1, 2]
 
 
 async def test_who_follows_fills_is_sent_away_by_an_engine_that_may_have_been_replaced(
