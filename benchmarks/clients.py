@@ -90,7 +90,7 @@ async def clients(market: Venue, count: int, output: Console, what: str) -> list
 async def last_sequence(peer: Peer) -> int:
     """The sequence of a client's last fill."""
     call = peer.stub.GetFills(pb.GetFillsRequest(), metadata=peer.metadata)
-    return max([batch.fills[-1].sequence async for batch in call], default=0)
+    return max([fill.sequence async for batch in call for fill in batch.fills], default=0)
 
 
 async def follow_fills(market: Venue, sizes: Sizes, output: Console) -> list[Figure]:

@@ -225,6 +225,8 @@ def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogL
         raise ProcessFault(f"cannot write the log {path}: {error.strerror}") from error
     root.handlers[0].setLevel(logging.WARNING)
     file.setFormatter(formatter(form))
+    if not loggers:
+        file.setLevel(level.upper())
     for name in loggers:
         logging.getLogger(name).setLevel(logging.DEBUG)
     for name in loggers or ("",):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from bus.messages import engine_of_id
 from simulation.plots import Bin, Point
-from simulation.recording import EngineStrike, SentOrder, StateChange, TimedFill
+from simulation.recording import EngineStrike, SentCall, SentOrder, StateChange, TimedFill
 
 LATENCY_BINS_A_DECADE: Final = 10
 OUTAGE_WINDOW_S: Final = 20.0
@@ -159,11 +159,14 @@ def books_by_kind(fills: Iterable[TimedFill], end_s: float, count: int) -> dict[
 
 
 def outages(
-    orders: Sequence[SentOrder], strikes: Sequence[EngineStrike], states: Sequence[StateChange], end_s: float
+    calls: Sequence[SentCall],
+    strikes: Sequence[EngineStrike],
+    states: Sequence[StateChange],
+    end_s: float,
 ) -> list[Outage]:
     """What clients noticed of each strike, from the times at which they had answers."""
     return [
-        _outage(strike, _window_end(strike, strikes, end_s), orders, states)
+        _outage(strike, _window_end(strike, strikes, end_s), calls, states)
         for strike in sorted(strikes, key=lambda strike: strike.at_s)
     ]
 
@@ -174,10 +177,13 @@ def _window_end(strike: EngineStrike, strikes: Iterable[EngineStrike], end_s: fl
 
 
 def _outage(
-    strike: EngineStrike, until_s: float, orders: Sequence[SentOrder], states: Iterable[StateChange]
+    strike: EngineStrike,
+    until_s: float,
+    calls: Sequence[SentCall],
+    states: Iterable[StateChange],
 ) -> Outage:
-    own = [order for order in orders if order.engine == strike.engine]
-    others = [order for order in orders if order.engine != strike.engine]
+    own = [call for call in calls if call.engine == strike.engine]
+    others = [call for call in calls if call.engine != strike.engine]
     silence = _longest_silence(own, strike.at_s, until_s)
     end_s = until_s if silence is None or silence.until_s is None else silence.until_s
     elsewhere = _longest_silence(others, strike.at_s, end_s)
@@ -187,29 +193,29 @@ def _outage(
     return Outage(strike, silence, elsewhere_s, live_s)
 
 
-def _longest_silence(orders: Iterable[SentOrder], start_s: float, end_s: float) -> Silence | None:
+def _longest_silence(calls: Iterable[SentCall], start_s: float, end_s: float) -> Silence | None:
     """The one that lasted longest within a stretch; None when nobody waited in it.
 
     It ends with the next answer, which may come after the stretch.
     """
     silences = [
         Silence(max(since_s, start_s), until_s)
-        for since_s, until_s in _silences(orders)
+        for since_s, until_s in _silences(calls)
         if since_s <= end_s and (until_s is None or until_s > start_s)
     ]
     return max(silences, key=lambda silence: silence.within(end_s), default=None)
 
 
-def _silences(orders: Iterable[SentOrder]) -> Iterable[Silence]:
+def _silences(calls: Iterable[SentCall]) -> Iterable[Silence]:
     """All stretches in which somebody waited and nobody had an answer.
 
-    Who never had one for an order waits until the answer to another.
+    Who never had one waits until the answer to another call.
     """
     moments: list[tuple[float, bool, str]] = []
-    for order in orders:
-        moments.append((order.sent_s, True, order.client))
-        if order.answered_s is not None:
-            moments.append((order.answered_s, False, order.client))
+    for call in calls:
+        moments.append((call.sent_s, True, call.client))
+        if call.answered_s is not None:
+            moments.append((call.answered_s, False, call.client))
     waiting: set[str] = set()
     since_s = 0.0
     for at_s, is_sent, client in sorted(moments):

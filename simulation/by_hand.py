@@ -21,6 +21,7 @@ from client import MatchbusError, Unavailable, Venue
 from client.cli.desk import exchange_asked
 from client.cli.failures import ExchangeAway, reason_of
 from client.cli.output import stdout_console
+from client.session import check_address
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import report
 from simulation.cluster import Cluster
@@ -66,6 +67,11 @@ def start_exchange() -> int:
 def start_clients() -> int:
     """Let clients trade for ten seconds; the exit code."""
     exchange = host_and_port(_host(), EXCHANGE_PORT)
+    try:
+        check_address(exchange)
+    except ValueError as error:
+        print(f"IP_ADDR in the environment: {error}", file=sys.stderr)
+        return 1
     try:
         return asyncio.run(_trade(exchange, stdout_console()))
     except ExchangeAway as away:

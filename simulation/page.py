@@ -92,7 +92,7 @@ class _Time(NamedTuple):
 def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
     """The whole page."""
     title = scenario.title or "A simulated market"
-    faults = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
+    faults = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
     time = _Time(
         scenario.duration_s,
         [Mark(strike.at_s, f"{strike.kind} E{strike.engine}") for strike in recording.strikes],

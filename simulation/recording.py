@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from bus.messages import engine_of_id
 from client import Fill
 from client.terms import OrderStatus
 
@@ -72,6 +73,20 @@ class SentChange(NamedTuple):
     status: str
     reason: str
 
+    @property
+    def answered_s(self) -> float | None:
+        """When the answer came."""
+        return None if self.latency_ms is None else self.sent_s + self.latency_ms / 1_000
+
+    @property
+    def engine(self) -> int:
+        """The order's home; 0 where its id is not known."""
+        return engine_of_id(self.order_id)
+
+
+SentCall = SentOrder | SentChange
+"""What a client waits for."""
+
 
 class TimedFill(NamedTuple):
     """One side of a trade, and when it was seen."""
@@ -118,6 +133,10 @@ class Recording:
         """Place a fill by the time that its engine gave it."""
         at_s = (fill.timestamp_ns - self.started_ns) / NS_PER_S
         self.fills.append(TimedFill(at_s, client, kind, fill))
+
+    def calls(self) -> list[SentCall]:
+        """All for which clients waited."""
+        return [*self.orders, *self.changes]
 
     def all_changes(self) -> list[SentChange]:
         """By time, with what the venue cancelled of orders that are open by all answers to their clients."""

@@ -44,7 +44,7 @@ def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recordin
     _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, recording.orders))
     _write_csv(folder / "changes.csv", CHANGE_COLUMNS, map(_change_row, recording.all_changes()))
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
-    outages = analysis.outages(recording.orders, recording.strikes, recording.states, scenario.duration_s)
+    outages = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
     document = {
         "scenario": msgspec.to_builtins(scenario),

@@ -113,7 +113,7 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
             )
         if any(fault is not other and _is_within(fault, other) for other in scenario.faults):
             yield (
-                f"{field}.at_s is {fault.at_s:g}: engine {fault.engine} is frozen then already. "
+                f"{field}.at_s is {fault.at_s:g}: engine {fault.engine} may be frozen still. "
                 "Strike later, or let the one freeze last longer."
             )
     for index, jump in enumerate(scenario.fundamental.jumps if scenario.fundamental else ()):
@@ -138,7 +138,7 @@ def _is_within(fault: EngineFault, other: EngineFault) -> bool:
     return (
         fault.kind == other.kind == "freeze"
         and fault.engine == other.engine
-        and other.at_s <= fault.at_s < other.at_s + other.lasts_s
+        and other.at_s <= fault.at_s <= other.at_s + other.lasts_s
     )
 
 

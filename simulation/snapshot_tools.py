@@ -21,7 +21,7 @@ from rich.console import Console
 from bus.executions import ExecutionsDamaged
 from bus.journal import JetStreamJournal
 from bus.records import JournalError
-from bus.snapshots import SnapshotEntry, SnapshotStore
+from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
 from client.cli.failures import Failure
 from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
@@ -67,7 +67,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
                     for number, entry in enumerate(entries):
                         async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
                             verdicts[number] = await snapshots.verify(options.engine, store, entry) or GOOD
-    except (JournalError, ExecutionsDamaged) as error:
+    except (JournalError, ExecutionsDamaged, SnapshotDamaged) as error:
         raise Failure(str(error)) from error
     except nats.js.errors.NotFoundError as error:
         raise NeverRan(options.engine) from error

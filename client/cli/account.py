@@ -41,7 +41,11 @@ async def register(options: Options, desk: Desk) -> int:
     with kept.changing(file) as contexts:
         name, settings = _who(options, contexts)
         chosen = Context(
-            settings.exchange, settings.nats, settings.client_id, settings.secret, settings.password
+            settings.exchange,
+            settings.checked_nats(),
+            settings.client_id,
+            settings.secret,
+            settings.password,
         )
         before = contexts.contexts.get(name)
         is_new = before is None or not before.secret

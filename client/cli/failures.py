@@ -39,7 +39,9 @@ _START_ONE: Final = (
     "with it"
 )
 
-_ASK_WHO: Final = f"it may wait for NATS, of which `matchbus status` tells; if it is not there, {_START_ONE}"
+_ASK_WHO: Final = (
+    f"it may be waiting for NATS, which `matchbus status` shows; if it is not there, {_START_ONE}"
+)
 
 _CHECK_TLS: Final = (
     "somebody listens there, and one side ended the connection: check MATCHBUS_TLS_CA, and MATCHBUS_TLS_CERT "

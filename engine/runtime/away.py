@@ -57,7 +57,7 @@ _BUY: Final = int(Side.BUY)
 _MARKET: Final = int(OrderType.MARKET)
 
 _Quoteless = CancelOrder | CancelAll | TakeLeg | QueryLeg | AddInstrument | EpochStarted
-"""Commands that carry no quotes. A new kind that neither these nor `attach` name is a type error there."""
+"""Commands that carry no quotes. A new kind missing both here and in `attach` is a type error there."""
 
 
 @dataclass(slots=True)

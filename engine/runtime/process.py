@@ -70,8 +70,11 @@ SERVICE: Final = "matchbus.v1.MatchingEngine"
 PROVISION_PATIENCE_S: Final = 60.0
 """How long a start waits for an exchange to make what it needs."""
 
+PEERS_FIRST_S: Final = 0.3
+"""How long orders wait for the feeds of the registered engines: those that are up are live by then."""
+
 PEERS_PATIENCE_S: Final = 2.0
-"""How long a start waits for the feeds of the engines that are registered; some may be down."""
+"""How long a start is not SERVING for want of these feeds; some may be down."""
 
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
@@ -311,9 +314,10 @@ class Engine:
         self._metrics.loop, self._metrics.effects = loop, self._effects
         self._metrics.legs, self._metrics.servicer = legs, servicer
         self._metrics.role = Role.PRIMARY
+        await self._await_peers(PEERS_FIRST_S)
         self._door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
         await self._enter()
-        await self._await_peers()
+        await self._await_peers(PEERS_PATIENCE_S)
         await self._edge.set_serving(serving=True)
         crash_points.reach("serving")
         self._group.create_task(self._tell_health(loop))
@@ -464,11 +468,11 @@ class Engine:
                     _log.warning("batches have the clock's time again")
             await asyncio.sleep(_CLOCK_PERIOD_S)
 
-    async def _await_peers(self) -> None:
-        """Wait a while until the feeds of the other registered engines are live, or known to be away."""
+    async def _await_peers(self, patience_s: float) -> None:
+        """Wait a while until the feeds of the other registered engines are live."""
         others = [number for number in self._engines if number != self._settings.number]
         with suppress(TimeoutError):
-            async with asyncio.timeout(PEERS_PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 for number in others:
                     while not self._sees(number):  # noqa: ASYNC110 -- the follower's state changes by time too
                         await asyncio.sleep(_POLL_S)

@@ -124,11 +124,17 @@ async def drop_lost(nc: Client, engine: int, store: SnapshotStore) -> None:
 async def make(state: State, journal: Journal, store: SnapshotStore) -> SnapshotEntry:
     """Bring an empty state to the journal's end and store a snapshot of it; its entry.
 
-    Nothing is stored when the newest is of that batch. Raises as `load` does.
+    Nothing is stored when the newest is of that batch. Raises as `load` does, and SnapshotDamaged when the
+    newest restores to another digest than it was made with.
     """
     anything = (sys.maxsize, 0)
     damaged: list[SnapshotEntry] = []
     newest = await load(state, journal, store, anything, damaged)
+    if newest is not None and state_digest(state).hex() != newest.state_digest:
+        raise SnapshotDamaged(
+            f"the snapshot of batch {newest.batch_number} restores to another state than it was made of; no"
+            " other is made from it: `matchbus snapshot verify` tells which are good"
+        )
     owed = LastOwed(newest.reported_batch, newest.reported) if newest is not None else LastOwed()
     await replay(state, journal, owed)
     entry = SnapshotEntry(
@@ -281,6 +287,7 @@ _FAULTS: Final = (
     ProcessFault,
     JournalError,
     ExecutionsDamaged,
+    SnapshotDamaged,
     nats.errors.Error,
     nats.js.errors.Error,
     OSError,

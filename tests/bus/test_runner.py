@@ -278,7 +278,6 @@ def test_log_files(tmp_path: Path) -> None:
         "(log_to(LOGS / 'a' / 'all.log'), log_to(LOGS / 'b' / 'routing.log', 'routing'), note())[2]", tmp_path
     )
     assert [line.partition(": ")[2] for line in everything.read_text().splitlines()] == [
-        "a detail",
         "a leg",
         "a note",
         "a worry",

@@ -85,6 +85,28 @@ async def test_one_search_is_for_all_who_wait(venue: FakeVenue, hangs: bool) -> 
     assert venue.searches == searches + 1
 
 
+async def test_what_a_registration_told_is_not_left_for_a_guess(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may end while the exchange is asked in vain where the engine is."""
+    async with venue.client() as client:
+        mine = client._session  # noqa: SLF001 -- which looks for the engine
+
+        search = mine._search  # noqa: SLF001 -- which a registration uses too
+
+        async def overtaken() -> str:
+            monkeypatch.setattr(mine, "_search", search)
+            await mine.register_again(mine.generation)
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "away", "")
+
+        monkeypatch.setattr(mine, "_search", overtaken)
+        monkeypatch.setattr(mine, "_processes", ["127.0.0.1:1", mine.home.address])
+        told = mine.home.address
+        assert await mine.find_home(mine.generation)
+        assert mine.home.address == told
+
+
 async def test_an_engine_is_found_while_a_token_is_renewed(venue: FakeVenue) -> None:
     """A registration that takes long holds up nobody whose token is good."""
     old, successor = venue.engines[0], FakeEngine(venue, 1)

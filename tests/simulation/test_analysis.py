@@ -9,7 +9,7 @@ from client import Fill
 from client.terms import Liquidity, Side
 from simulation import analysis
 from simulation.analysis import Silence
-from simulation.recording import EngineStrike, Recording, SentOrder, StateChange, TimedFill
+from simulation.recording import EngineStrike, Recording, SentChange, SentOrder, StateChange, TimedFill
 
 E1_ORDER, E2_ORDER = 1 << 48, 2 << 48
 
@@ -131,6 +131,15 @@ def test_an_answer_to_one_ends_the_silence_for_all() -> None:
     orders = [order(5.1, 9.0, client="a"), order(5.2, 6.0, client="b"), order(7.0, 7.1, client="b")]
     (outage,) = analysis.outages(orders, [EngineStrike(5.0, "kill", 1, 0.0)], [], 9.0)
     assert outage.silence == pytest.approx((7.1, 9.0))
+
+
+def test_who_waits_for_a_cancel_waits() -> None:
+    """A maker cancels before each new quote: most of an outage may fall on that."""
+    cancel = SentChange(5.0, 3_000.0, "c", "cancel", (1 << 48) + 1, None, None, "cancelled", "")
+    orders = [order(4.0, 4.1), order(8.0, 8.05)]
+    recorded = Recording(orders=orders, changes=[cancel])
+    (outage,) = analysis.outages(recorded.calls(), [EngineStrike(4.9, "freeze", 1, 3.0)], [], 9.0)
+    assert outage.silence == pytest.approx((5.0, 8.0))
 
 
 def test_pauses_are_no_silence() -> None:

@@ -17,11 +17,13 @@ from matchbus.v1 import matchbus_pb2_grpc
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
-from bus.messages import EngineEntry, InstrumentEntry
+from bus.messages import ASK, EngineEntry, InstrumentEntry
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import ProcessFault
 from bus.server import NatsServer
 from engine.commands import AddInstrument, decode
+from engine.runtime import process
+from engine.runtime.market_data import MarketData
 from engine.runtime.process import Engine
 from tests.system.engine_process import EngineProcess, engine_process, is_serving, list_symbol_and_session
 from tests.system.test_nats_trouble import wired_engine
@@ -117,6 +119,37 @@ async def test_symbols_that_are_listed_trade_when_the_door_opens(
     async with wired_engine(own_server):
         assert opened.is_set()
     assert was_open == [False]
+
+
+async def test_the_door_opens_when_the_peers_are_live(
+    own_server: NatsServer, own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order that came before would miss what they quote."""
+    await provision.provision_shared(own_connection)
+    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    await engines.put("2", EngineEntry(2, 1, "127.0.0.1:1", 1))
+    peer = MarketData(own_connection, 2)
+    await peer.start(1, {"AAA": (1, [(ASK, 100, 5, 1)])})
+    beating = asyncio.create_task(peer.run())
+    made: list[Engine] = []
+    was_live = []
+    make_loop, open_to = Engine._make_loop, Door.open_to  # noqa: SLF001 -- steps of a start
+
+    def note_made(engine: Engine) -> Any:
+        made.append(engine)
+        return make_loop(engine)
+
+    def note_open(door: Door, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        if add_to_server is matchbus_pb2_grpc.add_MatchingEngineServicer_to_server:
+            was_live.append(made[0]._sees(2))  # noqa: SLF001 -- what orders would see
+        open_to(door, add_to_server, servicer)
+
+    monkeypatch.setattr(Engine, "_make_loop", note_made)
+    monkeypatch.setattr(Door, "open_to", note_open)
+    monkeypatch.setattr(process, "PEERS_FIRST_S", 5.0)  # here the machine may be busy
+    async with wired_engine(own_server):
+        assert was_live == [True]
+    beating.cancel()
 
 
 async def list_aaa(nc: Connection, tick_size: str, lot_size: str, collar_percent: str = "") -> None:

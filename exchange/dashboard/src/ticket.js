@@ -5,7 +5,8 @@
 import { plain, rounded, spelled } from "./format.js";
 
 const PERIOD_MS = 500;
-const LEAST_PAUSE = 10; // times as long as the answer took: an engine goes through all open orders for it
+const PAUSE = 10; // times as long as the answer took: an engine goes through all open orders for it
+const LONGEST_PAUSE_MS = 5000;
 const AFTER_A_FAILURE_MS = 2000;
 const UNAUTHENTICATED = 401;
 
@@ -192,8 +193,8 @@ export class Ticket {
     } else {
       this.#account.trouble(content.error);
     }
-    const pauseMs = status === 200 ? Math.max(PERIOD_MS, LEAST_PAUSE * tookMs) : AFTER_A_FAILURE_MS;
-    this.#timer = setTimeout(() => this.#refresh(), pauseMs);
+    const pauseMs = Math.min(LONGEST_PAUSE_MS, Math.max(PERIOD_MS, PAUSE * tookMs));
+    this.#timer = setTimeout(() => this.#refresh(), status === 200 ? pauseMs : AFTER_A_FAILURE_MS);
   }
 
   async #ask(act, body, options = {}) {

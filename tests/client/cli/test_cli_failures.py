@@ -89,7 +89,10 @@ async def test_an_exchange_that_answers_is_not_away(failure: str, *, is_away: bo
 
 def test_an_exchange_that_says_nothing_may_wait_for_nats() -> None:
     """Only where nobody listens the hint begins with how to start one."""
-    for said, hint in (("DEADLINE_EXCEEDED", "it may wait for NATS"), ("failed to connect", "start one")):
+    for said, hint in (
+        ("DEADLINE_EXCEEDED", "it may be waiting for NATS"),
+        ("failed to connect", "start one"),
+    ):
         failure = explain(ExchangeAway(Unavailable(f"last failure: {said}")), settings(), [])
         assert failure.hint.startswith(hint)
 

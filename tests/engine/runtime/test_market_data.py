@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from nats.aio.client import Client
@@ -234,6 +234,15 @@ async def test_an_idle_book_is_shown_again_now_and_then(
     assert len(shown) == len(BOOKS)
     for times in shown.values():
         assert min(later - earlier for earlier, later in pairwise(times)) >= 700_000_000
+
+
+def test_a_round_begins_with_what_was_shown_the_longest_ago() -> None:
+    """Or a book that came early in a long round could come late in the next."""
+    made = MarketData(cast("Client", None), 1)
+    made._snapshot_ns.update(A=3, B=1, C=2, D=9)  # noqa: SLF001 -- when each was shown
+    cycle: list[str] = []
+    made._owe_round(cycle, "ABCD", 5, 2)  # noqa: SLF001 -- a heartbeat's part
+    assert (list(made._owed), cycle) == (["B", "C"], ["A"])  # noqa: SLF001 -- what it came to
 
 
 async def test_snapshots_of_very_many_active_books_take_turns(

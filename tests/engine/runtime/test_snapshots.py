@@ -24,7 +24,7 @@ from bus.journal import JetStreamJournal, MemoryJournal
 from bus.messages import Executions
 from bus.records import JournalDamaged
 from bus.server import NatsServer
-from bus.snapshots import SnapshotStore
+from bus.snapshots import SnapshotDamaged, SnapshotStore
 from bus.stream import Extent, extent
 from engine import commands
 from engine.commands import AddInstrument, Command, EpochStarted
@@ -198,6 +198,19 @@ async def test_a_damaged_one_is_made_again(trimmed: Market, nats_connection: Con
     assert await trimmed.make() == 45
     assert [entry.batch_number for entry in await trimmed.store.entries()] == [45, 40]
     assert await trimmed.recover() == (45, 0, state_digest(trimmed.state))
+
+
+async def test_none_is_made_from_one_that_restores_to_another_state(market: Market) -> None:
+    """Its own digest would then vouch for a state that the journal does not give."""
+    await market.make()
+    (entry,) = await market.store.entries()
+    taken = await market.store.get(entry)
+    await market.store.delete(entry)
+    await market.store.put(msgspec.structs.replace(entry, state_digest="00" * 16), taken)
+    await market.trade(1)
+    with pytest.raises(SnapshotDamaged, match="snapshot of batch 30 restores to another state than"):
+        await market.make()
+    assert [kept.batch_number for kept in await market.store.entries()] == [30]
 
 
 async def test_what_is_no_snapshot_is_passed_over_with_a_warning(
