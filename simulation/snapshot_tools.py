@@ -19,14 +19,12 @@ import nats.js.errors
 from rich.console import Console
 
 from bus.executions import ExecutionsDamaged
-from bus.journal import JetStreamJournal
 from bus.records import JournalError
-from bus.snapshots import SnapshotDamaged, SnapshotEntry, SnapshotStore
+from bus.snapshots import SnapshotEntry, SnapshotStore
 from client.cli.failures import Failure
 from client.cli.output import print_sheets
 from client.cli.sheets import Sheet
 from engine.runtime import snapshots
-from engine.state import State
 from simulation.nats_option import SNAPSHOT_PATIENCE_S, NatsAway, NeverRan, add_engine_options, connected
 
 WELL: Final = 0
@@ -57,8 +55,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
             store = SnapshotStore(nc, options.engine)
             if options.action == "make":
                 with console.status("replaying the journal since the newest snapshot"):
-                    state, journal = State(options.engine), JetStreamJournal(nc, options.engine)
-                    await snapshots.make(state, journal, store)
+                    await snapshots.make(nc, options.engine, store)
                     await snapshots.trim(nc, options.engine, store)
             entries = await store.entries()
             verdicts = [""] * len(entries)
@@ -67,7 +64,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
                     for number, entry in enumerate(entries):
                         async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
                             verdicts[number] = await snapshots.verify(options.engine, store, entry) or GOOD
-    except (JournalError, ExecutionsDamaged, SnapshotDamaged) as error:
+    except (JournalError, ExecutionsDamaged) as error:
         raise Failure(str(error)) from error
     except nats.js.errors.NotFoundError as error:
         raise NeverRan(options.engine) from error

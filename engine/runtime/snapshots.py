@@ -81,9 +81,9 @@ async def load(
 ) -> SnapshotEntry | None:
     """Bring an empty state and its journal to the newest snapshot that can be used; None without one.
 
-    `published` is how far the stream of execution reports goes. Damaged snapshots that were passed over are
-    added to `damaged`. Raises JournalDamaged when the journal does not hold what a good snapshot was made
-    from, and nats' errors.
+    `published` is how far the stream of execution reports goes. Those in `damaged` are passed over, and those
+    found damaged are added. Raises JournalDamaged when the journal does not hold what a good snapshot was
+    made from, and nats' errors.
     """
     try:
         entries = await store.entries()
@@ -93,6 +93,8 @@ async def load(
         _log.warning("snapshots are passed over, as they are not listed: %r", error)
         return None
     for entry in entries:
+        if damaged and entry in damaged:
+            continue
         if (entry.reported_batch, entry.reported) > published:
             _log.info("snapshot of batch %d is passed over: reports before it are owed", entry.batch_number)
             continue
@@ -121,20 +123,21 @@ async def drop_lost(nc: Client, engine: int, store: SnapshotStore) -> None:
             await store.delete(entry)
 
 
-async def make(state: State, journal: Journal, store: SnapshotStore) -> SnapshotEntry:
-    """Bring an empty state to the journal's end and store a snapshot of it; its entry.
+async def make(nc: Client, engine: int, store: SnapshotStore) -> SnapshotEntry:
+    """Store a snapshot of the state at the journal's end, made from the newest good one; its entry.
 
-    Nothing is stored when the newest is of that batch. Raises as `load` does, and SnapshotDamaged when the
-    newest restores to another digest than it was made with.
+    A snapshot that restores to another digest than it was made with is not good. Nothing is stored when the
+    newest is of that batch. Raises as `load` does.
     """
     anything = (sys.maxsize, 0)
     damaged: list[SnapshotEntry] = []
-    newest = await load(state, journal, store, anything, damaged)
-    if newest is not None and state_digest(state).hex() != newest.state_digest:
-        raise SnapshotDamaged(
-            f"the snapshot of batch {newest.batch_number} restores to another state than it was made of; no"
-            " other is made from it: `matchbus snapshot verify` tells which are good"
-        )
+    while True:
+        state, journal = State(engine), JetStreamJournal(nc, engine)
+        newest = await load(state, journal, store, anything, damaged)
+        if newest is None or state_digest(state).hex() == newest.state_digest:
+            break
+        _log.error("snapshot of batch %d is passed over: it restores to another state", newest.batch_number)
+        damaged.append(newest)
     owed = LastOwed(newest.reported_batch, newest.reported) if newest is not None else LastOwed()
     await replay(state, journal, owed)
     entry = SnapshotEntry(
@@ -275,7 +278,7 @@ async def _run(number: int, nats_url: str) -> None:
         nc = await link.open(f"engine-{number}-snapshots")
         started = time.monotonic()
         store = SnapshotStore(nc, number)
-        entry = await make(State(number), JetStreamJournal(nc, number), store)
+        entry = await make(nc, number, store)
         _log.info("snapshot of batch %d made in %.1f s", entry.batch_number, time.monotonic() - started)
         if first := await trim(nc, number, store):
             _log.info("the journal begins at stream sequence %d now", first)
@@ -287,7 +290,6 @@ _FAULTS: Final = (
     ProcessFault,
     JournalError,
     ExecutionsDamaged,
-    SnapshotDamaged,
     nats.errors.Error,
     nats.js.errors.Error,
     OSError,

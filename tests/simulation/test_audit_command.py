@@ -16,7 +16,6 @@ from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
 from engine.runtime.snapshots import make
-from engine.state import State
 from simulation.audit_command import merged
 from tests.conftest import Connections
 
@@ -114,7 +113,7 @@ async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
     nats = await connections.open(own_server.url, buffered=False)
     await keep(nats, 1, (1, [*OPENING, order("here", 2, 101)]), (900, [order("taker", 1, 101)]))
     await keep(nats, 2, (1, list(OPENING)), (600, [order("there", 2, 100)]))
-    await make(State(2), JetStreamJournal(nats, 2), SnapshotStore(nats, 2))
+    await make(nats, 2, SnapshotStore(nats, 2))
     await provision.trim_journal(nats, 2, 2)
     code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, errors) == (0, "")
