@@ -121,7 +121,9 @@ _NO_LONGER_KNOWN: Final = frozenset(
 )
 """With these the exchange says that it does not know us any more."""
 
-_ADDRESS: Final = re.compile(r"(\[[0-9a-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII | re.IGNORECASE)
+_ADDRESS: Final = re.compile(
+    r"(\[(?=[^\]]*:[^\]]*:)[0-9a-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII | re.IGNORECASE
+)
 """A name or an IPv4 address, or an IPv6 address in brackets; then the port."""
 
 _MAX_PORT: Final = 65_535

@@ -12,7 +12,8 @@ from engine.terms import Side
 def state_digest(state: State) -> bytes:
     """16 bytes that are equal exactly when everything that can matter later is equal.
 
-    Built from facts in a fixed order, so it does not depend on how the state is stored.
+    Built from facts in a fixed order, so it does not depend on how the state is stored. Whoever changes them
+    raises `engine.snapshot.FORMAT`: a snapshot that restores to another digest is taken for damaged.
     """
     digest = blake2b(digest_size=16)
     encode = msgspec.msgpack.Encoder().encode

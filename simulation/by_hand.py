@@ -69,8 +69,11 @@ def start_clients() -> int:
     exchange = host_and_port(_host(), EXCHANGE_PORT)
     try:
         check_address(exchange)
-    except ValueError as error:
-        print(f"IP_ADDR in the environment: {error}", file=sys.stderr)
+    except ValueError:
+        print(
+            f"IP_ADDR in the environment: {_host()!r:.60} is no host: write it like 127.0.0.1 or ::1",
+            file=sys.stderr,
+        )
         return 1
     try:
         return asyncio.run(_trade(exchange, stdout_console()))

@@ -70,11 +70,13 @@ SERVICE: Final = "matchbus.v1.MatchingEngine"
 PROVISION_PATIENCE_S: Final = 60.0
 """How long a start waits for an exchange to make what it needs."""
 
-PEERS_FIRST_S: Final = 0.3
-"""How long orders wait for the feeds of the registered engines: those that are up are live by then."""
+PEERS_FIRST_S: Final = 0.5
+"""How long after it began to follow the other engines one takes no orders unless they are all live.
+
+Those that are up are, by then; a standby has followed them for long."""
 
 PEERS_PATIENCE_S: Final = 2.0
-"""How long a start is not SERVING for want of these feeds; some may be down."""
+"""How much longer a start is not SERVING for want of a registered engine's feed; some may be down."""
 
 RETIRE_S: Final = 3.0
 """How long a hand-over may take to finish what was taken; then the process ends, and the standby recovers."""
@@ -148,6 +150,7 @@ class Engine:
         self._follower = FeedFollower(
             nc, own_engine=number, on_change=self._on_quote, on_state=self._on_peer_state
         )
+        self._followed_since_s = 0.0
         link.on_reconnected = self._follower.reconnected
         link.on_error = self._follower.on_error
         self._away = AwayView(number, self._state, self._follower.peers)
@@ -210,6 +213,7 @@ class Engine:
 
     def _watch(self) -> list[asyncio.Event]:
         """Follow what an engine has to know of the others; the events are set when what is there is known."""
+        self._followed_since_s = time.monotonic()
         sessions_known, engines_known, instruments_known = (asyncio.Event() for _ in range(3))
         for part in (
             self._link.end_when_closed(),
@@ -314,10 +318,10 @@ class Engine:
         self._metrics.loop, self._metrics.effects = loop, self._effects
         self._metrics.legs, self._metrics.servicer = legs, servicer
         self._metrics.role = Role.PRIMARY
-        await self._await_peers(PEERS_FIRST_S)
+        await self._await_peers(self._followed_since_s + PEERS_FIRST_S)
         self._door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
         await self._enter()
-        await self._await_peers(PEERS_PATIENCE_S)
+        await self._await_peers(time.monotonic() + PEERS_PATIENCE_S)
         await self._edge.set_serving(serving=True)
         crash_points.reach("serving")
         self._group.create_task(self._tell_health(loop))
@@ -468,11 +472,11 @@ class Engine:
                     _log.warning("batches have the clock's time again")
             await asyncio.sleep(_CLOCK_PERIOD_S)
 
-    async def _await_peers(self, patience_s: float) -> None:
-        """Wait a while until the feeds of the other registered engines are live."""
+    async def _await_peers(self, until_s: float) -> None:
+        """Wait until the feeds of the other registered engines are live, up to a monotonic time."""
         others = [number for number in self._engines if number != self._settings.number]
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(until_s - time.monotonic()):
                 for number in others:
                     while not self._sees(number):  # noqa: ASYNC110 -- the follower's state changes by time too
                         await asyncio.sleep(_POLL_S)

@@ -101,7 +101,6 @@ async def test_what_a_registration_told_is_not_left_for_a_guess(
             raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "away", "")
 
         monkeypatch.setattr(mine, "_search", overtaken)
-        monkeypatch.setattr(mine, "_processes", ["127.0.0.1:1", mine.home.address])
         told = mine.home.address
         assert await mine.find_home(mine.generation)
         assert mine.home.address == told
@@ -323,6 +322,7 @@ def test_a_deadline_that_is_none_is_refused(deadline_s: float) -> None:
     [
         *("", "localhost", ":50050", "localhost:", "localhost:0", "localhost:65536", "localhost:x", "a b:1"),
         *("::1:50050", "[::1]", "http://localhost:50050", "localhost:\uff15\uff10", "localhost:50050/"),
+        *("[localhost:1]:2", "[127.0.0.1:50050]:50050"),
     ],
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:

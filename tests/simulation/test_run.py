@@ -315,6 +315,16 @@ def test_clients_with_an_unusable_certificate_say_so(
     assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
 
 
+@pytest.mark.parametrize("host", ["http://here", "127.0.0.1:50050", "10.0.0.0/8"])
+def test_clients_are_told_a_host(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a port; what is none is named before anything is waited for."""
+    monkeypatch.setenv("IP_ADDR", host)
+    assert by_hand.start_clients() == 1
+    assert capsys.readouterr().err.startswith(f"IP_ADDR in the environment: {host!r} is no host: write it")
+
+
 def test_clients_without_an_exchange_say_where_they_look(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,13 @@ def test_nobodys_executions_are_said_to_be_none(trader: Terminal) -> None:
     assert done.stderr == "there are no execution reports of 'nobody'\n"
 
 
+def test_no_wrong_address_of_nats_is_kept(trader: Terminal) -> None:
+    """Later commands would find it in the context, and not where it came from."""
+    done = trader.run("register", "eve", MATCHBUS_NATS="http://there")
+    failed(done, 1, "'http://there' is no address of NATS", "(from MATCHBUS_NATS)")
+    assert "eve" not in trader.text("context", "list")
+
+
 def test_up_names_the_commands_to_type_next(market: Venue, terminal: Terminal) -> None:
     """The two commands that `up` prints register a newcomer and enter an order, as they stand."""
     steps: list[str] = []
