@@ -64,7 +64,7 @@ class Adapter(ABC):
         """All trades noted; None for a book that reports none."""
         return self.made
 
-    def live(self, numbers: Iterable[int]) -> list[int] | None:  # noqa: ARG002
+    def live(self, numbers: Iterable[int]) -> list[int] | None:  # noqa: ARG002 -- for those that tell no trades
         """Which of these orders rest; None where trades are compared instead."""
         return None
 
@@ -117,7 +117,7 @@ class Engine(Ours):
             self.state.apply(self.commands.AddInstrument(f"S{symbol}", "0.01", "1"))
 
     def call(self) -> Callable[[Any], Any]:
-        return self.state.apply  # type: ignore[no-any-return]
+        return self.state.apply  # type: ignore[no-any-return]  # imported by name
 
     def next_batch(self, command: Any) -> Any:
         self.state.end_batch()
@@ -145,13 +145,13 @@ class Layer(Ours):
             self.layer.apply(self.commands.AddInstrument(f"S{symbol}", "0.01", "1"))
 
     def call(self) -> Callable[[Any], Any]:
-        return self.layer.apply  # type: ignore[no-any-return]
+        return self.layer.apply  # type: ignore[no-any-return]  # likewise
 
     def next_batch(self, command: Any) -> None:
         self.layer.events = []
         self.layer.apply(command)
 
-    def keep(self, operation: Operation, returned: Any) -> None:  # noqa: ARG002
+    def keep(self, operation: Operation, returned: Any) -> None:  # noqa: ARG002 -- the layer has events
         self.made += [
             (event.taker_id - FIRST_ID, event.maker_id - FIRST_ID, event.price, event.quantity)
             for event in self.layer.events
@@ -259,7 +259,7 @@ class LightMatchingEngine(Adapter):
 
     package = "lightmatchingengine"
 
-    def __init__(self, symbols: int) -> None:  # noqa: ARG002
+    def __init__(self, symbols: int) -> None:  # noqa: ARG002 -- it makes books by itself
         module = importlib.import_module("lightmatchingengine.lightmatchingengine")
         self.engine = module.LightMatchingEngine()
         self.ids: dict[int, int] = {}
@@ -627,7 +627,7 @@ def main() -> None:
         answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
         return
     answers.write(json.dumps({"version": release, "delivers": adapter.delivers}) + "\n")
-    with open(flow_file, encoding="utf-8") as file:  # noqa: PTH123
+    with open(flow_file, encoding="utf-8") as file:  # noqa: PTH123 -- nothing more is loaded than a book needs
         flow = json.load(file)
     tasks = {"compare": compare, "rate": rate, "latency": latency}
     for line in sys.stdin:

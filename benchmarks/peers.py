@@ -41,7 +41,7 @@ class Echo(matchbus_pb2_grpc.MatchingEngineServicer):
         )
         self._responses: dict[int, pb.OrderEntryResponse] = {}
 
-    async def SubmitOrder(self, request: pb.NewOrder, context: Any) -> pb.OrderReply:  # noqa: ARG002
+    async def SubmitOrder(self, request: pb.NewOrder, context: Any) -> pb.OrderReply:  # noqa: ARG002 -- it echoes
         """Answer one order."""
         return self._reply
 

@@ -141,7 +141,7 @@ async def planned_outage_ms(cluster: Cluster, trading: Trading) -> float:
             except HandoverFailed:  # the exchange heard the standby, the engine has yet to
                 await asyncio.sleep(0.1)
                 continue
-            while cluster.engines[1].address != done.new.address:  # noqa: ASYNC110
+            while cluster.engines[1].address != done.new.address:  # noqa: ASYNC110 -- nobody tells
                 await asyncio.sleep(_POLL_S)
             await trading.next_answer(time.monotonic())
             times = [began, *(answered for _, answered in trading.answers[first:])]

@@ -34,7 +34,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from bus.peer import PeerFeed, PeerState
-from bus.runner import MAX_PORT, number
+from bus.runner import host_of
 
 MAX_REQUESTS: Final = 8
 """Answered at once; more are cut off, and Prometheus comes again."""
@@ -247,9 +247,7 @@ def add_metrics_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _listen_address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    given = number(port)
-    if not host or given is None or given > MAX_PORT:
+    if host_of(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT, such as 127.0.0.1:9464")
     return text
 

@@ -195,6 +195,13 @@ def number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
+def host_of(address: str) -> str | None:
+    """The host of HOST:PORT; None for any other text."""
+    host, _, port = address.rpartition(":")
+    given = number(port)
+    return host if host and given is not None and given <= MAX_PORT else None
+
+
 def whole(text: str, most: int) -> int:
     """For argparse: a whole number from 1 to `most`."""
     given = number(text)

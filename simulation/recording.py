@@ -14,7 +14,8 @@ from client.terms import OrderStatus
 NS_PER_S = 1_000_000_000
 VENUE_CANCEL: Final = "venue_cancel"
 
-_OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
+OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
+"""What an order is while it may still trade."""
 
 
 class Quote(NamedTuple):
@@ -141,8 +142,8 @@ class Recording:
     def all_changes(self) -> list[SentChange]:
         """By time, with what the venue cancelled of orders that are open by all answers to their clients."""
         answered = [one for one in self.changes if one.status and not one.reason]
-        over = {one.order_id for one in answered if one.change == "cancel" or one.status not in _OPEN}
-        still_open = {order.order_id for order in self.orders if order.status in _OPEN} - over
+        over = {one.order_id for one in answered if one.change == "cancel" or one.status not in OPEN}
+        still_open = {order.order_id for order in self.orders if order.status in OPEN} - over
         of_venue = [one for one in self.reported_cancels if one.order_id in still_open]
         return sorted([*self.changes, *of_venue], key=lambda change: change.sent_s)
 

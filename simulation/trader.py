@@ -10,14 +10,13 @@ from decimal import Decimal
 from typing import Final
 
 from client import Client, Fill, MatchbusError, OrderResult, Unavailable
-from client.terms import OrderStatus, RejectReason
+from client.terms import RejectReason
 from engine.terms import OrderType, Side
 from simulation.agents.cast import Player
 from simulation.agents.terms import REFERENCE_PRICE, Cancel, Intent, OpenOrder, Replace, Submit, View
 from simulation.market import MarketWatch
-from simulation.recording import SentChange, SentOrder
+from simulation.recording import OPEN, SentChange, SentOrder
 
-_OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
 _GONE: Final = (RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_CLOSED)
 
 
@@ -172,7 +171,7 @@ class Trader:
             return
         self.acknowledged[result.order_id] = result.client_order_id
         self._order_ids[result.client_order_id] = result.order_id
-        if result.status in _OPEN and leaves and result.client_order_id not in self._closed:
+        if result.status in OPEN and leaves and result.client_order_id not in self._closed:
             self._open[result.client_order_id] = OpenOrder(
                 result.client_order_id, intent.symbol, intent.side, intent.price, leaves
             )
@@ -247,7 +246,7 @@ class Trader:
             self.refusals[str(result.reject_reason)] += 1
             is_over = result.reject_reason in _GONE  # all else leaves the order as it was
         else:
-            is_over = result.status not in _OPEN
+            is_over = result.status not in OPEN
         if is_over:
             self._close(intent.client_order_id)
         return result

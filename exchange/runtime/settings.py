@@ -16,7 +16,7 @@ from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
-from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen, number, whole
+from bus.runner import DEFAULT_NATS_URL, default_listen, host_of, whole
 from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- known to all, so refused off loopback
@@ -196,9 +196,8 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _host_of(listen: str, option: str) -> str:
-    host, colon, port = listen.rpartition(":")
-    given = number(port)
-    if not colon or not host or given is None or given > MAX_PORT:
+    host = host_of(listen)
+    if host is None:
         raise SettingsRefused(f"{option} {listen} must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return host
 
