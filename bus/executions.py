@@ -6,6 +6,7 @@ that its own last one is the newest on its subject, and looks there when an answ
 is stored twice and a replaced primary stores nothing.
 
     ExecutionsDamaged   messages that were stored are gone
+    MessageTooLong      these reports do not fit into one message; nothing was sent
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from bus.journal import PrimaryReplaced
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
+    MAX_MESSAGE_BYTES,
     Publisher,
     Stored,
     StreamError,
@@ -43,6 +45,10 @@ _log: Final = logging.getLogger(__name__)
 
 class ExecutionsDamaged(Exception):
     """Stored execution reports are missing or are none."""
+
+
+class MessageTooLong(Exception):
+    """More reports than the stream takes in one message."""
 
 
 class ExecutionsWriter:
@@ -76,12 +82,15 @@ class ExecutionsWriter:
     async def publish(self, message: messages.Executions) -> None:
         """Store a message exactly once and return when that is certain, however long NATS is away.
 
-        Raises PrimaryReplaced when another writer's message stands where ours should, ExecutionsDamaged when
-        our last one is gone; after these, or a cancellation, the writer takes no more before another `start`.
+        Raises MessageTooLong, PrimaryReplaced when another writer's message stands where ours should,
+        ExecutionsDamaged when our last one is gone; after the latter two, or a cancellation, the writer takes
+        no more before another `start`.
         """
         assert not self._in_flight, "one publish at a time, and none after one that was broken off"
-        self._in_flight = True
         payload = messages.encode_executions(message)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise MessageTooLong(f"{len(message.reports)} reports have {len(payload)} bytes")
+        self._in_flight = True
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}
         self._publisher.begin_message()
         crash_points.reach("reports begun")

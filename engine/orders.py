@@ -7,7 +7,7 @@ open (in the book, or being matched) + reserved (out on legs, able to trade nowh
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,17 @@ class Landmark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     batch_number: int
 
 
+def _dict_with_hashes() -> dict[str, "Order"]:
+    """An empty dict for very many names, in which it costs little to find that one is not there.
+
+    CPython keeps the hashes beside the entries of a dict that has once had a key that is no string. Otherwise
+    it looks for them in the names it comes across, which are no longer in the processor's caches.
+    """
+    made: dict[Any, Any] = {None: None}
+    del made[None]
+    return made
+
+
 @dataclass(slots=True)
 class Account:
     """A client's orders and the newest part of its gap-free history of fills.
@@ -48,7 +59,7 @@ class Account:
     """
 
     name: str
-    orders: dict[str, "Order"] = field(default_factory=dict)
+    orders: dict[str, "Order"] = field(default_factory=_dict_with_hashes)
     open: dict[int, "Order"] = field(default_factory=dict)
     pending: OrderedDict[int, "Order"] = field(default_factory=OrderedDict)
     finished: deque["Order"] = field(default_factory=deque)

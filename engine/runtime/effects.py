@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from bus import crash_points
-from bus.executions import ExecutionsWriter
+from bus.executions import ExecutionsWriter, MessageTooLong
 from bus.journal import PrimaryReplaced
-from bus.messages import Executions, Report, encode_executions
-from bus.stream import MAX_MESSAGE_BYTES
+from bus.messages import Executions, Report
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, LegSent, Listed, Prevented, Replaced
 from engine.runtime import order_log, order_trace
 from engine.runtime.commit_loop import Batch
@@ -172,15 +171,15 @@ class Reports:
                 self.leave_out(published)
             else:  # reported from batches that the journal has lost: their numbers are given out again
                 self.report_again()
-            if self._owed:
-                message = self._next_message()
-            else:
-                message = Executions(self._engine, epoch, batch_number, batch_number, 0, ())
             try:
-                await self._writer.publish(message)
+                if self._owed:
+                    await self._publish_next()
+                else:
+                    await self._writer.publish(
+                        Executions(self._engine, epoch, batch_number, batch_number, 0, ())
+                    )
             except PrimaryReplaced:  # by a predecessor, whose message is left out now, or by a successor
                 continue
-            self._take_off(len(message.reports))
             return
 
     async def drained(self) -> None:
@@ -202,11 +201,9 @@ class Reports:
         while True:
             await self._await_reports(look_s)
             pace = asyncio.create_task(asyncio.sleep(PACE_S))
-            message = self._next_message()
-            await self._writer.publish(message)
-            self._take_off(len(message.reports))
-            order_log.reported(message.reports)
-            order_trace.reported(message.reports)
+            reports = await self._publish_next()
+            order_log.reported(reports)
+            order_trace.reported(reports)
             self._progressed.set()
             if self._queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
@@ -220,12 +217,16 @@ class Reports:
             except TimeoutError:
                 await self._writer.check()
 
-    def _next_message(self) -> Executions:
-        """What of the queue, which is not empty, fits into one message; it stays there until it is stored."""
+    async def _publish_next(self) -> tuple[Report, ...]:
+        """Store what of the queue, which is not empty, fits into one message, and take it off; returns it."""
         message = self._first_reports(MAX_REPORTS_PER_MESSAGE)
-        if len(encode_executions(message)) > MAX_MESSAGE_BYTES:
+        try:
+            await self._writer.publish(message)
+        except MessageTooLong:
             message = self._first_reports(SURE_REPORTS_PER_MESSAGE)
-        return message
+            await self._writer.publish(message)
+        self._take_off(len(message.reports))
+        return message.reports
 
     def _take_off(self, count: int) -> None:
         """The stream has the first `count` reports of the queue."""

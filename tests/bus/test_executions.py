@@ -15,7 +15,13 @@ import bus.executions
 import bus.stream
 from bus import provision, subjects
 from bus.connection import Connection
-from bus.executions import ExecutionsDamaged, ExecutionsReader, ExecutionsWriter, OldFills
+from bus.executions import (
+    ExecutionsDamaged,
+    ExecutionsReader,
+    ExecutionsWriter,
+    MessageTooLong,
+    OldFills,
+)
 from bus.journal import PrimaryReplaced
 from bus.messages import Executions, ReportedCancel, ReportedFill
 from bus.server import NatsServer
@@ -66,6 +72,17 @@ async def test_what_is_published_is_read_in_order(connection: Connection, engine
     for message in sent:
         await writers[message.engine].publish(message)
     assert await _stored(connection, engine, other) == sent
+
+
+async def test_a_message_that_is_too_long_is_not_sent(connection: Connection, engine: int) -> None:
+    """The writer says so and takes a shorter one; nothing of the long one is stored."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    short = _message(engine, 1, 1)
+    with pytest.raises(MessageTooLong, match="10000 reports have"):
+        await writer.publish(Executions(engine, 1, 1, 1, 10_000, short.reports * 10_000))
+    await writer.publish(short)
+    assert await _stored(connection, engine) == [short]
 
 
 async def test_a_writer_goes_on_after_the_last_one(connection: Connection, engine: int) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bus import messages
-from bus.executions import ExecutionsDamaged
+from bus.executions import ExecutionsDamaged, MessageTooLong
 from bus.messages import Executions, Report
 from bus.stream import MAX_MESSAGE_BYTES
 from engine.events import (
@@ -85,6 +85,8 @@ class Stream:
         """Store a message, once the test lets it."""
         await self.open.wait()
         payload = messages.encode_executions(message)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise MessageTooLong
         self.largest = max(self.largest, len(payload))
         self.stored.append(messages.decode_executions(payload))
         self.times.append(time.monotonic())
