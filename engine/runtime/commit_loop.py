@@ -116,12 +116,14 @@ class Batch:
 class Submission:
     """Commands that came together, and their answers: of each command the last event.
 
-    `settling` has, by position, the future answer of each order that still has a leg out.
+    `settling` has, by position, the future answer of each order that still has a leg out. `answered_s` is
+    when all of it was answered, by `time.monotonic()`.
     """
 
     commands: Sequence[Command]
     answers: list[Event | None] = field(default_factory=list)
     settling: dict[int, asyncio.Future[Answered]] = field(default_factory=dict)
+    answered_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -360,7 +362,9 @@ class CommitLoop:
     def _answer(self, batch: Batch) -> None:
         """Let those know who wait: for their commands, or for an order's legs to be back."""
         crash_points.reach("effects released")
+        now_s = time.monotonic()
         for queued in batch.finished:
+            queued.submission.answered_s = now_s
             if not queued.done.done():
                 queued.done.set_result(queued.submission)
         for future, answer in batch.settled:

@@ -481,10 +481,11 @@ async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
 
 
 async def _answers(submissions: Sequence[Submission]) -> list[Answered | Accepted]:
-    """The answers, each when its order has come to rest or has kept us waiting too long."""
+    """The answers, each when its order has come to rest or has had its time for that."""
     settling = [future for submission in submissions for future in submission.settling.values()]
     if settling:
-        await asyncio.wait(settling, timeout=SETTLE_PATIENCE_S)
+        patience_s = submissions[-1].answered_s + SETTLE_PATIENCE_S - time.monotonic()
+        await asyncio.wait(settling, timeout=max(patience_s, 0))
     answers: list[Answered | Accepted] = []
     for submission in submissions:
         to_orders = cast("list[Answered | Accepted]", submission.answers)  # there are no others

@@ -1,6 +1,7 @@
 """The gRPC edge over a real commit loop; the test says when peers can see what was published."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -20,7 +21,7 @@ from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_reign
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.state import State
-from engine.terms import Side
+from engine.terms import OrderStatus, Side
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -67,6 +68,19 @@ class SlowReader(Call):
         """As gRPC has it."""
         await self.reads.acquire()
         self.read.append(len(response.replies))
+
+
+def new_order(name: str, side: Side, quantity: int) -> pb.NewOrder:
+    """An order at 100."""
+    return pb.NewOrder(
+        client_order_id=name,
+        symbol="AAPL",
+        side=side,  # type: ignore[arg-type]  # the same numbers
+        type=pb.ORDER_TYPE_LIMIT,
+        time_in_force=pb.TIME_IN_FORCE_GTC,
+        price=100,
+        quantity=quantity,
+    )
 
 
 class Venue:
@@ -126,16 +140,8 @@ class Venue:
     def submit(self, client: str, side: Side, quantity: int, name: str = "") -> asyncio.Task[pb.OrderReply]:
         """An order at 100; without a name one that says how many orders there are."""
         name = name or f"{client}-{len(self.state.orders)}"
-        order = pb.NewOrder(
-            client_order_id=name,
-            symbol="AAPL",
-            side=side,  # type: ignore[arg-type]  # the same numbers
-            type=pb.ORDER_TYPE_LIMIT,
-            time_in_force=pb.TIME_IN_FORCE_GTC,
-            price=100,
-            quantity=quantity,
-        )
-        return asyncio.create_task(self.servicer.SubmitOrder(order, cast("Context", Call(client))))
+        call = cast("Context", Call(client))
+        return asyncio.create_task(self.servicer.SubmitOrder(new_order(name, side, quantity), call))
 
     async def cancel(self, client: str, order_id: int) -> pb.OrderReply:
         """Cancel an order."""
@@ -303,6 +309,28 @@ async def test_the_reply_to_a_cancel_has_no_fills(venue: Venue, monkeypatch: pyt
     assert (cancelled.status, cancelled.cumulative_quantity) == (pb.ORDER_STATUS_CANCELLED, 7)
     assert list(cancelled.fills) == []
     assert [fill.quantity for fill in repeated.fills] == [4, 3]
+
+
+async def test_messages_of_a_stream_wait_for_their_legs_together(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answers its patience after its own commit, not after the answer to the message before it."""
+    monkeypatch.setattr(servicer, "SETTLE_PATIENCE_S", 1.0)
+    venue.away = (AwayQuote(2, 1, 9, ((100, 5),)),)
+    reader = SlowReader("ann")
+    for _ in range(5):
+        reader.reads.release()
+    began_s = time.monotonic()
+    await venue.servicer.OrderEntry(orders(5), cast("Context", reader))
+    assert reader.read == [1] * 5
+    assert {order.status for order in venue.state.orders.values()} == {OrderStatus.PENDING}
+    assert 1.0 <= time.monotonic() - began_s < 4.0
+
+
+async def orders(count: int) -> AsyncIterator[pb.OrderEntryRequest]:
+    """So many OrderEntry messages of one order each, sent at once."""
+    for number in range(count):
+        yield pb.OrderEntryRequest(commands=[pb.Command(new=new_order(f"order {number}", Side.BUY, 1))])
 
 
 async def entries(sizes: Sequence[int]) -> AsyncIterator[pb.OrderEntryRequest]:
