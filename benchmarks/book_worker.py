@@ -387,7 +387,7 @@ class LiquiBook(Adapter):
         self.module = importlib.import_module("liquibook")
         reported: list[Any] = []
 
-        class Listener(self.module.OrderListener):  # type: ignore[name-defined, misc]
+        class Listener(self.module.OrderListener):  # type: ignore[name-defined, misc]  # it has no stubs
             """Collects what traded; the other calls have to be there, or adding an order fails."""
 
             def on_fill(self, order: Any, matched: Any, quantity: int, cost: int) -> None:

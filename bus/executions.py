@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from nats.aio.client import Client
@@ -169,7 +169,7 @@ class ExecutionsReader:
         """How many messages came after the newest that was read, as the server said with that one."""
         self._nc = nc
 
-    async def __aiter__(self) -> AsyncIterator[messages.Executions]:
+    async def __aiter__(self) -> AsyncGenerator[messages.Executions]:
         """Follow for ever, over whatever happens to the connection. Raises ExecutionsDamaged."""
         reader = StreamReader(self._nc, subjects.EXECUTIONS_STREAM)
         try:

@@ -21,7 +21,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
 import nats.errors
@@ -109,7 +109,7 @@ class Journal(Protocol):
         """Why the append has no good answer; empty when healthy."""
         ...
 
-    def replay(self) -> AsyncIterator[Record]:
+    def replay(self) -> AsyncGenerator[Record]:
         """The records after `position` up to the journal's end as it is now, every one checked.
 
         On a new journal that is all of them. Called again it goes on where it ended. Records of a replaced
@@ -181,7 +181,7 @@ class MemoryJournal(_Chained):
         self.stored = stored if stored is not None else []
         """The bytes of every record."""
 
-    async def replay(self) -> AsyncIterator[Record]:
+    async def replay(self) -> AsyncGenerator[Record]:
         """As Journal says."""
         end = len(self.stored)
         if end < self._sequence:
@@ -249,7 +249,7 @@ class JetStreamJournal(_Chained):
         """As Journal says."""
         return self._publisher.trouble if self.unanswered_since is not None else ""
 
-    async def replay(self) -> AsyncIterator[Record]:
+    async def replay(self) -> AsyncGenerator[Record]:
         """As Journal says. Waits while NATS is away."""
         assert not self._in_flight, "a replay during an append"
         end = await self._end(self._sequence)

@@ -31,7 +31,7 @@ async def quote(maker: Client, symbol: str, middle: str, held: Decimal) -> None:
 
 async def main(exchange: str, symbol: str, middle: str, password: str) -> None:
     """Quote until interrupted."""
-    async with Client.connect(exchange, client_id="maker", password=password, secret="maker's own") as maker:  # noqa: S106
+    async with Client.connect(exchange, client_id="maker", password=password, secret="maker's own") as maker:
         held, seen = Decimal(0), 0
         try:
             async for fill in maker.fills(follow=False):

@@ -19,7 +19,7 @@ def main(exchange: str, symbol: str, password: str) -> None:
     """Register, rest an order twice under one id, look at it, trade with oneself and read the fills."""
     name = f"raw-{time.time_ns()}"
     with grpc.insecure_channel(exchange) as channel:
-        client = pb.RegisterClientRequest(client_id=name, password=password, secret="raw's own")  # noqa: S106
+        client = pb.RegisterClientRequest(client_id=name, password=password, secret="raw's own")
         home = ExchangeStub(channel).RegisterClient(client, timeout=PATIENCE_S)
     print(f"{name} is at home on E{home.engine}, {home.engine_address}")
 

@@ -10,8 +10,8 @@ from client import Client, MatchbusError
 async def main(exchange: str, password: str) -> None:
     """Let a maker quote and a taker take, each from its own engine if there are two."""
     async with (
-        Client.connect(exchange, client_id="example-maker", password=password, secret="maker") as maker,  # noqa: S106
-        Client.connect(exchange, client_id="example-taker", password=password, secret="taker") as taker,  # noqa: S106
+        Client.connect(exchange, client_id="example-maker", password=password, secret="maker") as maker,
+        Client.connect(exchange, client_id="example-taker", password=password, secret="taker") as taker,
     ):
         for symbol in maker.instruments:
             book = await maker.book(symbol, depth=1, consolidated=True)

@@ -135,7 +135,7 @@ async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout)
     with progress(f"{len(engines)} journals", total) as tell:
         async with contextlib.AsyncExitStack() as stack:
             sources = {
-                engine: await stack.enter_async_context(contextlib.aclosing(journal.replay()))  # type: ignore[type-var]
+                engine: await stack.enter_async_context(contextlib.aclosing(journal.replay()))
                 for engine, journal in journals.items()
             }
             done = 0

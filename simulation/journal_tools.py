@@ -162,7 +162,7 @@ async def _read(
             with unhurried(patience):
                 await load(state, journal, SnapshotStore(nc, findings.engine), (sys.maxsize, 0))
         with progress(findings.stream, before.last_seq) as tell:
-            async with contextlib.aclosing(journal.replay()) as records:  # type: ignore[type-var]
+            async with contextlib.aclosing(journal.replay()) as records:
                 async for record in records:
                     if last is not None and record.batch_number > last:
                         break

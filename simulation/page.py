@@ -381,4 +381,6 @@ def _shortened(value: float) -> Decimal:
 
 
 def _milliseconds(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g} ms" if value < 1_000 else f"{value / 1_000:.2f} s"  # noqa: PLR2004
+    if value is None:
+        return "none"
+    return f"{value:.3g} ms" if value < 1_000 else f"{value / 1_000:.2f} s"  # noqa: PLR2004 -- units

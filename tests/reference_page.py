@@ -261,7 +261,7 @@ def _shown(text: ast.expr, names: dict[str, Any]) -> str:
 def _registration_refusals() -> Iterator[tuple[str, str]]:
     for family in (registration.RegistrationRefused, assignment.NoHome):
         for kind in family.__subclasses__():
-            yield exchange_servicer._status_of(kind()).name, _sentence(inspect.getdoc(kind))  # noqa: SLF001
+            yield exchange_servicer._status_of(kind()).name, _sentence(inspect.getdoc(kind))
 
 
 # -- NATS ----------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ async def test_turns_are_shared_between_connections_and_then_on_each() -> None:
     assert together == 2
     assert made.index("c many") < 8
     assert made.index("a one") < 12
-    assert not turns._own  # noqa: SLF001 -- what would grow
+    assert not turns._own
 
 
 async def test_a_turn_that_is_given_up_holds_up_nobody() -> None:
@@ -74,7 +74,7 @@ async def test_a_turn_that_is_given_up_holds_up_nobody() -> None:
     held.cancel()
     assert await patient == "bob"
     assert await want("ann") == "ann"
-    assert not turns._own  # noqa: SLF001 -- what would grow
+    assert not turns._own
 
 
 async def test_all_else_has_its_turn_between_slices() -> None:

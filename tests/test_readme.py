@@ -159,7 +159,7 @@ def test_trading_by_hand(venue: Cluster, tmp_path: Path) -> None:
     steps = README.partition("**Trade by hand**")[2].partition("Then `matchbus")[0]
     lines = [line.removeprefix("    ") for line in steps.splitlines() if line.startswith("    ")]
     assert lines.pop(0) == "$ matchbus up"
-    exchange, nats = re.search(r"--exchange (\S+) --nats (\S+)", steps).groups()  # type: ignore[union-attr]
+    exchange, nats = re.search(r"--exchange (\S+) --nats (\S+)", steps).groups()  # type: ignore[union-attr]  # it is there, or the test fails
     shown = []
     for command in (line for line in lines if line.startswith("$ matchbus ")):
         words = command.replace(exchange, venue.exchange.address).replace(nats, venue.nats_url).split()[2:]

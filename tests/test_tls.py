@@ -168,9 +168,9 @@ def test_a_renewed_certificate_that_cannot_be_read_at_first_is_taken_later(
 def test_a_file_that_becomes_readable_is_another_version(authority: Authority) -> None:
     """A renewed key may be given to the server only after it is written."""
     cert, key = authority.issue("server")
-    before = tls._versions(ServerFiles(cert, key))  # noqa: SLF001
+    before = tls._versions(ServerFiles(cert, key))
     deadline = time.monotonic() + 5
-    while tls._versions(ServerFiles(cert, key)) == before:  # noqa: SLF001 -- file clocks tick slowly
+    while tls._versions(ServerFiles(cert, key)) == before:
         assert time.monotonic() < deadline
         key.chmod(0o640)
 
@@ -181,7 +181,7 @@ def test_a_certificate_renewed_while_it_is_first_read_is_taken(
     """The server may have read the one of before."""
     cert, key = authority.issue("server")
     renewals = Renewals(monkeypatch)
-    read = tls._configuration  # noqa: SLF001
+    read = tls._configuration
 
     def read_and_renew(files: ServerFiles) -> object:
         configuration = read(files)
@@ -212,7 +212,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_named(
 ) -> None:
     """It may be gone between two looks, and then is refused as any other."""
     cert, key = authority.issue("server")
-    read = tls._read  # noqa: SLF001
+    read = tls._read
 
     def read_and_lose(path: Path) -> bytes:
         found = read(path)

@@ -80,7 +80,7 @@ async def test_the_feed_tutorial_shows_what_happens(tmp_path: Path) -> None:
 
     async with Cluster(engines=2) as market:
         with output.open("wb") as out:
-            follower = subprocess.Popen(  # noqa: ASYNC220
+            follower = subprocess.Popen(  # noqa: ASYNC220 -- its output goes to a file; nothing waits for it here
                 [sys.executable, EXAMPLES / "follow_feed.py", market.nats_url, "AAPL", "1"], stdout=out
             )
         try:

@@ -21,7 +21,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Self
@@ -199,7 +199,7 @@ class MarkedJournal:
         """As Journal says."""
         return self._journal.trouble
 
-    async def replay(self) -> AsyncIterator[Record]:
+    async def replay(self) -> AsyncGenerator[Record]:
         """As Journal says. Raises JournalBehind too, at the end."""
         number = self._mark.batch_number if self._mark is not None else 0
         async for record in self._journal.replay():

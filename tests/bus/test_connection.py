@@ -121,7 +121,7 @@ async def test_all_are_on_the_first_server_that_answers(tmp_path: Path, connecti
         url = f"{one.url},{two.url}"
         opened = [await connections.open(url) for _ in range(8)]
         assert all_are_on(one)
-        opened[0]._abort()  # noqa: SLF001 -- as when the server cuts it off
+        opened[0]._abort()
         await until(lambda: not opened[0].is_connected)
         await until(lambda: all_are_on(one))
         await one.kill()
@@ -137,7 +137,7 @@ async def test_a_close_ends_what_reconnects(own_server: NatsServer, monkeypatch:
     closing: list[asyncio.Task[None]] = []
 
     async def refused(**_: object) -> None:
-        reconnecting = connection._reconnection_task  # noqa: SLF001
+        reconnecting = connection._reconnection_task
         assert reconnecting is not None
         reconnecting.cancel()  # as `close` does
         closing.append(reconnecting)
@@ -168,7 +168,7 @@ async def test_a_close_that_comes_together_with_an_answer(
         return said
 
     monkeypatch.setattr(asyncio.StreamReader, "readline", readline)
-    connection._abort()  # noqa: SLF001 -- as when the server cuts it off
+    connection._abort()
     await until(lambda: bool(closing))
     await closing[0]
     await until(lambda: connection.is_closed and asyncio.all_tasks() == {asyncio.current_task()})
@@ -178,7 +178,7 @@ async def test_who_closes_can_be_cancelled(own_server: NatsServer) -> None:
     """While the server is away, too, when nats-py waits for its own task and forgets a cancellation."""
     connection, _, _ = await _opened(own_server)
     await own_server.kill()
-    await until(lambda: connection._reconnection_task_future is not None)  # noqa: SLF001
+    await until(lambda: connection._reconnection_task_future is not None)
     closing = asyncio.create_task(connection.close())
     await asyncio.sleep(0)
     closing.cancel()
@@ -223,12 +223,12 @@ async def test_it_stays_where_it_was_sent(tmp_path: Path) -> None:
 
         await connection.move_to(two.url)
         await comes_back_to(two)
-        connection._abort()  # noqa: SLF001 -- as when the server cuts it off
+        connection._abort()
         await comes_back_to(two)
         await two.kill()
         await comes_back_to(one)
         await two.start()
-        connection._abort()  # noqa: SLF001
+        connection._abort()
         await comes_back_to(one)
         await connection.close()
 
@@ -358,8 +358,8 @@ async def test_a_subject_that_is_no_text_stops_nothing(own_server: NatsServer) -
 async def test_a_close_by_the_server_is_told(shared_server: NatsServer) -> None:
     """When nats-py gives a connection up for good, which a fatal protocol error does, its owner is called."""
     connection, said, reported = await _opened(shared_server)
-    await connection._send_command(b"BROKEN\r\n")  # noqa: SLF001 -- the way to a protocol error
-    await connection._flush_pending()  # noqa: SLF001
+    await connection._send_command(b"BROKEN\r\n")
+    await connection._flush_pending()
     async with asyncio.timeout(2):
         await reported.wait()
     assert said == ["closed"]
@@ -376,7 +376,7 @@ async def test_unbuffered_publishes_fail_while_the_server_is_away(own_server: Na
         await connection.publish("anything", b"")
     with pytest.raises(nats.errors.OutboundBufferLimitError):
         await connection.request("anything", b"")
-    assert not connection._resp_map  # noqa: SLF001 -- where nats-py keeps questions
+    assert not connection._resp_map
     await connection.close()
 
 
@@ -445,8 +445,8 @@ def test_closing_in_the_moment_of_the_loss(tmp_path: Path) -> None:
         async with NatsServer(tmp_path) as server:
             connection, _, _ = await _opened(server)
             await connection.publish("anything", b"")
-            assert connection._transport is not None  # noqa: SLF001 -- the way to a socket that died just now
-            connection._transport.close()  # type: ignore[no-untyped-call]  # noqa: SLF001
+            assert connection._transport is not None
+            connection._transport.close()  # type: ignore[no-untyped-call]  # of nats-py
             assert connection.is_connected
             await connection.close()
             assert connection.is_closed

@@ -115,12 +115,12 @@ async def test_a_lost_answer_stores_nothing_twice(
     """When a message was stored and only the answer was lost, the publish ends well, and it is there once."""
     writer = ExecutionsWriter(connection, engine)
     await writer.start()
-    attempt = writer._publisher.attempt  # noqa: SLF001 -- where an answer can be lost
+    attempt = writer._publisher.attempt
 
     async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
         await attempt(subject, payload, headers)
 
-    monkeypatch.setattr(writer._publisher, "attempt", losing)  # noqa: SLF001
+    monkeypatch.setattr(writer._publisher, "attempt", losing)
     await writer.publish(_message(engine, 1, 1))
     monkeypatch.undo()
     await writer.publish(_message(engine, 2, 2))
@@ -149,7 +149,7 @@ async def test_a_leader_that_is_behind_is_asked_again(
     async def losing(*_: object) -> None:
         monkeypatch.setattr(publisher, "attempt", attempt)
 
-    publisher = writer._publisher  # noqa: SLF001 -- where an answer can be lost
+    publisher = writer._publisher
     attempt = publisher.attempt
     monkeypatch.setattr(bus.stream, "extent", extent)
     monkeypatch.setattr(bus.executions, "last_message", last)

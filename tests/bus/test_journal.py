@@ -375,12 +375,12 @@ async def test_a_lost_answer_is_found_in_the_stream(
 ) -> None:
     """When the record was stored and only the answer was lost, the append ends well, and it is there once."""
     journal = await _jetstream_journal(nats_connection, engine)
-    attempt = journal._publisher.attempt  # noqa: SLF001 -- where an answer can be lost
+    attempt = journal._publisher.attempt
 
     async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
         await attempt(subject, payload, headers)
 
-    monkeypatch.setattr(journal._publisher, "attempt", losing)  # noqa: SLF001
+    monkeypatch.setattr(journal._publisher, "attempt", losing)
     assert await journal.append(1, 1, b"once") == 1
     monkeypatch.undo()
     assert await journal.append(1, 2, b"twice") == 2

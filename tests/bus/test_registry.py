@@ -102,12 +102,12 @@ async def test_a_lost_answer_to_create_is_ours(
     bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the value was stored and the answer lost, create says True."""
-    attempt = bucket._publisher.attempt  # noqa: SLF001 -- where an answer can be lost
+    attempt = bucket._publisher.attempt
 
     async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
         await attempt(subject, payload, headers)
 
-    monkeypatch.setattr(bucket._publisher, "attempt", losing)  # noqa: SLF001
+    monkeypatch.setattr(bucket._publisher, "attempt", losing)
     async with asyncio.timeout(3):
         assert await bucket.create("1", _entry(1))
         await bucket.put("1", _entry(1, epoch=2))

@@ -418,7 +418,7 @@ async def test_a_start_leaves_a_silent_server_too(monkeypatch: pytest.MonkeyPatc
     servers = _Servers(monkeypatch)
     servers.says = {N1: False, N2: False, N3: False}
     assert (await servers.link.open("one")).is_on(N1)
-    assert servers.asked == [N1] * runner._MAX_SILENT + [N1, N2, N3]  # noqa: SLF001
+    assert servers.asked == [N1] * runner._MAX_SILENT + [N1, N2, N3]
     servers.says[N2] = True
     assert (await servers.link.open("two")).is_on(N2)
     assert [connection.is_on(N2) for connection in servers.link.connections] == [True, True]
@@ -457,8 +457,8 @@ async def test_a_close_for_good_ends_the_process(own_server: NatsServer) -> None
     """A connection that is lost for good is a fault that says so."""
     link = NatsLink(own_server.url)
     connection = await link.open("test")
-    await connection._send_command(b"BROKEN\r\n")  # noqa: SLF001 -- the way to a protocol error
-    await connection._flush_pending()  # noqa: SLF001
+    await connection._send_command(b"BROKEN\r\n")
+    await connection._flush_pending()
     async with asyncio.timeout(2):
         with pytest.raises(ProcessFault, match="closed for good; nothing is lost, start again"):
             await link.end_when_closed()

@@ -81,7 +81,7 @@ class _Dropping:
     """Loses the message that arrives as number `lost`, as a queue that overflows does."""
 
     def __init__(self, reader: StreamReader, lost: int) -> None:
-        self._deliver = reader._received  # noqa: SLF001 -- the end of the way
+        self._deliver = reader._received
         self._lost = lost
         self._arrived = 0
 

@@ -156,8 +156,8 @@ async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(
 
 def in_flight(client: Client) -> int:
     """How many messages of the client have no answer yet."""
-    assert client._entry is not None  # noqa: SLF001
-    return len(client._entry._in_flight)  # noqa: SLF001
+    assert client._entry is not None
+    return len(client._entry._in_flight)
 
 
 async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
@@ -167,7 +167,7 @@ async def test_messages_in_flight_are_bounded(venue: FakeVenue) -> None:
     async with venue.client() as client, asyncio.timeout(20):
         orders = [asyncio.create_task(client.submit("AAPL", "buy", "1", "2")) for _ in range(5 * 256)]
         await until(lambda: in_flight(client) == 4)
-        assert len(client._entry._queue) == 256  # type: ignore[union-attr]  # noqa: SLF001
+        assert len(client._entry._queue) == 256  # type: ignore[union-attr]  # it is connected
         engine.hold.set()
         assert all([(await order).status == "new" for order in orders])
 
@@ -379,9 +379,9 @@ async def test_cancelled_task_does_not_disturb_the_others(venue: FakeVenue) -> N
             asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id=f"o{number}"))
             for number in range(600)
         ]
-        entry = client._entry  # noqa: SLF001
+        entry = client._entry
         assert entry is not None
-        await until(lambda: entry._sent)  # noqa: SLF001
+        await until(lambda: entry._sent)
         orders[1].cancel()
         orders[599].cancel()
         engine.hold.set()
@@ -432,7 +432,7 @@ async def test_an_id_used_again_is_of_the_order_that_was_entered(venue: FakeVenu
         await asyncio.sleep(0)
         unsent.cancel()
         await asyncio.wait((unsent,))
-        assert not client._known_orders  # noqa: SLF001
+        assert not client._known_orders
         order = await client.submit(COARSE, "buy", "1", "2", client_order_id="mine")
         named: dict[str, Any] = {by: getattr(order, by)}
         await client.replace(**named, price="3", quantity="1")
@@ -600,7 +600,7 @@ async def test_a_replace_has_one_deadline(venue: FakeVenue) -> None:
         latest = asyncio.get_running_loop().time() + 20 + engine.s_per_question
         replace = asyncio.create_task(client.replace(order_id=order.order_id, price="3", quantity="2"))
         await until(lambda: in_flight(client))
-        (pending,) = client._entry._sent  # type: ignore[union-attr]  # noqa: SLF001
+        (pending,) = client._entry._sent  # type: ignore[union-attr]  # it is connected
         assert pending.deadline < latest
         engine.hold.set()
         assert not (await replace).rejected
@@ -625,7 +625,7 @@ async def test_a_later_command_may_have_the_earlier_deadline(venue: FakeVenue) -
         order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
         await until(lambda: in_flight(client))
         deadline = asyncio.get_running_loop().time() + 0.1
-        later = client._entry.send(b"", "later", deadline)  # type: ignore[union-attr]  # noqa: SLF001
+        later = client._entry.send(b"", "later", deadline)  # type: ignore[union-attr]  # it is connected
         with pytest.raises(Unavailable):
             await later.answer
         assert not order.done()
@@ -638,11 +638,11 @@ async def test_a_command_with_little_time_left_ends_no_stream(venue: FakeVenue) 
     """That it had no answer in it says nothing about the stream, on which others may be."""
     venue.engines[0].silent = True
     async with venue.client() as client, asyncio.timeout(15):
-        entry = client._entry  # noqa: SLF001 -- whose stream it is
+        entry = client._entry
         assert entry is not None
         hurried = entry.send(b"", "hurried", asyncio.get_running_loop().time() + 0.2)
         await until(lambda: in_flight(client))
-        reader = entry._reader  # noqa: SLF001 -- likewise
+        reader = entry._reader
         assert reader is not None
         with pytest.raises(Unavailable):
             await hurried.answer
@@ -657,4 +657,4 @@ async def test_an_order_is_named_by_exactly_one_id(venue: FakeVenue) -> None:
         with pytest.raises(ValueError, match="order_id or by client_order_id"):
             await client.cancel(order_id=1, client_order_id="x")
         with pytest.raises(TypeError, match="client_order_id is of type int: write a str"):
-            await client.order(client_order_id=5)  # type: ignore[arg-type]
+            await client.order(client_order_id=5)  # type: ignore[arg-type]  # that is the test

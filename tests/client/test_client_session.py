@@ -70,7 +70,7 @@ async def test_an_exchange_that_is_away_moves_no_engine(venue: FakeVenue) -> Non
         await venue.stop_exchange()
         with pytest.raises(Unavailable):
             await client.positions()
-        assert not client._session.is_guessing  # noqa: SLF001
+        assert not client._session.is_guessing
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -80,7 +80,7 @@ async def test_one_search_is_for_all_who_wait(venue: FakeVenue, hangs: bool) -> 
     async with venue.client() as client:
         searches = venue.searches
         venue.hold_searches = asyncio.Event() if hangs else None
-        mine = client._session  # noqa: SLF001
+        mine = client._session
         assert all(await asyncio.gather(*(mine.find_home(mine.generation) for _ in range(10))))
     assert venue.searches == searches + 1
 
@@ -90,9 +90,9 @@ async def test_what_a_registration_told_is_not_left_for_a_guess(
 ) -> None:
     """It may end while the exchange is asked in vain where the engine is."""
     async with venue.client() as client:
-        mine = client._session  # noqa: SLF001 -- which looks for the engine
+        mine = client._session
 
-        search = mine._search  # noqa: SLF001 -- which a registration uses too
+        search = mine._search
 
         async def overtaken() -> str:
             monkeypatch.setattr(mine, "_search", search)
@@ -155,10 +155,10 @@ async def test_a_token_is_renewed_again_after_an_order_that_was_abandoned(
         abandoned = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
         await until(lambda: engine.commands)
         abandoned.cancel()
-        entry = client._entry  # noqa: SLF001
+        entry = client._entry
         assert entry is not None
         await engine.server.stop(None)
-        await until(lambda: entry._reader is None)  # noqa: SLF001
+        await until(lambda: entry._reader is None)
         await venue.start(engine)
         venue.tokens.clear()
         engine.silent = False
@@ -290,7 +290,7 @@ async def test_a_registration_that_ends_with_the_client_opens_nothing(venue: Fak
     client = venue.client()
     opening = asyncio.create_task(client.open())
     await until(lambda: venue.searches)
-    client._session.closed = True  # noqa: SLF001 -- what `close` does first
+    client._session.closed = True
     venue.hold_searches.set()
     with pytest.raises(ClientClosed):
         await opening

@@ -25,10 +25,10 @@ def test_whole_units_may_be_ints() -> None:
 def test_float_is_refused_with_advice() -> None:
     """A float raises a TypeError that says what to write instead."""
     with pytest.raises(TypeError, match=r'write "101.25" or Decimal\("101.25"\)'):
-        AAPL.ticks(101.25)  # type: ignore[arg-type]
+        AAPL.ticks(101.25)  # type: ignore[arg-type]  # that is the test
     for value in (float("nan"), float("-inf")):
         with pytest.raises(TypeError, match=f"price is a float, and {value} is no number that AAPL"):
-            AAPL.ticks(value)  # type: ignore[arg-type]
+            AAPL.ticks(value)  # type: ignore[arg-type]  # that is the test
     with pytest.raises(TypeError, match="bool"):
         AAPL.lots(True)
 
@@ -38,7 +38,7 @@ def test_what_was_read_before_excuses_nothing() -> None:
     assert AAPL.lots(1) == AAPL.lots("1") == AAPL.lots(Decimal(1)) == 10
     for value in (True, 1.0, [1], None):
         with pytest.raises(TypeError, match=f"quantity is a {type(value).__name__}"):
-            AAPL.lots(value)  # type: ignore[arg-type]
+            AAPL.lots(value)  # type: ignore[arg-type]  # that is the test
 
 
 def test_off_the_grid_is_refused_not_rounded() -> None:

@@ -255,7 +255,7 @@ def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
         "quantity": 5,
         "settled_below": 0,
     }
-    leg = TakeLeg(**(fields | change))  # type: ignore[arg-type]
+    leg = TakeLeg(**(fields | change))  # type: ignore[arg-type]  # a dict of several types
     answer = world.apply(2, leg)[-1]
     assert isinstance(answer, LegTaken)
     assert answer.refused

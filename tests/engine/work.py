@@ -16,7 +16,7 @@ def steps(call: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
-    sys.settrace(trace)  # type: ignore[arg-type]
+    sys.settrace(trace)  # type: ignore[arg-type]  # the stubs want a named event
     try:
         call()
     finally:

@@ -150,11 +150,11 @@ async def test_who_is_silent_when_the_feeds_do_not_come_to_life_shows_its_last_w
     """One that stood by was ready, and may hang on its way to a reign: why is in its log alone."""
     cluster, nobody = Cluster(data_dir=tmp_path), "127.0.0.1:1"
     (tmp_path / "log").write_text("the journal is full\n")
-    cluster._exchange = Member("exchange", [], nobody, tmp_path / "none", {})  # noqa: SLF001
+    cluster._exchange = Member("exchange", [], nobody, tmp_path / "none", {})
     cluster.engines[1] = Member("engine 1", [], nobody, tmp_path / "log", {})
     said = "engine 1 does not serve; its log ends with:\nthe journal is full"
     with pytest.raises(ProcessFailed, match=said):
-        await cluster._until_live()  # noqa: SLF001
+        await cluster._until_live()
 
 
 PATIENCE_S = 1.0

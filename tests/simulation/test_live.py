@@ -44,7 +44,7 @@ async def progress() -> Any:
         symbol="BTC-USD",
         price=Decimal("99.99"),
     )
-    fills: deque[tuple[str, Fill]] = deque([("momentum-4", fill)] * 8)  # type: ignore[list-item]
+    fills: deque[tuple[str, Fill]] = deque([("momentum-4", fill)] * 8)  # type: ignore[list-item]  # what is shown of one
     return SimpleNamespace(
         market=SimpleNamespace(books={symbol: book(symbol) for symbol in SYMBOLS}, engines=engines),
         traders=[SimpleNamespace(submitted=900, client=SimpleNamespace(instruments=instruments))],

@@ -18,7 +18,7 @@ TRADING = {**matchbus.TRADING, **matchbus.LOOKING}
 def test_every_command_is_somebodys() -> None:
     """The commands that are listed are those that the trader's side and the operator's side have."""
     assert set(TRADING) == set(MODULES)
-    (choices,) = [action.choices for action in operate.parser()._actions if action.choices]  # noqa: SLF001
+    (choices,) = [action.choices for action in operate.parser()._actions if action.choices]
     assert choices is not None
     assert set(matchbus.RUNNING) == {*choices, "bench"}
 

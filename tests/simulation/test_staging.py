@@ -53,7 +53,7 @@ def test_a_scenario_makes_the_same_plan_again(tmp_path: Path) -> None:
     """Same scenario, same players with the same arrivals, and the same values of symbols."""
     news = scenario.read("news-shock", ["AAPL", "MSFT"])
     cluster = Cluster(data_dir=tmp_path)
-    cluster._exchange = Member("exchange", [], "127.0.0.1:1", tmp_path / "log", {})  # noqa: SLF001
+    cluster._exchange = Member("exchange", [], "127.0.0.1:1", tmp_path / "log", {})
     one, two = plan_of(news, cluster), plan_of(news, cluster)
     assert list(one.players) == list(two.players)
     assert len(one.players) == sum(group.count for group in news.agents)

@@ -235,7 +235,7 @@ def main() -> int:
                     takeovers=options.takeovers,
                     seed=options.seed,
                     fenced=fenced,
-                    tell=lambda task=task: progress.advance(task),  # type: ignore[misc]
+                    tell=lambda task=task: progress.advance(task),  # type: ignore[misc]  # mypy does not see the default's type
                 )
             )
     console.print(report(results))

@@ -74,12 +74,12 @@ def new_order(order: NewOrder) -> pb.NewOrder:
         client_order_id=order.client_order_id,
         symbol=order.symbol,
         side=order.side,  # type: ignore[arg-type]  # enums are ints
-        type=order.type,  # type: ignore[arg-type]
-        time_in_force=order.time_in_force,  # type: ignore[arg-type]
+        type=order.type,  # type: ignore[arg-type]  # an enum is an int on the wire
+        time_in_force=order.time_in_force,  # type: ignore[arg-type]  # likewise
         price=order.price,
         quantity=order.quantity,
         post_only=order.post_only,
-        self_trade_prevention=order.self_trade_prevention,  # type: ignore[arg-type]
+        self_trade_prevention=order.self_trade_prevention,  # type: ignore[arg-type]  # likewise
     )
 
 

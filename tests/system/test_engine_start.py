@@ -61,19 +61,19 @@ async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> N
     ask = AsyncMock(side_effect=BucketUnavailable("no leader"))
     check = AsyncMock(side_effect=[None, ProcessFault("another process wrote")])
     with pytest.raises(ProcessFault):
-        await Engine._answered(Mock(_check_place=check, _settings=Mock(number=1)), ask)  # noqa: SLF001
+        await Engine._answered(Mock(_check_place=check, _settings=Mock(number=1)), ask)
     assert ask.await_count == 2
 
 
 async def test_what_stands_behind_our_reigns_first_record_is_anothers() -> None:
     """Before that record it may be the predecessor's, and while we append it may be ours."""
     engine = Mock(_journal=Mock(lag=AsyncMock(return_value=1)), _has_begun=False, _loop=None)
-    await Engine._check_place(engine)  # noqa: SLF001
-    engine._has_begun = True  # noqa: SLF001
+    await Engine._check_place(engine)
+    engine._has_begun = True
     with pytest.raises(ProcessFault, match="another process wrote 1 batches"):
-        await Engine._check_place(engine)  # noqa: SLF001
-    engine._loop = Mock(is_appending=True)  # noqa: SLF001
-    await Engine._check_place(engine)  # noqa: SLF001
+        await Engine._check_place(engine)
+    engine._loop = Mock(is_appending=True)
+    await Engine._check_place(engine)
 
 
 async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_successors_entry(
@@ -92,7 +92,7 @@ async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_succ
         _answered=lambda ask: ask(),
     )
     with pytest.raises(ProcessFault, match="a later epoch of E1 than 2"):
-        await Engine._enter(replaced)  # noqa: SLF001
+        await Engine._enter(replaced)
     assert await engines.get("1") == successor
 
 
@@ -133,7 +133,7 @@ async def test_the_door_opens_when_the_peers_are_live(
     beating = asyncio.create_task(peer.run())
     made: list[Engine] = []
     was_live = []
-    make_loop, open_to = Engine._make_loop, Door.open_to  # noqa: SLF001 -- steps of a start
+    make_loop, open_to = Engine._make_loop, Door.open_to
 
     def note_made(engine: Engine) -> Any:
         made.append(engine)
@@ -141,7 +141,7 @@ async def test_the_door_opens_when_the_peers_are_live(
 
     def note_open(door: Door, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         if add_to_server is matchbus_pb2_grpc.add_MatchingEngineServicer_to_server:
-            was_live.append(made[0]._sees(2))  # noqa: SLF001 -- what orders would see
+            was_live.append(made[0]._sees(2))
         open_to(door, add_to_server, servicer)
 
     monkeypatch.setattr(Engine, "_make_loop", note_made)

@@ -188,7 +188,7 @@ async def test_too_many_streams_are_refused_and_closed_ones_make_room(one_engine
         for _ in range(3):
             calls = [trader.follow() for _ in range(40)]
             codes = [asyncio.ensure_future(call.code()) for call in calls]
-            await until(lambda codes=codes: sum(map(asyncio.Future.done, codes)) >= 40 - MAX_FILL_STREAMS)  # type: ignore[misc]
+            await until(lambda codes=codes: sum(map(asyncio.Future.done, codes)) >= 40 - MAX_FILL_STREAMS)  # type: ignore[misc]  # mypy does not see the default's type
             ended = [code.result() for code in codes if code.done()]
             assert ended == [grpc.StatusCode.RESOURCE_EXHAUSTED] * (40 - MAX_FILL_STREAMS)
             for call in calls:

@@ -7,9 +7,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matchbus import tls
@@ -129,9 +130,9 @@ class Followed(Cluster):
 
 
 @contextlib.asynccontextmanager
-async def running(work: Callable[[], object]) -> AsyncIterator[None]:
+async def running(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Do this in the background."""
-    task = asyncio.ensure_future(work())  # type: ignore[call-overload]
+    task = asyncio.create_task(work())
     try:
         yield
     finally:
@@ -146,13 +147,13 @@ async def test_who_reigns_is_followed_though_the_bucket_was_gone(
     """Whoever deleted it, the ready file names the right primaries once there is another."""
     cluster = Followed(own_server, tmp_path / "log")
     connection = await connections.open(own_server.url)
-    async with running(cluster._follow_reigns):  # noqa: SLF001
+    async with running(cluster._follow_reigns):
         for epoch, address in enumerate(("127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"), start=1):
             await until(lambda: said(caplog, "no stream KV_engines"))
             await provision_shared(connection)
             bucket = Bucket(connection, subjects.ENGINES_BUCKET, decode_engine)
             await bucket.put("1", EngineEntry(engine=1, epoch=epoch, address=address, pid=1))
-            await until(lambda address=address: cluster.engines[1].address == address)  # type: ignore[misc]
+            await until(lambda address=address: cluster.engines[1].address == address)  # type: ignore[misc]  # mypy does not see the default's type
             caplog.clear()
             await connection.jetstream().delete_stream("KV_engines")
             connection = await connections.open(own_server.url)
@@ -171,10 +172,8 @@ async def test_what_looks_after_the_market_begins_again(
         await asyncio.Event().wait()
 
     works: dict[str, Work] = {name: partial(work, name) for name in ("steady", "faulty")}
-    cluster._keepers = {  # noqa: SLF001
-        asyncio.create_task(begin(), name=name): begin for name, begin in works.items()
-    }
-    async with running(cluster._oversee):  # noqa: SLF001
+    cluster._keepers = {asyncio.create_task(begin(), name=name): begin for name, begin in works.items()}
+    async with running(cluster._oversee):
         await until(lambda: begun.count("faulty") == 3)
     assert begun.count("steady") == 1
     assert said(caplog, "faulty failed, and begins again") == 2

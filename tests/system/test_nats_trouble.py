@@ -296,7 +296,7 @@ async def reported_orders(connection: Connection) -> set[str]:
     """The client order ids that the execution reports have now."""
     stored = (await connection.jetstream().stream_info(subjects.EXECUTIONS_STREAM)).state.messages
     found: set[str] = set()
-    async with contextlib.aclosing(aiter(ExecutionsReader(connection))) as messages:  # type: ignore[type-var]
+    async with contextlib.aclosing(aiter(ExecutionsReader(connection))) as messages:
         for _ in range(stored):
             reports = (await anext(messages)).reports
             found |= {report.client_order_id for report in reports if isinstance(report, ReportedOrder)}

@@ -161,7 +161,7 @@ class Market:
 
         await eventually(is_settled, 20, "nothing trades any more")
 
-    async def everything(self) -> list[object]:
+    async def everything(self) -> list[Any]:
         """Check that all that was answered is there, once, and adds up; returns what can be seen."""
         await self.settled()
         told = await self.history()
@@ -287,7 +287,7 @@ async def test_a_kill_loses_nothing_and_the_next_order_is_soon_answered(
     await market.alice.cancel(client_order_id=f"o{len(load.sent)}")
     told, orders, books, held = await market.everything()
     assert [told, orders, held] == [quiet[0], quiet[1], quiet[3]]
-    assert [(book.bids, book.asks) for book in books] == [(book.bids, book.asks) for book in quiet[2]]  # type: ignore[attr-defined]
+    assert [(book.bids, book.asks) for book in books] == [(book.bids, book.asks) for book in quiet[2]]
     assert cluster.engines[1] is primary
     market.seen.check()
     epochs = {book.epoch for book in market.seen.books}

@@ -271,7 +271,7 @@ async def test_fills_are_told_again_after_an_outage(
             return follow(since)
 
         monkeypatch.setattr(client, "fills", counted)
-        telling = asyncio.create_task(prompt._tell_fills(client, 1))  # noqa: SLF001
+        telling = asyncio.create_task(prompt._tell_fills(client, 1))
         await until(lambda: len(given_up) > 2)
         engine.refuses_fills_after_s = None
         told = ""

@@ -256,7 +256,7 @@ async def rig() -> Rig:
 @pytest.fixture
 def small_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that hold four commands."""
-    monkeypatch.setattr(commit_loop, "MAX_RECORD_BYTES", 5 * commit_loop._COMMAND_BYTES)  # noqa: SLF001
+    monkeypatch.setattr(commit_loop, "MAX_RECORD_BYTES", 5 * commit_loop._COMMAND_BYTES)
 
 
 async def test_nothing_leaves_before_the_journal_has_it(rig: Rig) -> None:

@@ -236,7 +236,7 @@ async def test_the_mark_never_falls_during_a_replay(tmp_path: Path, monkeypatch:
         replay = journal.replay()
         await anext(replay)
         await asyncio.sleep(0.05)  # gives the keeper many chances to be wrong
-        await replay.aclose()  # type: ignore[attr-defined]  # it is a generator
+        await replay.aclose()
     assert read_mark(tmp_path / FILE_NAME, 1) == before
 
 

@@ -185,7 +185,7 @@ async def test_a_quiet_symbol_leaves_the_heartbeats(nats_connection: Connection,
     for beats, step_ns in ((1, 2_000 * MS), (2, MS)):
         clock[0] += step_ns
         async with running(market_data):
-            await tape.until(lambda beats=beats: len(tape.heartbeats) == beats)  # type: ignore[misc]
+            await tape.until(lambda beats=beats: len(tape.heartbeats) == beats)  # type: ignore[misc]  # mypy does not see the default's type
     assert tape.heartbeats[0].sequences == {"AAPL": 8}
     assert tape.heartbeats[-1].sequences == {}
 
@@ -239,10 +239,10 @@ async def test_an_idle_book_is_shown_again_now_and_then(
 def test_a_round_begins_with_what_was_shown_the_longest_ago() -> None:
     """Or a book that came early in a long round could come late in the next."""
     made = MarketData(cast("Client", None), 1)
-    made._snapshot_ns.update(A=3, B=1, C=2, D=9)  # noqa: SLF001 -- when each was shown
+    made._snapshot_ns.update(A=3, B=1, C=2, D=9)
     cycle: list[str] = []
-    made._owe_round(cycle, "ABCD", 5, 2)  # noqa: SLF001 -- a heartbeat's part
-    assert (list(made._owed), cycle) == (["B", "C"], ["A"])  # noqa: SLF001 -- what it came to
+    made._owe_round(cycle, "ABCD", 5, 2)
+    assert (list(made._owed), cycle) == (["B", "C"], ["A"])
 
 
 async def test_snapshots_of_very_many_active_books_take_turns(

@@ -137,7 +137,7 @@ async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_no
     for number in (1, 2, 3):
         reports.add(1, number, [accepted(number)])
     await reports.take_over(2, 9, _alone)
-    ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]
+    ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]  # all have one
     assert ids == [1, 2, 3]
 
 
@@ -168,7 +168,7 @@ async def test_after_a_loss_a_faster_predecessor_takes_no_reports_away(engine: i
     reports.add(2, 10, [accepted(4)])
     await asyncio.wait_for(reports.drained(), 5)
     running.cancel()
-    ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]
+    ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]  # all have one
     assert ids == [1, 2, 3, 4]
 
 
@@ -196,7 +196,7 @@ async def test_a_process_replaced_in_its_take_over_stores_nothing_behind_its_suc
             await successor.publish(messages.Executions(engine, 3, 11, 11, 1, _reports(accepted(11))))
 
     async def publish_late(message: messages.Executions) -> None:
-        writer.publish = publish  # type: ignore[method-assign]
+        writer.publish = publish  # type: ignore[method-assign]  # for one call
         await begin()
         await publish(message)
 
@@ -205,7 +205,7 @@ async def test_a_process_replaced_in_its_take_over_stores_nothing_behind_its_suc
             raise ProcessFault("another process wrote")
 
     if between:
-        writer.publish = publish_late  # type: ignore[method-assign]
+        writer.publish = publish_late  # type: ignore[method-assign]  # for one call
     else:
         await begin()
     reports = Reports(engine, writer, (0, 0))
@@ -220,7 +220,7 @@ async def test_a_process_replaced_in_its_take_over_stores_nothing_behind_its_suc
     ids: list[int] = []
     while not ids or ids[-1] != 12:
         for stored in await reader.read(5):
-            ids += [report.order_id for report in messages.decode_executions(stored.payload).reports]  # type: ignore[union-attr]
+            ids += [report.order_id for report in messages.decode_executions(stored.payload).reports]  # type: ignore[union-attr]  # all have one
     await reader.close()
     assert ids == ([1, 2, 3, 11, 12] if own else [1, 2, 3, 12])
 
@@ -393,6 +393,6 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
     async with reign.running():
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        await Engine._retire(retiring, AsyncMock(), loop)  # noqa: SLF001
+        await Engine._retire(retiring, AsyncMock(), loop)
         assert loop.journal.position == end
         assert not owed[0].done()
