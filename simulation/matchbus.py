@@ -65,6 +65,11 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), file=sys.stdout if words else sys.stderr)
         return DONE if words else USAGE_ERROR
+    if words == ["--version"]:
+        from importlib.metadata import version  # noqa: PLC0415 -- for this only
+
+        print(f"matchbus {version('matchbus')}")
+        return DONE
     name, *rest = words
     # What breaks is said by the command itself; gRPC's own account would stand in the middle of its answer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,13 @@ def test_an_address_of_the_environment_says_nothing_of_a_journal(
 def test_a_silence_is_no_error_of_pythons() -> None:
     """A NATS that says nothing has no reason to tell."""
     assert NatsAway("nats://there", TimeoutError()).text == "no NATS server answers at nats://there"
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    """`matchbus --version` names it, as pyproject.toml does."""
+    assert matchbus.main(["--version"]) == 0
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"matchbus {project['version']}\n"
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
