@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 CONTRACT := proto/matchbus/v1/matchbus.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers test dashboard browser demo chaos bench bench-quick ratchet proto reference clean
+.PHONY: help install peers test dashboard browser demo replay chaos bench bench-quick ratchet proto reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ browser: install ## test the dashboard in Chromium, with Playwright installed be
 
 demo: install ## a real market with simulated clients; ARGS="--duration 10 --headless"
 	$(BIN)/matchbus demo $(ARGS)
+
+replay: install ## 30 minutes of Bitstamp's orders through an engine: the same 284 trades as there; ARGS="--engines 3"
+	$(BIN)/simulation replay $(ARGS)
 
 chaos: install ## faults strike a market under load, a witness judges; ARGS="--minutes 5 --seed 7"
 	$(BIN)/simulation chaos $(ARGS)

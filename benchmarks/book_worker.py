@@ -398,6 +398,9 @@ class LiquiBook(Adapter):
 
             on_cancel = on_reject = on_accept
 
+            def on_cancel_reject(self, order: Any, reason: str) -> None:
+                """Likewise: what is gone cannot be cancelled."""
+
         self.reported = reported
         self.listener = Listener()
         self.books = [self.module.DepthOrderBook() for _ in range(symbols)]

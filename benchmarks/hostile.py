@@ -225,6 +225,7 @@ def leak(count: int) -> Figure:
         layer.apply(order)
         layer.apply(cancel)
         layer.events.clear()
+        layer.books[SYMBOL].take_changes()
         if number == warm_up:
             gc.collect()
             before = resident_bytes(os.getpid())

@@ -2,9 +2,10 @@
 
 A journal of so many commands is written, after which so many orders rest. Then the maker's process makes a
 snapshot and a real engine is started, timed until it says SERVING; and once more without the snapshot, which
-takes as long as the commands need, on a journal a tenth as long.
+takes as long as the commands need, on a journal a tenth as long. There the starts take turns with reading the
+same journal and doing nothing with it.
 
-    python benchmarks/recovery.py [--orders N] [--commands N] [--json FILE]
+    python benchmarks/recovery.py [--orders N] [--commands N] [--pairs N] [--json FILE]
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.figures import Figure, alone
+from benchmarks.figures import Figure, alone, paired
 from benchmarks.report import console
 from benchmarks.standalone import standalone
 from bus import provision, subjects
@@ -52,9 +53,10 @@ class Sizes(msgspec.Struct, frozen=True):
 
     orders: int = 1_000_000
     commands: int = 5_000_000
+    pairs: int = 5
 
 
-QUICK = Sizes(orders=5_000, commands=20_000)
+QUICK = Sizes(orders=5_000, commands=20_000, pairs=1)
 
 
 def flow(orders: int, count: int) -> Iterator[list[Command]]:
@@ -150,20 +152,32 @@ async def start_cost() -> float:
     return longest * 1e3
 
 
-async def measure(orders: int, count: int, *, with_snapshot: bool, output: Console) -> list[Figure]:
-    """Write a journal and start an engine on it."""
+async def read_cost(url: str) -> float:
+    """Seconds in which the journal is read and checked, and nothing is done with it."""
+    nc = await connect(url, name="benchmark", on_closed=lambda: None)
+    began = time.perf_counter()
+    async for _ in JetStreamJournal(nc, ENGINE).replay():
+        pass
+    seconds = time.perf_counter() - began
+    await nc.close()
+    return seconds
+
+
+async def measure(sizes: Sizes, *, with_snapshot: bool, output: Console) -> list[Figure]:
+    """Write a journal and start engines on it, one after the other."""
     way = "by snapshot" if with_snapshot else "by replay alone"
-    name = f"{way}, {count:,} commands, {orders:,} orders resting"
+    name = f"{way}, {sizes.commands:,} commands, {sizes.orders:,} orders resting"
     figures: list[Figure] = []
 
-    def note(unit: str, value: float, *, lower_is_better: bool = True) -> None:
-        figures.append(alone(PART, name, unit, [value], lower_is_better=lower_is_better))
+    def note(unit: str, *turns: float) -> None:
+        figures.append(alone(PART, name, unit, turns, lower_is_better=True))
 
     with tempfile.TemporaryDirectory() as directory:
         async with NatsServer(Path(directory)) as server:
-            state = await write(server.url, orders, count, output)
+            state = await write(server.url, sizes.orders, sizes.commands, output)
             if with_snapshot:
-                note("ms, longest pause while a maker starts", await start_cost())
+                pauses = [await start_cost() for _ in range(sizes.pairs)]
+                note("ms, longest pause of an event loop that starts a maker", *pauses)
                 made = time.perf_counter()
                 maker = [sys.executable, "-m", "engine.runtime.snapshots", "--number", str(ENGINE)]
                 child = await asyncio.create_subprocess_exec(*maker, "--nats", server.url)
@@ -173,20 +187,34 @@ async def measure(orders: int, count: int, *, with_snapshot: bool, output: Conso
                 note("MB that the snapshot takes", (await _stored_bytes(server.url)) / 1e6)
             del state
             log = Path(directory) / "engine.log"
-            async with engine(server.url, Path(directory) / "state", log) as seconds:
-                note("s from start to serving", seconds)
+            starts, reads = [], []
+            for _ in range(sizes.pairs):
+                async with engine(server.url, Path(directory) / "state", log) as seconds:
+                    starts.append(seconds)
+                loaded = "loaded in" in await asyncio.to_thread(log.read_text)
+                assert loaded == with_snapshot, "the start did not go the way it is measured for"
                 if not with_snapshot:
-                    note("commands/s from start to serving", count / seconds, lower_is_better=False)
-            loaded = "loaded in" in await asyncio.to_thread(log.read_text)
-            assert loaded == with_snapshot, "the start did not go the way it is measured for"
-            return figures
-
-
-async def measure_all(orders: int, commands: int, output: Console) -> list[Figure]:
-    """By snapshot, and by replay alone of a tenth."""
+                    reads.append(await read_cost(server.url))
+    if with_snapshot:
+        note("s from start to serving", *starts)
+        return figures
+    beside = "reading the journal"
     return [
-        *(await measure(orders, commands, with_snapshot=True, output=output)),
-        *(await measure(orders // 10, commands // 10, with_snapshot=False, output=output)),
+        paired(PART, name, "s from start to serving", starts, beside, reads, lower_is_better=True),
+        paired(
+            *(PART, name, "commands/s from start to serving"),
+            *([sizes.commands / start for start in starts], beside),
+            [sizes.commands / read for read in reads],
+        ),
+    ]
+
+
+async def measure_all(sizes: Sizes, output: Console) -> list[Figure]:
+    """By snapshot, and by replay alone of a tenth."""
+    tenth = Sizes(sizes.orders // 10, sizes.commands // 10, sizes.pairs)
+    return [
+        *(await measure(sizes, with_snapshot=True, output=output)),
+        *(await measure(tenth, with_snapshot=False, output=output)),
     ]
 
 
@@ -209,8 +237,8 @@ async def _stored_bytes(url: str) -> int:
 
 def run(sizes: Sizes) -> list[Figure]:
     """All figures of this part."""
-    return uvloop.run(measure_all(sizes.orders, sizes.commands, console()))
+    return uvloop.run(measure_all(sizes, console()))
 
 
 if __name__ == "__main__":
-    standalone(f"{PART}, {os.cpu_count()} cores", __doc__, Sizes(), run, orders="", commands="")
+    standalone(f"{PART}, {os.cpu_count()} cores", __doc__, Sizes(), run, orders="", commands="", pairs="")
