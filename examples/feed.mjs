@@ -4,9 +4,9 @@ import { crc32 } from "node:zlib";
 import { connect } from "@nats-io/transport-node";
 const [url, symbol, engine = "1"] = process.argv.slice(2);
 const UNSYNCED = -1, DOWN_MS = 300, subject = `md.${engine}.book.${symbol.replaceAll(".", "=")}`;
+const exact = (json) => JSON.parse(json.replace(/(?<=[[,] *)\d{16,}(?= *[\],])/g, '"$&"')); // as text
 const empty = () => ({ 1: new Map(), 2: new Map() });
 let epoch, sequence, book, parts, waiting, smallestLag, shown, heardAt = 0, askAt = 0, patience = 50; // ms
-
 const best = (side) => [...book[side]].sort(([a], [b]) => (side === 1 ? b - a : a - b)).slice(0, 10);
 const text = (side) => best(side).map(([price, quantity]) => `${price}:${quantity};`).join("");
 const checksum = () => crc32(`${text(1)}|${text(2)}`);
@@ -51,7 +51,7 @@ begin(0);
 const nc = await connect({ servers: url, maxReconnectAttempts: -1 });
 setInterval(look, 20);
 for await (const message of nc.subscribe(`md.${engine}.>`)) { // ONE: two would reorder against each other
-  const [kind, ...fields] = message.json(), itsEpoch = fields[kind === "heartbeat" ? 1 : 0];
+  const [kind, ...fields] = exact(message.string()), itsEpoch = fields[kind === "heartbeat" ? 1 : 0];
   if (itsEpoch < epoch || (kind !== "heartbeat" && message.subject !== subject)) continue;
   if (itsEpoch > epoch) begin(itsEpoch);
   ({ delta, snapshot, heartbeat })[kind](fields);

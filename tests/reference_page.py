@@ -371,7 +371,12 @@ numbers of the [enums](#enums). `pid`: of a process, on the machine of its `addr
 
 
 def _services(contract: Contract) -> Iterator[str]:
-    yield "## gRPC calls\n"
+    yield """## gRPC calls
+
+The contract is `proto/matchbus/v1/matchbus.proto`, with `proto` as the folder that imports begin at. In
+JavaScript, ask for `longs: String`: times are above 2^53, and ids may be. Health checks and server reflection
+(`v1alpha`) need no token.
+"""
     for service, comment, calls in contract.services():
         yield f"### {service}\n\n{comment}\n"
         yield from table(

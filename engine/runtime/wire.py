@@ -32,7 +32,10 @@ _CUT: Final = "\ufffd"
 
 def bounded(text: str, longest: int) -> str:
     """The text in at most `longest` bytes; one that had to be cut is still refused."""
-    return text[:longest] if text.isascii() else text[: longest // 4 - 1] + _CUT
+    if text.isascii():
+        return text[:longest]
+    most = longest // 4  # characters that surely fit
+    return text if len(text) <= most else text[: most - 1] + _CUT
 
 
 @lru_cache(maxsize=1 << 14)  # `sys.intern` may keep for ever whatever a client sends

@@ -163,6 +163,13 @@ def test_the_longest_strings_pass_and_longer_ones_are_cut() -> None:
                 assert longest < len(cut) < 2 * longest
 
 
+def test_a_short_string_comes_back_as_it_was_sent() -> None:
+    """Whatever letters it has, nothing of it is cut: it can be matched by whoever sent it."""
+    text = "\U0001f600" * 6
+    order = wire.new_order("alice", pb.NewOrder(client_order_id=text, symbol=text))
+    assert (order.client_order_id, order.symbol) == (text, text)
+
+
 @pytest.mark.parametrize("text", ["é" * 36, "語" * 5, "\U0001f600" * 1_000, "x" * 35 + "é"])
 def test_strings_are_bounded_in_bytes(text: str) -> None:
     """What is not ASCII takes no more room in a record than the longest valid string."""
