@@ -4,12 +4,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import cast
-from unittest.mock import AsyncMock, Mock
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import msgspec
 import nats.errors
 import pytest
+from matchbus.edge import Door
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
@@ -389,10 +391,19 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
         owed.append(loop.submit_own(LegResult((1 << 48) + 1, ())))
         await asyncio.wait(owed, timeout=0.1)
 
-    retiring = Mock(_round_trip=Mock(make=result_comes), _reports=AsyncMock())
+    keeping = asyncio.get_running_loop().create_future()
+    retiring: Any = SimpleNamespace(
+        _door=Door("no service", "nobody serves yet"),
+        _round_trip=SimpleNamespace(make=result_comes),
+        _reports=reports_to(Stream()),
+        _keeping=keeping,
+    )
+    lease = AsyncMock(spec_set=Lease)
     async with reign.running():
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        await Engine._retire(retiring, AsyncMock(), loop)
+        await Engine._retire(retiring, lease, loop)
         assert loop.journal.position == end
         assert not owed[0].done()
+    assert keeping.cancelled()
+    lease.release.assert_awaited_once_with()
