@@ -311,6 +311,25 @@ async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
     keeping.cancel()
 
 
+async def test_a_standby_that_owes_no_reports_asks_for_none(nats_connection: Connection, engine: int) -> None:
+    """The newest message of the stream may be large, and every standby would have it twice a second."""
+    await provision.provision_shared(nats_connection)
+    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
+    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
+    assert await holder.acquire()
+    writer = AsyncMock(spec_set=ExecutionsWriter)
+    reports = Reports(engine, writer, (0, 0))
+    standby = Standby(nats_connection, lease, State(engine), MemoryJournal(engine), reports, writer)
+    statuses = await nats_connection.subscribe(subjects.standby(engine))
+    waiting = asyncio.create_task(standby.until_reign(0))
+    keeping = asyncio.create_task(holder.keep(_never))
+    for _ in range(2):  # it would ask in between
+        await statuses.next_msg(timeout=5)
+    writer.start.assert_not_awaited()
+    waiting.cancel()
+    keeping.cancel()
+
+
 async def _never() -> None:
     raise AssertionError("the lease lapsed")
 
