@@ -19,6 +19,7 @@ from bus.executions import ExecutionsWriter
 from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
+from bus.registry import Bucket
 from bus.runner import ProcessFault
 from bus.stream_reader import StreamReader
 from engine.commands import LegResult
@@ -276,7 +277,8 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     keeping.cancel()
     await holder.release()
     await asyncio.wait_for(waiting, 5)
-    assert await holder.holder() == lease.entry
+    leases = Bucket(nats_connection, subjects.LEASES_BUCKET, messages.decode_lease)
+    assert await leases.get(str(engine)) == lease.entry
 
 
 async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
