@@ -136,9 +136,9 @@ def operations_of(commands: Iterable[Command], known: dict[int, Operation]) -> l
 
 
 @contextmanager
-def flow_file(symbols: int, operations: int, seed: int = 1) -> Iterator[Path]:
+def flow_file(symbols: int, operations: int) -> Iterator[Path]:
     """The seeded flow of `benchmarks/core.py`, written down for the workers."""
-    flow = Flow(seed, symbols)
+    flow = Flow(1, symbols)
     known: dict[int, Operation] = {}
     commands = flow.commands(operations)
     content = {

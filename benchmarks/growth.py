@@ -142,12 +142,12 @@ async def symbols(count: int, sizes: Sizes, output: Console) -> list[Figure]:
 # ---------------------------------------------------------------- history
 
 
-def steady(chunk: int = 10_000) -> Iterator[pb.Command]:
+def steady() -> Iterator[pb.Command]:
     """For ever: an order comes, and one that came LIVE orders before is cancelled (many have traded)."""
     waiting: list[str] = []
     run = uuid.uuid4().hex[:8]
     for number in itertools.count():
-        for order in orders(chunk):
+        for order in orders(10_000):
             order.client_order_id = f"{run}-{number}-{order.client_order_id.partition('-')[2]}"
             yield pb.Command(new=order)
             waiting.append(order.client_order_id)

@@ -65,12 +65,10 @@ async def stream(peer: Peer, messages: Sequence[pb.OrderEntryRequest]) -> int:
     return answered
 
 
-async def rate(
-    peers: Sequence[Peer], count: int, size: int, symbols: Sequence[str] = (SYMBOL,)
-) -> tuple[float, float]:
+async def rate(peers: Sequence[Peer], count: int, size: int) -> tuple[float, float]:
     """Orders a second of all clients together, and microseconds of the server's processor time an order."""
     share = max(size, count // len(peers))
-    made = [batched(share, size, symbols) for _ in peers]
+    made = [batched(share, size) for _ in peers]
     used = cpu_seconds(peers[0].pid)
     started = time.perf_counter()
     answered = sum(

@@ -23,6 +23,7 @@ import grpc
 import msgspec
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from nats.aio.client import Client
 from rich.console import Console
 from rich.progress import track
 
@@ -139,7 +140,8 @@ def _free_port() -> int:
 
 async def start_cost() -> float:
     """Milliseconds in which starting the maker holds up its engine's event loop."""
-    maker = SnapshotMaker(ENGINE, "nats://127.0.0.1:1", commands_per_snapshot=1)
+    store = SnapshotStore(Client(), ENGINE)
+    maker = SnapshotMaker(ENGINE, "nats://127.0.0.1:1", commands_per_snapshot=1, store=store)
     maker.note(1)
     longest, last = 0.0, time.perf_counter()
     running = asyncio.create_task(maker.run())

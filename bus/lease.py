@@ -80,10 +80,6 @@ class Lease:
         """
         return time.monotonic() - self._renewed
 
-    async def holder(self) -> LeaseEntry | None:
-        """Who holds the lease now; None: nobody. Raises one of AWAY, StreamMissing."""
-        return _holder(await self._newest())
-
     async def acquire(self) -> bool:
         """Take a lease that is free, or is ours already; False when another holds it or was faster.
 

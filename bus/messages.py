@@ -21,6 +21,12 @@ NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 BID: Final = 1
 ASK: Final = 2
 
+
+def opposite(side: int) -> int:
+    """The side that orders of `side` trade with."""
+    return ASK if side == BID else BID
+
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """One that is shown: the contract's int64 carries it, and a float holds it."""
 

@@ -1,4 +1,6 @@
-"""Every NATS subject, stream and bucket name of ours; nothing else spells one.
+"""Every NATS subject, stream and bucket name of ours; no other module of the packages spells one.
+
+What cannot import this spells those it needs: `nats.conf`, the dashboard's page and the examples.
 
 A string made by a client never becomes part of a subject: an oversized or malformed one closes a nats-py
 connection for good. Only symbols of the instrument list get here, and `symbol_token` checks them again.

@@ -1,6 +1,9 @@
 """What is always true of the state between two commands. Tests run `check` after random steps."""
 
+from collections import Counter
+
 from engine.book import BookSide
+from engine.orders import Account
 from engine.state import State
 
 
@@ -11,18 +14,18 @@ def check(state: State) -> None:
             _check_side(side, state)
         if book.bids.keys and book.asks.keys:
             assert book.bids.keys[-1] < -book.asks.keys[-1], f"{book.symbol} is crossed"
-    reserved: dict[int, int] = {}
+    reserved: Counter[int] = Counter()
+    legs_to: dict[int, list[int]] = {}
     for leg_id, leg in state.legs.items():
         assert leg.sent.quantity > 0, f"leg {leg_id} is empty"
-        reserved[leg.order.id] = reserved.get(leg.order.id, 0) + leg.sent.quantity
+        reserved[leg.order.id] += leg.sent.quantity
+        legs_to.setdefault(leg.sent.peer, []).append(leg_id)
+    assert {peer: list(ids) for peer, ids in state.legs_to.items() if ids} == legs_to, "legs by peer"
     for order in state.orders.values():
-        assert order.quantity == order.cumulative + order.leaves + order.cancelled, (
-            f"the quantities of order {order.id} do not add up"
-        )
         assert min(order.open, order.reserved, order.cumulative, order.cancelled) >= 0, (
             f"order {order.id} has a negative quantity"
         )
-        assert order.reserved == reserved.get(order.id, 0), f"order {order.id} reserves what no leg has"
+        assert order.reserved == reserved[order.id], f"order {order.id} reserves what no leg has"
         assert order.reserved or not any(order.owed), f"order {order.id} owes no answer"
         account = order.owner
         assert (order.id in account.open) == (order.leaves > 0), f"order {order.id} is open and finished"
@@ -30,8 +33,7 @@ def check(state: State) -> None:
         assert in_book == order.is_resting, f"order {order.id} has {order.open} open but rests: {in_book}"
         assert order.is_resting or not order.open or order.reserved, f"order {order.id} waits for no leg"
     for account in state.accounts.by_name.values():
-        for expected, fill in enumerate(account.fills, start=account.forgotten + 1):
-            assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected}"
+        _check_fills(account)
         assert account.landmarks or not account.forgotten, f"{account.name}'s old fills cannot be found"
         pending = [order for order in account.open.values() if order.reserved]
         assert sorted(account.pending) == [order.id for order in pending], (
@@ -40,6 +42,21 @@ def check(state: State) -> None:
         marks = [order.mark for order in account.pending.values()]
         assert marks == sorted(marks), f"{account.name}'s marks are out of order"
         assert len(account.orders) == len(account.open) + len(account.finished), f"{account.name}'s orders"
+
+
+def _check_fills(account: Account) -> None:
+    filled: Counter[int] = Counter()
+    value: Counter[int] = Counter()
+    for expected, fill in enumerate(account.fills, start=account.forgotten + 1):
+        assert fill.sequence == expected, f"{account.name}'s fills have a gap at {expected}"
+        filled[fill.order_id] += fill.quantity
+        value[fill.order_id] += fill.price * fill.quantity
+    if account.forgotten:
+        return  # the fills of some orders are not all there
+    for order in account.orders.values():
+        assert (order.cumulative, order.value) == (filled[order.id], value[order.id]), (
+            f"order {order.id} has other quantities than its fills"
+        )
 
 
 def _check_side(side: BookSide, state: State) -> None:

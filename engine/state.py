@@ -105,7 +105,7 @@ class State:
         self.next_leg_id = first_id(engine)
         self.next_priority = 1
         self.peer_legs: defaultdict[int, PeerLegs] = defaultdict(PeerLegs)
-        self._legs_to: dict[int, OrderedDict[int, None]] = {}  # the ids of `legs` by peer, oldest first
+        self.legs_to: dict[int, OrderedDict[int, None]] = {}  # the ids of `legs` by peer, oldest first
         self._touched: dict[str, Book] = {}
 
     # -- batches ------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ class State:
         limit = level.key * self.books[symbol].opposite(order.side).sign
         leg_id = self.next_leg_id
         self.next_leg_id += 1
-        oldest = next(iter(self._legs_to.get(level.engine, ())), leg_id)
+        oldest = next(iter(self.legs_to.get(level.engine, ())), leg_id)
         sent = LegSent(
             leg_id,
             level.engine,
@@ -435,13 +435,13 @@ class State:
         # Marks move before the first leg: the lowest stays first.
         order.owner.pending.setdefault(order.id, order)
         self.legs[sent.leg_id] = OutLeg(sent, order)
-        self._legs_to.setdefault(sent.peer, OrderedDict())[sent.leg_id] = None
+        self.legs_to.setdefault(sent.peer, OrderedDict())[sent.leg_id] = None
 
     def _leg_result(self, command: LegResult) -> None:
         leg = self.legs.pop(command.leg_id, None)
         if leg is None:
             return  # the same answer came twice
-        del self._legs_to[leg.sent.peer][command.leg_id]
+        del self.legs_to[leg.sent.peer][command.leg_id]
         order = leg.order
         filled = sum(fill.quantity for fill in command.fills)
         sent = leg.sent.quantity

@@ -38,11 +38,6 @@ class Side(IntEnum):
     BUY = 1
     SELL = 2
 
-    @property
-    def opposite(self) -> "Side":
-        """The side this one trades with."""
-        return Side.SELL if self is Side.BUY else Side.BUY
-
 
 class OrderType(IntEnum):
     """LIMIT rests what it cannot trade; MARKET never rests. Stops are named in the contract only."""

@@ -30,6 +30,7 @@ from bus.messages import (
     ReportedOrder,
     StandbyStatus,
     engine_of_id,
+    opposite,
 )
 from bus.peer import PeerFeed, PeerState, protected_books
 from bus.replica import Level
@@ -123,7 +124,7 @@ class MarketViews:
                     engine_of_id(report.contra_order_id),
                     report.price,
                     report.quantity,
-                    BID if report.side == ASK else ASK,
+                    opposite(report.side),
                     report.time_ns,
                 )
                 self._trades.setdefault(report.symbol, _Tape()).add(trade)

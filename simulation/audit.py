@@ -33,6 +33,7 @@ from typing import Final
 
 import msgspec
 
+from bus.messages import opposite
 from engine.commands import (
     AwayQuote,
     Command,
@@ -247,7 +248,7 @@ class Audit:
 
     def better(self, symbol: str, side: int, price: int, before: int) -> list[tuple[int, int]]:
         """(price, quantity) of orders with a place below `before`, at prices that a taker likes better."""
-        book, sign = self._state.books.get(symbol), _sign(3 - side)
+        book, sign = self._state.books.get(symbol), _sign(opposite(side))
         levels = []
         for level in book.side(side).best_first() if book is not None else ():
             if sign * level.price >= sign * price:
@@ -387,7 +388,7 @@ class Audit:
                 for leg in out
                 if not (leg.is_answered or leg.is_of_earlier_reign) and leg.back is None
             ]
-            levels = other.better(symbol, 3 - side, worst, standing_before)
+            levels = other.better(symbol, opposite(side), worst, standing_before)
             found = passed_over(levels, own + unanswered, sign)
             if found is None:
                 continue
@@ -397,7 +398,7 @@ class Audit:
                 before = min(
                     standing_before, other.known_before(symbol, view), *(leg.known_before for leg in out)
                 )
-                levels = other.better(symbol, 3 - side, worst, before)
+                levels = other.better(symbol, opposite(side), worst, before)
                 hidden = [
                     msgspec.structs.replace(leg.sent, limit=worst, quantity=leg.hides(before)) for leg in out
                 ]
@@ -406,7 +407,7 @@ class Audit:
                     continue
             if not stays:
                 price = found[0]
-                age_ms = (now_ns - other.stands_since_ns(symbol, 3 - side, price)) // _NS_PER_MS
+                age_ms = (now_ns - other.stands_since_ns(symbol, opposite(side), price)) // _NS_PER_MS
                 idle_ms = (now_ns - other.last_batch_ns) // _NS_PER_MS
                 idle = f"engine {number} wrote its last batch {idle_ms:,} ms before"
                 yield False, f"{text}: the view was {age_ms:,} ms old ({idle})"

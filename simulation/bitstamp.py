@@ -27,6 +27,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final
 
+from bus.messages import opposite
 from engine.terms import MAX_PRICE, MAX_QUANTITY, Side
 
 SYMBOL: Final = "BTC-USD"
@@ -324,14 +325,14 @@ class _Touched:
     """The best prices that a window's instructions changed or looked from, so far, as higher-is-better."""
 
     def __init__(self) -> None:
-        self._changed = {Side.BUY: -MAX_PRICE, Side.SELL: -MAX_PRICE}
-        self._looked = {Side.BUY: -MAX_PRICE, Side.SELL: -MAX_PRICE}
+        self._changed: dict[int, int] = {Side.BUY: -MAX_PRICE, Side.SELL: -MAX_PRICE}
+        self._looked: dict[int, int] = {Side.BUY: -MAX_PRICE, Side.SELL: -MAX_PRICE}
 
     def conflicts(self, side: Side, price: int, *, looks: bool) -> bool:
         """Whether the other side's part of the window and this instruction touch each other."""
         met = self._changed if looks else self._looked
         # A bid at p and an ask at q meet where p >= q, that is where p + (-q) >= 0.
-        return _rank(side, price) + met[side.opposite] >= 0
+        return _rank(side, price) + met[opposite(side)] >= 0
 
     def add(self, side: Side, price: int, *, looks: bool) -> None:
         """Take an instruction into the window."""

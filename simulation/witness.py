@@ -5,6 +5,7 @@ It knows nothing of the engine but the commands and the shape of the records, an
 the order of events, so all of it is one pass over each.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -392,8 +393,11 @@ def _open_orders(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Chec
         check.violations += [
             f"{log.name}: order {key} is told as {told.get(key)}, due is {due.get(key)}" for key in wrong
         ]
+        filled: Counter[int] = Counter()
+        for fill in log.fills:
+            filled[fill.order_id] += fill.quantity
         for order in log.open_orders:
-            if order.cumulative + order.leaves + order.cancelled != order.quantity:
+            if filled[order.order_id] + order.leaves + order.cancelled != order.quantity:
                 check.violations.append(f"{log.name}: the quantities of order {order.order_id} do not add up")
             if order.status == OrderStatus.PENDING:
                 check.violations.append(f"{log.name}: order {order.order_id} still waits for a leg")

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from bus.messages import LegAnswer
+from bus.messages import LegAnswer, opposite
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
 from engine.book import BookSide
@@ -118,7 +118,7 @@ class _Taken:
         self.as_of = version
         self.seen = 0
         for price, aim in self.aims.items():
-            aim.shown = replica.quantity(3 - side, price)
+            aim.shown = replica.quantity(opposite(side), price)
             self.seen += aim.seen
         self.late = [
             fill
@@ -211,7 +211,7 @@ class AwayView:
                 aim = taken.aims.get(price)
                 if aim is None:
                     assert replica is not None
-                    now = replica.quantity(3 - side, price)
+                    now = replica.quantity(opposite(side), price)
                     aim = taken.aims[price] = _Aim(now, now)
                 aim.unshared = aim.shown + aim.seen  # others may have added some
                 aim.quantity += quantity
@@ -306,15 +306,14 @@ class AwayView:
         return tuple(quotes)
 
     def _quotes(
-        self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int = 0
+        self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int
     ) -> Iterator[AwayQuote]:
         """What an order of `side` could take at `limit` or better from peers numbered above `above`."""
-        opposite = 3 - side
         for number in self._peers:
             replica = self._book(number, symbol)
             if replica is None or number <= above:
                 continue
-            best = replica.best(opposite)
+            best = replica.best(opposite(side))
             if best is None or not _reaches(side, limit, best[0]):
                 continue
             untaken = self._untaken(replica, (number, symbol, side), limit, quantity)
@@ -334,7 +333,7 @@ class AwayView:
             taken.refresh(replica, side)
             spoken_for = taken.out + taken.late_quantity - taken.seen
             exhausted_to = taken.exhausted_to
-        for price, shown, _ in replica.levels(3 - side):
+        for price, shown, _ in replica.levels(opposite(side)):
             if not _reaches(side, limit, price) or quantity <= 0:
                 return
             if exhausted_to is not None and _reaches(side, exhausted_to, price):

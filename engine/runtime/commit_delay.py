@@ -29,22 +29,22 @@ class CommitDelay:
     def __init__(
         self,
         *,
-        monotonic: Callable[[], float] = time.monotonic,
-        processor: Callable[[], float] = time.process_time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        processor_s: Callable[[], float] = time.process_time,
     ) -> None:
-        self._monotonic = monotonic
-        self._processor = processor
+        self._monotonic_s = monotonic_s
+        self._processor_s = processor_s
         self._delay_s = 0.0
-        self._began_s = monotonic()
-        self._used_s = processor()
+        self._began_s = monotonic_s()
+        self._used_s = processor_s()
 
     def next_s(self) -> float:
         """Seconds that the next batch should wait. To be asked before each."""
-        now_s = self._monotonic()
+        now_s = self._monotonic_s()
         elapsed_s = now_s - self._began_s
         if elapsed_s < PERIOD_S:
             return self._delay_s
-        used_s = self._processor()
+        used_s = self._processor_s()
         share = (used_s - self._used_s) / elapsed_s
         self._began_s, self._used_s = now_s, used_s
         if share > BUSY:

@@ -163,10 +163,10 @@ class CommitLoop:
         attach: Callable[[Command], Command | None],
         legs_planned: Callable[[Sequence[LegSent]], None],
         release: Callable[[Batch], Awaitable[Awaitable[None] | None]],
-        release_trouble: Callable[[], str] = lambda: "",
-        unrenewed_s: Callable[[], float] = lambda: 0.0,
-        has_peers: Callable[[], bool] = lambda: True,
-        delay_s: Callable[[], float] = lambda: 0.0,
+        release_trouble: Callable[[], str],
+        unrenewed_s: Callable[[], float],
+        has_peers: Callable[[], bool],
+        delay_s: Callable[[], float],
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.state = state

@@ -202,10 +202,11 @@ class MarkedJournal:
     async def replay(self) -> AsyncGenerator[Record]:
         """As Journal says. Raises JournalBehind too, at the end."""
         number = self._mark.batch_number if self._mark is not None else 0
-        async for record in self._journal.replay():
-            if record.batch_number == number:
-                self._there = self._journal.position
-            yield record
+        async with contextlib.aclosing(self._journal.replay()) as records:
+            async for record in records:
+                if record.batch_number == number:
+                    self._there = self._journal.position
+                yield record
         self._check()
         self._mark = None
         self._trusted = True

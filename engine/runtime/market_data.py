@@ -23,8 +23,6 @@ from nats.aio.msg import Msg
 
 from bus import subjects
 from bus.messages import (
-    ASK,
-    BID,
     NO_MESSAGE,
     BookDelta,
     Heartbeat,
@@ -32,6 +30,7 @@ from bus.messages import (
     Trades,
     decode_snapshot_request,
     encode,
+    opposite,
 )
 from bus.replica import BookReplica
 from engine.events import BookChanged, Fill
@@ -140,9 +139,8 @@ class MarketData:
         trades: dict[str, list[tuple[int, int, int, int]]] = {}
         for fill in fills:
             if fill.liquidity == _MAKER and fill.engine == self.engine:
-                taker_side = BID if fill.side == ASK else ASK
                 trades.setdefault(fill.symbol, []).append(
-                    (fill.execution_id, fill.price, fill.quantity, taker_side)
+                    (fill.execution_id, fill.price, fill.quantity, opposite(fill.side))
                 )
         for symbol, made in trades.items():
             self.trades += len(made)
@@ -160,7 +158,7 @@ class MarketData:
     async def add_book(self, symbol: str) -> None:
         """A symbol starts to trade: its empty book is shown."""
         if symbol not in self.replicas:
-            self._replica(symbol).load(self.epoch, 0, ())
+            self._replica(symbol)
             self._owed[symbol] = None
             await self._send_owed()
 

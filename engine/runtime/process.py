@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import nats.errors
@@ -35,7 +34,7 @@ from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, MemoryJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
-from bus.messages import EngineEntry, InstrumentEntry, LeaseEntry
+from bus.messages import EngineEntry, LeaseEntry
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
@@ -45,14 +44,14 @@ from bus.round_trip import RoundTrip
 from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError
-from engine.commands import AddInstrument
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
-from engine.runtime.commit_loop import Batch, CommitLoop, Submission
+from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import LOOK_S, Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs
+from engine.runtime.listing import Listing
 from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
@@ -90,7 +89,6 @@ _GC_THRESHOLDS: Final = (2_000, 5, 5_000)
 """Nothing of ours on the hot path makes cycles, but gRPC leaves six objects of each call in some. Two
 thousand are cleared away in a millisecond, while they are in the processor's caches; 50,000 took 30 to 90 ms,
 and all waited for it. What has stayed for a while is hardly ever walked again."""
-_BPS_PER_PERCENT: Final = 100
 _MAX_EPOCH: Final = 2**53
 """No engine ever comes to this many reigns: an entry that says more is not ours."""
 
@@ -141,7 +139,7 @@ class Engine:
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
         self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
         self._engines: dict[int, EngineEntry] = {}
-        self._instruments: dict[str, InstrumentEntry] = {}
+        self._listing = Listing(self._state)
         self._loop: CommitLoop | None = None
         self._uncrosser: Uncrosser | None = None
         self._effects: Effects
@@ -220,7 +218,7 @@ class Engine:
             self._follower.run(),
             self._sessions.watch(sessions_known),
             self._engines_bucket.watch(self._on_engine, filled=engines_known),
-            self._instruments_bucket.watch(self._on_instrument, filled=instruments_known),
+            self._instruments_bucket.watch(self._listing.note, filled=instruments_known),
         ):
             self._group.create_task(part)
         return [sessions_known, engines_known, instruments_known]
@@ -304,8 +302,7 @@ class Engine:
     async def _reign(self) -> None:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
-        for entry in self._instruments.values():
-            self._check_sizes(entry)  # before anybody sees a book whose prices mean something else
+        self._listing.check_sizes()  # before anybody sees a book whose prices mean something else
         earlier = [leg.sent for leg in state.legs.values()]  # before this reign sends any
         await self._round_trip.start()
         loop, legs = self._make_loop()
@@ -397,8 +394,7 @@ class Engine:
             self._group.create_task(part)
         if self._settings.durable:
             self._group.create_task(self._snapshot_maker.run())
-        listings = [self._list(loop, entry) for entry in self._instruments.values()]
-        await asyncio.gather(*(listing for listing in listings if listing is not None))
+        await self._listing.begin(loop)
 
     def _make_servicer(self, loop: CommitLoop) -> MatchingEngineServicer:
         state, number = self._state, self._settings.number
@@ -491,32 +487,6 @@ class Engine:
         else:
             self._engines[entry.engine] = entry
 
-    def _on_instrument(self, _: str, entry: InstrumentEntry | None) -> None:
-        """The list has a symbol: trade it. Symbols are never taken off while the market lives."""
-        if entry is None:
-            return
-        self._instruments[entry.symbol] = entry
-        if self._loop is not None:
-            self._list(self._loop, entry)
-
-    def _list(self, loop: CommitLoop, entry: InstrumentEntry) -> asyncio.Future[Submission] | None:
-        """Let a symbol trade, with its collar; the future, if it does not yet, resolves when it does.
-
-        Raises ProcessFault as `_check_sizes` does.
-        """
-        self._check_sizes(entry)
-        collar_bps = int(Decimal(entry.market_collar_percent or "0") * _BPS_PER_PERCENT)
-        known = self._state.instruments.get(entry.symbol)
-        if known is not None and known.market_collar_bps == collar_bps:
-            return None
-        return loop.submit_own(AddInstrument(entry.symbol, entry.tick_size, entry.lot_size, collar_bps))
-
-    def _check_sizes(self, entry: InstrumentEntry) -> None:
-        """Raise ProcessFault for a symbol listed in other sizes than its prices and quantities count."""
-        known = self._state.instruments.get(entry.symbol)
-        if known is not None and _sizes(entry) != _sizes(known):
-            raise ProcessFault(_other_sizes(self._settings.number, entry, known))
-
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:
             self._uncrosser.look(symbol)
@@ -531,22 +501,6 @@ class Engine:
 def _epoch_of(entry: EngineEntry | None) -> int:
     """The epoch that an engine's entry names, 0 where it cannot be one."""
     return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
-
-
-def _sizes(instrument: AddInstrument | InstrumentEntry) -> tuple[Decimal, Decimal]:
-    """Tick and lot size as numbers: 0.1 and 0.10 are the same."""
-    return Decimal(instrument.tick_size), Decimal(instrument.lot_size)
-
-
-def _other_sizes(number: int, listed: InstrumentEntry, known: AddInstrument) -> str:
-    """Why an engine must not trade a symbol, and what to do: clients would take its prices for others."""
-    bucket = subjects.bucket_stream(subjects.INSTRUMENTS_BUCKET)
-    return (
-        f"{listed.symbol} is listed with tick size {listed.tick_size} and lot size {listed.lot_size}, but the"
-        f" journal of E{number} counts it in ticks of {known.tick_size} and lots of {known.lot_size}. Restore"
-        " the NATS store from a copy; or stop everything, put the old sizes into the instruments file, move"
-        f" the directory of stream {bucket} out of the store, and start again"
-    )
 
 
 def _tell_metrics(address: str) -> None:

@@ -34,11 +34,11 @@ def add_rate_option(parser: argparse.ArgumentParser) -> None:
 class Rates:
     """The limit of every client, `per_second` new orders and replaces; 0 is none."""
 
-    def __init__(self, per_second: int, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, per_second: int, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.per_second = per_second
         self.refused = 0
         """How many calls were told to try again later."""
-        self._clock_ns = clock_ns
+        self._monotonic_ns = monotonic_ns
         self._paid_off_ns: dict[str, int] = {}  # by client, when what it sent is paid off
 
     def parts(self, commands: Sequence[OrderCommand | None]) -> Iterator[Sequence[OrderCommand | None]]:
@@ -57,7 +57,7 @@ class Rates:
         if not self.per_second:
             return 0.0
         cost_ns = sum(type(command) in _COUNTED for command in commands) * 10**9 // self.per_second
-        now_ns = self._clock_ns()
+        now_ns = self._monotonic_ns()
         paid_off_ns = max(now_ns, self._paid_off_ns.get(client, now_ns))
         wait_ns = paid_off_ns + cost_ns - DEPTH_NS - now_ns
         if cost_ns and wait_ns > 0:

@@ -59,12 +59,13 @@ async def catch_up(state: State, journal: Journal, reports: ReportSink) -> int:
     """Apply what the journal has and the state has not; how many commands. Raises JournalError."""
     commands_replayed = 0
     turned = told = time.monotonic()
-    async for record in journal.replay():
-        commands_replayed += _apply(state, record, reports)
-        turned = await _take_turns(turned)
-        if turned - told > _PROGRESS_PERIOD_S:
-            told = turned
-            _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
+    async with contextlib.aclosing(journal.replay()) as records:
+        async for record in records:
+            commands_replayed += _apply(state, record, reports)
+            turned = await _take_turns(turned)
+            if turned - told > _PROGRESS_PERIOD_S:
+                told = turned
+                _log.info("replayed %d batches, %d commands", record.batch_number, commands_replayed)
     return commands_replayed
 
 

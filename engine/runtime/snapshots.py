@@ -209,7 +209,7 @@ class SnapshotMaker:
         nats_url: str,
         *,
         commands_per_snapshot: int,
-        store: SnapshotStore | None = None,
+        store: SnapshotStore,
         log_format: LogForm = "text",
     ) -> None:
         # A maker that outlived its engine would wait for a journal that may never be there again.
@@ -218,7 +218,8 @@ class SnapshotMaker:
         self._commands_per_snapshot = commands_per_snapshot
         self._store = store
         self.commands = 0
-        """Commands in the journal since a snapshot was last asked for."""
+        """Commands in the journal since the newest snapshot, as far as this process knows."""
+        self._asked = 0  # how many of them there were when the next one was last asked for
         self.newest: SnapshotEntry | None = None
         """The newest snapshot that this process loaded or had made."""
         self.failures = 0
@@ -232,17 +233,17 @@ class SnapshotMaker:
         """Make snapshots as they fall due, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_PERIOD_S)
-            if self.commands >= self._commands_per_snapshot:
-                self.commands = 0
+            if self.commands - self._asked >= self._commands_per_snapshot:
+                self._asked = self.commands
                 await self._make()
-            if self._is_news and self._store is not None:
-                await self._look(self._store)
+            if self._is_news:
+                await self._look()
 
-    async def _look(self, store: SnapshotStore) -> None:
+    async def _look(self) -> None:
         """Note the newest snapshot there is; while NATS is away it is looked for again."""
         with suppress(nats.errors.Error, msgspec.MsgspecError, TimeoutError):
             async with asyncio.timeout(_LOOK_PATIENCE_S):
-                self.newest = next(iter(await store.entries()), None)
+                self.newest = next(iter(await self._store.entries()), None)
                 self._is_news = False
 
     async def _make(self) -> None:
@@ -265,6 +266,8 @@ class SnapshotMaker:
         code = await asyncio.to_thread(process.wait)
         if not code:
             self._is_news = True
+            self.commands -= self._asked
+            self._asked = 0
         else:
             self.failures += 1
             _log.warning("no snapshot was made: its maker ended with code %d", code)

@@ -140,7 +140,13 @@ class Handover:
     async def _note(self, message: Msg) -> None:
         with contextlib.suppress(*NO_MESSAGE):
             status = decode_standby(message.data)
+            self._drop_silent()
             self._standbys[status.address] = status, time.monotonic()
+
+    def _drop_silent(self) -> None:
+        """Forget standbys that may be gone: each start of one may have another address."""
+        since_s = time.monotonic() - HEARD_S
+        self._standbys = {address: heard for address, heard in self._standbys.items() if heard[1] > since_s}
 
     def _why_not(self, request: Msg) -> str:
         """Why the reign goes on; empty when there is a standby to hand it to."""
@@ -150,10 +156,10 @@ class Handover:
             return f"this is no request to hand over: {error}"
         if engine != self._engine:
             return f"the request on {request.subject} is for engine {engine}"
-        heard = [status for status, at in self._standbys.values() if time.monotonic() - at < HEARD_S]
-        if not heard:
+        self._drop_silent()
+        if not self._standbys:
             return f"no standby of E{engine} was heard in the last {HEARD_S:g} s"
-        lag = min(status.lag_batches for status in heard)
+        lag = min(status.lag_batches for status, _ in self._standbys.values())
         if lag > MAX_HANDOVER_LAG:
             return f"the standby of E{engine} is {lag} batches behind"
         return ""

@@ -115,15 +115,18 @@ class Refused(Exception):
 class Tickets:
     """Everyone who trades through the page, at the exchange of this address.
 
-    `fill_count` tells how many fills a client is known to have; `clock` is in seconds.
+    `fill_count` tells how many fills a client is known to have.
     """
 
     def __init__(
-        self, exchange: str, fill_count: Callable[[str], int], clock: Callable[[], float] = time.monotonic
+        self,
+        exchange: str,
+        fill_count: Callable[[str], int],
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._exchange = exchange
         self._fill_count = fill_count
-        self._clock = clock
+        self._monotonic_s = monotonic_s
         self._sessions: dict[str, _Session] = {}
         self._opening = 0
 
@@ -174,7 +177,7 @@ class Tickets:
             self._opening -= 1
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         since = max(0, self._fill_count(who.client) - MAX_FILLS)
-        self._sessions[token] = _Session(client, self._clock(), since)
+        self._sessions[token] = _Session(client, self._monotonic_s(), since)
         return {"token": token, "client": who.client, "engine": client.engine}
 
     async def _sign_out(self, request: Request) -> dict[str, Any]:
@@ -223,11 +226,11 @@ class Tickets:
         session = self._sessions.get(request.headers.get(TOKEN_HEADER, ""))
         if session is None:
             raise Refused(401, "You are not signed in, or were silent for too long: sign in again.")
-        session.heard_s = self._clock()
+        session.heard_s = self._monotonic_s()
         return session
 
     def _silence_s(self, session: "_Session") -> float:
-        return self._clock() - session.heard_s
+        return self._monotonic_s() - session.heard_s
 
     async def _make_room(self) -> None:
         if len(self._sessions) + self._opening <= MAX_SESSIONS:

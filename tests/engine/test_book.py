@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from bus.messages import opposite
 from engine.book import Book, BookSide
 from engine.commands import NewOrder
 from engine.matching import take
@@ -56,7 +57,7 @@ def test_sides_know_their_opposite(side: Side) -> None:
     """Orders rest on their own side and trade with the other."""
     book = Book("ACME")
     assert book.side(side).side is side
-    assert book.opposite(side) is book.side(side.opposite)
+    assert book.opposite(side) is book.side(opposite(side))
 
 
 def queue_at(half: BookSide, key: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The state machine as a whole: batches, instruments, refusals that change nothing, checks that can fail."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -198,6 +199,9 @@ BREAKS: dict[str, Callable[[State], object]] = {
     "open quantity": lambda state: setattr(some(state, Side.BUY), "open", 0),
     "reserved without a leg": lambda state: setattr(some(state, Side.BUY), "reserved", 3),
     "negative quantity": lambda state: setattr(some(state, Side.BUY), "cumulative", -1),
+    "fill not counted": lambda state: setattr(state.accounts.by_name["t"].finished[0], "cumulative", 1),
+    "value without a fill": lambda state: setattr(some(state, Side.BUY), "value", 1),
+    "leg to a peer that is not out": lambda state: state.legs_to.update({2: OrderedDict({1: None})}),
     "gap in a history": lambda state: state.accounts.by_name["t"].fills.pop(0),
     "lost level": lambda state: state.books["ACME"].asks.keys.pop(),
 }

@@ -57,13 +57,6 @@ def test_an_id_names_the_engine_that_gave_it(engine: int) -> None:
         assert number < 2**64
 
 
-@pytest.mark.parametrize("side", Side)
-def test_opposite_is_the_other_side(side: Side) -> None:
-    """The opposite of the opposite is the side itself."""
-    assert side.opposite != side
-    assert side.opposite.opposite is side
-
-
 def test_every_legal_number_fits_the_wire() -> None:
     """Prices, quantities and what one order is worth fit a signed 64-bit number."""
     assert max(MAX_PRICE, MAX_QUANTITY, MAX_NOTIONAL) < 2**63

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from bus.messages import opposite
 from engine.commands import (
     AddInstrument,
     AwayQuote,
@@ -75,14 +76,13 @@ class World:
 
     def away(self, number: int, side: int, limit: int) -> tuple[AwayQuote, ...]:
         """What the peers show, to an order of `side` at engine `number`."""
-        opposite = Side(side).opposite
         quotes = []
         for peer, node in self.nodes.items():
             if peer != number:
                 book = node.state.books[SYMBOL]
                 levels = tuple(
                     (price, quantity)
-                    for price, quantity, _ in book.levels(opposite)
+                    for price, quantity, _ in book.levels(opposite(side))
                     if (price <= limit if side == Side.BUY else price >= limit)
                 )
                 if levels:

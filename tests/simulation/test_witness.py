@@ -337,6 +337,7 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (leg_never_sent, "every leg has ended, alike on both sides"),
     (slow_leg, "no leg is in doubt for 5 s once all are up"),
     (order_lost, "open orders are as the journal leaves them"),
+    (lost_fill, "open orders are as the journal leaves them"),
     (order_still_pending, "open orders are as the journal leaves them"),
     (unexplained_error, "clients hear nothing worse than to wait"),
 ]

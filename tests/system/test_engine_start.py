@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock, Mock
+from unittest.mock import AsyncMock
 
 import pytest
 from matchbus.edge import Door
@@ -25,6 +26,7 @@ from engine.commands import AddInstrument, decode
 from engine.runtime import process
 from engine.runtime.market_data import MarketData
 from engine.runtime.process import Engine
+from engine.state import State
 from tests.system.engine_process import EngineProcess, engine_process, is_serving, list_symbol_and_session
 from tests.system.test_nats_trouble import wired_engine
 from tests.system.venue import eventually
@@ -56,23 +58,29 @@ async def test_a_start_waits_for_the_bucket_of_engines(
         assert entry.address == engine.address
 
 
+def parts(**named: Any) -> Any:
+    """What one method of an engine needs of it, and nothing else."""
+    return SimpleNamespace(**named)
+
+
 async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> None:
     """Its address would take the place of its successor's."""
     ask = AsyncMock(side_effect=BucketUnavailable("no leader"))
     check = AsyncMock(side_effect=[None, ProcessFault("another process wrote")])
     with pytest.raises(ProcessFault):
-        await Engine._answered(Mock(_check_place=check, _settings=Mock(number=1)), ask)
+        await Engine._answered(parts(_check_place=check, _settings=parts(number=1)), ask)
     assert ask.await_count == 2
 
 
 async def test_what_stands_behind_our_reigns_first_record_is_anothers() -> None:
     """Before that record it may be the predecessor's, and while we append it may be ours."""
-    engine = Mock(_journal=Mock(lag=AsyncMock(return_value=1)), _has_begun=False, _loop=None)
+    journal = parts(lag=AsyncMock(return_value=1))
+    engine = parts(_state=State(1), _journal=journal, _has_begun=False, _loop=None)
     await Engine._check_place(engine)
     engine._has_begun = True
     with pytest.raises(ProcessFault, match="another process wrote 1 batches"):
         await Engine._check_place(engine)
-    engine._loop = Mock(is_appending=True)
+    engine._loop = parts(is_appending=True)
     await Engine._check_place(engine)
 
 
@@ -84,10 +92,10 @@ async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_succ
     engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
     successor = EngineEntry(1, 3, "127.0.0.1:2", 2)
     await engines.put("1", successor)
-    replaced = Mock(
+    replaced = parts(
         _engines_bucket=engines,
-        _settings=Mock(number=1),
-        _state=Mock(epoch=2),
+        _settings=parts(number=1),
+        _state=parts(epoch=2),
         _address="127.0.0.1:1",
         _answered=lambda ask: ask(),
     )

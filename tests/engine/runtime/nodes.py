@@ -51,6 +51,10 @@ class Node:
             attach=self.away.attach,
             legs_planned=self.away.legs_planned,
             release=self._release,
+            release_trouble=lambda: "",
+            unrenewed_s=lambda: 0.0,
+            has_peers=lambda: True,
+            delay_s=lambda: 0.0,
         )
         self.legs = Legs(self.nc, self.number, self.loop, self.away, self.replicas, self.group)
 

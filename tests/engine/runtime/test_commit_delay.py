@@ -11,7 +11,7 @@ class Process:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.used_s = 7.0
-        self.delay = CommitDelay(monotonic=lambda: self.now_s, processor=lambda: self.used_s)
+        self.delay = CommitDelay(monotonic_s=lambda: self.now_s, processor_s=lambda: self.used_s)
 
     def asks_after(self, seconds: float, share: float) -> float:
         """The delay after `seconds` in which the process had this share of a processor."""

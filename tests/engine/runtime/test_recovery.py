@@ -79,6 +79,10 @@ class Reign:
             attach=self._attach,
             legs_planned=lambda _: None,
             release=self._release,
+            release_trouble=lambda: "",
+            unrenewed_s=lambda: 0.0,
+            has_peers=lambda: True,
+            delay_s=lambda: 0.0,
             utc_ns=lambda: source.randrange(10**9),
         )
 

@@ -113,7 +113,10 @@ class Venue:
             attach=self._attach,
             legs_planned=lambda _: None,
             release=effects.release,
+            release_trouble=lambda: "",
             unrenewed_s=lambda: self.unrenewed_s,
+            has_peers=lambda: True,
+            delay_s=lambda: 0.0,
         )
         self.servicer = MatchingEngineServicer(
             self.loop,

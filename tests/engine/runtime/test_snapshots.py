@@ -71,6 +71,15 @@ class Market:
         for _ in range(batches):
             await self.append(list(self._flow.commands(20)))
 
+    def maker(self, *, commands_per_snapshot: int) -> snapshots.SnapshotMaker:
+        """What an engine has that cannot reach NATS from another process."""
+        return snapshots.SnapshotMaker(
+            self.engine,
+            "nats://127.0.0.1:1",
+            commands_per_snapshot=commands_per_snapshot,
+            store=self.store,
+        )
+
     async def make(self) -> int:
         """Make a snapshot as its process does; the batch it is of."""
         entry = await snapshots.make(self._nc, self.engine, self.store)
@@ -271,11 +280,11 @@ async def test_a_silent_server_is_no_store_without_snapshots(
 
 
 async def test_a_maker_that_hangs_is_killed(
-    engine: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It counts as a failure, and the next one may run."""
     monkeypatch.setattr(snapshots, "MAKE_PATIENCE_S", 0.1)
-    maker = snapshots.SnapshotMaker(engine, "nats://127.0.0.1:1", commands_per_snapshot=1)
+    maker = market.maker(commands_per_snapshot=1)
     monkeypatch.setattr(maker, "_command", [sys.executable, "-c", "import signal; signal.pause()"])
     maker.note(1)
     running = asyncio.create_task(maker.run())
@@ -286,10 +295,10 @@ async def test_a_maker_that_hangs_is_killed(
 
 
 async def test_a_maker_that_cannot_be_started_is_a_failure_and_no_more(
-    engine: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A snapshot is only a cache: the engine goes on without it, and the next one is tried."""
-    maker = snapshots.SnapshotMaker(engine, "nats://127.0.0.1:1", commands_per_snapshot=1)
+    maker = market.maker(commands_per_snapshot=1)
     monkeypatch.setattr(maker, "_command", ["/no/such/program"])
     running = asyncio.create_task(maker.run())
     maker.note(1)
@@ -298,6 +307,25 @@ async def test_a_maker_that_cannot_be_started_is_a_failure_and_no_more(
     await until(lambda: maker.failures == 2)
     running.cancel()
     assert "no snapshot was made: " in caplog.text
+
+
+async def test_commands_count_until_a_snapshot_has_them(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A maker that failed leaves them to a start, and the next one is tried after as many more."""
+    maker = market.maker(commands_per_snapshot=3)
+    monkeypatch.setattr(maker, "_command", ["/no/such/program"])
+    running = asyncio.create_task(maker.run())
+    maker.note(4)
+    await until(lambda: maker.failures == 1)
+    assert maker.commands == 4
+    monkeypatch.setattr(maker, "_command", [sys.executable, "-c", ""])
+    maker.note(2)
+    assert maker.commands == 6
+    maker.note(1)
+    await until(lambda: maker.commands == 0)
+    assert maker.failures == 1
+    running.cancel()
 
 
 async def test_no_report_is_lost_by_starting_from_a_snapshot(market: Market) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import cast
-from unittest.mock import AsyncMock, Mock
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import msgspec
 import nats.errors
 import pytest
+from matchbus.edge import Door
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
@@ -17,6 +19,7 @@ from bus.executions import ExecutionsWriter
 from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
+from bus.registry import Bucket
 from bus.runner import ProcessFault
 from bus.stream_reader import StreamReader
 from engine.commands import LegResult
@@ -274,7 +277,8 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     keeping.cancel()
     await holder.release()
     await asyncio.wait_for(waiting, 5)
-    assert await holder.holder() == lease.entry
+    leases = Bucket(nats_connection, subjects.LEASES_BUCKET, messages.decode_lease)
+    assert await leases.get(str(engine)) == lease.entry
 
 
 async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
@@ -305,6 +309,25 @@ async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
     await primary.trade(3)
     await until(lambda: journal.position == primary.journal.position)
     assert reports.queued == len(primary.reports()) - before > 0
+    waiting.cancel()
+    keeping.cancel()
+
+
+async def test_a_standby_that_owes_no_reports_asks_for_none(nats_connection: Connection, engine: int) -> None:
+    """The newest message of the stream may be large, and every standby would have it twice a second."""
+    await provision.provision_shared(nats_connection)
+    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
+    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
+    assert await holder.acquire()
+    writer = AsyncMock(spec_set=ExecutionsWriter)
+    reports = Reports(engine, writer, (0, 0))
+    standby = Standby(nats_connection, lease, State(engine), MemoryJournal(engine), reports, writer)
+    statuses = await nats_connection.subscribe(subjects.standby(engine))
+    waiting = asyncio.create_task(standby.until_reign(0))
+    keeping = asyncio.create_task(holder.keep(_never))
+    for _ in range(2):  # it would ask in between
+        await statuses.next_msg(timeout=5)
+    writer.start.assert_not_awaited()
     waiting.cancel()
     keeping.cancel()
 
@@ -389,10 +412,19 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
         owed.append(loop.submit_own(LegResult((1 << 48) + 1, ())))
         await asyncio.wait(owed, timeout=0.1)
 
-    retiring = Mock(_round_trip=Mock(make=result_comes), _reports=AsyncMock())
+    keeping = asyncio.get_running_loop().create_future()
+    retiring: Any = SimpleNamespace(
+        _door=Door("no service", "nobody serves yet"),
+        _round_trip=SimpleNamespace(make=result_comes),
+        _reports=reports_to(Stream()),
+        _keeping=keeping,
+    )
+    lease = AsyncMock(spec_set=Lease)
     async with reign.running():
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        await Engine._retire(retiring, AsyncMock(), loop)
+        await Engine._retire(retiring, lease, loop)
         assert loop.journal.position == end
         assert not owed[0].done()
+    assert keeping.cancelled()
+    lease.release.assert_awaited_once_with()
