@@ -309,11 +309,12 @@ class AwayView:
         self, symbol: str, side: int, limit: int | None, quantity: int, *, above: int
     ) -> Iterator[AwayQuote]:
         """What an order of `side` could take at `limit` or better from peers numbered above `above`."""
+        other_side = opposite(side)
         for number in self._peers:
             replica = self._book(number, symbol)
             if replica is None or number <= above:
                 continue
-            best = replica.best(opposite(side))
+            best = replica.best(other_side)
             if best is None or not _reaches(side, limit, best[0]):
                 continue
             untaken = self._untaken(replica, (number, symbol, side), limit, quantity)
