@@ -41,6 +41,10 @@ Size = Annotated[str, msgspec.Meta(pattern=rf"^{SIZE_PATTERN}\Z")]
 Percent = Annotated[str, msgspec.Meta(pattern=rf"^({PERCENT_PATTERN})?\Z")]
 """May be empty."""
 
+MAX_TROUBLE: Final = 200
+Trouble = Annotated[str, msgspec.Meta(max_length=MAX_TROUBLE)]
+"""A heartbeat must stay small."""
+
 LevelChange = tuple[int, int, int, int]
 """(side, price, quantity, order count): absolute; quantity 0 removes the level."""
 
@@ -98,6 +102,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     `sequences` is the last sequence of each symbol changed in the last two seconds. `sent_ns` is the sender's
     monotonic clock: only differences between heartbeats of one epoch mean anything. `append_p50_us` and
     `append_max_us` are how long its journal took to store a batch in the last second, 0 when there was none.
+    `trouble` says why it takes no orders, empty when it does.
     """
 
     engine: EngineNumber
@@ -107,6 +112,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     sequences: dict[str, Number]
     append_p50_us: Number = 0
     append_max_us: Number = 0
+    trouble: Trouble = ""
 
 
 FeedMessage = BookDelta | BookSnapshot | Trades | Heartbeat

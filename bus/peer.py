@@ -91,6 +91,8 @@ class PeerFeed:
         self.batch_number = 0
         self.append_us: tuple[int, int] | None = None
         """How long its journal took of late, the median and the longest; None when it stored nothing."""
+        self.trouble = ""
+        """Why it takes no orders, as it says itself; empty when it does."""
         self.state = PeerState.DOWN
         self.replicas: dict[str, BookReplica] = {}
         self.counters = FeedCounters()
@@ -215,6 +217,7 @@ class PeerFeed:
         self.batch_number = max(self.batch_number, heartbeat.batch_number)
         append_us = heartbeat.append_p50_us, heartbeat.append_max_us
         self.append_us = append_us if heartbeat.append_max_us else None
+        self.trouble = heartbeat.trouble
         changed = False
         for symbol, sequence in heartbeat.sequences.items():
             replica = self._replica(symbol)
@@ -245,6 +248,7 @@ class PeerFeed:
         self.epoch = epoch
         self.batch_number = 0
         self.append_us = None
+        self.trouble = ""
         self.counters.new_epochs += 1
         for replica in self.replicas.values():
             replica.begin_epoch(epoch)

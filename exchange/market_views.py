@@ -225,7 +225,7 @@ class MarketViews:
             address=entry.address,
             epoch=entry.epoch if peer is None else max(entry.epoch, peer.epoch),
             state=state.value,
-            reason=why_not_live(state, age_ns),
+            reason=what_is_wrong(peer, now_ns),
             orders_per_s=orders_per_s,
             trades_per_s=trades_per_s,
             batches_per_s=batches_per_s,
@@ -284,10 +284,11 @@ class _Activity:
         )
 
 
-def why_not_live(state: PeerState, age_ns: int | None) -> str:
-    """Why an engine whose newest heartbeat is so old is not live; empty when it is."""
-    if state is PeerState.LIVE:
-        return ""
+def what_is_wrong(peer: PeerFeed | None, now_ns: int) -> str:
+    """Why an engine is not live or takes no orders; empty when all is well."""
+    if peer is not None and peer.state is PeerState.LIVE:
+        return peer.trouble
+    age_ns = None if peer is None else peer.age_ns(now_ns)
     if age_ns is None:
         return "no heartbeat heard"
     return f"newest heartbeat is {max(0, age_ns) // _NS_PER_MS} ms old"

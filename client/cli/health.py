@@ -21,7 +21,6 @@ from client.cli.settings import SettingsError, check_nats
 from client.cli.sheets import Cell, Sheet, engines_sheet, positions_sheet
 
 _HEALTH_TIMEOUT_S: Final = 2.0
-_REFUSING: Final = "takes no orders: its log says why"
 _GONE: Final = "nobody listens there: its process has ended, and its log says why"
 _SILENT: Final = (
     "does not answer: frozen, overloaded or cut off, of which its log may say nothing. If it stays so, "
@@ -45,7 +44,7 @@ async def status(options: Options, desk: Desk) -> int:
         )
         client, positions = await _client(desk, reachable=exchange["reachable"])
         primaries = [engine for engine in engines if engine.role is EngineRole.PRIMARY]
-        reasons = await asyncio.gather(*(_refuses(engine.address) for engine in primaries))
+        reasons = await asyncio.gather(*map(_refuses, primaries))
     refusing = {engine: reason for engine, reason in zip(primaries, reasons, strict=True) if reason}
     well = (
         exchange["reachable"]
@@ -88,9 +87,9 @@ async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
     return seen | {"reachable": True, "round_trip_ms": _ms_since(began)}, engines
 
 
-async def _refuses(address: str) -> str:
+async def _refuses(engine: EngineStatus) -> str:
     """Why an engine takes no orders, or nothing: its feed may be live while its journal has no room."""
-    async with tls.channel(address) as channel:
+    async with tls.channel(engine.address) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S
@@ -101,7 +100,9 @@ async def _refuses(address: str) -> str:
             if "refused" in str(error.details()):
                 return _GONE
             return f"does not say whether it takes orders: {error.details()}"
-    return "" if answer.status == health_pb2.HealthCheckResponse.SERVING else _REFUSING
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return ""
+    return f"takes no orders: {engine.reason or 'its log says why'}"
 
 
 async def _nats(url: str, timeout_s: float) -> dict[str, Any]:

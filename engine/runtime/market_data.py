@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 
 from bus import subjects
 from bus.messages import (
+    MAX_TROUBLE,
     NO_MESSAGE,
     BookDelta,
     Heartbeat,
@@ -84,6 +85,8 @@ class MarketData:
         self.replicas: dict[str, BookReplica] = {}
         self.trades = 0
         self.messages_left_out = 0
+        self.trouble = ""
+        """Why this engine takes no orders: heartbeats tell it."""
         self._nc = nc
         self._monotonic_ns = monotonic_ns
         self._time_ns = 0
@@ -213,6 +216,7 @@ class MarketData:
             sequences={symbol: self.replicas[symbol].sequence for symbol in self._changed_ns},
             append_p50_us=append_p50_us,
             append_max_us=append_max_us,
+            trouble=self.trouble[:MAX_TROUBLE],
         )
         if self.epoch:
             await self._send(self._heartbeat_subject, encode(heartbeat))

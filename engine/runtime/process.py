@@ -444,7 +444,7 @@ class Engine:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             doubt = loop.doubt()
-            trouble = loop.trouble() or doubt
+            trouble = self._market_data.trouble = loop.trouble() or doubt
             if doubt:
                 self._bell.ring_all()  # whoever follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):

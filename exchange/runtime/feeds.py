@@ -14,7 +14,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from bus import consolidated
 from bus.messages import ASK, BID, EngineEntry, StandbyStatus
 from bus.peer import PeerFeed, PeerState, protected_books
-from exchange.market_views import why_not_live
+from exchange.market_views import what_is_wrong
 
 _log: Final = logging.getLogger("exchange")
 _book_log: Final = logging.getLogger("synchronizer")
@@ -132,7 +132,7 @@ def _listed(entry: EngineEntry, peer: PeerFeed | None, now_ns: int) -> pb.Engine
         address=entry.address,
         state=_STATES[state],
         lag_ns=max(0, age_ns or 0),
-        reason=why_not_live(state, age_ns),
+        reason=what_is_wrong(peer, now_ns),
         batch_number=0 if peer is None else peer.batch_number,
     )
 

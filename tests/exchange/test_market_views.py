@@ -76,11 +76,12 @@ class Venue:
         batch_number: int = 1,
         sequences: dict[str, int] | None = None,
         append_us: tuple[int, int] = (0, 0),
+        trouble: str = "",
     ) -> None:
         """Two heartbeats: what makes a feed with a snapshot live."""
         feed = self.market.peers[engine]
         for sent_ns in (self.now_ns - 1, self.now_ns):
-            heartbeat = Heartbeat(engine, 1, batch_number, sent_ns, sequences or {}, *append_us)
+            heartbeat = Heartbeat(engine, 1, batch_number, sent_ns, sequences or {}, *append_us, trouble)
             feed.on_message(heartbeat, None, self.now_ns)
 
     def book(self, engine: int, symbol: str, sequence: int, *levels: LevelChange) -> None:
@@ -336,6 +337,18 @@ def test_an_engine_tells_why_it_is_down() -> None:
     assert status.resyncs == 0, "the first loss is the join"
     feed.lost()
     assert venue.engine(1).resyncs == 1
+
+
+def test_an_engine_tells_why_it_takes_no_orders() -> None:
+    """Its feed is live all the while; a new reign has troubles of its own."""
+    venue = Venue("AAPL", engines=1)
+    venue.book(1, "AAPL", 1, (BID, 100, 5, 1))
+    venue.beat(1, trouble="the journal is full")
+    status = venue.engine(1)
+    assert (status.state, status.reason) == ("live", "the journal is full")
+    feed = venue.market.peers[1]
+    feed.on_message(Heartbeat(1, 2, 1, venue.now_ns, {}), None, venue.now_ns)
+    assert feed.trouble == ""
 
 
 def test_an_engine_that_was_never_heard_is_down() -> None:

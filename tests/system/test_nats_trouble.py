@@ -26,7 +26,7 @@ from bus import provision, subjects
 from bus.connection import Connection, connect
 from bus.executions import ExecutionsReader
 from bus.journal import JetStreamJournal
-from bus.messages import ReportedOrder, SnapshotRequest, encode
+from bus.messages import Heartbeat, ReportedOrder, SnapshotRequest, decode_feed, encode
 from bus.provision import EXECUTIONS_BYTES, JOURNAL_BYTES
 from bus.runner import NatsLink
 from bus.server import NatsServer, find_nats_conf
@@ -217,7 +217,10 @@ async def stored_orders(connection: Connection) -> set[str]:
 
 
 async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_server: NatsServer) -> None:
-    """At its byte limit: UNAVAILABLE naming it, NOT_SERVING, engine alive; with more room trading resumes."""
+    """At its byte limit: UNAVAILABLE naming it, NOT_SERVING, engine alive; with more room trading resumes.
+
+    Its heartbeats name it too, for as long as it lasts.
+    """
     async with wired_engine(own_server, journal_bytes=60_000) as engine:
         clients = Watchers(engine.trader, "AAA")
         async with clients.submitting():
@@ -234,9 +237,21 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
             connection = await connect(own_server.url, name="test", on_closed=lambda: None)
             assert await stored_orders(connection) >= set(clients.acknowledged)
             assert max(at for at, _ in clients.acknowledged.values()) < full - PATIENCE_S + 0.5
+            heartbeats = await connection.subscribe(subjects.heartbeat(1))
+
+            async def told_trouble() -> str:
+                heartbeat = decode_feed((await heartbeats.next_msg(timeout=5)).data)
+                assert isinstance(heartbeat, Heartbeat)
+                return heartbeat.trouble
+
+            async def told_none() -> bool:
+                return not await told_trouble()
+
+            assert "maximum bytes exceeded" in await told_trouble()
             await provision.adjust_journals(connection, 60_000_000, trimmable=False)
-            await connection.close()
             await clients.have_acknowledged(100, 5)
+            await eventually(told_none, 2, "heartbeats tell of no trouble")
+            await connection.close()
         await eventually(partial(is_serving, engine.address), 2, "health says SERVING")
         await clients.check_open()
 

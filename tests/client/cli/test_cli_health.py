@@ -5,7 +5,7 @@ import socket
 from matchbus.edge import Edge
 
 from client import EngineRole, EngineState, EngineStatus
-from client.cli.health import _GONE, _REFUSING, _SILENT, _refuses, _venue_sheet
+from client.cli.health import _GONE, _SILENT, _refuses, _venue_sheet
 
 
 async def test_only_an_engine_that_says_so_takes_orders() -> None:
@@ -13,19 +13,25 @@ async def test_only_an_engine_that_says_so_takes_orders() -> None:
     edge = Edge("matchbus.v1.MatchingEngine")
     address = edge.bind("127.0.0.1:0")
     await edge.start()
-    assert await _refuses(address) == _REFUSING
+    assert await _refuses(engine_at(address)) == "takes no orders: its log says why"
+    assert await _refuses(engine_at(address, "no room")) == "takes no orders: no room"
     await edge.set_serving(serving=True)
-    assert await _refuses(address) == ""
+    assert await _refuses(engine_at(address)) == ""
     await edge.stop()
-    assert await _refuses(address) == _GONE
+    assert await _refuses(engine_at(address)) == _GONE
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         host, port = frozen.getsockname()
-        assert await _refuses(f"{host}:{port}") == _SILENT
+        assert await _refuses(engine_at(f"{host}:{port}")) == _SILENT
 
 
 def test_an_engine_that_takes_no_orders_stands_out() -> None:
     """With its number and where it is, beside exchange and NATS."""
     well = {"error": "", "round_trip_ms": 1.0, "version": "2.15.1", "streams": 3}
-    engine = EngineStatus(2, EngineRole.PRIMARY, EngineState.LIVE, 1, "127.0.0.1:50053", 0, 7, 0, "")
-    sheet = _venue_sheet(well | {"address": "x"}, well | {"url": "y"}, {engine: _REFUSING}, None)
-    assert ("E2", "127.0.0.1:50053", (_REFUSING, "red")) in sheet.rows
+    venue = well | {"address": "x"}, well | {"url": "y"}
+    sheet = _venue_sheet(*venue, {engine_at("127.0.0.1:50053"): "takes no orders"}, None)
+    assert ("E2", "127.0.0.1:50053", ("takes no orders", "red")) in sheet.rows
+
+
+def engine_at(address: str, reason: str = "") -> EngineStatus:
+    """Engine 2, live."""
+    return EngineStatus(2, EngineRole.PRIMARY, EngineState.LIVE, 1, address, 0, 7, 0, reason)

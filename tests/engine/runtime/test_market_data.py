@@ -17,6 +17,7 @@ from bus.connection import Connection
 from bus.messages import (
     ASK,
     BID,
+    MAX_TROUBLE,
     BookDelta,
     BookSnapshot,
     FeedMessage,
@@ -165,9 +166,11 @@ async def test_heartbeats_keep_their_rhythm_and_name_what_changed(
         assert tape.heartbeats[0].sequences == {}
         assert tape.heartbeats[0].append_max_us == 0
         market_data.note_append(0.002)
+        market_data.trouble = "no room" * 100
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
         await tape.until(lambda: len(tape.heartbeats) == 2)
         assert (tape.heartbeats[1].append_p50_us, tape.heartbeats[1].append_max_us) == (2_000, 2_000)
+        assert tape.heartbeats[1].trouble == ("no room" * 100)[:MAX_TROUBLE]
         await tape.until(lambda: len(tape.heartbeats) == 11)
     sent = [heartbeat.sent_ns for heartbeat in tape.heartbeats]
     assert 990 * MS <= sent[10] - sent[0] <= 1_250 * MS
