@@ -25,6 +25,7 @@ from exchange.runtime.instruments import read_instruments
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
+from simulation.audit_command import NotJudged
 from simulation.bitstamp import CaptureMalformed
 from simulation.chaos import ChaosOutcome, ChaosSettings, chaos
 from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
@@ -62,7 +63,7 @@ from simulation.staging import plan_of
 
 _SAID: Final = (
     *(ClusterError, MatchbusError, OptionRefused, TlsRefused),
-    *(ReplayFailed, CaptureMalformed, JournalError, ScenarioRefused),
+    *(ReplayFailed, CaptureMalformed, JournalError, NotJudged, ScenarioRefused),
 )
 
 
