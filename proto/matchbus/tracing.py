@@ -4,8 +4,8 @@
 
 No context travels with an order: trace id, span ids and whether an order is sampled follow from its order id
 (`matchbus/otlp.py` makes the ids), so client, home engine and peers agree without telling each other. Whoever
-notes a span only puts it into the queue. What a full queue does not take is lost, and so is what the
-collector does not take; either is a warning, once.
+notes a span only puts it into the queue. What a full queue does not take is lost, which is a warning once.
+What the collector does not take is lost, too, with a warning each time that it stops taking spans.
 
 Only `Tracer` needs OpenTelemetry, the extra `otel`.
 """
