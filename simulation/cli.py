@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bus.records import JournalError
 from client import MatchbusError
-from client.cli.arguments import address, nats_address
+from client.cli.arguments import address, nats_address, not_empty
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
 from exchange.runtime.settings import DEFAULT_PASSWORD
@@ -145,6 +145,7 @@ def _add_replay(commands: Any) -> None:
     )
     again.add_argument(
         "--password",
+        type=not_empty,
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="of that exchange (default PASSWORD in the environment)",
     )

@@ -153,7 +153,10 @@ def tracer_of_environment(service: str) -> Tracer | None:
     url = os.environ.get(URL_VARIABLE, "")
     if not url:
         return None
-    return Tracer(_url(url), _ratio(os.environ.get(RATIO_VARIABLE, "") or "1"), service)
+    try:
+        return Tracer(_url(url), _ratio(os.environ.get(RATIO_VARIABLE, "") or "1"), service)
+    except TracingUnusable as error:
+        raise TracingUnusable(f"{URL_VARIABLE}, _RATIO in the environment: {error}") from error
 
 
 def _url(text: str) -> str:
