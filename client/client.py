@@ -30,7 +30,8 @@ from client import results, terms, traces
 from client.errors import ClientClosed, FillGap, MatchbusError, OrderNotFound, Unavailable
 from client.order_entry import OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
-from client.session import DEFAULT_DEADLINE_S, Retry, Session
+from client.retry import Retry
+from client.session import DEFAULT_DEADLINE_S, Session
 from client.terms import OrderStatus, RejectReason
 from client.units import Instrument, Number
 from client.venue import Venue

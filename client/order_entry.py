@@ -32,7 +32,8 @@ from client.errors import (
     RequestInvalid,
     Unavailable,
 )
-from client.session import Retry, Session
+from client.retry import Retry
+from client.session import Session
 
 _log: Final = logging.getLogger(__name__)
 

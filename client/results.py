@@ -214,24 +214,20 @@ def fill(message: pb.Fill, instrument: Instrument) -> Fill:
 
 def order_result(reply: pb.OrderReply, instrument: Instrument | None) -> OrderResult:
     """The engine's answer. Without an instrument the reply must speak of no quantity, as a refusal does."""
-    cumulative, leaves, reason = reply.cumulative_quantity, reply.leaves_quantity, reply.reject_reason
-    if instrument is None:
-        assert not cumulative
-        assert not leaves
-        return OrderResult(
-            reply.client_order_id,
-            reply.order_id,
-            terms.STATUSES[reply.status],
-            terms.REJECT_REASONS.get(reason, RejectReason.OTHER) if reason else None,
-            reply.reject_text,
-            duplicate=reply.duplicate,
-        )
-    return OrderResult(
+    cumulative, leaves = reply.cumulative_quantity, reply.leaves_quantity
+    what = (
         reply.client_order_id,
         reply.order_id,
         terms.STATUSES[reply.status],
-        terms.REJECT_REASONS.get(reason, RejectReason.OTHER) if reason else None,
+        _reject_reason(reply.reject_reason),
         reply.reject_text,
+    )
+    if instrument is None:
+        assert not cumulative
+        assert not leaves
+        return OrderResult(*what, duplicate=reply.duplicate)
+    return OrderResult(
+        *what,
         instrument.quantity(cumulative) if cumulative else ZERO,
         instrument.quantity(leaves) if leaves else ZERO,
         instrument.average(reply.average_price) if cumulative else ZERO,
@@ -248,7 +244,7 @@ def result_of_state(state: OrderState, repeated: pb.OrderReply, *, done: bool) -
         state.client_order_id,
         state.order_id,
         state.status if done else OrderStatus.REJECTED,
-        None if done else terms.REJECT_REASONS[repeated.reject_reason],
+        None if done else _reject_reason(repeated.reject_reason),
         "" if done else repeated.reject_text,
         state.cumulative_quantity,
         state.leaves_quantity,
@@ -313,6 +309,11 @@ def position(message: pb.Position, instrument: Instrument) -> Position:
         realized_pnl=instrument.money(message.realized_pnl),
         fees=instrument.money(message.fees),
     )
+
+
+def _reject_reason(number: int) -> RejectReason | None:
+    """None for 0; OTHER for one that came after this client."""
+    return terms.REJECT_REASONS.get(number, RejectReason.OTHER) if number else None
 
 
 def _level(message: pb.Level, instrument: Instrument) -> BookLevel:

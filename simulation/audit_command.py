@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from rich.console import Console
@@ -31,12 +30,11 @@ from bus.stream import extent
 from client.cli.output import print_sheets
 from client.cli.settings import SettingsError
 from client.cli.sheets import Sheet
-from engine.commands import Command, decode
 from engine.runtime.snapshots import load
 from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.interruption import interruptible
-from simulation.journal_tools import progress
+from simulation.journal_tools import commands_of, progress
 from simulation.nats_option import PATIENCE_S, NatsAway, add_nats_option, connected, nats_url, unhurried
 from simulation.option_types import positive
 
@@ -143,7 +141,7 @@ async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout)
                 patience.reschedule(loop.time() + PATIENCE_S)
                 if record.time_ns > until_ns:
                     break
-                commands = _commands(record, journals[record.engine].sequence)
+                commands = commands_of(record, journals[record.engine].sequence)
                 market[record.engine].add_batch(record.batch_number, record.time_ns, commands)
                 done += 1
                 tell(done)
@@ -185,14 +183,6 @@ async def merged(journals: Mapping[int, AsyncIterator[Record]]) -> AsyncIterator
         _, engine, record = heapq.heappop(heads)
         yield record
         await advance(engine)
-
-
-def _commands(record: Record, sequence: int) -> tuple[Command, ...]:
-    try:
-        return decode(record.commands)
-    except msgspec.MsgspecError as error:
-        what = f"the commands of batch {record.batch_number} cannot be read: {error}"
-        raise JournalDamaged(record.engine, sequence, what) from error
 
 
 def document(market: Mapping[int, Audit], window_ms: int) -> dict[str, Any]:

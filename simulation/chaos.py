@@ -108,7 +108,7 @@ async def chaos(settings: ChaosSettings, console: Console) -> ChaosOutcome:
         print_sheets(console, report.cluster_sheet(cluster))
         loaders = await _enter(settings, cluster, stack)
         injector = Injector(cluster, proxies, console.print)
-        stack.callback(injector.heal)  # no frozen child is left behind, whatever ends the run
+        stack.callback(injector.heal)  # whatever ends the run, the market ends over links that work
         run = ChaosRun(settings, cluster, loaders, injector, console)
         await run.trade(faults)
         up = await run.up()

@@ -19,12 +19,13 @@ from rich.console import Console
 
 from bus.records import JournalError
 from client import MatchbusError
-from client.cli.arguments import address, nats_address
+from client.cli.arguments import address, nats_address, not_empty
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
+from simulation.audit_command import NotJudged
 from simulation.bitstamp import CaptureMalformed
 from simulation.chaos import ChaosOutcome, ChaosSettings, chaos
 from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
@@ -62,7 +63,7 @@ from simulation.staging import plan_of
 
 _SAID: Final = (
     *(ClusterError, MatchbusError, OptionRefused, TlsRefused),
-    *(ReplayFailed, CaptureMalformed, JournalError, ScenarioRefused),
+    *(ReplayFailed, CaptureMalformed, JournalError, NotJudged, ScenarioRefused),
 )
 
 
@@ -144,6 +145,7 @@ def _add_replay(commands: Any) -> None:
     )
     again.add_argument(
         "--password",
+        type=not_empty,
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="of that exchange (default PASSWORD in the environment)",
     )

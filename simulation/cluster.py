@@ -115,6 +115,15 @@ class Cluster:
         self._exchange: Member | None = None
 
     @property
+    def pages(self) -> list[str]:
+        """From where the dashboard's page may connect: its origins, by either name of this machine."""
+        return (
+            [self.dashboard_url, self.dashboard_url.replace(LOOPBACK, "localhost")]
+            if self.dashboard_url
+            else []
+        )
+
+    @property
     def nats_url(self) -> str:
         """Where the nats-servers listen, with commas in between."""
         return ",".join(server.url for server in self.nats)
@@ -201,26 +210,17 @@ class Cluster:
         check_nodes(self.data_dir, self._storage.nats_nodes)
         if self._storage.nats_nodes == 1:
             return [
-                NatsServer(self.data_dir / "nats", log_file=output / "nats-server.log", origins=self._origins)
+                NatsServer(self.data_dir / "nats", log_file=output / "nats-server.log", origins=self.pages)
             ]
         return [
             NatsServer(
                 self.data_dir / f"nats_{node.name}",
                 log_file=output / f"nats-server_{node.name}.log",
                 node=node,
-                origins=self._origins,
+                origins=self.pages,
             )
             for node in make_nodes(self._storage.nats_nodes)
         ]
-
-    @property
-    def _origins(self) -> list[str]:
-        """Which pages may connect to NATS: the dashboard's, by either name of this machine."""
-        return (
-            [self.dashboard_url, self.dashboard_url.replace(LOOPBACK, "localhost")]
-            if self.dashboard_url
-            else []
-        )
 
     def _dashboard_options(self) -> list[str]:
         if not self.dashboard_url:

@@ -101,10 +101,9 @@ class Controls:
 
     def _origin_of(self, request: Request) -> str | None:
         """Which page asks, where it is the dashboard's and reached us by our own address; else None."""
-        page = self._cluster.dashboard_url
         origin = request.headers.get("origin", "")
-        pages = (page, page.replace(LOOPBACK, "localhost"))
-        return origin if origin in pages and request.headers.get("host") == self.address else None
+        is_ours = origin in self._cluster.pages and request.headers.get("host") == self.address
+        return origin if is_ours else None
 
     def _strike(self, request: Request) -> tuple[int, str]:
         name, action = request.path_params["engine"], request.path_params["action"]

@@ -1,7 +1,6 @@
 """Strikes a market while it trades: what `faults` has scheduled happens to processes and to their links."""
 
 import asyncio
-import os
 import signal
 import time
 from collections import defaultdict
@@ -9,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from bus.child_process import ChildProcess
 from simulation.cluster import Cluster
 from simulation.faults import EXCHANGE, FREEZES, KILLS, NATS, Fault, Kind
 from simulation.member import Member
 from simulation.proxy import Condition, Proxy
+from simulation.strikes import Freezes, send
 
 _TO_SERVER: Final = {Kind.HOLE, Kind.HOLE_TO_SERVER, Kind.KILL_CUT_OFF}
 _TO_PROCESS: Final = {Kind.HOLE, Kind.HOLE_TO_PROCESS, Kind.KILL_CUT_OFF}
@@ -38,7 +39,7 @@ class Injector:
         self._cluster = cluster
         self._proxies = proxies
         self._tell = tell
-        self._frozen: dict[int, int] = {}  # process id -> freezes that are under way
+        self._freezes = Freezes()
         self._on_link: defaultdict[str, list[Fault]] = defaultdict(list)  # by the process's name
 
     async def run(self, faults: list[Fault]) -> None:
@@ -50,10 +51,7 @@ class Injector:
                 group.create_task(self._strike(fault))
 
     def heal(self) -> None:
-        """End whatever is under way."""
-        for pid in self._frozen:
-            _signal(pid, signal.SIGCONT)
-        self._frozen.clear()
+        """End whatever is under way on links; freezes end with `run`."""
         self._on_link.clear()
         for link in self._proxies.values():
             for proxy in link:
@@ -62,8 +60,8 @@ class Injector:
     async def _strike(self, fault: Fault) -> None:
         strike = Strike(fault, time.monotonic_ns())
         self.strikes.append(strike)
-        pid = self._pid(fault)
-        strike.missed = pid is None and fault.kind in KILLS + FREEZES
+        process = self._process(fault)
+        strike.missed = not process.running and fault.kind in KILLS + FREEZES
         lasts = f" for {fault.lasts_s:.2f} s" if fault.lasts_s else ""
         delay = f", {fault.delay_s * 1e3:.0f} ms late" if fault.delay_s else ""
         missed = " (not running: missed)" if strike.missed else ""
@@ -71,44 +69,31 @@ class Injector:
         try:
             if fault.kind not in KILLS + FREEZES:
                 await self._disturb(fault)
-            elif pid is not None:
-                await self._hit(pid, fault)
+            elif process.running:
+                strike.missed = not await self._hit(process, process.pid, fault)
         except asyncio.CancelledError:
             strike.missed = fault.kind in KILLS  # the end of the run came before the kill
             raise
         finally:
             strike.over_ns = time.monotonic_ns()
 
-    def _pid(self, fault: Fault) -> int | None:
-        """The process id of a target that runs; of several nats-servers, one that the fault's time picks."""
+    def _process(self, fault: Fault) -> ChildProcess:
+        """Who is the target now; of several nats-servers, one that the fault's time picks."""
         if fault.target == NATS:
             servers = self._cluster.nats
-            server = servers[round(fault.at_s * 1e3) % len(servers)]
-            return server.pid if server.running else None
-        member = self._member(fault.target)
-        return member.pid if member.running else None
+            return servers[round(fault.at_s * 1e3) % len(servers)]
+        return self._member(fault.target)
 
     def _member(self, target: int) -> Member:
         return self._cluster.exchange if target == EXCHANGE else self._cluster.engines[target]
 
-    async def _hit(self, pid: int, fault: Fault) -> None:
-        """Kill a process, or stop it for a while; a freeze within a longer one ends with the longer."""
+    async def _hit(self, process: ChildProcess, pid: int, fault: Fault) -> bool:
+        """Kill a process, or stop it for a while; False when it has ended by itself meanwhile."""
+        if fault.kind in FREEZES:
+            return await self._freezes.freeze(process, pid, fault.lasts_s)
         if fault.kind is Kind.KILL_CUT_OFF:
             await self._degrade(fault)
-            _signal(pid, signal.SIGKILL)
-            return
-        if fault.kind in KILLS:
-            _signal(pid, signal.SIGKILL)
-            return
-        if not _signal(pid, signal.SIGSTOP):
-            return
-        self._frozen[pid] = self._frozen.get(pid, 0) + 1
-        await asyncio.sleep(fault.lasts_s)
-        if pid in self._frozen:
-            self._frozen[pid] -= 1
-            if not self._frozen[pid]:
-                del self._frozen[pid]
-                _signal(pid, signal.SIGCONT)
+        return send(process, pid, signal.SIGKILL)
 
     async def _disturb(self, fault: Fault) -> None:
         """Break a link, or worsen it for a while."""
@@ -146,12 +131,3 @@ class Injector:
     def _cut(self, name: str, *, refuse: bool) -> None:
         for proxy in self._proxies[name]:
             proxy.cut(refuse=refuse)
-
-
-def _signal(pid: int, number: signal.Signals) -> bool:
-    """Send a signal to a child of ours; False when it has ended."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True

@@ -166,8 +166,7 @@ async def _read(
                 async for record in records:
                     if last is not None and record.batch_number > last:
                         break
-                    findings.records = findings.batches + journal.replaced_records + 1
-                    commands = _commands(findings, record)
+                    commands = commands_of(record, journal.sequence)
                     each(record, commands)
                     patience.reschedule(loop.time() + PATIENCE_S)
                     findings.batches += 1
@@ -205,15 +204,13 @@ async def _extent(nc: Client, stream: str) -> Extent:
     return Extent(0, 0)
 
 
-def _commands(findings: Findings, record: Record) -> tuple[Command, ...]:
+def commands_of(record: Record, sequence: int) -> tuple[Command, ...]:
+    """The commands of the record at this stream sequence. Raises JournalDamaged."""
     try:
         return decode(record.commands)
     except msgspec.MsgspecError as error:
-        raise JournalDamaged(
-            findings.engine,
-            findings.records,
-            f"the commands of batch {record.batch_number} cannot be read: {error}",
-        ) from error
+        what = f"the commands of batch {record.batch_number} cannot be read: {error}"
+        raise JournalDamaged(record.engine, sequence, what) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
-from matchbus.edge import RECOVERING_ROLE, STANDBY_ROLE
+from matchbus.edge import RECOVERING_ROLE, STANDBY_ROLE, host_and_port_of
 
 from bus.child_process import ChildProcess
 from simulation.cluster_errors import OutOfReach, ProcessFailed
@@ -142,10 +142,9 @@ class Member(ChildProcess):
 
     async def _listens(self) -> bool:
         """Whether anything takes connections at its address."""
-        host, _, port = self.address.rpartition(":")
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                _, writer = await asyncio.open_connection(*host_and_port_of(self.address))
         except OSError:  # TimeoutError is one
             return False
         writer.close()

@@ -20,9 +20,9 @@ from bus import runner, subjects
 from bus.connection import Connection, connect
 from client.cli.arguments import nats_address
 from client.cli.failures import Failure
-from client.cli.settings import contexts_file, load, resolve
+from client.cli.settings import DEFAULT_NATS, contexts_file, load, resolve
 
-_NATS_HELP: Final = "default: MATCHBUS_NATS, that of the context in use, or nats://127.0.0.1:4222"
+_NATS_HELP: Final = f"default: MATCHBUS_NATS, that of the context in use, or {DEFAULT_NATS}"
 NOTHING_FOUND: Final = 2
 
 PATIENCE_S: Final = 5.0

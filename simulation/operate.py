@@ -25,7 +25,7 @@ from rich.console import Console
 
 from bus.logs import add_log_options
 from client import MatchbusError
-from client.cli.arguments import Parser
+from client.cli.arguments import Parser, not_empty
 from client.cli.failures import Failure, Misuse
 from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
@@ -150,6 +150,7 @@ def _add_up(commands: Any) -> None:
     )
     up.add_argument(
         "--password",
+        type=not_empty,
         default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="what clients need to register (default PASSWORD in the environment)",
     )

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,12 +28,10 @@ from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bus.connection import Connection
-from bus.journal import JetStreamJournal
 from bus.messages import engine_of_id
 from client.cli.sheets import counted
-from engine import commands as core
 from engine.terms import Side
+from simulation import audit_command
 from simulation.audit import Audit
 from simulation.bitstamp import (
     LOT_SIZE,
@@ -200,7 +198,10 @@ def trades_of(fills: Sequence[pb.Fill]) -> tuple[list[Trade], int]:
 
 @dataclass(slots=True)
 class Carrier:
-    """One client's OrderEntry stream to its home engine. Replies are counted as they come."""
+    """One client's OrderEntry stream to its home engine. Replies are counted as they come.
+
+    Whatever waits for the engine raises `ReplayFailed` when that is silent for too long.
+    """
 
     engine: int
     stub: Any
@@ -220,15 +221,16 @@ class Carrier:
 
     async def send(self, instructions: Sequence[Instruction]) -> None:
         """Hand over a batch; waits while too many are under way."""
-        await self._room.acquire()
+        await self._in_time(self._room.acquire())
         self._unanswered += 1
         self._drained.clear()
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # `read` says why it ended
-            await self._call.write(pb.OrderEntryRequest(commands=[command_of(step) for step in instructions]))
+            request = pb.OrderEntryRequest(commands=[command_of(step) for step in instructions])
+            await self._in_time(self._call.write(request))
 
     async def drained(self) -> None:
         """Wait until everything sent is answered."""
-        await self._drained.wait()
+        await self._in_time(self._drained.wait())
 
     async def read(self) -> None:
         """Take replies until the stream ends. Raises `ReplayFailed` when it breaks."""
@@ -247,8 +249,17 @@ class Carrier:
             raise ReplayFailed(f"engine {self.engine} ended the stream: {error.details()}") from error
 
     async def close(self) -> None:
-        """Say that nothing more comes; `read` then ends."""
+        """Say that nothing more comes, and wait until the stream ends."""
         await self._call.done_writing()
+        await self._in_time(self._call.code())
+
+    async def _in_time(self, waiting: Awaitable[object]) -> None:
+        """Wait for what an engine that is well does soon."""
+        try:
+            async with asyncio.timeout(_CALL_DEADLINE_S):
+                await waiting
+        except TimeoutError:
+            raise ReplayFailed(f"engine {self.engine} was silent for {_CALL_DEADLINE_S:g} s") from None
 
     async def leave(self) -> None:
         """Cancel what still rests: nobody else could, and the market may be another's."""
@@ -264,13 +275,18 @@ class Carrier:
 
 
 async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> ReplayOutcome:
-    """Carry the capture through the venue and compare. Raises `ReplayFailed`, and `NatsAway` at the start."""
+    """Carry the capture through the venue and compare.
+
+    Raises `ReplayFailed`; where journals are to be audited, `NatsAway` at the start and whatever
+    `audit_command.read` raises at the end.
+    """
     statuses: Counter[int] = Counter()
     refusals: Counter[int] = Counter()
     async with contextlib.AsyncExitStack() as stack:
-        nc = None
-        if settings.nats and settings.engines > 1:
-            nc = await stack.enter_async_context(connected(settings.nats, "replay audit"))
+        is_audited = bool(settings.nats) and settings.engines > 1
+        if is_audited:  # at the end; that nobody could is told now
+            async with connected(settings.nats, "replay"):
+                pass
         exchange = rpc.ExchangeStub(await stack.enter_async_context(tls.channel(settings.exchange)))
         resting = await _look(exchange, settings)
         with console.status("Reading the capture"):
@@ -303,7 +319,8 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
         except* ReplayFailed as failures:
             raise failures.exceptions[0] from None
         fills, crossed = await _settle(carriers, exchange)
-        audits = [] if nc is None else await _audit(nc, settings.engines)
+        window_ms = audit_command.WINDOW_MS
+        audits = await audit_command.read(settings.nats, window_ms) if is_audited else {}
     made, one_sided = trades_of(fills)
     return ReplayOutcome(
         comparison=compare(expected, made),
@@ -316,7 +333,7 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             1 for f in fills if f.liquidity == pb.LIQUIDITY_TAKER and engine_of_id(f.order_id) != f.engine_id
         ),
         crossed=crossed,
-        audits=audits,
+        audits=list(audits.values()),
     )
 
 
@@ -424,17 +441,6 @@ async def _settle(carriers: Sequence[Carrier], exchange: Any) -> tuple[list[pb.F
         if (trades_of(fills)[1] == 0 and not crossed) or time.monotonic() > deadline:
             return fills, crossed
         await asyncio.sleep(_SETTLE_POLL_S)
-
-
-async def _audit(nc: Connection, engines: int) -> list[Audit]:
-    """Replay every engine's journal and judge its routing decisions."""
-    audits = []
-    for number in range(1, engines + 1):
-        audit = Audit(number)
-        async for record in JetStreamJournal(nc, number).replay():
-            audit.add_batch(record.batch_number, record.time_ns, core.decode(record.commands))
-        audits.append(audit)
-    return audits
 
 
 def _named(counts: Counter[int], words: Any, prefix: str) -> Counter[str]:

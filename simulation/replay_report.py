@@ -66,8 +66,8 @@ def _show_audits(outcome: ReplayOutcome, console: Console) -> bool:
         console.print(
             f"Trade-through: {len(bugs)}. All journals were replayed through the state machine, and"
             f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
-            " legs) was checked: no fill and no leg at a price worse than a journaled away quote that was not"
-            " taken whole.",
+            " legs) was checked: no fill and no leg at a price worse than an away quote that the engine knew"
+            " and did not take whole.",
             highlight=False,
         )
     else:

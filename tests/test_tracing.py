@@ -101,10 +101,10 @@ def test_a_full_queue_loses_spans_and_nothing_waits(caplog: pytest.LogCaptureFix
 def test_an_environment_that_makes_no_sense_is_told(
     variables: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a sentence with the value in it."""
+    """By a sentence with the value in it, and where it is from."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TracingUnusable, match=text):
+    with pytest.raises(TracingUnusable, match=rf"^MATCHBUS_TRACE, _RATIO in the environment: .*{text}"):
         tracing.tracer_of_environment("test")
 
 

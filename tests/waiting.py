@@ -18,8 +18,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> Non
 async def freeze(pid: int) -> None:
     """Stop a process; return when all its threads stand still, which the signal does not wait for."""
     os.kill(pid, signal.SIGSTOP)
-    tasks = Path(f"/proc/{pid}/task")
-    await until(lambda: all(_state(task) == "T" for task in tasks.iterdir()))
+    await until(lambda: is_frozen(pid))
 
 
 @asynccontextmanager
@@ -30,6 +29,11 @@ async def frozen(pid: int) -> AsyncIterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether Linux says that all threads of a process stand still."""
+    return all(_state(task) == "T" for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 def _state(task: Path) -> str:

@@ -41,7 +41,7 @@ async def register(options: Options, desk: Desk) -> int:
     with kept.changing(file) as contexts:
         name, settings = _who(options, contexts)
         chosen = Context(
-            settings.exchange,
+            settings.checked_exchange(),
             settings.checked_nats(),
             settings.client_id,
             settings.secret,

@@ -10,7 +10,14 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from client.cli.failures import Misuse
-from client.cli.settings import check_nats, seconds
+from client.cli.settings import (
+    DEFAULT_EXCHANGE,
+    DEFAULT_NATS,
+    DEFAULT_PASSWORD,
+    DEFAULT_TIMEOUT,
+    check_nats,
+    seconds,
+)
 from client.client import check_client_order_id
 from client.session import check_address
 
@@ -73,8 +80,8 @@ def add_common(parser: Parser) -> None:
     group.add_argument(
         "--context", metavar="NAME", type=not_empty, help="the context to use; default: the one in use"
     )
-    group.add_argument("--exchange", metavar="HOST:PORT", type=address, help="default 127.0.0.1:50050")
-    group.add_argument("--nats", metavar="URL", type=nats_address, help="default nats://127.0.0.1:4222")
+    group.add_argument("--exchange", metavar="HOST:PORT", type=address, help=f"default {DEFAULT_EXCHANGE}")
+    group.add_argument("--nats", metavar="URL", type=nats_address, help=f"default {DEFAULT_NATS}")
     group.add_argument("--client-id", metavar="NAME", type=not_empty, help="who trades")
     group.add_argument(
         "--secret",
@@ -82,9 +89,14 @@ def add_common(parser: Parser) -> None:
         type=not_empty,
         help="the client's own; others see it here, but not in MATCHBUS_SECRET",
     )
-    group.add_argument("--password", metavar="P", type=not_empty, help='the exchange\'s; default "password"')
     group.add_argument(
-        "--timeout", metavar="SECONDS", type=timeout, help="how long an answer may take, default 5"
+        "--password", metavar="P", type=not_empty, help=f'the exchange\'s; default "{DEFAULT_PASSWORD}"'
+    )
+    group.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=timeout,
+        help=f"how long an answer may take, default {DEFAULT_TIMEOUT}",
     )
 
 

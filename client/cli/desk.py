@@ -72,7 +72,7 @@ class Desk:
             settings = self.settings
             settings.check_registered()
             client = Client.connect(
-                settings.exchange,
+                settings.checked_exchange(),
                 client_id=settings.client_id,
                 password=settings.password,
                 secret=settings.secret,
@@ -85,11 +85,11 @@ class Desk:
         return self._client
 
     def venue(self) -> Venue:
-        """What anyone may ask; its calls may raise `Unavailable` when the exchange is away."""
+        """What anyone may ask. Raises `SettingsError`; its calls `Unavailable` when the exchange is away."""
         if self._client is not None:
             return self._client.venue
         if self._venue is None:
-            self._venue = Venue.connect(self.settings.exchange, deadline_s=self.settings.timeout_s)
+            self._venue = Venue.connect(self.settings.checked_exchange(), deadline_s=self.settings.timeout_s)
         return self._venue
 
     async def tell_away(self, error: Unavailable | ExchangeAway | Failure) -> None:

@@ -23,6 +23,8 @@ from typing import Any, Final
 
 import msgspec
 
+from client.session import check_address
+
 DEFAULT_EXCHANGE: Final = "127.0.0.1:50050"
 DEFAULT_NATS: Final = "nats://127.0.0.1:4222"
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- the documented default, refused off loopback
@@ -96,6 +98,14 @@ class Settings:
     def source(self, name: str) -> str:
         """Where a value came from, in words."""
         return self.sources.get(name, "default")
+
+    def checked_exchange(self) -> str:
+        """Where the exchange is. Raises `SettingsError` if that is no address."""
+        try:
+            check_address(self.exchange)
+        except ValueError as error:
+            raise SettingsError(f"{error} ({self.source('exchange')})", "name it by --exchange") from None
+        return self.exchange
 
     def checked_nats(self) -> str:
         """Where NATS is, for a command that needs it. Raises `SettingsError` if that names no server."""

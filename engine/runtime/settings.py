@@ -58,7 +58,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         subjects.engine_token(options.number)
     except ValueError as error:
         parser.error(str(error))
-    if not options.listen and DEFAULT_PORT + options.number > MAX_PORT:
+    if options.listen is None and DEFAULT_PORT + options.number > MAX_PORT:
         parser.error(
             f"engine {options.number} has no port of its own, {DEFAULT_PORT} + {options.number} being above "
             f"{MAX_PORT}: give it one with --listen HOST:PORT"
@@ -69,10 +69,11 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         tls = server_files(options)
     except TlsRefused as error:  # files, not words: the usage would only hide the reason
         parser.exit(USAGE_ERROR, f"{parser.prog}: error: {error}\n")
+    default = default_listen(environment, DEFAULT_PORT + options.number)
     return EngineSettings(
         number=options.number,
         nats_url=options.nats,
-        listen=options.listen or default_listen(environment, DEFAULT_PORT + options.number),
+        listen=default if options.listen is None else options.listen,
         durable=options.durability == "journal",
         standby=options.standby,
         log_dir=options.log_dir,

@@ -70,7 +70,7 @@ class ExchangeSettings:
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> ExchangeSettings:
     """Make settings of the command line and the environment. Raises `SettingsRefused`."""
     options = _parser().parse_args(arguments)
-    listen = options.listen or default_listen(environment, DEFAULT_PORT)
+    listen = default_listen(environment, DEFAULT_PORT) if options.listen is None else options.listen
     password = (
         options.password if options.password is not None else environment.get("PASSWORD", DEFAULT_PASSWORD)
     )

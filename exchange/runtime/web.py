@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
-from matchbus.edge import CannotListen
+from matchbus.edge import CannotListen, host_and_port_of
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -45,13 +45,12 @@ async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None] = la
 
     Raises CannotListen.
     """
-    host, _, port = listen.rpartition(":")
-    plain_host = host.removeprefix("[").removesuffix("]")
-    with socket.socket(socket.AF_INET6 if ":" in plain_host else socket.AF_INET) as taken:
+    host, port = host_and_port_of(listen)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
         # Connections of a process that just ended may linger on its port; only a listener is in the way.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            taken.bind((plain_host, int(port)))
+            taken.bind((host, port))
             taken.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
             raise CannotListen(f"cannot listen on {listen}: {error}") from error
@@ -70,7 +69,7 @@ async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None] = la
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[taken]))
-        listening(f"{host}:{taken.getsockname()[1]}")
+        listening(f"{listen.rpartition(':')[0]}:{taken.getsockname()[1]}")
         try:
             await asyncio.shield(serving)
         finally:

@@ -231,18 +231,23 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 def _refuse_unusable(listen: str) -> None:
     """Try the address out, because gRPC tells the reason only in lines of its own on the terminal."""
-    host, _, port = listen.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
+        host, port = host_and_port_of(listen)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             # Connections of a process that just ended may linger on its port; only a listener is in the way.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host.removeprefix("[").removesuffix("]"), int(port)))
+            probe.bind((host, port))
     except OSError as error:
         why = "another process uses it" if error.errno == errno.EADDRINUSE else error.strerror
         raise CannotListen(f"cannot listen on {listen}: {why}") from error
     except (ValueError, OverflowError) as error:
         raise CannotListen(f"cannot listen on {listen}: it must be HOST:PORT") from error
+
+
+def host_and_port_of(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, without the brackets of an IPv6 address. Raises ValueError."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def bearer_token(context: Context) -> str:

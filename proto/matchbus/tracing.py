@@ -4,8 +4,8 @@
 
 No context travels with an order: trace id, span ids and whether an order is sampled follow from its order id
 (`matchbus/otlp.py` makes the ids), so client, home engine and peers agree without telling each other. Whoever
-notes a span only puts it into the queue. What a full queue does not take is lost, and so is what the
-collector does not take; either is a warning, once.
+notes a span only puts it into the queue. What a full queue does not take is lost, which is a warning once.
+What the collector does not take is lost, too, with a warning each time that it stops taking spans.
 
 Only `Tracer` needs OpenTelemetry, the extra `otel`.
 """
@@ -153,7 +153,10 @@ def tracer_of_environment(service: str) -> Tracer | None:
     url = os.environ.get(URL_VARIABLE, "")
     if not url:
         return None
-    return Tracer(_url(url), _ratio(os.environ.get(RATIO_VARIABLE, "") or "1"), service)
+    try:
+        return Tracer(_url(url), _ratio(os.environ.get(RATIO_VARIABLE, "") or "1"), service)
+    except TracingUnusable as error:
+        raise TracingUnusable(f"{URL_VARIABLE}, _RATIO in the environment: {error}") from error
 
 
 def _url(text: str) -> str:

@@ -8,7 +8,7 @@ from decimal import Decimal
 import grpc
 import pytest
 
-from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, session
+from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, retry, session
 from tests.client.fake_venue import FakeVenue
 from tests.waiting import until
 
@@ -80,7 +80,7 @@ async def test_a_history_that_is_refused_is_given_up(
     venue: FakeVenue, after_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that refuses the stream each time is away, even one that takes long to say so."""
-    monkeypatch.setattr(session, "_SHORT_LIFE_S", 0.05)
+    monkeypatch.setattr(retry, "_SHORT_LIFE_S", 0.05)
     engine = venue.engines[0]
     engine.refuses_fills_after_s = after_s
     async with asyncio.timeout(10), venue.client(deadline_s=0.5) as client:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client import AuthenticationFailed, Client, ClientClosed, DataLost, Unavailable, Venue, session
+from client import AuthenticationFailed, Client, ClientClosed, DataLost, Unavailable, Venue, retry
 from tests.client.fake_venue import FakeEngine, FakeVenue
 from tests.waiting import until
 
@@ -147,7 +147,7 @@ async def test_a_token_is_renewed_again_after_an_order_that_was_abandoned(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an earlier order had to renew, whose answer nobody saw, does not count against the next one."""
-    monkeypatch.setattr(session, "TOKEN_GRACE_S", 0.0)
+    monkeypatch.setattr(retry, "TOKEN_GRACE_S", 0.0)
     engine = venue.engines[0]
     engine.silent = True
     async with venue.client() as client:
@@ -170,7 +170,7 @@ async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the exchange is away an ended token is no reason to give up, for orders and questions alike."""
-    monkeypatch.setattr(session, "TOKEN_GRACE_S", 0.0)
+    monkeypatch.setattr(retry, "TOKEN_GRACE_S", 0.0)
     async with venue.client() as client:
         venue.tokens.clear()
         venue.failures.extend([UNAVAILABLE] * 6)
@@ -236,7 +236,7 @@ async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An attempt that had no answer for long says more than the one before it."""
-    monkeypatch.setattr(session, "TELLING_S", 0.1)
+    monkeypatch.setattr(retry, "TELLING_S", 0.1)
     venue.failures.append(UNAVAILABLE)
     venue.hold_registrations = asyncio.Event()
     with pytest.raises(Unavailable, match="last failure: DEADLINE_EXCEEDED"):

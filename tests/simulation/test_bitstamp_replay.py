@@ -26,10 +26,13 @@ from engine.terms import Side
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import bitstamp, cli, nats_option
 from simulation import replay as replaying
+from simulation.audit_command import NotJudged
 from simulation.bitstamp import SYMBOL, Cancel, Comparison, Place, Reduce, Trade
 from simulation.cluster import Cluster
 from simulation.replay import (
+    IN_FLIGHT,
     WHEEL,
+    Carrier,
     ReplayFailed,
     ReplayOutcome,
     ReplaySettings,
@@ -230,14 +233,43 @@ def test_an_unusable_certificate_is_said_in_a_line(
     assert capsys.readouterr().err.endswith(" environment: /nowhere/ca.pem: No such file or directory\n")
 
 
-def test_a_damaged_journal_is_said_in_a_line(
-    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "trouble", [JournalDamaged(1, 7, "the chain is broken"), NotJudged("JOURNAL_1 was trimmed")], ids=repr
+)
+def test_journals_that_cannot_be_audited_are_said_in_a_line(
+    trouble: Exception, wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The replay reads the journals at its end."""
-    damage = JournalDamaged(1, 7, "the chain is broken")
-    monkeypatch.setattr(cli, "replay", Mock(side_effect=damage))
+    monkeypatch.setattr(cli, "replay", Mock(side_effect=trouble))
     assert cli.main(["replay", "--exchange", "127.0.0.1:1", "--cache", str(wheel.parent)]) == 1
-    assert capsys.readouterr().err == f"{damage}\n"
+    assert capsys.readouterr().err == f"{trouble}\n"
+
+
+@pytest.mark.parametrize("last", ["send", "drained", "close"])
+async def test_an_engine_that_falls_silent_ends_the_replay(
+    last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the replay is; a frozen engine would hold it until Ctrl-C."""
+    monkeypatch.setattr(replaying, "_CALL_DEADLINE_S", 0.1)
+    call = Mock(write=AsyncMock(), done_writing=AsyncMock(), code=asyncio.Event().wait)
+    carrier = Carrier(
+        engine=2,
+        stub=Mock(OrderEntry=Mock(return_value=call)),
+        metadata=(),
+        statuses=Counter(),
+        refusals=Counter(),
+        on_replies=Mock(),
+    )
+    for _ in range(IN_FLIGHT):
+        await carrier.send([Cancel("7")])
+    waiting = {
+        "send": lambda: carrier.send([Cancel("7")]),
+        "drained": carrier.drained,
+        "close": carrier.close,
+    }
+    with pytest.raises(ReplayFailed, match=r"engine 2 was silent for 0\.1 s"):
+        async with asyncio.timeout(10):
+            await waiting[last]()
 
 
 async def test_a_stream_that_ends_is_what_the_replay_says(

@@ -3,7 +3,6 @@
 import json
 import signal
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -12,7 +11,7 @@ import simulation.controls
 from simulation.cluster import Cluster
 from simulation.controls import FREEZE_S, TOKEN_HEADER, Controls, running_controls
 from simulation.member import Member
-from tests.waiting import until
+from tests.waiting import is_frozen, until
 
 PAGE = "http://127.0.0.1:8123"
 
@@ -47,11 +46,6 @@ async def ask(
         return answer.status, await answer.text(), answer.headers
 
 
-def state_of(member: Member) -> str:
-    """The letter that Linux has for what the process does."""
-    return Path(f"/proc/{member.pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 async def test_kill(controls: Controls, member: Member) -> None:
     """The process ends at once."""
     status, text, headers = await ask(controls, "/engines/1/kill")
@@ -65,14 +59,14 @@ async def test_freeze(controls: Controls, member: Member, monkeypatch: pytest.Mo
     """The process stops, and goes on by itself."""
     monkeypatch.setattr(simulation.controls, "FREEZE_S", 0.2)
     assert (await ask(controls, "/engines/1/freeze"))[0] == 200
-    await until(lambda: state_of(member) == "T")
-    await until(lambda: state_of(member) == "S")
+    await until(lambda: is_frozen(member.pid))
+    await until(lambda: not is_frozen(member.pid))
 
 
 async def test_restart_reaches_a_frozen_process(controls: Controls, member: Member) -> None:
     """A process that hears nothing is let go on, so that it hears that it should end."""
     assert (await ask(controls, "/engines/1/freeze"))[0] == 200
-    await until(lambda: state_of(member) == "T")
+    await until(lambda: is_frozen(member.pid))
     assert (await ask(controls, "/engines/1/restart"))[0] == 200
     assert await member.wait() == -signal.SIGTERM
 
@@ -81,8 +75,8 @@ async def test_a_frozen_process_goes_on_when_the_launcher_ends(cluster: Cluster,
     """Nothing stays stopped behind a launcher that is gone."""
     async with running_controls(cluster) as controls:
         assert (await ask(controls, "/engines/1/freeze"))[0] == 200
-        await until(lambda: state_of(member) == "T")
-    await until(lambda: state_of(member) == "S", timeout_s=FREEZE_S / 2)
+        await until(lambda: is_frozen(member.pid))
+    await until(lambda: not is_frozen(member.pid), timeout_s=FREEZE_S / 2)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,20 @@ async def test_commands_that_cannot_be_read_are_damage(
     assert "the commands of batch 6 cannot be read" in findings["damage"]
 
 
+async def test_damage_is_placed_in_a_trimmed_journal_too(
+    shared_server: NatsServer, nats_connection: Connection, engine: int
+) -> None:
+    """By its sequence in the stream, not by how many records were left before it."""
+    await provision.provision_journal(nats_connection, engine, trimmable=True)
+    written = JetStreamJournal(nats_connection, engine)
+    for number, commands in enumerate(COMMANDS, 1):
+        await written.append(1, number * 10, encode(commands))
+    await force(nats_connection, engine, encode_record(engine, 1, written.position, 70, b"\x91\x91\xa1x"))
+    await provision.trim_journal(nats_connection, engine, 3)
+    findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
+    assert (findings.damaged_at, findings.first_batch, findings.batches) == (5, 3, 2)
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_a_journal_that_is_trimmed_meanwhile_is_not_damaged(
     shared_server: NatsServer,

@@ -179,7 +179,10 @@ if __name__ == "__main__":
         (["orders", "9" * 5000], ["is no order id"]),
         (["book", "MSFT", "--depth", "99999999999"], ["--depth", "99999999999", "2147483647"]),
         (["fills", "--since", "-1"], ["-1"]),
-        *((["up", option, ""], [f"{option}: it is empty"]) for option in ("--instruments", "--ready-file")),
+        *(
+            (["up", option, ""], [f"{option}: it is empty"])
+            for option in ("--instruments", "--password", "--ready-file")
+        ),
         (["up", "now"], ["unrecognized arguments: now", "usage: matchbus up [options]"]),
         (["snapshot", "list", "1", "2"], ["arguments: 2", "usage: matchbus snapshot list ENGINE [options]"]),
         (["admin", "snapshot", "1", "--x"], ["arguments: --x", "usage: matchbus admin snapshot ENGINE"]),

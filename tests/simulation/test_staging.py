@@ -10,12 +10,7 @@ from simulation.member import Member
 from simulation.recording import EngineStrike
 from simulation.scenario import EngineFault
 from simulation.staging import plan_of, strike
-from tests.waiting import until
-
-
-def is_frozen(member: Member) -> bool:
-    """Whether Linux says that the process is stopped."""
-    return Path(f"/proc/{member.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+from tests.waiting import is_frozen, until
 
 
 def striking(cluster: Cluster, noted: list[EngineStrike], *faults: EngineFault) -> asyncio.Task[None]:
@@ -37,10 +32,10 @@ async def test_faults_strike_in_the_order_of_their_times(cluster: Cluster, membe
 async def test_a_run_that_is_stopped_leaves_nothing_frozen(cluster: Cluster, member: Member) -> None:
     """Cancelled in the middle of a freeze, the process goes on."""
     task = striking(cluster, [], EngineFault(0.0, "freeze", 1, 60.0))
-    await until(lambda: is_frozen(member))
+    await until(lambda: is_frozen(member.pid))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await until(lambda: not is_frozen(member))
+    await until(lambda: not is_frozen(member.pid))
 
 
 async def test_restart_is_asked_for(cluster: Cluster, member: Member) -> None:

@@ -266,8 +266,12 @@ def test_a_standby_that_took_over_says_so_where_it_was(watched: Watched) -> None
 
 def test_every_line_of_every_process_is_json(watched: Watched) -> None:
     """Time, level, logger and event are in each."""
-    for path in (watched.venue.directory / "data" / "output").glob("*.log"):
-        for line in path.read_text().splitlines() if "nats" not in path.name else ():
+    logs = {path.name: path for path in (watched.venue.directory / "data" / "output").glob("*.log")}
+    del logs["nats-server.log"]
+    processes = ("engine_1", "engine_2", "standby_1", "standby_2", "exchange")
+    assert logs.keys() == {f"{process}.log" for process in processes}
+    for path in logs.values():
+        for line in path.read_text().splitlines():
             assert json.loads(line).keys() >= {"time", "level", "logger", "event"}
 
 

@@ -1,11 +1,13 @@
 """`matchbus status`: whether an engine takes orders is what it says itself."""
 
+import asyncio
 import socket
 
+import pytest
 from matchbus.edge import Edge
 
 from client import EngineRole, EngineState, EngineStatus
-from client.cli.health import _GONE, _SILENT, _refuses, _venue_sheet
+from client.cli.health import _GONE, _SILENT, _nats, _refuses, _venue_sheet
 
 
 async def test_only_an_engine_that_says_so_takes_orders() -> None:
@@ -22,6 +24,21 @@ async def test_only_an_engine_that_says_so_takes_orders() -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         host, port = frozen.getsockname()
         assert await _refuses(engine_at(f"{host}:{port}")) == _SILENT
+
+
+@pytest.mark.parametrize(
+    ("url", "timeout_s", "why"),
+    [
+        ("http://127.0.0.1:4222", 600, "'http://127.0.0.1:4222' is no address of NATS"),
+        ("nats://127.0.0.1:1", 0.5, "no NATS answers there"),
+    ],
+)
+async def test_a_wrong_address_of_nats_is_told(url: str, timeout_s: float, why: str) -> None:
+    """One that cannot be an address at once, one where nobody is when the time is over."""
+    async with asyncio.timeout(20):
+        seen = await _nats(url, timeout_s)
+    assert (seen["url"], seen["reachable"], seen["version"]) == (url, False, "")
+    assert seen["error"].startswith(why)
 
 
 def test_an_engine_that_takes_no_orders_stands_out() -> None:

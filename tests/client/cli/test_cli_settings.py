@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
+from client.cli.desk import Desk
 from client.cli.main import find, run
 from client.cli.output import Output
 from client.cli.settings import (
@@ -95,6 +96,15 @@ def test_an_address_that_is_none_of_nats_is_named_with_its_source() -> None:
     settings = resolve({}, {"MATCHBUS_NATS": "http://foo"}, KEPT)
     with pytest.raises(SettingsError, match=r"'http://foo' is no address of NATS: .* \(from MATCHBUS_NATS\)"):
         settings.checked_nats()
+
+
+def test_an_address_that_is_none_of_an_exchange_is_named_with_its_source() -> None:
+    """Likewise."""
+    settings = resolve({}, {"MATCHBUS_EXCHANGE": "foo"}, KEPT)
+    with pytest.raises(SettingsError, match=r"'foo' is no address: .* \(from MATCHBUS_EXCHANGE\)"):
+        settings.checked_exchange()
+    with pytest.raises(SettingsError, match="from MATCHBUS_EXCHANGE"):
+        Desk({}, {"MATCHBUS_EXCHANGE": "foo"}, Output(as_json=True)).venue()
 
 
 def test_secrets_do_not_show_in_a_log() -> None:

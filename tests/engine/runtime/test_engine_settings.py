@@ -14,6 +14,11 @@ def test_an_engine_without_a_port_of_its_own_is_told_what_to_give(capsys: pytest
     assert parse_settings(["--number", "60000", "--listen", "127.0.0.1:0"], {}).number == 60_000
 
 
+def test_an_empty_address_is_not_the_usual_one() -> None:
+    """A script whose variable is not set reads where it goes wrong: the edge refuses it."""
+    assert parse_settings(["--number", "1", "--listen", ""], {}).listen == ""
+
+
 def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
     """The command line names the two options that do not go together."""
     with pytest.raises(SystemExit):

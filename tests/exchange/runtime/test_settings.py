@@ -74,7 +74,7 @@ def test_an_ipv6_address_from_the_environment() -> None:
 
 @pytest.mark.parametrize(
     "listen",
-    ["127.0.0.1", ":50050", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", f"127.0.0.1:{'1' * 5000}"],
+    ["", "127.0.0.1", ":50050", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", f"127.0.0.1:{'1' * 5000}"],
 )
 def test_a_malformed_address(listen: str) -> None:
     """An address that is no HOST:PORT is refused with an example."""

@@ -1,0 +1,32 @@
+"""What stands twice because imports point one way (tests/test_architecture.py), and must stay alike."""
+
+import pytest
+from matchbus import edge
+
+import engine.terms
+import exchange.runtime.settings
+from bus import runner, subjects
+from client import client, session
+from client.cli import arguments, settings
+
+
+def test_limits_are_the_venues() -> None:
+    """What a client refuses or sends is what an engine refuses or takes."""
+    assert client.MAX_CLIENT_ORDER_ID_LENGTH == engine.terms.MAX_CLIENT_ORDER_ID_LENGTH
+    assert session.MAX_MESSAGE_BYTES == edge.MAX_MESSAGE_BYTES
+    assert session.MAX_REPLY_BYTES == edge.MAX_REPLY_BYTES
+    assert arguments._SYMBOL.pattern == subjects.SYMBOL_PATTERN.pattern
+    assert session._MAX_PORT == runner.MAX_PORT
+
+
+def test_defaults_are_the_venues() -> None:
+    """A trader who says nothing finds the market of an operator who said nothing."""
+    assert settings.DEFAULT_NATS == runner.DEFAULT_NATS_URL
+    assert settings.DEFAULT_PASSWORD == exchange.runtime.settings.DEFAULT_PASSWORD
+    assert runner.default_listen({}, exchange.runtime.settings.DEFAULT_PORT) == settings.DEFAULT_EXCHANGE
+
+
+@pytest.mark.parametrize("text", ["0", "007", "9" * 60, "9" * 61, "", "-1", "1_0", "1.0", " 1", "٣", "²"])
+def test_whole_numbers_are_read_alike(text: str) -> None:
+    """By the commands of traders and of operators."""
+    assert arguments._up_to(text, 10**60) == runner.number(text)
