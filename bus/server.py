@@ -56,7 +56,9 @@ _HOST: Final = "127.0.0.1"
 _POLL_S: Final = 0.01
 _LOG_LINES: Final = 5
 _HEALTH_TIMEOUT_S: Final = 1.0
-_NO_SPACE: Final = "no space left on device"
+_OUT_OF_SPACE: Final = ("no space left on device", "JetStream not enabled")
+"""What `/healthz` says of a server whose disk was full: alone, and in a cluster."""
+
 _ROOM_BYTES: Final = 8 * 1024**2
 """Free disk space with which a server that ran out can carry on for a while."""
 
@@ -320,7 +322,8 @@ class NatsServer(ChildProcess):
 
     async def is_stuck(self) -> bool:
         """Whether the disk was full and has room now: the server writes again only after another start."""
-        if _NO_SPACE not in await asyncio.to_thread(self._health):
+        health = await asyncio.to_thread(self._health)
+        if not any(words in health for words in _OUT_OF_SPACE):
             return False
         disk = os.statvfs(self._store_dir / STORE)
         return disk.f_bavail * disk.f_frsize > _ROOM_BYTES

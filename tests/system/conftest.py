@@ -1,10 +1,12 @@
 """Venues for the system tests; all share two, and tests that kill things start their own."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.system.disk import Disk
 from tests.system.terminal import TICKERS, Terminal
 from tests.system.venue import Venue
 
@@ -29,6 +31,23 @@ def three_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Venue]:
         yield venue.start()
     finally:
         venue.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    """A file system of 64 MB of its own; only root may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"a full disk needs a disk of its own, and it cannot be mounted: {made.stderr.strip()}")
+    yield Disk(folder)
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from simulation.cluster import Cluster
 from simulation.cluster_errors import NodesDiffer
 from simulation.cluster_settings import Storage
 from simulation.proxy import Condition, Proxy
+from tests.system.disk import Disk
 from tests.system.test_take_over import open_market
 from tests.system.venue import eventually, scaled, show
 from tests.waiting import frozen
@@ -100,6 +101,34 @@ async def test_the_leader_of_a_journal_dies_under_load(tmp_path: Path) -> None:
         await market.everything()
     with pytest.raises(NodesDiffer, match="--nats-nodes 3, not 1"):
         await Cluster(engines=2, data_dir=tmp_path).start()
+
+
+@pytest.mark.timeout(400)
+async def test_a_disk_that_fills_under_all_three_ends_no_market(small_disk: Disk, tmp_path: Path) -> None:
+    """A server of a cluster then shuts its JetStream down; with room it is started again."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for node in ("n1", "n2", "n3"):
+        (small_disk.folder / node).mkdir()
+        (data / f"nats_{node}").symlink_to(small_disk.folder / node)
+    async with (
+        Cluster(engines=2, storage=Storage(nats_nodes=3), data_dir=data) as cluster,
+        open_market(cluster, deadline_s=DEADLINE_S) as market,
+    ):
+
+        async def all_are_shut_down() -> bool:
+            logs = [(data / f"output/nats-server_{node}.log").read_text() for node in ("n1", "n2", "n3")]
+            return all("will be DISABLED" in log for log in logs)
+
+        async with market.load.running():
+            await market.load.acknowledged(200)
+            filler = small_disk.fill()
+            await eventually(all_are_shut_down, 60, "no server has JetStream")
+            filler.unlink()
+            outage_s = await market.first_answer_s()
+            await market.load.acknowledged(200)
+        show(f"the next order after there was room: {outage_s:.1f} s")
+        await market.everything()
 
 
 @pytest.mark.timeout(400)

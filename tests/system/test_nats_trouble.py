@@ -9,9 +9,8 @@ import contextlib
 import gc
 import os
 import signal
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from engine.commands import NewOrder, decode
 from engine.runtime import effects
 from engine.runtime.process import SERVICE, Engine
 from engine.runtime.settings import EngineSettings
+from tests.system.disk import Disk
 from tests.system.engine_process import (
     ann,
     engine_process,
@@ -318,34 +318,18 @@ async def reported_orders(connection: Connection) -> set[str]:
     return found
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB of its own; only root may make one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"a full disk needs a disk of its own, and it cannot be mounted: {made.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 async def test_a_full_disk_loses_nothing(
-    small_disk: Path, tmp_path: Path, own_venue: Callable[..., Venue]
+    small_disk: Disk, tmp_path: Path, own_venue: Callable[..., Venue]
 ) -> None:
     """On a full disk nothing is acknowledged; with space again all goes on by itself."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data/nats").symlink_to(small_disk)
+    (tmp_path / "data/nats").symlink_to(small_disk.folder)
     venue = own_venue(engines=1)
     async with floor(venue) as trading:
         clients = Watchers(await trading.trader(), "AAA")
         async with clients.submitting():
             await clients.have_acknowledged(50, 20)
-            space = os.statvfs(small_disk)
-            filler = small_disk / "filler"
-            filler.write_bytes(bytes(space.f_bavail * space.f_frsize - 100_000))
+            filler = small_disk.fill()
             await clients.have_heard("the journal does not answer", 40)
             full = time.monotonic()
             await eventually(partial(is_not_serving, venue.address(1)), 2, "health says NOT_SERVING")
