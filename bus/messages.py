@@ -102,7 +102,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     `sequences` is the last sequence of each symbol changed in the last two seconds. `sent_ns` is the sender's
     monotonic clock: only differences between heartbeats of one epoch mean anything. `append_p50_us` and
     `append_max_us` are how long its journal took to store a batch in the last second, 0 when there was none.
-    `trouble` says why it takes no orders, empty when it does.
+    `trouble` says why it does not serve, empty when it does.
     """
 
     engine: EngineNumber

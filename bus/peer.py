@@ -92,7 +92,7 @@ class PeerFeed:
         self.append_us: tuple[int, int] | None = None
         """How long its journal took of late, the median and the longest; None when it stored nothing."""
         self.trouble = ""
-        """Why it takes no orders, as it says itself; empty when it does."""
+        """Why it does not serve, as it says itself; empty when it does."""
         self.state = PeerState.DOWN
         self.replicas: dict[str, BookReplica] = {}
         self.counters = FeedCounters()

@@ -167,7 +167,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
     `lag_ns` is the queueing delay of a primary's feed. A standby has no feed: its `state` is None, and
     `lag_batches` says how many batches of the journal it has not applied yet. `batch_number` is where it
-    stands in the journal, `reason` why it is not live or takes no orders.
+    stands in the journal, `reason` why it is not live or does not serve.
     """
 
     engine: int

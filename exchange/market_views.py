@@ -285,7 +285,7 @@ class _Activity:
 
 
 def what_is_wrong(peer: PeerFeed | None, now_ns: int) -> str:
-    """Why an engine is not live or takes no orders; empty when all is well."""
+    """Why an engine is not live or does not serve; empty when all is well."""
     if peer is not None and peer.state is PeerState.LIVE:
         return peer.trouble
     age_ns = None if peer is None else peer.age_ns(now_ns)

@@ -212,25 +212,25 @@ class Carrier:
     _call: Any = field(init=False)
     _room: asyncio.Semaphore = field(init=False)
     _unanswered: int = field(default=0, init=False)
-    _drained: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
         self._call = self.stub.OrderEntry(metadata=self.metadata)
         self._room = asyncio.Semaphore(IN_FLIGHT)
-        self._drained.set()
 
     async def send(self, instructions: Sequence[Instruction]) -> None:
         """Hand over a batch; waits while too many are under way."""
         await self._in_time(self._room.acquire())
         self._unanswered += 1
-        self._drained.clear()
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # `read` says why it ended
             request = pb.OrderEntryRequest(commands=[command_of(step) for step in instructions])
             await self._in_time(self._call.write(request))
 
     async def drained(self) -> None:
         """Wait until everything sent is answered."""
-        await self._in_time(self._drained.wait())
+        while self._unanswered:
+            self._answered.clear()
+            await self._in_time(self._answered.wait())
 
     async def read(self) -> None:
         """Take replies until the stream ends. Raises `ReplayFailed` when it breaks."""
@@ -242,8 +242,7 @@ class Carrier:
                         self.refusals[reply.reject_reason] += 1
                 self._room.release()
                 self._unanswered -= 1
-                if not self._unanswered:
-                    self._drained.set()
+                self._answered.set()
                 self.on_replies(len(response.replies))
         except grpc.aio.AioRpcError as error:
             raise ReplayFailed(f"engine {self.engine} ended the stream: {error.details()}") from error
@@ -271,7 +270,10 @@ class Carrier:
     async def fills(self) -> list[pb.Fill]:
         """Everything this client traded."""
         call = self.stub.GetFills(pb.GetFillsRequest(), metadata=self.metadata, timeout=_CALL_DEADLINE_S)
-        return [fill async for batch in call for fill in batch.fills]
+        try:
+            return [fill async for batch in call for fill in batch.fills]
+        except grpc.aio.AioRpcError as error:
+            raise ReplayFailed(f"engine {self.engine} does not tell its fills: {error.details()}") from error
 
 
 async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> ReplayOutcome:

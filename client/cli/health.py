@@ -88,7 +88,7 @@ async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:
 
 
 async def _refuses(engine: EngineStatus) -> str:
-    """Why an engine takes no orders, or nothing: its feed may be live while its journal has no room."""
+    """Why an engine does not serve, or nothing: its feed may be live while its journal has no room."""
     async with tls.channel(engine.address) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
@@ -102,7 +102,8 @@ async def _refuses(engine: EngineStatus) -> str:
             return f"does not say whether it takes orders: {error.details()}"
     if answer.status == health_pb2.HealthCheckResponse.SERVING:
         return ""
-    return f"takes no orders: {engine.reason or 'its log says why'}"
+    reason = engine.reason if engine.state is EngineState.LIVE else ""  # else that of its feed
+    return f"does not serve: {reason or 'its log says why'}"
 
 
 async def _nats(url: str, timeout_s: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import msgspec
 from client import (
     Book,
     BookLevel,
+    EngineState,
     EngineStatus,
     Fill,
     Instrument,
@@ -253,7 +254,8 @@ def engines_sheet(engines: Iterable[EngineStatus]) -> Sheet:
             lag = counted(engine.lag_batches, "batch", "batches")
         else:
             reason = f": {engine.reason}" if engine.reason else ""
-            state = (f"{engine.state}{reason}", _STATE_STYLES[engine.state])
+            style = "yellow" if reason and engine.state is EngineState.LIVE else _STATE_STYLES[engine.state]
+            state = (f"{engine.state}{reason}", style)
             lag = f"{engine.lag_ns / _NS_PER_MS:.1f} ms"
         sheet.rows.append(
             (

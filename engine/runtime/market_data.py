@@ -86,7 +86,7 @@ class MarketData:
         self.trades = 0
         self.messages_left_out = 0
         self.trouble = ""
-        """Why this engine takes no orders: heartbeats tell it."""
+        """Why this engine does not serve: heartbeats tell it."""
         self._nc = nc
         self._monotonic_ns = monotonic_ns
         self._time_ns = 0

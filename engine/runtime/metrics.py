@@ -28,7 +28,7 @@ from bus.metrics import (
     histogram,
     one_of,
 )
-from engine.commands import Command
+from engine.commands import Command, EpochStarted
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop, JournalUnavailable, Overloaded, Retired
 from engine.runtime.effects import Effects, Reports
@@ -50,8 +50,10 @@ _UNTAKEN: Final = {
 }
 _REASONS: Final = sorted(set(RejectReason) - {RejectReason.NONE})
 
-_KINDS: Final[dict[type, str]] = {kind: kind.__struct_config__.tag for kind in get_args(Command)}
-"""Commands by their names in the journal."""
+_KINDS: Final[dict[type, str]] = {
+    kind: kind.__struct_config__.tag for kind in get_args(Command) if kind is not EpochStarted
+}
+"""Commands by their names in the journal; a reign begins before anything is counted."""
 
 
 class Role(Enum):
@@ -117,6 +119,12 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """As Collector says; must run in the event loop's thread."""
         yield from self._place()
+        if self.role is Role.PRIMARY and self.loop is not None:
+            yield gauge(
+                "matchbus_serving",
+                "1 while orders are taken and reads are answered, as health says.",
+                float(not (self.loop.trouble() or self.loop.doubt())),
+            )
         yield from self._commits()
         yield from self._queues()
         yield from self._legs_families()
@@ -279,7 +287,7 @@ class EngineCollector(Collector):
         if newest is not None:
             yield gauge(
                 "matchbus_snapshot_timestamp_seconds",
-                "When the newest snapshot was made that this process loaded or had made.",
+                "When the newest snapshot was made that this process knows of; absent before the first.",
                 newest.time_ns / _NS_PER_S,
             )
             yield gauge("matchbus_snapshot_size_bytes", "Its size as it is stored.", newest.size)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from bus import crash_points
@@ -69,12 +70,15 @@ async def catch_up(state: State, journal: Journal, reports: ReportSink) -> int:
     return commands_replayed
 
 
-async def follow(state: State, journal: Journal, reports: ReportSink) -> None:
-    """Keep the state where the journal of a reigning process ends, until cancelled. Raises JournalError."""
+async def follow(state: State, journal: Journal, reports: ReportSink, note: Callable[[int], None]) -> None:
+    """Keep the state where the journal of a reigning process ends, until cancelled. Raises JournalError.
+
+    `note` is told how many commands each batch had.
+    """
     turned = time.monotonic()
     async with contextlib.aclosing(journal.tail()) as records:
         async for record in records:
-            _apply(state, record, reports)
+            note(_apply(state, record, reports))
             turned = await _take_turns(turned)
 
 

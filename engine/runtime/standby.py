@@ -73,6 +73,8 @@ class Standby:
         self._journal = journal
         self._reports = reports
         self._writer = writer
+        self.commands = 0
+        """How many commands it has followed."""
         self.lag_batches = 0
         """How many stored batches were not applied yet when that was last looked at."""
 
@@ -82,11 +84,14 @@ class Standby:
         Raises a group of the faults that end an engine.
         """
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(follow(self._state, self._journal, self._reports))
+            following = group.create_task(follow(self._state, self._journal, self._reports, self._note))
             telling = group.create_task(self._tell())
             await self._lease.claim(leave_first_s=leave_first_s)
             following.cancel()
             telling.cancel()
+
+    def _note(self, commands: int) -> None:
+        self.commands += commands
 
     async def _tell(self) -> None:
         """Say where we are, and keep no more reports than the stream may lack."""

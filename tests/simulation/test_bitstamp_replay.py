@@ -10,10 +10,11 @@ import threading
 import time
 import zipfile
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
-from unittest.mock import AsyncMock, Mock
+from typing import Any, NoReturn
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 from matchbus.program import INTERRUPTED
@@ -251,15 +252,7 @@ async def test_an_engine_that_falls_silent_ends_the_replay(
 ) -> None:
     """However far the replay is; a frozen engine would hold it until Ctrl-C."""
     monkeypatch.setattr(replaying, "_CALL_DEADLINE_S", 0.1)
-    call = Mock(write=AsyncMock(), done_writing=AsyncMock(), code=asyncio.Event().wait)
-    carrier = Carrier(
-        engine=2,
-        stub=Mock(OrderEntry=Mock(return_value=call)),
-        metadata=(),
-        statuses=Counter(),
-        refusals=Counter(),
-        on_replies=Mock(),
-    )
+    carrier = carrier_over(Mock(write=AsyncMock(), done_writing=AsyncMock(), code=asyncio.Event().wait))
     for _ in range(IN_FLIGHT):
         await carrier.send([Cancel("7")])
     waiting = {
@@ -270,6 +263,38 @@ async def test_an_engine_that_falls_silent_ends_the_replay(
     with pytest.raises(ReplayFailed, match=r"engine 2 was silent for 0\.1 s"):
         async with asyncio.timeout(10):
             await waiting[last]()
+
+
+def carrier_over(call: Any) -> Carrier:
+    """Client of engine 2, whose OrderEntry stream is this."""
+    return Carrier(
+        engine=2,
+        stub=Mock(OrderEntry=Mock(return_value=call)),
+        metadata=(),
+        statuses=Counter(),
+        refusals=Counter(),
+        on_replies=Mock(),
+    )
+
+
+async def test_an_engine_that_answers_slowly_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is that of one answer, not of all that are waited for."""
+    monkeypatch.setattr(replaying, "_CALL_DEADLINE_S", 1.0)
+
+    async def answers() -> AsyncIterator[pb.OrderEntryResponse]:
+        for _ in range(IN_FLIGHT):
+            await asyncio.sleep(0.2)
+            yield pb.OrderEntryResponse(replies=[pb.OrderReply()])
+
+    call = MagicMock(write=AsyncMock())
+    call.__aiter__.side_effect = answers
+    carrier = carrier_over(call)
+    for _ in range(IN_FLIGHT):
+        await carrier.send([Cancel("7")])
+    reading = asyncio.create_task(carrier.read())
+    await carrier.drained()
+    await reading
+    assert carrier.statuses.total() == IN_FLIGHT
 
 
 async def test_a_stream_that_ends_is_what_the_replay_says(

@@ -189,6 +189,7 @@ def test_the_numbers_are_those_of_the_trade(watched: Watched) -> None:
     states = ("live", "suspect", "down")  # a busy machine makes any of them
     assert sum(value(one, "matchbus_peer_state", peer="2", state=state) for state in states) == 1
     assert value(one, "matchbus_role", role="primary") == 1
+    assert value(one, "matchbus_serving") == 1
     assert value(one, "matchbus_append_seconds_count") == value(one, "matchbus_batch_commands_count") > 0
     assert value(watched.scrapes["standby 1"], "matchbus_role", role="standby") == 1
     assert sum(value(watched.scrapes["exchange"], "matchbus_engines", state=state) for state in states) == 2

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 
+import msgspec
 import pytest
 from matchbus.edge import Edge
 
@@ -15,8 +16,10 @@ async def test_only_an_engine_that_says_so_takes_orders() -> None:
     edge = Edge("matchbus.v1.MatchingEngine")
     address = edge.bind("127.0.0.1:0")
     await edge.start()
-    assert await _refuses(engine_at(address)) == "takes no orders: its log says why"
-    assert await _refuses(engine_at(address, "no room")) == "takes no orders: no room"
+    assert await _refuses(engine_at(address)) == "does not serve: its log says why"
+    assert await _refuses(engine_at(address, "no room")) == "does not serve: no room"
+    down = msgspec.structs.replace(engine_at(address, "no heartbeat heard"), state=EngineState.DOWN)
+    assert await _refuses(down) == "does not serve: its log says why"
     await edge.set_serving(serving=True)
     assert await _refuses(engine_at(address)) == ""
     await edge.stop()
@@ -45,8 +48,8 @@ def test_an_engine_that_takes_no_orders_stands_out() -> None:
     """With its number and where it is, beside exchange and NATS."""
     well = {"error": "", "round_trip_ms": 1.0, "version": "2.15.1", "streams": 3}
     venue = well | {"address": "x"}, well | {"url": "y"}
-    sheet = _venue_sheet(*venue, {engine_at("127.0.0.1:50053"): "takes no orders"}, None)
-    assert ("E2", "127.0.0.1:50053", ("takes no orders", "red")) in sheet.rows
+    sheet = _venue_sheet(*venue, {engine_at("127.0.0.1:50053"): "does not serve"}, None)
+    assert ("E2", "127.0.0.1:50053", ("does not serve", "red")) in sheet.rows
 
 
 def engine_at(address: str, reason: str = "") -> EngineStatus:

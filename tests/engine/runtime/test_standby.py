@@ -19,10 +19,11 @@ from bus.executions import ExecutionsWriter
 from bus.journal import MemoryJournal, PrimaryReplaced
 from bus.lease import Lease
 from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
+from bus.records import decode_record
 from bus.registry import Bucket
 from bus.runner import ProcessFault
 from bus.stream_reader import StreamReader
-from engine.commands import LegResult
+from engine.commands import LegResult, decode
 from engine.digest import state_digest
 from engine.events import Accepted
 from engine.runtime.commit_loop import CommitLoop, Retired, Submission
@@ -38,7 +39,7 @@ from tests.waiting import until
 @asynccontextmanager
 async def following(state: State, journal: MemoryJournal, reports: Reports) -> AsyncIterator[None]:
     """A standby at work for the length of a block."""
-    task = asyncio.create_task(follow(state, journal, reports))
+    task = asyncio.create_task(follow(state, journal, reports, lambda _: None))
     try:
         yield
     finally:
@@ -279,6 +280,8 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     await asyncio.wait_for(waiting, 5)
     leases = Bucket(nats_connection, subjects.LEASES_BUCKET, messages.decode_lease)
     assert await leases.get(str(engine)) == lease.entry
+    stored = [decode_record(payload).commands for payload in primary.journal.stored]
+    assert standby.commands == sum(len(decode(commands)) for commands in stored)
 
 
 async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
