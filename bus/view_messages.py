@@ -76,7 +76,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     epoch: int
     state: Literal["live", "suspect", "down", "standby"]
     reason: str
-    """Why it is not live; empty when it is."""
+    """Why it is not live or does not serve; empty when all is well."""
     orders_per_s: float
     trades_per_s: float
     batches_per_s: float

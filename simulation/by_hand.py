@@ -22,14 +22,13 @@ from client.cli.desk import exchange_asked
 from client.cli.failures import ExchangeAway, reason_of
 from client.cli.output import stdout_console
 from client.session import check_address
-from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import report
 from simulation.cluster import Cluster
 from simulation.cluster_errors import ClusterError, HostRefused
 from simulation.cluster_settings import Telemetry
 from simulation.interruption import Stopped, interruptible
 from simulation.operate import run_with_view, serve
-from simulation.option_types import OptionRefused, engines_of_environment
+from simulation.option_types import OptionRefused, engines_of_environment, password_of_environment
 from simulation.ports import LOOPBACK, Ports
 from simulation.run import Plan
 from simulation.stderr_log import log_to_stderr
@@ -51,7 +50,7 @@ def start_exchange() -> int:
     try:
         cluster = Cluster(
             engines=engines_of_environment(),
-            password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
+            password=password_of_environment(),
             host=_host(),
             ports=Ports(exchange=EXCHANGE_PORT, first_engine=FIRST_ENGINE_PORT),
             telemetry=Telemetry(log_dir=LOGS),
@@ -110,7 +109,7 @@ async def _await_exchange(exchange: str, console: Console) -> None:
 async def _trade(exchange: str, console: Console) -> int:
     plan = Plan(
         exchange=exchange,
-        password=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
+        password=password_of_environment(),
         clients=CLIENTS,
         duration_s=DURATION_S,
         seed=secrets.randbits(32),

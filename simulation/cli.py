@@ -5,7 +5,6 @@
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from client import MatchbusError
 from client.cli.arguments import address, nats_address, not_empty
 from client.cli.output import print_sheets, stdout_console
 from exchange.runtime.instruments import read_instruments
-from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import audit_command, chaos_report, report, scenario
 from simulation.agents.cast import usual_mix
 from simulation.audit_command import NotJudged
@@ -46,6 +44,7 @@ from simulation.option_types import (
     engines,
     engines_of_environment,
     folder,
+    password_of_environment,
     per_minute,
     positive,
     seconds,
@@ -146,7 +145,6 @@ def _add_replay(commands: Any) -> None:
     again.add_argument(
         "--password",
         type=not_empty,
-        default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="of that exchange (default PASSWORD in the environment)",
     )
 
@@ -248,7 +246,7 @@ def _scenario(options: argparse.Namespace) -> Scenario:
 
 async def _run(options: argparse.Namespace, console: Console) -> int:
     logs = Path("logs")
-    password = os.environ.get("PASSWORD", DEFAULT_PASSWORD)
+    password = password_of_environment()
     chosen = _scenario(options)
     folder(str(logs))
     cluster = Cluster(
@@ -274,7 +272,9 @@ async def _replay(options: argparse.Namespace, console: Console) -> int:
         wheel = await left_behind(lambda: fetch(options.cache))
         if options.exchange:
             return await _replay_on(options, console, wheel, options.exchange, options.nats or "")
-        async with Cluster(engines=options.engines, password=options.password) as cluster:
+        async with Cluster(
+            engines=options.engines, password=options.password or password_of_environment()
+        ) as cluster:
             return await _replay_on(options, console, wheel, cluster.exchange.address, cluster.nats_url)
 
 
@@ -283,7 +283,7 @@ async def _replay_on(
 ) -> int:
     settings = ReplaySettings(
         exchange=exchange,
-        password=options.password,
+        password=options.password or password_of_environment(),
         engines=options.engines,
         nats=nats,
         limit=options.limit,

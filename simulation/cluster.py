@@ -417,7 +417,9 @@ class Cluster:
         while True:
             await asyncio.sleep(_STUCK_PERIOD_S)
             if server.running and await server.is_stuck():
-                _log.warning("nats-server found its disk full and has room now: it is started again")
+                _log.warning(
+                    "nats-server stores nothing, as after a full disk, and there is room: it is started again"
+                )
                 await server.stop()
 
 

@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +30,7 @@ from client.cli.output import print_sheets, stdout_console
 from client.cli.settings import SettingsError
 from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
-from exchange.runtime.settings import DEFAULT_PASSWORD, add_size_options
+from exchange.runtime.settings import add_size_options
 from simulation import dropcopy, handover, journal_tools, live, ready_file, report, snapshot_tools
 from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 from simulation.cluster_errors import ClusterError
@@ -46,6 +45,7 @@ from simulation.option_types import (
     engines,
     file,
     folder,
+    password_of_environment,
     port,
     positive,
     seconds,
@@ -151,7 +151,6 @@ def _add_up(commands: Any) -> None:
     up.add_argument(
         "--password",
         type=not_empty,
-        default=os.environ.get("PASSWORD", DEFAULT_PASSWORD),
         help="what clients need to register (default PASSWORD in the environment)",
     )
     add_rate_option(up)
@@ -251,7 +250,7 @@ async def _up(options: argparse.Namespace, console: Console) -> int:
         standbys=options.standbys,
         data_dir=options.data,
         instruments=options.instruments,
-        password=options.password,
+        password=options.password or password_of_environment(),
         ports=Ports(dashboard=options.dashboard_port),
         dashboard=options.dashboard,
         access=Access(server_files(options), options.orders_per_second),

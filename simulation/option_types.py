@@ -18,6 +18,7 @@ from typing import Final
 
 from bus import runner
 from client.cli.arguments import not_empty
+from exchange.runtime.settings import DEFAULT_PASSWORD
 
 MAX_ENGINES: Final = 1_000
 """On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
@@ -72,6 +73,11 @@ def engines(text: str) -> int:
 def port(text: str) -> int:
     """A TCP port to listen on."""
     return whole(text, runner.MAX_PORT)
+
+
+def password_of_environment() -> str:
+    """What clients need to register, where no option says it; an empty one is refused by the exchange."""
+    return os.environ.get("PASSWORD", DEFAULT_PASSWORD)
 
 
 def engines_of_environment() -> int:

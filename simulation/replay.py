@@ -249,7 +249,7 @@ class Carrier:
 
     async def close(self) -> None:
         """Say that nothing more comes, and wait until the stream ends."""
-        await self._call.done_writing()
+        await self._in_time(self._call.done_writing())
         await self._in_time(self._call.code())
 
     async def _in_time(self, waiting: Awaitable[object]) -> None:

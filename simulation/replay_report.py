@@ -64,10 +64,10 @@ def _show_audits(outcome: ReplayOutcome, console: Console) -> bool:
         knowing = sum(audit.with_away_quotes for audit in outcome.audits)
         legs = sum(audit.legs for audit in outcome.audits)
         console.print(
-            f"Trade-through: {len(bugs)}. All journals were replayed through the state machine, and"
-            f" each of the {decisions} decisions that traded or sent legs ({knowing} knew away quotes, {legs}"
-            " legs) was checked: no fill and no leg at a price worse than an away quote that the engine knew"
-            " and did not take whole.",
+            f"Trade-through: {len(bugs)}. All journals, as far as they went, were replayed through the state"
+            f" machine, and each of the {decisions} decisions that traded or sent legs ({knowing} knew away"
+            f" quotes, {legs} legs) was checked: no fill and no leg at a price worse than an away quote that"
+            " the engine knew and did not take whole.",
             highlight=False,
         )
     else:

@@ -122,7 +122,7 @@ class EngineCollector(Collector):
         if self.role is Role.PRIMARY and self.loop is not None:
             yield gauge(
                 "matchbus_serving",
-                "1 while orders are taken and reads are answered, as health says.",
+                "0 while the journal, the reports or the lease keep it from serving, else 1.",
                 float(not (self.loop.trouble() or self.loop.doubt())),
             )
         yield from self._commits()

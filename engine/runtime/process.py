@@ -260,7 +260,7 @@ class Engine:
             standby = Standby(self._nc, lease, state, self._journal, self._reports, self._executions)
             self._metrics.standby, self._metrics.role = standby, Role.STANDBY
             await standby.until_reign(leave_first_s)
-            self._snapshot_maker.note(standby.commands)
+            self._snapshot_maker.note_followed(standby.commands)
             self._metrics.role = Role.STARTING
             await self._edge.set_role(STANDBY_ROLE, held=False)
             _log.info("E%d takes over after batch %d", state.engine, state.batch_number)

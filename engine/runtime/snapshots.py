@@ -221,13 +221,17 @@ class SnapshotMaker:
         """Commands in the journal since the newest snapshot, as far as this process knows."""
         self._asked = 0  # how many of them there were when the next one was last asked for
         self.newest: SnapshotEntry | None = None
-        """The newest snapshot that this process loaded or had made."""
+        """The newest snapshot that this process knows of."""
         self.failures = 0
-        self._is_news = False
+        self._is_news = True
 
     def note(self, commands: int) -> None:
         """Count commands that were added to the journal."""
         self.commands += commands
+
+    def note_followed(self, commands: int) -> None:
+        """Count commands of a predecessor that made its own snapshots, as often as this process would."""
+        self.note(commands % self._commands_per_snapshot)
 
     async def run(self) -> None:
         """Make snapshots as they fall due, until cancelled."""

@@ -155,6 +155,12 @@ class Wired:
     address: str
     trader: Trader
     running: asyncio.Task[None]
+    parts: Engine
+
+    def is_serving(self) -> bool:
+        """What its metrics say."""
+        (gauge,) = [one for one in self.parts._metrics.collect() if one.name == "matchbus_serving"]
+        return gauge.samples[0].value == 1
 
 
 @contextlib.asynccontextmanager
@@ -176,11 +182,12 @@ async def wired_engine(
         door = Door(SERVICE, "nobody serves yet")
         edge.server.add_generic_rpc_handlers((door,))
         await edge.start()
-        running = asyncio.create_task(Engine(settings, edge, door, address, link, nc, journal, None).run())
+        engine = Engine(settings, edge, door, address, link, nc, journal, None)
+        running = asyncio.create_task(engine.run())
         try:
             await eventually(partial(is_serving, address), 10, "the engine serves")
             async with grpc.aio.insecure_channel(address) as channel:
-                yield Wired(address, ann(channel, address), running)
+                yield Wired(address, ann(channel, address), running, engine)
         finally:
             running.cancel()
             await asyncio.wait([running])
@@ -227,6 +234,7 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
             await clients.have_heard("maximum bytes exceeded", 20)
             full = time.monotonic()
             await eventually(partial(is_not_serving, engine.address), 2, "health says NOT_SERVING")
+            assert not engine.is_serving()
             seen = len(clients.refused)
 
             async def still_refused() -> bool:
@@ -253,6 +261,7 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
             await eventually(told_none, 2, "heartbeats tell of no trouble")
             await connection.close()
         await eventually(partial(is_serving, engine.address), 2, "health says SERVING")
+        assert engine.is_serving()
         await clients.check_open()
 
 

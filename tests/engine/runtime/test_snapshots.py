@@ -328,6 +328,14 @@ async def test_commands_count_until_a_snapshot_has_them(
     running.cancel()
 
 
+async def test_commands_that_were_followed_count_as_the_predecessor_left_them(market: Market) -> None:
+    """It made its own snapshots: what is left after the last that was due."""
+    maker = market.maker(commands_per_snapshot=1_000)
+    maker.note(10)
+    maker.note_followed(5_200)
+    assert maker.commands == 210
+
+
 async def test_no_report_is_lost_by_starting_from_a_snapshot(market: Market) -> None:
     """While the stream of reports lacks some of before the snapshot, the journal is replayed from earlier."""
     await market.make()
