@@ -36,6 +36,7 @@ class Freezes:
         finally:
             self._under_way[process, pid] -= 1
             if not self._under_way[process, pid]:
+                del self._under_way[process, pid]
                 send(process, pid, signal.SIGCONT)
         return True
 

@@ -119,11 +119,11 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """As Collector says; must run in the event loop's thread."""
         yield from self._place()
-        if self.role is Role.PRIMARY and self.loop is not None:
+        if self.role is Role.PRIMARY:
             yield gauge(
                 "matchbus_serving",
                 "0 while the journal, the reports or the lease keep it from serving, else 1.",
-                float(not (self.loop.trouble() or self.loop.doubt())),
+                float(not self._market_data.trouble),
             )
         yield from self._commits()
         yield from self._queues()
