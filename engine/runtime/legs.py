@@ -276,7 +276,11 @@ class Legs:
         except CommitError as fault:
             _log.warning("left out leg %d of E%d: %s", message.leg_id, message.sender, fault)
             return
-        self._group.create_task(self._answer(request.reply, done))
+        answering = self._answer(request.reply, done)
+        try:
+            self._group.create_task(answering)
+        except RuntimeError:  # the engine ends, and the group takes no more: queried, the next reign answers
+            answering.close()
 
     async def _answer(self, reply: str, done: asyncio.Future[Submission]) -> None:
         """Answer a peer once the journal has the result."""

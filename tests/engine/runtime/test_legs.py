@@ -190,6 +190,28 @@ async def test_a_leg_that_never_arrived_never_trades(
         assert away.state.books["AAPL"].best(Side.SELL) == (100, 5)
 
 
+async def test_a_leg_that_comes_while_the_engine_ends_is_left_to_the_next_reign(
+    nats_connection: Connection, engine: int, other: int
+) -> None:
+    """Its sender queries it until then. It makes no error, which the connection would report."""
+    at_work = asyncio.Event()
+
+    async def end_last(home: Node) -> None:
+        try:
+            at_work.set()
+            await asyncio.Event().wait()
+        finally:
+            query = encode(LegQuery((other << 48) + 1, other))
+            await nats_connection.publish(subjects.route(engine), query, reply=nats_connection.new_inbox())
+            await until(lambda: home.loop.queued_commands)
+
+    async with tasks() as group:
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        group.create_task(end_last(home))
+        await at_work.wait()
+
+
 async def test_a_leg_for_an_earlier_reign_is_refused(
     nats_connection: Connection, engine: int, other: int
 ) -> None:
