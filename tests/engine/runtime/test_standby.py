@@ -1,6 +1,7 @@
 """Following another's reign, the reports in between, and what a process that reigns says to a hand-over."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +12,7 @@ from unittest.mock import AsyncMock
 import msgspec
 import nats.errors
 import pytest
-from matchbus.edge import Door
+from matchbus.edge import Door, Edge
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
@@ -22,6 +23,7 @@ from bus.messages import HandoverRequest, LeaseEntry, StandbyStatus
 from bus.records import decode_record
 from bus.registry import Bucket
 from bus.runner import ProcessFault
+from bus.snapshots import SnapshotStore
 from bus.stream_reader import StreamReader
 from engine.commands import LegResult, decode
 from engine.digest import state_digest
@@ -30,8 +32,10 @@ from engine.runtime.commit_loop import CommitLoop, Retired, Submission
 from engine.runtime.effects import Reports
 from engine.runtime.process import Engine
 from engine.runtime.recovery import begin_reign, catch_up, follow
+from engine.runtime.snapshots import SnapshotMaker
 from engine.runtime.standby import MAX_HANDOVER_LAG, HandedOver, Handover, Standby
 from engine.state import State
+from tests.engine.runtime.nodes import tasks
 from tests.engine.runtime.test_recovery import Reign, Stream, first_reign, publish, reports_to
 from tests.waiting import until
 
@@ -333,6 +337,36 @@ async def test_a_standby_that_owes_no_reports_asks_for_none(nats_connection: Con
     writer.start.assert_not_awaited()
     waiting.cancel()
     keeping.cancel()
+
+
+async def test_a_process_that_takes_over_counts_what_it_followed() -> None:
+    """Its first snapshot is due when its predecessor's next one was."""
+    primary = await first_reign(2, rounds=2)
+    journal = MemoryJournal(1, primary.journal.stored)
+
+    async def claim(**_: object) -> None:
+        await until(lambda: journal.position == primary.journal.position)
+
+    lease = AsyncMock(spec=Lease, entry=LeaseEntry(1, "standby", "127.0.0.1:2", 2), claim=claim)
+    followed = sum(len(decode(decode_record(payload).commands)) for payload in journal.stored)
+    maker = SnapshotMaker(1, "", commands_per_snapshot=followed - 1, store=AsyncMock(spec_set=SnapshotStore))
+    async with tasks() as group:
+        process: Any = SimpleNamespace(
+            _state=State(1),
+            _settings=SimpleNamespace(standby=True),
+            _edge=AsyncMock(spec_set=Edge),
+            _nc=AsyncMock(spec_set=Connection),
+            _journal=journal,
+            _reports=reports_to(Stream()),
+            _executions=AsyncMock(spec_set=ExecutionsWriter, start=AsyncMock(return_value=(0, 0))),
+            _metrics=SimpleNamespace(),
+            _snapshot_maker=maker,
+            _group=group,
+            _check_place=_never,
+        )
+        await Engine._take_lease(process, lease)
+    gc.unfreeze()  # before it followed it froze what there was
+    assert maker.commands == 1
 
 
 async def _never() -> None:
