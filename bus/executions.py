@@ -114,7 +114,8 @@ class ExecutionsWriter:
     async def check(self) -> None:
         """Raise ExecutionsDamaged when our last message is gone; without an answer of NATS nothing is known.
 
-        Costs one round trip, whose answer is the newest message on the subject, ours or a successor's.
+        Costs one round trip, whose answer is the newest message on the subject, ours or a successor's. A mere
+        number would not do: the server goes on counting what it cannot read any more.
         """
         with contextlib.suppress(*AWAY):
             await self._look()

@@ -321,7 +321,10 @@ class NatsServer(ChildProcess):
         ]
 
     async def is_stuck(self) -> bool:
-        """Whether the disk was full and has room now: the server writes again only after another start."""
+        """Whether it stores nothing though there is room, as after a full disk: only another start helps.
+
+        Of a cluster, one that may not write its files says the same.
+        """
         health = await asyncio.to_thread(self._health)
         if not any(words in health for words in _OUT_OF_SPACE):
             return False

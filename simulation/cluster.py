@@ -413,12 +413,13 @@ class Cluster:
                 self._on_change()
 
     async def _unstick_nats(self, server: NatsServer) -> None:
-        """Stop a nats-server whose full disk has room again; it is started again at once."""
+        """Stop a nats-server whose full disk has room again: it is started again, ever later if in vain."""
         while True:
             await asyncio.sleep(_STUCK_PERIOD_S)
             if server.running and await server.is_stuck():
                 _log.warning(
-                    "nats-server stores nothing, as after a full disk, and there is room: it is started again"
+                    "nats-server stores nothing, though there is room: the disk was full, or it may not write"
+                    " its files, which its log says; it is started again"
                 )
                 await server.stop()
 
