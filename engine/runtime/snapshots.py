@@ -315,7 +315,7 @@ def main() -> None:
         log_to(None, form=options.log_format, level=options.log_level)
         return _run(options.number, options.nats)
 
-    run_until_signal("engine", start, _FAULTS)
+    run_until_signal("snapshot maker", start, _FAULTS)
 
 
 if __name__ == "__main__":
