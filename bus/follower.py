@@ -8,6 +8,7 @@ that only the connection hears of: errors (`on_error`) and reconnects (`reconnec
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -30,14 +31,18 @@ from bus.messages import (
     decode_feed,
     encode,
 )
-from bus.peer import PeerFeed
+from bus.peer import MAX_SYMBOLS, PeerFeed
 
 TICK_S: Final = 0.02
 """How often time passes for the feeds: bounds how late silence is noticed and a request leaves."""
 
 MAX_PEERS: Final = 256
+"""Engines followed; those found after them are left out."""
+
 MAX_PENDING_MESSAGES: Final = 20_000
 MAX_PENDING_BYTES: Final = 16_000_000
+
+_log: Final = logging.getLogger(__name__)
 
 _BOOK_SUBJECT_TOKENS: Final = 4
 _KIND_TOKENS: Final[dict[type, str]] = {BookDelta: "book", BookSnapshot: "book", Trades: "trade"}
@@ -70,6 +75,7 @@ class FeedFollower:
         self._max_pending_messages = max_pending_messages
         self._random = random.Random()  # noqa: S311 -- spreads requests over time, guards nothing
         self._followings: dict[int, _Following] = {}
+        self._has_told_left_out = False
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -105,12 +111,26 @@ class FeedFollower:
             subjects.engine_token(engine)
         except ValueError:
             return
-        if engine == self._own_engine or engine in self._followings or len(self._followings) >= MAX_PEERS:
+        if engine == self._own_engine or engine in self._followings:
+            return
+        if len(self._followings) >= MAX_PEERS:
+            self._tell_left_out(engine)
             return
         feed = self.peers.setdefault(engine, PeerFeed(engine))
         following = _Following(self._nc, feed, self._listeners, self._max_pending_messages)
         self._followings[engine] = following
         await following.start()
+
+    def _tell_left_out(self, engine: int) -> None:
+        if not self._has_told_left_out:
+            self._has_told_left_out = True
+            _log.warning(
+                "E%d is not followed, nor is any engine found after it: %d are, and no more can be. Quotes of"
+                " the others count for nothing here: run fewer engines in this market, and start this process"
+                " again to forget those that are gone",
+                engine,
+                MAX_PEERS,
+            )
 
 
 class _Listeners(NamedTuple):
@@ -129,6 +149,7 @@ class _Following:
         self._subscription: Subscription | None = None
         self._has_overflowed = False
         self._told_state = feed.state
+        self._has_told_left_out = False
 
     async def start(self) -> None:
         """Subscribe; what was followed before is out of date."""
@@ -148,12 +169,13 @@ class _Following:
             self._subscription = None
 
     async def tick(self, now_ns: int, jitter: float) -> None:
-        """Let time pass: start again after an overflow, tell a state, ask for what is missing."""
+        """Let time pass: start again after an overflow, tell what is new, ask for what is missing."""
         if self._has_overflowed:
             await self.stop()
             await self.start()
         self._feed.tick(now_ns)
         self._tell_state()
+        self._tell_left_out()
         if not self._nc.is_connected:
             return
         wanted = self._feed.symbols_to_request(now_ns, jitter)
@@ -201,6 +223,17 @@ class _Following:
         if self._listeners.state is not None and (always or self._feed.state is not self._told_state):
             self._told_state = self._feed.state
             self._listeners.state(self._feed.engine, self._feed)
+
+    def _tell_left_out(self) -> None:
+        if self._feed.left_out and not self._has_told_left_out:
+            self._has_told_left_out = True
+            _log.warning(
+                "%s is not followed on E%d, nor is any symbol found after it: %s books of the engine are, and"
+                " no more can be. Quotes in the others count for nothing here: trade them in another market",
+                self._feed.left_out,
+                self._feed.engine,
+                f"{MAX_SYMBOLS:,}",
+            )
 
 
 def _symbol_named(subject: str, message: FeedMessage) -> str | None:

@@ -35,7 +35,7 @@ CLEAN_HEARTBEATS: Final = 2
 """How many young heartbeats in a row bring a peer back."""
 
 MAX_SYMBOLS: Final = 10_000
-"""Books kept of one peer; further symbols are ignored."""
+"""Books kept of one peer; further symbols are left out."""
 
 MAX_SYMBOLS_ASKED: Final = 1_000
 """A request for more books than this asks for all."""
@@ -95,6 +95,8 @@ class PeerFeed:
         """Why it does not serve, as it says itself; empty when it does."""
         self.state = PeerState.DOWN
         self.replicas: dict[str, BookReplica] = {}
+        self.left_out = ""
+        """The first symbol beyond MAX_SYMBOLS; empty while all its books are kept."""
         self.counters = FeedCounters()
         self._wishes: dict[str, _Wish] = {}
         self._wish_for_all: _Wish | None = _Wish()
@@ -276,7 +278,10 @@ class PeerFeed:
     def _replica(self, symbol: str) -> BookReplica | None:
         replica = self.replicas.get(symbol)
         if replica is None:
-            if len(self.replicas) >= MAX_SYMBOLS or SYMBOL_PATTERN.fullmatch(symbol) is None:
+            if SYMBOL_PATTERN.fullmatch(symbol) is None:
+                return None
+            if len(self.replicas) >= MAX_SYMBOLS:
+                self.left_out = self.left_out or symbol
                 return None
             replica = self.replicas[symbol] = BookReplica(symbol)
             replica.begin_epoch(self.epoch)

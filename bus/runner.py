@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -28,6 +29,7 @@ from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
 MAX_PORT: Final = 65_535
 _MAX_DIGITS: Final = 60
+_NATS_SERVER: Final = re.compile(r"((nats|tls)://)?[^\s/,]+/?")
 
 START_DEADLINE_S: Final = 10.0
 """How long a start waits for a NATS server."""
@@ -208,6 +210,16 @@ def whole(text: str, most: int) -> int:
     if given is None or not 1 <= given <= most:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number from 1 to {most:,}")
     return given
+
+
+def nats_address(text: str) -> str:
+    """For argparse: what names NATS servers; for any other text nats-py would look until the deadline."""
+    if not all(_NATS_SERVER.fullmatch(server) for server in text.split(",")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or tls://HOST:4222, "
+            "several servers of one cluster with commas"
+        )
+    return text
 
 
 def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogLevel = "info") -> None:

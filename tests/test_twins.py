@@ -1,5 +1,7 @@
 """What stands twice because imports point one way (tests/test_architecture.py), and must stay alike."""
 
+import argparse
+
 import pytest
 from matchbus import edge
 
@@ -30,3 +32,22 @@ def test_defaults_are_the_venues() -> None:
 def test_whole_numbers_are_read_alike(text: str) -> None:
     """By the commands of traders and of operators."""
     assert arguments._up_to(text, 10**60) == runner.number(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["nats://127.0.0.1:4222", "tls://HOST/", "HOST", "nats://a:b@HOST,[::1]:4222"]
+)
+def test_addresses_of_nats_are_read_alike(text: str) -> None:
+    """By the commands of traders and of operators."""
+    settings.check_nats(text)
+    assert runner.nats_address(text) == text
+
+
+@pytest.mark.parametrize("text", ["http://foo", "nats:/HOST", "nats://", "nats://a/b", "HOST,", "A, B", ""])
+def test_what_is_no_address_of_nats_is_refused_alike(text: str) -> None:
+    """In the same words."""
+    with pytest.raises(ValueError, match="is no address of NATS") as trader:
+        settings.check_nats(text)
+    with pytest.raises(argparse.ArgumentTypeError) as operator:
+        runner.nats_address(text)
+    assert str(operator.value) == str(trader.value)

@@ -14,7 +14,7 @@ from matchbus.tracing import add_trace_options
 from bus import subjects
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
-from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen
+from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen, nats_address
 from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 
@@ -96,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--number", metavar="N", type=int, required=True, help="1 to 65535, unique in the market"
     )
-    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+    parser.add_argument(
+        "--nats", metavar="URL", type=nats_address, default=DEFAULT_NATS_URL, help="default %(default)s"
+    )
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT} + N")
     parser.add_argument(
         "--durability",

@@ -16,7 +16,7 @@ from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
-from bus.runner import DEFAULT_NATS_URL, default_listen, host_of, whole
+from bus.runner import DEFAULT_NATS_URL, default_listen, host_of, nats_address, whole
 from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- known to all, so refused off loopback
@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
         description="The exchange of a Matchbus market: clients, engines, instruments, positions.",
         epilog="PASSWORD and IP_ADDR in the environment stand in for --password and the host of --listen.",
     )
-    parser.add_argument("--nats", metavar="URL", default=DEFAULT_NATS_URL, help="default %(default)s")
+    parser.add_argument(
+        "--nats", metavar="URL", type=nats_address, default=DEFAULT_NATS_URL, help="default %(default)s"
+    )
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default 127.0.0.1:{DEFAULT_PORT}")
     parser.add_argument(
         "--password",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.aio.client import Client
 
+from bus import subjects
 from bus.connection import Connection, connect
 from bus.follower import FeedFollower
 from bus.messages import ASK, BID, Heartbeat, LevelChange, Trades, encode
@@ -116,6 +117,57 @@ async def test_own_engine_is_not_followed(venue: Venue, nats_connection: Connect
     async with running(venue.market_data, other.market_data, follower):
         await until(lambda: agrees(follower, other, "AAPL"))
     assert venue.number not in follower.peers
+
+
+async def test_an_engine_too_many_is_told_of_once(
+    nats_connection: Connection,
+    engine: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is not followed, and the log says so with its number, the limit and what to do."""
+    monkeypatch.setattr("bus.follower.MAX_PEERS", 1)
+    too_many = engine + 10_000
+    follower = FeedFollower(nats_connection, own_engine=None)
+
+    async def beat(number: int, batch_number: int) -> None:
+        heartbeat = encode(Heartbeat(number, 1, batch_number, 1, {}))
+        await nats_connection.publish(subjects.heartbeat(number), heartbeat)
+
+    async with running(follower):
+        await nats_connection.flush()  # it has subscribed meanwhile
+        await beat(engine, 1)
+        await until(lambda: engine in follower.peers)
+        for number in (too_many, too_many + 1, too_many, engine):
+            await beat(number, 2)
+        await until(lambda: caplog.messages and follower.peers[engine].batch_number == 2)
+    assert set(follower.peers) == {engine}
+    (message,) = caplog.messages
+    assert message.startswith(f"E{too_many} is not followed, nor is any engine found after it: 1 are")
+    assert "run fewer engines" in message
+
+
+async def test_a_symbol_too_many_is_told_of_once(
+    venue: Venue,
+    nats_connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its book is not kept, and the log says so with its name, the limit and what to do."""
+    monkeypatch.setattr("bus.peer.MAX_SYMBOLS", 1)
+    monkeypatch.setattr("bus.follower.MAX_SYMBOLS", 1)
+    await venue.start("AAPL", "BRK.B", "MSFT")
+    follower = FeedFollower(nats_connection, own_engine=None)
+    async with running(venue.market_data, follower):
+        await until(lambda: caplog.messages)
+        (kept,) = follower.peers[venue.number].replicas
+        for _ in range(3):
+            await venue.change("MSFT", (BID, 99, 1, 1))
+            await venue.change(kept, (BID, 99, 1, 1))
+            await until(lambda: agrees(follower, venue, kept))
+    (message,) = caplog.messages
+    assert f"is not followed on E{venue.number}, nor is any symbol found after it: 1 books" in message
+    assert "trade them in another market" in message
 
 
 async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(

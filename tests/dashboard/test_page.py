@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bus import subjects
-from bus.messages import encode
+from bus.messages import InstrumentEntry, decode_instrument, encode
+from bus.registry import Bucket
 from bus.view_messages import TradesView
 from client import Client
 from simulation.cluster import Cluster
@@ -176,6 +178,30 @@ async def test_another_symbol_is_chosen_by_key(market: Market) -> None:
         await page.keyboard.press("ArrowRight")
         await expect(level(page, "55.05").locator("td").nth(1)).to_have_text("3", timeout=LONG_MS)
         await expect(level(page, "189.52")).to_have_count(0)
+        assert complaints == []
+
+
+async def test_the_list_of_symbols_is_taken_once_until_there_is_a_new_one(
+    market: Market, connections: "Connections"
+) -> None:
+    """It is long where there are many: the page hears it again when one is new, and shows that one."""
+    heard: Counter[bytes] = Counter()
+
+    def count(frame: str | bytes) -> None:
+        heard.update(re.findall(rb"MSG (view\.\w+) ", frame if isinstance(frame, bytes) else frame.encode()))
+
+    nc = await connections.open(market.cluster.nats_url)
+    async with opened(market.url) as (page, complaints):
+        page.on("websocket", lambda socket: socket.on("framereceived", count))
+        await page.reload()
+        await until(lambda: heard[b"view.symbols"])
+        listed_at = heard[b"view.engines"]
+        await until(lambda: heard[b"view.engines"] >= listed_at + 10)  # four a second, and a list each second
+        assert heard[b"view.symbols"] == 1
+        bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
+        assert await bucket.create("NEW", InstrumentEntry("NEW", "0.01", "1"))
+        await expect(page.locator("#symbols input[value=NEW]")).to_have_count(1, timeout=LONG_MS)
+        assert heard[b"view.symbols"] == 2
         assert complaints == []
 
 

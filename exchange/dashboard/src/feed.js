@@ -15,7 +15,7 @@ export class Feed {
   #onState;
   #onMessage;
   #followed = []; // [subject, callback], also before there is a connection
-  #replaceable = new Map(); // name to {subject, callback, subscription}
+  #replaceable = new Map(); // name to {subject, callback, terms, subscription}
   #connection = null;
 
   constructor(urls, { onState, onMessage }) {
@@ -30,10 +30,15 @@ export class Feed {
   }
 
   /** Follow this subject from now on instead of the one of the same name before. */
-  instead(name, subject, callback) {
+  instead(name, subject, callback, terms = {}) {
     this.#replaceable.get(name)?.subscription?.unsubscribe();
-    const subscription = this.#connection && this.#subscribe(subject, callback);
-    this.#replaceable.set(name, { subject, callback, subscription });
+    const subscription = this.#connection && this.#subscribe(subject, callback, terms);
+    this.#replaceable.set(name, { subject, callback, terms, subscription });
+  }
+
+  /** Call back with the next view on the subject alone, and with one more after each loss of the connection. */
+  next(subject, callback) {
+    this.instead(subject, subject, callback, { max: 1 });
   }
 
   /** Connect, and again whenever the connection is lost. */
@@ -67,8 +72,12 @@ export class Feed {
     for (const [subject, callback] of this.#followed) {
       this.#subscribe(subject, callback);
     }
-    for (const entry of this.#replaceable.values()) {
-      entry.subscription = this.#subscribe(entry.subject, entry.callback);
+    this.#renew();
+  }
+
+  #renew() {
+    for (const [name, { subject, callback, terms }] of this.#replaceable) {
+      this.instead(name, subject, callback, terms);
     }
   }
 
@@ -76,14 +85,16 @@ export class Feed {
     for await (const status of this.#connection.status()) {
       if (status.type === "reconnect") {
         this.#onState("connected", "connected again");
+        this.#renew();
       } else if (status.type === "disconnect" || status.type === "reconnecting") {
         this.#onState("away", "connection lost; reconnecting");
       }
     }
   }
 
-  #subscribe(subject, callback) {
+  #subscribe(subject, callback, terms = {}) {
     return this.#connection.subscribe(subject, {
+      ...terms,
       callback: (error, message) => {
         if (error === null || error === undefined) {
           callback(message.json());

@@ -32,6 +32,7 @@ const account = new Account(byId("account"), showOwn);
 
 let chosen = "";
 let listed = new Map(); // symbol to its sizes
+let isListDue = false;
 let book = null;
 let isBookNew = false;
 let ownOrders = [];
@@ -54,10 +55,7 @@ if (canTrade) {
   ticket = new Ticket(byId("ticket"), account, controls && (() => controls.introduce()), bestPrice);
 }
 const feed = new Feed(nats, { onState: showConnection, onMessage: note });
-feed.follow("view.symbols", (view) => {
-  listed = new Map(view.symbols.map((entry) => [entry.symbol, entry]));
-  chooser.list(view.symbols);
-});
+readList();
 feed.follow("view.engines", (view) => {
   heardAt = performance.now();
   cards.show(view);
@@ -65,6 +63,9 @@ feed.follow("view.engines", (view) => {
 feed.follow("nbbo.>", (view) => {
   price.add(view);
   chooser.show(view);
+  if (!listed.has(view.symbol)) {
+    readList();
+  }
 });
 feed.follow("view.trades.>", (view) => {
   candles.add(view);
@@ -74,6 +75,19 @@ feed.follow("view.trades.>", (view) => {
 });
 setInterval(showSilence, 500);
 feed.run();
+
+/** Take the list of symbols, once: it is long, comes every second, and no symbol ever leaves it. */
+function readList() {
+  if (isListDue) {
+    return;
+  }
+  isListDue = true;
+  feed.next("view.symbols", (view) => {
+    isListDue = false;
+    listed = new Map(view.symbols.map((entry) => [entry.symbol, entry]));
+    chooser.list(view.symbols);
+  });
+}
 
 function choose(symbol) {
   chosen = symbol;

@@ -19,6 +19,14 @@ def test_an_empty_address_is_not_the_usual_one() -> None:
     assert parse_settings(["--number", "1", "--listen", ""], {}).listen == ""
 
 
+def test_what_is_no_address_of_nats_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its name, instead of being looked for until the deadline of a start."""
+    with pytest.raises(SystemExit) as refused:
+        parse_settings(["--number", "1", "--nats", "http://foo"], {})
+    assert refused.value.code == 2
+    assert "--nats: 'http://foo' is no address of NATS" in capsys.readouterr().err
+
+
 def test_engine_refuses_to_stand_by_without_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
     """The command line names the two options that do not go together."""
     with pytest.raises(SystemExit):

@@ -21,6 +21,14 @@ def test_defaults() -> None:
     assert settings.log_dir is None
 
 
+def test_what_is_no_address_of_nats_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its name, instead of being looked for until the deadline of a start."""
+    with pytest.raises(SystemExit) as refused:
+        parse_settings(["--nats", "http://foo"], {})
+    assert refused.value.code == 2
+    assert "--nats: 'http://foo' is no address of NATS" in capsys.readouterr().err
+
+
 def test_environment_and_command_line() -> None:
     """The environment stands in for what the command line does not say."""
     environment = {"PASSWORD": "p1", "IP_ADDR": "0.0.0.0"}
