@@ -326,6 +326,7 @@ class CommitLoop:
                 if shown is None and (answering is None or answering.done()):
                     self._answer(batch)
                 else:  # the next batch need not wait until the last one is seen, only its answers
+                    _answer_legs(batch)
                     answering = group.create_task(self._answer_when(shown, answering, batch))
                 while self._reads:
                     query, answer = self._reads.popleft()
@@ -505,6 +506,13 @@ class CommitLoop:
                 future = self._settling.pop(event.order_id, None)
                 if future is not None:
                     batch.settled.append((future, event))
+
+
+def _answer_legs(batch: Batch) -> None:
+    """Let those know who wait for legs, at either end: what a batch changed leaves before all they send."""
+    for queued in batch.finished:
+        if not queued.may_take and not queued.done.done():
+            queued.done.set_result(queued.submission)
 
 
 def _fail(queued: Iterable[_Queued], fault: CommitError) -> None:

@@ -752,6 +752,16 @@ async def test_an_answer_waits_for_what_it_rests_on(rig: Rig) -> None:
         await asyncio.wait_for(rig.submit(order("a")), 1)
 
 
+async def test_legs_do_not_wait_for_what_they_rest_on(rig: Rig) -> None:
+    """Their answers leave by the same connection as the changes, behind them; a client's do not."""
+    async with rig.running():
+        first, _ = await rig.unseen()
+        await asyncio.wait_for(rig.submit(QueryLeg(2 << 48, 2), may_take=False), 1)
+        rig.shows = True
+        await asyncio.wait_for(rig.submit(QueryLeg(3 << 48, 3), may_take=False), 1)
+        assert not first.done()
+
+
 async def test_orders_are_sequenced_after_catching_up(rig: Rig) -> None:
     """They may take what peers show, so every quote that was shown before must be here."""
     rig.caught_up.clear()
