@@ -208,8 +208,9 @@ def measure(
     ]
 
 
-def measure_all(seed: int, count: int, rounds: int) -> list[Figure]:
-    """All flows of price keys and of queues."""
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part: all flows of price keys and of queues."""
+    seed, count = sizes.seed, sizes.steps
     keys = {f"{size:,} levels": key_steps(seed, size, count) for size in (10, 100, 2_000)}
     queues = {f"{size:,} orders": queue_steps(seed, size, count) for size in (10, 100, 2_000)}
     queues["20,000 filled from the front"] = sweep_steps(20_000)
@@ -217,13 +218,8 @@ def measure_all(seed: int, count: int, rounds: int) -> list[Figure]:
         figure
         for title, candidates, cases in (("price keys", KEYS, keys), ("queue at one price", QUEUES, queues))
         for case, (start, steps) in cases.items()
-        for figure in measure(title, case, candidates, start, steps, rounds)
+        for figure in measure(title, case, candidates, start, steps, sizes.rounds)
     ]
-
-
-def run(sizes: Sizes) -> list[Figure]:
-    """All figures of this part."""
-    return measure_all(sizes.seed, sizes.steps, sizes.rounds)
 
 
 if __name__ == "__main__":

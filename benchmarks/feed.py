@@ -168,6 +168,7 @@ async def reading(url: str) -> AsyncIterator[Callable[[], Awaitable[tuple[list[f
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_run_reader, args=(url, theirs))
     process.start()
+    theirs.close()  # else nobody would hear of the process's end
 
     async def cut() -> tuple[list[float], list[float]]:
         ours.send(True)

@@ -123,6 +123,7 @@ async def venue(engines: int = 1, instruments: Path = DEFAULT_INSTRUMENTS) -> As
     ours, theirs = multiprocessing.Pipe()
     echo = multiprocessing.get_context("spawn").Process(target=_run_echo, args=(theirs,), daemon=True)
     echo.start()
+    theirs.close()  # else nobody would hear of the echo's end
     try:
         with tempfile.TemporaryDirectory() as directory:
             async with Cluster(engines=engines, data_dir=Path(directory), instruments=instruments) as cluster:

@@ -85,8 +85,8 @@ def messages(count: int) -> Iterator[dict[str, float]]:
         yield {**dict(zip(STEPS, taken, strict=False)), WHOLE: sum(taken[:-1]), ECHO: taken[-1]}
 
 
-def measure(sizes: Sizes) -> list[Figure]:
-    """Medians over the messages of each run."""
+def run(sizes: Sizes) -> list[Figure]:
+    """All figures of this part: medians over the messages of each run."""
     turns: dict[str, list[float]] = {}
     for _ in range(sizes.runs):
         with settled():
@@ -97,11 +97,6 @@ def measure(sizes: Sizes) -> list[Figure]:
         paired(PART, step, "CPU µs an order", turns[step], ECHO, turns[ECHO], lower_is_better=True)
         for step in (WHOLE, *STEPS)
     ]
-
-
-def run(sizes: Sizes) -> list[Figure]:
-    """All figures of this part."""
-    return measure(sizes)
 
 
 if __name__ == "__main__":

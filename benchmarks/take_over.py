@@ -60,18 +60,19 @@ class Trading:
     async def _trade(self, client: Client, side: str) -> None:
         while True:
             sent = time.monotonic()
-            await client.submit("AAPL", side, 1, "100.00")
+            (await client.submit("AAPL", side, 1, "100.00")).raise_if_refused()
             self.answers.append((sent, time.monotonic()))
 
     async def next_answer(self, since: float) -> float:
-        """When the next order is acknowledged, in seconds after `since`."""
+        """When the next order is acknowledged, in seconds after `since`. Raises TimeoutError."""
         place = len(self.answers)
-        while True:
-            for _, answered in self.answers[place:]:
-                if answered > since + GRACE_S:
-                    return answered - since
-                place += 1
-            await asyncio.sleep(_POLL_S)
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                for _, answered in self.answers[place:]:
+                    if answered > since + GRACE_S:
+                        return answered - since
+                    place += 1
+                await asyncio.sleep(_POLL_S)
 
 
 async def standby_ready(exchange: Any) -> None:

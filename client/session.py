@@ -134,7 +134,7 @@ class Session:
 
     @property
     def home(self) -> Link:
-        """The link to our home engine, as the last registration named it."""
+        """The link to our home engine, as far as we know."""
         return self._link(self._engine_address)
 
     async def open(self) -> None:

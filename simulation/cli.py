@@ -152,27 +152,40 @@ def _add_replay(commands: Any) -> None:
 def _add_chaos(commands: Any) -> None:
     strikes = "faults strike a market under load; a witness judges"
     fire = commands.add_parser("chaos", help=strikes, description=strikes)
+    usual = ChaosSettings()
     so_many, default = "how many (default %(default)s)", "(default %(default)s)"
-    fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=2.0, help=f"of load {default}")
-    fire.add_argument("--seed", type=seed, default=1, help=f"the same seed, the same faults {default}")
-    fire.add_argument("--engines", type=engines, default=2, help=so_many)
-    fire.add_argument("--standbys", type=int, choices=(0, 1), default=0, help=f"of each engine {default}")
-    fire.add_argument("--nats-nodes", type=int, choices=(1, 3), default=1, help=f"nats-servers {default}")
+    fire.add_argument("--minutes", type=up_to(MAX_MINUTES), default=usual.minutes, help=f"of load {default}")
     fire.add_argument(
-        "--snapshot-every", metavar="COMMANDS", type=positive, default=50_000, help=f"of an engine {default}"
+        "--seed", type=seed, default=usual.seed, help=f"the same seed, the same faults {default}"
     )
-    fire.add_argument("--clients", type=positive, default=3, help=f"at home on each engine {default}")
+    fire.add_argument("--engines", type=engines, default=usual.engines, help=so_many)
     fire.add_argument(
-        "--rate", type=up_to(MAX_RATE), default=2_000.0, help=f"commands a second, of all {default}"
+        "--standbys", type=int, choices=(0, 1), default=usual.standbys, help=f"of each engine {default}"
+    )
+    fire.add_argument(
+        "--nats-nodes", type=int, choices=(1, 3), default=usual.nats_nodes, help=f"nats-servers {default}"
+    )
+    fire.add_argument(
+        "--snapshot-every",
+        metavar="COMMANDS",
+        type=positive,
+        default=usual.snapshot_every,
+        help=f"of an engine {default}",
+    )
+    fire.add_argument(
+        "--clients", type=positive, default=usual.clients, help=f"at home on each engine {default}"
+    )
+    fire.add_argument(
+        "--rate", type=up_to(MAX_RATE), default=usual.rate, help=f"commands a second, of all {default}"
     )
     for name, pace in (
-        ("kills", Pace().kills),
-        ("freezes", Pace().freezes),
-        ("partitions", Pace().partitions),
+        ("kills", usual.pace.kills),
+        ("freezes", usual.pace.freezes),
+        ("partitions", usual.pace.partitions),
     ):
         fire.add_argument(f"--{name}-per-minute", metavar="N", type=per_minute, default=pace, help=so_many)
     fire.add_argument(
-        "--longest", type=seconds, default=Pace().longest_s, help=f"seconds of a fault {default}"
+        "--longest", type=seconds, default=usual.pace.longest_s, help=f"seconds of a fault {default}"
     )
     fire.add_argument("--data", type=folder, help="where everything is kept; without it, gone at the end")
     fire.add_argument("--json", type=Path, help="write the outcome there too")

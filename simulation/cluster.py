@@ -115,8 +115,8 @@ class Cluster:
         self._exchange: Member | None = None
 
     @property
-    def pages(self) -> list[str]:
-        """From where the dashboard's page may connect: its origins, by either name of this machine."""
+    def origins(self) -> list[str]:
+        """From where the dashboard's page may connect, by either name of this machine."""
         return (
             [self.dashboard_url, self.dashboard_url.replace(LOOPBACK, "localhost")]
             if self.dashboard_url
@@ -210,14 +210,14 @@ class Cluster:
         check_nodes(self.data_dir, self._storage.nats_nodes)
         if self._storage.nats_nodes == 1:
             return [
-                NatsServer(self.data_dir / "nats", log_file=output / "nats-server.log", origins=self.pages)
+                NatsServer(self.data_dir / "nats", log_file=output / "nats-server.log", origins=self.origins)
             ]
         return [
             NatsServer(
                 self.data_dir / f"nats_{node.name}",
                 log_file=output / f"nats-server_{node.name}.log",
                 node=node,
-                origins=self.pages,
+                origins=self.origins,
             )
             for node in make_nodes(self._storage.nats_nodes)
         ]

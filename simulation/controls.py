@@ -102,7 +102,7 @@ class Controls:
     def _origin_of(self, request: Request) -> str | None:
         """Which page asks, where it is the dashboard's and reached us by our own address; else None."""
         origin = request.headers.get("origin", "")
-        is_ours = origin in self._cluster.pages and request.headers.get("host") == self.address
+        is_ours = origin in self._cluster.origins and request.headers.get("host") == self.address
         return origin if is_ours else None
 
     def _strike(self, request: Request) -> tuple[int, str]:

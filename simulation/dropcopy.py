@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 import msgspec
 from rich.console import Console
@@ -34,11 +34,9 @@ from client import Instrument
 from client.cli.arguments import not_empty
 from client.cli.failures import Failure
 from client.cli.sheets import time_utc
+from client.terms import LIQUIDITIES, SIDES
 from engine.terms import OrderType, SelfTradePrevention
 from simulation.nats_option import add_nats_option, connected
-
-_SIDES: Final = {1: "buy", 2: "sell"}
-_LIQUIDITY: Final = {1: "maker", 2: "taker"}
 
 
 def add_parser(commands: Any) -> None:
@@ -99,11 +97,11 @@ def _said(report: Report, symbol: str, instrument: Instrument | None) -> str:
     match report:
         case ReportedOrder():
             worth = "market" if report.type == OrderType.MARKET else price(report.price)
-            return f"accepted  order {report.order_id}  {_SIDES[report.side]} {what} at {worth}"
+            return f"accepted  order {report.order_id}  {SIDES[report.side]} {what} at {worth}"
         case ReportedFill():
             return (
-                f"fill {report.sequence}  order {report.order_id}  {_SIDES[report.side]} {what} "
-                f"at {price(report.price)} on E{report.engine} as {_LIQUIDITY[report.liquidity]}  "
+                f"fill {report.sequence}  order {report.order_id}  {SIDES[report.side]} {what} "
+                f"at {price(report.price)} on E{report.engine} as {LIQUIDITIES[report.liquidity]}  "
                 f"leaves {quantity(report.leaves)}  {time_utc(report.time_ns)}"
             )
         case ReportedReplace():

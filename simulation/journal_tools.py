@@ -161,7 +161,7 @@ async def _read(
             journal = JetStreamJournal(nc, findings.engine)
             with unhurried(patience):
                 await load(state, journal, SnapshotStore(nc, findings.engine), (sys.maxsize, 0))
-        with progress(findings.stream, before.last_seq) as tell:
+        with progress(findings.stream, max(0, before.last_seq - journal.sequence)) as tell:
             async with contextlib.aclosing(journal.replay()) as records:
                 async for record in records:
                     if last is not None and record.batch_number > last:

@@ -103,10 +103,11 @@ def progress_line(progress: Progress) -> str:
     """How far the run is, in one line."""
     elapsed = asyncio.get_running_loop().time() - progress.started
     orders = sum(trader.submitted for trader in progress.traders)
-    where = ", ".join(f"E{engine} {count}" for engine, count in sorted(progress.per_engine.items()))
+    trades = progress.per_engine
+    where = ", ".join(f"E{engine} {count}" for engine, count in sorted(trades.items()))
     return (
         f"{min(elapsed, progress.plan.duration_s):5.1f} of {progress.plan.duration_s:g} s: "
-        f"{counted(orders, 'order')}, {counted(progress.trades, 'trade')} ({where or 'none yet'}), "
+        f"{counted(orders, 'order')}, {counted(trades.total(), 'trade')} ({where or 'none yet'}), "
         f"{progress.through_legs} routed"
     )
 

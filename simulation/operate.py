@@ -216,7 +216,7 @@ async def serve(
                 ready_file.write(ready, ready_file.document(cluster))
                 running.callback(ready_file.withdraw, ready, cluster)  # before anything that it names ends
             if as_json:
-                print(json.dumps(json.loads(ready_file.document(cluster))), flush=True)
+                print(json.dumps(ready_file.document(cluster)), flush=True)
             else:
                 print_sheets(console, report.cluster_sheet(cluster))
                 console.print("Ready. Ctrl-C stops all. Trade by hand, in another terminal:")

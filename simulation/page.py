@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from client.cli.sheets import counted
 from simulation import analysis, plots
+from simulation.agents.cast import kind_of
 from simulation.analysis import Silence
 from simulation.checks import MAX_SHOWN
 from simulation.plots import Bin, Line, Mark, Span, Strip
@@ -133,7 +134,7 @@ def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
 def _description(scenario: Scenario) -> str:
     agents = Counter[str]()
     for group in scenario.agents:
-        agents[str(group.__struct_config__.tag)] += group.count
+        agents[kind_of(group)] += group.count
     cast = ", ".join(f"{count} {kind}" for kind, count in agents.items())
     standbys = " with a standby each" if scenario.standbys else ""
     return (

@@ -76,7 +76,7 @@ class Proxy:
 
     def cut(self, *, refuse: bool) -> None:
         """Reset every connection; with `refuse` also each new one, until healed."""
-        self.refusing = refuse
+        self.refusing |= refuse
         for writer in list(self._open):
             _reset(writer)
         self._tell()

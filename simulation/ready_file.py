@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ class ReadyFileUnwritable(ClusterError):
     """The ready file could be written before the start, and cannot be now."""
 
 
-def document(cluster: Cluster) -> str:
+def document(cluster: Cluster) -> dict[str, Any]:
     """Where everything listens and which process it is."""
 
     def place(member: Member) -> dict[str, str | int]:
@@ -46,14 +47,14 @@ def document(cluster: Cluster) -> str:
         contents["nats_nodes"] = {
             server.node.name: {"url": server.url, "pid": server.pid} for server in cluster.nats if server.node
         }
-    return json.dumps(contents, indent=2)
+    return contents
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, contents: Mapping[str, Any]) -> None:
     """Replace it at once, so that a reader sees all of it or nothing. Raises `ReadyFileUnwritable`."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text)
+        draft.write_text(json.dumps(contents, indent=2))
         draft.replace(path)
     except OSError as error:
         raise ReadyFileUnwritable(f"the ready file {path} cannot be written: {error.strerror}") from error

@@ -46,11 +46,12 @@ def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recordin
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
     outages = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
+    by_kind = analysis.books_by_kind(recording.fills, scenario.duration_s, 1)
     document = {
         "scenario": msgspec.to_builtins(scenario),
         **outcome_document(outcome),
         "latency_ms": _latency(recording.orders),
-        "profit": {kind: books.profit[-1][1] for kind, books in _books(scenario, recording).items()},
+        "profit": {kind: books.profit[-1][1] for kind, books in by_kind.items()},
     }
     (folder / "outcome.json").write_text(json.dumps(document, indent=2) + "\n")
     (folder / PAGE).write_text(page(scenario, outcome, recording), encoding="utf-8")
@@ -101,10 +102,6 @@ def _fill_row(one: TimedFill) -> Sequence[object]:
 def _latency(orders: Iterable[SentOrder]) -> dict[str, float | None]:
     latencies = [order.latency_ms for order in orders if order.latency_ms is not None]
     return {name: analysis.percentile(latencies, percent) for name, percent in _PERCENTILES.items()}
-
-
-def _books(scenario: Scenario, recording: Recording) -> dict[str, analysis.Books]:
-    return analysis.books_by_kind(recording.fills, scenario.duration_s, 1)
 
 
 def _fault(outage: analysis.Outage) -> dict[str, Any]:

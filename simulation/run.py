@@ -113,7 +113,6 @@ class Progress:
     last_fills: deque[tuple[str, Fill]] = field(default_factory=lambda: deque(maxlen=LAST_FILLS))
     per_engine: Counter[int] = field(default_factory=Counter)
     through_legs: int = 0
-    trades: int = 0
     volume: int = 0
 
     def note(self, trader: Trader, fill: Fill) -> None:
@@ -121,7 +120,6 @@ class Progress:
         if self.plan.recording is not None:
             self.plan.recording.note_fill(trader.name, trader.player.kind, fill)
         if fill.liquidity == "taker":
-            self.trades += 1
             self.volume += self.traders[0].client.instruments[fill.symbol].lots(fill.quantity)
             self.per_engine[fill.engine] += 1
             self.through_legs += engine_of_id(fill.order_id) != fill.engine
@@ -382,10 +380,9 @@ async def _open_orders(traders: list[Trader]) -> dict[str, dict[int, int]]:
 
 
 def _log_positions(traders: list[Trader], positions: dict[tuple[str, str], int]) -> None:
-    for trader in traders:
-        for (name, symbol), lots in sorted(positions.items()):
-            if name == trader.name:
-                trader.log.info("final position in %s: %d lots", symbol, lots)
+    logs = {trader.name: trader.log for trader in traders}
+    for (name, symbol), lots in sorted(positions.items()):
+        logs[name].info("final position in %s: %d lots", symbol, lots)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from simulation.agents.cast import AnyGroup
+from simulation.agents.takers import InformedGroup
 from simulation.fundamental import FundamentalSettings, Seconds
 
 SHIPPED: Final = Path(__file__).resolve().parent / "scenarios"
@@ -111,11 +112,6 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
                 f"{field}.at_s is {fault.at_s:g}: the run ends after {scenario.duration_s:g} s. "
                 "Strike earlier, or raise duration_s."
             )
-        if any(fault is not other and _is_within(fault, other) for other in scenario.faults):
-            yield (
-                f"{field}.at_s is {fault.at_s:g}: engine {fault.engine} may be frozen still. "
-                "Strike later, or let the one freeze last longer."
-            )
     for index, jump in enumerate(scenario.fundamental.jumps if scenario.fundamental else ()):
         if jump.symbol and jump.symbol not in scenario.symbols:
             yield (
@@ -127,19 +123,8 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
                 f"fundamental.jumps[{index}].at_s is {jump.at_s:g}: the run ends after "
                 f"{scenario.duration_s:g} s. Let it come earlier, or raise duration_s."
             )
-    if scenario.fundamental is None and any(
-        group.__struct_config__.tag == "informed" for group in scenario.agents
-    ):
+    if scenario.fundamental is None and any(isinstance(group, InformedGroup) for group in scenario.agents):
         yield "fundamental is missing: informed agents know nothing without it. Add [fundamental]."
-
-
-def _is_within(fault: EngineFault, other: EngineFault) -> bool:
-    """Whether a freeze begins within another of the same engine: the end of the first would end both."""
-    return (
-        fault.kind == other.kind == "freeze"
-        and fault.engine == other.engine
-        and other.at_s <= fault.at_s <= other.at_s + other.lasts_s
-    )
 
 
 def explain(error: str, document: Any) -> str:

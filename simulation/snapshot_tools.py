@@ -68,7 +68,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         raise Failure(str(error)) from error
     except nats.js.errors.NotFoundError as error:
         raise NeverRan(options.engine) from error
-    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+    except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(options.nats, error) from error
     _show(options, console, entries, verdicts)
     return DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL

@@ -156,7 +156,7 @@ class Trader:
                 price=None if intent.type is OrderType.MARKET else instrument.price(intent.price),
                 quantity=instrument.quantity(intent.quantity),
                 post_only=intent.post_only,
-                self_trade_prevention=intent.self_trade_prevention.name.lower(),
+                self_trade_prevention="cancel_newest",
             )
         finally:
             self.on_order(self._sent_order(intent, sent, result, clock()))

@@ -151,7 +151,8 @@ async def context(options: Options, desk: Desk) -> int:
             case "use":
                 chosen = contexts.get(name)
                 contexts.current = name
-                text = f"{name} is in use: {chosen.client_id or 'nobody'} at {_place(chosen)}."
+                where = chosen.exchange or kept.DEFAULT_EXCHANGE
+                text = f"{name} is in use: {chosen.client_id or 'nobody'} at {where}."
             case "set":
                 text = _set(options, name, contexts)
             case _:
@@ -219,10 +220,6 @@ def _document(name: str, contexts: Contexts) -> dict[str, Any]:
         "exchange": chosen.exchange,
         "nats": chosen.nats,
     }
-
-
-def _place(chosen: Context) -> str:
-    return chosen.exchange or kept.DEFAULT_EXCHANGE
 
 
 def _check_name(name: str) -> None:

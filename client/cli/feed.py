@@ -36,8 +36,8 @@ from client.cli.failures import DONE, Failure
 from client.cli.output import Output
 from client.cli.settings import Settings
 from client.cli.sheets import time_utc
+from client.terms import SIDES
 
-SIDES: Final = {BID: "buy", ASK: "sell"}
 _WORDS: Final = {BID: "bid", ASK: "ask"}
 _ASK_AGAIN_S: Final = 0.2
 
@@ -58,7 +58,7 @@ async def feed(options: Options, desk: Desk) -> int:
         try:
             async with asyncio.timeout(settings.timeout_s):
                 nc = await connect(url, name="feed", on_closed=lambda: None)
-        except (OSError, TimeoutError, nats.errors.Error) as error:
+        except (OSError, nats.errors.Error) as error:
             raise _nats_away(settings) from error
     try:
         await _follow(nc, Tape(instruments[options.symbol], desk.output, repeats=options.all), desk)

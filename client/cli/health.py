@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import grpc
 import nats.errors
-import nats.js.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 
@@ -27,7 +26,7 @@ _SILENT: Final = (
     "kill -9 its process: the next one goes on with all that is stored"
 )
 
-_AWAY: Final = (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error)
+_AWAY: Final = (OSError, nats.errors.Error)
 
 
 def _arrange(parser: Parser) -> None:

@@ -175,14 +175,16 @@ async def orders(options: Options, desk: Desk) -> int:
     own, target = options.client_order_id, options.target
     if own is not None and target is not None:
         raise Misuse(f"both {target!r} and --client-order-id {own!r} were given", "name one of them")
-    is_id = target is not None and target.isdecimal()
-    id_given = _typed(order_id, target) if is_id else None
-    of_symbol = None if is_id else _typed(symbol, target)
+    is_number = target is not None and target.isdecimal()
+    number = _typed(order_id, target) if is_number else None
+    of_symbol = None if is_number else _typed(symbol, target)
     client = await desk.client()
+    if target in client.instruments:  # one may be made of digits; order ids have fifteen and more
+        number, of_symbol = None, target
     check_traded(of_symbol, client.instruments)
     async with desk.output.waiting("waiting for the engine"):
-        if is_id or own is not None:
-            found = [await client.order(order_id=id_given, client_order_id=own)]
+        if number is not None or own is not None:
+            found = [await client.order(order_id=number, client_order_id=own)]
         else:
             found = await client.open_orders(of_symbol)
     desk.output.table(found, lambda: orders_sheet(found), nothing="no open orders")

@@ -92,7 +92,6 @@ class Settings:
     secret: str = field(repr=False)
     password: str = field(repr=False)
     timeout_s: float
-    context: str
     sources: Mapping[str, str]
 
     def source(self, name: str) -> str:
@@ -229,7 +228,6 @@ def resolve(options: Mapping[str, Any], environment: Mapping[str, str], contexts
         secret=values["secret"],
         password=values["password"],
         timeout_s=_timeout(values["timeout"], sources["timeout"]),
-        context=name,
         sources=sources,
     )
 

@@ -72,7 +72,7 @@ async def serve(
     websocket_urls: Sequence[str],
     exchange: str,
     fill_count: Callable[[str], int],
-    listening: Callable[[str], None] = lambda _: None,
+    listening: Callable[[str], None],
 ) -> None:
     """Serve the page at HOST:PORT until cancelled; `listening` is told the address. Raises CannotListen.
 

@@ -26,7 +26,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import nats.errors
-import nats.js.errors
 from matchbus.edge import RECOVERING_ROLE, CannotListen, Door, Edge
 from matchbus.tls import TlsRefused
 from matchbus.v1 import matchbus_pb2 as pb
@@ -146,8 +145,8 @@ class Exchange:
                 group.create_task(self._answer_provision_requests())
                 group.create_task(self._listen_to_standbys())
                 group.create_task(self._link.end_when_closed())
-                for bucket in filled:
-                    await bucket.wait()
+                for event in filled:
+                    await event.wait()
                 # Not before: a page would take what is not known yet for gone.
                 group.create_task(self._publish_views())
                 if lost := self._directory.lost():

@@ -40,7 +40,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None] = lambda _: None) -> None:
+async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None]) -> None:
     """Serve `app` at HOST:PORT until cancelled; `listening` is told the address, with the port taken.
 
     Raises CannotListen.

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
-from engine.terms import OrderType, SelfTradePrevention, Side, TimeInForce
+from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import ArrivalSettings, SteadySettings
 
 REFERENCE_PRICE: Final = 10_000
@@ -90,7 +90,6 @@ class Submit:
     price: int
     quantity: int
     post_only: bool = False
-    self_trade_prevention: SelfTradePrevention = SelfTradePrevention.CANCEL_NEWEST
 
 
 @dataclass(frozen=True, slots=True)

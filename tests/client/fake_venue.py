@@ -217,7 +217,11 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
     ) -> pb.ListOpenOrdersReply:
         await self.unary(context)
         return pb.ListOpenOrdersReply(
-            orders=[self.state(order) for order in self.orders.values() if order.leaves_quantity]
+            orders=[
+                self.state(order)
+                for order in self.orders.values()
+                if order.leaves_quantity and request.symbol in ("", self.symbols[order.client_order_id])
+            ]
         )
 
     async def CancelAll(self, request: pb.CancelAllRequest, context: Context) -> pb.CancelAllReply:
@@ -300,7 +304,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
             token=token,
             engine=self.home.number,
             engine_address=self.home.address,
-            instruments=[instrument("AAPL")],
+            instruments=[instrument(symbol) for symbol in self.symbols],
         )
 
     async def ListInstruments(

@@ -445,7 +445,6 @@ async def test_an_id_used_twice_at_once_is_of_the_order_that_was_entered(venue: 
     engine = venue.engines[0]
     venue.symbols.append(COARSE)
     async with venue.client() as client:
-        await client.book(COARSE)
         unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2", client_order_id="mine"))
         entered = asyncio.create_task(client.submit(COARSE, "buy", "1", "2", client_order_id="mine"))
         await asyncio.sleep(0)

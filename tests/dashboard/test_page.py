@@ -54,7 +54,7 @@ RECOVERY_S = 3.0
 UNTIL = """([state, epoch, shares]) => new Promise((resolve) => {
     const look = () => {
         const {dataset} = document.querySelector(".card[data-engine='1']");
-        const isSo = dataset.state === state && dataset.epoch === epoch && dataset.role === "primary"
+        const isSo = dataset.state === state && dataset.epoch === epoch
             && document.querySelector("#asks tr:last-child .shares").title === shares;
         isSo ? resolve() : setTimeout(look, 5);
     };
@@ -159,7 +159,6 @@ async def test_the_page_shows_the_market(market: Market) -> None:
         for engine in (1, 2):
             card = page.locator(f".card[data-engine='{engine}']")
             await expect(card).to_have_attribute("data-state", "live")
-            await expect(card).to_have_attribute("data-role", "primary")
         await market.bob.submit("AAPL", "buy", quantity="8", price="189.52")
         await expect(page.locator("#tape tr.routed")).to_contain_text(
             re.compile("189.52.*buys.*E2.*E1"), timeout=LONG_MS

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 from matchbus.program import USAGE_ERROR
@@ -151,6 +151,27 @@ async def test_damage_is_placed_in_a_trimmed_journal_too(
     await provision.trim_journal(nats_connection, engine, 3)
     findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
     assert (findings.damaged_at, findings.first_batch, findings.batches) == (5, 3, 2)
+
+
+async def test_what_was_trimmed_is_not_waited_for(
+    shared_server: NatsServer, nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar on the terminal is full when all is read that is left."""
+    totals: list[int] = []
+
+    @contextmanager
+    def noted(_: str, total: int) -> Iterator[Callable[[int], None]]:
+        totals.append(total)
+        yield lambda _: None
+
+    await provision.provision_journal(nats_connection, engine, trimmable=True)
+    written = JetStreamJournal(nats_connection, engine)
+    for number, commands in enumerate(COMMANDS, 1):
+        await written.append(1, number * 10, encode(commands))
+    await provision.trim_journal(nats_connection, engine, 3)
+    monkeypatch.setattr(journal_tools, "progress", noted)
+    findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
+    assert totals == [findings.batches] == [2]
 
 
 @pytest.mark.parametrize("action", ACTIONS)

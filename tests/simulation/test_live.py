@@ -54,7 +54,6 @@ async def progress() -> Any:
         last_fills=fills,
         per_engine=Counter({1: 326, 2: 282}),
         through_legs=277,
-        trades=608,
     )
 
 

@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_written_is_refused(
 def test_a_directory_that_went_away_is_said(tmp_path: Path) -> None:
     """A ready file that could be written at first is a fault of the market's, which `up` says."""
     with pytest.raises(ClusterError, match=r"ready file .*ready\.json cannot be written: No such file"):
-        ready_file.write(tmp_path / "gone" / "ready.json", "{}")
+        ready_file.write(tmp_path / "gone" / "ready.json", {})
 
 
 def test_an_outcome_is_told_though_its_file_cannot_be_written(

@@ -123,6 +123,15 @@ async def test_a_cut_resets_what_stands_and_may_refuse_what_comes(proxy: Proxy, 
         assert await caller.line() == b"hello\n"
 
 
+async def test_a_reset_does_not_end_a_cut(proxy: Proxy) -> None:
+    """What refuses new connections refuses them until healed, whatever strikes the link meanwhile."""
+    proxy.cut(refuse=True)
+    proxy.cut(refuse=False)
+    async with Caller.call(proxy) as caller:
+        with pytest.raises(ConnectionResetError):
+            await caller.line()
+
+
 async def test_a_server_that_is_gone_is_gone() -> None:
     """The process sees a reset where the server's port would refuse."""
     async with Proxy() as with_nobody:

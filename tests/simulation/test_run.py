@@ -67,7 +67,7 @@ async def test_a_run_lasts_as_long_as_planned(monkeypatch: pytest.MonkeyPatch) -
 
     async def enter(plan: Plan, _: object) -> Progress:
         market = SimpleNamespace(run=AsyncMock(), refresh=AsyncMock())
-        trader = SimpleNamespace(follow=AsyncMock(), trade=AsyncMock())
+        trader = SimpleNamespace(name="a", log=None, follow=AsyncMock(), trade=AsyncMock())
         return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
 
     monkeypatch.setattr(run, "_enter", enter)

@@ -100,10 +100,7 @@ def test_contexts_tell_traders_apart(terminal: Terminal, symbol: str) -> None:
     assert len(terminal.lines("orders", "--context", ann)) == 1
     terminal.text("context", "use", ann)
     assert len(terminal.lines("orders")) == 1
-    assert [(c["name"], c["current"]) for c in terminal.lines("context", "list")] == [
-        (ann, True),
-        (ben, False),
-    ]
+    assert {c["name"]: c["current"] for c in terminal.lines("context", "list")} == {ann: True, ben: False}
     terminal.text("context", "set", ann, "--exchange", "127.0.0.1:1")
     failed(terminal.run("orders", "--timeout", "0.5"), 1, "127.0.0.1:1", f"from context {ann}")
     # What is typed comes before what is kept.

@@ -72,7 +72,6 @@ class Card {
     }
     const facts = element("dl");
     for (const [key, name] of [
-      ["role", "role"],
       ["epoch", "epoch"],
       ["orders", "orders/s"],
       ["trades", "trades/s"],
@@ -92,10 +91,8 @@ class Card {
 
   show(status, standbys) {
     this.node.dataset.state = status.state;
-    this.node.dataset.role = status.role;
     this.node.dataset.epoch = status.epoch;
     say(this.#state, status.state);
-    say(this.#facts.role, status.role);
     say(this.#facts.epoch, count(status.epoch));
     say(this.#facts.orders, count(status.orders_per_s));
     say(this.#facts.trades, count(status.trades_per_s));

@@ -1,6 +1,7 @@
-"""A symbol that is not traded is said, by every command that takes one."""
+"""Symbols that are typed: one that is not traded is said, by every command; one may look like a number."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,16 @@ async def test_so_it_is_at_a_prompt(line: str, venue: FakeVenue, capsys: pytest.
     async with Desk(alice(venue), {}, Output(as_json=False)) as desk:
         assert await prompt.execute(line, desk) == 1
     assert "did you mean AAPL?" in capsys.readouterr().err
+
+
+async def test_a_symbol_of_digits_is_no_order_id(
+    venue: FakeVenue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A number that is traded here means the symbol's open orders; any other means an order."""
+    venue.symbols.append("7203")
+    async with Desk(alice(venue), {}, Output(as_json=True)) as desk:
+        client = await desk.client()
+        apple, toyota = [await client.submit(symbol, "buy", "1", "2") for symbol in ("AAPL", "7203")]
+        for target, wanted in (("7203", toyota), (apple.order_id, apple)):
+            assert await prompt.execute(f"orders {target}", desk) == 0
+            assert json.loads(capsys.readouterr().out)["order_id"] == wanted.order_id
