@@ -342,6 +342,22 @@ async def test_an_outage_is_told_once(own_server: NatsServer, caplog: pytest.Log
 
 N1, N2, N3 = (f"nats://n{number}:4222" for number in (1, 2, 3))
 
+async def test_a_reconnect_of_the_journals_connection_is_no_loss(
+    own_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is followed over it; that of the other connection is told."""
+    caplog.set_level(logging.INFO)
+    link = NatsLink(own_server.url)
+    returned = asyncio.Event()
+    link.on_reconnected = returned.set
+    for name, buffered in (("journal", False), ("feeds", True)):
+        connection = await link.open(name, buffered=buffered)
+        await connection.move_to(own_server.url)
+        await until(lambda: f"{name}: connected to {own_server.url} again" in caplog.messages)  # noqa: B023 -- awaited at once
+        assert returned.is_set() == buffered
+    await link.close()
+
+
 
 class _Place:
     """Where a connection is, in place of one."""
