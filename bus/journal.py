@@ -78,16 +78,11 @@ class PrimaryReplaced(JournalError):
 
 
 class Journal(Protocol):
-    """What the engine needs of a journal. Used by one task at a time."""
+    """What the engine needs of a journal. Used by one task at a time; `lag` may be asked beside it."""
 
     @property
     def position(self) -> JournalPosition:
         """The last valid record that was replayed or appended."""
-        ...
-
-    @property
-    def sequence(self) -> int:
-        """Where the last record that was replayed or appended stands, replaced ones counted too."""
         ...
 
     @property
@@ -157,7 +152,7 @@ class _Chained:
 
     @property
     def sequence(self) -> int:
-        """As Journal says."""
+        """Where the last record that was replayed or appended stands, replaced ones counted too."""
         return self._sequence
 
     @property
