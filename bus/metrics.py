@@ -17,7 +17,7 @@ import gc
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -276,8 +276,8 @@ class MetricsServer:
         ProcessCollector(registry=self._registry)
         self._open: set[asyncio.StreamWriter] = set()
 
-    async def run(self, listen: str, listening: Callable[[str], None] = lambda _: None) -> None:
-        """Serve at HOST:PORT until cancelled; `listening` is told the address, with the port taken.
+    async def run(self, listen: str) -> None:
+        """Serve at HOST:PORT until cancelled; the log says where, with the port taken.
 
         Where that cannot be listened on, a warning says so, and the process goes on without metrics.
         """
@@ -289,7 +289,7 @@ class MetricsServer:
         except OSError as error:
             _log.warning("no metrics are served: cannot listen on %s: %s", listen, error.strerror or error)
             return
-        listening(f"{host}:{server.sockets[0].getsockname()[1]}")
+        _log.info("metrics are at http://%s:%d/metrics", host, server.sockets[0].getsockname()[1])
         try:
             await self._health.run()
         finally:

@@ -189,7 +189,7 @@ class Engine:
             async with self._group:
                 if self._settings.metrics:
                     server = MetricsServer(self._metrics)
-                    self._group.create_task(server.run(self._settings.metrics, _tell_metrics))
+                    self._group.create_task(server.run(self._settings.metrics))
                 known = self._watch()
                 await self._recover()
                 if self._lease is not None:
@@ -502,10 +502,6 @@ class Engine:
 def _epoch_of(entry: EngineEntry | None) -> int:
     """The epoch that an engine's entry names, 0 where it cannot be one."""
     return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
-
-
-def _tell_metrics(address: str) -> None:
-    _log.info("metrics are at http://%s/metrics", address)
 
 
 async def run(settings: EngineSettings) -> None:
