@@ -56,28 +56,24 @@ _log: Final = logging.getLogger(__name__)
 class Histogram:
     """How many observations were at most each bound, and their sum: cheap enough for once a batch."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "sum")
 
     def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum = 0.0
+        """Of all observations."""
 
     def observe(self, value: float) -> None:
         """Count one observation."""
         self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.sum += value
 
     @property
     def buckets(self) -> list[tuple[str, int]]:
         """(upper bound, observations at most that), as Prometheus has it."""
         names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
         return list(zip(names, accumulate(self._counts), strict=True))
-
-    @property
-    def sum(self) -> float:
-        """Of all observations."""
-        return self._sum
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
