@@ -146,14 +146,14 @@ def object_stream(bucket: str) -> str:
     return f"OBJ_{bucket}"
 
 
-def object_chunks(bucket: str) -> str:
-    """The parts of all objects of an object store."""
-    return f"$O.{bucket}.C.>"
+def object_chunks(bucket: str, key: str = ">") -> str:
+    """The parts of one object of an object store; the key `>` stands for all."""
+    return f"$O.{bucket}.C.{key}"
 
 
-def object_entries(bucket: str) -> str:
-    """What an object store knows of its objects."""
-    return f"$O.{bucket}.M.>"
+def object_entries(bucket: str, key: str = ">") -> str:
+    """What an object store knows of one of its objects; the key `>` stands for all."""
+    return f"$O.{bucket}.M.{key}"
 
 
 def object_key(name: str) -> str:
