@@ -106,12 +106,8 @@ class FeedFollower:
         return any(following.overflowed(error.sub) for following in self._followings.values())
 
     async def _discover(self, msg: Msg) -> None:
-        try:
-            engine = subjects.engine_of(msg.subject)
-            subjects.engine_token(engine)
-        except ValueError:
-            return
-        if engine == self._own_engine or engine in self._followings:
+        engine = subjects.engine_of(msg.subject)
+        if engine in (0, self._own_engine) or engine in self._followings:
             return
         if len(self._followings) >= MAX_PEERS:
             self._tell_left_out(engine)
