@@ -2,7 +2,7 @@
 
 Here: connecting, noticing, giving up. Not here: what is sent. A connection that ends for good (nats-py does
 that on an oversized message or a protocol error, without a word) tells its owner, who then ends the process:
-crash-only.
+crash-only. A bug in what takes its messages is told as such an end.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
@@ -50,9 +51,10 @@ async def heed_cancellation(waiting: Awaitable[T]) -> T:
 class Connection(Client):
     """A nats-py client that knows whether its owner closed it, and which servers come first."""
 
-    def __init__(self, servers: list[str]) -> None:
+    def __init__(self, servers: list[str], on_bug: Callable[[], None]) -> None:
         super().__init__()
         self.closed_by_owner = False
+        self._on_bug = on_bug
         self._servers = servers
         self._home = servers[0]
 
@@ -69,6 +71,25 @@ class Connection(Client):
         except asyncio.CancelledError:
             self._abort()
             raise
+
+    async def subscribe(self, *place: Any, **terms: Any) -> Subscription:
+        """As nats-py's, which goes on whatever a callback raises; but a bug there is told as the end."""
+        cb: Any = terms.get("cb")
+
+        async def take(msg: Msg) -> None:
+            try:
+                await cb(msg)
+            except (OSError, nats.errors.Error):  # NATS is away, say, which nats-py reports
+                raise
+            except Exception:  # noqa: BLE001 -- nobody awaits the task that it would end
+                name = self.options["name"]
+                _log.exception("%s: %.80r met a bug, so the connection counts as closed", name, msg.subject)
+                self._on_bug()
+                await asyncio.sleep(0)  # the end begins before the next message meets it
+
+        if cb is not None:
+            terms["cb"] = take
+        return await super().subscribe(*place, **terms)
 
     def is_on(self, server: str) -> bool:
         """Whether it is connected to this one of its servers."""
@@ -206,13 +227,14 @@ async def connect(
     server is noticed in 3 s, and left. One that is cut off from the others is left by `NatsLink` alone, and
     the one that it goes to comes first until it is lost.
     `on_closed` is called when the connection is lost for good without its owner having closed it: nothing
-    will ever arrive again. `on_reconnected`: messages may be missing, so whatever is followed without a
-    sequence is out of date. `on_error` gets what nats-py can only report, such as a dropped message; unless
-    it answers True, the log gets it as a warning. `buffered=False`: a publish while the server is away raises
-    OutboundBufferLimitError instead of leaving late, which the journal needs.
+    will ever arrive again; and when a subscription's callback meets a bug, which the log shows.
+    `on_reconnected`: messages may be missing, so whatever is followed without a sequence is out of date.
+    `on_error` gets what nats-py can only report, such as a dropped message; unless it answers True, the log
+    gets it as a warning. `buffered=False`: a publish while the server is away raises OutboundBufferLimitError
+    instead of leaving late, which the journal needs.
     """
     servers = url.split(",")
-    connection = Connection(servers)
+    connection = Connection(servers, on_closed)
 
     async def closed() -> None:
         if not connection.closed_by_owner:

@@ -16,7 +16,7 @@ POINTS: Final = (
     "command received",
     "batch matched",
     "append begun",
-    "message stored",
+    "message answered",
     "append acknowledged",
     "effects begun",
     "market data sent",

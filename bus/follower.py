@@ -66,13 +66,11 @@ class FeedFollower:
         own_engine: int | None,
         on_change: OnChange | None = None,
         on_state: OnState | None = None,
-        max_pending_messages: int = MAX_PENDING_MESSAGES,
     ) -> None:
         self.peers: dict[int, PeerFeed] = {}
         self._nc = nc
         self._own_engine = own_engine
         self._listeners = _Listeners(on_change, on_state)
-        self._max_pending_messages = max_pending_messages
         self._random = random.Random()  # noqa: S311 -- spreads requests over time, guards nothing
         self._followings: dict[int, _Following] = {}
         self._has_told_left_out = False
@@ -80,7 +78,7 @@ class FeedFollower:
     async def run(self) -> None:
         """Follow until cancelled."""
         discovery = await self._nc.subscribe(
-            subjects.HEARTBEATS, cb=self._discover, pending_msgs_limit=self._max_pending_messages
+            subjects.HEARTBEATS, cb=self._discover, pending_msgs_limit=MAX_PENDING_MESSAGES
         )
         try:
             while True:
@@ -106,18 +104,14 @@ class FeedFollower:
         return any(following.overflowed(error.sub) for following in self._followings.values())
 
     async def _discover(self, msg: Msg) -> None:
-        try:
-            engine = subjects.engine_of(msg.subject)
-            subjects.engine_token(engine)
-        except ValueError:
-            return
-        if engine == self._own_engine or engine in self._followings:
+        engine = subjects.engine_of(msg.subject)
+        if engine in (0, self._own_engine) or engine in self._followings:
             return
         if len(self._followings) >= MAX_PEERS:
             self._tell_left_out(engine)
             return
         feed = self.peers.setdefault(engine, PeerFeed(engine))
-        following = _Following(self._nc, feed, self._listeners, self._max_pending_messages)
+        following = _Following(self._nc, feed, self._listeners)
         self._followings[engine] = following
         await following.start()
 
@@ -141,11 +135,10 @@ class _Listeners(NamedTuple):
 class _Following:
     """The one subscription to one engine's feed."""
 
-    def __init__(self, nc: Client, feed: PeerFeed, listeners: _Listeners, max_pending_messages: int) -> None:
+    def __init__(self, nc: Client, feed: PeerFeed, listeners: _Listeners) -> None:
         self._nc = nc
         self._feed = feed
         self._listeners = listeners
-        self._max_pending_messages = max_pending_messages
         self._subscription: Subscription | None = None
         self._has_overflowed = False
         self._told_state = feed.state
@@ -157,7 +150,7 @@ class _Following:
         self._subscription = await self._nc.subscribe(
             subjects.feed(self._feed.engine),
             cb=self._receive,
-            pending_msgs_limit=self._max_pending_messages,
+            pending_msgs_limit=MAX_PENDING_MESSAGES,
             pending_bytes_limit=MAX_PENDING_BYTES,
         )
         self.lost()

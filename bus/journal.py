@@ -2,8 +2,9 @@
 
     JournalError
     ├── JournalDamaged   records are missing or altered (`bus.records`): do not trade
-    ├── PrimaryReplaced  another primary's record has our place: whoever reigned exits at once
-    └── JournalClosed    the connection is closed for good: exit and recover by replay
+    └── PrimaryReplaced  another primary's record has our place: whoever reigned exits at once
+
+Where the connection is closed for good, all raise nats' ConnectionClosedError: exit and recover by replay.
 
 Here: storing and reading records, the fence, the doubt after an append without an answer. Not here: what a
 record is and how records are checked (`bus.records`), what a command means, or when a batch is cut.
@@ -24,7 +25,6 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
-import nats.errors
 from nats.aio.client import Client
 
 from bus import crash_points, subjects
@@ -77,21 +77,12 @@ class PrimaryReplaced(JournalError):
         self.other_epoch = other_epoch
 
 
-class JournalClosed(JournalError):
-    """The connection to the journal is closed for good."""
-
-
 class Journal(Protocol):
-    """What the engine needs of a journal. Used by one task at a time."""
+    """What the engine needs of a journal. Used by one task at a time; `lag` may be asked beside it."""
 
     @property
     def position(self) -> JournalPosition:
         """The last valid record that was replayed or appended."""
-        ...
-
-    @property
-    def sequence(self) -> int:
-        """Where the last record that was replayed or appended stands, replaced ones counted too."""
         ...
 
     @property
@@ -113,7 +104,7 @@ class Journal(Protocol):
         """The records after `position` up to the journal's end as it is now, every one checked.
 
         On a new journal that is all of them. Called again it goes on where it ended. Records of a replaced
-        epoch are left out. Raises JournalDamaged, JournalClosed.
+        epoch are left out. Raises JournalDamaged.
         """
         ...
 
@@ -129,7 +120,7 @@ class Journal(Protocol):
         """The records after `position` as they come, for ever, every one checked as in `replay`.
 
         This is how a standby follows: stop it by cancelling or closing, then `replay` what is left. Raises
-        JournalDamaged, also when records that were read are no longer there, JournalClosed.
+        JournalDamaged, also when records that were read are no longer there.
         """
         ...
 
@@ -141,8 +132,8 @@ class Journal(Protocol):
         """Store one batch after the last record; its batch number, once it is stored for certain.
 
         Waits for as long as NATS is away or the stream full. Needs a replay to the end before the first
-        append, and after PrimaryReplaced. Raises that, JournalDamaged, JournalClosed; after the last two, or
-        a cancellation, the journal takes no more.
+        append, and after PrimaryReplaced. Raises that, or JournalDamaged; after the latter, or a
+        cancellation, the journal takes no more.
         """
         ...
 
@@ -161,7 +152,7 @@ class _Chained:
 
     @property
     def sequence(self) -> int:
-        """As Journal says."""
+        """Where the last record that was replayed or appended stands, replaced ones counted too."""
         return self._sequence
 
     @property
@@ -290,8 +281,6 @@ class JetStreamJournal(_Chained):
                         )
         except StreamError as error:
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
-        except nats.errors.ConnectionClosedError as error:
-            raise JournalClosed(f"the connection closed while {self._stream} was read") from error
         finally:
             await reader.close()
 
@@ -326,8 +315,6 @@ class JetStreamJournal(_Chained):
                 found = await message_at(self._nc, self._stream, sequence)
             except AWAY:
                 await until_connected(self._nc)
-            except nats.errors.ConnectionClosedError as error:
-                raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
             else:
                 return found.payload if found is not None else None
 
@@ -343,8 +330,6 @@ class JetStreamJournal(_Chained):
             self._in_flight = False
             self.unanswered_since = None
             raise
-        except nats.errors.ConnectionClosedError as error:
-            raise JournalClosed(f"the connection closed during an append to {self._stream}") from error
         except StreamError as error:
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
         self._sequence += 1
@@ -427,8 +412,6 @@ class JetStreamJournal(_Chained):
             return await settled_extent(self._nc, self._stream, reached)
         except StreamError as error:
             raise JournalDamaged(self._engine, 1, str(error)) from error
-        except nats.errors.ConnectionClosedError as error:
-            raise JournalClosed(f"the connection closed before {self._stream} was replayed") from error
 
 
 def _check_resume(engine: int, position: JournalPosition, sequence: int, stored: bytes | None) -> None:

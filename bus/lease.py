@@ -116,12 +116,11 @@ class Lease:
 
     async def release(self) -> None:
         """Let others have the lease at once, if it is ours; best effort, as it expires by itself."""
-        try:
-            stored = await self._newest()
-        except AWAY:
-            return
-        if stored is not None and not stored.deleted and stored.payload == self._payload:
-            await self._write(b"", stored, _DELETED)
+        with contextlib.suppress(*AWAY):
+            # Refused, it looks again: a renewal that was under way is stored now, and there is no other.
+            while _holder(stored := await self._newest()) == self.entry:
+                if await self._write(b"", stored, _DELETED) is not False:
+                    return
 
     async def claim(self, *, leave_first_s: float = 0.0) -> None:
         """Wait until the lease is free and take it.

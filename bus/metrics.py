@@ -17,7 +17,7 @@ import gc
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -56,28 +56,24 @@ _log: Final = logging.getLogger(__name__)
 class Histogram:
     """How many observations were at most each bound, and their sum: cheap enough for once a batch."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "sum")
 
     def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum = 0.0
+        """Of all observations."""
 
     def observe(self, value: float) -> None:
         """Count one observation."""
         self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.sum += value
 
     @property
     def buckets(self) -> list[tuple[str, int]]:
         """(upper bound, observations at most that), as Prometheus has it."""
         names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
         return list(zip(names, accumulate(self._counts), strict=True))
-
-    @property
-    def sum(self) -> float:
-        """Of all observations."""
-        return self._sum
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
@@ -276,8 +272,8 @@ class MetricsServer:
         ProcessCollector(registry=self._registry)
         self._open: set[asyncio.StreamWriter] = set()
 
-    async def run(self, listen: str, listening: Callable[[str], None] = lambda _: None) -> None:
-        """Serve at HOST:PORT until cancelled; `listening` is told the address, with the port taken.
+    async def run(self, listen: str) -> None:
+        """Serve at HOST:PORT until cancelled; the log says where, with the port taken.
 
         Where that cannot be listened on, a warning says so, and the process goes on without metrics.
         """
@@ -289,7 +285,7 @@ class MetricsServer:
         except OSError as error:
             _log.warning("no metrics are served: cannot listen on %s: %s", listen, error.strerror or error)
             return
-        listening(f"{host}:{server.sockets[0].getsockname()[1]}")
+        _log.info("metrics are at http://%s:%d/metrics", host, server.sockets[0].getsockname()[1])
         try:
             await self._health.run()
         finally:

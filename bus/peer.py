@@ -145,10 +145,9 @@ class PeerFeed:
             if self.state is not PeerState.DOWN:
                 self._go_down()
                 self.lost()
-        elif self.state is PeerState.DOWN:
-            if self._clean_heartbeats >= CLEAN_HEARTBEATS and self._snapshot_seen:
-                self.state = PeerState.LIVE if age_ns <= LIVE_NS else PeerState.SUSPECT
-        else:
+        elif self.state is not PeerState.DOWN or (
+            self._clean_heartbeats >= CLEAN_HEARTBEATS and self._snapshot_seen
+        ):
             self.state = PeerState.LIVE if age_ns <= LIVE_NS else PeerState.SUSPECT
         return self.state
 

@@ -85,35 +85,8 @@ class Bucket(Generic[T]):
 
         Raises BucketUnavailable after 5 s.
         """
-        return await self._write(key, value, unless)
-
-    async def create(self, key: str, value: msgspec.Struct) -> bool:
-        """Set a key that has no value; False, and nothing changed, when it has one.
-
-        Of several callers at once exactly one hears True. Raises BucketUnavailable after 5 s.
-        """
-        return await self._write(key, value, unless=lambda _: True)
-
-    async def remove(self, key: str) -> None:
-        """Take a key away for good, without a word to those who watch. Raises BucketUnavailable."""
-        try:
-            await self._nc.jetstream(timeout=DEADLINE_S).purge_stream(
-                self._stream, subject=self._subject(key)
-            )
-        except nats.errors.Error as error:
-            raise BucketUnavailable(f"bucket {self._bucket}: {key} is not removed: {error!r}") from error
-        self.forget(key)
-
-    def forget(self, key: str) -> None:
-        """The watcher has let go of this key: it need not hear that it is gone."""
-        self._told.discard(key)
-
-    async def _write(self, key: str, value: msgspec.Struct, unless: Callable[[T | None], bool]) -> bool:
-        """Store the value behind the key's newest message as it was read, and look again until that holds.
-
-        Even `put` demands that message: an attempt without an answer that arrives late must not undo a later
-        one.
-        """
+        # The key's newest message must still be the one that was read: an attempt without an answer that
+        # arrives late must not undo a later one.
         deadline = time.monotonic() + DEADLINE_S
         payload = messages.encode(value)
         in_doubt = False
@@ -138,6 +111,27 @@ class Bucket(Generic[T]):
                     await self._pause(deadline)
         finally:
             self._writing.release()
+
+    async def create(self, key: str, value: msgspec.Struct) -> bool:
+        """Set a key that has no value; False, and nothing changed, when it has one.
+
+        Of several callers at once exactly one hears True. Raises BucketUnavailable after 5 s.
+        """
+        return await self.put(key, value, unless=lambda _: True)
+
+    async def remove(self, key: str) -> None:
+        """Take a key away for good, without a word to those who watch. Raises BucketUnavailable."""
+        try:
+            await self._nc.jetstream(timeout=DEADLINE_S).purge_stream(
+                self._stream, subject=self._subject(key)
+            )
+        except nats.errors.Error as error:
+            raise BucketUnavailable(f"bucket {self._bucket}: {key} is not removed: {error!r}") from error
+        self.forget(key)
+
+    def forget(self, key: str) -> None:
+        """The watcher has let go of this key: it need not hear that it is gone."""
+        self._told.discard(key)
 
     async def _turn(self, deadline: float) -> None:
         """Take the lock of the writers; BucketUnavailable at the deadline."""

@@ -76,9 +76,6 @@ class _Side:
     def __iter__(self) -> Iterator[Level]:
         return map(self._levels.__getitem__, iter(self._levels))
 
-    def __len__(self) -> int:
-        return len(self._levels)
-
     def put(self, price: int, quantity: int, order_count: int) -> None:
         """The level's new absolute value; quantity 0 removes it."""
         rank = self._sign * price

@@ -92,7 +92,8 @@ class NatsLink:
     connections leave it for the first where JetStream answers. When it answers nowhere they stay, because all
     processes of the market must be on the same server.
 
-    `on_reconnected` and `on_error` may be set at any time, and mean what they mean to `connect`.
+    `on_reconnected` and `on_error` may be set at any time, and mean what they mean to `connect`. No
+    reconnect of a connection that does not buffer is told: nothing is followed over it without a sequence.
     """
 
     def __init__(self, url: str) -> None:
@@ -121,7 +122,7 @@ class NatsLink:
                     self.url,
                     name=name,
                     on_closed=self.closed.set,
-                    on_reconnected=self._note_reconnect,
+                    on_reconnected=self._note_reconnect if buffered else None,
                     on_error=self._note_error,
                     buffered=buffered,
                 )

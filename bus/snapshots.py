@@ -168,7 +168,7 @@ class SnapshotStore:
 
         nats-py's own `get` would wait for a damaged one for ever: the server keeps it back.
         """
-        subject, sequence = _of_one(subjects.object_chunks(self._bucket), info.nuid or ""), 0
+        subject, sequence = subjects.object_chunks(self._bucket, info.nuid or ""), 0
         chunks: list[bytes] = []
         while len(chunks) < (info.chunks or 0):
             try:
@@ -185,7 +185,7 @@ class SnapshotStore:
         with contextlib.suppress(nats.js.errors.ObjectNotFoundError):
             await (await self._store()).delete(_name(entry))
         # What says that it is deleted would make the list longer for ever.
-        said = _of_one(subjects.object_entries(self._bucket), subjects.object_key(_name(entry)))
+        said = subjects.object_entries(self._bucket, subjects.object_key(_name(entry)))
         await self._jetstream.purge_stream(self._stream, subject=said)
 
     async def keep(self, newest: int, damaged: Collection[SnapshotEntry]) -> None:
@@ -226,11 +226,6 @@ class SnapshotStore:
 
 def _name(entry: SnapshotEntry) -> str:
     return f"{entry.batch_number:020d}"
-
-
-def _of_one(subjects_of_all: str, key: str) -> str:
-    """The subject of one object among those of all."""
-    return subjects_of_all.removesuffix(">") + key
 
 
 def _unpack(chunks: list[bytes], digest: str | None) -> bytes:

@@ -274,7 +274,7 @@ class Publisher:
         return ack
 
     async def _answered(self, answer: Msg) -> None:
-        crash_points.reach("message stored")
+        crash_points.reach("message answered")
         if (
             self._answer is not None
             and not self._answer.done()

@@ -78,7 +78,8 @@ def engine_token(engine: int) -> str:
 
 def number_of(token: str) -> int:
     """The engine number that `engine_token` wrote as this token, 0 where it wrote no such one."""
-    return int(token) if _ENGINE_TOKEN.fullmatch(token) is not None else 0
+    number = int(token) if _ENGINE_TOKEN.fullmatch(token) is not None else 0
+    return number if number <= MAX_ENGINE else 0
 
 
 def book(engine: int, symbol: str) -> str:
@@ -146,14 +147,14 @@ def object_stream(bucket: str) -> str:
     return f"OBJ_{bucket}"
 
 
-def object_chunks(bucket: str) -> str:
-    """The parts of all objects of an object store."""
-    return f"$O.{bucket}.C.>"
+def object_chunks(bucket: str, key: str = ">") -> str:
+    """The parts of one object of an object store; the key `>` stands for all."""
+    return f"$O.{bucket}.C.{key}"
 
 
-def object_entries(bucket: str) -> str:
-    """What an object store knows of its objects."""
-    return f"$O.{bucket}.M.>"
+def object_entries(bucket: str, key: str = ">") -> str:
+    """What an object store knows of one of its objects; the key `>` stands for all."""
+    return f"$O.{bucket}.M.{key}"
 
 
 def object_key(name: str) -> str:
@@ -192,8 +193,8 @@ def nbbo(symbol: str) -> str:
 
 
 def engine_of(subject: str) -> int:
-    """The engine number in a subject of the forms above."""
-    return int(subject.split(".", 2)[1])
+    """The engine number in a subject of the forms above, 0 where there is none."""
+    return number_of(subject.split(".", 2)[1])
 
 
 def client_key(client_id: str) -> str:

@@ -67,7 +67,10 @@ class OutLeg:
 
 
 class PeerLegs:
-    """What one peer's legs did here: answers to legs it may still query, none below `settled_below`."""
+    """What one peer's legs did here: answers to legs it may still query, in the order in which they came.
+
+    One below `settled_below` stays as long as it stands behind one that is not.
+    """
 
     __slots__ = ("answers", "settled_below")
 

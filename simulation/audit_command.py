@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.journal import JetStreamJournal, JournalClosed
+from bus.journal import JetStreamJournal
 from bus.peer import LIVE_NS
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
@@ -106,7 +106,7 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
             asyncio.timeout(PATIENCE_S) as patience,
         ):
             return await _read(nc, url, window_ms, patience)
-    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+    except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
 
 

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus import runner, subjects
-from bus.journal import JetStreamJournal, JournalClosed
+from bus.journal import JetStreamJournal
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, Extent, StreamMissing, extent
@@ -139,7 +139,7 @@ async def read(
             asyncio.timeout(PATIENCE_S) as patience,
         ):
             await _read(nc, findings, each, last, patience, state)
-    except (TimeoutError, JournalClosed, nats.errors.Error) as error:
+    except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
     return findings
 

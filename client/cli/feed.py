@@ -87,6 +87,8 @@ async def _follow(nc: Nats, tape: "Tape", desk: Desk) -> None:
 
     async def discover(msg: Msg) -> None:
         engine = subjects.engine_of(msg.subject)
+        if not engine:
+            return
         heard.add(engine)
         if engine not in found:
             found.add(engine)

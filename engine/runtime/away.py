@@ -145,8 +145,6 @@ class AwayView:
 
     def attach(self, command: Command) -> Command | None:
         """The command with the quotes it may meet; None for an Uncross with nothing left to uncross."""
-        if not self._peers:
-            return None if type(command) is Uncross else command
         match command:
             case NewOrder():
                 if command.symbol not in self._state.books or command.side not in (1, 2):

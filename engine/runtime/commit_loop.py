@@ -143,7 +143,7 @@ class _Queued:
 
 
 class CommitLoop:
-    """Owns the state of one engine. `run` is its only task; everything else only queues.
+    """Owns the state of one engine. `run` alone changes it; everything else only queues.
 
     `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
     the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of

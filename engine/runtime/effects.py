@@ -112,16 +112,12 @@ class Reports:
         self._writer = writer
         self._published = published
         self._owed: deque[_Owed] = deque()
-        self._queued = 0
+        self.queued = 0
+        """How many reports the stream has not stored yet."""
         self._arrived = asyncio.Event()
         self._progressed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
-
-    @property
-    def queued(self) -> int:
-        """How many reports the stream has not stored yet."""
-        return self._queued
 
     @property
     def trouble(self) -> str:
@@ -135,9 +131,9 @@ class Reports:
         if batch_number < last_batch or stored >= len(reports):
             return
         self._owed.append(_Owed(epoch, batch_number, reports, stored))
-        self._queued += len(reports) - stored
+        self.queued += len(reports) - stored
         self._arrived.set()
-        if self._queued > MAX_QUEUED_REPORTS:
+        if self.queued > MAX_QUEUED_REPORTS:
             self._has_room.clear()
 
     def report_again(self) -> None:
@@ -147,7 +143,7 @@ class Reports:
     def leave_out(self, published: tuple[int, int]) -> None:
         """Leave out what the stream has by now, though another process stored it."""
         self._published = published
-        owed, self._owed, self._queued = self._owed, deque(), 0
+        owed, self._owed, self.queued = self._owed, deque(), 0
         self._arrived.clear()
         self._has_room.set()
         for batch in owed:
@@ -184,7 +180,7 @@ class Reports:
 
     async def drained(self) -> None:
         """Wait until all that is owed is stored."""
-        while self._queued:
+        while self.queued:
             self._progressed.clear()
             await self._progressed.wait()
 
@@ -205,7 +201,7 @@ class Reports:
             order_log.reported(reports)
             order_trace.reported(reports)
             self._progressed.set()
-            if self._queued <= MAX_QUEUED_REPORTS:
+            if self.queued <= MAX_QUEUED_REPORTS:
                 self._has_room.set()
             await pace
 
@@ -230,7 +226,7 @@ class Reports:
 
     def _take_off(self, count: int) -> None:
         """The stream has the first `count` reports of the queue."""
-        self._queued -= count
+        self.queued -= count
         while count:
             owed = self._owed[0]
             taken = min(count, len(owed.reports) - owed.stored)

@@ -166,7 +166,6 @@ class MarkedJournal:
         self._engine = engine
         self._accept_loss = accept_loss
         self._mark = read_mark(self.path, engine)
-        self._marked_epoch = self._mark.epoch if self._mark is not None else 0
         self._there: JournalPosition | None = None
         self._kept = self._mark
         self._trusted = False  # before the check the position is somewhere inside the replay
@@ -180,14 +179,10 @@ class MarkedJournal:
         return self._journal.position
 
     @property
-    def sequence(self) -> int:
-        """As Journal says."""
-        return self._journal.sequence
-
-    @property
     def newest_epoch(self) -> int:
         """As Journal says. The mark knows of a reign of which the journal has lost every record."""
-        return max(self._marked_epoch, self._journal.newest_epoch)
+        marked_epoch = self._kept.epoch if self._kept is not None else 0
+        return max(marked_epoch, self._journal.newest_epoch)
 
     @property
     def unanswered_since(self) -> float | None:
@@ -271,10 +266,11 @@ class MarkedJournal:
             at = self._journal.position
             if not self._trusted or not at.batch_number:
                 return
-            if at.epoch < self._marked_epoch:  # a loss was accepted, and no reign has begun over it yet
-                return
+            kept = self._kept
+            if kept is not None and at.epoch < kept.epoch:
+                return  # a loss was accepted, and no reign has begun over it yet
             mark = Mark(self._engine, at.epoch, at.batch_number, at.digest.hex())
-            if mark == self._kept:
+            if mark == kept:
                 return
             try:
                 write_mark(self.path, mark)

@@ -218,8 +218,7 @@ class MarketData:
             append_max_us=append_max_us,
             trouble=self.trouble[:MAX_TROUBLE],
         )
-        if self.epoch:
-            await self._send(self._heartbeat_subject, encode(heartbeat))
+        await self._send(self._heartbeat_subject, encode(heartbeat))
         self._owe_round(self._active_cycle, self._changed_ns, now_ns - ACTIVE_CYCLE_NS, MAX_ACTIVE_PER_BEAT)
         self._owe_round(self._idle_cycle, self.replicas, now_ns - IDLE_CYCLE_NS, MAX_IDLE_PER_BEAT)
         await self._send_owed()

@@ -36,10 +36,11 @@ from bus.journal import JetStreamJournal, Journal, MemoryJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, LeaseEntry
 from bus.metrics import MetricsServer
-from bus.peer import PeerFeed, PeerState
+from bus.peer import PeerFeed, PeerState, protected_books
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
 from bus.registry import Bucket, BucketUnavailable
+from bus.replica import BookReplica
 from bus.round_trip import RoundTrip
 from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
@@ -56,7 +57,7 @@ from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_next_reign, replay
-from engine.runtime.servicer import MatchingEngineServicer, ProtectedBooks
+from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
 from engine.runtime.snapshots import SnapshotMaker, drop_lost, load
@@ -189,7 +190,7 @@ class Engine:
             async with self._group:
                 if self._settings.metrics:
                     server = MetricsServer(self._metrics)
-                    self._group.create_task(server.run(self._settings.metrics, _tell_metrics))
+                    self._group.create_task(server.run(self._settings.metrics))
                 known = self._watch()
                 await self._recover()
                 if self._lease is not None:
@@ -216,7 +217,7 @@ class Engine:
         for part in (
             self._link.end_when_closed(),
             self._follower.run(),
-            self._sessions.watch(sessions_known),
+            self._sessions_bucket.watch(self._sessions.note, filled=sessions_known),
             self._engines_bucket.watch(self._on_engine, filled=engines_known),
             self._instruments_bucket.watch(self._listing.note, filled=instruments_known),
         ):
@@ -403,11 +404,19 @@ class Engine:
             loop,
             self._sessions,
             self._bell,
-            ProtectedBooks(number, self._market_data.replicas, self._follower.peers),
+            self._protected_books,
             # Without a journal, what earlier processes reported is no history of this one's clients.
             OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
             Rates(self._settings.orders_per_second),
         )
+
+    def _protected_books(self, symbol: str) -> dict[int, BookReplica]:
+        """The books that count: our own as published, and the synced ones of live peers."""
+        books = protected_books(self._follower.peers, symbol)
+        own = self._market_data.replicas.get(symbol)
+        if own is not None:
+            books[self._settings.number] = own
+        return books
 
     async def _retire(self, lease: Lease, loop: CommitLoop) -> None:
         """Take no more commands, finish those that were taken, and let the standby have the lease."""
@@ -502,10 +511,6 @@ class Engine:
 def _epoch_of(entry: EngineEntry | None) -> int:
     """The epoch that an engine's entry names, 0 where it cannot be one."""
     return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
-
-
-def _tell_metrics(address: str) -> None:
-    _log.info("metrics are at http://%s/metrics", address)
 
 
 async def run(settings: EngineSettings) -> None:

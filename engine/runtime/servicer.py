@@ -25,7 +25,6 @@ from matchbus.v1 import matchbus_pb2_grpc
 from bus import consolidated
 from bus.executions import ExecutionsDamaged, OldFills
 from bus.messages import ReportedFill
-from bus.peer import PeerFeed, protected_books
 from bus.replica import BookReplica
 from engine.book import Book
 from engine.commands import CancelOrder, Command, OrderCommand
@@ -114,38 +113,25 @@ class _Unanswered:
         self._fewer.set()
 
 
-class ProtectedBooks:
-    """The books that count: this engine's own as published, and the synced ones of live peers."""
-
-    def __init__(self, engine: int, own: Mapping[str, BookReplica], peers: Mapping[int, PeerFeed]) -> None:
-        self._engine = engine
-        self._own = own
-        self._peers = peers
-
-    def of(self, symbol: str) -> dict[int, BookReplica]:
-        """By engine number."""
-        books = protected_books(self._peers, symbol)
-        if symbol in self._own:
-            books[self._engine] = self._own[symbol]
-        return books
-
-
 class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
-    """Answers the calls of service MatchingEngine; `books` has those that count, of all engines."""
+    """Answers the calls of service MatchingEngine.
+
+    `books_of` gives a symbol's books that count, by engine number.
+    """
 
     def __init__(
         self,
         loop: CommitLoop,
         sessions: Sessions,
         bell: FillBell,
-        books: ProtectedBooks,
+        books_of: Callable[[str], Mapping[int, BookReplica]],
         old_fills: OldFills,
         rates: Rates,
     ) -> None:
         self._loop = loop
         self._sessions = sessions
         self._bell = bell
-        self._books = books
+        self._books_of = books_of
         self._old_fills = old_fills
         self.rates = rates
         self.empty_commands = 0
@@ -292,7 +278,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
 
         def shown() -> Iterator[None]:
             if is_consolidated:
-                return _consolidated(reply, self._books.of(request.symbol), depth)
+                return _consolidated(reply, self._books_of(request.symbol), depth)
             return _engine_book(reply, book, depth, with_orders=with_orders)
 
         await self._list(shown, client, context)

@@ -17,7 +17,7 @@ MAX_LOOKUPS: Final = 16
 
 
 class Sessions:
-    """The sessions of all clients, followed in their bucket, and the engines' addresses."""
+    """The sessions of all clients, as a watch of their bucket tells of them, and the engines' addresses."""
 
     def __init__(
         self,
@@ -37,9 +37,13 @@ class Sessions:
         """How many tokens are known."""
         return len(self._known)
 
-    async def watch(self, filled: asyncio.Event) -> None:
-        """Follow the bucket for ever; `filled` is set when all that is there now is known."""
-        await self._sessions.watch(self._on_session, filled=filled)
+    def note(self, key: str, session: SessionEntry | None) -> None:
+        """The bucket has a session; None: no longer."""
+        if session is None:
+            self._known.remove(key)
+        else:
+            for ended in self._known.put(key, session, self._utc_ns()):
+                self._sessions.forget(ended)
 
     async def client_of(self, context: Context) -> str:
         """The client whose token the call carries; ends the call when that is nobody at home here."""
@@ -69,7 +73,7 @@ class Sessions:
         # One that ended may be stored still; taken in as the newest, it would end one that holds.
         if session is None or self._known.has_ended(session, self._utc_ns()):
             await refuse_token(context)
-        self._on_session(key, session)
+        self.note(key, session)
         return session
 
     def _forget(self, key: str, lookup: asyncio.Task[SessionEntry | None]) -> None:
@@ -84,10 +88,3 @@ class Sessions:
             f"client {session.client_id} is at home on engine {session.engine}, "
             f"address {home.address if home else 'unknown: see ListEngines'}",
         )
-
-    def _on_session(self, key: str, session: SessionEntry | None) -> None:
-        if session is None:
-            self._known.remove(key)
-        else:
-            for ended in self._known.put(key, session, self._utc_ns()):
-                self._sessions.forget(ended)

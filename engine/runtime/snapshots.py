@@ -22,7 +22,6 @@ from typing import Any, Final
 
 import msgspec
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
 
 from bus import crash_points, provision
@@ -298,7 +297,6 @@ _FAULTS: Final = (
     JournalError,
     ExecutionsDamaged,
     nats.errors.Error,
-    nats.js.errors.Error,
     OSError,
 )
 

@@ -292,10 +292,7 @@ class Exchange:
             positions=self._positions,
             streams=self._stream_sizes,
         )
-        await MetricsServer(collector).run(
-            self._settings.metrics,
-            lambda address: _log.info("metrics are at http://%s/metrics", address),
-        )
+        await MetricsServer(collector).run(self._settings.metrics)
 
     async def _serve_dashboard(self, exchange: str) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.aio.client import Client
 
+import bus.follower
 from bus import subjects
 from bus.connection import Connection, connect
 from bus.follower import FeedFollower
@@ -208,18 +209,18 @@ async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
     async with running(venue.market_data, follower):
         await until(lambda: agrees(follower, venue, "AAPL"))
         feed = follower.peers[number]
-        for subject in ("md.x.heartbeat", "md.0.heartbeat", "md.99999999.heartbeat"):
-            await nats_connection.publish(subject, heartbeat)
+        for token in ("x", "0", "99999", "6_5_5_3_5", "99999999"):
+            await nats_connection.publish(f"md.{token}.heartbeat", heartbeat)
         for subject, message in bad:
             await nats_connection.publish(subject, message if isinstance(message, bytes) else encode(message))
         await until(lambda: feed.counters.malformed == len(bad))
         await until(lambda: agrees(follower, venue, "AAPL"))
         assert set(feed.replicas) == {"AAPL", "BRK.B"}
-        assert set(follower.peers).isdisjoint({0, 99999999})
+        assert set(follower.peers).isdisjoint({0, 65535, 99999, 99999999})
 
 
 async def test_an_overflow_throws_the_queue_away_and_resyncs(
-    shared_server: NatsServer, connections: "Connections", venue: Venue
+    shared_server: NatsServer, venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Late quotes are not worked off one by one; after it the book is right again."""
     overflows = 0
@@ -229,7 +230,8 @@ async def test_an_overflow_throws_the_queue_away_and_resyncs(
         overflows += follower.on_error(error)
 
     nc = await connect(shared_server.url, name="small", on_closed=lambda: None, on_error=on_error)
-    follower = FeedFollower(nc, own_engine=None, max_pending_messages=20)
+    monkeypatch.setattr(bus.follower, "MAX_PENDING_MESSAGES", 20)
+    follower = FeedFollower(nc, own_engine=None)
     async with running(venue.market_data, follower):
         await until(lambda: agrees(follower, venue, "AAPL"))
         applied = follower.peers[venue.number].counters.applied

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+import nats.errors
 import pytest
 
 import bus.stream
@@ -16,7 +17,6 @@ from bus.journal import (
     MAX_RECORD_BYTES,
     JetStreamJournal,
     Journal,
-    JournalClosed,
     MemoryJournal,
     PrimaryReplaced,
 )
@@ -512,12 +512,12 @@ async def test_resuming_waits_for_a_leader_that_is_behind(
 
 
 async def test_a_closed_connection_ends_the_append(nats_connection: Connection, engine: int) -> None:
-    """On a connection that is closed for good, append and replay raise JournalClosed and do not wait."""
+    """On a connection that is closed for good, append and replay say so and do not wait."""
     journal = await _jetstream_journal(nats_connection, engine)
     await nats_connection.close()
-    with pytest.raises(JournalClosed):
+    with pytest.raises(nats.errors.ConnectionClosedError):
         await journal.append(1, 1, b"")
-    with pytest.raises(JournalClosed):
+    with pytest.raises(nats.errors.ConnectionClosedError):
         await _replayed(JetStreamJournal(nats_connection, engine))
 
 

@@ -13,7 +13,7 @@ from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
 from bus.messages import LeaseEntry, decode_lease
 from bus.registry import Bucket
 from bus.server import NatsServer
-from bus.stream import Ack, ApiFault, Publisher
+from bus.stream import Ack, ApiFault, Publisher, Stored
 from bus.subjects import LEASES_BUCKET, bucket_stream, bucket_subject, engine_token
 from tests.waiting import until
 
@@ -117,6 +117,25 @@ async def test_a_released_lease_is_free_at_once(rivals: tuple[Lease, Lease]) -> 
     await asyncio.wait_for(claiming, 5)
     assert time.monotonic() - began < AT_ONCE_S
     assert await holder_of(first) == second.entry
+
+
+async def test_a_renewal_that_was_under_way_does_not_keep_a_released_lease(
+    rivals: tuple[Lease, Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored while the lease is let go, between the look and the write."""
+    first, second = rivals
+    assert await first.acquire()
+    newest = first._newest
+
+    async def newest_before_the_renewal() -> Stored | None:
+        stored = await newest()
+        monkeypatch.undo()
+        assert await first.renew()
+        return stored
+
+    monkeypatch.setattr(first, "_newest", newest_before_the_renewal)
+    await first.release()
+    assert await holder_of(second) is None
 
 
 async def test_the_log_says_why_the_server_refuses_a_lease(

@@ -40,12 +40,13 @@ class OneGauge(Collector):
 
 
 @asynccontextmanager
-async def serving(collector: Collector) -> AsyncIterator[str]:
-    """A server on a free port; its address."""
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    server = asyncio.create_task(MetricsServer(collector).run("127.0.0.1:0", told.set_result))
+async def serving(collector: Collector, caplog: pytest.LogCaptureFixture) -> AsyncIterator[str]:
+    """A server on a free port; its address, as the log has it."""
+    caplog.set_level(logging.INFO)
+    server = asyncio.create_task(MetricsServer(collector).run("127.0.0.1:0"))
     try:
-        yield await told
+        await until(lambda: caplog.messages)
+        yield caplog.messages[0].removeprefix("metrics are at http://").removesuffix("/metrics")
     finally:
         server.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -81,10 +82,10 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
     assert (sums["matchbus_x_count"], sums["matchbus_x_sum"]) == (5, 106.5)
 
 
-async def test_the_server_answers_with_the_numbers_of_now() -> None:
+async def test_the_server_answers_with_the_numbers_of_now(caplog: pytest.LogCaptureFixture) -> None:
     """GET /metrics gives the collector's metrics and those of the process, each time anew."""
     collector = OneGauge()
-    async with serving(collector) as address:
+    async with serving(collector, caplog) as address:
         first = await ask(address)
         collector.value = 8
         second = await ask(address, b"GET /metrics?x=1 HTTP/1.0\r\nAccept: */*\r\n\r\n")
@@ -98,29 +99,31 @@ async def test_the_server_answers_with_the_numbers_of_now() -> None:
 @pytest.mark.parametrize(
     "request_", [b"GET / HTTP/1.1\r\n\r\n", b"POST /metrics HTTP/1.1\r\n\r\n", b"\r\n\r\n"]
 )
-async def test_anything_else_is_not_found(request_: bytes) -> None:
+async def test_anything_else_is_not_found(caplog: pytest.LogCaptureFixture, request_: bytes) -> None:
     """There is nothing but GET /metrics."""
-    async with serving(OneGauge()) as address:
+    async with serving(OneGauge(), caplog) as address:
         assert (await ask(address, request_)).startswith("HTTP/1.1 404 ")
 
 
-async def test_a_long_request_is_cut_off() -> None:
+async def test_a_long_request_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     """What a client sends is bounded; the next one is answered."""
-    async with serving(OneGauge()) as address:
+    async with serving(OneGauge(), caplog) as address:
         assert await ask(address, b"GET /" + b"x" * (3 * metrics.MAX_REQUEST_BYTES)) == ""
         assert "matchbus_one 7.0" in await ask(address)
 
 
-async def test_who_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_says_nothing_is_cut_off(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A connection is kept for a short time only, whatever its client does with it."""
     monkeypatch.setattr(metrics, "PATIENCE_S", 0.05)
-    async with serving(OneGauge()) as address:
+    async with serving(OneGauge(), caplog) as address:
         assert await ask(address, b"GET /metr") == ""
 
 
-async def test_only_a_few_are_answered_at_once() -> None:
+async def test_only_a_few_are_answered_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """Those above the limit are cut off, and whoever comes later is answered."""
-    async with serving(OneGauge()) as address:
+    async with serving(OneGauge(), caplog) as address:
         held = [await connect(address) for _ in range(metrics.MAX_REQUESTS)]
         refused = 0
         async with asyncio.timeout(10):
@@ -137,7 +140,7 @@ async def test_a_bug_in_a_collector_ends_nothing(caplog: pytest.LogCaptureFixtur
     """The one who asked gets no answer, the log the traceback, and the next one an answer."""
     collector = OneGauge()
     collector.fault = KeyError("a bug")
-    async with serving(collector) as address:
+    async with serving(collector, caplog) as address:
         assert await ask(address) == ""
         collector.fault = None
         assert "matchbus_one 7.0" in await ask(address)
@@ -146,15 +149,15 @@ async def test_a_bug_in_a_collector_ends_nothing(caplog: pytest.LogCaptureFixtur
 
 async def test_a_port_in_use_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """A market goes on without metrics; the log says why they are missing."""
-    async with serving(OneGauge()) as address:
+    async with serving(OneGauge(), caplog) as address:
         await MetricsServer(OneGauge()).run(address)
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert f"no metrics are served: cannot listen on {address}" in record.getMessage()
 
 
-async def test_stopping_waits_for_nobody() -> None:
+async def test_stopping_waits_for_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """A client that keeps its connection open does not keep the process."""
-    async with asyncio.timeout(5), serving(OneGauge()) as address:
+    async with asyncio.timeout(5), serving(OneGauge(), caplog) as address:
         _, writer = await connect(address)
     writer.close()
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
 from bus import runner
 from bus.runner import NatsLink, ProcessFault, host_and_port
@@ -340,6 +342,22 @@ async def test_an_outage_is_told_once(own_server: NatsServer, caplog: pytest.Log
     assert not link.closed.is_set()
 
 
+async def test_a_reconnect_of_the_journals_connection_is_no_loss(
+    own_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is followed over it; that of the other connection is told."""
+    caplog.set_level(logging.INFO)
+    link = NatsLink(own_server.url)
+    returned = asyncio.Event()
+    link.on_reconnected = returned.set
+    for name, buffered in (("journal", False), ("feeds", True)):
+        connection = await link.open(name, buffered=buffered)
+        await connection.move_to(own_server.url)
+        await until(lambda: f"{name}: connected to {own_server.url} again" in caplog.messages)  # noqa: B023 -- awaited at once
+        assert returned.is_set() == buffered
+    await link.close()
+
+
 N1, N2, N3 = (f"nats://n{number}:4222" for number in (1, 2, 3))
 
 
@@ -462,6 +480,31 @@ async def test_a_close_for_good_ends_the_process(own_server: NatsServer) -> None
     async with asyncio.timeout(2):
         with pytest.raises(ProcessFault, match="closed for good; nothing is lost, start again"):
             await link.end_when_closed()
+
+
+async def test_a_bug_in_what_takes_a_message_ends_the_process(
+    own_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log shows where it happened. An error of NATS there is a warning, as before."""
+    link = NatsLink(own_server.url)
+    connection = await link.open("test")
+    errors = [nats.errors.NoRespondersError(), AssertionError("oops")]
+
+    async def fail(_: Msg) -> None:
+        raise errors.pop(0)
+
+    await connection.subscribe("anything", cb=fail)
+    await connection.publish("anything", b"")
+    await until(lambda: caplog.messages)
+    assert caplog.messages == ["test: NoRespondersError()"]
+    assert not link.closed.is_set()
+    await connection.publish("anything", b"")
+    async with asyncio.timeout(10):
+        with pytest.raises(ProcessFault):
+            await link.end_when_closed()
+    assert ", in fail\n" in caplog.text
+    assert "AssertionError: oops" in caplog.text
+    await link.close()
 
 
 async def test_closing_has_a_deadline(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:

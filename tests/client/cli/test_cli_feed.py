@@ -163,12 +163,16 @@ AGAIN = "\n  it is tried again, until Ctrl-C\n"
 async def test_a_silent_engine_is_named(
     nats_connection: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where one engine of two falls silent for longer than --timeout, and where nobody ever spoke."""
+    """Where one engine of two falls silent for longer than --timeout, and where nobody ever spoke.
+
+    Who bears no engine's number is none.
+    """
     assert await told(nats_connection, capsys) == f"matchbus: nothing has come from any engine for 2 s{AGAIN}"
     asked = await nats_connection.subscribe(subjects.snapshot_request(2))
 
     async def live_for_a_moment() -> None:
         while not asked.pending_msgs:
+            await nats_connection.publish("md.99999.heartbeat", b"")
             await beat(nats_connection, 2)
             await asyncio.sleep(0.01)
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from bus.executions import OldFills
     from engine.runtime.effects import Reports
     from engine.runtime.market_data import MarketData
-    from engine.runtime.servicer import ProtectedBooks
     from engine.runtime.sessions import Sessions
 
 
@@ -122,7 +121,7 @@ class Venue:
             self.loop,
             cast("Sessions", self),
             self.bell,
-            cast("ProtectedBooks", None),
+            lambda _: {},
             cast("OldFills", self),
             Rates(0),
         )

@@ -1,7 +1,6 @@
 """Whose token a call carries."""
 
 import asyncio
-from collections.abc import Callable
 from typing import NoReturn, cast
 
 import grpc
@@ -50,7 +49,6 @@ class Table:
         self.answers.set()
         self.away = False
         self.forgotten: list[str] = []
-        self.tell: Callable[[str, SessionEntry | None], None] | None = None
 
     async def get(self, key: str) -> SessionEntry | None:
         """As Bucket says."""
@@ -63,15 +61,6 @@ class Table:
     def forget(self, key: str) -> None:
         """As Bucket says."""
         self.forgotten.append(key)
-
-    async def watch(
-        self, on_change: Callable[[str, SessionEntry | None], None], *, filled: asyncio.Event
-    ) -> None:
-        """As Bucket says, but ends when the table is told."""
-        self.tell = on_change
-        for key, session in self.sessions.items():
-            on_change(key, session)
-        filled.set()
 
 
 class Door:
@@ -89,12 +78,6 @@ class Door:
         """The exchange stored a session."""
         self.table.sessions[token_key(token)] = SessionEntry(client, engine, ENDS_NS)
 
-    async def watch(self) -> None:
-        """Know all that is there."""
-        filled = asyncio.Event()
-        await self.sessions.watch(filled)
-        assert filled.is_set()
-
     async def enter(self, token: str) -> str:
         """The client that a call with this token is let in as."""
         call = Call(("user-agent", "x"), ("authorization", f"Bearer {token}"))
@@ -107,7 +90,8 @@ async def door() -> Door:
     made = Door()
     made.register("alices", "alice")
     made.register("bobs", "bob", ELSEWHERE)
-    await made.watch()
+    for key, session in made.table.sessions.items():
+        made.sessions.note(key, session)
     return made
 
 
@@ -179,12 +163,11 @@ async def test_many_calls_with_one_token_are_one_lookup(door: Door) -> None:
 
 async def test_news_of_a_session_count_at_once(door: Door) -> None:
     """A session that is removed opens nothing; one that moved leads to its new home."""
-    assert door.table.tell is not None
-    door.table.tell(token_key("bobs"), SessionEntry("bob", HERE, ENDS_NS))
+    door.sessions.note(token_key("bobs"), SessionEntry("bob", HERE, ENDS_NS))
     assert await door.enter("bobs") == "bob"
     del door.table.sessions[token_key("alices")]
-    door.table.tell(token_key("alices"), None)
-    door.table.tell(token_key("alices"), None)
+    door.sessions.note(token_key("alices"), None)
+    door.sessions.note(token_key("alices"), None)
     with pytest.raises(Ended, match="UNAUTHENTICATED"):
         await door.enter("alices")
 
@@ -198,8 +181,7 @@ async def test_a_token_ends(door: Door) -> None:
     for token in ("alices", "carols"):
         with pytest.raises(Ended, match="UNAUTHENTICATED: unknown or ended token"):
             await door.enter(token)
-    assert door.table.tell is not None
-    door.table.tell(token_key("new"), SessionEntry("alice", HERE, 2 * ENDS_NS))
+    door.sessions.note(token_key("new"), SessionEntry("alice", HERE, 2 * ENDS_NS))
     assert await door.enter("new") == "alice"
     assert door.table.forgotten == [token_key("alices")]
 
@@ -207,9 +189,8 @@ async def test_a_token_ends(door: Door) -> None:
 async def test_a_clients_tokens_are_bounded(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """Newer ones end the oldest, which the exchange then takes away."""
     monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
-    assert door.table.tell is not None
     for token in ("second", "third"):
-        door.table.tell(token_key(token), SessionEntry("alice", HERE, ENDS_NS))
+        door.sessions.note(token_key(token), SessionEntry("alice", HERE, ENDS_NS))
     del door.table.sessions[token_key("alices")]
     with pytest.raises(Ended, match="UNAUTHENTICATED"):
         await door.enter("alices")
@@ -222,9 +203,8 @@ async def test_a_token_that_ended_as_one_too_many_ends_no_other(
 ) -> None:
     """The exchange may not have taken it away yet: looked up, it is old all the same."""
     monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
-    assert door.table.tell is not None
     for number, token in enumerate(("second", "third"), 1):
-        door.table.tell(token_key(token), SessionEntry("alice", HERE, ENDS_NS + number))
+        door.sessions.note(token_key(token), SessionEntry("alice", HERE, ENDS_NS + number))
     assert token_key("alices") in door.table.sessions
     with pytest.raises(Ended, match="UNAUTHENTICATED"):
         await door.enter("alices")

@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 
 from bus.connection import Connection
-from engine.commands import Command, NewOrder, Uncross
+from engine.commands import AddInstrument, Command, NewOrder, Uncross
 from engine.invariants import check
 from engine.runtime import away, uncrosser
 from engine.runtime.commit_loop import Submission
@@ -56,6 +56,7 @@ async def test_uncrossing_is_asked_for_once_at_a_time(
         views = deque([[buy, sell], [buy, sell], [buy, sell], [buy], [buy]])
         asking = Uncrosser(node.loop, lambda symbol: views.popleft() if symbol == "AAPL" and views else [])
         await begin_reign(node.state, node.journal, 1, 1)
+        node.state.list_instrument(AddInstrument("AAPL", "0.01", "1"))
         for symbol in ("AAPL", "AAPL", "MSFT", "AAPL"):
             asking.look(symbol)
         assert asked == [Uncross("AAPL", buy, ()), Uncross("AAPL", sell, ())]
