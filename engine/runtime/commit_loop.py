@@ -176,6 +176,8 @@ class CommitLoop:
         """Set to take no more commands of others."""
         self.closed = False
         """Set when retired and idle: what the engine still owes itself is left to the next reign."""
+        self.is_appending = False
+        """Set while a batch is on its way to the journal."""
         self.untaken: Counter[type[CommitError]] = Counter()
         """Commands that were not taken, by why."""
         self.batch_delay_s = 0.0
@@ -196,7 +198,6 @@ class CommitLoop:
         self._ample = asyncio.Event()
         self._busy = False
         self._ended = False
-        self._appending = False
         self._releasing_since: float | None = None
         self._stored_from = -math.inf  # when the append of the newest stored batch began: we reigned then
         self._in_flight: list[_Queued] = []
@@ -262,11 +263,6 @@ class CommitLoop:
         return queued.done
 
     @property
-    def is_appending(self) -> bool:
-        """Whether a batch is on its way to the journal."""
-        return self._appending
-
-    @property
     def is_idle(self) -> bool:
         """Whether everything that was taken is in the journal and its effects were let out."""
         return not self._queue and not self._busy
@@ -280,7 +276,7 @@ class CommitLoop:
             raise JournalUnavailable(_THE_END)
         if doubt := self.doubt():
             raise JournalUnavailable(doubt)
-        if not self._appending:
+        if not self.is_appending:
             return query()
         if trouble := self.trouble():
             raise JournalUnavailable(trouble)
@@ -304,13 +300,13 @@ class CommitLoop:
                 crash_points.reach("batch matched")
                 shown = None
                 if batch.commands:
-                    self._appending = True
+                    self.is_appending = True
                     self._in_flight = batch.finished
                     order_log.sequenced(batch.number, batch.commands, batch.events)
                     batch.append_began_s = time.monotonic()
                     await self.journal.append(batch.epoch, batch.time_ns, encode(batch.commands))
                     batch.committed_s = time.monotonic()
-                    self._appending = False
+                    self.is_appending = False
                     self._stored_from = batch.append_began_s
                     crash_points.reach("effects begun")
                     order_log.committed(batch.number, batch.commands, batch.events)
