@@ -7,6 +7,7 @@ crash-only. A bug in what takes its messages is told as such an end.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -15,6 +16,7 @@ import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.protocol import parser
 
 PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
@@ -28,6 +30,12 @@ _LOSSES: Final = (ConnectionError, nats.errors.UnexpectedEOF)
 _log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# nats-py ends a subject at white space of any kind, nats-server only at a blank, a tab and an end of line: a
+# message on a subject with another kind cuts the connection of who gets it, for ever if it is stored.
+_WORD: Final = rb"([^ \t\r\n]+)[ \t]+"
+parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?(\d+)\r\n")
+parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?" + rb"(\d+)[ \t]+(\d+)\r\n")
 
 
 async def heed_cancellation(waiting: Awaitable[T]) -> T:
@@ -85,7 +93,7 @@ class Connection(Client):
                 name = self.options["name"]
                 _log.exception("%s: %.80r met a bug, so the connection counts as closed", name, msg.subject)
                 self._on_bug()
-                await asyncio.sleep(0)  # the end begins before the next message meets it
+                raise asyncio.CancelledError from None  # at which nats-py ends this subscription's task
 
         if cb is not None:
             terms["cb"] = take
@@ -166,10 +174,16 @@ class Connection(Client):
             # exception, and nats-py would never try again.
             raise nats.errors.Error(f"the server does not answer as one: {error!r}") from error
 
+    async def _process_headers(self, headers: Any) -> Any:
+        try:
+            return await super()._process_headers(headers)
+        except Exception:  # noqa: BLE001 -- nats-server passes on any bytes; nats-py would stop reading
+            return None
+
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Any:
         try:
             return super()._build_message(sid, subject, reply, data, headers)
-        except UnicodeDecodeError:  # nats-server passes on any bytes; nats-py would stop reading
+        except UnicodeDecodeError:  # likewise
             subject, reply = (text.decode(errors="replace").encode() for text in (subject, reply))
             return super()._build_message(sid, subject, reply, data, headers)
 

@@ -2,9 +2,10 @@
 
 When it is back, the server has passed on all that we published before it, and has handed us all that it had
 for us. That is what makes the market causal: an engine shows a change and makes a round trip before it
-answers, and makes another after an order came in and before it decides; so an order never misses a quote that
-its client could know of. NATS keeps order within a connection each way, which is all this rests on. It says
-nothing of what is under way between the servers of a cluster, so all are on the same one (`bus.connection`).
+answers a client, and makes another after an order came in and before it decides; so an order never misses a
+quote that its client could know of. NATS keeps order within a connection each way, which is all this rests
+on. It says nothing of what is under way between the servers of a cluster, so all are on the same one
+(`bus.connection`).
 """
 
 import asyncio

@@ -44,6 +44,8 @@ _ASK_S: Final = 2.0
 _MAX_SILENT: Final = 6
 """JetStream may be silent so often in a row: for 10 s at least, and an election takes 4 to 9."""
 
+_CLOSED: Final = "is closed for good; nothing is lost, start again"
+
 CLOSE_DEADLINE_S: Final = 0.5
 """How long an end waits for the connections to close."""
 
@@ -93,7 +95,7 @@ class NatsLink:
     processes of the market must be on the same server.
 
     `on_reconnected` and `on_error` may be set at any time, and mean what they mean to `connect`. No
-    reconnect of a connection that does not buffer is told: nothing is followed over it without a sequence.
+    reconnect of a connection that does not buffer is told: no feed is followed over it.
     """
 
     def __init__(self, url: str) -> None:
@@ -153,7 +155,7 @@ class NatsLink:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_S):
                     await self.closed.wait()
-        raise ProcessFault(f"the connection to {self.url} is closed for good; nothing is lost, start again")
+        raise ProcessFault(f"the connection to {self.url} {_CLOSED}")
 
     async def _ask(self) -> None:
         """Ask whether JetStream answers where we are; after enough silence go where it does."""
@@ -326,5 +328,7 @@ def _texts(group: BaseExceptionGroup[Exception]) -> Iterator[str]:
     for fault in group.exceptions:
         if isinstance(fault, BaseExceptionGroup):
             yield from _texts(fault)
+        elif isinstance(fault, nats.errors.ConnectionClosedError):  # whose own words say neither what nor why
+            yield f"the connection to NATS {_CLOSED}"
         else:
             yield str(fault) or repr(fault)

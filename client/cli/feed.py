@@ -21,6 +21,7 @@ from bus.messages import (
     NO_MESSAGE,
     BookDelta,
     BookSnapshot,
+    FeedMessage,
     Heartbeat,
     SnapshotRequest,
     Trades,
@@ -82,7 +83,7 @@ async def _follow(nc: Nats, tape: "Tape", desk: Desk) -> None:
     settings = desk.settings
     found: set[int] = set()
     heard: set[int] = set()
-    # What a callback raises goes to nats-py, which goes on.
+    # What a callback raises would go to the log.
     unprinted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def discover(msg: Msg) -> None:
@@ -141,12 +142,18 @@ class Tape:
         if not is_heartbeat and subject.rpartition(".")[2] != self._token:
             return None
         try:
-            message = decode_feed(payload)
-        except NO_MESSAGE:
+            self._take(engine, decode_feed(payload), replica)
+        except (*NO_MESSAGE, LookupError, ArithmeticError, ValueError):  # not even a side, a price or a time
             self._show(
                 engine, "malformed", {"bytes": len(payload)}, f"{len(payload)} bytes that are no message"
             )
             return None
+        if replica.synced or now_s - self._asked_at.get(engine, float("-inf")) < _ASK_AGAIN_S:
+            return None
+        self._asked_at[engine] = now_s
+        return engine
+
+    def _take(self, engine: int, message: FeedMessage, replica: BookReplica) -> None:
         match message:
             case Heartbeat():
                 if message.epoch > replica.epoch:
@@ -158,10 +165,6 @@ class Tape:
                 self._show_delta(engine, message, replica.apply_delta(message))
             case Trades():
                 self._show_trades(engine, message)
-        if replica.synced or now_s - self._asked_at.get(engine, float("-inf")) < _ASK_AGAIN_S:
-            return None
-        self._asked_at[engine] = now_s
-        return engine
 
     def _show_snapshot(
         self, engine: int, message: BookSnapshot, outcome: Outcome, replica: BookReplica

@@ -7,7 +7,7 @@ A `Sheet` is a table before it is drawn. `plain` is the JSON of any answer: the 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Context as Rounding
 from decimal import Decimal
 from enum import StrEnum
@@ -34,7 +34,7 @@ Cell = str | tuple[str, str]
 
 _AVERAGE: Final = Rounding(prec=12)
 _NS_PER_MS: Final = 1e6
-_NS_PER_S: Final = 1_000_000_000
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 _SIDE_STYLES: Final = {"buy": "green", "sell": "red"}
 _STATE_STYLES: Final = {"live": "green", "suspect": "yellow", "down": "red"}
@@ -85,9 +85,8 @@ def counted(count: float, one: str, many: str = "") -> str:
 
 
 def time_utc(ns: int) -> str:
-    """A time of day, to the microsecond."""
-    seconds, rest = divmod(ns, _NS_PER_S)
-    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}.{rest // 1000:06d}"
+    """A time of day, to the microsecond. Raises OverflowError."""
+    return f"{_EPOCH + timedelta(microseconds=ns // 1000):%H:%M:%S.%f}"
 
 
 def speaks_of_units(result: OrderResult) -> bool:

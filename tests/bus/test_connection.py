@@ -355,6 +355,48 @@ async def test_a_subject_that_is_no_text_stops_nothing(own_server: NatsServer) -
     await connection.close()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [b"\x00", b"xx\r\n\r\n", b"NATS/1.0", b"NATS/1.0 \xff\xff\xff\r\n\r\n", b"NATS/1.0\r\n\xff\r\n\r\n"],
+)
+async def test_headers_that_are_none_stop_nothing(own_server: NatsServer, headers: bytes) -> None:
+    """The message arrives without them; what comes after it arrives too."""
+    connection, said, _ = await _opened(own_server)
+    subscription = await connection.subscribe("junk")
+    await connection.flush()
+    reader, writer = await asyncio.open_connection("127.0.0.1", own_server.port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+    writer.write(
+        b"HPUB junk %d %d\r\n%shello\r\nPUB junk 3\r\nyou\r\n" % (len(headers), len(headers) + 5, headers)
+    )
+    received = [await subscription.next_msg(2) for _ in range(2)]
+    assert [(message.data, message.headers) for message in received] == [(b"hello", None), (b"you", None)]
+    assert said == []
+    writer.close()
+    await connection.close()
+
+
+@pytest.mark.parametrize("space", [b"\v", b"\f"])
+async def test_white_space_within_a_subject_stops_nothing(own_server: NatsServer, space: bytes) -> None:
+    """nats-server takes it for any other character; so does who gets it."""
+    connection, said, _ = await _opened(own_server)
+    subscription = await connection.subscribe("junk.*")
+    await connection.flush()
+    reader, writer = await asyncio.open_connection("127.0.0.1", own_server.port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+    place = b"junk.A" + space + b"7"
+    writer.write(b"PUB %s %s 5\r\nhello\r\n" % (place, place))
+    writer.write(b"HPUB %s %s 12 17\r\nNATS/1.0\r\n\r\nagain\r\n" % (place, place))
+    received = [await subscription.next_msg(2) for _ in range(2)]
+    assert [message.data for message in received] == [b"hello", b"again"]
+    assert {message.subject for message in received} == {place.decode()}
+    assert said == []
+    writer.close()
+    await connection.close()
+
+
 async def test_a_close_by_the_server_is_told(shared_server: NatsServer) -> None:
     """When nats-py gives a connection up for good, which a fatal protocol error does, its owner is called."""
     connection, said, reported = await _opened(shared_server)

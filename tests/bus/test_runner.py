@@ -25,6 +25,7 @@ from tests.waiting import freeze, until
 PROGRAM = """
 import asyncio, logging, resource, sys, time
 from pathlib import Path
+from nats.errors import ConnectionClosedError
 from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 
 LOGS = Path(sys.argv[1])
@@ -107,7 +108,7 @@ async def note():
 
 def command(start: str, *arguments: str) -> list[str]:
     """A process whose `start` is this expression."""
-    run = f"run_until_signal('test', lambda: {start}, (ProcessFault, ValueError))\n"
+    run = f"run_until_signal('test', lambda: {start}, (ProcessFault, ValueError, ConnectionClosedError))\n"
     return [sys.executable, "-c", PROGRAM + run, *arguments]
 
 
@@ -201,6 +202,14 @@ def test_a_fault_ends_the_process_with_one_line(tmp_path: Path) -> None:
     process = ended("fail(ProcessFault('no luck; try again'))", tmp_path)
     assert process.returncode == 1
     assert process.stderr.splitlines() == ["test ends: no luck; try again"]
+
+
+def test_a_connection_that_is_closed_for_good_says_what_to_do(tmp_path: Path) -> None:
+    """What nats-py says of it names neither what nor why."""
+    process = ended("fail(ConnectionClosedError())", tmp_path)
+    assert process.stderr.splitlines() == [
+        "test ends: the connection to NATS is closed for good; nothing is lost, start again"
+    ]
 
 
 def test_faults_of_several_tasks(tmp_path: Path) -> None:
@@ -488,7 +497,7 @@ async def test_a_bug_in_what_takes_a_message_ends_the_process(
     """The log shows where it happened. An error of NATS there is a warning, as before."""
     link = NatsLink(own_server.url)
     connection = await link.open("test")
-    errors = [nats.errors.NoRespondersError(), AssertionError("oops")]
+    errors = [nats.errors.NoRespondersError(), *3 * [AssertionError("oops")]]
 
     async def fail(_: Msg) -> None:
         raise errors.pop(0)
@@ -498,12 +507,14 @@ async def test_a_bug_in_what_takes_a_message_ends_the_process(
     await until(lambda: caplog.messages)
     assert caplog.messages == ["test: NoRespondersError()"]
     assert not link.closed.is_set()
-    await connection.publish("anything", b"")
+    for _ in range(3):
+        await connection.publish("anything", b"")
     async with asyncio.timeout(10):
         with pytest.raises(ProcessFault):
             await link.end_when_closed()
+    await connection.flush()
     assert ", in fail\n" in caplog.text
-    assert "AssertionError: oops" in caplog.text
+    assert caplog.text.count("AssertionError: oops") == 1  # what came behind it is left alone
     await link.close()
 
 

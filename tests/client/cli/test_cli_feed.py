@@ -127,7 +127,11 @@ def test_what_is_no_message_is_said(engine: Engine, capsys: pytest.CaptureFixtur
     engine.tape.receive(subjects.book(1, SYMBOL), b"{", 0.0)
     engine.tape.receive(subjects.book(1, SYMBOL), b"\xff", 0.0)
     engine.tape.receive(subjects.book(1, SYMBOL), b"[" * 100_000, 0.0)
-    assert [message["kind"] for message in printed(capsys)] == ["malformed"] * 3
+    assert engine.send(BookDelta(1, 1, 0, 1, 0, ((7, 3, 1, 1),), 0)) is None
+    for time_ns, side in ((0, 7), (10**22, BID), (10**26, BID), (10**30, BID)):
+        trades = Trades(1, 1, time_ns, ((1, 100, 1, side),))
+        assert engine.send(trades, subjects.trades(1, SYMBOL)) is None
+    assert [message["kind"] for message in printed(capsys)] == ["malformed"] * 8
 
 
 async def follow(connection: Connection, output: Output) -> None:
