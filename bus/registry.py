@@ -189,8 +189,8 @@ class Bucket(Generic[T]):
     def _value(self, key: str, stored: Stored) -> T | None:
         try:
             return self._decode(stored.payload)
-        except messages.NO_MESSAGE:
-            _log.exception("bucket %s: the value of %.80r is left out", self._bucket, key)
+        except messages.NO_MESSAGE as error:
+            _log.error("bucket %s: the value of %.80r is left out: %s", self._bucket, key, error)
             return None
 
     async def _stored(self, key: str, deadline: float) -> Stored | None:
