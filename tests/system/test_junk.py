@@ -465,11 +465,11 @@ async def test_many_junk_tokens_do_not_slow_a_good_client(one_engine: Venue) -> 
             assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
         async with asyncio.TaskGroup() as group:
-            for number in range(300):
-                group.create_task(flood(number))
+            junk = [group.create_task(flood(number)) for number in range(300)]
+            await asyncio.wait(junk, return_when=asyncio.FIRST_COMPLETED)  # until then none has been sent
             began = time.perf_counter()
             assert (await trader.limit("S394", 1, 90, 1)).status == pb.ORDER_STATUS_NEW
-        assert time.perf_counter() - began < 5
+            assert time.perf_counter() - began < 2
 
 
 NO_TEXT = b'{"address":"\xff","client_id":"\xff","symbol":"\xff"}'
