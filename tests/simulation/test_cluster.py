@@ -34,6 +34,7 @@ from simulation.data_directory import Durability, check_engines, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
 from tests.bus.test_logs import fill
+from tests.system.venue import alive
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -349,20 +350,6 @@ async def first_document(ready: Path) -> dict[str, Any]:
     return read(ready)
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def all_end(pids: list[int]) -> None:
-    """Wait until none of the processes runs."""
-    await until(lambda: not any(map(alive, pids)))
-
-
 def pids_of(document: dict[str, Any]) -> list[int]:
     """All process ids in a ready file."""
     engines = [engine["pid"] for engine in document["engines"].values()]
@@ -399,7 +386,7 @@ async def test_up_says_where_everything_is_restarts_and_stops(
         assert await process.wait() == 0
     assert time.monotonic() - started < 5
     assert not ready.exists(), "whoever waits for the next start must not find this market"
-    await all_end(pids_of(second))
+    await until(lambda: not any(map(alive, pids_of(second))))
 
 
 async def test_up_goes_on_though_nobody_reads_its_log(tmp_path: Path) -> None:

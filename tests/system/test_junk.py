@@ -13,8 +13,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
-from grpc_status import rpc_status
 from matchbus.v1 import matchbus_pb2 as pb
 
 from benchmarks.processes import own_bytes
@@ -26,6 +24,7 @@ from bus.stream import last_message
 from engine.runtime.process import run
 from engine.runtime.servicer import MAX_ENTRY_STREAMS, MAX_LISTINGS
 from engine.runtime.settings import EngineSettings
+from tests.bad_request import violations
 from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, eventually, floor, fresh, levels, limit
 
 MEGABYTE = "A" * 1_000_000
@@ -220,11 +219,8 @@ async def violation(call: Any) -> str:
         await call
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, caught.value
     assert len(caught.value.details() or "") < 300
-    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]  # has what is asked of a Call
-    assert status is not None
-    bad_request = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(bad_request)
-    return str(bad_request.field_violations[0].field)
+    ((field, _),) = violations(caught.value)
+    return field
 
 
 METHODS = (
