@@ -57,6 +57,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         """What was left until the deadline of each question when it came."""
         self.s_per_command = 0.0
         """How long each command of an OrderEntry message takes; they are entered when all are in."""
+        self.book_sequence = 9
         self.sends_legs = False
         """Whether a replaced order waits for a leg from then on."""
         self.hold: asyncio.Event | None = None
@@ -233,7 +234,9 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         bids = [pb.Level(price=10_125 - step, quantity=5, order_count=2) for step in range(3)]
         if request.detail == pb.BOOK_DETAIL_ORDERS:
             bids[0].orders.add(order_id=7, quantity=5)
-        return pb.OrderBook(symbol=request.symbol, sequence=9, bids=bids[: request.depth or None])
+        return pb.OrderBook(
+            symbol=request.symbol, sequence=self.book_sequence, bids=bids[: request.depth or None]
+        )
 
 
 class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):

@@ -10,7 +10,7 @@ import nats
 from matchbus.v1 import matchbus_pb2 as pb
 from nats.aio.msg import Msg
 
-from tests.system.venue import Floor, Trader, Venue, eventually, floor, fresh, limit, scaled, show
+from tests.system.venue import Floor, Trader, Venue, eventually, floor, fresh, levels, limit, scaled, show
 from tests.waiting import until
 
 ORDERS = scaled(2_000, 20_000)
@@ -101,14 +101,6 @@ class Subscriber:
         return zlib.crc32(text.encode())
 
 
-def seen(book: pb.OrderBook) -> list[list[tuple[int, int, int]]]:
-    """(price, quantity, order count) of bids and asks, best first."""
-    return [
-        [(level.price, level.quantity, level.order_count) for level in side]
-        for side in (book.bids, book.asks)
-    ]
-
-
 async def hold(trading: Floor, symbol: str, *, drop_every: int) -> Subscriber:
     """Trade at random beside a subscriber; it ends with the engine's book at the engine's sequence."""
     traders = [await trading.trader(1) for _ in range(2)]
@@ -123,7 +115,7 @@ async def hold(trading: Floor, symbol: str, *, drop_every: int) -> Subscriber:
         book = await traders[0].book(symbol)
         if subscriber.sequence != book.sequence:
             return False
-        assert subscriber.levels() == seen(book)
+        assert subscriber.levels() == list(levels(book))
         return True
 
     try:

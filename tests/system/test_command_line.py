@@ -1,13 +1,10 @@
 """The processes started by hand, each with its own command, as the terminals of the README do it."""
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +21,6 @@ from tests.system.venue import (
     REPOSITORY,
     Trader,
     Venue,
-    alive,
     eventually,
     exchange_stub,
     free_port,
@@ -153,7 +149,6 @@ async def test_processes_by_hand_make_a_market_in_any_order(terminals: Terminals
         (["engine", "--number", "0"], "0 is no engine number"),
         (["engine", "--number", "65536"], "65536 is no engine number"),
         (["engine", "--number", "1", "--durability", "maybe"], "invalid choice: 'maybe'"),
-        (["exchange", "--instruments", "no-such-file.toml"], "no-such-file.toml cannot be read"),
         (["matchbus", "up", "--instruments", "no-such-file.toml"], "no instruments file no-such-file.toml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -184,36 +179,3 @@ def test_another_up_leaves_the_ready_file_of_a_market_that_runs(one_engine: Venu
     assert refused.returncode == 1
     assert b"another market runs" in refused.stderr
     assert one_engine.ready == first
-
-
-def test_the_ready_file_names_the_dashboard(tmp_path: Path) -> None:
-    """With --dashboard the page is served at the address there, and says where its market's NATS is."""
-    port = free_port()
-    options = ("--dashboard", "--dashboard-port", str(port))
-    venue = Venue(tmp_path, engines=1, symbols=["AAA"], options=options).start()
-    try:
-        address = venue.ready["dashboard"]
-        assert address == f"http://127.0.0.1:{port}"
-        with urllib.request.urlopen(address, timeout=5) as page:
-            assert b"<title>Matchbus</title>" in page.read()
-        with urllib.request.urlopen(f"{address}/config.json", timeout=5) as config:
-            (nats,) = json.load(config)["nats"]
-        assert re.fullmatch(r"ws://127\.0\.0\.1:[1-9]\d+", nats)
-    finally:
-        venue.stop()
-
-
-def test_a_killed_up_takes_its_children_along(tmp_path: Path) -> None:
-    """After kill -9 of `up` itself nothing goes on, and a new `up` on the same directory works."""
-    venue = Venue(tmp_path, engines=1, symbols=["AAA"]).start()
-    try:
-        ready = venue.ready
-        pids = [ready["nats_pid"], ready["exchange"]["pid"], ready["engines"]["1"]["pid"]]
-        venue.kill_launcher()
-        deadline = time.monotonic() + 10
-        while any(alive(pid) for pid in pids):
-            assert time.monotonic() < deadline, [pid for pid in pids if alive(pid)]
-            time.sleep(0.05)
-        venue.start()
-    finally:
-        venue.stop()

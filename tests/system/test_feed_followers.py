@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 from bus.server import NatsServer
 from tests.conftest import Connections
 from tests.system.lossy import LossyWay
+from tests.system.test_book_feed import command
 from tests.system.venue import (
     COMMAND,
     REPOSITORY,
@@ -29,8 +30,6 @@ from tests.system.venue import (
     Venue,
     eventually,
     floor,
-    fresh,
-    limit,
     scaled,
     show,
 )
@@ -168,18 +167,7 @@ async def hold(
 
 async def trade(draw: random.Random, trader: Trader, symbol: str) -> None:
     """Change the book by a few orders near the middle."""
-    orders = [
-        limit(
-            symbol,
-            draw.choice((1, 2)),
-            draw.randint(90, 110),
-            draw.randint(1, 20),
-            time_in_force=draw.choice((1, 1, 1, 2)),
-            client_order_id=fresh("f"),
-        )
-        for _ in range(4)
-    ]
-    await trader.enter([[pb.Command(new=order)] for order in orders])
+    await trader.enter([[command(draw, symbol)] for _ in range(4)])
 
 
 @asynccontextmanager

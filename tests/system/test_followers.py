@@ -1,6 +1,5 @@
-"""Commands that go on: through an outage, and to their end."""
+"""Commands that go on through an outage."""
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,14 +54,3 @@ async def test_what_goes_on_outlasts_an_outage(terminal: Terminal) -> None:
             shown += 1
     for running in (fills, *watching):
         assert running.process.poll() is None
-
-
-def test_sigterm_ends_what_goes_on(terminal: Terminal) -> None:
-    """As Ctrl-C does, with exit code 0."""
-    trade(terminal, "100.00")
-    commands = ("dropcopy", "fills -f", "book AAA --watch", "engines --watch", "feed AAA")
-    running = {command: terminal.start(*command.split(), "--json") for command in commands}
-    for one in running.values():
-        one.until(1)
-    codes = {command: one.interrupt(signal.SIGTERM) for command, one in running.items()}
-    assert codes == dict.fromkeys(commands, 0)

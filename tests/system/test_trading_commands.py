@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.system.terminal import DEADLINE_S, TICKERS, Running, Terminal
-from tests.system.venue import COMMAND, REPOSITORY, Venue, fresh
+from tests.system.venue import COMMAND, REPOSITORY, Venue, free_port, fresh
 
 _symbols = iter(TICKERS[2:])
 
@@ -257,11 +258,8 @@ def test_books_are_shown_in_every_way(terminal: Terminal, symbol: str) -> None:
     assert whole["bids"][0]["engines"][0]["engine"] == 1
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
-def test_fills_are_followed_until_interrupted(
-    ended_by: signal.Signals, terminal: Terminal, symbol: str
-) -> None:
-    """`fills -f` tells old fills and new ones, each once; Ctrl-C or SIGTERM ends it with 0."""
+def test_fills_are_followed_until_interrupted(terminal: Terminal, symbol: str) -> None:
+    """`fills -f` tells old fills and new ones, each once; Ctrl-C ends it with 0."""
     name = terminal.register()
     terminal.text("submit", "sell", "3", symbol, "10")
     terminal.text("submit", "buy", "1", symbol, "10")
@@ -269,7 +267,20 @@ def test_fills_are_followed_until_interrupted(
     assert [json.loads(line)["sequence"] for line in following.until(2)] == [1, 2]
     terminal.text("submit", "buy", "1", symbol, "10")
     assert [json.loads(line)["sequence"] for line in following.until(4)] == [1, 2, 3, 4]
-    assert following.interrupt(ended_by) == 0
+    assert following.interrupt() == 0
+
+
+def test_sigterm_ends_what_goes_on(terminal: Terminal, symbol: str) -> None:
+    """As Ctrl-C does, with exit code 0."""
+    terminal.register()
+    terminal.text("submit", "buy", "1", symbol, "10")
+    terminal.text("submit", "sell", "1", symbol, "10")
+    commands = ("dropcopy", "fills -f", f"book {symbol} --watch", "engines --watch", f"feed {symbol}")
+    running = {command: terminal.start(*command.split(), "--json") for command in commands}
+    for one in running.values():
+        one.until(1)
+    codes = {command: one.interrupt(signal.SIGTERM) for command, one in running.items()}
+    assert codes == dict.fromkeys(commands, 0)
 
 
 def test_a_book_is_watched_until_interrupted(terminal: Terminal, symbol: str) -> None:
@@ -430,13 +441,25 @@ def test_up_and_snapshots_in_a_narrow_terminal(tmp_path: Path) -> None:
 
 
 def test_up_tells_a_program_where_everything_is(tmp_path: Path) -> None:
-    """`up --json` prints what the ready file holds in one line, and nothing else until its end."""
+    """`up --json` prints what the ready file holds in one line, and nothing else until its end.
+
+    With --dashboard the page is served at the address there, and says where its market's NATS is.
+    """
+    port = free_port()
     command = [*COMMAND, "up", "--engines", "1", "--durability", "none", "--json"]
+    command += ["--dashboard", "--dashboard-port", str(port)]
     command += ["--data", str(tmp_path / "data"), "--ready-file", str(tmp_path / "ready.json")]
     running = Running(command, dict(os.environ))
     try:
         (line,) = running.until(1)
-        assert json.loads(line) == json.loads((tmp_path / "ready.json").read_text())
+        ready = json.loads(line)
+        assert ready == json.loads((tmp_path / "ready.json").read_text())
+        assert ready["dashboard"] == f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(ready["dashboard"], timeout=5) as page:
+            assert b"<title>Matchbus</title>" in page.read()
+        with urllib.request.urlopen(f"{ready['dashboard']}/config.json", timeout=5) as config:
+            (nats,) = json.load(config)["nats"]
+        assert re.fullmatch(r"ws://127\.0\.0\.1:[1-9]\d+", nats)
         assert running.interrupt() == 0
         assert running.process.stdout is not None
         assert running.process.stdout.read() == b""

@@ -108,6 +108,14 @@ async def test_failures_stay_as_they_are() -> None:
     assert (misuse.code, Failure("").code) == (2, 1)
 
 
+async def test_that_nobody_answers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that goes on does not repeat it at each try."""
+    desk = Desk({"exchange": "127.0.0.1:1"}, {"XDG_CONFIG_HOME": "/nowhere"}, Output(as_json=False))
+    for _ in range(2):
+        await desk.tell_away(ExchangeAway(Unavailable(REFUSED_CONNECTION)))
+    assert capsys.readouterr().err.count("it is tried again") == 1
+
+
 def test_many_symbols_are_not_all_listed() -> None:
     """A person sees the first of a long list and how many more there are."""
     assert some_of(["A", "B"]) == "A, B"

@@ -1,6 +1,7 @@
 import io
 import json
 import sys
+import time
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from client.cli.failures import Failure
 from client.cli.output import Output, stdout_console
 from client.cli.sheets import FILL_COLUMNS, Cell, Sheet, fill_cells, orders_sheet
 from tests.client.cli.test_cli_sheets import FILL, ORDER
+from tests.waiting import until
 
 SHEET = Sheet("Title", ("name", ">number"), [("[red]mine[/]", ("5", "green"))], note="below")
 
@@ -105,6 +107,19 @@ def test_a_watched_thing_is_printed_when_it_changes(capsys: pytest.CaptureFixtur
         for state in (1, 1, 2, 2, 1):
             show({"state": state}, lambda: SHEET)
     assert [json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 1]
+
+
+async def test_a_spinner_comes_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is quick leaves no trace on a terminal."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    began = time.monotonic()
+    async with Output(as_json=False).waiting("something"):
+        await until(terminal.getvalue)
+    assert time.monotonic() - began >= 1
+    assert "something" in terminal.getvalue()
 
 
 async def test_waiting_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ async def test_a_watched_book_is_redrawn_until_ctrl_c(venue: FakeVenue, tmp_path
     try:
         await screen.until("AAPL on E1, sequence 9")
         await screen.until("101.25")
+        venue.home.book_sequence = 10
+        await screen.until("AAPL on E1, sequence 10")
         screen.interrupt()
         assert await screen.end() == 0
         assert "Traceback" not in screen.shown

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import msgspec
 import pytest
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # generated, ships no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 from matchbus.edge import RECOVERING_ROLE, token_key
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
@@ -49,6 +47,7 @@ from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
 from simulation.ports import claim_port
+from tests.bad_request import violations
 from tests.feed_checksum import checksum
 
 if TYPE_CHECKING:
@@ -203,13 +202,10 @@ async def refused(call: Awaitable[object], code: grpc.StatusCode) -> grpc.aio.Ai
     return caught.value
 
 
-async def violated_field(error: grpc.aio.AioRpcError) -> str:
-    """The field that the BadRequest details of an error name."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an AioRpcError has what it reads
-    assert status is not None
-    bad_request = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(bad_request)
-    return str(bad_request.field_violations[0].field)
+def violated_field(error: grpc.aio.AioRpcError) -> str:
+    """The one field that the BadRequest details of an error name."""
+    ((field, _),) = violations(error)
+    return field
 
 
 @pytest.fixture
@@ -251,7 +247,7 @@ async def test_a_client_gets_a_token_a_home_and_the_instruments(
         await refused(caller.register("ann", "other"), grpc.StatusCode.PERMISSION_DENIED)
         await refused(caller.register("bob", "other"), grpc.StatusCode.PERMISSION_DENIED)
         error = await refused(caller.register("a b"), grpc.StatusCode.INVALID_ARGUMENT)
-        assert await violated_field(error) == "client_id"
+        assert violated_field(error) == "client_id"
         error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
         assert "E1, E2" in str(error.details())
 
@@ -346,7 +342,7 @@ async def test_long_strings_are_refused_by_name(
             ("secret", caller.register("ann", "A" * 1_025)),
         ):
             error = await refused(registering, grpc.StatusCode.INVALID_ARGUMENT)
-            assert await violated_field(error) == field
+            assert violated_field(error) == field
             assert len(error.details() or "") < 100
         clients = Bucket(own_connection, subjects.CLIENTS_BUCKET, messages.decode_client)
         assert await clients.get(subjects.client_key("ann")) is None
@@ -440,7 +436,7 @@ async def test_positions_need_a_token(
         await refused(caller.stub.GetPositions(pb.GetPositionsRequest()), grpc.StatusCode.UNAUTHENTICATED)
         await refused(caller.positions("nonsense"), grpc.StatusCode.UNAUTHENTICATED)
         error = await refused(caller.positions(token, "NONE"), grpc.StatusCode.INVALID_ARGUMENT)
-        assert await violated_field(error) == "symbol"
+        assert violated_field(error) == "symbol"
 
 
 async def test_market_views(
@@ -496,7 +492,7 @@ async def test_a_bad_request_for_a_book_names_the_field(own_server: NatsServer, 
             (pb.GetConsolidatedBookRequest(), "symbol"),
         ):
             error = await refused(caller.stub.GetConsolidatedBook(request), grpc.StatusCode.INVALID_ARGUMENT)
-            assert await violated_field(error) == field
+            assert violated_field(error) == field
 
 
 async def test_views_are_published(
