@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from matchbus.edge import (
     HANDSHAKE_TIMEOUT_MS,
     MAX_MESSAGE_BYTES,
+    SERVER_OPTIONS,
     CannotListen,
     Context,
     Door,
@@ -270,8 +271,12 @@ async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str | None]
     return refused.value.code(), refused.value.details()
 
 
-async def test_who_connects_and_says_nothing_is_left(edge: Edge) -> None:
+async def test_who_connects_and_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such connections are closed within seconds, so they do not take the files that others need."""
+    option = "grpc.server_handshake_timeout_ms"
+    assert (option, HANDSHAKE_TIMEOUT_MS) in SERVER_OPTIONS
+    monkeypatch.setattr("matchbus.edge.SERVER_OPTIONS", tuple((dict(SERVER_OPTIONS) | {option: 300}).items()))
+    edge = Edge(SERVICE)
     reader, writer = await asyncio.open_connection(*edge.bind("127.0.0.1:0").split(":"))
     await edge.start()
     try:
@@ -280,6 +285,7 @@ async def test_who_connects_and_says_nothing_is_left(edge: Edge) -> None:
                 pass
     finally:
         writer.close()
+        await edge.stop(0)
 
 
 @pytest.mark.parametrize("method", [b"/matchbus.v1.Exchange/Nope", b"/matchbus.v1.Exchange/\xff", b"\xff"])

@@ -290,7 +290,7 @@ async def test_a_command_that_has_left_stays_in_doubt(venue: FakeVenue, call: st
         "replace": {"client_order_id": "mine", "price": "3", "quantity": "2"},
         "cancel_all": {},
     }
-    async with venue.client(deadline_s=2) as client:
+    async with venue.client(deadline_s=1) as client:
         await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
         engine.sends_legs = True
         engine.break_after.append(UNAVAILABLE)

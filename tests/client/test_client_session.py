@@ -240,7 +240,7 @@ async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(
     venue.failures.append(UNAVAILABLE)
     venue.hold_registrations = asyncio.Event()
     with pytest.raises(Unavailable, match="last failure: DEADLINE_EXCEEDED"):
-        await venue.client(deadline_s=2).open()
+        await venue.client(deadline_s=1).open()
 
 
 async def test_a_client_is_opened_once(venue: FakeVenue) -> None:

@@ -3,11 +3,11 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from bus import provision
 from bus.connection import Connection
@@ -16,6 +16,7 @@ from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
 from engine.runtime.snapshots import make
+from simulation import cli, nats_option
 from simulation.audit_command import merged
 from tests.conftest import Connections
 
@@ -128,31 +129,34 @@ async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
 
 
 async def test_what_is_missing_is_named(own_server: NatsServer, tmp_path: Path) -> None:
-    """No server, no journal, and quotes of an engine whose journal is not there end with 2, damage with 1."""
+    """No journal, and quotes of an engine whose journal is not there end with 2, damage with 1."""
     connections = Connections()
-    with closing(socket.socket()) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
-        async with asyncio.TaskGroup() as group:  # a server that does not answer is waited for
-            unanswered = group.create_task(audit(url, tmp_path))
-            code, output, errors = await audit(own_server.url, tmp_path)
-            assert (code, output) == (2, "")
-            assert errors.startswith(f"the server at {own_server.url} has no journal")
-            nats = await connections.open(own_server.url, buffered=False)
-            taker = order("taker", 1, 101, AwayQuote(2, 1, 1, ((100, 5),)))
-            await keep(nats, 1, (1, [*OPENING, taker]))
-            code, output, errors = await audit(own_server.url, tmp_path)
-            assert (code, output) == (2, "")
-            assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
-            await keep(nats, 2)
-            code, output, errors = await audit(own_server.url, tmp_path)
-            assert (code, output) == (2, ""), "an empty journal is none"
-            assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
-            await nats.jetstream().publish("journal.1", b"garbage")
-            code, output, errors = await audit(own_server.url, tmp_path)
-            assert (code, output) == (1, "")
-            assert "journal of engine 1 is damaged at stream sequence 2" in errors
-    code, output, errors = unanswered.result()
+    code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, output) == (2, "")
-    assert errors == f"no NATS server answers at {url} start it, or name another by --nats"
+    assert errors.startswith(f"the server at {own_server.url} has no journal")
+    nats = await connections.open(own_server.url, buffered=False)
+    taker = order("taker", 1, 101, AwayQuote(2, 1, 1, ((100, 5),)))
+    await keep(nats, 1, (1, [*OPENING, taker]))
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, "")
+    assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
+    await keep(nats, 2)
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, ""), "an empty journal is none"
+    assert f"the server at {own_server.url} has nothing of JOURNAL_2" in errors
+    await nats.jetstream().publish("journal.1", b"garbage")
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (1, "")
+    assert "journal of engine 1 is damaged at stream sequence 2" in errors
     await connections.close()
+
+
+def test_a_server_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That ends with 2, too."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 0.2)
+    assert cli.main(["audit", "--nats", "nats://127.0.0.1:1"]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors == "no NATS server answers at nats://127.0.0.1:1\n  start it, or name another by --nats\n"

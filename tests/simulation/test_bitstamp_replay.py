@@ -103,7 +103,9 @@ async def test_small_capture_is_repeated(engines: int, wheel: Path, tmp_path: Pa
     assert show(result, engines, console) == 0
 
 
-async def test_a_replay_says_what_rests_and_leaves_nothing_behind(wheel: Path, tmp_path: Path) -> None:
+async def test_a_replay_says_what_rests_and_leaves_nothing_behind(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A part of the capture leaves orders in the book, which would spoil the next replay."""
     said = io.StringIO()
     console = Console(file=said, width=400)
@@ -120,6 +122,7 @@ async def test_a_replay_says_what_rests_and_leaves_nothing_behind(wheel: Path, t
                 while not (await other.venue.book(SYMBOL)).asks:  # noqa: ASYNC110 -- the exchange hears it from the feed
                     await asyncio.sleep(0.01)
             assert "is not empty" not in said.getvalue()
+            monkeypatch.setattr(replaying, "_SETTLE_DEADLINE_S", 0.5)  # the other side of a trade never comes
             spoilt = await replay(replace(settings, limit=0), wheel, console)
     assert "The book of BTC-USD is not empty: 1 order of others in it." in said.getvalue()
     assert spoilt.one_sided

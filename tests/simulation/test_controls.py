@@ -79,32 +79,28 @@ async def test_a_frozen_process_goes_on_when_the_launcher_ends(cluster: Cluster,
     await until(lambda: not is_frozen(member.pid), timeout_s=FREEZE_S / 2)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+async def test_what_there_is_not(controls: Controls, member: Member) -> None:
+    """Another engine or action is not found, whatever it is called, and nothing happens."""
+    for path in (
         "/engines/2/kill",
         "/engines/01/kill",
         "/engines/one/kill",
         f"/engines/{'1' * 5_000}/kill",
         "/engines/1/explode",
         f"/engines/1/{'x' * 5_000}",
-    ],
-    ids=lambda path: path[:20],
-)
-async def test_what_there_is_not(controls: Controls, member: Member, path: str) -> None:
-    """Another engine or action is not found, whatever it is called, and nothing happens."""
-    status, text, headers = await ask(controls, path)
-    assert (status, text[:19]) == (404, "There is no engine ")
-    assert len(text) < 100
-    assert headers["access-control-allow-origin"] == PAGE
-    assert (await ask(controls, path, **{TOKEN_HEADER: "x"}))[0] == 403
-    assert (await ask(controls, path, Origin="http://evil.example"))[0] == 403
-    assert member.running
+    ):
+        status, text, headers = await ask(controls, path)
+        assert (status, text[:19]) == (404, "There is no engine "), path
+        assert len(text) < 100
+        assert headers["access-control-allow-origin"] == PAGE
+        assert (await ask(controls, path, **{TOKEN_HEADER: "x"}))[0] == 403, path
+        assert (await ask(controls, path, Origin="http://evil.example"))[0] == 403, path
+        assert member.running, path
 
 
-@pytest.mark.parametrize(
-    "replaced",
-    [
+async def test_nobody_else_strikes(controls: Controls, member: Member) -> None:
+    """Without this launch's token, from another page or by another name, nothing happens."""
+    for replaced in (
         {TOKEN_HEADER: ""},
         {TOKEN_HEADER: "x"},
         {"Origin": ""},
@@ -112,19 +108,16 @@ async def test_what_there_is_not(controls: Controls, member: Member, path: str) 
         {"Origin": "http://127.0.0.1:8124"},
         {"Host": "evil.example"},
         {"Host": "127.0.0.1"},
-    ],
-)
-async def test_nobody_else_strikes(controls: Controls, member: Member, replaced: dict[str, str]) -> None:
-    """Without this launch's token, from another page or by another name, nothing happens."""
-    assert (await ask(controls, "/engines/1/kill", **replaced))[0] == 403
-    assert member.running
+    ):
+        assert (await ask(controls, "/engines/1/kill", **replaced))[0] == 403, replaced
+        assert member.running, replaced
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-async def test_only_post_strikes(controls: Controls, member: Member, method: str) -> None:
+async def test_only_post_strikes(controls: Controls, member: Member) -> None:
     """A link or an image does nothing."""
-    assert (await ask(controls, "/engines/1/kill", method))[0] == 405
-    assert member.running
+    for method in ("GET", "PUT", "DELETE"):
+        assert (await ask(controls, "/engines/1/kill", method))[0] == 405, method
+        assert member.running, method
 
 
 async def test_a_browser_that_asks_first_hears_who_may(controls: Controls, member: Member) -> None:

@@ -3,13 +3,12 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
 from matchbus.program import USAGE_ERROR
@@ -24,7 +23,7 @@ from client.cli.failures import Failure
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.digest import state_digest
 from engine.state import State
-from simulation import journal_tools, matchbus
+from simulation import journal_tools, matchbus, nats_option
 from simulation.nats_option import NOTHING_FOUND
 
 ACTIONS = ("verify", "dump", "digest")
@@ -202,27 +201,30 @@ async def test_a_journal_that_is_trimmed_meanwhile_is_not_damaged(
     assert failure.value.code == NOTHING_FOUND
 
 
-async def test_no_stream_and_no_server_are_told_apart(
+async def test_no_journal_and_a_lost_one_are_told_apart(
     shared_server: NatsServer, nats_connection: Connection, engine: int
 ) -> None:
-    """An engine that never ran is no damage (2), as a server that does not answer; a lost journal is (1)."""
+    """An engine that never ran is no damage (2); a journal that is gone is (1)."""
     asked = (tool(action, str(engine), "--nats", shared_server.url) for action in ACTIONS)
     for code, output, errors in await asyncio.gather(*asked):
         assert (code, output) == (2, "")
         assert errors.startswith(f"matchbus: engine {engine} never ran here with a journal")
     await provision.provision_journal(nats_connection, engine)
     await nats_connection.jetstream().delete_stream(subjects.journal_stream(engine))
-    with closing(socket.socket()) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
-        (code, output, _), *unanswered = await asyncio.gather(
-            tool("verify", str(engine), "--nats", shared_server.url, "--json"),
-            *(tool(action, str(engine), "--nats", url) for action in ACTIONS),
-        )
-        assert (code, json.loads(output)["damage"]) == (1, f"the server has no stream JOURNAL_{engine}")
-        for code, output, errors in unanswered:
-            assert (code, output, errors.count("\n")) == (2, "", 2)
-            assert f"no NATS server answers at {url}" in errors
+    code, output, _ = await tool("verify", str(engine), "--nats", shared_server.url, "--json")
+    assert (code, json.loads(output)["damage"]) == (1, f"the server has no stream JOURNAL_{engine}")
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_server_that_does_not_answer_is_no_damage(
+    action: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is that of an engine that never ran."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 0.2)
+    assert matchbus.main(["journal", action, "1", "--nats", "nats://127.0.0.1:1"]) == NOTHING_FOUND
+    output, errors = capsys.readouterr()
+    assert (output, errors.count("\n")) == ("", 2)
+    assert "no NATS server answers at nats://127.0.0.1:1" in errors
 
 
 @pytest.mark.usefixtures("journal")

@@ -108,7 +108,7 @@ async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
     player = Player("submitter", Submitter(), Steady(20))
     log = logging.getLogger("unheard")
     trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
-    await trader.trade(asyncio.get_running_loop().time(), 1.0)
+    await trader.trade(asyncio.get_running_loop().time(), 0.2)
     assert trader.acknowledged == {7: "c"}
     assert (trader.submitted, trader.refusals.total(), trader.failures) == (3, 1, 1)
 
@@ -148,12 +148,14 @@ async def test_an_order_whose_replace_was_refused_is_there_as_before(
     instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
     client = SimpleNamespace(submit=submit, replace=refuse, instruments=instruments, engine=1)
     market = SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ())
-    player = Player("replacer", Replacer(), Steady(20))
+    player = Player("replacer", Replacer(), Steady(100))
     log = logging.getLogger("unheard")
     trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
     changes: list[SentChange] = []
     trader.on_change = changes.append
-    await trader.trade(asyncio.get_running_loop().time(), 1.0)
+    trading = asyncio.create_task(trader.trade(asyncio.get_running_loop().time(), 60.0))
+    await until(lambda: len(views) > 2)
+    trading.cancel()
     assert trader.replaces == 1
     (change,) = changes
     assert (change.change, change.order_id, change.reason) == ("replace", 7, str(reason))

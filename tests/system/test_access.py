@@ -105,16 +105,16 @@ async def test_clients_send_as_fast_as_they_may(guarded: Venue) -> None:
         cancelled = await bob.stub.CancelAll(pb.CancelAllRequest(), metadata=bob.metadata)
         assert cancelled.count == taken
         began = time.monotonic()
-        buys = [limit("AAPL", pb.SIDE_BUY, 9_000, 1) for _ in range(3 * PER_SECOND)]
+        buys = [limit("AAPL", pb.SIDE_BUY, 9_000, 1) for _ in range(2 * PER_SECOND)]
         replies = await bob.enter([[pb.Command(new=buy) for buy in buys]])
         assert [reply.status for reply in replies] == [pb.ORDER_STATUS_NEW] * len(buys)
-        assert time.monotonic() - began > 1.9, "one message goes in parts: it is as many orders as any other"
+        assert time.monotonic() - began > 0.9, "one message goes in parts: it is as many orders as any other"
     async with Client.connect(guarded.exchange, client_id="ann", password="password", secret="s") as ann:
         began = time.monotonic()
-        for number in range(3 * PER_SECOND):
+        for number in range(2 * PER_SECOND):
             await ann.submit("AAPL", "buy", quantity=1, price=90 + number)
-        assert time.monotonic() - began > 1.9, "three seconds' worth, one of which was there at once"
-        assert await ann.cancel_all() == 3 * PER_SECOND
+        assert time.monotonic() - began > 0.9, "two seconds' worth, one of which was there at once"
+        assert await ann.cancel_all() == 2 * PER_SECOND
 
 
 async def test_a_market_and_its_clients_both_speak_tls_or_neither(

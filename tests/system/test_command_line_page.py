@@ -17,6 +17,7 @@ from typing import Final
 
 from client.cli.failures import some_of
 from simulation.cluster import DEFAULT_INSTRUMENTS
+from simulation.matchbus import GROUPS, LOOKING, TRADING
 from tests.system.terminal import Terminal
 from tests.system.venue import REPOSITORY, Venue
 
@@ -164,8 +165,6 @@ def test_the_page_shows_what_happens(tmp_path: Path, market: Venue) -> None:
 
 def test_the_page_has_every_command() -> None:
     """Each command of `matchbus --help` stands on the page, with an example where one can be played."""
-    from simulation.matchbus import GROUPS, LOOKING, TRADING  # noqa: PLC0415 -- the rest knows it from outside
-
     text = PAGE.read_text()
     examples = "".join(BLOCK.findall(text))
     for name in [command for commands in GROUPS.values() for command in commands]:

@@ -358,7 +358,7 @@ async def test_long_lists_leave_orders_room(one_engine: Venue) -> None:
     """However many long lists a client asks for: another's order does not wait for all of them."""
     async with floor(one_engine) as trading:
         greedy, other = await trading.trader(1), await trading.trader(1)
-        count, symbol = 10_000, "S381"
+        count, symbol = 3_000, "S381"
         await greedy.enter([[pb.Command(new=limit(symbol, pb.SIDE_BUY, 1, 1)) for _ in range(count)]])
         calls = [
             asyncio.ensure_future(

@@ -1,4 +1,4 @@
-"""The command line as a trader and as a script use it: child processes against one real market."""
+"""The command line as a trader and as a script use it, against one real market."""
 
 import json
 import os

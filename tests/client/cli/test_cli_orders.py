@@ -64,9 +64,9 @@ async def test_a_command_without_an_answer_says_what_may_have_been_done(
     words: str, doubt: str, hint: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At the deadline: what nobody knows, of this command and no other, and how to find out."""
-    assert await typed(f"{words} --timeout 2", engine) == 1
+    assert await typed(f"{words} --timeout 1", engine) == 1
     told = capsys.readouterr().err
-    assert f"the order may or may not have been {doubt}: no answer within 2 s" in told
+    assert f"the order may or may not have been {doubt}: no answer within 1 s" in told
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
 
 
