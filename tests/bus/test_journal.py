@@ -471,6 +471,22 @@ async def test_a_truncated_tail_is_damage_for_the_writer(nats_connection: Connec
         await journal.append(1, 4, b"")
 
 
+async def test_records_that_are_gone_from_a_streams_end_are_damage(
+    nats_connection: Connection, engine: int
+) -> None:
+    """The stream still counts them and delivers nothing: a replay does not wait for them for ever."""
+    jetstream, stream = nats_connection.jetstream(), subjects.journal_stream(engine)
+    await jetstream.add_stream(name=stream, subjects=[subjects.journal(engine)])  # ours lets nobody delete
+    journal = JetStreamJournal(nats_connection, engine)
+    for number in range(3):
+        await journal.append(1, number, b"")
+    for sequence in (2, 3):
+        await jetstream.delete_msg(stream, sequence)
+    with pytest.raises(JournalDamaged, match="the stream ends at 3, but from here on") as caught:
+        await asyncio.wait_for(_replayed(JetStreamJournal(nats_connection, engine)), 10)
+    assert caught.value.sequence == 2
+
+
 async def test_a_long_journal_replays_over_a_restart(
     own_server: NatsServer, connections: "Connections"
 ) -> None:
