@@ -97,8 +97,8 @@ async def test_what_nobody_renews_is_free_after_its_life(rivals: tuple[Lease, Le
     first, second = rivals
     assert await first.acquire()
     await asyncio.sleep(RENEW_S)  # the life counts from the last renewal, not from the first
-    assert await first.renew()
     began = time.monotonic()
+    assert await first.renew()
     async with asyncio.timeout(5):
         await second.claim()
     assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
@@ -272,8 +272,8 @@ async def test_junk_is_taken_when_nobody_reigns(ready: Connection, rivals: tuple
     assert await first.acquire()
     claiming = asyncio.create_task(second.claim())
     await asyncio.wait((claiming,), timeout=0.1)
-    await spoil(ready, first.entry.engine)
     began = time.monotonic()
+    await spoil(ready, first.entry.engine)
     await asyncio.wait_for(claiming, 5)
     assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
     assert await holder_of(first) == second.entry

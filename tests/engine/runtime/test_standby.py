@@ -85,7 +85,7 @@ async def test_a_standby_keeps_only_reports_that_may_be_missing() -> None:
     reports.leave_out((last, 1))
     stored = numbers.index(last) + 1
     assert stored < len(expected)
-    await publish(reports, stream, len(expected) - stored)
+    await publish(reports)
     assert stream.reports() == expected[stored:]
     reports.leave_out((primary.batches[-1].number, 10**6))
     await asyncio.wait_for(reports.drained(), 1)
