@@ -387,23 +387,6 @@ async def test_a_lost_answer_is_found_in_the_stream(
     assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 2
 
 
-async def test_an_outage_and_a_takeover_end_in_replaced(
-    own_server: NatsServer, connections: "Connections"
-) -> None:
-    """A primary frozen in an append learns at once, when it wakes, that a successor has its place."""
-    zombie = await _jetstream_journal(await connections.open(own_server.url, buffered=False), 1)
-    await zombie.append(1, 1, b"before")
-    connection = await connections.open(own_server.url, buffered=False)
-    successor = JetStreamJournal(connection, 1)
-    await _replayed(successor)
-    await successor.append(2, 2, b"epoch started")
-    for number in range(20):
-        await successor.append(2, 3 + number, b"order")
-    with pytest.raises(PrimaryReplaced):
-        await zombie.append(1, 2, b"late")
-    assert all(record.epoch == 2 for record in (await _replayed(JetStreamJournal(connection, 1)))[1:])
-
-
 async def test_a_full_journal_waits_and_says_why(nats_connection: Connection, engine: int) -> None:
     """At the byte limit the head stays, the append has no good answer, and the reason is told."""
     await provision.provision_journal(nats_connection, engine, max_bytes=300_000)
