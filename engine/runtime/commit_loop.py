@@ -67,7 +67,6 @@ _FILL_BYTES: Final = 50
 _THE_END: Final = "this process ends"
 _CANCELS: Final = (CancelOrder, CancelAll)
 _PENDING: Final = int(OrderStatus.PENDING)
-_REJECTED: Final = int(OrderStatus.REJECTED)
 
 T = TypeVar("T")
 
@@ -449,8 +448,7 @@ class CommitLoop:
                     if command is not asked or type(command) is LegResult:
                         room -= _extra_bytes(command)
                         if room <= _COMMAND_BYTES and applied:
-                            room = 0  # it begins the next record
-                            break
+                            break  # it begins the next record
                 room -= _COMMAND_BYTES
                 events = apply(command)
                 applied.append(command)
@@ -498,7 +496,7 @@ class CommitLoop:
     def _settle(self, events: list[Event], batch: Batch) -> None:
         """Note for those who wait for an order's legs the answer that a leg's result brought."""
         for event in events:
-            if type(event) is Answered and event.status not in (_PENDING, _REJECTED):
+            if type(event) is Answered and event.status != _PENDING:
                 future = self._settling.pop(event.order_id, None)
                 if future is not None:
                     batch.settled.append((future, event))

@@ -387,23 +387,6 @@ async def test_a_lost_answer_is_found_in_the_stream(
     assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 2
 
 
-async def test_an_outage_and_a_takeover_end_in_replaced(
-    own_server: NatsServer, connections: "Connections"
-) -> None:
-    """A primary frozen in an append learns at once, when it wakes, that a successor has its place."""
-    zombie = await _jetstream_journal(await connections.open(own_server.url, buffered=False), 1)
-    await zombie.append(1, 1, b"before")
-    connection = await connections.open(own_server.url, buffered=False)
-    successor = JetStreamJournal(connection, 1)
-    await _replayed(successor)
-    await successor.append(2, 2, b"epoch started")
-    for number in range(20):
-        await successor.append(2, 3 + number, b"order")
-    with pytest.raises(PrimaryReplaced):
-        await zombie.append(1, 2, b"late")
-    assert all(record.epoch == 2 for record in (await _replayed(JetStreamJournal(connection, 1)))[1:])
-
-
 async def test_a_full_journal_waits_and_says_why(nats_connection: Connection, engine: int) -> None:
     """At the byte limit the head stays, the append has no good answer, and the reason is told."""
     await provision.provision_journal(nats_connection, engine, max_bytes=300_000)
@@ -469,6 +452,22 @@ async def test_a_truncated_tail_is_damage_for_the_writer(nats_connection: Connec
     assert caught.value.sequence == 3
     with pytest.raises(JournalDamaged, match="ends here"):
         await journal.append(1, 4, b"")
+
+
+async def test_records_that_are_gone_from_a_streams_end_are_damage(
+    nats_connection: Connection, engine: int
+) -> None:
+    """The stream still counts them and delivers nothing: a replay does not wait for them for ever."""
+    jetstream, stream = nats_connection.jetstream(), subjects.journal_stream(engine)
+    await jetstream.add_stream(name=stream, subjects=[subjects.journal(engine)])  # ours lets nobody delete
+    journal = JetStreamJournal(nats_connection, engine)
+    for number in range(3):
+        await journal.append(1, number, b"")
+    for sequence in (2, 3):
+        await jetstream.delete_msg(stream, sequence)
+    with pytest.raises(JournalDamaged, match="the stream ends at 3, but from here on") as caught:
+        await asyncio.wait_for(_replayed(JetStreamJournal(nats_connection, engine)), 10)
+    assert caught.value.sequence == 2
 
 
 async def test_a_long_journal_replays_over_a_restart(

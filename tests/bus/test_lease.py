@@ -97,8 +97,8 @@ async def test_what_nobody_renews_is_free_after_its_life(rivals: tuple[Lease, Le
     first, second = rivals
     assert await first.acquire()
     await asyncio.sleep(RENEW_S)  # the life counts from the last renewal, not from the first
-    assert await first.renew()
     began = time.monotonic()
+    assert await first.renew()
     async with asyncio.timeout(5):
         await second.claim()
     assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
@@ -215,6 +215,24 @@ async def test_an_expired_lease_that_nobody_took_is_kept(rivals: tuple[Lease, Le
     assert first.unrenewed_s < TTL_S
 
 
+async def test_a_lease_found_free_is_told_of_though_an_answer_is_lost(
+    rivals: tuple[Lease, Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the renewal finds when it looks again is its own attempt, and others may have held it before."""
+    first, _ = rivals
+    assert await first.acquire()
+    await first.release()
+    attempt = Publisher.attempt
+
+    async def losing(publisher: Publisher, *message: Any) -> None:
+        await attempt(publisher, *message)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(Publisher, "attempt", losing)
+    assert not await first.renew()
+    assert await first.renew()
+
+
 async def test_the_first_claim_is_left_to_others_for_a_while(rivals: tuple[Lease, Lease]) -> None:
     """Nobody held it: a standby waits as long as it was told to. Somebody did: only for that."""
     first, second = rivals
@@ -254,8 +272,8 @@ async def test_junk_is_taken_when_nobody_reigns(ready: Connection, rivals: tuple
     assert await first.acquire()
     claiming = asyncio.create_task(second.claim())
     await asyncio.wait((claiming,), timeout=0.1)
-    await spoil(ready, first.entry.engine)
     began = time.monotonic()
+    await spoil(ready, first.entry.engine)
     await asyncio.wait_for(claiming, 5)
     assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
     assert await holder_of(first) == second.entry

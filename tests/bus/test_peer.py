@@ -1,6 +1,7 @@
 """One engine's feed: states, epochs, requests, and equality whatever the network does."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,10 +90,10 @@ def test_silence_makes_suspect_then_down_and_nothing_protected() -> None:
     assert not feed.replicas["AAPL"].synced
     now += DOWN_NS + 1
     assert feed.symbols_to_request(now, 0.5) == ()
-    feed.on_message(engine.snapshot("AAPL"), "AAPL", now)
     feed.on_message(engine.heartbeat(now), None, now)
-    assert feed.state is PeerState.DOWN
     feed.on_message(engine.heartbeat(now + BEAT), None, now + BEAT)
+    assert feed.state is PeerState.DOWN, "the snapshot that it had no longer counts"
+    feed.on_message(engine.snapshot("AAPL"), "AAPL", now + BEAT)
     assert feed.protected("AAPL") is not None
 
 
@@ -165,7 +166,15 @@ def test_a_heartbeat_with_a_higher_sequence_unsyncs_and_asks() -> None:
     assert feed.symbols_to_request(now + 10_000 * MS, 0.5) is None
 
 
-def test_requests_back_off_with_jitter() -> None:
+@pytest.mark.parametrize(
+    ("jitter", "expected"),
+    [
+        (0.0, [0, 25, 50, 100, 200, 400, 500]),
+        (0.5, [0, 50, 100, 200, 400, 800, 1000]),
+        (1.0, [0, 75, 150, 300, 600, 1200, 1500]),
+    ],
+)
+def test_requests_back_off_with_jitter(jitter: float, expected: list[int]) -> None:
     """50 ms doubling to 1 s, times 0.5 to 1.5; never two in flight for one book."""
     engine, feed, now = live_pair()
     engine.delta("AAPL", (BID, 100, 1, 1))
@@ -173,10 +182,10 @@ def test_requests_back_off_with_jitter() -> None:
     waits = []
     last = now
     for tick in range(now, now + 5_000 * MS, MS):
-        if feed.symbols_to_request(tick, 0.5) is not None:
+        if feed.symbols_to_request(tick, jitter) is not None:
             waits.append((tick - last) // MS)
             last = tick
-    assert waits[:7] == [0, 50, 100, 200, 400, 800, 1000]
+    assert waits[:7] == expected
 
 
 def test_a_new_epoch_resets_every_book_and_the_age() -> None:
@@ -191,6 +200,7 @@ def test_a_new_epoch_resets_every_book_and_the_age() -> None:
     assert feed.counters.stale_epochs == 1
     assert feed.symbols_to_request(now, 0.5) == ()
     feed.on_message(engine.snapshot("AAPL"), "AAPL", now)
+    assert feed.state is PeerState.DOWN, "heartbeats of the old reign do not count"
     feed.on_message(engine.heartbeat(now + BEAT), None, now + BEAT)
     assert feed.protected("AAPL") is not None
 
@@ -203,6 +213,11 @@ def test_loss_unsyncs_everything() -> None:
     assert feed.symbols_to_request(now, 0.5) == ()
     feed.on_message(engine.snapshot("AAPL"), "AAPL", now)
     assert feed.protected("AAPL") is not None
+    feed.lost()
+    assert feed.symbols_to_request(now, 0.5) == ()
+    feed.lost()
+    feed.on_message(engine.snapshot("AAPL"), "AAPL", now)
+    assert feed.symbols_to_request(now + 1_000 * MS, 0.5) == (), "that answer began before the last loss"
 
 
 def test_books_missing_from_the_answer_for_all_are_asked_for_by_name() -> None:

@@ -272,6 +272,12 @@ def test_impossible_levels_are_refused(levels: Image) -> None:
     assert replica.apply_snapshot(BookSnapshot(1, 2, 1, 1, levels, 0)) is Outcome.MALFORMED
 
 
+def test_no_level_of_a_whole_book_is_empty() -> None:
+    """Only a delta has one, which takes it out of the book."""
+    _, replica = synced_pair()
+    assert replica.apply_snapshot(BookSnapshot(1, 2, 1, 1, ((BID, 1, 0, 1),), 0)) is Outcome.MALFORMED
+
+
 def test_impossible_sequences_are_refused() -> None:
     """A delta must lead forward from a sequence that exists."""
     _, replica = synced_pair()

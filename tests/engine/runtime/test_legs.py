@@ -20,7 +20,7 @@ from engine.invariants import check
 from engine.runtime import legs
 from engine.runtime.commit_loop import Overloaded, Submission
 from engine.runtime.recovery import begin_reign
-from engine.terms import MAX_LEG_FILLS, OrderStatus, Side
+from engine.terms import MAX_LEG_FILLS, MAX_PRICE, OrderStatus, Side
 from tests.engine.runtime.nodes import Node, Peer, tasks
 from tests.waiting import until
 
@@ -553,10 +553,36 @@ async def test_a_sold_leg_is_not_filled_below_its_limit(
         assert [fill.price for fill in result.fills] == [103]
 
 
-def leg_of(sender: int, *, leg_id: int | None = None, symbol: str = "AAPL", quantity: int = 5) -> Leg:
+@pytest.mark.parametrize(
+    ("answer", "fits"),
+    [
+        (LegAnswer(1, False, 2**63 - 1, (FILL,)), True),
+        (LegAnswer(1, False, 2**63, (FILL,)), False),
+        (LegAnswer(1, False, -1, (FILL,)), False),
+        (LegAnswer(1, False, 9, (FILL,) * MAX_LEG_FILLS), True),
+        (LegAnswer(1, False, 9, (FILL,) * (MAX_LEG_FILLS + 1)), False),
+        (LegAnswer(1, False, 9, ((5 << 48, MAX_PRICE, 2, 6 << 48, 77),)), True),
+        (LegAnswer(1, False, 9, ((5 << 48, MAX_PRICE + 1, 2, 6 << 48, 77),)), False),
+    ],
+)
+def test_an_answer_keeps_to_bounds_that_its_leg_does_not_set(answer: LegAnswer, fits: bool) -> None:
+    """A journal holds its numbers, there are not too many fills, and even a seller has no price above all."""
+    leg = LegSent(1, 2, 1, 1, "AAPL", int(Side.SELL), 100, 2 * (MAX_LEG_FILLS + 1), 0)
+    assert legs._fits(leg, answer) is fits
+
+
+def leg_of(
+    sender: int,
+    *,
+    leg_id: int | None = None,
+    symbol: str = "AAPL",
+    quantity: int = 5,
+    order_id: int = 7,
+    settled_below: int = 0,
+) -> Leg:
     """A leg that would buy from the book of `two_engines`."""
     identity = (sender << 48) + 1 if leg_id is None else leg_id
-    return Leg(identity, sender, 1, 7, symbol, int(Side.BUY), 100, quantity, 0)
+    return Leg(identity, sender, 1, order_id, symbol, int(Side.BUY), 100, quantity, settled_below)
 
 
 @pytest.mark.parametrize(
@@ -571,6 +597,8 @@ def leg_of(sender: int, *, leg_id: int | None = None, symbol: str = "AAPL", quan
         lambda sender: encode(LegQuery((sender + 1) << 48, sender)),
         lambda sender: encode(leg_of(sender, leg_id=-1)),
         lambda sender: encode(leg_of(sender, quantity=2**70)),
+        lambda sender: encode(leg_of(sender, order_id=2**70)),
+        lambda sender: encode(leg_of(sender, settled_below=2**70)),
         lambda sender: encode(leg_of(sender, symbol="A" * 300_000)),
         lambda sender: encode(leg_of(2**30)),
     ],
@@ -584,6 +612,8 @@ def leg_of(sender: int, *, leg_id: int | None = None, symbol: str = "AAPL", quan
         "query for another",
         "negative",
         "more than can be",
+        "no order's",
+        "all is settled",
         "long symbol",
         "no engine's",
     ],

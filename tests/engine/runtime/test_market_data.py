@@ -263,6 +263,14 @@ async def test_snapshots_of_very_many_active_books_take_turns(
     assert max(map(len, kinds.split("h"))) <= MAX_ACTIVE_PER_BEAT
 
 
+@pytest.fixture
+def no_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots come only where they are owed."""
+    for cycle in ("ACTIVE_CYCLE_NS", "IDLE_CYCLE_NS"):
+        monkeypatch.setattr(f"engine.runtime.market_data.{cycle}", 10**12)
+
+
+@pytest.mark.usefixtures("no_rounds")
 async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(
     own_server: NatsServer, connections: "Connections"
 ) -> None:
@@ -285,6 +293,7 @@ async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(
         await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
 
 
+@pytest.mark.usefixtures("no_rounds")
 async def test_a_delta_too_large_for_nats_comes_as_a_snapshot(market_data: MarketData, tape: Tape) -> None:
     """A batch that removes a hundred thousand levels is not lost: the small book after it is shown."""
     levels = tuple((BID, price, 0, 0) for price in range(1_000, 150_000))

@@ -85,7 +85,7 @@ async def test_a_standby_keeps_only_reports_that_may_be_missing() -> None:
     reports.leave_out((last, 1))
     stored = numbers.index(last) + 1
     assert stored < len(expected)
-    await publish(reports, stream, len(expected) - stored)
+    await publish(reports)
     assert stream.reports() == expected[stored:]
     reports.leave_out((primary.batches[-1].number, 10**6))
     await asyncio.wait_for(reports.drained(), 1)
@@ -385,9 +385,9 @@ class Primary:
     async def _retire(self) -> None:
         self.retired.set()
 
-    async def tell(self, lag: int) -> None:
+    async def tell(self, lag: int, address: str = "127.0.0.1:2") -> None:
         """A standby says how far behind it is."""
-        status = StandbyStatus(self.engine, "127.0.0.1:2", 2, 1, 5, lag)
+        status = StandbyStatus(self.engine, address, 2, 1, 5, lag)
         await self.nc.publish(subjects.standby(self.engine), messages.encode(status))
 
     async def listens(self) -> None:
@@ -406,8 +406,10 @@ class Primary:
         return messages.decode_handover_reply(answer.data).error
 
 
-async def test_a_hand_over_needs_a_standby_that_is_close(nats_connection: Connection, engine: int) -> None:
-    """None heard, one too far behind, a request that is none: the reign goes on. Then it ends."""
+async def test_a_hand_over_needs_a_standby_that_is_close(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No standby, a silent one, one too far behind, no request at all: the reign goes on. Then it ends."""
     primary = Primary(nats_connection, engine)
     await primary.listens()
     assert "no standby of" in await primary.ask()
@@ -417,7 +419,12 @@ async def test_a_hand_over_needs_a_standby_that_is_close(nats_connection: Connec
     await primary.tell(0)
     assert "no request" in await primary.ask(b"junk")
     assert "is for engine" in await primary.ask(messages.encode(HandoverRequest(engine + 1)))
+    with monkeypatch.context() as silence:
+        silence.setattr("engine.runtime.standby.HEARD_S", -1.0)
+        assert "no standby of" in await primary.ask()
     assert not primary.retired.is_set()
+    await primary.tell(MAX_HANDOVER_LAG + 1)
+    await primary.tell(0, "127.0.0.1:3")
     assert not await primary.ask()
     assert primary.retired.is_set()
     with pytest.raises(HandedOver):
