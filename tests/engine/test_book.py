@@ -177,6 +177,17 @@ def test_changes_are_absolute_and_told_once() -> None:
     assert book.take_changes() == ()
 
 
+def test_a_change_counts_those_that_came_back_and_those_that_stayed() -> None:
+    """The order count of a level is that of all who stand there."""
+    book = Book("ACME")
+    first, second = resting(1, Side.SELL, 100, 5), resting(2, Side.SELL, 100, 5)
+    book.asks.add(first)
+    book.asks.add(second)
+    book.asks.remove(first)
+    book.asks.readmit(first)
+    assert book.take_changes() == ((2, 100, 10, 2),)
+
+
 @pytest.mark.parametrize("side", Side)
 def test_keys_stay_sorted(side: Side) -> None:
     """Whatever is added and removed, levels are found and stand in order."""
