@@ -364,9 +364,10 @@ def test_an_uncross_is_bounded(monkeypatch: pytest.MonkeyPatch, side: Side) -> N
     monkeypatch.setattr(away, "MAX_UNCROSSED", 3)
     setting = Setting()
     sign = -1 if side is Side.BUY else 1
-    at = [500 - sign * step for step in range(5)]
+    at = [500 + sign * step for step in range(5)]  # the best first
     for number, (price, post_only) in enumerate(zip(at, (False, True, False, False, False), strict=True)):
-        request = NewOrder("mm", f"m{number}", "AAPL", side, 1, 1, price, 10, post_only=post_only)
+        quantity = 5 if post_only else 10
+        request = NewOrder("mm", f"m{number}", "AAPL", side, 1, 1, price, quantity, post_only=post_only)
         setting.state.apply(request)
     crossing = [500 + sign * step for step in (30, 20, 10)]  # the best first
     seven, eight = (crossing[0], 12), (crossing[1], 9)
@@ -381,7 +382,8 @@ def test_an_uncross_is_bounded(monkeypatch: pytest.MonkeyPatch, side: Side) -> N
     assert command is not None
     sent = [event for event in setting.state.apply(command) if isinstance(event, LegSent)]
     assert sum(leg.quantity for leg in sent) == 30
-    assert len({leg.order_id for leg in sent}) == 3
+    first_id = min(setting.state.orders)
+    assert {leg.order_id - first_id for leg in sent} == {0, 2, 3}
 
 
 def test_a_leg_that_finds_a_better_price_hides_nothing_at_the_one_it_was_sent_for() -> None:
