@@ -156,14 +156,6 @@ def test_takers_between_those_that_come_back_pay_for_no_others(monkeypatch: pyte
     assert queue_at(half, -100)[:3] == [251, 252, 253]
 
 
-def test_holds_only_what_rests() -> None:
-    """An order removed, or resting at another price, is not held."""
-    half, orders = side_with(Side.BUY, (1, 100, 5), (2, 100, 5))
-    half.remove(orders[1])
-    assert not half.holds(orders[1])
-    assert half.holds(orders[2])
-
-
 def test_changes_are_absolute_and_told_once() -> None:
     """Each touched level is told with its values now, 0 where it is gone, bids first; then no more."""
     book = Book("ACME")

@@ -18,7 +18,6 @@ from engine.commands import (
     EpochStarted,
     LegResult,
     NewOrder,
-    QueryLeg,
     TakeLeg,
 )
 from engine.digest import state_digest
@@ -556,21 +555,6 @@ def test_the_oldest_leg_that_is_out_is_found_at_once() -> None:
 
     costs = [(cost_ns(2), cost_ns(3)) for _ in range(20)]
     assert min(cost for cost, _ in costs) < 4 * min(cost for _, cost in costs)
-
-
-def test_an_unknown_leg_result_changes_nothing() -> None:
-    """A result for a leg that is not out is the second of two, and says nothing new."""
-    world = world_with(2, (1, "a", SELL, 5, 101))
-    assert world.apply(1, LegResult(12345, ())) == []
-
-
-def test_a_query_for_nothing_is_answered() -> None:
-    """A peer that was never heard of is answered as well: refused."""
-    world = World(2)
-    world.deliver(Parcel(1, 2, QueryLeg((1 << 48) + 99, 1)))
-    answer = world.parcels.pop().content
-    assert isinstance(answer, LegTaken)
-    assert answer.refused
 
 
 def test_legs_after_a_loss_are_none_that_a_peer_knows() -> None:
