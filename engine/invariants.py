@@ -63,7 +63,7 @@ def _check_side(side: BookSide, state: State) -> None:
     assert side.keys == sorted(side.levels), "keys and levels disagree"
     for key, level in side.levels.items():
         assert len(level), f"level {level.price} is empty"
-        assert key == level.price * side.sign
+        assert key == level.price * side.sign, f"level {level.price} stands at the key {key}"
         assert level.quantity == sum(order.open for order in level.queue()), (
             f"the quantity of level {level.price} is not that of its orders"
         )
@@ -77,6 +77,6 @@ def _check_side(side: BookSide, state: State) -> None:
         priorities = [order.priority for order in level.queue()]
         assert priorities == sorted(set(priorities)), f"the queue at {level.price} is out of order"
         for order in level.queue():
-            assert order.price == level.price
-            assert order.side == side.side
-            assert state.orders.get(order.id) is order
+            assert order.price == level.price, f"order {order.id} stands at another price"
+            assert order.side == side.side, f"order {order.id} stands on the other side"
+            assert state.orders.get(order.id) is order, f"order {order.id} is in the book but not known"

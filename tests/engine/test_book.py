@@ -156,14 +156,6 @@ def test_takers_between_those_that_come_back_pay_for_no_others(monkeypatch: pyte
     assert queue_at(half, -100)[:3] == [251, 252, 253]
 
 
-def test_holds_only_what_rests() -> None:
-    """An order removed, or resting at another price, is not held."""
-    half, orders = side_with(Side.BUY, (1, 100, 5), (2, 100, 5))
-    half.remove(orders[1])
-    assert not half.holds(orders[1])
-    assert half.holds(orders[2])
-
-
 def test_changes_are_absolute_and_told_once() -> None:
     """Each touched level is told with its values now, 0 where it is gone, bids first; then no more."""
     book = Book("ACME")
@@ -175,6 +167,17 @@ def test_changes_are_absolute_and_told_once() -> None:
     book.bids.remove(gone)
     assert book.take_changes() == ((1, 100, 5, 1), (1, 99, 0, 0), (2, 101, 8, 2))
     assert book.take_changes() == ()
+
+
+def test_a_change_counts_those_that_came_back_and_those_that_stayed() -> None:
+    """The order count of a level is that of all who stand there."""
+    book = Book("ACME")
+    first, second = resting(1, Side.SELL, 100, 5), resting(2, Side.SELL, 100, 5)
+    book.asks.add(first)
+    book.asks.add(second)
+    book.asks.remove(first)
+    book.asks.readmit(first)
+    assert book.take_changes() == ((2, 100, 10, 2),)
 
 
 @pytest.mark.parametrize("side", Side)

@@ -18,7 +18,6 @@ from engine.commands import (
     EpochStarted,
     LegResult,
     NewOrder,
-    QueryLeg,
     TakeLeg,
 )
 from engine.digest import state_digest
@@ -263,12 +262,23 @@ def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
 
 
 def test_post_only_looks_at_away_quotes() -> None:
-    """A post-only order that would lock or cross a quote of a live peer is refused."""
+    """A post-only order that would lock or cross a quote of a live peer is refused, new or replaced."""
     world = world_with(2, (2, "b", SELL, 9, 100))
     answer = answered(world.submit(1, limit_order("p", BUY, 5, 100, post_only=True)))
     assert answer.reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
     world.submit(1, limit_order("q", BUY, 5, 99, post_only=True))
+    answer = answered(world.replace(1, "q", last_answer(world, "q").order_id, 100, 5))
+    assert answer.reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
     assert world.combined(BUY) == [(99, 5)]
+
+
+def test_the_collar_counts_from_the_best_price_anywhere() -> None:
+    """A market order within one percent of a peer's 100 does not trade at 110 at home."""
+    world = world_with(2, (1, "a", SELL, 5, 110), (2, "b", SELL, 5, 100))
+    world.apply(1, AddInstrument(SYMBOL, "0.01", "1", market_collar_bps=100))
+    world.submit(1, limit_order("t", BUY, 10, 0))
+    world.settle()
+    assert world.taken() == {("t", 100): 5}
 
 
 def test_do_not_route_neither_trades_through_nor_locks() -> None:
@@ -365,6 +375,32 @@ def test_uncrossing_takes_from_the_lower_number_and_keeps_the_place() -> None:
     assert world.combined(SELL) == []
 
 
+@pytest.mark.parametrize("terms", [{"post_only": True}, {"do_not_route": True}])
+def test_what_may_not_take_or_not_route_is_cancelled_when_uncrossed(terms: dict[str, object]) -> None:
+    """A message's delay let it rest where it would have been refused; it sends no leg."""
+    world = World(2)
+    world.submit(1, limit_order("a", BUY, 5, 101, **terms))
+    world.apply(2, limit_order("b", SELL, 5, 101))  # it has not seen a
+    assert world.uncross()
+    assert not world.parcels
+    assert world.combined(BUY) == []
+
+
+def test_another_uncross_of_an_order_with_a_leg_out_forgets_nothing_that_it_took() -> None:
+    """Its answer is to tell of all fills since its first leg left, after a restart too."""
+    world = world_with(3, (1, "a", BUY, 10, 101))
+    for number in (2, 3):
+        world.apply(number, limit_order(f"s{number}", SELL, 3, 101))  # they have not seen a
+    assert world.uncross()
+    world.deliver(world.parcels.pop(0))
+    world.deliver(world.parcels.pop())  # its answer
+    world.apply(2, limit_order("more", SELL, 2, 101))
+    assert world.uncross()
+    for state in (world.nodes[1].state, restored(world.nodes[1].state)):
+        (order,) = state.orders.values()
+        assert [(fill.price, fill.quantity) for fill in order.owed.fills] == [(101, 3)]
+
+
 def test_held_quantity_comes_back_to_its_place() -> None:
     """A leg of an uncrossing that trades nothing gives the order its place in the queue back."""
     world = World(2)
@@ -394,6 +430,19 @@ def test_an_own_order_cancelled_by_prevention_does_not_come_back_from_its_leg() 
         1, limit_order("t", SELL, 6, 101, client="a", self_trade_prevention=prevention, time_in_force=2)
     )
     world.settle()
+    assert world.combined(BUY) == []
+
+
+def test_a_taker_cancelled_by_prevention_does_not_come_back_from_its_leg() -> None:
+    """What its leg brings back is cancelled like what it had open, and rests nowhere."""
+    world = world_with(2, (1, "own", SELL, 5, 101), (2, "b", SELL, 5, 100))
+    prevention = SelfTradePrevention.CANCEL_NEWEST
+    world.submit(1, limit_order("t", BUY, 10, 102, client="own", self_trade_prevention=prevention))
+    assert [leg.quantity for leg in legs(world)] == [5]
+    world.apply(1, CancelOrder("own", 0, "own"))
+    world.apply(2, CancelOrder("b", 0, "b"))
+    world.settle()
+    assert last_answer(world, "t").status == OrderStatus.CANCELLED
     assert world.combined(BUY) == []
 
 
@@ -506,21 +555,6 @@ def test_the_oldest_leg_that_is_out_is_found_at_once() -> None:
 
     costs = [(cost_ns(2), cost_ns(3)) for _ in range(20)]
     assert min(cost for cost, _ in costs) < 4 * min(cost for _, cost in costs)
-
-
-def test_an_unknown_leg_result_changes_nothing() -> None:
-    """A result for a leg that is not out is the second of two, and says nothing new."""
-    world = world_with(2, (1, "a", SELL, 5, 101))
-    assert world.apply(1, LegResult(12345, ())) == []
-
-
-def test_a_query_for_nothing_is_answered() -> None:
-    """A peer that was never heard of is answered as well: refused."""
-    world = World(2)
-    world.deliver(Parcel(1, 2, QueryLeg((1 << 48) + 99, 1)))
-    answer = world.parcels.pop().content
-    assert isinstance(answer, LegTaken)
-    assert answer.refused
 
 
 def test_legs_after_a_loss_are_none_that_a_peer_knows() -> None:

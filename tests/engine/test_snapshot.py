@@ -51,6 +51,24 @@ def test_a_snapshot_of_a_restored_state_is_the_same_bytes() -> None:
     assert snapshot.take(restored(state)) == snapshot.take(state)
 
 
+def test_orders_with_legs_out_come_back_in_order_of_their_marks() -> None:
+    """The lowest first, though its order came later: fills are let go of only up to there."""
+    venue = Venue()
+    venue.add_instrument("ACME", 0)
+    away = tuple(commands.AwayQuote(2, 1, 1, ((price, 5),)) for price in (90, 95))
+    venue.apply_batch(
+        [
+            commands.NewOrder("b", "rests", "ACME", 1, 1, 1, 90, 5),
+            commands.NewOrder("b", "takes", "ACME", 1, 1, 1, 95, 5, away=away[1:]),
+            commands.NewOrder("s", "s", "ACME", 2, 1, 1, 90, 1),
+            commands.Uncross("ACME", 1, away[:1]),
+        ]
+    )
+    pending = venue.state.accounts.by_name["b"].pending
+    assert [order.request.client_order_id for order in pending.values()] == ["takes", "rests"]
+    assert list(restored(venue.state).accounts.by_name["b"].pending) == list(pending)
+
+
 def test_an_order_worth_more_than_any_integer_of_an_encoding() -> None:
     """One that sells at any price, into the highest ones: its value is right after a restore too."""
     venue = Venue()

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.book import BookSide
 from engine.commands import (
     AddInstrument,
+    AwayQuote,
     CancelAll,
     CancelOrder,
     Command,
@@ -20,7 +22,8 @@ from engine.commands import (
 )
 from engine.events import Accepted, Answered, BookChanged, Cancelled, CancelledAll, Fill, Replaced
 from engine.invariants import check
-from engine.state import State
+from engine.orders import Account, Order, Owed
+from engine.state import OutLeg, State
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
 from tests.engine.venue import Venue, answered, apply_batch
 
@@ -175,41 +178,130 @@ def test_no_cancel_or_replace_stops_the_engine(unknown: int, name: str, price: i
     check(market.state)
 
 
+def account(state: State, client: str) -> Account:
+    """A client's account."""
+    return state.accounts.by_name[client]
+
+
+def named(state: State, client_order_id: str) -> Order:
+    """The order of this client order id."""
+    return next(order for order in state.orders.values() if order.request.client_order_id == client_order_id)
+
+
+def asks(state: State) -> BookSide:
+    """The side on which two orders, of a and b, stand at 110."""
+    return state.books["ACME"].asks
+
+
 def cross(state: State) -> None:
     """Rest a bid above the asks."""
-    bid = next(order for order in state.orders.values() if order.side == Side.BUY)
-    state.books["ACME"].bids.remove(bid)
+    bids, bid = state.books["ACME"].bids, named(state, "c")
+    bids.remove(bid)
     bid.price = 500
-    state.books["ACME"].bids.add(bid)
+    bids.add(bid)
 
 
-def some(state: State, side: Side) -> "msgspec.Struct":
-    """One order of a side."""
-    return next(order for order in state.orders.values() if order.side == side)
+def empty_leg(state: State) -> None:
+    """Let a leg be of nothing."""
+    leg_id, leg = next(iter(state.legs.items()))
+    state.legs[leg_id] = OutLeg(msgspec.structs.replace(leg.sent, quantity=0), leg.order)
 
 
-BREAKS: dict[str, Callable[[State], object]] = {
-    "crossed book": cross,
-    "level total": lambda state: setattr(state.books["ACME"].asks.levels[-110], "quantity", 999),
-    "queue order": lambda state: (
-        state.books["ACME"]
-        .asks.levels[-110]
-        .orders.move_to_end(next(iter(state.books["ACME"].asks.levels[-110].orders)))
+def reserve(state: State) -> None:
+    """Let an order have something out, and ask for as much more."""
+    bid = named(state, "c")
+    bid.quantity, bid.reserved = bid.quantity + 3, 3
+
+
+def stand_nowhere(state: State) -> None:
+    """Take a bid out of the book, and let it wait like one with legs out."""
+    bid = named(state, "c")
+    state.books["ACME"].bids.remove(bid)
+    bid.priority = 0
+
+
+def repeat_fill(state: State) -> None:
+    """Let a fill be told twice and the next one never."""
+    fills = account(state, "t").fills
+    fills[1] = fills[0]
+
+
+def miscount(state: State) -> None:
+    """Count more of a client at a level than it has there."""
+    level = asks(state).levels[-110]
+    level.held_by(account(state, "a"))
+    level.adjust_held(named(state, "a"), 1)
+
+
+BREAKS: dict[str, tuple[Callable[[State], object], str]] = {
+    "crossed book": (cross, "ACME is crossed"),
+    "empty leg": (empty_leg, "leg .* is empty"),
+    "leg to a peer that is not out": (
+        lambda state: state.legs_to.update({3: OrderedDict({1: None})}),
+        "legs by peer",
     ),
-    "open quantity": lambda state: setattr(some(state, Side.BUY), "open", 0),
-    "reserved without a leg": lambda state: setattr(some(state, Side.BUY), "reserved", 3),
-    "negative quantity": lambda state: setattr(some(state, Side.BUY), "cumulative", -1),
-    "fill not counted": lambda state: setattr(state.accounts.by_name["t"].finished[0], "cumulative", 1),
-    "value without a fill": lambda state: setattr(some(state, Side.BUY), "value", 1),
-    "leg to a peer that is not out": lambda state: state.legs_to.update({2: OrderedDict({1: None})}),
-    "gap in a history": lambda state: state.accounts.by_name["t"].fills.pop(0),
-    "lost level": lambda state: state.books["ACME"].asks.keys.pop(),
+    "negative quantity": (lambda state: setattr(named(state, "c"), "cumulative", -1), "negative quantity"),
+    "reserved without a leg": (reserve, "reserves what no leg has"),
+    "owed without a leg": (
+        lambda state: setattr(named(state, "c"), "owed", Owed((account(state, "t").fills[0],), ())),
+        "owes no answer",
+    ),
+    "open order not open": (lambda state: account(state, "c").open.popitem(), "is open and finished"),
+    "not in the book": (
+        lambda state: state.books["ACME"].bids.remove(named(state, "c")),
+        "open but rests: False",
+    ),
+    "waiting without a leg": (stand_nowhere, "waits for no leg"),
+    "gap in a history": (repeat_fill, "t's fills have a gap at 2"),
+    "fill not counted": (
+        lambda state: setattr(named(state, "t"), "cumulative", 1),
+        "has other quantities than its fills",
+    ),
+    "value without a fill": (
+        lambda state: setattr(named(state, "c"), "value", 1),
+        "has other quantities than its fills",
+    ),
+    "old fills without a landmark": (
+        lambda state: account(state, "t").fills.pop(0),
+        "t's old fills cannot be found",
+    ),
+    "pending order forgotten": (lambda state: account(state, "p").pending.popitem(), "p's orders with legs"),
+    "pending orders reversed": (
+        lambda state: account(state, "p").pending.move_to_end(named(state, "p1").id),
+        "p's marks are out of order",
+    ),
+    "client order id forgotten": (lambda state: account(state, "c").orders.clear(), "c's orders$"),
+    "lost level": (lambda state: asks(state).keys.pop(), "keys and levels disagree"),
+    "empty level": (lambda state: asks(state).levels[-110].orders.clear(), "level 110 is empty"),
+    "level at another key": (
+        lambda state: setattr(asks(state).levels[-110], "price", 111),
+        "level 111 stands at the key -110",
+    ),
+    "level total": (
+        lambda state: setattr(asks(state).levels[-110], "quantity", 999),
+        "the quantity of level 110 is not that of its orders",
+    ),
+    "client's total": (miscount, "level 110 counts its clients' orders wrongly"),
+    "queue order": (
+        lambda state: asks(state).levels[-110].orders.move_to_end(named(state, "a").id),
+        "the queue at 110 is out of order",
+    ),
+    "order at another price": (
+        lambda state: setattr(named(state, "a"), "price", 111),
+        "stands at another price",
+    ),
+    "order on the other side": (
+        lambda state: setattr(named(state, "a"), "side", Side.BUY),
+        "stands on the other side",
+    ),
+    "unknown order": (lambda state: state.orders.pop(named(state, "a").id), "is in the book but not known"),
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_the_check_finds_what_is_broken(name: str) -> None:
-    """Each invariant is seen to fail once."""
+    """Each invariant is seen to fail once, and says so."""
+    away = (AwayQuote(2, 1, 1, ((95, 1),)),)
     market = venue()
     market.apply_batch(
         [
@@ -219,9 +311,14 @@ def test_the_check_finds_what_is_broken(name: str) -> None:
             order("s1", Side.SELL, 1),
             order("s2", Side.SELL, 1),
             order("t", Side.BUY, 2),
+            # Two orders with a leg out, and between them a fill of their client.
+            NewOrder("p", "p1", "ACME", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, 95, 1, away=away),
+            NewOrder("p", "p2", "ACME", Side.SELL, OrderType.LIMIT, TimeInForce.GTC, 90, 1),
+            NewOrder("p", "p3", "ACME", Side.BUY, OrderType.LIMIT, TimeInForce.GTC, 95, 1, away=away),
         ]
     )
     check(market.state)
-    BREAKS[name](market.state)
-    with pytest.raises(AssertionError):
+    break_it, complaint = BREAKS[name]
+    break_it(market.state)
+    with pytest.raises(AssertionError, match=complaint):
         check(market.state)

@@ -56,6 +56,11 @@ def live_peer(number: int, bids: Levels = (), asks: Levels = (), *, epoch: int =
     return feed
 
 
+def book(side: Side, *levels: tuple[int, int]) -> tuple[Levels, Levels]:
+    """Bids and asks of a book that shows these levels to an order of `side`."""
+    return ((), levels) if side is Side.BUY else (levels, ())
+
+
 class Setting:
     """Engine 5 with an open book and its peers."""
 
@@ -89,9 +94,11 @@ def buy(quantity: int, price: int) -> NewOrder:
     return order(Side.BUY, quantity, price)
 
 
-def leg(quantity: int, limit: int, *, peer: int = 2, leg_id: int = 1, epoch: int = 1) -> LegSent:
-    """A leg that buys AAPL at a peer."""
-    return LegSent(leg_id, peer, epoch, 7, "AAPL", int(Side.BUY), limit, quantity, 0)
+def leg(
+    quantity: int, limit: int, *, peer: int = 2, leg_id: int = 1, epoch: int = 1, side: Side = Side.BUY
+) -> LegSent:
+    """A leg that trades AAPL at a peer."""
+    return LegSent(leg_id, peer, epoch, 7, "AAPL", int(side), limit, quantity, 0)
 
 
 def answer(sequence: int, *fills: tuple[int, int], refused: bool = False) -> LegAnswer:
@@ -267,23 +274,26 @@ def test_what_a_leg_took_is_subtracted_until_the_feed_shows_it() -> None:
     assert setting.levels(buy(99, 103)) == {2: ASKS}
 
 
-def test_what_the_feed_shows_before_the_answer_is_subtracted_once() -> None:
+@pytest.mark.parametrize("side", Side)
+def test_what_the_feed_shows_before_the_answer_is_subtracted_once(side: Side) -> None:
     """The peer's delta comes first, its answers later: what is left of the quote counts all the while."""
-    peer = live_peer(2, asks=((100, 10), (101, 4)))
+    further = 101 if side is Side.BUY else 99
+    peer = live_peer(2, *book(side, (100, 10), (further, 4)))
     setting = Setting(peer)
+    command, left = order(side, 99, further), {2: ((100, 1), (further, 4))}
     for number in (1, 2, 3):
-        setting.view.legs_planned([leg(3, 100, leg_id=number)])
-    assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}
-    show(peer, 11, asks=((100, 7), (101, 4)))
-    assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}, "one of them is seen"
-    show(peer, 12, asks=((100, 1), (101, 4)))
-    assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}, "all of them are"
+        setting.view.legs_planned([leg(3, 100, leg_id=number, side=side)])
+    assert setting.levels(command) == left
+    show(peer, 11, *book(side, (100, 7), (further, 4)))
+    assert setting.levels(command) == left, "one of them is seen"
+    show(peer, 12, *book(side, (100, 1), (further, 4)))
+    assert setting.levels(command) == left, "all of them are"
     for number in (1, 2):
-        setting.view.leg_answered(leg(3, 100, leg_id=number), answer(10 + number, (100, 3)))
-        assert setting.levels(buy(99, 101)) == {2: ((100, 1), (101, 4))}
-    setting.view.leg_answered(leg(3, 100, leg_id=3), answer(12, refused=True))
-    show(peer, 13, asks=((100, 4), (101, 4)))
-    assert setting.levels(buy(99, 101)) == {2: ((100, 4), (101, 4))}, "nothing is out any more"
+        setting.view.leg_answered(leg(3, 100, leg_id=number, side=side), answer(10 + number, (100, 3)))
+        assert setting.levels(command) == left
+    setting.view.leg_answered(leg(3, 100, leg_id=3, side=side), answer(12, refused=True))
+    show(peer, 13, *book(side, (100, 4), (further, 4)))
+    assert setting.levels(command) == {2: ((100, 4), (further, 4))}, "nothing is out any more"
 
 
 class Steps:
@@ -358,30 +368,55 @@ def test_legs_planned_together_are_as_legs_planned_one_by_one() -> None:
         assert together.levels(command) == one_by_one.levels(command), seed
 
 
+@pytest.mark.parametrize(("side", "shown"), [(Side.BUY, ASKS), (Side.SELL, BIDS)])
+def test_each_of_the_legs_planned_together_aims_as_far_as_its_limit(side: Side, shown: Levels) -> None:
+    """Once the feed shows what all of them took, before any answer, what is left counts whole."""
+    peer = live_peer(2, BIDS, ASKS)
+    setting = Setting(peer)
+    setting.view.legs_planned(
+        [leg(quantity, price, leg_id=number, side=side) for number, (price, quantity) in enumerate(shown[:2])]
+    )
+    show(peer, 11, *book(side, *shown[2:]))
+    assert setting.levels(order(side, 99, shown[-1][0])) == {2: shown[2:]}
+
+
 @pytest.mark.parametrize("side", Side)
 def test_an_uncross_is_bounded(monkeypatch: pytest.MonkeyPatch, side: Side) -> None:
     """It has the best quotes of all peers for its first orders; those that may send no legs do not count."""
     monkeypatch.setattr(away, "MAX_UNCROSSED", 3)
     setting = Setting()
     sign = -1 if side is Side.BUY else 1
-    at = [500 - sign * step for step in range(5)]
+    at = [500 + sign * step for step in range(5)]  # the best first
     for number, (price, post_only) in enumerate(zip(at, (False, True, False, False, False), strict=True)):
-        request = NewOrder("mm", f"m{number}", "AAPL", side, 1, 1, price, 10, post_only=post_only)
+        quantity = 5 if post_only else 10
+        request = NewOrder("mm", f"m{number}", "AAPL", side, 1, 1, price, quantity, post_only=post_only)
         setting.state.apply(request)
     crossing = [500 + sign * step for step in (30, 20, 10)]  # the best first
     seven, eight = (crossing[0], 12), (crossing[1], 9)
     levels = {7: (seven, (crossing[2], 50)), 8: (eight, (crossing[2], 60))}
     for number, quoted in levels.items():
-        setting.peers[number] = live_peer(
-            number, quoted if side is Side.SELL else (), quoted if side is Side.BUY else ()
-        )
+        setting.peers[number] = live_peer(number, *book(side, *quoted))
     quotes = setting.levels(Uncross("AAPL", side, ()))
     assert quotes == {7: (seven,), 8: (eight, (crossing[2], 9))}
     command = setting.view.attach(Uncross("AAPL", side, ()))
     assert command is not None
     sent = [event for event in setting.state.apply(command) if isinstance(event, LegSent)]
     assert sum(leg.quantity for leg in sent) == 30
-    assert len({leg.order_id for leg in sent}) == 3
+    first_id = min(setting.state.orders)
+    assert {leg.order_id - first_id for leg in sent} == {0, 2, 3}
+
+
+@pytest.mark.parametrize(("quantity", "told", "cut"), [(50, 2, True), (1, 1, False)])
+def test_an_uncross_knows_where_a_quote_was_cut(
+    monkeypatch: pytest.MonkeyPatch, quantity: int, told: int, *, cut: bool
+) -> None:
+    """One that needs only a part of what it is told is as good as told all."""
+    monkeypatch.setattr(away, "MAX_LEVELS", 2)
+    setting = Setting()
+    setting.state.apply(buy(quantity, 105))
+    asks = ((100, 1), (101, 1), (102, 1))
+    setting.peers[9] = live_peer(9, asks=asks)
+    assert setting.seen(Uncross("AAPL", 1, ())) == (AwayQuote(9, 1, 10, asks[:told], cut=cut),)
 
 
 def test_a_leg_that_finds_a_better_price_hides_nothing_at_the_one_it_was_sent_for() -> None:
@@ -471,12 +506,12 @@ def test_several_late_fills_add_up_and_go_one_by_one() -> None:
 
 def test_a_new_epoch_shows_everything() -> None:
     """Its book was made from the peer's journal, so what an earlier reign's leg took is gone from it."""
-    peer = live_peer(2, asks=ASKS)
+    peer = live_peer(2, asks=ASKS, epoch=6)
     setting = Setting(peer)
-    setting.view.legs_planned([leg(3, 100)])
-    setting.view.leg_answered(leg(3, 100), answer(10_000, (100, 3)))
+    setting.view.legs_planned([leg(3, 100, epoch=6)])
+    setting.view.leg_answered(leg(3, 100, epoch=6), answer(10_000, (100, 3)))
     assert setting.levels(buy(99, 100)) == {}
-    setting.peers[2] = live_peer(2, asks=ASKS, epoch=2)
+    setting.peers[2] = live_peer(2, asks=ASKS, epoch=7)
     assert setting.levels(buy(99, 100)) == {2: ASKS[:1]}
 
 
@@ -499,12 +534,16 @@ def test_a_leg_that_met_too_many_orders_hides_nothing() -> None:
     assert setting.levels(buy(5_000, 100)) == {2: ((100, 2_000 - MAX_LEG_FILLS),)}
 
 
-def test_a_leg_that_found_nothing_hides_its_level_too() -> None:
-    """Otherwise its order would chase the same quote for ever."""
-    setting = Setting(live_peer(2, asks=ASKS))
-    setting.view.legs_planned([leg(3, 100)])
-    setting.view.leg_answered(leg(3, 100), answer(11))
-    assert setting.levels(buy(99, 101)) == {2: ((101, 4),)}
+@pytest.mark.parametrize(("side", "shown"), [(Side.BUY, ASKS), (Side.SELL, BIDS)])
+def test_legs_that_found_nothing_hide_their_levels_too(side: Side, shown: Levels) -> None:
+    """Otherwise their orders would chase the same quotes for ever."""
+    setting = Setting(live_peer(2, BIDS, ASKS))
+    command = order(side, 99, shown[-1][0])
+    for number in (0, 1):
+        price, quantity = shown[number]
+        setting.view.legs_planned([leg(quantity, price, leg_id=number, side=side)])
+        setting.view.leg_answered(leg(quantity, price, leg_id=number, side=side), answer(11))
+        assert setting.levels(command) == {2: shown[number + 1 :]}
 
 
 def test_a_peer_that_leaves_three_questions_unanswered_attracts_no_more() -> None:
