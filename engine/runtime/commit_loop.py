@@ -40,8 +40,9 @@ RESERVE_FOR_CANCELS: Final = 1_000
 """How far a CancelOrder or CancelAll that comes alone may exceed both: however much is waiting, a client can
 take its risk off."""
 
-AMPLE_COMMANDS: Final = 128
-"""A batch of this many waits for no more: beside its commands, all else that it costs is little."""
+AMPLE_COMMANDS: Final = 100
+"""A batch of this many waits for no more, and is published before it is answered even if no peer follows:
+beside its commands, all else that it costs is little."""
 
 MAX_BATCH_S: Final = 0.02
 """A batch that has computed for this long takes no more commands: heartbeats and readers get their turn."""
@@ -149,8 +150,8 @@ class CommitLoop:
     its legs, so that no later command meets what it takes. `release` lets a committed batch's
     effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
     none); what it returns says when all can see them. `unrenewed_s` is how long ago the engine's lease was
-    renewed. While no peer is known (`has_peers`), answers need not wait for the other effects. `delay_s` says
-    how long the next batch, if it is small, should wait for more.
+    renewed. While no peer is known (`has_peers`), the answers of a small batch do not wait for the other
+    effects. `delay_s` says how long the next batch, if it is small, should wait for more.
     """
 
     def __init__(
@@ -311,7 +312,7 @@ class CommitLoop:
                     order_log.committed(batch.number, batch.commands, batch.events)
                     order_trace.committed(batch.number, batch.append_began_s, batch.commands, batch.events)
                     batch.has_peers = self._has_peers()
-                    if not batch.has_peers:
+                    if not batch.has_peers and len(batch.commands) < AMPLE_COMMANDS:
                         self._answer(batch)
                         await asyncio.sleep(0)  # answers leave now, the rest is nobody's to wait for
                     self._releasing_since = batch.committed_s

@@ -507,17 +507,22 @@ async def test_a_full_queue_takes_none_of_a_submission(rig: Rig, monkeypatch: py
     assert names(await rig.journal.commands()) == ["a", "b", "e", "f", "g"]
 
 
-@pytest.mark.parametrize("has_peers", [True, False])
-async def test_answers_wait_for_effects_only_while_peers_follow(rig: Rig, has_peers: bool) -> None:
-    """Alone, an engine answers first; peers must be able to see a change before its client hears of it."""
+@pytest.mark.parametrize(
+    ("has_peers", "count", "answers_first"),
+    [(True, 1, False), (False, 1, True), (False, AMPLE_COMMANDS - 1, True), (False, AMPLE_COMMANDS, False)],
+)
+async def test_answers_wait_for_effects_where_that_is_of_use(
+    rig: Rig, has_peers: bool, count: int, answers_first: bool
+) -> None:
+    """Alone, an engine answers a small batch first; peers must see a change before its client hears of it."""
     rig.has_peers = has_peers
     async with rig.running():
-        done = rig.submit(order("a"))
+        done = rig.submit(*(order(f"o{number}") for number in range(count)))
         done.add_done_callback(lambda _: rig.happened.append("answer"))
         await done
         await until(lambda: len(rig.happened) == 2)
     effects = f"release {rig.batches[-1].number}"
-    assert rig.happened == ([effects, "answer"] if has_peers else ["answer", effects])
+    assert rig.happened == (["answer", effects] if answers_first else [effects, "answer"])
 
 
 async def test_a_silent_journal_is_told_to_all_who_wait(rig: Rig) -> None:
