@@ -301,3 +301,31 @@ async def test_an_engine_short_of_processor_time_lets_batches_wait(tmp_path: Pat
             await eventually(is_not, DEADLINE_S, "nothing waits any more")
     finally:
         venue.stop()
+
+
+async def test_no_order_waits_long_for_the_garbage_collector(tmp_path: Path) -> None:
+    """With orders by the message and one by one, collections are many and short: less than 5 ms.
+
+    Three of four are asked to: they count by the clock, and a busy machine may take the processor from one.
+    """
+    venue = Venue(tmp_path, engines=1, symbols=("AAA",), options=("--metrics",))
+    try:
+        venue.start()
+        async with floor(venue) as trading:
+            trader = await trading.trader()
+            made = [pb.Command(new=limit("AAA", pb.SIDE_SELL, 100, 1)) for _ in range(40_000)]
+            await trader.enter(made[at : at + 100] for at in range(0, len(made), 100))
+            for _ in range(80):
+                await asyncio.gather(*(trader.limit("AAA", pb.SIDE_BUY, 100, 1) for _ in range(50)))
+        scraped = scrape(venue.ready["engines"]["1"]["metrics"])
+    finally:
+        venue.stop()
+    counts = {
+        bound: sum(
+            value(scraped, "matchbus_gc_pause_seconds_bucket", generation=generation, le=bound)
+            for generation in ("0", "1")  # the rest is the one before the engine serves
+        )
+        for bound in ("0.005", "+Inf")
+    }
+    assert counts["+Inf"] > 10
+    assert counts["0.005"] > 0.75 * counts["+Inf"], scraped["matchbus_gc_pause_seconds"]
