@@ -23,7 +23,7 @@ from bus.journal import PrimaryReplaced
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
-    MAX_MESSAGE_BYTES,
+    MAX_PAYLOAD_BYTES,
     Publisher,
     Stored,
     StreamError,
@@ -88,7 +88,7 @@ class ExecutionsWriter:
         """
         assert not self._in_flight, "one publish at a time, and none after one that was broken off"
         payload = messages.encode_executions(message)
-        if len(payload) > MAX_MESSAGE_BYTES:
+        if len(payload) > MAX_PAYLOAD_BYTES:
             raise MessageTooLong(f"{len(message.reports)} reports have {len(payload)} bytes")
         self._in_flight = True
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(self._sequence)}

@@ -43,6 +43,9 @@ AWAY: Final = (
 MAX_MESSAGE_BYTES: Final = 262_144
 """The largest message that a journal or the execution reports take, header included."""
 
+MAX_PAYLOAD_BYTES: Final = MAX_MESSAGE_BYTES - 256
+"""What its header, which says where the message is to stand, leaves for what it says."""
+
 _WRONG_LAST_SEQUENCE: Final = frozenset((10_071, 10_164))
 _STREAM_NOT_FOUND: Final = 10_059
 _NO_MESSAGE_FOUND: Final = 10_037

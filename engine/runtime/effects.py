@@ -4,7 +4,7 @@ batch ──▶ legs to peers
       ──▶ book deltas and trades
       ──▶ execution reports (queued; stored exactly once by a task of their own)
       ──▶ the bell of each client with new fills
-      ──▶ then, in the commit loop, the answers (a lone engine has given them before all this)
+      ──▶ then, in the commit loop, the answers (a lone engine has given those of a small batch before this)
 """
 
 import asyncio

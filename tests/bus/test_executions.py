@@ -23,9 +23,9 @@ from bus.executions import (
     OldFills,
 )
 from bus.journal import PrimaryReplaced
-from bus.messages import Executions, ReportedCancel, ReportedFill
+from bus.messages import Executions, ReportedCancel, ReportedFill, encode_executions
 from bus.server import NatsServer
-from bus.stream import Extent, Stored
+from bus.stream import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Extent, Stored
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ async def connection(nats_connection: Connection) -> Connection:
 def _message(engine: int, first: int, last: int, epoch: int = 1) -> Executions:
     report = ReportedCancel("alice", first, f"order {first}", "AAPL", 1, 0)
     return Executions(engine, epoch, first, last, 1, (report,))
+
+
+def _with_id(engine: int, client_order_id: str) -> Executions:
+    return Executions(engine, 1, 1, 1, 1, (ReportedCancel("alice", 1, client_order_id, "AAPL", 1, 0),))
 
 
 async def _stored(connection: Connection, *engines: int) -> list[Executions]:
@@ -83,6 +87,24 @@ async def test_a_message_that_is_too_long_is_not_sent(connection: Connection, en
         await writer.publish(Executions(engine, 1, 1, 1, 10_000, short.reports * 10_000))
     await writer.publish(short)
     assert await _stored(connection, engine) == [short]
+
+
+@pytest.mark.parametrize("size", [MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, MAX_MESSAGE_BYTES])
+async def test_what_is_not_refused_fits_with_its_header(
+    connection: Connection, engine: int, size: int
+) -> None:
+    """The server would refuse a message whose header makes it too large for ever."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    long = "x" * (size - 1_000)
+    rest = size - len(encode_executions(_with_id(engine, long)))
+    message = _with_id(engine, long + "x" * rest)
+    if size > MAX_PAYLOAD_BYTES:
+        with pytest.raises(MessageTooLong, match=f"1 reports have {size} bytes"):
+            await writer.publish(message)
+    else:
+        await writer.publish(message)
+        assert await _stored(connection, engine) == [message]
 
 
 async def test_a_writer_goes_on_after_the_last_one(connection: Connection, engine: int) -> None:

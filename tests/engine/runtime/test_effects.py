@@ -14,7 +14,7 @@ import pytest
 from bus import messages
 from bus.executions import ExecutionsDamaged, MessageTooLong
 from bus.messages import Executions, Report
-from bus.stream import MAX_MESSAGE_BYTES
+from bus.stream import MAX_PAYLOAD_BYTES
 from engine.events import (
     Accepted,
     Answered,
@@ -85,7 +85,7 @@ class Stream:
         """Store a message, once the test lets it."""
         await self.open.wait()
         payload = messages.encode_executions(message)
-        if len(payload) > MAX_MESSAGE_BYTES:
+        if len(payload) > MAX_PAYLOAD_BYTES:
             raise MessageTooLong
         self.largest = max(self.largest, len(payload))
         self.stored.append(messages.decode_executions(payload))
@@ -203,7 +203,7 @@ async def test_a_batch_larger_than_a_message_is_divided(stream: Stream) -> None:
     reports.add(1, 6, cancels(1))
     async with running(reports):
         await until(lambda: len(stream.reports()) == 11_001)
-    assert stream.largest <= MAX_MESSAGE_BYTES
+    assert stream.largest <= MAX_PAYLOAD_BYTES
     assert {message.first_batch for message in stream.stored} == {5}
     assert (stream.stored[-1].last_batch, stream.stored[-1].last_reports) == (6, 1)
     assert [message.last_reports for message in stream.stored[:2]] == [1_000, 2_000]
