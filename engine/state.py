@@ -250,6 +250,8 @@ class State:
         if first is None:
             quantity = known.request.quantity
             first = Answered(command.client, command.client_order_id, known.id, _NEW, leaves=quantity)
+        elif first.status == _PENDING:  # a cancel may have taken off what was not out
+            first = self._answer_with(known, first.fills, first.prevented)
         self.accounts.events.append(msgspec.structs.replace(first, duplicate=True))
 
     def _cancel(self, command: CancelOrder) -> None:

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter, defaultdict
 
+import msgspec
 import pytest
 
 from engine import commands
@@ -164,6 +165,16 @@ def test_a_cancel_waits_for_the_leg(*, peer_fills: bool) -> None:
     world.settle()
     assert last_answer(world, "t").status == (OrderStatus.FILLED if peer_fills else OrderStatus.CANCELLED)
     assert world.combined(BUY) == []
+
+
+def test_a_repeat_tells_what_a_cancel_left_of_a_pending_order() -> None:
+    """Its first answer is not complete before the leg is back; until then a repeat says how far it is."""
+    world = world_with(2, (2, "b", SELL, 5, 100))
+    order = limit_order("t", BUY, 8, 100)
+    world.submit(1, order)
+    cancelled = answered(world.apply(1, CancelOrder("t", 0, "t")))
+    assert (cancelled.status, cancelled.leaves) == (OrderStatus.PENDING, 5)
+    assert answered(world.apply(1, order)) == msgspec.structs.replace(cancelled, duplicate=True)
 
 
 def test_a_lost_answer_is_asked_for() -> None:
