@@ -270,9 +270,12 @@ class Exchange:
                 self._standbys.statuses(self._engines, now_ns),
             )
             for subject, view in self._market_views.due(market, now_ns, time.time_ns()):
-                # What cannot leave at once is dropped: within a second all is shown again.
-                if self._nc.is_connected and self._nc.pending_data_size < _MAX_UNSENT_VIEWS_BYTES:
-                    await self._nc.publish(subject, messages.encode(view))
+                payload = messages.encode(view)
+                # What cannot leave at once is dropped: within a second all is shown again. So is what the
+                # server takes from nobody, such as the list of twenty thousand symbols.
+                can_leave = self._nc.is_connected and self._nc.pending_data_size < _MAX_UNSENT_VIEWS_BYTES
+                if can_leave and len(payload) <= self._nc.max_payload:
+                    await self._nc.publish(subject, payload)
                     self._view_counts.published += 1
                 else:
                     self._view_counts.dropped += 1

@@ -42,6 +42,8 @@ from bus.messages import (
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
 from bus.server import NatsServer
+from bus.view_messages import EnginesView, SymbolsView, ViewSymbol
+from exchange.market_views import MarketViews
 from exchange.runtime import process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.process import run
@@ -548,6 +550,24 @@ async def test_views_begin_with_the_whole_market(
         await eventually(both_seen)
         assert [engine["engine"] for engine in first["view.engines"]["engines"]] == [1, 2]
         assert [symbol["symbol"] for symbol in first["view.symbols"]["symbols"]] == ["AAPL"]
+
+
+async def test_a_view_that_no_server_takes_is_left_out(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the list of so many symbols that it is no message any more: what comes after it is shown."""
+    shown = asyncio.Event()
+    symbols = SymbolsView(0, (ViewSymbol("S" * 24, "0.01", "1"),) * 20_000)
+    assert len(messages.encode(symbols)) > own_connection.max_payload
+
+    async def show(_: Msg) -> None:
+        shown.set()
+
+    await own_connection.subscribe("last", cb=show)
+    views = [(subjects.VIEW_SYMBOLS, symbols), ("last", EnginesView(0, ()))]
+    monkeypatch.setattr(MarketViews, "due", lambda *_: views)
+    async with exchange(own_server, tmp_path):
+        await asyncio.wait_for(shown.wait(), DEADLINE_S)
 
 
 async def test_standbys_are_shown_behind_the_primaries(
