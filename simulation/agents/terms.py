@@ -64,7 +64,9 @@ class View:
     def middle(self) -> int:
         """The price an agent takes as fair: between the quotes, else the last trade, else the reference."""
         if self.best_bid is not None and self.best_ask is not None:
-            return (self.best_bid + self.best_ask) // 2
+            # Half to even: were it always rounded down, who prices by it would quote too low, and the market
+            # would drift down without a cause.
+            return round((self.best_bid + self.best_ask) / 2)
         for price in (self.last_price, self.best_bid, self.best_ask):
             if price is not None:
                 return price

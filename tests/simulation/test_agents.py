@@ -154,6 +154,12 @@ def test_an_empty_market_starts_where_the_scenario_says() -> None:
     assert View("AAPL", best_ask=503, reference=500).middle == 503
 
 
+def test_a_middle_leans_to_neither_side() -> None:
+    """Half a tick goes up as often as down: else a market of agents that price by the middle would drift."""
+    spreads = [(bid, bid + width) for bid in range(9_000, 9_100) for width in range(1, 9)]
+    assert sum(2 * View("AAPL", bid, ask).middle - bid - ask for bid, ask in spreads) == 0
+
+
 def test_maker_renews_only_stale_quotes() -> None:
     """A quote near its target stays, one far from it is cancelled and set anew."""
     near = OpenOrder("near", "AAPL", Side.BUY, 9_997, 50)
