@@ -125,7 +125,7 @@ class MarketMaker:
         resting = [order for order in view.open_orders if order.side is side]
         stale = [order for order in resting if abs(order.price - target) > settings.tolerance]
         intents: list[Intent] = [Cancel(order.client_order_id) for order in stale]
-        if len(stale) == len(resting) and view.exposed(side) < settings.max_position:
+        if len(stale) == len(resting) and (room := view.room(side, settings.max_position)):
             intents.append(
                 Submit(
                     view.symbol,
@@ -133,7 +133,7 @@ class MarketMaker:
                     OrderType.LIMIT,
                     TimeInForce.GTC,
                     target,
-                    settings.quantity,
+                    min(settings.quantity, room),
                     post_only=True,
                 )
             )

@@ -1,6 +1,6 @@
 """Agents that take what others quote, at once or never. Pure.
 
-Each takes in one direction only as long as it holds less than `max_position` that way.
+Each takes in one direction only until it holds `max_position` that way, by the fills it has heard of.
 """
 
 import random
@@ -42,18 +42,18 @@ class MomentumTaker:
             if not moved or abs(moved) < self.settings.threshold:
                 continue
             side = Side.BUY if moved > 0 else Side.SELL
-            if view.exposed(side) < self.settings.max_position:
-                intents += self._take(view, side)
+            if room := view.room(side, self.settings.max_position):
+                intents += self._take(view, side, room)
                 middles.clear()
         return intents
 
-    def _take(self, view: View, side: Side) -> list[Intent]:
+    def _take(self, view: View, side: Side, room: int) -> list[Intent]:
         touch = view.touch(side)
         if touch is None:
             return []
         # A tick or two beyond the touch, so that a whole level and a little more can be swept.
         limit = touch + self.generator.randint(0, 2) * (1 if side is Side.BUY else -1)
-        return [take(view, side, limit, self.generator.randint(1, self.settings.quantity))]
+        return [take(view, side, limit, min(room, self.generator.randint(1, self.settings.quantity)))]
 
 
 class ReversionGroup(Group, frozen=True, tag="reversion"):
@@ -87,13 +87,13 @@ class ReversionTaker:
         quantity = self.generator.randint(1, self.settings.quantity)
         if abs(away) >= self.settings.threshold:
             side = Side.SELL if away > 0 else Side.BUY
-            room = self.settings.max_position - view.exposed(side)
+            room = view.room(side, self.settings.max_position)
         else:
             side = Side.SELL if view.position > 0 else Side.BUY
             # Still on the far side of the mean: what was expected has not happened yet.
             room = abs(view.position) if away * view.position >= 0 else 0
         touch = view.touch(side)
-        return [] if touch is None or room <= 0 else [take(view, side, touch, min(quantity, room))]
+        return [] if touch is None or not room else [take(view, side, touch, min(quantity, room))]
 
 
 class InformedGroup(Group, frozen=True, tag="informed"):
@@ -124,8 +124,8 @@ class InformedTaker:
         for side, limit in ((Side.BUY, value - self.settings.edge), (Side.SELL, value + self.settings.edge)):
             touch = view.touch(side)
             worth = touch is not None and (touch <= limit if side is Side.BUY else touch >= limit)
-            if worth and view.exposed(side) < self.settings.max_position:
-                return [take(view, side, limit, self.generator.randint(1, self.settings.quantity))]
+            if worth and (room := view.room(side, self.settings.max_position)):
+                return [take(view, side, limit, min(room, self.generator.randint(1, self.settings.quantity)))]
         return []
 
 
@@ -162,8 +162,9 @@ class LatencyArbitrageur:
         for quote in view.engines:
             if quote.age_s - leader.age_s >= self.settings.lag_s:
                 found = self._stale(quote, middle)
-                if found and view.exposed(found[0]) < self.settings.max_position:
-                    return [take(view, *found, self.generator.randint(1, self.settings.quantity))]
+                if found and (room := view.room(found[0], self.settings.max_position)):
+                    quantity = min(room, self.generator.randint(1, self.settings.quantity))
+                    return [take(view, *found, quantity)]
         return []
 
     def _stale(self, quote: EngineQuote, middle: float) -> tuple[Side, int] | None:

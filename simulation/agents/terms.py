@@ -76,9 +76,9 @@ class View:
         """The best price that an order of this side can trade at."""
         return self.best_ask if side is Side.BUY else self.best_bid
 
-    def exposed(self, side: Side) -> int:
-        """How much is held in the direction of this side; negative when held the other way."""
-        return self.position if side is Side.BUY else -self.position
+    def room(self, side: Side, max_position: int) -> int:
+        """How much may be added in the direction of this side until `max_position` is held that way."""
+        return max(0, max_position - (self.position if side is Side.BUY else -self.position))
 
 
 @dataclass(frozen=True, slots=True)

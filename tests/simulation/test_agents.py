@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -174,6 +175,19 @@ def test_maker_stops_adding_to_a_full_position(held: int, side: Side) -> None:
     """At its largest position the maker quotes the side that reduces it only."""
     intents = MarketMaker(random.Random(1)).decide([View("AAPL", last_price=10_000, position=held)])
     assert [intent.side for intent in intents if isinstance(intent, Submit)] == [side]
+
+
+@pytest.mark.parametrize("kind", sorted(GROUPS.keys() - {"random"}))
+@given(seen=st.lists(views, min_size=2, max_size=8), seed=st.integers())
+def test_no_order_leads_beyond_the_largest_position(kind: str, seen: list[View], seed: int) -> None:
+    """Filled whole, no order makes an agent hold more than `max_position` either way."""
+    most: Any = {"quantity": 3_000, "max_position": 3_000}
+    agent = agent_of(GROUPS[kind](**most), random.Random(seed))
+    for view in seen:
+        for intent in agent.decide([view]):
+            if isinstance(intent, Submit):
+                held = view.position if intent.side is Side.BUY else -view.position
+                assert held + intent.quantity <= 3_000
 
 
 def test_momentum_taker_follows_the_move() -> None:
