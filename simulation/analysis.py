@@ -41,7 +41,8 @@ class Outage(NamedTuple):
     """What clients noticed of a strike: the longest silence of the struck engine, and of others meanwhile.
 
     Either is None where no client at home there waited for an answer. `live_s` is when the exchange first saw
-    the engine live again: None where it never saw it otherwise, or not again.
+    the engine live again: None where it never saw it otherwise, or not again. A strike that missed has none
+    of them.
     """
 
     strike: EngineStrike
@@ -165,8 +166,11 @@ def outages(
     end_s: float,
 ) -> list[Outage]:
     """What clients noticed of each strike, from the times at which they had answers."""
+    struck = [strike for strike in strikes if not strike.missed]
     return [
-        _outage(strike, _window_end(strike, strikes, end_s), calls, states)
+        Outage(strike, None, None, None)
+        if strike.missed
+        else _outage(strike, _window_end(strike, struck, end_s), calls, states)
         for strike in sorted(strikes, key=lambda strike: strike.at_s)
     ]
 

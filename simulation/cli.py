@@ -268,7 +268,7 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
     recording = None if options.report is None else Recording()
     async with interruptible(lambda: console.print("Stopping…")), cluster:
         print_sheets(console, report.cluster_sheet(cluster))
-        plan = plan_of(chosen, cluster, recording=recording, log_dir=logs)
+        plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
         outcome = await run_with_view(plan, console, headless=not console.is_terminal)
     code = report.show(console, outcome)
     if recording is not None:

@@ -96,7 +96,11 @@ def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
     faults = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
     time = _Time(
         scenario.duration_s,
-        [Mark(strike.at_s, f"{strike.kind} E{strike.engine}") for strike in recording.strikes],
+        [
+            Mark(strike.at_s, f"{strike.kind} E{strike.engine}")
+            for strike in recording.strikes
+            if not strike.missed
+        ],
         [
             _span(fault.strike.engine, fault.silence, scenario.duration_s)
             for fault in faults
@@ -182,7 +186,7 @@ def _engines(scenario: Scenario, recording: Recording, faults: Sequence[analysis
 def _faults_table(faults: Iterable[analysis.Outage]) -> str:
     rows = [
         (
-            f"{fault.strike.kind} E{fault.strike.engine}",
+            f"{fault.strike.kind} E{fault.strike.engine}{' (missed)' if fault.strike.missed else ''}",
             f"{fault.strike.at_s:.1f} s",
             f"{fault.strike.lasts_s:g} s" if fault.strike.lasts_s else "",
             _lasted(fault.silence),

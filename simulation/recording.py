@@ -99,12 +99,16 @@ class TimedFill(NamedTuple):
 
 
 class EngineStrike(NamedTuple):
-    """A fault that struck an engine; `lasts_s` is 0 for what is over at once."""
+    """A fault that struck an engine; `lasts_s` is 0 for what is over at once.
+
+    It `missed` where the engine was not running.
+    """
 
     at_s: float
     kind: str
     engine: int
     lasts_s: float
+    missed: bool = False
 
 
 class StateChange(NamedTuple):

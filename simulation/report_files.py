@@ -111,6 +111,7 @@ def _fault(outage: analysis.Outage) -> dict[str, Any]:
         "kind": outage.strike.kind,
         "engine": outage.strike.engine,
         "lasts_s": outage.strike.lasts_s,
+        "missed": outage.strike.missed,
         "silent_from_s": _milli(silence.since_s) if silence else None,
         "outage_s": _milli(silence.lasted_s) if silence else None,
         "elsewhere_s": _milli(outage.elsewhere_s),

@@ -14,15 +14,23 @@ from simulation.strikes import Strikes
 
 
 def plan_of(
-    scenario: Scenario, cluster: Cluster, *, recording: Recording | None = None, log_dir: Path | None = None
+    scenario: Scenario,
+    cluster: Cluster,
+    tell: Callable[[str], None],
+    *,
+    recording: Recording | None = None,
+    log_dir: Path | None = None,
 ) -> Plan:
-    """What to simulate on a started market. Same seed and scenario: the same agents and values."""
+    """What to simulate on a started market. Same seed and scenario: the same agents and values.
+
+    `tell` hears of each fault that finds nobody to strike.
+    """
     value = scenario.fundamental
     fundamental = None if value is None else Fundamental(value, scenario.seed)
 
     async def meanwhile(progress: Progress) -> None:
         note = (lambda _: None) if recording is None else recording.strikes.append
-        await strike(cluster, scenario.faults, progress.started, note)
+        await strike(cluster, scenario.faults, progress.started, note, tell)
 
     return Plan(
         exchange=cluster.exchange.address,
@@ -40,21 +48,28 @@ def plan_of(
 
 
 async def strike(
-    cluster: Cluster, faults: Sequence[EngineFault], started: float, note: Callable[[EngineStrike], None]
+    cluster: Cluster,
+    faults: Sequence[EngineFault],
+    started: float,
+    note: Callable[[EngineStrike], None],
+    tell: Callable[[str], None],
 ) -> None:
     """Let every fault strike at its time after `started`; return when the last is over.
 
-    An engine that is being started again just then is spared. Cancelled, it leaves nothing frozen.
+    An engine that is being started again just then is missed, which is told. Cancelled, it leaves nothing
+    frozen.
     """
     clock = asyncio.get_running_loop().time
     strikes = Strikes(cluster)
     try:
         for fault in sorted(faults, key=lambda fault: fault.at_s):
             await asyncio.sleep(started + fault.at_s - clock())
-            if not cluster.engines[fault.engine].running:
-                continue
+            missed = not cluster.engines[fault.engine].running
             lasts_s = fault.lasts_s if fault.kind == "freeze" else 0.0
-            note(EngineStrike(clock() - started, fault.kind, fault.engine, lasts_s))
+            note(EngineStrike(clock() - started, fault.kind, fault.engine, lasts_s, missed))
+            if missed:
+                tell(f"{fault.at_s:7.2f} s  {fault.kind}: engine {fault.engine} (not running: missed)")
+                continue
             match fault.kind:
                 case "kill":
                     strikes.kill(fault.engine)

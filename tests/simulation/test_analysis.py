@@ -193,6 +193,15 @@ def test_a_silence_counts_for_a_strike_only_until_the_next_on_the_engine() -> No
     assert second.silence == pytest.approx((3.0, 6.1))
 
 
+def test_a_strike_that_missed_is_the_cause_of_nothing() -> None:
+    """What came after it is put down to the strike before."""
+    orders = [order(0.9, 2.1), order(2.5, 6.1)]
+    strikes = [EngineStrike(1.0, "kill", 1, 0.0), EngineStrike(3.0, "kill", 1, 0.0, missed=True)]
+    struck, missed = analysis.outages(orders, strikes, [StateChange(7.0, 1, "live")], 9.0)
+    assert struck.silence == pytest.approx((2.5, 6.1))
+    assert missed == (strikes[1], None, None, None)
+
+
 def test_an_engines_state_is_kept_when_it_changes() -> None:
     """Polling adds nothing, each engine has states of its own."""
     recording = Recording()

@@ -116,6 +116,20 @@ def test_faults_are_told_and_marked() -> None:
     assert text.count(">kill E1</text>") > text.count(">news +10</text>") > 1
 
 
+def test_a_fault_that_missed_is_told(tmp_path: Path) -> None:
+    """A row of the page and a line of `faults.jsonl` say so, without an outage; no chart marks it."""
+    kept = recording()
+    kept.strikes.append(EngineStrike(6.0, "restart", 1, 0.0, missed=True))
+    write_report(tmp_path, scenario(), outcome(), kept)
+    text = (tmp_path / "index.html").read_text()
+    assert "<td>kill E1</td><td>5.0 s</td><td></td><td>2.50 s</td><td></td><td>2.2 s</td>" in text
+    assert "<td>restart E1 (missed)</td><td>6.0 s</td><td></td><td></td><td></td><td></td>" in text
+    assert ">restart E1</text>" not in text
+    struck, missed = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
+    assert (struck["missed"], struck["outage_s"], struck["live_s"]) == (False, 2.5, 7.2)
+    assert (missed["missed"], missed["outage_s"], missed["live_s"]) == (True, None, None)
+
+
 def test_a_fault_that_no_client_noticed(tmp_path: Path) -> None:
     """Without a client at home there, neither the table nor the charts tell an outage."""
     kept = recording()

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from simulation import scenario
@@ -13,20 +14,33 @@ from simulation.staging import plan_of, strike
 from tests.waiting import is_frozen, until
 
 
-def striking(cluster: Cluster, noted: list[EngineStrike], *faults: EngineFault) -> asyncio.Task[None]:
+def striking(
+    cluster: Cluster, noted: list[EngineStrike], *faults: EngineFault, tell: Callable[[str], None] = print
+) -> asyncio.Task[None]:
     """The faults of a run that begins now."""
     now = asyncio.get_running_loop().time()
-    return asyncio.create_task(strike(cluster, faults, now, noted.append))
+    return asyncio.create_task(strike(cluster, faults, now, noted.append, tell))
 
 
 async def test_faults_strike_in_the_order_of_their_times(cluster: Cluster, member: Member) -> None:
-    """Whatever the order of the file; each is noted with its time; a process that has ended is spared."""
+    """Whatever the order of the file; each is noted with its time."""
     noted: list[EngineStrike] = []
     await striking(cluster, noted, EngineFault(0.2, "kill", 1), EngineFault(0.0, "freeze", 1, 0.1))
     assert await member.wait() == -signal.SIGKILL
-    await striking(cluster, noted, EngineFault(0.0, "restart", 1))
     assert [(one.kind, one.engine, one.lasts_s) for one in noted] == [("freeze", 1, 0.1), ("kill", 1, 0.0)]
     assert noted[1].at_s >= 0.2
+    assert not any(one.missed for one in noted)
+
+
+async def test_a_fault_that_finds_nobody_is_told(cluster: Cluster, member: Member) -> None:
+    """Whatever strikes an engine that has ended misses: it is noted so, and said."""
+    await striking(cluster, [], EngineFault(0.0, "kill", 1))
+    assert await member.wait() == -signal.SIGKILL
+    noted: list[EngineStrike] = []
+    told: list[str] = []
+    await striking(cluster, noted, EngineFault(0.0, "restart", 1), tell=told.append)
+    assert [(one.kind, one.missed) for one in noted] == [("restart", True)]
+    assert told == ["   0.00 s  restart: engine 1 (not running: missed)"]
 
 
 async def test_a_run_that_is_stopped_leaves_nothing_frozen(cluster: Cluster, member: Member) -> None:
@@ -49,7 +63,7 @@ def test_a_scenario_makes_the_same_plan_again(tmp_path: Path) -> None:
     news = scenario.read("news-shock", ["AAPL", "MSFT"])
     cluster = Cluster(data_dir=tmp_path)
     cluster._exchange = Member("exchange", [], "127.0.0.1:1", tmp_path / "log", {})
-    one, two = plan_of(news, cluster), plan_of(news, cluster)
+    one, two = plan_of(news, cluster, print), plan_of(news, cluster, print)
     assert list(one.players) == list(two.players)
     assert len(one.players) == sum(group.count for group in news.agents)
     for name, player in one.players.items():
