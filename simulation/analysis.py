@@ -131,18 +131,19 @@ def latency_over_time(orders: Iterable[SentOrder], end_s: float, count: int, per
     return [((index + 0.5) * width, percentile(stretches[index], percent)) for index in range(count)]
 
 
-def books_by_kind(fills: Iterable[TimedFill], end_s: float, count: int) -> dict[str, Books]:
-    """What each kind of agent has gained and holds at the end of each stretch, at last prices.
+def books_by_kind(
+    kinds: Iterable[str], fills: Iterable[TimedFill], end_s: float, count: int
+) -> dict[str, Books]:
+    """What each of these kinds of agents has gained and holds at the end of each stretch, at last prices.
 
     All kinds together gain nothing, because what one pays another gets. The sums are exact: a gain may be a
     millionth of what was paid for it.
     """
-    ordered = in_order(fills)
-    books = {kind: Books([(0.0, 0.0)], [(0.0, 0.0)]) for kind in dict.fromkeys(one.kind for one in ordered)}
+    books = {kind: Books([(0.0, 0.0)], [(0.0, 0.0)]) for kind in kinds}
     cash: dict[str, Decimal] = defaultdict(Decimal)
     held: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
     last: dict[str, Decimal] = {}
-    coming = iter(ordered)
+    coming = iter(in_order(fills))
     one = next(coming, None)
     for index in range(count):
         until_s = end_s * (index + 1) / count

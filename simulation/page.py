@@ -271,15 +271,14 @@ def _trading(scenario: Scenario, recording: Recording, time: _Time) -> str:
 
 
 def _agents(outcome: RunOutcome, recording: Recording, time: _Time) -> str:
-    books = analysis.books_by_kind(recording.fills, time.end_s, _CURVE_POINTS)
-    kinds = list(dict.fromkeys(trader.player.kind for trader in outcome.traders))
+    books = analysis.books_by_kind(outcome.kinds, recording.fills, time.end_s, _CURVE_POINTS)
     traded: dict[str, float] = defaultdict(float)
     for one in recording.fills:
         traded[one.kind] += analysis.value_of(one)
     rows = []
-    for kind in kinds:
+    for kind, book in books.items():
         traders = [trader for trader in outcome.traders if trader.player.kind == kind]
-        profit = books[kind].profit[-1][1] if kind in books else 0.0
+        profit = book.profit[-1][1]
         sums = (
             sum(trader.steps for trader in traders),
             sum(trader.wanted_steps for trader in traders),
@@ -294,9 +293,9 @@ def _agents(outcome: RunOutcome, recording: Recording, time: _Time) -> str:
         *("agents", "clients", "steps", "steps wanted", "orders", "refusals", "changes", "fills"),
         *("value traded", "profit"),
     )
-    colours = {kind: _colour(index) for index, kind in enumerate(kinds)}
-    profits = [Line(kind, colours[kind], books[kind].profit) for kind in kinds if kind in books]
-    worths = [Line(kind, colours[kind], books[kind].worth) for kind in kinds if kind in books]
+    coloured = [(kind, _colour(index), book) for index, (kind, book) in enumerate(books.items())]
+    profits = [Line(kind, colour, book.profit) for kind, colour, book in coloured]
+    worths = [Line(kind, colour, book.worth) for kind, colour, book in coloured]
     charts = [
         _lines("Profit, holdings at last prices", profits, time, from_zero=True),
         _lines("Value of holdings", worths, time, from_zero=True),

@@ -41,12 +41,13 @@ def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recordin
     """Write everything, over what an earlier report left there; the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))
-    _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, recording.orders))
+    orders = sorted(recording.orders, key=lambda order: order.sent_s)  # recorded when answered
+    _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, orders))
     _write_csv(folder / "changes.csv", CHANGE_COLUMNS, map(_change_row, recording.all_changes()))
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
     outages = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
-    by_kind = analysis.books_by_kind(recording.fills, scenario.duration_s, 1)
+    by_kind = analysis.books_by_kind(outcome.kinds, recording.fills, scenario.duration_s, 1)
     document = {
         "scenario": msgspec.to_builtins(scenario),
         **outcome_document(outcome),

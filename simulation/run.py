@@ -88,6 +88,11 @@ class RunOutcome:
         return all(check.holds for check in self.checks)
 
     @property
+    def kinds(self) -> list[str]:
+        """The kinds of the agents that could trade."""
+        return list(dict.fromkeys(trader.player.kind for trader in self.traders))
+
+    @property
     def pace_warning(self) -> str:
         """Which rates were not kept, in a sentence; empty when all were."""
         late = [one for one in self.traders if 100 * one.steps < KEPT_PERCENT * one.wanted_steps]

@@ -70,7 +70,7 @@ def test_routed_is_what_traded_away_from_home() -> None:
 def test_profit_is_cash_and_holdings_at_last_prices() -> None:
     """Who bought lower than the last price has gained; all together gain nothing at any time."""
     fills = [*trade(1.0, "a", "b", "100", 2), *trade(6.0, "b", "c", "103", 1)]
-    books = analysis.books_by_kind(fills, 10.0, 2)
+    books = analysis.books_by_kind("abc", fills, 10.0, 2)
     assert books["a"].profit == [(0.0, 0.0), (5.0, 0.0), (10.0, 6.0)]
     assert [books[kind].profit[-1][1] for kind in "abc"] == [6.0, -6.0, 0.0]
     assert [books[kind].worth[-1][1] for kind in "abc"] == [206.0, -103.0, -103.0]
@@ -79,14 +79,15 @@ def test_profit_is_cash_and_holdings_at_last_prices() -> None:
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_the_last_price_of_a_batch_is_that_of_its_last_trade(order: tuple[int, ...]) -> None:
     """A taker bought at 100, then at 101, in one moment: it has gained 1, whoever heard of it first."""
+    kinds = ("taker", "maker")
     sides = [("taker", Side.BUY, Liquidity.TAKER), ("maker", Side.SELL, Liquidity.MAKER)]
     fills = [
         taken(1.0, kind, side, price, liquidity=liquidity, execution_id=execution_id)
         for execution_id, price in ((1, "100"), (2, "101"))
         for kind, side, liquidity in sides
     ]
-    books = analysis.books_by_kind([fills[place] for place in order], 1.0, 1)
-    assert [books[kind].profit[-1][1] for kind in ("taker", "maker")] == [1.0, -1.0]
+    books = analysis.books_by_kind(kinds, [fills[place] for place in order], 1.0, 1)
+    assert [books[kind].profit[-1][1] for kind in kinds] == [1.0, -1.0]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def recording() -> Recording:
         *(4.9, 7.5, "c", "maker", 1, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(1), "new", "", 1)
     )
     return Recording(
-        quotes=[Quote(1.0, "AAPL", Decimal(99), Decimal(101), Decimal(5), Decimal(6), Decimal(100))],
+        quotes=[Quote(1.0, "AAPL", *map(Decimal, (99, 101, 5, 6, 100)))],
         orders=[order],
         strikes=[EngineStrike(5.0, "kill", 1, 0.0)],
         states=[StateChange(0.0, 1, "live"), StateChange(5.2, 1, "down"), StateChange(7.2, 1, "live")],
@@ -152,6 +152,15 @@ def test_a_value_is_written_in_full(value: str, tmp_path: Path) -> None:
     assert row.endswith(f",{value}")
 
 
+def test_orders_are_in_the_order_in_which_they_were_sent(tmp_path: Path) -> None:
+    """Whichever was answered first: who joins them with the quotes by time needs them so."""
+    kept = recording()
+    kept.orders.append(kept.orders[0]._replace(sent_s=4.2, answered_s=8.0))
+    write_report(tmp_path, scenario(), outcome(), kept)
+    _, *orders = (tmp_path / "orders.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in orders] == ["4.200", "4.900"]
+
+
 def test_what_is_violated_is_said() -> None:
     """A violated check is named at the top and in its row."""
     assert "All checks hold." in page(scenario(), outcome(Check("sums", 1)), Recording())
@@ -212,11 +221,14 @@ def test_a_rate_that_was_not_kept_is_told(tmp_path: Path) -> None:
 def test_profits_keep_their_digits(
     quantity: str, price: str, later: str, told: float, cells: tuple[str, str, str], tmp_path: Path
 ) -> None:
-    """What a few of the smallest lots gain is told as well as what shares do, and nothing has no sign."""
+    """What a few of the smallest lots gain is told as well as what shares do, and nothing has no sign.
+
+    So is who did not trade.
+    """
     fills = [*trade(1.0, "a", "b", price, quantity), *trade(2.0, "c", "d", later, quantity)]
-    write_report(tmp_path, scenario(), outcome_of("a", "b"), Recording(fills=fills))
+    write_report(tmp_path, scenario(), outcome_of(*"abcde"), Recording(fills=fills))
     profit = json.loads((tmp_path / "outcome.json").read_text())["profit"]
-    assert profit == {"a": told, "b": -told, "c": 0.0, "d": 0.0}
+    assert profit == {"a": told, "b": -told, "c": 0.0, "d": 0.0, "e": 0.0}
     assert re.search(r"-0\.0\b", (tmp_path / "outcome.json").read_text()) is None
     text = (tmp_path / "index.html").read_text()
     value, gained, lost = cells
