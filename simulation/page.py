@@ -224,7 +224,7 @@ def _state_strips(states: Sequence[StateChange], end_s: float) -> list[Strip]:
 
 
 def _symbol(symbol: str, scenario: Scenario, recording: Recording, time: _Time) -> str:
-    quotes = [quote for quote in recording.quotes if quote.symbol == symbol and quote.at_s <= time.end_s]
+    quotes = [quote for quote in recording.quotes if quote.symbol == symbol]
     fills = [one for one in recording.fills if one.fill.symbol == symbol]
     price = [
         Line("bid", "var(--bid)", [(quote.at_s, _float(quote.bid)) for quote in quotes]),

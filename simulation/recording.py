@@ -19,12 +19,17 @@ OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDIN
 
 
 class Quote(NamedTuple):
-    """One symbol's consolidated book at one moment; depths are what rests on the watched levels of a side."""
+    """One symbol's consolidated book at one moment.
+
+    Quantities are what rests at the best prices, depths what rests on the watched levels of a side.
+    """
 
     at_s: float
     symbol: str
     bid: Decimal | None
     ask: Decimal | None
+    bid_quantity: Decimal
+    ask_quantity: Decimal
     bid_depth: Decimal
     ask_depth: Decimal
     value: Decimal | None

@@ -16,6 +16,7 @@ from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.checks import MAX_SHOWN, Check, FillCounts
 from simulation.cluster import Cluster
 from simulation.run import RunOutcome
+from simulation.trader import Trader
 
 
 def cluster_sheet(cluster: Cluster) -> Sheet:
@@ -130,6 +131,7 @@ def outcome_document(outcome: RunOutcome) -> dict[str, Any]:
                 "refused": trader.refusals.total(),
                 "fills": trader.fill_count,
                 "unanswered": trader.failures,
+                "positions": _positions(trader, outcome),
             }
             for trader in outcome.traders
         ],
@@ -140,6 +142,13 @@ def outcome_document(outcome: RunOutcome) -> dict[str, Any]:
             for check in outcome.checks
         ],
     }
+
+
+def _positions(trader: Trader, outcome: RunOutcome) -> dict[str, str]:
+    """What a client holds of each symbol it could trade, in the symbol's units."""
+    held = {symbol: outcome.positions.get((trader.name, symbol), 0) for symbol in trader.symbols}
+    instruments = trader.client.instruments
+    return {symbol: f"{instruments[symbol].quantity(lots):f}" for symbol, lots in held.items()}
 
 
 def show(console: Console, outcome: RunOutcome) -> int:

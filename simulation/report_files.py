@@ -6,6 +6,7 @@
 import csv
 import json
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,10 @@ from simulation.scenario import Scenario
 
 PAGE: Final = "index.html"
 
-QUOTE_COLUMNS: Final = ("time_s", "symbol", "bid", "ask", "bid_depth", "ask_depth", "value")
+QUOTE_COLUMNS: Final = (
+    *("time_s", "symbol", "bid", "ask", "bid_quantity", "ask_quantity"),
+    *("bid_depth", "ask_depth", "value"),
+)
 ORDER_COLUMNS: Final = (
     *("sent_s", "latency_ms", "client", "kind", "home", "symbol", "side", "type", "time_in_force"),
     *("post_only", "price", "quantity", "status", "reason", "order_id"),
@@ -49,6 +53,7 @@ def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recordin
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
     by_kind = analysis.books_by_kind(outcome.kinds, recording.fills, scenario.duration_s, 1)
     document = {
+        "matchbus_version": version("matchbus"),
         "scenario": msgspec.to_builtins(scenario),
         **outcome_document(outcome),
         "latency_ms": _latency(recording.orders),
@@ -70,6 +75,7 @@ def _quote_row(quote: Quote) -> Sequence[object]:
     value = None if quote.value is None else f"{quote.value:f}"
     return (
         *(_time(quote.at_s), quote.symbol, quote.bid, quote.ask),
+        *(f"{quote.bid_quantity:f}", f"{quote.ask_quantity:f}"),
         *(f"{quote.bid_depth:f}", f"{quote.ask_depth:f}", value),
     )
 

@@ -240,6 +240,8 @@ def _record(progress: Progress, recording: Recording) -> None:
 
     def note_book(book: pb.ConsolidatedBook) -> None:
         at_s = clock() - progress.started
+        if at_s > progress.plan.duration_s:  # while the run settles its agents are gone
+            return
         fundamental = progress.plan.fundamental
         value = None if fundamental is None else fundamental.value(book.symbol, at_s)
         recording.quotes.append(_quote(book, instruments[book.symbol], at_s, value))
@@ -263,6 +265,8 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
         symbol=book.symbol,
         bid=instrument.price(book.bids[0].price) if book.bids else None,
         ask=instrument.price(book.asks[0].price) if book.asks else None,
+        bid_quantity=instrument.quantity(book.bids[0].quantity if book.bids else 0),
+        ask_quantity=instrument.quantity(book.asks[0].quantity if book.asks else 0),
         bid_depth=instrument.quantity(sum(level.quantity for level in book.bids)),
         ask_depth=instrument.quantity(sum(level.quantity for level in book.asks)),
         value=None if value is None else Decimal(f"{value:.2f}") * instrument.tick_size,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from client.units import Instrument
 from simulation.agents.quoters import MakerGroup
 from simulation.checks import Check, FillCounts
 from simulation.fundamental import FundamentalSettings, Jump
@@ -68,7 +69,7 @@ def recording() -> Recording:
         *(4.9, 7.5, "c", "maker", 1, "AAPL", "buy", "limit", "gtc", Decimal(1), Decimal(1), "new", "", 1)
     )
     return Recording(
-        quotes=[Quote(1.0, "AAPL", *map(Decimal, (99, 101, 5, 6, 100)))],
+        quotes=[Quote(1.0, "AAPL", *map(Decimal, (99, 101, 2, 3, 5, 6, 100)))],
         orders=[order],
         strikes=[EngineStrike(5.0, "kill", 1, 0.0)],
         states=[StateChange(0.0, 1, "live"), StateChange(5.2, 1, "down"), StateChange(7.2, 1, "live")],
@@ -161,6 +162,15 @@ def test_orders_are_in_the_order_in_which_they_were_sent(tmp_path: Path) -> None
     assert [row.partition(",")[0] for row in orders] == ["4.200", "4.900"]
 
 
+def test_positions_are_told(tmp_path: Path) -> None:
+    """Of each client, in the symbol's units."""
+    ended = outcome_of("a", "b")
+    ended.positions["a", "AAPL"] = -1_250
+    write_report(tmp_path, scenario(), ended, Recording())
+    clients = json.loads((tmp_path / "outcome.json").read_text())["clients"]
+    assert [client["positions"] for client in clients] == [{"AAPL": "-12.50"}, {"AAPL": "0.00"}]
+
+
 def test_what_is_violated_is_said() -> None:
     """A violated check is named at the top and in its row."""
     assert "All checks hold." in page(scenario(), outcome(Check("sums", 1)), Recording())
@@ -189,7 +199,10 @@ def outcome_of(*kinds: str) -> RunOutcome:
         SimpleNamespace(
             name=kind,
             player=SimpleNamespace(kind=kind),
-            client=SimpleNamespace(engine=1),
+            client=SimpleNamespace(
+                engine=1, instruments={"AAPL": Instrument("AAPL", Decimal(1), Decimal("0.01"))}
+            ),
+            symbols=["AAPL"],
             fill_count=0,
             **counts,
         )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from decimal import Decimal
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,23 @@ def test_the_files_agree_with_the_outcome(written: Path) -> None:
     outcome: dict[str, Any] = json.loads((written / "outcome.json").read_text())
     assert outcome["holds"] is True
     assert outcome["scenario"]["title"] == "Short and rough"
+    assert outcome["matchbus_version"] == version("matchbus")
     assert len(rows(written / "orders.csv")) == sum(client["orders"] for client in outcome["clients"])
     fills = rows(written / "fills.csv")
     assert len(fills) == sum(client["fills"] for client in outcome["clients"]) > 0
     since_ns = [int(fill["timestamp_ns"]) - int(fills[0]["timestamp_ns"]) for fill in fills]
     since_s = [float(fill["time_s"]) - float(fills[0]["time_s"]) for fill in fills]
     assert [ns / 1e9 for ns in since_ns] == pytest.approx(since_s, abs=0.0011)
-    held: dict[str, Decimal] = defaultdict(Decimal)
+    held: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for fill in fills:
-        held[fill["symbol"]] += Decimal(fill["quantity"]) * (1 if fill["side"] == "buy" else -1)
-    assert set(held) <= {"MSFT", "BTC-USD"}
-    assert not any(held.values())
+        held[fill["client"], fill["symbol"]] += Decimal(fill["quantity"]) * (
+            1 if fill["side"] == "buy" else -1
+        )
+    for symbol in ("MSFT", "BTC-USD"):
+        told = {client["client_id"]: Decimal(client["positions"][symbol]) for client in outcome["clients"]}
+        assert told == {name: held.pop((name, symbol), 0) for name in told}
+        assert sum(told.values()) == 0
+    assert not held
     assert sum(outcome["profit"].values()) == pytest.approx(0, abs=1e-3)
     assert 0 < outcome["latency_ms"]["p50"] <= outcome["latency_ms"]["longest"]
     routed = [fill for fill in fills if fill["routed"] == "1" and fill["liquidity"] == "taker"]
@@ -120,10 +127,14 @@ def test_the_files_hold_the_whole_flow(written: Path) -> None:
 
 
 def test_quotes_are_of_the_scenarios_symbols(written: Path) -> None:
-    """Both symbols were watched, with their values."""
+    """Both symbols were watched, with their values, for as long as the run lasted."""
     quotes = rows(written / "quotes.csv")
     assert {quote["symbol"] for quote in quotes} == {"MSFT", "BTC-USD"}
     assert all(float(quote["value"]) > 0 for quote in quotes)
+    assert all(0 <= float(quote["time_s"]) <= 6 for quote in quotes)
+    for side in ("bid", "ask"):
+        assert all(bool(quote[side]) == (float(quote[f"{side}_quantity"]) > 0) for quote in quotes)
+        assert all(float(quote[f"{side}_quantity"]) <= float(quote[f"{side}_depth"]) for quote in quotes)
 
 
 def test_the_fault_is_told(written: Path) -> None:
