@@ -56,8 +56,8 @@ async def strike(
 ) -> None:
     """Let every fault strike at its time after `started`; return when the last is over.
 
-    An engine that is being started again just then is missed, which is told. Cancelled, it leaves nothing
-    frozen.
+    An engine that has not been started again just then is missed, which is told. Cancelled, it leaves
+    nothing frozen.
     """
     clock = asyncio.get_running_loop().time
     strikes = Strikes(cluster)
