@@ -39,6 +39,10 @@ TTL_S: Final = 1
 RENEW_S: Final = 0.3
 """How often it is renewed: two renewals may get lost."""
 
+DEAD_S: Final = 3 * TTL_S
+"""A lease that was not renewed for this long is free, even if the server still shows it: it goes by its own
+clock, and keeps for longer what was stored while that was ahead."""
+
 _SILENCE_S: Final = 2 * RENEW_S
 """A lease that was not renewed for this long is about to expire: look often."""
 
@@ -80,13 +84,13 @@ class Lease:
         """
         return time.monotonic() - self._renewed
 
-    async def acquire(self) -> bool:
+    async def acquire(self, dead: Stored | None = None) -> bool:
         """Take a lease that is free, or is ours already; False when another holds it or was faster.
 
-        Waits while NATS is away.
+        The message `dead` of a holder counts as none. Waits while NATS is away.
         """
         sent = time.monotonic()
-        taken, _ = await self._take()
+        taken, _ = await self._take(dead)
         if taken:
             self._renewed = sent
         return taken
@@ -127,6 +131,7 @@ class Lease:
 
         `leave_first_s`: for that long a lease that nobody has held since this call is left to others. After
         NATS was away the process that reigned gets the time of a lease to renew, if it has not let go of it.
+        One that does not renew for DEAD_S loses it, also to a server that would keep it.
         When a lease runs out, the process that has waited longest comes first: a standby before the killed
         process that was started again.
         """
@@ -151,7 +156,7 @@ class Lease:
                     turn.was_away(time.monotonic())
                     continue
                 now = time.monotonic()
-                if turn.has_come(stored, now) and await self.acquire():
+                if turn.has_come(stored, now) and await self.acquire(stored):
                     return
                 await _wait(heard, turn.look_again_s(now))
         finally:
@@ -159,7 +164,7 @@ class Lease:
                 with contextlib.suppress(*AWAY):
                     await subscription.unsubscribe()
 
-    async def _take(self) -> tuple[bool, LeaseEntry | None]:
+    async def _take(self, dead: Stored | None = None) -> tuple[bool, LeaseEntry | None]:
         """Whether the lease is ours now, and who was found holding it before; waits while NATS is away.
 
         A lease that was found free stays so in the answer: what we find then is an attempt of our own.
@@ -174,7 +179,7 @@ class Lease:
             holder = _holder(stored)
             if holder is None and stored is not None and not stored.deleted:
                 _log.warning("%s holds something that is not a lease: overwriting it", self._subject)
-            if holder is not None and holder != self.entry:
+            if holder is not None and holder != self.entry and stored != dead:
                 return False, holder
             was_free = was_free or holder is None
             written = await self._write(self._payload, stored, {_TTL_HEADER: str(TTL_S)})
@@ -218,6 +223,7 @@ class _Turn:
     def was_away(self, now: float) -> None:
         """NATS is back: who reigned gets the time of a lease to renew."""
         self._not_before = max(self._not_before, now + TTL_S)
+        self._renewed = now
 
     def has_come(self, stored: Stored | None, now: float) -> bool:
         """Whether the lease is free and ours to take; `stored` is its newest message."""
@@ -227,7 +233,7 @@ class _Turn:
             if stored.sequence != self._held:
                 self._held, self._renewed = stored.sequence, now
             self._freed = None
-            return False
+            return now - self._renewed > DEAD_S
         if self._freed is None:
             self._freed = now
         return now >= self._free_from(stored, self._freed)

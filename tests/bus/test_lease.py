@@ -9,11 +9,11 @@ import pytest
 
 from bus import provision
 from bus.connection import Connection
-from bus.lease import NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost
-from bus.messages import LeaseEntry, decode_lease
+from bus.lease import DEAD_S, NEWCOMER_S, RENEW_S, TTL_S, Lease, LeaseLost, _Turn
+from bus.messages import LeaseEntry, decode_lease, encode
 from bus.registry import Bucket
 from bus.server import NatsServer
-from bus.stream import Ack, ApiFault, Publisher, Stored
+from bus.stream import Ack, ApiFault, Publisher, Stored, last_message
 from bus.subjects import LEASES_BUCKET, bucket_stream, bucket_subject, engine_token
 from tests.waiting import until
 
@@ -103,6 +103,38 @@ async def test_what_nobody_renews_is_free_after_its_life(rivals: tuple[Lease, Le
         await second.claim()
     assert TTL_S - 0.05 <= time.monotonic() - began <= TTL_S + SOON_S
     assert await holder_of(first) == second.entry
+
+
+async def test_what_the_server_keeps_is_taken_from_who_does_not_renew(
+    ready: Connection, rivals: tuple[Lease, Lease]
+) -> None:
+    """Without a life, as if the server's clock had been ahead when it was stored; a renewed one stays."""
+    first, second = rivals
+    subject = bucket_subject(LEASES_BUCKET, engine_token(first.entry.engine))
+    await ready.jetstream().publish(subject, encode(first.entry))
+    claiming = asyncio.create_task(second.claim())
+    for _ in range(4):
+        await asyncio.wait((claiming,), timeout=DEAD_S / 3)
+        assert not claiming.done()
+        renewed = time.monotonic()
+        await ready.jetstream().publish(subject, encode(first.entry))
+    await asyncio.wait_for(claiming, 2 * DEAD_S)
+    assert DEAD_S <= time.monotonic() - renewed <= DEAD_S + SOON_S
+    assert await holder_of(first) == second.entry
+
+
+async def test_of_two_who_take_a_dead_lease_one_has_it(
+    ready: Connection, rivals: tuple[Lease, Lease]
+) -> None:
+    """What the faster one wrote is not what the other one saw."""
+    first, second = rivals
+    subject = bucket_subject(LEASES_BUCKET, engine_token(first.entry.engine))
+    await ready.jetstream().publish(subject, encode(LeaseEntry(first.entry.engine, "dead", "127.0.0.1:1", 1)))
+    dead = await last_message(ready, bucket_stream(LEASES_BUCKET), subject)
+    assert not await first.acquire()
+    assert await first.acquire(dead)
+    assert not await second.acquire(dead)
+    assert await holder_of(second) == first.entry
 
 
 async def test_a_released_lease_is_free_at_once(rivals: tuple[Lease, Lease]) -> None:
@@ -352,3 +384,13 @@ async def test_after_an_outage_the_holder_renews_first(
     assert await holder_of(second) == first.entry
     await asyncio.wait_for(claiming, 5)
     assert await holder_of(first) == second.entry
+
+
+def test_an_outage_is_no_silence_of_the_holder() -> None:
+    """Nobody could renew: what the server still shows is dead only after it could have been renewed."""
+    held = Stored(5, "", encode(LeaseEntry(1, "first", "127.0.0.1:1", 1)))
+    turn = _Turn(began=0.0, leave_first_s=0.0)
+    assert not turn.has_come(held, 0.0)
+    turn.was_away(100.0)
+    assert not turn.has_come(held, 100.0 + DEAD_S)
+    assert turn.has_come(held, 100.1 + DEAD_S)
