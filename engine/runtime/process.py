@@ -44,7 +44,7 @@ from bus.replica import BookReplica
 from bus.round_trip import RoundTrip
 from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
-from bus.stream import StreamError
+from bus.stream import StreamError, StreamMissing, settled_extent
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
@@ -140,6 +140,7 @@ class Engine:
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
         self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
         self._engines: dict[int, EngineEntry] = {}
+        self._entered: EngineEntry | None = None
         self._listing = Listing(self._state)
         self._loop: CommitLoop | None = None
         self._uncrosser: Uncrosser | None = None
@@ -342,6 +343,7 @@ class Engine:
             )
         ):
             raise ProcessFault(f"another process entered a later epoch of E{number} than {epoch}")
+        self._entered = entry
 
     def _make_loop(self) -> tuple[CommitLoop, Legs]:
         """The commit loop and what it reaches, none of it started."""
@@ -496,6 +498,11 @@ class Engine:
             self._engines.pop(subjects.number_of(key), None)
         else:
             self._engines[entry.engine] = entry
+        ours = self._entered
+        is_lost = ours is not None and entry != ours and _epoch_of(entry) <= ours.epoch
+        if is_lost and key == str(self._settings.number):
+            _log.warning("the address of %s is lost or an older one, and is written again", key)
+            self._group.create_task(self._enter())
 
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:
@@ -511,6 +518,17 @@ class Engine:
 def _epoch_of(entry: EngineEntry | None) -> int:
     """The epoch that an engine's entry names, 0 where it cannot be one."""
     return entry.epoch if entry is not None and entry.epoch < _MAX_EPOCH else 0
+
+
+async def _refuse_a_journal(nc: Client, number: int) -> None:
+    """Without a journal this process would not see that another one reigns, and take its clients and ids."""
+    with suppress(StreamMissing):
+        stored = await settled_extent(nc, subjects.journal_stream(number))
+        if stored.last_seq:
+            raise ProcessFault(
+                f"E{number} has a journal of {stored.last_seq} batches in this NATS: start it without "
+                "--durability none, or use another NATS"
+            )
 
 
 async def run(settings: EngineSettings) -> None:
@@ -529,6 +547,7 @@ async def run(settings: EngineSettings) -> None:
         nc = await link.open(name)
         await await_shared(nc, PROVISION_PATIENCE_S)
         if not settings.durable:
+            await _refuse_a_journal(nc, settings.number)
             memory = MemoryJournal(settings.number)
             await Engine(settings, edge, door, address, link, nc, memory, None).run()
             return

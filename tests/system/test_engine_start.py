@@ -25,7 +25,8 @@ from bus.server import NatsServer
 from engine.commands import AddInstrument, decode
 from engine.runtime import process
 from engine.runtime.market_data import MarketData
-from engine.runtime.process import Engine
+from engine.runtime.process import Engine, run
+from engine.runtime.settings import EngineSettings
 from engine.state import State
 from tests.system.engine_process import EngineProcess, engine_process, is_serving, list_symbol_and_session
 from tests.system.test_nats_trouble import wired_engine
@@ -102,6 +103,41 @@ async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_succ
     with pytest.raises(ProcessFault, match="a later epoch of E1 than 2"):
         await Engine._enter(replaced)
     assert await engines.get("1") == successor
+
+
+@pytest.mark.parametrize("left", [None, EngineEntry(1, 1, "127.0.0.1:1", 1)], ids=["nothing", "an older one"])
+async def test_an_engine_whose_entry_is_lost_enters_again(
+    own_server: NatsServer, own_connection: Connection, left: EngineEntry | None
+) -> None:
+    """A damaged store may come back without it; its clients would be sent to a process that is gone.
+
+    A later one is a successor's and stays: the journal's fence tells whether it is.
+    """
+    async with wired_engine(own_server) as engine:
+        engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+        entered = await engines.get("1")
+        assert entered is not None
+        assert entered.address == engine.address
+        if left is None:
+            await (await own_connection.jetstream().key_value(subjects.ENGINES_BUCKET)).delete("1")
+        else:
+            await engines.put("1", left)
+
+        async def is_entered() -> bool:
+            return await engines.get("1") == entered
+
+        await eventually(is_entered, 10, "the entry is the engine's again")
+        await engines.put("1", EngineEntry(1, entered.epoch + 1, "127.0.0.1:1", 1))
+        await engine.trader.limit("AAA", 1, 100, 1)
+        assert not await is_entered()
+
+
+async def test_an_engine_without_a_journal_leaves_one_that_has_it_alone(own_server: NatsServer) -> None:
+    """It would enter a later epoch, take its clients, and give out its ids anew."""
+    async with wired_engine(own_server):
+        settings = EngineSettings(1, own_server.url, "127.0.0.1:0", False, False, None, Path(), False)
+        with pytest.raises(ProcessFault, match=r"E1 has a journal of \d+ batches in this NATS"):
+            await asyncio.wait_for(run(settings), 10)
 
 
 async def test_symbols_that_are_listed_trade_when_the_door_opens(
