@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 
 from bus import messages, provision, subjects, tokens
 from bus.connection import Connection
-from bus.executions import ExecutionsWriter
+from bus.executions import ExecutionsReader, ExecutionsWriter
 from bus.messages import (
     ASK,
     BID,
@@ -39,10 +39,11 @@ from bus.messages import (
     ProvisionRequest,
     ReportedFill,
 )
+from bus.peer import PeerFeed, PeerState
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
 from bus.server import NatsServer
-from exchange.runtime import process, registration
+from exchange.runtime import feeds, process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
@@ -223,7 +224,11 @@ async def two_engines(own_server: NatsServer, connections: "Connections") -> Asy
 
 
 async def test_a_client_gets_a_token_a_home_and_the_instruments(
-    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client gets a token, a home, its address and the instruments; refusals have the right status."""
     async with exchange(own_server, tmp_path) as caller:
@@ -250,6 +255,13 @@ async def test_a_client_gets_a_token_a_home_and_the_instruments(
         assert violated_field(error) == "client_id"
         error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
         assert "E1, E2" in str(error.details())
+        clients = Bucket(own_connection, subjects.CLIENTS_BUCKET, messages.decode_client)
+        await clients.remove(subjects.client_key("ann"))
+        error = await refused(caller.register("ann"), grpc.StatusCode.DATA_LOSS)
+        assert "client ann was registered" in str(error.details())
+        monkeypatch.setattr(registration, "_MAX_HASHES", 0)
+        monkeypatch.setattr(registration, "_RESERVED_HASHES", 0)
+        await refused(caller.register("bob", ""), grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 async def test_tokens_end(
@@ -396,6 +408,13 @@ async def test_without_a_live_engine_nobody_is_given_a_home(
         assert (await caller.register("ann", preferred_engine=7)).engine == 7
 
 
+def test_only_a_live_engine_becomes_a_home() -> None:
+    """One that is suspect may be dead, and one that was never heard may never have lived."""
+    peers = {number: PeerFeed(number) for number in (1, 2)}
+    peers[1].state, peers[2].state = PeerState.SUSPECT, PeerState.LIVE
+    assert feeds.live_engines((1, 2, 3), peers) == [2]
+
+
 async def test_restart_keeps_homes_and_positions(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
@@ -437,6 +456,37 @@ async def test_positions_need_a_token(
         await refused(caller.positions("nonsense"), grpc.StatusCode.UNAUTHENTICATED)
         error = await refused(caller.positions(token, "NONE"), grpc.StatusCode.INVALID_ARGUMENT)
         assert violated_field(error) == "symbol"
+
+
+async def test_positions_that_are_unknown_are_not_told(
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither while stored reports are still to be read, nor of a client of whom one is missing."""
+    reader = ExecutionsReader(own_connection)
+    monkeypatch.setattr(process, "ExecutionsReader", lambda _: reader)
+    two = INSTRUMENTS + INSTRUMENTS.replace("AAPL", "MSFT")
+    async with exchange(own_server, tmp_path, two) as caller:
+        ann, bob = [(await caller.register(client)).token for client in ("ann", "bob")]
+        reader.caught_up.clear()
+        error = await refused(caller.positions(ann), grpc.StatusCode.UNAVAILABLE)
+        assert "still reading" in str(error.details())
+        reader.caught_up.set()
+        writer = ExecutionsWriter(own_connection, 1)
+        await writer.start()
+        trades = (fill("ann", 1, BID, 5, 100), fill("bob", 1, ASK, 5, 100), fill("ann", 3, BID, 5, 100))
+        await writer.publish(Executions(1, 1, 1, 1, 3, trades))
+
+        async def arrived() -> bool:
+            return bool(await caller.positions(bob))
+
+        await eventually(arrived)
+        assert await caller.positions(bob, "MSFT") == []
+        error = await refused(caller.positions(ann), grpc.StatusCode.DATA_LOSS)
+        assert "after fill 1 came 3" in str(error.details())
 
 
 async def test_market_views(
@@ -498,19 +548,25 @@ async def test_a_bad_request_for_a_book_names_the_field(own_server: NatsServer, 
 async def test_views_are_published(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
-    """Whoever subscribes sees books, best prices, trades, engines and symbols, and that one died."""
+    """Whoever subscribes sees books, best prices, trades, engines and symbols, and that one died.
+
+    Trades of before the exchange started are history, and not among them.
+    """
     seen: dict[str, Any] = {}
+    trades: list[list[int]] = []
 
     async def keep(message: Msg) -> None:
-        seen[message.subject] = msgspec.json.decode(message.data)
+        seen[message.subject] = view = msgspec.json.decode(message.data)
+        trades.extend(trade[:5] for trade in view.get("trades", ()))
 
     for subject in ("view.>", "nbbo.>"):
         await own_connection.subscribe(subject, cb=keep)
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    await writer.publish(Executions(1, 3, 1, 1, 1, (fill("ann", 1, 1, 5, 100),)))
     async with exchange(own_server, tmp_path) as caller:
         await eventually(caller.sees_two_live_engines)
-        writer = ExecutionsWriter(own_connection, 1)
-        await writer.start()
-        await writer.publish(Executions(1, 3, 1, 1, 1, (fill("ann", 1, 1, 5, 101),)))
+        await writer.publish(Executions(1, 3, 2, 2, 1, (fill("ann", 2, 1, 5, 101),)))
 
         async def all_shown() -> bool:
             return "view.trades.AAPL" in seen and seen.get("nbbo.AAPL", {}).get("ask") == [101, 14, 4]
@@ -518,7 +574,7 @@ async def test_views_are_published(
         await eventually(all_shown)
         assert seen["view.symbols"]["symbols"] == [{"symbol": "AAPL", "tick_size": "0.01", "lot_size": "1"}]
         assert seen["view.book.AAPL"]["bids"] == [[99, 5, 1, [[1, 5, 1]]], [98, 5, 1, [[2, 5, 1]]]]
-        assert [trade[:5] for trade in seen["view.trades.AAPL"]["trades"]] == [[1, 0, 101, 5, 2]]
+        assert trades == [[1, 0, 101, 5, 2]]
         assert [engine["state"] for engine in seen["view.engines"]["engines"]] == ["live", "live"]
         await two_engines[0].stop()
 
@@ -665,6 +721,22 @@ async def test_calls_work_again_after_the_nats_server_was_killed(
                 return False
 
         await eventually(works)
+
+
+async def test_a_store_that_does_not_answer_is_told(
+    own_server: NatsServer, two_engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who must be looked up there can try again: it is no fault of the call."""
+
+    async def get(bucket: Bucket[Any], key: str) -> None:
+        raise BucketUnavailable(f"{bucket} {key}")
+
+    async with exchange(own_server, tmp_path) as caller:
+        token = (await caller.register("ann")).token
+        monkeypatch.setattr(Bucket, "get", get)
+        for call in (caller.register("ann"), caller.positions(token)):
+            error = await refused(call, grpc.StatusCode.UNAVAILABLE)
+            assert error.details() == "the exchange cannot reach its storage just now; try again"
 
 
 HUGE = b"%d" % 10**30
