@@ -454,6 +454,32 @@ async def test_an_id_used_twice_at_once_is_of_the_order_that_was_entered(venue: 
     assert engine.commands[1].replace.price == 6
 
 
+async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two orders wait under one id, and the second is refused: a replace has the ticks of the first."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    apply, twice = engine.apply, refusal(pb.REJECT_REASON_DUPLICATE_CLIENT_ORDER_ID)
+    monkeypatch.setattr(engine, "apply", lambda it: twice if it.new.symbol == COARSE else apply(it))
+    async with venue.client() as client:
+        order, refused = await asyncio.gather(
+            *(client.submit(symbol, "buy", "1", "2", client_order_id="mine") for symbol in ("AAPL", COARSE))
+        )
+        assert refused.rejected
+        await client.replace(order_id=order.order_id, price="3", quantity="1")
+    assert engine.commands[1].replace.price == 300
+
+
+async def test_only_so_many_orders_are_remembered(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, and the engine is asked about it where it is replaced."""
+    monkeypatch.setattr("client.client._REMEMBERED_ORDERS", 1)
+    async with venue.client() as client:
+        old, new = [await client.submit("AAPL", "buy", "1", "2") for _ in range(2)]
+        assert set(client._known_orders) == {new.order_id, new.client_order_id}
+        assert (await client.replace(order_id=old.order_id, price="3", quantity="2")).leaves_quantity == 2
+
+
 async def test_a_refused_repetition_leaves_the_order_known(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -605,14 +631,18 @@ async def test_a_replace_has_one_deadline(venue: FakeVenue) -> None:
         assert not (await replace).rejected
 
 
-async def test_a_cancel_has_one_deadline(venue: FakeVenue) -> None:
-    """What it has to ask afterwards is part of it."""
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_cancel_has_one_deadline(venue: FakeVenue, lost: bool) -> None:
+    """What it has to ask afterwards is part of it: how the order stands, or what one of an earlier run is."""
     engine = venue.engines[0]
-    async with venue.client(deadline_s=20) as client:
+    async with venue.client() as client:
         order = await client.submit("AAPL", "buy", "1", "2")
-        engine.s_per_command = 0.5
+    engine.orders[order.client_order_id].cumulative_quantity = 5
+    engine.s_per_command = 0.5
+    if lost:
         engine.break_after.append(UNAVAILABLE)
-        assert (await client.cancel(order_id=order.order_id)).duplicate
+    async with venue.client(deadline_s=20) as client:
+        assert (await client.cancel(order_id=order.order_id)).duplicate is lost
     (left_s,) = engine.s_left
     assert left_s < 20 - engine.s_per_command
 

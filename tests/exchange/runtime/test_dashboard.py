@@ -115,6 +115,18 @@ async def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.Monkey
         writer.close()
 
 
+async def test_a_connection_that_has_asked_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be under way with an order when the time for its first request is over."""
+    monkeypatch.setattr(web, "FIRST_REQUEST_S", 0.5)
+    async with served() as url, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+        for _ in range(2):
+            writer.write(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            await reader.readuntil(b"HTTP/1.1 404 Not Found\r\n")
+            await asyncio.sleep(web.FIRST_REQUEST_S)
+        writer.close()
+
+
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks when too many are open is told so and let go; who was there before is still answered."""
     monkeypatch.setattr(web, "MAX_CONNECTIONS", 1)
