@@ -330,6 +330,18 @@ async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.M
         await client.submit("AAPL", "buy", "1", "2")
 
 
+async def test_a_bug_is_told_when_the_client_is_closed(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke the sending of orders does not pass for a client that was closed."""
+    client = await venue.client().open()
+    monkeypatch.setattr(client._entry, "_is_message_due", lambda: 1 / 0)
+    with pytest.raises(ClientClosed):
+        await client.submit("AAPL", "buy", "1", "2")
+    with pytest.raises(ZeroDivisionError):
+        await client.close()
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -607,11 +619,14 @@ async def test_replaces_wait_for_each_other_no_longer_than_the_deadline(venue: F
             *(client.replace(order_id=order.order_id, price="3", quantity="10") for _ in range(4)),
             return_exceptions=True,
         )
+        assert time.monotonic() - began < 2
+        venue.engines[0].silent = False
+        again = await client.replace(order_id=order.order_id, price="3", quantity="10")
+        assert not again.rejected, "whose turn it was has ended with the deadline"
     sent = [failure.sent for failure in failures if isinstance(failure, Unavailable)]
     assert any(sent)
     assert sent.count(False) >= 2
     assert len(sent) == 4
-    assert time.monotonic() - began < 2
 
 
 async def test_a_replace_has_one_deadline(venue: FakeVenue) -> None:

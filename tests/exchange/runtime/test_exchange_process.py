@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import msgspec
+import nats.errors
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus.edge import RECOVERING_ROLE, token_key
@@ -45,6 +46,7 @@ from bus.registry import Bucket, BucketUnavailable
 from bus.server import NatsServer
 from exchange.runtime import feeds, process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
+from exchange.runtime.metrics import ViewCounts
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
 from simulation.ports import claim_port
@@ -606,6 +608,34 @@ async def test_views_begin_with_the_whole_market(
         assert [symbol["symbol"] for symbol in first["view.symbols"]["symbols"]] == ["AAPL"]
 
 
+async def test_views_that_cannot_leave_at_once_are_dropped(
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while too much is on its way nor while NATS is away are they kept: they would come late."""
+    counts = ViewCounts()
+    monkeypatch.setattr(process, "ViewCounts", lambda: counts)
+    async with exchange(own_server, tmp_path):
+
+        async def some_published() -> bool:
+            return counts.published > published
+
+        async def some_dropped() -> bool:
+            return counts.dropped > dropped
+
+        published, dropped = counts.published, counts.dropped
+        await eventually(some_published)
+        with monkeypatch.context() as no_room:
+            no_room.setattr(process, "_MAX_UNSENT_VIEWS_BYTES", 0)
+            await eventually(some_dropped)
+        os.kill(own_server.pid, signal.SIGKILL)
+        await own_server.wait()
+        dropped = counts.dropped
+        await eventually(some_dropped)
+        await own_server.restart()
+        published = counts.published
+        await eventually(some_published)
+
+
 async def test_standbys_are_shown_behind_the_primaries(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
@@ -642,10 +672,47 @@ async def test_standbys_are_shown_behind_the_primaries(
         await eventually(gone)
 
 
-async def test_journals_are_made_on_request(
-    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+async def test_what_an_operator_removes_is_gone(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
-    """An engine that asks has its journal; nonsense is answered and ends nothing."""
+    """An engine or a symbol whose key is deleted is listed no more, and a client's name is free again."""
+    two = INSTRUMENTS + INSTRUMENTS.replace("AAPL", "B.C")
+    async with exchange(own_server, tmp_path, two) as caller:
+        token = (await caller.register("ann", preferred_engine=1)).token
+        for key in (
+            "engines.2",
+            f"instruments.{subjects.symbol_token('B.C')}",
+            f"clients.{subjects.client_key('ann')}",
+            f"sessions.{token_key(token)}",
+        ):
+            await own_connection.publish(f"$KV.{key}", b"", headers={"KV-Operation": "DEL"})
+
+        async def gone() -> bool:
+            engines, symbols = await caller.engines(), await caller.instruments()
+            return ([e.engine for e in engines], [i.symbol for i in symbols]) == ([1], ["AAPL"])
+
+        async def free() -> bool:
+            try:
+                return bool(await caller.register("ann", "another", preferred_engine=1))
+            except grpc.aio.AioRpcError:
+                return False
+
+        await eventually(gone)
+        await eventually(free)
+
+
+async def test_journals_are_made_on_request(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that asks has its journal, be it at the second try; nonsense is answered and ends nothing."""
+    provision_journal, faults = provision.provision_journal, [nats.errors.TimeoutError()]
+
+    async def provision_at_second(*arguments: Any, **options: Any) -> None:
+        if faults:
+            raise faults.pop()
+        await provision_journal(*arguments, **options)
+
+    monkeypatch.setattr(provision, "provision_journal", provision_at_second)
     async with exchange(own_server, tmp_path) as caller:
         await await_journal(own_connection, 4, DEADLINE_S)
         for payload in (b"", b"\xff", b'["provision",5]'):
@@ -673,14 +740,21 @@ async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> Non
 async def test_calls_hear_that_the_exchange_is_starting(
     own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thousands of symbols take a while; whoever waits for it is told that it is at work."""
-    may_publish = asyncio.Event()
+    """Thousands of symbols take a while, and old reports too; whoever waits is told that it is at work."""
+    may_publish, may_read = asyncio.Event(), asyncio.Event()
 
     async def publish_late(bucket: Bucket[InstrumentEntry], entries: list[InstrumentEntry]) -> None:
         await may_publish.wait()
         await publish_instruments(bucket, entries)
 
+    class LateReader(ExecutionsReader):
+        async def __aiter__(self) -> AsyncGenerator[Executions]:
+            await may_read.wait()
+            async for message in super().__aiter__():
+                yield message
+
     monkeypatch.setattr(process, "publish_instruments", publish_late)
+    monkeypatch.setattr(process, "ExecutionsReader", LateReader)
     file = tmp_path / "instruments.toml"
     file.write_text(INSTRUMENTS)
     address = f"127.0.0.1:{claim_port('127.0.0.1', 0, 'exchange')}"
@@ -692,8 +766,17 @@ async def test_calls_hear_that_the_exchange_is_starting(
         refusal = await refused(caller.instruments(), grpc.StatusCode.UNAVAILABLE)
         assert refusal.details() == "the exchange is starting: try again"
         may_publish.set()
+
+        async def takes_calls() -> bool:
+            with suppress(grpc.aio.AioRpcError):
+                return len(await caller.instruments()) == 1
+            return False
+
+        await eventually(takes_calls)
+        assert await caller.is_serving(RECOVERING_ROLE)
+        assert not await caller.is_serving()
+        may_read.set()
         await eventually(caller.is_serving)
-        assert len(await caller.instruments()) == 1
         assert not await caller.is_serving(RECOVERING_ROLE)
     finally:
         await caller.channel.close(None)
