@@ -154,6 +154,24 @@ async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(
         assert [(await order).status for order in (first, second)] == ["new", "new"]
 
 
+async def test_orders_that_keep_coming_hold_up_none(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that is queued has waited long enough, however short a time ago the last one came."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 0.2)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        orders = [asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))]
+        await until(lambda: in_flight(client) == 1)
+        while in_flight(client) == 1:
+            orders.append(asyncio.create_task(client.submit("AAPL", "buy", "1", "2")))
+            await asyncio.sleep(0.02)
+        assert len(orders) < AMPLE_COMMANDS / 2
+        engine.hold.set()
+        assert all([(await order).status == "new" for order in orders])
+
+
 def in_flight(client: Client) -> int:
     """How many messages of the client have no answer yet."""
     assert client._entry is not None
@@ -249,6 +267,24 @@ async def test_unanswered_orders_keep_their_order(venue: FakeVenue) -> None:
     assert first_seen == [result.client_order_id for result in results]
 
 
+async def test_an_unanswered_order_goes_again_with_what_came_after_it(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was the end of a message need not be the end of the next one."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    engine.break_before.append(UNAVAILABLE)
+    async with venue.client() as client, asyncio.timeout(20):
+        first = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        second = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        assert [(await order).status for order in (first, second)] == ["new", "new"]
+    assert engine.messages == [2]
+
+
 async def test_an_engine_that_restarts_on_its_address_goes_on_serving(venue: FakeVenue) -> None:
     """The stream of the same client ended without a status, and is opened again."""
     engine = venue.engines[0]
@@ -270,6 +306,32 @@ async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
         venue.engines[0].silent = False
         result = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
     assert result.duplicate
+
+
+async def test_only_what_failed_since_is_a_reason(venue: FakeVenue) -> None:
+    """A stream that broke before the last answer, or before the order was given, is not why it has none."""
+    engine = venue.engines[0]
+    engine.break_before.append(UNAVAILABLE)
+    async with venue.client(deadline_s=1) as client:
+        await client.submit("AAPL", "buy", "1", "2")
+        engine.silent = True
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"no answer within 1 s$"):
+                await client.submit("AAPL", "buy", "1", "2")
+            await until(lambda: client._entry._reader is None)  # type: ignore[union-attr]  # it is connected
+
+
+async def test_an_order_that_has_left_once_stays_in_doubt(venue: FakeVenue) -> None:
+    """Its answer was lost, and the deadline comes before it can be sent again."""
+    engine = venue.engines[0]
+    engine.break_after.append(UNAVAILABLE)
+    async with venue.client(deadline_s=0.7) as client:
+        venue.hold_searches = asyncio.Event()
+        with pytest.raises(Unavailable) as caught:
+            await client.submit("AAPL", "buy", "1", "2")
+        venue.hold_searches.set()
+    assert caught.value.sent
+    assert set(engine.orders) == {caught.value.client_order_id}
 
 
 async def test_a_question_leaves_no_order_in_doubt(venue: FakeVenue) -> None:
@@ -663,15 +725,16 @@ async def test_a_cancel_has_one_deadline(venue: FakeVenue, lost: bool) -> None:
 
 
 async def test_a_later_command_may_have_the_earlier_deadline(venue: FakeVenue) -> None:
-    """It is given up at its own."""
+    """Each is given up at its own."""
     venue.engines[0].silent = True
     async with venue.client() as client, asyncio.timeout(15):
         order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
         await until(lambda: in_flight(client))
-        deadline = asyncio.get_running_loop().time() + 0.1
-        later = client._entry.send(b"", "later", deadline)  # type: ignore[union-attr]  # it is connected
-        with pytest.raises(Unavailable):
-            await later.answer
+        entry, now = client._entry, asyncio.get_running_loop().time()
+        assert entry is not None
+        for later in [entry.send(b"", "later", now + left_s) for left_s in (0.1, 0.2)]:
+            with pytest.raises(Unavailable):
+                await later.answer
         assert not order.done()
         await client.close()
         with pytest.raises(ClientClosed):

@@ -278,8 +278,10 @@ async def test_orders_of_a_symbol_that_is_not_listed(venue: FakeVenue) -> None:
 
 
 async def test_positions(venue: FakeVenue) -> None:
-    """Positions come in units and money, not in lots and ticks."""
+    """Positions come in units and money, not in lots and ticks, of a symbol that is new to the client too."""
+    venue.symbols.clear()
     async with venue.client() as client:
+        venue.symbols.append("AAPL")
         position = (await client.positions())["AAPL"]
     assert (position.quantity, position.average_price) == (Decimal("-0.5"), Decimal("101.255"))
     assert (position.realized_pnl, position.fees) == (Decimal("0.2"), Decimal("0.001"))

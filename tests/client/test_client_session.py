@@ -189,9 +189,10 @@ async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
 
 async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
     """Registration with a wrong password raises, and leaves nothing open."""
+    client = venue.client(password="other")
     with pytest.raises(AuthenticationFailed, match="wrong password"):
-        async with venue.client(password="other"):
-            pass
+        await client.open()
+    assert client._session.closed
 
 
 async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:

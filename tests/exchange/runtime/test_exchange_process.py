@@ -27,6 +27,7 @@ from nats.aio.msg import Msg
 from bus import messages, provision, subjects, tokens
 from bus.connection import Connection
 from bus.executions import ExecutionsReader, ExecutionsWriter
+from bus.follower import FeedFollower
 from bus.messages import (
     ASK,
     BID,
@@ -721,18 +722,30 @@ async def test_journals_are_made_on_request(
         assert await caller.is_serving()
 
 
+async def test_further_journals_are_trimmed_like_the_others(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """Whoever starts the exchange again need not say so once more."""
+    await provision.provision_shared(own_connection)
+    await provision.provision_journal(own_connection, 1, trimmable=True)
+    async with exchange(own_server, tmp_path):
+        await await_journal(own_connection, 4, DEADLINE_S)
+    assert await provision.is_trimmable(own_connection, 4)
+
+
 async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> None:
     """A file with another tick size is refused and changes nothing; collars and new symbols are taken."""
     async with exchange(own_server, tmp_path):
         pass
+    other = INSTRUMENTS.replace("AAPL", "NEW") + INSTRUMENTS.replace("0.01", "0.02")
     with pytest.raises(InstrumentsRefused, match=r"AAPL has tick_size 0\.01 and the file says 0\.02"):
-        async with exchange(own_server, tmp_path, INSTRUMENTS.replace("0.01", "0.02")):
+        async with exchange(own_server, tmp_path, other):
             pass
     more = INSTRUMENTS + 'market_collar_percent = "5"\n' + INSTRUMENTS.replace("AAPL", "B.C")
     async with exchange(own_server, tmp_path, more) as caller:
         listed = await caller.instruments()
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", "5"), ("B.C", "")]
-    async with exchange(own_server, tmp_path, INSTRUMENTS) as caller:
+    async with exchange(own_server, tmp_path, INSTRUMENTS.replace("0.01", "0.010")) as caller:
         listed = await caller.instruments()
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", ""), ("B.C", "")]
 
@@ -786,9 +799,23 @@ async def test_calls_hear_that_the_exchange_is_starting(
 
 
 async def test_calls_work_again_after_the_nats_server_was_killed(
-    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While nats-server is away calls that need it wait or say so; when it is back they work again."""
+    """While nats-server is away calls that need it wait or say so; when it is back they work again.
+
+    What came meanwhile is lost: all books are asked for anew.
+    """
+    reconnected, told = FeedFollower.reconnected, asyncio.Event()
+
+    def note_reconnected(follower: FeedFollower) -> None:
+        reconnected(follower)
+        told.set()
+
+    monkeypatch.setattr(FeedFollower, "reconnected", note_reconnected)
     async with exchange(own_server, tmp_path) as caller:
         token = (await caller.register("ann")).token
         os.kill(own_server.pid, signal.SIGKILL)
@@ -804,6 +831,7 @@ async def test_calls_work_again_after_the_nats_server_was_killed(
                 return False
 
         await eventually(works)
+        await asyncio.wait_for(told.wait(), DEADLINE_S)
 
 
 async def test_a_store_that_does_not_answer_is_told(
