@@ -1,7 +1,9 @@
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
     AuthenticationFailed,
@@ -15,8 +17,11 @@ from client import (
 )
 from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import WHAT_TO_DO, ExchangeAway, Failure, Misuse, explain, some_of
+from client.cli.main import find, run
 from client.cli.output import Output
 from client.cli.settings import Context, Contexts, Settings, SettingsError, resolve
+from tests.client.fake_venue import COARSE, FakeVenue
+from tests.waiting import until
 
 TRADING = Path(__file__).parents[3] / "docs" / "trading.md"
 REFUSED_CONNECTION = (
@@ -114,6 +119,34 @@ async def test_that_nobody_answers_is_said_once(capsys: pytest.CaptureFixture[st
     for _ in range(2):
         await desk.tell_away(ExchangeAway(Unavailable(REFUSED_CONNECTION)))
     assert capsys.readouterr().err.count("it is tried again") == 1
+
+
+async def test_a_followed_history_goes_on_after_an_outage(
+    venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fills -f` says that nobody answers, and then tells what it has not told yet, of this symbol only."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    venue.symbols.append(COARSE)
+    engine, command, said = venue.engines[0], find("fills"), ["", ""]
+
+    def has_said(text: str) -> bool:
+        said[:] = map("".join, zip(said, capsys.readouterr(), strict=True))
+        return text in said[0] + said[1]
+
+    words = ("-f", "AAPL", "--exchange", venue.address, "--client-id", "alice", "--secret", "mine")
+    options = command.parser().read([*words, "--timeout", "1"])
+    engine.add_fills(2)
+    following = asyncio.create_task(run(command, options, Output(as_json=False)))
+    await until(lambda: has_said("fill 2:"))
+    await engine.server.stop(None)
+    await until(lambda: has_said("it is tried again"))
+    engine.fill(pb.NewOrder(symbol=COARSE, side=pb.SIDE_BUY, price=10_125, quantity=3))
+    engine.add_fills(1)
+    await venue.start(engine)
+    await until(lambda: has_said("fill 4:"))
+    following.cancel()
+    await asyncio.wait((following,))
+    assert re.findall(r"fill (\d):", said[0]) == ["1", "2", "4"]
 
 
 def test_many_symbols_are_not_all_listed() -> None:
