@@ -187,6 +187,15 @@ async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
             await client.book("AAPL")
 
 
+async def test_failures_that_were_overcome_do_not_add_up(venue: FakeVenue) -> None:
+    """INTERNAL twice in a row is a reason to register again; with an answer between them it is none."""
+    venue.engines[0].break_after.extend([grpc.StatusCode.INTERNAL, None] * 2)
+    async with venue.client() as client:
+        for _ in range(2):
+            await client.submit("AAPL", "buy", "1", "2")
+    assert venue.registrations == 1
+
+
 async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
     """Registration with a wrong password raises, and leaves nothing open."""
     client = venue.client(password="other")
