@@ -89,6 +89,21 @@ async def test_a_history_that_is_refused_is_given_up(
     assert len(engine.fills_asked) > 1
 
 
+async def test_streams_that_bring_nothing_count_only_so_often(venue: FakeVenue) -> None:
+    """Three in a row leave the whole deadline for the next one; what one has brought ends the row."""
+    async with venue.client() as client:
+        attempts = retry.Retry(client._session, 20)
+
+        def leaves_time(*, brought: bool) -> bool:
+            attempts._deadline = 0.0
+            attempts.stream_ended(2.0, brought=brought)
+            return attempts.remaining_s > 0
+
+        for _ in range(2):
+            assert [leaves_time(brought=False) for _ in range(4)] == [True, True, True, False]
+            assert leaves_time(brought=True)
+
+
 @pytest.mark.parametrize("fills", [0, 2])
 async def test_a_history_that_does_not_go_on_is_given_up(venue: FakeVenue, fills: int) -> None:
     """An engine that does not say whether there are more has the deadline for it, at each fill anew.

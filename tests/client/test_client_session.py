@@ -64,6 +64,25 @@ async def test_client_finds_the_standby_without_the_exchange(venue: FakeVenue) -
     assert len(standby.commands) == 1
 
 
+async def test_processes_are_tried_in_turn_with_pauses(venue: FakeVenue) -> None:
+    """Where neither the exchange nor any process of the engine is there, the attempts do not rush."""
+    async with venue.client(deadline_s=1) as client:
+        await venue.stop_exchange()
+        await venue.engines[0].server.stop(None)
+        with pytest.raises(Unavailable):
+            await client.open_orders()
+        assert 2 < client._session.generation < 30
+
+
+async def test_an_engine_that_sends_us_to_itself_is_asked_with_pauses(venue: FakeVenue) -> None:
+    """Each time the client registers again, which costs the exchange a slow hash."""
+    venue.engines[0].unary_failures.extend([grpc.StatusCode.FAILED_PRECONDITION] * 10_000)
+    async with venue.client(deadline_s=1) as client:
+        with pytest.raises(Unavailable, match="FAILED_PRECONDITION"):
+            await client.open_orders()
+    assert 2 < venue.registrations < 15
+
+
 async def test_an_exchange_that_is_away_moves_no_engine(venue: FakeVenue) -> None:
     """A question to the exchange that nobody answers says nothing about the engine."""
     async with venue.client(deadline_s=0.5) as client:
