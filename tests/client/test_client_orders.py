@@ -547,6 +547,17 @@ async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
     assert engine.commands[1].replace.price == 300
 
 
+async def test_refused_orders_of_one_id_leave_nothing_behind(venue: FakeVenue) -> None:
+    """Each has its answer, though they waited at once and the later took the place of the earlier."""
+    venue.symbols.append(COARSE)
+    async with venue.client() as client:
+        refused = await asyncio.gather(
+            *(client.submit(symbol, "buy", 0, "2", client_order_id="mine") for symbol in ("AAPL", COARSE))
+        )
+        assert [result.rejected for result in refused] == [True, True]
+        assert not client._known_orders
+
+
 async def test_only_so_many_orders_are_remembered(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten, and the engine is asked about it where it is replaced."""
     monkeypatch.setattr("client.client._REMEMBERED_ORDERS", 1)

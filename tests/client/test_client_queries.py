@@ -8,7 +8,19 @@ from decimal import Decimal
 import grpc
 import pytest
 
-from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, retry, session
+from client import (
+    AuthenticationFailed,
+    ClientClosed,
+    DataLost,
+    FillGap,
+    OrderNotFound,
+    RequestInvalid,
+    Unavailable,
+    UnknownSymbol,
+    Venue,
+    retry,
+    session,
+)
 from tests.client.fake_venue import FakeVenue
 from tests.waiting import until
 
@@ -201,6 +213,27 @@ async def test_single_calls_are_repeated(venue: FakeVenue) -> None:
         assert await client.cancel_all(side="sell") == 7
         venue.home = venue.engines[1]
         assert await client.cancel_all() == 8
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, RequestInvalid),
+        (grpc.StatusCode.UNIMPLEMENTED, RequestInvalid),
+        (grpc.StatusCode.NOT_FOUND, OrderNotFound),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
+        (grpc.StatusCode.DATA_LOSS, DataLost),
+    ],
+)
+async def test_what_no_repetition_would_mend_is_asked_once(
+    venue: FakeVenue, code: grpc.StatusCode, error: type[Exception]
+) -> None:
+    """It raises what the venue says, though the next question has an answer."""
+    venue.engines[0].unary_failures.append(code)
+    async with venue.client() as client:
+        with pytest.raises(error, match="scripted"):
+            await client.open_orders()
+        assert await client.open_orders() == []
 
 
 async def test_query_gives_up_at_the_deadline(venue: FakeVenue) -> None:
