@@ -23,6 +23,7 @@ from client import (
     UnknownSymbol,
     order_entry,
 )
+from client.client import check_client_order_id
 from client.order_entry import AMPLE_COMMANDS
 from tests.client.fake_venue import COARSE, FakeVenue, refusal
 from tests.waiting import until
@@ -46,6 +47,15 @@ async def test_submit_speaks_decimal_both_ways(venue: FakeVenue) -> None:
     assert result.leaves_quantity == Decimal(10)
     assert result.client_order_id == new.client_order_id
     assert not result.rejected
+
+
+async def test_ids_are_new_in_every_run(venue: FakeVenue) -> None:
+    """An engine would take the first order of another run for a repetition of this one's."""
+    runs = [venue.client() for _ in range(2)]
+    ids = {run.new_client_order_id() for run in runs for _ in range(2)}
+    assert len(ids) == 4
+    for client_order_id in ids:
+        check_client_order_id(client_order_id)
 
 
 async def test_an_answer_carries_its_fills(venue: FakeVenue) -> None:

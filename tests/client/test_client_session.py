@@ -64,6 +64,17 @@ async def test_client_finds_the_standby_without_the_exchange(venue: FakeVenue) -
     assert len(standby.commands) == 1
 
 
+async def test_an_engine_that_comes_back_is_found_without_the_exchange(venue: FakeVenue) -> None:
+    """A client that has gone on to a standby meanwhile tries the process of before again."""
+    async with venue.client(deadline_s=5) as client:
+        await venue.stop_exchange()
+        await venue.engines[0].server.stop(None)
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: client._session.is_guessing)
+        await venue.start(venue.engines[0])
+        assert (await order).status == "new"
+
+
 async def test_processes_are_tried_in_turn_with_pauses(venue: FakeVenue) -> None:
     """Where neither the exchange nor any process of the engine is there, the attempts do not rush."""
     async with venue.client(deadline_s=1) as client:
@@ -125,6 +136,16 @@ async def test_what_a_registration_told_is_not_left_for_a_guess(
         assert mine.home.address == told
 
 
+async def test_what_the_exchange_says_is_no_guess(venue: FakeVenue) -> None:
+    """Neither an address that it was asked for nor that of a registration."""
+    async with venue.client() as client:
+        session = client._session
+        for ask in (session.find_home, session.register_again):
+            session.is_guessing = True
+            await ask(session.generation)
+            assert not session.is_guessing
+
+
 async def test_an_engine_is_found_while_a_token_is_renewed(venue: FakeVenue) -> None:
     """A registration that takes long holds up nobody whose token is good."""
     old, successor = venue.engines[0], FakeEngine(venue, 1)
@@ -148,6 +169,25 @@ async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:
         venue.tokens.clear()
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
     assert venue.registrations == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, AuthenticationFailed),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
+        (grpc.StatusCode.DATA_LOSS, DataLost),
+    ],
+)
+async def test_a_client_that_is_no_longer_known_gives_up(
+    venue: FakeVenue, code: grpc.StatusCode, error: type[Exception]
+) -> None:
+    """Its token has ended, and the exchange does not give it another: to ask again would not help."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        venue.failures.append(code)
+        with pytest.raises(error, match="scripted"):
+            await client.open_orders()
 
 
 async def test_token_that_stays_unknown_fails(venue: FakeVenue) -> None:
