@@ -383,6 +383,25 @@ async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> 
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
+async def test_an_order_that_the_venue_never_saw_makes_sense(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INVALID_ARGUMENT is said of what was sent: what waited behind it goes on."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    engine.break_before.append(grpc.StatusCode.INVALID_ARGUMENT)
+    async with venue.client() as client, asyncio.timeout(20):
+        sent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        with pytest.raises(RequestInvalid):
+            await sent
+        assert (await unsent).status == "new"
+
+
 async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that is closed tells the tasks whose orders wait which may be in, and refuses later calls."""
     monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
