@@ -182,6 +182,17 @@ async def test_closing_ends_a_followed_history(venue: FakeVenue) -> None:
         await following
 
 
+async def test_a_reader_that_is_cancelled_ends_as_cancelled(venue: FakeVenue) -> None:
+    """Also where the client is closed at the same time: its own user has ended it."""
+    async with venue.client() as client:
+        reading = asyncio.create_task(anext(client.fills()))
+        await until(lambda: venue.engines[0].fills_asked)
+        client._session.closed = True
+        reading.cancel()
+        await asyncio.wait((reading,))
+    assert reading.cancelled()
+
+
 async def test_closing_ends_a_history_that_looks_for_its_engine(venue: FakeVenue) -> None:
     """So does a task whose stream is lost, while it asks where its engine is: nobody has cancelled it."""
     client = await venue.client().open()

@@ -7,7 +7,16 @@ from typing import Any
 import grpc
 import pytest
 
-from client import AuthenticationFailed, Client, ClientClosed, DataLost, Unavailable, Venue, retry
+from client import (
+    AuthenticationFailed,
+    Client,
+    ClientClosed,
+    DataLost,
+    RequestInvalid,
+    Unavailable,
+    Venue,
+    retry,
+)
 from tests.client.fake_venue import FakeEngine, FakeVenue
 from tests.waiting import until
 
@@ -261,6 +270,13 @@ async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
     with pytest.raises(AuthenticationFailed, match="wrong password"):
         await client.open()
     assert client._session.closed
+
+
+async def test_a_home_that_cannot_be_given_fails_at_once(venue: FakeVenue) -> None:
+    """An engine was asked for that is none of the exchange's."""
+    venue.failures.append(grpc.StatusCode.FAILED_PRECONDITION)
+    with pytest.raises(RequestInvalid, match="scripted"):
+        await venue.client().open()
 
 
 async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:

@@ -481,10 +481,12 @@ async def test_positions_that_are_unknown_are_not_told(
         writer = ExecutionsWriter(own_connection, 1)
         await writer.start()
         trades = (fill("ann", 1, BID, 5, 100), fill("bob", 1, ASK, 5, 100), fill("ann", 3, BID, 5, 100))
-        await writer.publish(Executions(1, 1, 1, 1, 3, trades))
+        most = 2**63 - 1
+        await writer.publish(Executions(1, 1, 1, 1, 4, (*trades, fill("bob", 2, ASK, most, 1))))
 
         async def arrived() -> bool:
-            return bool(await caller.positions(bob))
+            positions = await caller.positions(bob)
+            return [position[1] for position in positions] == [-most - 1]  # which the wire holds at least
 
         await eventually(arrived)
         assert await caller.positions(bob, "MSFT") == []
