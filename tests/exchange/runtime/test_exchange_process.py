@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -44,11 +45,15 @@ from bus.messages import (
 from bus.peer import PeerFeed, PeerState
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
+from bus.runner import ProcessFault
 from bus.server import NatsServer
+from bus.tokens import Tokens
+from exchange.directory import Directory
 from exchange.runtime import feeds, process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
-from exchange.runtime.metrics import ViewCounts
+from exchange.runtime.metrics import ExchangeCollector, StreamSizes, ViewCounts
 from exchange.runtime.process import run
+from exchange.runtime.servicer import REGISTRATION_OUTCOMES
 from exchange.runtime.settings import ExchangeSettings
 from simulation.ports import claim_port
 from tests.bad_request import violations
@@ -611,6 +616,38 @@ async def test_views_begin_with_the_whole_market(
         assert [symbol["symbol"] for symbol in first["view.symbols"]["symbols"]] == ["AAPL"]
 
 
+def test_metrics_tell_of_each_part() -> None:
+    """An engine that was never heard is down, and every count has its own place."""
+    parts: Any = SimpleNamespace(
+        peers={}, registrations=dict.fromkeys(REGISTRATION_OUTCOMES, 0), pending=4, gap_count=5
+    )
+    parts.caught_up = asyncio.Event()
+    views = ViewCounts()
+    views.published, views.dropped = 3, 2
+    collector = ExchangeCollector(
+        connections=tuple,
+        follower=parts,
+        engines={1: EngineEntry(1, 1, "host:1", 1)},
+        standbys=feeds.Standbys(),
+        instruments={},
+        directory=Directory(Tokens()),
+        servicer=parts,
+        views=views,
+        executions=parts,
+        positions=parts,
+        streams=StreamSizes(),
+    )
+    told = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+    assert told["matchbus_engines", "down"] == 1
+    assert (told["matchbus_views_total", "published"], told["matchbus_views_total", "dropped"]) == (3, 2)
+    assert (told["matchbus_positions_lag_messages",], told["matchbus_position_gaps",]) == (4, 5)
+    assert told["matchbus_positions_caught_up",] == 0
+
+
 async def test_views_that_cannot_leave_at_once_are_dropped(
     own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -798,6 +835,21 @@ async def test_calls_hear_that_the_exchange_is_starting(
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+
+
+async def test_a_server_whose_jetstream_is_away_ends_a_start(
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for a while, and then told what is amiss."""
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise nats.errors.TimeoutError
+
+    monkeypatch.setattr(provision, "provision_shared", away)
+    monkeypatch.setattr(process, "START_DEADLINE_S", 0.3)
+    with pytest.raises(ProcessFault, match="answers but its JetStream does not"):
+        async with exchange(own_server, tmp_path):
+            pass
 
 
 async def test_calls_work_again_after_the_nats_server_was_killed(
