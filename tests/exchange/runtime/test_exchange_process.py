@@ -753,6 +753,7 @@ async def test_journals_are_made_on_request(
         await provision_journal(*arguments, **options)
 
     monkeypatch.setattr(provision, "provision_journal", provision_at_second)
+    monkeypatch.setattr(provision, "_REQUEST_TIMEOUT_S", 1.0)
     async with exchange(own_server, tmp_path) as caller:
         await await_journal(own_connection, 4, DEADLINE_S)
         for payload in (b"", b"\xff", b'["provision",5]'):
