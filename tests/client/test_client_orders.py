@@ -93,6 +93,7 @@ async def test_refusal_is_returned_and_raised_on_demand(venue: FakeVenue) -> Non
         ({"time_in_force": "good"}, ValueError),
         ({"client_order_id": "x" * 37}, ValueError),
         ({"client_order_id": "tab\t"}, ValueError),
+        ({"client_order_id": "\u00e9"}, ValueError),
         ({"client_order_id": 5}, TypeError),
         ({"client_order_id": b"x"}, TypeError),
         ({"post_only": "no"}, TypeError),

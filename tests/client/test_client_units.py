@@ -6,6 +6,8 @@ import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
+    EngineRole,
+    EngineStatus,
     Fill,
     Liquidity,
     OrderResult,
@@ -178,6 +180,13 @@ def test_every_field_of_an_order_has_its_place() -> None:
         Decimal("0.3"), Decimal("0.4"), Decimal("0.5"), OrderStatus.PENDING, Decimal("0.06"), True,
         SelfTradePrevention.CANCEL_BOTH,
     )  # fmt: skip
+
+
+def test_every_field_of_an_engine_has_its_place() -> None:
+    """One that an exchange gives no role reigns; a standby has no state."""
+    message = pb.Engine(engine=1, epoch=2, address="a", lag_ns=3, reason="r", batch_number=4, lag_batches=5)
+    expected = EngineStatus(1, EngineRole.PRIMARY, None, 2, "a", 3, 4, 5, "r")
+    assert results.engine_status(message) == expected
 
 
 def test_a_reason_of_tomorrow_is_another_one() -> None:

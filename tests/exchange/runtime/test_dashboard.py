@@ -64,13 +64,20 @@ async def test_the_page_comes_with_all_it_needs() -> None:
 
 
 async def test_the_page_may_only_do_what_it_does() -> None:
-    """Scripts come from here alone, connections go to NATS and this machine, nobody may frame it."""
+    """Scripts come from here alone, connections go to NATS and this machine, nobody may frame or open it."""
     async with served() as url:
         _, _, headers = await get(url)
         policy = headers["content-security-policy"]
         assert "default-src 'none'; script-src 'self';" in policy
         assert "connect-src 'self' ws://127.0.0.1:1 ws://127.0.0.1:2 http://127.0.0.1:*;" in policy
         assert "frame-ancestors 'none'" in policy
+        told = {name: headers[name] for name in dashboard._HEADERS}
+    assert told == {
+        "cache-control": "no-cache",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+        "cross-origin-opener-policy": "same-origin",
+    }
 
 
 async def test_on_loopback_it_answers_to_no_other_name() -> None:
