@@ -23,6 +23,7 @@ from client import (
     UnknownSymbol,
     order_entry,
 )
+from client.client import check_client_order_id
 from client.order_entry import AMPLE_COMMANDS
 from tests.client.fake_venue import COARSE, FakeVenue, refusal
 from tests.waiting import until
@@ -46,6 +47,15 @@ async def test_submit_speaks_decimal_both_ways(venue: FakeVenue) -> None:
     assert result.leaves_quantity == Decimal(10)
     assert result.client_order_id == new.client_order_id
     assert not result.rejected
+
+
+async def test_ids_are_new_in_every_run(venue: FakeVenue) -> None:
+    """An engine would take the first order of another run for a repetition of this one's."""
+    runs = [venue.client() for _ in range(2)]
+    ids = {run.new_client_order_id() for run in runs for _ in range(2)}
+    assert len(ids) == 4
+    for client_order_id in ids:
+        check_client_order_id(client_order_id)
 
 
 async def test_an_answer_carries_its_fills(venue: FakeVenue) -> None:
@@ -83,6 +93,7 @@ async def test_refusal_is_returned_and_raised_on_demand(venue: FakeVenue) -> Non
         ({"time_in_force": "good"}, ValueError),
         ({"client_order_id": "x" * 37}, ValueError),
         ({"client_order_id": "tab\t"}, ValueError),
+        ({"client_order_id": "\u00e9"}, ValueError),
         ({"client_order_id": 5}, TypeError),
         ({"client_order_id": b"x"}, TypeError),
         ({"post_only": "no"}, TypeError),
@@ -115,9 +126,11 @@ async def test_orders_of_many_tasks_share_messages(venue: FakeVenue) -> None:
         results = await asyncio.gather(
             *(client.submit("AAPL", "buy", "1", "2", client_order_id=f"o{number}") for number in range(1_000))
         )
+        assert engine.messages == [256, 256, 256, 232]
+        await asyncio.gather(*(client.submit("AAPL", "buy", "1", "2") for _ in range(512)))
+    assert engine.messages[4:] == [256, 256], "however soon the full ones were answered"
     assert [result.client_order_id for result in results] == [f"o{number}" for number in range(1_000)]
-    assert [command.new.client_order_id for command in engine.commands] == [f"o{n}" for n in range(1_000)]
-    assert engine.messages == [256, 256, 256, 232]
+    assert [it.new.client_order_id for it in engine.commands[:1_000]] == [f"o{n}" for n in range(1_000)]
 
 
 async def test_few_orders_wait_for_the_answer_before_them(
@@ -152,6 +165,24 @@ async def test_an_answer_that_does_not_come_holds_up_nobody_for_long(
         await until(lambda: in_flight(client) == 2)
         engine.hold.set()
         assert [(await order).status for order in (first, second)] == ["new", "new"]
+
+
+async def test_orders_that_keep_coming_hold_up_none(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that is queued has waited long enough, however short a time ago the last one came."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 0.2)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    async with venue.client() as client, asyncio.timeout(20):
+        orders = [asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))]
+        await until(lambda: in_flight(client) == 1)
+        while in_flight(client) == 1:
+            orders.append(asyncio.create_task(client.submit("AAPL", "buy", "1", "2")))
+            await asyncio.sleep(0.02)
+        assert len(orders) < AMPLE_COMMANDS / 2
+        engine.hold.set()
+        assert all([(await order).status == "new" for order in orders])
 
 
 def in_flight(client: Client) -> int:
@@ -249,6 +280,24 @@ async def test_unanswered_orders_keep_their_order(venue: FakeVenue) -> None:
     assert first_seen == [result.client_order_id for result in results]
 
 
+async def test_an_unanswered_order_goes_again_with_what_came_after_it(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was the end of a message need not be the end of the next one."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    engine.break_before.append(UNAVAILABLE)
+    async with venue.client() as client, asyncio.timeout(20):
+        first = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        second = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        assert [(await order).status for order in (first, second)] == ["new", "new"]
+    assert engine.messages == [2]
+
+
 async def test_an_engine_that_restarts_on_its_address_goes_on_serving(venue: FakeVenue) -> None:
     """The stream of the same client ended without a status, and is opened again."""
     engine = venue.engines[0]
@@ -270,6 +319,32 @@ async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
         venue.engines[0].silent = False
         result = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
     assert result.duplicate
+
+
+async def test_only_what_failed_since_is_a_reason(venue: FakeVenue) -> None:
+    """A stream that broke before the last answer, or before the order was given, is not why it has none."""
+    engine = venue.engines[0]
+    engine.break_before.append(UNAVAILABLE)
+    async with venue.client(deadline_s=1) as client:
+        await client.submit("AAPL", "buy", "1", "2")
+        engine.silent = True
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"no answer within 1 s$"):
+                await client.submit("AAPL", "buy", "1", "2")
+            await until(lambda: client._entry._reader is None)  # type: ignore[union-attr]  # it is connected
+
+
+async def test_an_order_that_has_left_once_stays_in_doubt(venue: FakeVenue) -> None:
+    """Its answer was lost, and the deadline comes before it can be sent again."""
+    engine = venue.engines[0]
+    engine.break_after.append(UNAVAILABLE)
+    async with venue.client(deadline_s=0.7) as client:
+        venue.hold_searches = asyncio.Event()
+        with pytest.raises(Unavailable) as caught:
+            await client.submit("AAPL", "buy", "1", "2")
+        venue.hold_searches.set()
+    assert caught.value.sent
+    assert set(engine.orders) == {caught.value.client_order_id}
 
 
 async def test_a_question_leaves_no_order_in_doubt(venue: FakeVenue) -> None:
@@ -309,6 +384,25 @@ async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> 
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
+async def test_an_order_that_the_venue_never_saw_makes_sense(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INVALID_ARGUMENT is said of what was sent: what waited behind it goes on."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    engine = venue.engines[0]
+    engine.hold = asyncio.Event()
+    engine.break_before.append(grpc.StatusCode.INVALID_ARGUMENT)
+    async with venue.client() as client, asyncio.timeout(20):
+        sent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client) == 1)
+        unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        with pytest.raises(RequestInvalid):
+            await sent
+        assert (await unsent).status == "new"
+
+
 async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that is closed tells the tasks whose orders wait which may be in, and refuses later calls."""
     monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
@@ -328,6 +422,18 @@ async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.M
     assert (caught.value.sent, caught.value.client_order_id) == (False, "unsent")
     with pytest.raises(ClientClosed):
         await client.submit("AAPL", "buy", "1", "2")
+
+
+async def test_a_bug_is_told_when_the_client_is_closed(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke the sending of orders does not pass for a client that was closed."""
+    client = await venue.client().open()
+    monkeypatch.setattr(client._entry, "_is_message_due", lambda: 1 / 0)
+    with pytest.raises(ClientClosed):
+        await client.submit("AAPL", "buy", "1", "2")
+    with pytest.raises(ZeroDivisionError):
+        await client.close()
 
 
 @pytest.mark.parametrize(
@@ -452,6 +558,43 @@ async def test_an_id_used_twice_at_once_is_of_the_order_that_was_entered(venue: 
         order = await entered
         await client.replace(order_id=order.order_id, price="3", quantity="1")
     assert engine.commands[1].replace.price == 6
+
+
+async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two orders wait under one id, and the second is refused: a replace has the ticks of the first."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    apply, twice = engine.apply, refusal(pb.REJECT_REASON_DUPLICATE_CLIENT_ORDER_ID)
+    monkeypatch.setattr(engine, "apply", lambda it: twice if it.new.symbol == COARSE else apply(it))
+    async with venue.client() as client:
+        order, refused = await asyncio.gather(
+            *(client.submit(symbol, "buy", "1", "2", client_order_id="mine") for symbol in ("AAPL", COARSE))
+        )
+        assert refused.rejected
+        await client.replace(order_id=order.order_id, price="3", quantity="1")
+    assert engine.commands[1].replace.price == 300
+
+
+async def test_refused_orders_of_one_id_leave_nothing_behind(venue: FakeVenue) -> None:
+    """Each has its answer, though they waited at once and the later took the place of the earlier."""
+    venue.symbols.append(COARSE)
+    async with venue.client() as client:
+        refused = await asyncio.gather(
+            *(client.submit(symbol, "buy", 0, "2", client_order_id="mine") for symbol in ("AAPL", COARSE))
+        )
+        assert [result.rejected for result in refused] == [True, True]
+        assert not client._known_orders
+
+
+async def test_only_so_many_orders_are_remembered(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, and the engine is asked about it where it is replaced."""
+    monkeypatch.setattr("client.client._REMEMBERED_ORDERS", 1)
+    async with venue.client() as client:
+        old, new = [await client.submit("AAPL", "buy", "1", "2") for _ in range(2)]
+        assert set(client._known_orders) == {new.order_id, new.client_order_id}
+        assert (await client.replace(order_id=old.order_id, price="3", quantity="2")).leaves_quantity == 2
 
 
 async def test_a_refused_repetition_leaves_the_order_known(
@@ -581,11 +724,14 @@ async def test_replaces_wait_for_each_other_no_longer_than_the_deadline(venue: F
             *(client.replace(order_id=order.order_id, price="3", quantity="10") for _ in range(4)),
             return_exceptions=True,
         )
+        assert time.monotonic() - began < 2
+        venue.engines[0].silent = False
+        again = await client.replace(order_id=order.order_id, price="3", quantity="10")
+        assert not again.rejected, "whose turn it was has ended with the deadline"
     sent = [failure.sent for failure in failures if isinstance(failure, Unavailable)]
     assert any(sent)
     assert sent.count(False) >= 2
     assert len(sent) == 4
-    assert time.monotonic() - began < 2
 
 
 async def test_a_replace_has_one_deadline(venue: FakeVenue) -> None:
@@ -605,28 +751,33 @@ async def test_a_replace_has_one_deadline(venue: FakeVenue) -> None:
         assert not (await replace).rejected
 
 
-async def test_a_cancel_has_one_deadline(venue: FakeVenue) -> None:
-    """What it has to ask afterwards is part of it."""
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_cancel_has_one_deadline(venue: FakeVenue, lost: bool) -> None:
+    """What it has to ask afterwards is part of it: how the order stands, or what one of an earlier run is."""
     engine = venue.engines[0]
-    async with venue.client(deadline_s=20) as client:
+    async with venue.client() as client:
         order = await client.submit("AAPL", "buy", "1", "2")
-        engine.s_per_command = 0.5
+    engine.orders[order.client_order_id].cumulative_quantity = 5
+    engine.s_per_command = 0.5
+    if lost:
         engine.break_after.append(UNAVAILABLE)
-        assert (await client.cancel(order_id=order.order_id)).duplicate
+    async with venue.client(deadline_s=20) as client:
+        assert (await client.cancel(order_id=order.order_id)).duplicate is lost
     (left_s,) = engine.s_left
     assert left_s < 20 - engine.s_per_command
 
 
 async def test_a_later_command_may_have_the_earlier_deadline(venue: FakeVenue) -> None:
-    """It is given up at its own."""
+    """Each is given up at its own."""
     venue.engines[0].silent = True
     async with venue.client() as client, asyncio.timeout(15):
         order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
         await until(lambda: in_flight(client))
-        deadline = asyncio.get_running_loop().time() + 0.1
-        later = client._entry.send(b"", "later", deadline)  # type: ignore[union-attr]  # it is connected
-        with pytest.raises(Unavailable):
-            await later.answer
+        entry, now = client._entry, asyncio.get_running_loop().time()
+        assert entry is not None
+        for later in [entry.send(b"", "later", now + left_s) for left_s in (0.1, 0.2)]:
+            with pytest.raises(Unavailable):
+                await later.answer
         assert not order.done()
         await client.close()
         with pytest.raises(ClientClosed):

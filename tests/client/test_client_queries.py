@@ -8,7 +8,19 @@ from decimal import Decimal
 import grpc
 import pytest
 
-from client import ClientClosed, FillGap, OrderNotFound, Unavailable, UnknownSymbol, Venue, retry, session
+from client import (
+    AuthenticationFailed,
+    ClientClosed,
+    DataLost,
+    FillGap,
+    OrderNotFound,
+    RequestInvalid,
+    Unavailable,
+    UnknownSymbol,
+    Venue,
+    retry,
+    session,
+)
 from tests.client.fake_venue import FakeVenue
 from tests.waiting import until
 
@@ -89,11 +101,30 @@ async def test_a_history_that_is_refused_is_given_up(
     assert len(engine.fills_asked) > 1
 
 
+async def test_streams_that_bring_nothing_count_only_so_often(venue: FakeVenue) -> None:
+    """Three in a row leave the whole deadline for the next one; what one has brought ends the row."""
+    async with venue.client() as client:
+        attempts = retry.Retry(client._session, 20)
+
+        def leaves_time(*, brought: bool) -> bool:
+            attempts._deadline = 0.0
+            attempts.stream_ended(2.0, brought=brought)
+            return attempts.remaining_s > 0
+
+        for _ in range(2):
+            assert [leaves_time(brought=False) for _ in range(4)] == [True, True, True, False]
+            assert leaves_time(brought=True)
+
+
 @pytest.mark.parametrize("fills", [0, 2])
 async def test_a_history_that_does_not_go_on_is_given_up(venue: FakeVenue, fills: int) -> None:
-    """An engine that does not say whether there are more has the deadline for it, at each fill anew."""
+    """An engine that does not say whether there are more has the deadline for it, at each fill anew.
+
+    What failed before the last fill is no reason.
+    """
     engine = venue.engines[0]
     engine.add_fills(fills)
+    engine.fill_breaks.extend([1] * (fills > 1))
     engine.silent = True
     async with (
         asyncio.timeout(20),
@@ -103,8 +134,9 @@ async def test_a_history_that_does_not_go_on_is_given_up(venue: FakeVenue, fills
         for sequence in range(fills):
             assert (await anext(history)).sequence == sequence + 1
             await asyncio.sleep(0.6)  # what the reader does is no time of the engine's
-        with pytest.raises(Unavailable, match=r"no answer within 0\.5 s"):
+        with pytest.raises(Unavailable, match=r"no answer within 0\.5 s$"):
             await anext(history)
+    assert not engine.fill_breaks
 
 
 async def test_overload_is_not_answered_with_registrations(venue: FakeVenue) -> None:
@@ -150,6 +182,17 @@ async def test_closing_ends_a_followed_history(venue: FakeVenue) -> None:
         await following
 
 
+async def test_a_reader_that_is_cancelled_ends_as_cancelled(venue: FakeVenue) -> None:
+    """Also where the client is closed at the same time: its own user has ended it."""
+    async with venue.client() as client:
+        reading = asyncio.create_task(anext(client.fills()))
+        await until(lambda: venue.engines[0].fills_asked)
+        client._session.closed = True
+        reading.cancel()
+        await asyncio.wait((reading,))
+    assert reading.cancelled()
+
+
 async def test_closing_ends_a_history_that_looks_for_its_engine(venue: FakeVenue) -> None:
     """So does a task whose stream is lost, while it asks where its engine is: nobody has cancelled it."""
     client = await venue.client().open()
@@ -181,6 +224,27 @@ async def test_single_calls_are_repeated(venue: FakeVenue) -> None:
         assert await client.cancel_all(side="sell") == 7
         venue.home = venue.engines[1]
         assert await client.cancel_all() == 8
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, RequestInvalid),
+        (grpc.StatusCode.UNIMPLEMENTED, RequestInvalid),
+        (grpc.StatusCode.NOT_FOUND, OrderNotFound),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
+        (grpc.StatusCode.DATA_LOSS, DataLost),
+    ],
+)
+async def test_what_no_repetition_would_mend_is_asked_once(
+    venue: FakeVenue, code: grpc.StatusCode, error: type[Exception]
+) -> None:
+    """It raises what the venue says, though the next question has an answer."""
+    venue.engines[0].unary_failures.append(code)
+    async with venue.client() as client:
+        with pytest.raises(error, match="scripted"):
+            await client.open_orders()
+        assert await client.open_orders() == []
 
 
 async def test_query_gives_up_at_the_deadline(venue: FakeVenue) -> None:
@@ -278,8 +342,10 @@ async def test_orders_of_a_symbol_that_is_not_listed(venue: FakeVenue) -> None:
 
 
 async def test_positions(venue: FakeVenue) -> None:
-    """Positions come in units and money, not in lots and ticks."""
+    """Positions come in units and money, not in lots and ticks, of a symbol that is new to the client too."""
+    venue.symbols.clear()
     async with venue.client() as client:
+        venue.symbols.append("AAPL")
         position = (await client.positions())["AAPL"]
     assert (position.quantity, position.average_price) == (Decimal("-0.5"), Decimal("101.255"))
     assert (position.realized_pnl, position.fees) == (Decimal("0.2"), Decimal("0.001"))

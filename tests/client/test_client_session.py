@@ -7,7 +7,16 @@ from typing import Any
 import grpc
 import pytest
 
-from client import AuthenticationFailed, Client, ClientClosed, DataLost, Unavailable, Venue, retry
+from client import (
+    AuthenticationFailed,
+    Client,
+    ClientClosed,
+    DataLost,
+    RequestInvalid,
+    Unavailable,
+    Venue,
+    retry,
+)
 from tests.client.fake_venue import FakeEngine, FakeVenue
 from tests.waiting import until
 
@@ -64,6 +73,36 @@ async def test_client_finds_the_standby_without_the_exchange(venue: FakeVenue) -
     assert len(standby.commands) == 1
 
 
+async def test_an_engine_that_comes_back_is_found_without_the_exchange(venue: FakeVenue) -> None:
+    """A client that has gone on to a standby meanwhile tries the process of before again."""
+    async with venue.client(deadline_s=5) as client:
+        await venue.stop_exchange()
+        await venue.engines[0].server.stop(None)
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: client._session.is_guessing)
+        await venue.start(venue.engines[0])
+        assert (await order).status == "new"
+
+
+async def test_processes_are_tried_in_turn_with_pauses(venue: FakeVenue) -> None:
+    """Where neither the exchange nor any process of the engine is there, the attempts do not rush."""
+    async with venue.client(deadline_s=1) as client:
+        await venue.stop_exchange()
+        await venue.engines[0].server.stop(None)
+        with pytest.raises(Unavailable):
+            await client.open_orders()
+        assert 1 < client._session.generation < 30
+
+
+async def test_an_engine_that_sends_us_to_itself_is_asked_with_pauses(venue: FakeVenue) -> None:
+    """Each time the client registers again, which costs the exchange a slow hash."""
+    venue.engines[0].unary_failures.extend([grpc.StatusCode.FAILED_PRECONDITION] * 10_000)
+    async with venue.client(deadline_s=1) as client:
+        with pytest.raises(Unavailable, match="FAILED_PRECONDITION"):
+            await client.open_orders()
+    assert 1 < venue.registrations < 15
+
+
 async def test_an_exchange_that_is_away_moves_no_engine(venue: FakeVenue) -> None:
     """A question to the exchange that nobody answers says nothing about the engine."""
     async with venue.client(deadline_s=0.5) as client:
@@ -106,6 +145,16 @@ async def test_what_a_registration_told_is_not_left_for_a_guess(
         assert mine.home.address == told
 
 
+async def test_what_the_exchange_says_is_no_guess(venue: FakeVenue) -> None:
+    """Neither an address that it was asked for nor that of a registration."""
+    async with venue.client() as client:
+        session = client._session
+        for ask in (session.find_home, session.register_again):
+            session.is_guessing = True
+            await ask(session.generation)
+            assert not session.is_guessing
+
+
 async def test_an_engine_is_found_while_a_token_is_renewed(venue: FakeVenue) -> None:
     """A registration that takes long holds up nobody whose token is good."""
     old, successor = venue.engines[0], FakeEngine(venue, 1)
@@ -129,6 +178,25 @@ async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:
         venue.tokens.clear()
         assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
     assert venue.registrations == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, AuthenticationFailed),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationFailed),
+        (grpc.StatusCode.DATA_LOSS, DataLost),
+    ],
+)
+async def test_a_client_that_is_no_longer_known_gives_up(
+    venue: FakeVenue, code: grpc.StatusCode, error: type[Exception]
+) -> None:
+    """Its token has ended, and the exchange does not give it another: to ask again would not help."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        venue.failures.append(code)
+        with pytest.raises(error, match="scripted"):
+            await client.open_orders()
 
 
 async def test_token_that_stays_unknown_fails(venue: FakeVenue) -> None:
@@ -187,11 +255,28 @@ async def test_a_token_that_cannot_be_renewed_yet_is_tried_until_the_deadline(
             await client.book("AAPL")
 
 
+async def test_failures_that_were_overcome_do_not_add_up(venue: FakeVenue) -> None:
+    """INTERNAL twice in a row is a reason to register again; with an answer between them it is none."""
+    venue.engines[0].break_after.extend([grpc.StatusCode.INTERNAL, None] * 2)
+    async with venue.client() as client:
+        for _ in range(2):
+            await client.submit("AAPL", "buy", "1", "2")
+    assert venue.registrations == 1
+
+
 async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
     """Registration with a wrong password raises, and leaves nothing open."""
+    client = venue.client(password="other")
     with pytest.raises(AuthenticationFailed, match="wrong password"):
-        async with venue.client(password="other"):
-            pass
+        await client.open()
+    assert client._session.closed
+
+
+async def test_a_home_that_cannot_be_given_fails_at_once(venue: FakeVenue) -> None:
+    """An engine was asked for that is none of the exchange's."""
+    venue.failures.append(grpc.StatusCode.FAILED_PRECONDITION)
+    with pytest.raises(RequestInvalid, match="scripted"):
+        await venue.client().open()
 
 
 async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:

@@ -1,10 +1,27 @@
-"""What a user may write as price, quantity and choice, and what reaches the wire."""
+"""What a user may write as price, quantity and choice, what reaches the wire, and what its answers become."""
 
 from decimal import Decimal, localcontext
 
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
-from client import terms
+from client import (
+    EngineRole,
+    EngineStatus,
+    Fill,
+    Liquidity,
+    OrderResult,
+    OrderState,
+    OrderStatus,
+    OrderType,
+    PreventedMatch,
+    RejectReason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+    results,
+    terms,
+)
 from client.units import Instrument
 
 AAPL = Instrument(symbol="AAPL", tick_size=Decimal("0.01"), lot_size=Decimal("0.1"))
@@ -111,3 +128,70 @@ def test_unknown_word_names_the_choices() -> None:
     """A misspelt choice raises a ValueError that lists the right ones."""
     with pytest.raises(ValueError, match="one of buy, sell"):
         terms.number_of(terms.SIDE_NUMBERS, "bid", "side")
+
+
+def test_every_field_of_an_answer_has_its_place() -> None:
+    """A fill and a prevented match in one, all their numbers different."""
+    fill = pb.Fill(
+        sequence=1, execution_id=2, order_id=3, client_order_id="a", symbol="AAPL", side=pb.SIDE_SELL,
+        price=4, quantity=5, liquidity=pb.LIQUIDITY_MAKER, cumulative_quantity=6, leaves_quantity=7,
+        engine_id=8, timestamp_ns=9, fee=10, contra_order_id=11,
+    )  # fmt: skip
+    match = pb.PreventedMatch(
+        symbol="AAPL", taker_order_id=12, maker_order_id=13, price=14, quantity=15,
+        mode=pb.SELF_TRADE_PREVENTION_DECREMENT,
+    )  # fmt: skip
+    reply = pb.OrderReply(
+        client_order_id="a", order_id=3, status=pb.ORDER_STATUS_PARTIALLY_FILLED, cumulative_quantity=6,
+        leaves_quantity=7, average_price=4, fills=[fill], prevented=[match], fills_omitted=16,
+    )  # fmt: skip
+    assert results.order_result(reply, AAPL) == OrderResult(
+        client_order_id="a",
+        order_id=3,
+        status=OrderStatus.PARTIALLY_FILLED,
+        cumulative_quantity=Decimal("0.6"),
+        leaves_quantity=Decimal("0.7"),
+        average_price=Decimal("0.04"),
+        fills=(
+            Fill(
+                1, 2, 3, "a", "AAPL", Side.SELL, Decimal("0.04"), Decimal("0.5"), Liquidity.MAKER,
+                Decimal("0.6"), Decimal("0.7"), 8, 9, Decimal("0.010"), 11,
+            ),
+        ),
+        prevented=(
+            PreventedMatch(
+                "AAPL", 12, 13, Decimal("0.14"), Decimal("1.5"), SelfTradePrevention.DECREMENT
+            ),
+        ),
+        fills_omitted=16,
+    )  # fmt: skip
+
+
+def test_every_field_of_an_order_has_its_place() -> None:
+    """All its numbers are different."""
+    message = pb.OrderState(
+        order_id=1, client_order_id="a", symbol="AAPL", side=pb.SIDE_SELL, type=pb.ORDER_TYPE_MARKET,
+        time_in_force=pb.TIME_IN_FORCE_IOC, price=2, quantity=9, cumulative_quantity=3, leaves_quantity=4,
+        cancelled_quantity=5, status=pb.ORDER_STATUS_PENDING, average_price=6, post_only=True,
+        self_trade_prevention=pb.SELF_TRADE_PREVENTION_CANCEL_BOTH,
+    )  # fmt: skip
+    assert results.order_state(message, AAPL) == OrderState(
+        1, "a", "AAPL", Side.SELL, OrderType.MARKET, TimeInForce.IOC, Decimal("0.02"), Decimal("0.9"),
+        Decimal("0.3"), Decimal("0.4"), Decimal("0.5"), OrderStatus.PENDING, Decimal("0.06"), True,
+        SelfTradePrevention.CANCEL_BOTH,
+    )  # fmt: skip
+
+
+def test_every_field_of_an_engine_has_its_place() -> None:
+    """One that an exchange gives no role reigns; a standby has no state."""
+    message = pb.Engine(engine=1, epoch=2, address="a", lag_ns=3, reason="r", batch_number=4, lag_batches=5)
+    expected = EngineStatus(1, EngineRole.PRIMARY, None, 2, "a", 3, 4, 5, "r")
+    assert results.engine_status(message) == expected
+
+
+def test_a_reason_of_tomorrow_is_another_one() -> None:
+    """A refusal that this library does not know stays a refusal, with its text."""
+    reply = pb.OrderReply(status=pb.ORDER_STATUS_REJECTED, reject_text="new")
+    reply.reject_reason = 999  # type: ignore[assignment]  # that is the test
+    result = results.order_result(reply, None)
+    assert (result.reject_reason, result.reject_text, result.rejected) == (RejectReason.OTHER, "new", True)

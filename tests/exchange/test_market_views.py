@@ -219,6 +219,18 @@ def test_a_symbol_outside_the_list_is_not_shown() -> None:
     assert venue.due(TradesView) == {}
 
 
+def test_symbols_that_are_gone_take_no_place() -> None:
+    """One that is left is repeated every second, however many were taken out of the list."""
+    venue = Venue("STAYS", *(f"S{number}" for number in range(2 * MAX_BOOKS)))
+    for _ in range(3):
+        venue.due(BookView, after_ms=1)
+    (stays,) = [entry for symbol, entry in venue.market.instruments.items() if symbol == "STAYS"]
+    venue.market = Market({"STAYS": stays}, venue.market.engines, venue.market.peers)
+    for _ in range(2):
+        venue.due(BookView, after_ms=REFRESH_NS // MS)
+    assert list(venue.due(BookView, after_ms=REFRESH_NS // MS)) == [subjects.view_book("STAYS")]
+
+
 def test_thousands_of_books_take_turns() -> None:
     """A round shows at most MAX_BOOKS books, and all were shown after as many rounds as that takes."""
     symbols = [f"S{number}" for number in range(3 * MAX_BOOKS)]
@@ -302,6 +314,10 @@ def test_batches_are_counted_from_the_first_known_number() -> None:
     venue.now_ns += 1_000 * MS
     venue.beat(1, batch_number=300_015)
     assert venue.engine(1, after_ms=0).batches_per_s == 15.0
+    venue.now_ns += 1_000 * MS
+    feeds[1] = PeerFeed(1)
+    venue.beat(1, batch_number=3)
+    assert venue.engine(1, after_ms=0).batches_per_s == 0.0, "an engine without a journal began again"
 
 
 def test_an_engine_tells_how_long_its_journal_takes() -> None:

@@ -159,10 +159,15 @@ def test_a_gap_stops_that_client_only() -> None:
 
 
 def test_a_history_that_begins_again_is_a_new_one() -> None:
-    """An engine without a journal was started again: what it had forgotten is not added to what comes."""
+    """An engine without a journal was started again: what it had forgotten is not added to what comes.
+
+    Nor does a fill that was missing before matter any more.
+    """
     positions = Positions()
     positions.apply(executions(fill("ann", 1, BUY, 5, 100), fill("ann", 2, BUY, 5, 100)))
+    assert positions.apply(executions(fill("ann", 9, BUY, 5, 100))) == ["ann"]
     assert positions.apply(executions(fill("ann", 1, BUY, 7, 100), epoch=2)) == []
+    assert positions.gap("ann") is None
     assert positions.apply(executions(fill("ann", 2, BUY, 1, 100), epoch=3)) == []
     assert [(symbol, holding.lots) for symbol, holding in positions.of("ann")] == [("AAPL", 8)]
 

@@ -1,7 +1,11 @@
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
     AuthenticationFailed,
@@ -15,8 +19,11 @@ from client import (
 )
 from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import WHAT_TO_DO, ExchangeAway, Failure, Misuse, explain, some_of
+from client.cli.main import find, run
 from client.cli.output import Output
 from client.cli.settings import Context, Contexts, Settings, SettingsError, resolve
+from tests.client.fake_venue import COARSE, FakeVenue
+from tests.waiting import until
 
 TRADING = Path(__file__).parents[3] / "docs" / "trading.md"
 REFUSED_CONNECTION = (
@@ -114,6 +121,69 @@ async def test_that_nobody_answers_is_said_once(capsys: pytest.CaptureFixture[st
     for _ in range(2):
         await desk.tell_away(ExchangeAway(Unavailable(REFUSED_CONNECTION)))
     assert capsys.readouterr().err.count("it is tried again") == 1
+
+
+@asynccontextmanager
+async def going_on(venue: FakeVenue, *words: str) -> AsyncIterator[None]:
+    """A command of alice's goes on until the body ends; an answer may take a second."""
+    command = find(words[0])
+    who = ("--exchange", venue.address, "--client-id", "alice", "--secret", "mine", "--timeout", "1")
+    options = command.parser().read([*words[1:], *who])
+    running = asyncio.create_task(run(command, options, Output(as_json=False)))
+    yield
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait((running,))
+
+
+class Said:
+    """What was printed so far: answers, and all."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.answers = self.all = ""
+
+    def has(self, text: str) -> bool:
+        """Whether this is in it."""
+        printed = self._capsys.readouterr()
+        self.answers += printed.out
+        self.all += printed.out + printed.err
+        return text in self.all
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """What commands print of whom nothing is kept here."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return Said(capsys)
+
+
+async def test_a_followed_history_goes_on_after_an_outage(venue: FakeVenue, said: Said) -> None:
+    """`fills -f` says that nobody answers, and then tells what it has not told yet, of this symbol only."""
+    venue.symbols.append(COARSE)
+    engine = venue.engines[0]
+    engine.add_fills(2)
+    async with going_on(venue, "fills", "-f", "AAPL"):
+        await until(lambda: said.has("fill 2:"))
+        await engine.server.stop(None)
+        await until(lambda: said.has("it is tried again"))
+        engine.fill(pb.NewOrder(symbol=COARSE, side=pb.SIDE_BUY, price=10_125, quantity=3))
+        engine.add_fills(1)
+        await venue.start(engine)
+        await until(lambda: said.has("fill 4:"))
+    assert re.findall(r"fill (\d):", said.answers) == ["1", "2", "4"]
+
+
+async def test_a_watched_book_goes_on_after_an_outage(venue: FakeVenue, said: Said) -> None:
+    """`book --watch` says that nobody answers, and shows the book again when it is there."""
+    engine = venue.engines[0]
+    async with going_on(venue, "book", "AAPL", "--watch"):
+        await until(lambda: said.has("sequence 9"))
+        await engine.server.stop(None)
+        await until(lambda: said.has("it is tried again"))
+        engine.book_sequence = 10
+        await venue.start(engine)
+        await until(lambda: said.has("sequence 10"))
 
 
 def test_many_symbols_are_not_all_listed() -> None:

@@ -109,6 +109,13 @@ def test_a_lost_last_delta_shows_at_the_heartbeat(engine: Engine) -> None:
     assert engine.send(Heartbeat(1, 1, 9, 0, {SYMBOL: 1}), subjects.heartbeat(1)) == 1
 
 
+def test_a_new_reign_shows_at_the_heartbeat(engine: Engine) -> None:
+    """The book of the one before is none of its own: the tape asks, though no sequence is newer."""
+    engine.send(engine.snapshot())
+    engine.now_s += 1
+    assert engine.send(Heartbeat(1, 2, 9, 0, {}), subjects.heartbeat(1)) == 1
+
+
 def test_other_symbols_and_repeats_are_left_out(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     """Only this symbol is printed, and a snapshot that says nothing new only where that was asked for."""
     other = subjects.book(1, "BRK-B")

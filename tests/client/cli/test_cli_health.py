@@ -1,14 +1,22 @@
 """`matchbus status`: whether an engine takes orders is what it says itself."""
 
 import asyncio
+import json
 import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from matchbus.edge import Edge
 
 from client import EngineRole, EngineState, EngineStatus
+from client.cli import health
+from client.cli.command import Options
+from client.cli.desk import Desk
 from client.cli.health import _GONE, _SILENT, _nats, _refuses, _venue_sheet
+from client.cli.output import Output
 
 
 async def test_only_an_engine_that_says_so_takes_orders() -> None:
@@ -50,6 +58,46 @@ def test_an_engine_that_takes_no_orders_stands_out() -> None:
     venue = well | {"address": "x"}, well | {"url": "y"}
     sheet = _venue_sheet(*venue, {engine_at("127.0.0.1:50053"): "does not serve"}, None)
     assert ("E2", "127.0.0.1:50053", ("does not serve", "red")) in sheet.rows
+
+
+@pytest.mark.parametrize(
+    ("states", "refuses", "registered", "code"),
+    [
+        (["live"], "", None, 0),
+        (["live", "live"], "", True, 0),
+        ([], "", None, 1),
+        (["live", "suspect"], "", None, 1),
+        (["live"], "no room", None, 1),
+        (["live"], "", False, 1),
+    ],
+)
+async def test_a_venue_is_well_when_all_its_parts_are(
+    states: list[str],
+    refuses: str,
+    registered: bool | None,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """There is an engine, all are live and take orders, and who is registered here is known."""
+    standby = EngineStatus(2, EngineRole.STANDBY, None, 1, "there", 0, 7, 0, "stands by")
+    engines = [msgspec.structs.replace(engine_at("there"), state=EngineState(state)) for state in states]
+    client = None if registered is None else {"client_id": "ann", "registered": registered}
+
+    def seen(answer: Any) -> Callable[..., Awaitable[Any]]:
+        async def see(*_: Any, **__: Any) -> Any:
+            return answer
+
+        return see
+
+    monkeypatch.setattr(health, "_exchange", seen(({"reachable": True}, [*engines, standby])))
+    monkeypatch.setattr(health, "_nats", seen({"reachable": True}))
+    monkeypatch.setattr(health, "_refuses", seen(refuses))
+    monkeypatch.setattr(health, "_client", seen((client, [])))
+    async with Desk({}, {"XDG_CONFIG_HOME": str(tmp_path)}, Output(as_json=True)) as desk:
+        assert await health.status(Options(), desk) == code
+    assert json.loads(capsys.readouterr().out)["well"] is (code == 0)
 
 
 def engine_at(address: str, reason: str = "") -> EngineStatus:

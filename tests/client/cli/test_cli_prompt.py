@@ -278,6 +278,11 @@ async def test_fills_are_told_again_after_an_outage(
         while "fill 2:" not in told:
             await asyncio.sleep(0.01)
             told += capsys.readouterr().out
+        engine.refuses_fills_after_s = 0.0
+        await engine.server.stop(None)
+        await venue.start(engine)
+        await until(lambda: given_up[-1] == 2)
+        engine.refuses_fills_after_s = None
         engine.add_fills(2)
         engine.fills[2].sequence = 9
         await telling

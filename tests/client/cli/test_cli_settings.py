@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
+from client import AuthenticationFailed, Client
 from client.cli.desk import Desk
 from client.cli.main import find, run
 from client.cli.output import Output
@@ -200,6 +201,22 @@ async def test_a_refused_registration_leaves_contexts_as_they_were(venue: FakeVe
     assert await register(*words) == 2
     assert load(file) == before
     assert venue.registrations == 0
+
+
+async def test_a_refused_registration_takes_away_no_other(
+    venue: FakeVenue, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who registers the same name meanwhile, with the right password, keeps what he has."""
+    other = Context(exchange=venue.address, client_id="dave", secret="his")
+
+    async def refused(_: Client) -> None:
+        with changing(file) as contexts:
+            contexts.contexts["dave"] = other
+        raise AuthenticationFailed("wrong password")
+
+    monkeypatch.setattr(Client, "open", refused)
+    assert await register("dave", "--exchange", venue.address, "--password", "wrong") == 1
+    assert load(file).contexts["dave"] == other
 
 
 async def test_nobody_is_registered_whose_secret_cannot_be_kept(

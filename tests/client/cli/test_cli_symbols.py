@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from client.cli import prompt
 from client.cli.desk import Desk
 from client.cli.main import find, run
 from client.cli.output import Output
-from tests.client.fake_venue import PASSWORD, FakeVenue
+from tests.client.fake_venue import COARSE, PASSWORD, FakeVenue
 
 LINES = ["orders APPL", "cancel --all APPL", "fills APPL", "positions APPL"]
 PATIENCE_S = 10
@@ -46,6 +47,22 @@ async def test_so_it_is_at_a_prompt(line: str, venue: FakeVenue, capsys: pytest.
     async with Desk(alice(venue), {}, Output(as_json=False)) as desk:
         assert await prompt.execute(line, desk) == 1
     assert "did you mean AAPL?" in capsys.readouterr().err
+
+
+async def test_only_what_was_asked_for_is_shown(venue: FakeVenue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fills and positions of this symbol, and fills above this number."""
+    venue.symbols.append(COARSE)
+    venue.engines[0].add_fills(2)
+    async with Desk(alice(venue), {}, Output(as_json=False)) as desk:
+        for line, shown in (
+            ("fills AAPL --since 1", ["2"]),
+            (f"fills {COARSE}", []),
+            ("positions", ["AAPL"]),
+        ):
+            assert await prompt.execute(line, desk) == 0
+            assert re.findall(r"^│ +(\w+) +│", capsys.readouterr().out, re.MULTILINE) == shown, line
+        assert await prompt.execute(f"positions {COARSE}", desk) == 0
+        assert capsys.readouterr().out == "no positions\n"
 
 
 async def test_a_symbol_of_digits_is_no_order_id(

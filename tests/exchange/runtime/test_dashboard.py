@@ -64,13 +64,20 @@ async def test_the_page_comes_with_all_it_needs() -> None:
 
 
 async def test_the_page_may_only_do_what_it_does() -> None:
-    """Scripts come from here alone, connections go to NATS and this machine, nobody may frame it."""
+    """Scripts come from here alone, connections go to NATS and this machine, nobody may frame or open it."""
     async with served() as url:
         _, _, headers = await get(url)
         policy = headers["content-security-policy"]
         assert "default-src 'none'; script-src 'self';" in policy
         assert "connect-src 'self' ws://127.0.0.1:1 ws://127.0.0.1:2 http://127.0.0.1:*;" in policy
         assert "frame-ancestors 'none'" in policy
+        told = {name: headers[name] for name in dashboard._HEADERS}
+    assert told == {
+        "cache-control": "no-cache",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+        "cross-origin-opener-policy": "same-origin",
+    }
 
 
 async def test_on_loopback_it_answers_to_no_other_name() -> None:
@@ -112,6 +119,18 @@ async def test_a_connection_that_never_asks_is_closed(monkeypatch: pytest.Monkey
         writer.write(said)
         async with asyncio.timeout(2):
             assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_connection_that_has_asked_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be under way with an order when the time for its first request is over."""
+    monkeypatch.setattr(web, "FIRST_REQUEST_S", 0.5)
+    async with served() as url, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+        for _ in range(2):
+            writer.write(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            await reader.readuntil(b"HTTP/1.1 404 Not Found\r\n")
+            await asyncio.sleep(web.FIRST_REQUEST_S)
         writer.close()
 
 

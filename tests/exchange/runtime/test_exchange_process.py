@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import msgspec
+import nats.errors
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus.edge import RECOVERING_ROLE, token_key
@@ -25,7 +27,8 @@ from nats.aio.msg import Msg
 
 from bus import messages, provision, subjects, tokens
 from bus.connection import Connection
-from bus.executions import ExecutionsWriter
+from bus.executions import ExecutionsReader, ExecutionsWriter
+from bus.follower import FeedFollower
 from bus.messages import (
     ASK,
     BID,
@@ -39,14 +42,20 @@ from bus.messages import (
     ProvisionRequest,
     ReportedFill,
 )
+from bus.peer import PeerFeed, PeerState
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
+from bus.runner import ProcessFault
 from bus.server import NatsServer
+from bus.tokens import Tokens
 from bus.view_messages import EnginesView, SymbolsView, ViewSymbol
+from exchange.directory import Directory
 from exchange.market_views import MarketViews
-from exchange.runtime import process, registration
+from exchange.runtime import feeds, process, registration
 from exchange.runtime.instruments import InstrumentsRefused, publish_instruments
+from exchange.runtime.metrics import ExchangeCollector, StreamSizes, ViewCounts
 from exchange.runtime.process import run
+from exchange.runtime.servicer import REGISTRATION_OUTCOMES
 from exchange.runtime.settings import ExchangeSettings
 from simulation.ports import claim_port
 from tests.bad_request import violations
@@ -225,7 +234,11 @@ async def two_engines(own_server: NatsServer, connections: "Connections") -> Asy
 
 
 async def test_a_client_gets_a_token_a_home_and_the_instruments(
-    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client gets a token, a home, its address and the instruments; refusals have the right status."""
     async with exchange(own_server, tmp_path) as caller:
@@ -252,6 +265,13 @@ async def test_a_client_gets_a_token_a_home_and_the_instruments(
         assert violated_field(error) == "client_id"
         error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
         assert "E1, E2" in str(error.details())
+        clients = Bucket(own_connection, subjects.CLIENTS_BUCKET, messages.decode_client)
+        await clients.remove(subjects.client_key("ann"))
+        error = await refused(caller.register("ann"), grpc.StatusCode.DATA_LOSS)
+        assert "client ann was registered" in str(error.details())
+        monkeypatch.setattr(registration, "_MAX_HASHES", 0)
+        monkeypatch.setattr(registration, "_RESERVED_HASHES", 0)
+        await refused(caller.register("bob", ""), grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 async def test_tokens_end(
@@ -398,6 +418,13 @@ async def test_without_a_live_engine_nobody_is_given_a_home(
         assert (await caller.register("ann", preferred_engine=7)).engine == 7
 
 
+def test_only_a_live_engine_becomes_a_home() -> None:
+    """One that is suspect may be dead, and one that was never heard may never have lived."""
+    peers = {number: PeerFeed(number) for number in (1, 2)}
+    peers[1].state, peers[2].state = PeerState.SUSPECT, PeerState.LIVE
+    assert feeds.live_engines((1, 2, 3), peers) == [2]
+
+
 async def test_restart_keeps_homes_and_positions(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
@@ -439,6 +466,39 @@ async def test_positions_need_a_token(
         await refused(caller.positions("nonsense"), grpc.StatusCode.UNAUTHENTICATED)
         error = await refused(caller.positions(token, "NONE"), grpc.StatusCode.INVALID_ARGUMENT)
         assert violated_field(error) == "symbol"
+
+
+async def test_positions_that_are_unknown_are_not_told(
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither while stored reports are still to be read, nor of a client of whom one is missing."""
+    reader = ExecutionsReader(own_connection)
+    monkeypatch.setattr(process, "ExecutionsReader", lambda _: reader)
+    two = INSTRUMENTS + INSTRUMENTS.replace("AAPL", "MSFT")
+    async with exchange(own_server, tmp_path, two) as caller:
+        ann, bob = [(await caller.register(client)).token for client in ("ann", "bob")]
+        reader.caught_up.clear()
+        error = await refused(caller.positions(ann), grpc.StatusCode.UNAVAILABLE)
+        assert "still reading" in str(error.details())
+        reader.caught_up.set()
+        writer = ExecutionsWriter(own_connection, 1)
+        await writer.start()
+        trades = (fill("ann", 1, BID, 5, 100), fill("bob", 1, ASK, 5, 100), fill("ann", 3, BID, 5, 100))
+        most = 2**63 - 1
+        await writer.publish(Executions(1, 1, 1, 1, 4, (*trades, fill("bob", 2, ASK, most, 1))))
+
+        async def arrived() -> bool:
+            positions = await caller.positions(bob)
+            return [position[1] for position in positions] == [-most - 1]  # which the wire holds at least
+
+        await eventually(arrived)
+        assert await caller.positions(bob, "MSFT") == []
+        error = await refused(caller.positions(ann), grpc.StatusCode.DATA_LOSS)
+        assert "after fill 1 came 3" in str(error.details())
 
 
 async def test_market_views(
@@ -500,19 +560,25 @@ async def test_a_bad_request_for_a_book_names_the_field(own_server: NatsServer, 
 async def test_views_are_published(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
-    """Whoever subscribes sees books, best prices, trades, engines and symbols, and that one died."""
+    """Whoever subscribes sees books, best prices, trades, engines and symbols, and that one died.
+
+    Trades of before the exchange started are history, and not among them.
+    """
     seen: dict[str, Any] = {}
+    trades: list[list[int]] = []
 
     async def keep(message: Msg) -> None:
-        seen[message.subject] = msgspec.json.decode(message.data)
+        seen[message.subject] = view = msgspec.json.decode(message.data)
+        trades.extend(trade[:5] for trade in view.get("trades", ()))
 
     for subject in ("view.>", "nbbo.>"):
         await own_connection.subscribe(subject, cb=keep)
+    writer = ExecutionsWriter(own_connection, 1)
+    await writer.start()
+    await writer.publish(Executions(1, 3, 1, 1, 1, (fill("ann", 1, 1, 5, 100),)))
     async with exchange(own_server, tmp_path) as caller:
         await eventually(caller.sees_two_live_engines)
-        writer = ExecutionsWriter(own_connection, 1)
-        await writer.start()
-        await writer.publish(Executions(1, 3, 1, 1, 1, (fill("ann", 1, 1, 5, 101),)))
+        await writer.publish(Executions(1, 3, 2, 2, 1, (fill("ann", 2, 1, 5, 101),)))
 
         async def all_shown() -> bool:
             return "view.trades.AAPL" in seen and seen.get("nbbo.AAPL", {}).get("ask") == [101, 14, 4]
@@ -520,7 +586,7 @@ async def test_views_are_published(
         await eventually(all_shown)
         assert seen["view.symbols"]["symbols"] == [{"symbol": "AAPL", "tick_size": "0.01", "lot_size": "1"}]
         assert seen["view.book.AAPL"]["bids"] == [[99, 5, 1, [[1, 5, 1]]], [98, 5, 1, [[2, 5, 1]]]]
-        assert [trade[:5] for trade in seen["view.trades.AAPL"]["trades"]] == [[1, 0, 101, 5, 2]]
+        assert trades == [[1, 0, 101, 5, 2]]
         assert [engine["state"] for engine in seen["view.engines"]["engines"]] == ["live", "live"]
         await two_engines[0].stop()
 
@@ -570,6 +636,66 @@ async def test_a_view_that_no_server_takes_is_left_out(
         await asyncio.wait_for(shown.wait(), DEADLINE_S)
 
 
+def test_metrics_tell_of_each_part() -> None:
+    """An engine that was never heard is down, and every count has its own place."""
+    parts: Any = SimpleNamespace(
+        peers={}, registrations=dict.fromkeys(REGISTRATION_OUTCOMES, 0), pending=4, gap_count=5
+    )
+    parts.caught_up = asyncio.Event()
+    views = ViewCounts()
+    views.published, views.dropped = 3, 2
+    collector = ExchangeCollector(
+        connections=tuple,
+        follower=parts,
+        engines={1: EngineEntry(1, 1, "host:1", 1)},
+        standbys=feeds.Standbys(),
+        instruments={},
+        directory=Directory(Tokens()),
+        servicer=parts,
+        views=views,
+        executions=parts,
+        positions=parts,
+        streams=StreamSizes(),
+    )
+    told = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+    assert told["matchbus_engines", "down"] == 1
+    assert (told["matchbus_views_total", "published"], told["matchbus_views_total", "dropped"]) == (3, 2)
+    assert (told["matchbus_positions_lag_messages",], told["matchbus_position_gaps",]) == (4, 5)
+    assert told["matchbus_positions_caught_up",] == 0
+
+
+async def test_views_that_cannot_leave_at_once_are_dropped(
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while too much is on its way nor while NATS is away are they kept: they would come late."""
+    counts = ViewCounts()
+    monkeypatch.setattr(process, "ViewCounts", lambda: counts)
+    async with exchange(own_server, tmp_path):
+
+        async def some_published() -> bool:
+            return counts.published > published
+
+        async def some_dropped() -> bool:
+            return counts.dropped > dropped
+
+        published, dropped = counts.published, counts.dropped
+        await eventually(some_published)
+        with monkeypatch.context() as no_room:
+            no_room.setattr(process, "_MAX_UNSENT_VIEWS_BYTES", 0)
+            await eventually(some_dropped)
+        os.kill(own_server.pid, signal.SIGKILL)
+        await own_server.wait()
+        dropped = counts.dropped
+        await eventually(some_dropped)
+        await own_server.restart()
+        published = counts.published
+        await eventually(some_published)
+
+
 async def test_standbys_are_shown_behind_the_primaries(
     own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
@@ -606,10 +732,48 @@ async def test_standbys_are_shown_behind_the_primaries(
         await eventually(gone)
 
 
-async def test_journals_are_made_on_request(
-    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+async def test_what_an_operator_removes_is_gone(
+    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
-    """An engine that asks has its journal; nonsense is answered and ends nothing."""
+    """An engine or a symbol whose key is deleted is listed no more, and a client's name is free again."""
+    two = INSTRUMENTS + INSTRUMENTS.replace("AAPL", "B.C")
+    async with exchange(own_server, tmp_path, two) as caller:
+        token = (await caller.register("ann", preferred_engine=1)).token
+        for key in (
+            "engines.2",
+            f"instruments.{subjects.symbol_token('B.C')}",
+            f"clients.{subjects.client_key('ann')}",
+            f"sessions.{token_key(token)}",
+        ):
+            await own_connection.publish(f"$KV.{key}", b"", headers={"KV-Operation": "DEL"})
+
+        async def gone() -> bool:
+            engines, symbols = await caller.engines(), await caller.instruments()
+            return ([e.engine for e in engines], [i.symbol for i in symbols]) == ([1], ["AAPL"])
+
+        async def free() -> bool:
+            try:
+                return bool(await caller.register("ann", "another", preferred_engine=1))
+            except grpc.aio.AioRpcError:
+                return False
+
+        await eventually(gone)
+        await eventually(free)
+
+
+async def test_journals_are_made_on_request(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that asks has its journal, be it at the second try; nonsense is answered and ends nothing."""
+    provision_journal, faults = provision.provision_journal, [nats.errors.TimeoutError()]
+
+    async def provision_at_second(*arguments: Any, **options: Any) -> None:
+        if faults:
+            raise faults.pop()
+        await provision_journal(*arguments, **options)
+
+    monkeypatch.setattr(provision, "provision_journal", provision_at_second)
+    monkeypatch.setattr(provision, "_REQUEST_TIMEOUT_S", 1.0)
     async with exchange(own_server, tmp_path) as caller:
         await await_journal(own_connection, 4, DEADLINE_S)
         for payload in (b"", b"\xff", b'["provision",5]'):
@@ -618,18 +782,30 @@ async def test_journals_are_made_on_request(
         assert await caller.is_serving()
 
 
+async def test_further_journals_are_trimmed_like_the_others(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """Whoever starts the exchange again need not say so once more."""
+    await provision.provision_shared(own_connection)
+    await provision.provision_journal(own_connection, 1, trimmable=True)
+    async with exchange(own_server, tmp_path):
+        await await_journal(own_connection, 4, DEADLINE_S)
+    assert await provision.is_trimmable(own_connection, 4)
+
+
 async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> None:
     """A file with another tick size is refused and changes nothing; collars and new symbols are taken."""
     async with exchange(own_server, tmp_path):
         pass
+    other = INSTRUMENTS.replace("AAPL", "NEW") + INSTRUMENTS.replace("0.01", "0.02")
     with pytest.raises(InstrumentsRefused, match=r"AAPL has tick_size 0\.01 and the file says 0\.02"):
-        async with exchange(own_server, tmp_path, INSTRUMENTS.replace("0.01", "0.02")):
+        async with exchange(own_server, tmp_path, other):
             pass
     more = INSTRUMENTS + 'market_collar_percent = "5"\n' + INSTRUMENTS.replace("AAPL", "B.C")
     async with exchange(own_server, tmp_path, more) as caller:
         listed = await caller.instruments()
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", "5"), ("B.C", "")]
-    async with exchange(own_server, tmp_path, INSTRUMENTS) as caller:
+    async with exchange(own_server, tmp_path, INSTRUMENTS.replace("0.01", "0.010")) as caller:
         listed = await caller.instruments()
         assert [(i.symbol, i.market_collar_percent) for i in listed] == [("AAPL", ""), ("B.C", "")]
 
@@ -637,14 +813,21 @@ async def test_sizes_never_change(own_server: NatsServer, tmp_path: Path) -> Non
 async def test_calls_hear_that_the_exchange_is_starting(
     own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thousands of symbols take a while; whoever waits for it is told that it is at work."""
-    may_publish = asyncio.Event()
+    """Thousands of symbols take a while, and old reports too; whoever waits is told that it is at work."""
+    may_publish, may_read = asyncio.Event(), asyncio.Event()
 
     async def publish_late(bucket: Bucket[InstrumentEntry], entries: list[InstrumentEntry]) -> None:
         await may_publish.wait()
         await publish_instruments(bucket, entries)
 
+    class LateReader(ExecutionsReader):
+        async def __aiter__(self) -> AsyncGenerator[Executions]:
+            await may_read.wait()
+            async for message in super().__aiter__():
+                yield message
+
     monkeypatch.setattr(process, "publish_instruments", publish_late)
+    monkeypatch.setattr(process, "ExecutionsReader", LateReader)
     file = tmp_path / "instruments.toml"
     file.write_text(INSTRUMENTS)
     address = f"127.0.0.1:{claim_port('127.0.0.1', 0, 'exchange')}"
@@ -656,8 +839,17 @@ async def test_calls_hear_that_the_exchange_is_starting(
         refusal = await refused(caller.instruments(), grpc.StatusCode.UNAVAILABLE)
         assert refusal.details() == "the exchange is starting: try again"
         may_publish.set()
+
+        async def takes_calls() -> bool:
+            with suppress(grpc.aio.AioRpcError):
+                return len(await caller.instruments()) == 1
+            return False
+
+        await eventually(takes_calls)
+        assert await caller.is_serving(RECOVERING_ROLE)
+        assert not await caller.is_serving()
+        may_read.set()
         await eventually(caller.is_serving)
-        assert len(await caller.instruments()) == 1
         assert not await caller.is_serving(RECOVERING_ROLE)
     finally:
         await caller.channel.close(None)
@@ -666,10 +858,39 @@ async def test_calls_hear_that_the_exchange_is_starting(
             await running
 
 
-async def test_calls_work_again_after_the_nats_server_was_killed(
-    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+async def test_a_server_whose_jetstream_is_away_ends_a_start(
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While nats-server is away calls that need it wait or say so; when it is back they work again."""
+    """It is waited for a while, and then told what is amiss."""
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise nats.errors.TimeoutError
+
+    monkeypatch.setattr(provision, "provision_shared", away)
+    monkeypatch.setattr(process, "START_DEADLINE_S", 0.3)
+    with pytest.raises(ProcessFault, match="answers but its JetStream does not"):
+        async with exchange(own_server, tmp_path):
+            pass
+
+
+async def test_calls_work_again_after_the_nats_server_was_killed(
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While nats-server is away calls that need it wait or say so; when it is back they work again.
+
+    What came meanwhile is lost: all books are asked for anew.
+    """
+    reconnected, told = FeedFollower.reconnected, asyncio.Event()
+
+    def note_reconnected(follower: FeedFollower) -> None:
+        reconnected(follower)
+        told.set()
+
+    monkeypatch.setattr(FeedFollower, "reconnected", note_reconnected)
     async with exchange(own_server, tmp_path) as caller:
         token = (await caller.register("ann")).token
         os.kill(own_server.pid, signal.SIGKILL)
@@ -685,6 +906,23 @@ async def test_calls_work_again_after_the_nats_server_was_killed(
                 return False
 
         await eventually(works)
+        await asyncio.wait_for(told.wait(), DEADLINE_S)
+
+
+async def test_a_store_that_does_not_answer_is_told(
+    own_server: NatsServer, two_engines: list[FakeEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who must be looked up there can try again: it is no fault of the call."""
+
+    async def get(bucket: Bucket[Any], key: str) -> None:
+        raise BucketUnavailable(f"{bucket} {key}")
+
+    async with exchange(own_server, tmp_path) as caller:
+        token = (await caller.register("ann")).token
+        monkeypatch.setattr(Bucket, "get", get)
+        for call in (caller.register("ann"), caller.positions(token)):
+            error = await refused(call, grpc.StatusCode.UNAVAILABLE)
+            assert error.details() == "the exchange cannot reach its storage just now; try again"
 
 
 HUGE = b"%d" % 10**30

@@ -1,10 +1,16 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bus.messages import InstrumentEntry
 from bus.peer import MAX_SYMBOLS
-from exchange.runtime.instruments import InstrumentsRefused, parse_instruments, read_instruments
+from exchange.runtime.instruments import (
+    InstrumentsRefused,
+    parse_instruments,
+    publish_instruments,
+    read_instruments,
+)
 
 GOOD = '[[instrument]]\nsymbol = "AAPL"\ntick_size = "0.01"\nlot_size = "1"\n'
 
@@ -62,6 +68,25 @@ def test_more_than_anybody_follows() -> None:
     assert len(parse_instruments(text)) == MAX_SYMBOLS
     with pytest.raises(InstrumentsRefused, match="10,001 instruments"):
         parse_instruments(text + GOOD)
+
+
+async def test_sizes_of_a_faster_exchange_bind() -> None:
+    """Of two that start at once with other sizes, one is refused."""
+    entries = parse_instruments(GOOD)
+    faster = InstrumentEntry("AAPL", "0.02", "1")
+
+    class Bucket:
+        found = iter((None, faster))
+
+        async def get(self, _: str) -> InstrumentEntry | None:
+            return next(self.found)
+
+        async def create(self, _key: str, _value: InstrumentEntry) -> bool:
+            return False
+
+    bucket: Any = Bucket()
+    with pytest.raises(InstrumentsRefused, match=r"AAPL has tick_size 0\.02 and the file says 0\.01"):
+        await publish_instruments(bucket, entries)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -9,9 +9,11 @@ from bus.messages import ClientEntry, EngineEntry, SessionEntry
 from bus.registry import BucketUnavailable
 from bus.tokens import Tokens
 from exchange import directory as directories
+from exchange.assignment import NoEngineLives
 from exchange.directory import Directory
 from exchange.runtime import registration
 from exchange.runtime.registration import (
+    HomeUnknown,
     Registrar,
     RegistrationLost,
     TooManyRegistrations,
@@ -49,11 +51,16 @@ class MemoryBucket:
         return self.values.setdefault(key, value) is value
 
 
-def registrar(clients: MemoryBucket, directory: Directory) -> Registrar:
-    """A registrar with two live engines."""
+def registrar(
+    clients: MemoryBucket,
+    directory: Directory,
+    engines: Mapping[int, EngineEntry] = ENGINES,
+    live_engines: Callable[[], Collection[int]] = ENGINES.keys,
+) -> Registrar:
+    """A registrar with two live engines, or others."""
     sessions: Any = MemoryBucket()
     bucket: Any = clients
-    return Registrar(bucket, sessions, directory, ENGINES, ENGINES.keys)
+    return Registrar(bucket, sessions, directory, engines, live_engines)
 
 
 async def test_clients_that_come_together_are_spread() -> None:
@@ -79,6 +86,39 @@ async def test_one_of_two_first_registrations_binds() -> None:
     registering.close()
 
 
+async def test_a_first_registration_that_is_repeated_at_once_succeeds() -> None:
+    """The slower one finds the name bound, to its own secret."""
+    registering = registrar(MemoryBucket(callers=2), Directory(Tokens()))
+    first, again = await asyncio.gather(*(registering.register("ann", "a", 0, "here") for _ in range(2)))
+    assert first.home == again.home
+    registering.close()
+
+
+async def test_a_first_registration_waits_for_a_live_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a start heartbeats come late. Where there are no engines nothing is waited for."""
+    monkeypatch.setattr(registration, "LIVE_ENGINE_WAIT_S", 1_000.0)
+    looks = iter([(), (), (2,)])
+    registering = registrar(MemoryBucket(), Directory(Tokens()), live_engines=lambda: next(looks))
+    nowhere = registrar(MemoryBucket(), Directory(Tokens()), {}, tuple)
+    async with asyncio.timeout(20):
+        assert (await registering.register("ann", "a", 0, "here")).home.engine == 2
+        with pytest.raises(NoEngineLives):
+            await nowhere.register("ann", "a", 0, "here")
+    registering.close()
+    nowhere.close()
+
+
+async def test_a_home_that_is_not_there_is_not_replaced() -> None:
+    """A client's orders and fills are at its own engine: no other can stand in for it."""
+    engines = dict(ENGINES)
+    registering = registrar(MemoryBucket(), Directory(Tokens()), engines)
+    assert (await registering.register("ann", "a", 2, "here")).home.engine == 2
+    del engines[2]
+    with pytest.raises(HomeUnknown, match="E2 of client ann"):
+        await registering.register("ann", "a", 0, "here")
+    registering.close()
+
+
 async def test_a_name_whose_entry_is_lost_is_nobodys() -> None:
     """Its old token tells that it was bound once: nobody else may have its orders now."""
     clients, tokens = MemoryBucket(), Tokens()
@@ -90,6 +130,21 @@ async def test_a_name_whose_entry_is_lost_is_nobodys() -> None:
         await registering.register("ann", "another", 0, "here")
     await registering.register("bob", "b", 0, "here")
     assert directory.lost() == {"ann"}
+    registering.close()
+
+
+async def test_a_name_that_is_bound_just_now_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first token may be seen right after its entry was looked for in vain."""
+    clients, tokens = MemoryBucket(), Tokens()
+    registering = registrar(clients, Directory(tokens))
+
+    async def get(key: str) -> Any:
+        entry = clients.values.get(key)
+        tokens.put("key", SessionEntry("ann", 1), 0)
+        return entry
+
+    monkeypatch.setattr(clients, "get", get)
+    assert (await registering.register("ann", "a", 0, "here")).token
     registering.close()
 
 
@@ -171,3 +226,4 @@ async def test_a_flood_leaves_room_to_wait(
     assert (await right).token
     await asyncio.wait(flood)
     assert (await registering.register("bob", "right", 0, "a third")).token
+    assert not registering._hashes, "nothing is kept of connections that come and go"

@@ -91,9 +91,10 @@ def test_a_malformed_address(listen: str) -> None:
 
 
 def test_an_empty_password() -> None:
-    """An empty password is none."""
-    with pytest.raises(SettingsRefused, match="empty"):
-        parse_settings([], {"PASSWORD": ""})
+    """An empty password is none, and does not stand for the one of the environment."""
+    for arguments, password in (([], ""), (["--password", ""], "other")):
+        with pytest.raises(SettingsRefused, match="empty"):
+            parse_settings(arguments, {"PASSWORD": password})
 
 
 @pytest.mark.parametrize("gib", ["0", "-1", "1000001", "4.5", "1e9", "nan"])

@@ -87,6 +87,7 @@ async def served(page: Page, host: str = "127.0.0.1") -> AsyncIterator[Page]:
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
+    assert not page.tickets._sessions, "who was signed in is signed out in the end"
 
 
 @pytest.fixture
@@ -391,6 +392,23 @@ async def test_fills_that_cannot_be_had_are_told(
         engine.add_fills(fills)
         while (await page.account())["trouble"]:
             pass
+
+
+async def test_fills_that_cannot_be_had_stay_told(
+    page: Page, venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that has failed is not taken for one that has been open for a while."""
+    monkeypatch.setattr(ticket, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(ticket, "AWAY_PAUSE_S", 60.0)
+    monkeypatch.setattr(ticket, "WELL_S", 1.5)
+    venue.engines[0].refuses_fills_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+    venue.engines[0].refuses_fills_after_s = 0.0
+    await page.sign_in()
+    async with asyncio.timeout(20):
+        while not (await page.account())["trouble"]:
+            pass
+    await asyncio.sleep(ticket.WELL_S)
+    assert (await page.account())["trouble"]
 
 
 async def test_seats_are_bounded_and_come_free(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
