@@ -250,10 +250,13 @@ class NaiveEngine:
         known = self.orders.get(name)
         if known is not None:
             same = known.request == request
-            assert known.first is not None
-            self._answer(
-                "new", known, known.first if same else _refusal(RejectReason.DUPLICATE_CLIENT_ORDER_ID)
-            )
+            first = known.first
+            assert first is not None
+            if not same:
+                first = _refusal(RejectReason.DUPLICATE_CLIENT_ORDER_ID)
+            elif first.status == OrderStatus.PENDING:
+                first = known.outcome()
+            self._answer("new", known, first)
             return
         reason = self._wrong_order(request)
         if reason:

@@ -85,6 +85,7 @@ _POLL_S: Final = 0.02
 _RETIRE_POLL_S: Final = 0.002
 _HEALTH_PERIOD_S: Final = 0.1
 _CLOCK_PERIOD_S: Final = 1.0
+_ENTRY_PERIOD_S: Final = 5.0
 _CLOCK_BEHIND_S: Final = 1.0
 _GC_THRESHOLDS: Final = (2_000, 5, 5_000)
 """Nothing of ours on the hot path makes cycles, but gRPC leaves six objects of each call in some. Two
@@ -140,7 +141,6 @@ class Engine:
         self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
         self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
         self._engines: dict[int, EngineEntry] = {}
-        self._entered: EngineEntry | None = None
         self._listing = Listing(self._state)
         self._loop: CommitLoop | None = None
         self._uncrosser: Uncrosser | None = None
@@ -326,6 +326,7 @@ class Engine:
         crash_points.reach("serving")
         self._group.create_task(self._tell_health(loop))
         self._group.create_task(self._watch_clock())
+        self._group.create_task(self._stay_entered())
         if self._lease is not None:
             lease = self._lease
             handover = Handover(self._nc, number, lambda: self._retire(lease, loop))
@@ -343,7 +344,21 @@ class Engine:
             )
         ):
             raise ProcessFault(f"another process entered a later epoch of E{number} than {epoch}")
-        self._entered = entry
+
+    async def _stay_entered(self) -> None:
+        """A damaged store may come back without our entry, or with an older one, where nobody serves.
+
+        Where there is a journal its fence ends whoever was replaced; without one only the entry tells.
+        """
+        number, epoch = self._settings.number, self._state.epoch
+        while True:
+            await asyncio.sleep(_ENTRY_PERIOD_S)
+            with suppress(BucketUnavailable):
+                entered = _epoch_of(await self._engines_bucket.get(str(number)))
+                if entered < epoch:
+                    _log.warning("the entry of E%d is lost or an older one, and is written again", number)
+                if entered < epoch or (entered > epoch and not self._settings.durable):
+                    await self._enter()
 
     def _make_loop(self) -> tuple[CommitLoop, Legs]:
         """The commit loop and what it reaches, none of it started."""
@@ -498,11 +513,6 @@ class Engine:
             self._engines.pop(subjects.number_of(key), None)
         else:
             self._engines[entry.engine] = entry
-        ours = self._entered
-        is_lost = ours is not None and entry != ours and _epoch_of(entry) <= ours.epoch
-        if is_lost and key == str(self._settings.number):
-            _log.warning("the address of %s is lost or an older one, and is written again", key)
-            self._group.create_task(self._enter())
 
     def _on_quote(self, engine: int, symbol: str) -> None:
         if engine > self._settings.number and self._uncrosser is not None:

@@ -123,7 +123,7 @@ class ExchangeCollector(Collector):
     def _shown(self) -> Iterator[Metric]:
         yield counters(
             "matchbus_views",
-            "Views that were due: published, or dropped because NATS did not take them at once.",
+            "Views that were due: published, or dropped because NATS did not take them, or not at once.",
             ["outcome"],
             {("published",): self._views.published, ("dropped",): self._views.dropped},
         )

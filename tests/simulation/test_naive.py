@@ -9,6 +9,7 @@ from engine.commands import AwayQuote, CancelAll, CancelOrder, Command, LegResul
 from engine.events import Accepted, Answered, Cancelled, Event, Fill, Prevented, Replaced
 from engine.terms import OrderStatus, Side, first_id
 from simulation.naive import NaiveEngine
+from tests.engine.venue import answered
 from tests.engine.world import SYMBOL, Node, World, limit_order, random_order, random_terms
 
 REPORTED = (Accepted, Fill, Replaced, Cancelled, Prevented)
@@ -87,11 +88,17 @@ def test_the_naive_engine_and_the_real_one_agree(seed: int, most_levels: int) ->
         assert_agreed(number, node)
 
 
-def assert_agreed(number: int, node: Node) -> None:
-    """A naive engine makes of the node's journal what the node made of it."""
+def naive_of(number: int, node: Node) -> NaiveEngine:
+    """A naive engine after the node's journal."""
     naive = NaiveEngine(number)
     for batch, commands in enumerate(node.batches, 1):
         naive.batch(batch, tuple(commands))
+    return naive
+
+
+def assert_agreed(number: int, node: Node) -> None:
+    """A naive engine makes of the node's journal what the node made of it."""
+    naive = naive_of(number, node)
     reports = [(NAMES[type(one).__name__], *msgspec.structs.astuple(one)) for one in naive.reports]
     assert [untimed(one) for one in reports] == [untimed(one) for one in told(node.events)]
     for side in Side:
@@ -187,6 +194,17 @@ def test_they_agree_on_quotes_that_were_cut(commands: list[Command]) -> None:
     for command in commands:
         world.apply(1, command)
         assert_agreed(1, world.nodes[1])
+
+
+def test_they_agree_on_a_repeat_of_what_is_under_way() -> None:
+    """It tells what a cancel has left, though the first answer is not complete before the leg is back."""
+    world = World(1)
+    order = limit_order("ann", BUY, 20, 105, away=(AwayQuote(2, 1, 1, ((104, 5),)),))
+    world.apply(1, order)
+    world.apply(1, CancelOrder("ann", 0, "ann"))
+    again = answered(world.apply(1, order))
+    (outcome,) = naive_of(1, world.nodes[1]).attempts["new", "ann", "ann"][-1].outcomes
+    assert (outcome.status, outcome.leaves) == (again.status, again.leaves) == (OrderStatus.PENDING, 5)
 
 
 def test_the_play_meets_every_rule() -> None:

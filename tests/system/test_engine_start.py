@@ -105,21 +105,25 @@ async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_succ
     assert await engines.get("1") == successor
 
 
-@pytest.mark.parametrize("left", [None, EngineEntry(1, 1, "127.0.0.1:1", 1)], ids=["nothing", "an older one"])
+@pytest.mark.parametrize("left", [None, EngineEntry(1, 0, "127.0.0.1:1", 1)], ids=["nothing", "an older one"])
 async def test_an_engine_whose_entry_is_lost_enters_again(
-    own_server: NatsServer, own_connection: Connection, left: EngineEntry | None
+    own_server: NatsServer,
+    own_connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    left: EngineEntry | None,
 ) -> None:
     """A damaged store may come back without it; its clients would be sent to a process that is gone.
 
-    A later one is a successor's and stays: the journal's fence tells whether it is.
+    One that is not older is another process's and stays: the journal's fence tells which of them reigns.
     """
+    monkeypatch.setattr(process, "_ENTRY_PERIOD_S", 0.1)
     async with wired_engine(own_server) as engine:
         engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
         entered = await engines.get("1")
         assert entered is not None
         assert entered.address == engine.address
         if left is None:
-            await (await own_connection.jetstream().key_value(subjects.ENGINES_BUCKET)).delete("1")
+            await engines.remove("1")
         else:
             await engines.put("1", left)
 
@@ -127,9 +131,33 @@ async def test_an_engine_whose_entry_is_lost_enters_again(
             return await engines.get("1") == entered
 
         await eventually(is_entered, 10, "the entry is the engine's again")
-        await engines.put("1", EngineEntry(1, entered.epoch + 1, "127.0.0.1:1", 1))
-        await engine.trader.limit("AAA", 1, 100, 1)
-        assert not await is_entered()
+        for later in (0, 1):
+            other = EngineEntry(1, entered.epoch + later, "127.0.0.1:1", 1)
+            await engines.put("1", other)
+            await asyncio.wait((engine.running,), timeout=0.5)
+            assert await engines.get("1") == other
+
+
+async def test_an_engine_without_a_journal_ends_when_it_is_replaced(
+    own_server: NatsServer, own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else would tell it: both would go on trading."""
+    monkeypatch.setattr(process, "_ENTRY_PERIOD_S", 0.1)
+    await provision.provision_shared(own_connection)
+    await list_symbol_and_session(own_connection)
+    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    settings = EngineSettings(1, own_server.url, "127.0.0.1:0", False, False, None, Path(), False)
+    running = asyncio.create_task(run(settings))
+
+    async def is_entered() -> bool:
+        return await engines.get("1") is not None
+
+    await eventually(is_entered, 10, "the engine serves")
+    await engines.put("1", EngineEntry(1, 2, "127.0.0.1:1", 1))
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(ProcessFault, match="a later epoch of E1 than 1"), flatten_subgroups=True
+    ):
+        await asyncio.wait_for(running, 10)
 
 
 async def test_an_engine_without_a_journal_leaves_one_that_has_it_alone(own_server: NatsServer) -> None:
