@@ -32,12 +32,14 @@ from bus.stream import (
 )
 
 MAX_REQUEST_BYTES: Final = 4_000_000
-"""What one request should bring at most: a server cuts off a busy reader with 16 MB waiting (`nats.conf`).
+"""What one request should bring: a server cuts off a connection with 16 MB waiting (`nats.conf`).
 
 Kept by the number of messages, from the largest seen so far. NATS has a limit in bytes for it, with which
 small messages came ten times slower."""
 
-_FETCH: Final = 256
+_FETCH: Final = 12_000_000 // MAX_MESSAGE_BYTES
+"""So many messages never have more than that server holds, though all that were seen so far were small."""
+
 _FETCH_EXPIRES_NS: Final = 10_000_000_000
 _IDLE_HEARTBEAT_NS: Final = 250_000_000
 _SILENCE_S: Final = 1.0

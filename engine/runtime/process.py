@@ -131,6 +131,9 @@ class Engine:
         self._edge, self._door, self._address = edge, door, address
         self._link = link
         self._nc = nc
+        self._history_nc: Client
+        """For old fills alone: where many are read at once the server cuts it off, and the feed goes on."""
+
         self._journal = journal
         self._lease = lease
         self._group = Parts()
@@ -193,6 +196,7 @@ class Engine:
                     server = MetricsServer(self._metrics)
                     self._group.create_task(server.run(self._settings.metrics))
                 known = self._watch()
+                self._history_nc = await self._link.open(f"engine-{number}-history", buffered=False)
                 await self._recover()
                 if self._lease is not None:
                     await self._take_lease(self._lease)
@@ -423,7 +427,7 @@ class Engine:
             self._bell,
             self._protected_books,
             # Without a journal, what earlier processes reported is no history of this one's clients.
-            OldFills(self._nc, number, first_epoch=0 if self._settings.durable else state.epoch),
+            OldFills(self._history_nc, number, first_epoch=0 if self._settings.durable else state.epoch),
             Rates(self._settings.orders_per_second),
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.aio.msg import Msg
 
-from bus import provision, subjects
+from bus import provision, stream_reader, subjects
 from bus.connection import Connection, connect
 from bus.server import NatsServer
 from bus.stream import MAX_MESSAGE_BYTES, Publisher, Stored, StreamGap, StreamLostEnd
@@ -52,7 +52,7 @@ async def test_a_message_lost_on_the_way_is_fetched_again(
 ) -> None:
     """A message that the client drops is neither skipped nor taken for a gap, for any patience."""
     stream = await _fill(nats_connection, engine, 260)
-    for lost in (1, 2, 256, 260):
+    for lost in (1, 2, stream_reader._FETCH, 260):
         reader = StreamReader(nats_connection, stream)
         monkeypatch.setattr(reader, "_received", _Dropping(reader, lost).received)
         assert await _read(reader, 260, patience_s) == list(range(1, 261))
@@ -194,10 +194,26 @@ async def test_no_request_brings_more_than_a_connection_takes(
     await reader.close()
 
 
+async def test_large_messages_after_small_ones_do_not_cut_a_reader_off(
+    own_server: NatsServer, connections: "Connections"
+) -> None:
+    """All it knows are small, so it asks for as many as it ever does; others use its connection, too."""
+    writing, reading = await connections.open(own_server.url), await connections.open(own_server.url)
+    stream = await _fill(writing, 1, 300)
+    publisher = Publisher(writing)
+    for number in range(301, 501):
+        assert await publisher.attempt(subjects.journal(1), b"%250000d" % number, {}) is not None
+    reader = StreamReader(reading, stream)
+    assert await _read(reader, 500) == list(range(1, 501))
+    assert reading.stats["reconnects"] == 0
+    await reader.close()
+
+
 async def test_a_reader_that_was_cut_off_as_too_slow_reads_on(
-    own_server: NatsServer, connections: "Connections", tmp_path: Path
+    own_server: NatsServer, connections: "Connections", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More is under way than a server holds back for a frozen reader: it is cut off, and misses nothing."""
+    monkeypatch.setattr(stream_reader, "_FETCH", 256)
     writing, reading = await connections.open(own_server.url), await connections.open(own_server.url)
     stream = await _fill(writing, 1, SMALL)
     publisher = Publisher(writing)
