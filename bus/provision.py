@@ -11,9 +11,10 @@ journal may be trimmed are the exchange's choice alone.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import nats.errors
@@ -42,6 +43,7 @@ BUCKETS: Final = (
     subjects.LEASES_BUCKET,
 )
 
+_STORE_TOO_SMALL: Final = 10_047
 _REQUEST_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _TELL_S: Final = 5.0
@@ -72,6 +74,10 @@ class ProvisionError(Exception):
 
 class ConfigurationMismatch(ProvisionError):
     """A stream exists with other settings than the wanted ones."""
+
+
+class StoreTooSmall(ProvisionError):
+    """The server may not keep as much as its streams together are to hold."""
 
 
 class NotProvisioned(ProvisionError):
@@ -145,8 +151,8 @@ async def provision_journal(
     """Make the journal of one engine and the object store of its snapshots, or check that they are right.
 
     `replicas` is how many servers of a cluster keep each. A `trimmable` journal may lose its head
-    (`trim_journal`), any other keeps everything. Raises ConfigurationMismatch; one of nats' errors when the
-    server does not answer.
+    (`trim_journal`), any other keeps everything. Raises ConfigurationMismatch, StoreTooSmall; one of nats'
+    errors when the server does not answer.
     """
     await _provision(nc, _snapshots(engine), replicas)
     await _provision(nc, _journal(engine, max_bytes, trimmable=trimmable), replicas)
@@ -156,7 +162,7 @@ async def adjust_journals(nc: Client, max_bytes: int, *, trimmable: bool) -> boo
     """Let the journals that there are become that large; whether further ones are to be trimmable.
 
     They are if that is wanted, or all that there are were made so. Raises ConfigurationMismatch when it is
-    wanted and one was not, which no server changes, and nats' errors.
+    wanted and one was not, which no server changes, StoreTooSmall, and nats' errors.
     """
     journals = await _existing_journals(nc)
     kept_whole = [journal.name for journal in journals if journal.deny_purge]
@@ -319,7 +325,8 @@ async def _provision(nc: Client, wanted: StreamConfig, replicas: int) -> None:
     found = await _found(nc, wanted, _COMPARED_BY_MAKER)
     if found is None:
         try:
-            await _jetstream(nc).add_stream(wanted)
+            with _naming_a_full_store(wanted):
+                await _jetstream(nc).add_stream(wanted)
         except nats.js.errors.BadRequestError:  # another one made it between the two questions, differently
             if await _found(nc, wanted, _COMPARED_BY_MAKER) is None:
                 raise
@@ -331,7 +338,21 @@ async def _grow(nc: Client, found: StreamConfig, max_bytes: int) -> None:
     """Let a stream become that large, if it may not already."""
     if 0 < (found.max_bytes or 0) < max_bytes:
         found.max_bytes = max_bytes
-        await _jetstream(nc).update_stream(found)
+        with _naming_a_full_store(found):
+            await _jetstream(nc).update_stream(found)
+
+
+@contextlib.contextmanager
+def _naming_a_full_store(stream: StreamConfig) -> Iterator[None]:
+    try:
+        yield
+    except nats.js.errors.APIError as error:
+        if error.err_code != _STORE_TOO_SMALL:
+            raise
+        raise StoreTooSmall(
+            f"stream {stream.name} of {stream.max_bytes} bytes and the others do not fit into max_file of "
+            "nats-server: start the exchange with a smaller --journal-gib, or nats-server with a larger one"
+        ) from error
 
 
 async def _found(

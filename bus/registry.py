@@ -108,7 +108,7 @@ class Bucket(Generic[T]):
                     return True
                 if ack is None or not ack.is_out_of_date:
                     in_doubt = True
-                    await self._pause(deadline)
+                    await self._pause(deadline, self._publisher.trouble)
         finally:
             self._writing.release()
 
@@ -213,13 +213,13 @@ class Bucket(Generic[T]):
                     " restore the NATS store from a copy"
                 )
 
-    async def _pause(self, deadline: float) -> None:
-        """Wait for the server; BucketUnavailable at the deadline."""
+    async def _pause(self, deadline: float, trouble: str = "no answer") -> None:
+        """Wait for the server; BucketUnavailable at the deadline, with what the trouble is."""
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 await until_connected(self._nc)
         except TimeoutError:
-            raise BucketUnavailable(f"bucket {self._bucket} does not answer") from None
+            raise BucketUnavailable(f"bucket {self._bucket}: {trouble}") from None
 
     def _subject(self, key: str) -> str:
         assert _KEY.fullmatch(key), f"{key!r:.80} is no bucket key"

@@ -178,7 +178,9 @@ class Retry:
     def _hopeless(self, error: grpc.aio.AioRpcError) -> Exception | None:
         """What to raise for a failure that another attempt cannot mend."""
         code = error.code()
-        if code in _USELESS_TO_REPEAT:
+        # The venue's code for a full queue is gRPC's for a message above its limit, which has these words.
+        too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in f"{error.details()}"
+        if too_large or code in _USELESS_TO_REPEAT:
             return final(error)
         if code is grpc.StatusCode.UNAUTHENTICATED and self._token_renewed_at is not None:
             grace_over = asyncio.get_running_loop().time() - self._token_renewed_at > TOKEN_GRACE_S

@@ -329,7 +329,7 @@ class Exchange:
                 error = await self._provision_journal(request)
             except nats.errors.Error as fault:
                 # No answer: the engine asks again, an error would end it.
-                _log.warning("cannot make the journal that %s asks for just now: %r", request.subject, fault)
+                _log.warning("cannot make the journal that %s asks for just now: %s", request.subject, fault)
                 continue
             if request.reply:
                 await self._nc.publish(request.reply, messages.encode(ProvisionReply(error)))

@@ -10,7 +10,7 @@ from nats.js.api import DiscardPolicy, StorageType
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
-from bus.provision import ConfigurationMismatch, NotProvisioned
+from bus.provision import GIB, ConfigurationMismatch, NotProvisioned, StoreTooSmall
 
 
 async def test_provisioning_may_be_repeated(nats_connection: Connection, engine: int) -> None:
@@ -165,6 +165,17 @@ async def test_many_engines_fit(own_connection: Connection, tmp_path: Path) -> N
     await provision.provision_shared(own_connection)
     for number in range(1, 17):
         await provision.provision_journal(own_connection, number)
+
+
+async def test_a_journal_that_does_not_fit_is_refused_by_name(own_connection: Connection) -> None:
+    """Neither a new one nor one that is to grow: it would be asked for in vain for ever."""
+    await provision.provision_journal(own_connection, 1, max_bytes=600 * GIB)
+    for attempt in (
+        provision.provision_journal(own_connection, 2, max_bytes=600 * GIB),
+        provision.adjust_journals(own_connection, 2_000 * GIB, trimmable=False),
+    ):
+        with pytest.raises(StoreTooSmall, match=r"JOURNAL_\d of \d+ bytes and .*--journal-gib"):
+            await attempt
 
 
 async def test_an_engine_waits_for_what_all_share(

@@ -345,6 +345,19 @@ async def test_a_missing_bucket_is_named(own_connection: Connection) -> None:
         await _bucket(own_connection).watch(Watched().note)
 
 
+async def test_why_a_bucket_is_not_written_is_told(
+    own_connection: Connection, bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refuses it each time, here for a limit that somebody gave it."""
+    monkeypatch.setattr(registry, "DEADLINE_S", 0.3)
+    jetstream = own_connection.jetstream()
+    config = (await jetstream.stream_info(subjects.bucket_stream(subjects.ENGINES_BUCKET))).config
+    config.max_bytes = 10
+    await jetstream.update_stream(config)
+    with pytest.raises(BucketUnavailable, match="bucket engines: maximum bytes exceeded"):
+        await bucket.put("1", _entry(1))
+
+
 async def test_no_writer_waits_longer_for_those_before_it(
     own_server: NatsServer, bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:

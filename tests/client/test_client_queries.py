@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from decimal import Decimal
+from typing import Any
 
 import grpc
 import pytest
@@ -245,6 +246,26 @@ async def test_what_no_repetition_would_mend_is_asked_once(
         with pytest.raises(error, match="scripted"):
             await client.open_orders()
         assert await client.open_orders() == []
+
+
+async def test_a_reply_above_its_limit_is_asked_for_once(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code alone would mean an engine that has too much to do just now."""
+    asked = 0
+
+    async def too_large(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        nonlocal asked
+        asked += 1
+        await context.abort(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Sent message larger than max (77 vs. 67)"
+        )
+
+    monkeypatch.setattr(venue.engines[0], "unary", too_large)
+    async with venue.client() as client:
+        with pytest.raises(RequestInvalid, match="larger than max"):
+            await client.open_orders()
+    assert asked == 1
 
 
 async def test_query_gives_up_at_the_deadline(venue: FakeVenue) -> None:
