@@ -48,8 +48,8 @@ MAX_BATCH_S: Final = 0.02
 """A batch that has computed for this long takes no more commands: heartbeats and readers get their turn."""
 
 JOURNAL_PATIENCE_S: Final = 2.0
-"""With an append unanswered for longer than this, or no room for execution reports, new commands are refused
-at once."""
+"""With an append unanswered for longer than this, or no room for execution reports because they cannot be
+stored, new commands are refused at once."""
 
 REIGN_PATIENCE_S: Final = 4.0
 """With nothing stored for longer than this, neither a renewal of the lease nor a batch, another process may
@@ -148,9 +148,9 @@ class CommitLoop:
     `catch_up` returns when every quote is here that was shown before it was called; `attach` gives a command
     the away quotes of this moment (None: there is nothing left to do), and `legs_planned` hears at once of
     its legs, so that no later command meets what it takes. `release` lets a committed batch's
-    effects out and waits for nothing outside but room for its reports (`release_trouble` says why there is
-    none); what it returns says when all can see them. `unrenewed_s` is how long ago the engine's lease was
-    renewed. While no peer is known (`has_peers`), the answers of a small batch do not wait for the other
+    effects out and waits for nothing outside but room for its reports (`release_trouble` says why they cannot
+    be stored); what it returns says when all can see them. `unrenewed_s` is how long ago the engine's lease
+    was renewed. While no peer is known (`has_peers`), the answers of a small batch do not wait for the other
     effects. `delay_s` says how long the next batch, if it is small, should wait for more.
     """
 
@@ -407,7 +407,8 @@ class CommitLoop:
         if unanswered is not None and time.monotonic() - unanswered > JOURNAL_PATIENCE_S:
             return f"the journal does not answer: {self.journal.trouble}"
         if releasing is not None and time.monotonic() - releasing > JOURNAL_PATIENCE_S:
-            return f"the execution reports cannot be stored: {self._release_trouble()}"
+            why = self._release_trouble()  # none where they are only many: then all wait
+            return why and f"the execution reports cannot be stored: {why}"
         return ""
 
     def doubt(self) -> str:

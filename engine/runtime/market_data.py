@@ -159,11 +159,15 @@ class MarketData:
         self._append_times.note(took_s, self._monotonic_ns())
 
     async def add_book(self, symbol: str) -> None:
-        """A symbol starts to trade: its empty book is shown."""
+        """A symbol starts to trade: its empty book is shown.
+
+        Waits for a turn of the event loop: thousands may come at once, and the lease is renewed meanwhile.
+        """
         if symbol not in self.replicas:
             self._replica(symbol)
             self._owed[symbol] = None
             await self._send_owed()
+            await asyncio.sleep(0)
 
     async def run(self) -> None:
         """Heartbeats and snapshots, until cancelled."""

@@ -110,6 +110,7 @@ class Rig:
         self.shows = False
         self.has_room = asyncio.Event()
         self.has_room.set()
+        self.release_trouble = "no room"
         self.has_peers = True
         self.delay_s = 0.0
         self.unrenewed_s = 0.0
@@ -120,7 +121,7 @@ class Rig:
             attach=self._attach,
             legs_planned=self.planned.extend,
             release=self._release,
-            release_trouble=lambda: "no room",
+            release_trouble=lambda: self.release_trouble,
             unrenewed_s=lambda: self.unrenewed_s,
             has_peers=lambda: self.has_peers,
             delay_s=lambda: self.delay_s,
@@ -610,6 +611,21 @@ async def test_reports_without_room_are_told_to_all_who_wait(
     assert isinstance(first, Answered)
     assert first.duplicate, "the journal had it"
     assert isinstance(second, Accepted)
+
+
+async def test_reports_that_are_only_many_are_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they are stored nobody is refused, however long there is no room for more."""
+    monkeypatch.setattr(commit_loop, "JOURNAL_PATIENCE_S", 0.05)
+    rig.release_trouble = ""
+    rig.has_room.clear()
+    async with rig.running():
+        committed = rig.submit(order("committed"))
+        await until(lambda: bool(rig.batches))
+        queued = rig.submit(order("queued"))
+        done, _ = await asyncio.wait((committed, queued), timeout=3 * commit_loop._WATCH_PERIOD_S)
+        assert not done
+        rig.has_room.set()
+        await asyncio.gather(committed, queued, rig.submit(order("new")))
 
 
 async def test_who_may_have_been_replaced_shows_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

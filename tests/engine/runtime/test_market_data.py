@@ -331,6 +331,23 @@ async def test_a_book_too_large_for_nats_is_shown_in_parts(
     assert replica.snapshot(0, 0) == market_data.replicas["AAPL"].snapshot(0, 0)
 
 
+async def test_thousands_of_new_symbols_hold_nothing_up(market_data: MarketData) -> None:
+    """Others have a turn between any two: the engine would lose its lease meanwhile."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    having_turns = asyncio.create_task(others())
+    for number in range(100):
+        await market_data.add_book(f"S{number}")
+    having_turns.cancel()
+    assert turns >= 100
+
+
 async def test_a_new_symbol_starts_with_an_empty_book(
     market_data: MarketData, tape: Tape, engine: int
 ) -> None:
