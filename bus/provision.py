@@ -114,8 +114,8 @@ async def provision_shared(
 ) -> None:
     """Make the stream of execution reports and the buckets, or check that they are right.
 
-    `replicas` is how many servers of a cluster keep each. Raises ConfigurationMismatch; one of nats' errors
-    when the server does not answer.
+    `replicas` is how many servers of a cluster keep each. Raises ConfigurationMismatch, StoreTooSmall; one of
+    nats' errors when the server does not answer.
     """
     await _provision(nc, _executions(executions_bytes), replicas)
     for bucket in BUCKETS:
@@ -351,7 +351,7 @@ def _naming_a_full_store(stream: StreamConfig) -> Iterator[None]:
             raise
         raise StoreTooSmall(
             f"stream {stream.name} of {stream.max_bytes} bytes and the others do not fit into max_file of "
-            "nats-server: start the exchange with a smaller --journal-gib, or nats-server with a larger one"
+            "nats-server: start with less (--journal-gib, --executions-gib), or nats-server with a larger one"
         ) from error
 
 

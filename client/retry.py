@@ -2,7 +2,8 @@
 
 The rules, the same for order entry, fills and single calls:
 
-    INVALID_ARGUMENT and such        raise RequestInvalid / OrderNotFound: again would not help
+    INVALID_ARGUMENT and such,       raise RequestInvalid / OrderNotFound: again would not help
+    and a message above its limit
     DATA_LOSS                        raise DataLost: the venue knows that it cannot tell
     PERMISSION_DENIED                raise AuthenticationFailed
     UNAUTHENTICATED                  register again until there is a new token, then give the engine a second

@@ -338,13 +338,16 @@ class Engine:
         symbols = len(state.books)
         _log.info("E%d serves at %s in epoch %d with %d symbols", number, self._address, state.epoch, symbols)
 
+    @property
+    def _entry(self) -> EngineEntry:
+        return EngineEntry(self._settings.number, self._state.epoch, self._address, os.getpid())
+
     async def _enter(self) -> None:
         """Tell all where this engine is now; it must not write over a successor's entry."""
         number, epoch = self._settings.number, self._state.epoch
-        entry = EngineEntry(number, epoch, self._address, os.getpid())
         if not await self._answered(
             lambda: self._engines_bucket.put(
-                str(number), entry, unless=lambda entered: _epoch_of(entered) > epoch
+                str(number), self._entry, unless=lambda entered: _epoch_of(entered) > epoch
             )
         ):
             raise ProcessFault(f"another process entered a later epoch of E{number} than {epoch}")
@@ -358,11 +361,12 @@ class Engine:
         while True:
             await asyncio.sleep(_ENTRY_PERIOD_S)
             with suppress(BucketUnavailable):
-                entered = _epoch_of(await self._engines_bucket.get(str(number)))
-                if entered < epoch:
+                entry = await self._engines_bucket.get(str(number))
+                if _epoch_of(entry) < epoch:
                     _log.warning("the entry of E%d is lost or an older one, and is written again", number)
-                if entered < epoch or (entered > epoch and not self._settings.durable):
                     await self._enter()
+                elif entry != self._entry and not self._settings.durable:
+                    raise ProcessFault(f"another process without a journal has entered as E{number}")
 
     def _make_loop(self) -> tuple[CommitLoop, Legs]:
         """The commit loop and what it reaches, none of it started."""

@@ -52,7 +52,7 @@ async def test_a_message_lost_on_the_way_is_fetched_again(
 ) -> None:
     """A message that the client drops is neither skipped nor taken for a gap, for any patience."""
     stream = await _fill(nats_connection, engine, 260)
-    for lost in (1, 2, stream_reader._FETCH, 260):
+    for lost in (1, 2, SMALL, 260):
         reader = StreamReader(nats_connection, stream)
         monkeypatch.setattr(reader, "_received", _Dropping(reader, lost).received)
         assert await _read(reader, 260, patience_s) == list(range(1, 261))
