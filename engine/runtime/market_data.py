@@ -64,6 +64,10 @@ a publish waits."""
 MAX_PASS_BYTES: Final = 256_000
 """Snapshots sent in one go, so that a request for all books does not hold up the engine."""
 
+MAX_OWED_AT_ONCE: Final = 100
+"""With more snapshots owed a request waits for the next heartbeat. Requests come in crowds, and a pass for
+each would hold up the engine for longer than its lease lives."""
+
 MAX_LEVEL_BYTES: Final = 64
 """What one level takes in a snapshot at most: a price has 13 digits, its quantity and its count 19."""
 
@@ -272,7 +276,8 @@ class MarketData:
         for symbol in symbols or self.replicas:
             if symbol in self.replicas:
                 self._owed[symbol] = None
-        await self._send_owed()
+        if len(self._owed) <= MAX_OWED_AT_ONCE:
+            await self._send_owed()
 
     def _note_reconnect(self) -> None:
         reconnects = self._nc.stats["reconnects"]

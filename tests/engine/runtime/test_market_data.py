@@ -331,6 +331,29 @@ async def test_a_book_too_large_for_nats_is_shown_in_parts(
     assert replica.snapshot(0, 0) == market_data.replicas["AAPL"].snapshot(0, 0)
 
 
+async def test_requests_for_very_many_books_wait_for_a_heartbeat(
+    market_data: MarketData, tape: Tape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would hold up the engine, and they come in crowds; one for a few is answered at once."""
+    for number in range(101):
+        await market_data.add_book(f"S{number}")
+    passes = []
+    send_owed = market_data._send_owed
+
+    async def note_pass() -> None:
+        passes.append(len(market_data._owed))
+        await send_owed()
+
+    monkeypatch.setattr(market_data, "_send_owed", note_pass)
+    await market_data._on_request(Msg(None, data=encode(SnapshotRequest(()))))  # type: ignore[arg-type]
+    assert not passes
+    await market_data._beat()
+    assert passes == [len(market_data.replicas)]
+    market_data._owed.clear()
+    await market_data._on_request(Msg(None, data=encode(SnapshotRequest(("S1",)))))  # type: ignore[arg-type]
+    assert passes[1:] == [1]
+
+
 async def test_thousands_of_new_symbols_hold_nothing_up(market_data: MarketData) -> None:
     """Others have a turn between any two: the engine would lose its lease meanwhile."""
     turns = 0
