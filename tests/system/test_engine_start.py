@@ -1,6 +1,7 @@
 """What an engine waits for before it serves: a bucket that does not answer, symbols that are listed.
 
-And what it ends for: symbols that are listed in other sizes than its journal counts.
+And what it ends for: symbols that are listed in other sizes than its journal counts, another process without
+a journal. An entry that is lost it writes again.
 """
 
 import asyncio
