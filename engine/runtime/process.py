@@ -286,9 +286,8 @@ class Engine:
         await begin_next_reign(state, self._journal, self._reports, entered)
         self._has_begun = True
         _log.info("epoch %d of E%d begins with batch %d", state.epoch, number, state.batch_number)
-        if self._lease is not None:
-            await self._reports.take_over(state.epoch, state.batch_number, self._check_place)
-            crash_points.reach("reports fenced")
+        await self._reports.take_over(state.epoch, state.batch_number, self._check_place)
+        crash_points.reach("reports fenced")
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What a bucket answers, asked until it does: a take-over waits for NATS, as a reign does."""
@@ -366,7 +365,7 @@ class Engine:
                     _log.warning("the entry of E%d is lost or an older one, and is written again", number)
                     await self._enter()
                 elif entry != self._entry and not self._settings.durable:
-                    raise ProcessFault(f"another process without a journal has entered as E{number}")
+                    raise ProcessFault(f"another process has entered as E{number}")
 
     def _make_loop(self) -> tuple[CommitLoop, Legs]:
         """The commit loop and what it reaches, none of it started."""

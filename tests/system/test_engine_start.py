@@ -6,30 +6,42 @@ a journal. An entry that is lost it writes again.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
+import grpc
 import pytest
 from matchbus.edge import Door
 from matchbus.v1 import matchbus_pb2_grpc
+from nats.aio.client import Client
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
+from bus.executions import OldFills
 from bus.journal import JetStreamJournal
 from bus.messages import ASK, EngineEntry, InstrumentEntry
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import ProcessFault
 from bus.server import NatsServer
+from bus.stream import extent
 from engine.commands import AddInstrument, decode
 from engine.runtime import process
 from engine.runtime.market_data import MarketData
 from engine.runtime.process import Engine, run
 from engine.runtime.settings import EngineSettings
 from engine.state import State
-from tests.system.engine_process import EngineProcess, engine_process, is_serving, list_symbol_and_session
+from tests.system.engine_process import (
+    EngineProcess,
+    ann,
+    engine_process,
+    is_serving,
+    list_symbol_and_session,
+)
 from tests.system.test_nats_trouble import wired_engine
 from tests.system.venue import eventually
 
@@ -158,10 +170,45 @@ async def test_an_engine_without_a_journal_ends_when_it_is_replaced(
     await eventually(is_entered, 10, "the engine serves")
     await engines.put("1", EngineEntry(1, epoch, "127.0.0.1:1", 1))
     with pytest.RaisesGroup(
-        pytest.RaisesExc(ProcessFault, match="another process without a journal has entered as E1"),
+        pytest.RaisesExc(ProcessFault, match="another process has entered as E1"),
         flatten_subgroups=True,
     ):
         await asyncio.wait_for(running, 10)
+
+
+async def test_of_two_engines_without_a_journal_the_later_one_stays(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """What the earlier one reports until it ends does not end the later one as well."""
+    await provision.provision_shared(own_connection)
+    await list_symbol_and_session(own_connection)
+    earlier, later = (
+        EngineProcess(own_server.url, Path(mkdtemp(dir=tmp_path)), "--durability", "none") for _ in range(2)
+    )
+    await earlier.start()
+    await eventually(partial(is_serving, earlier.address), 20, "the earlier engine serves")
+
+    async def trade_until_it_ends() -> None:
+        async with grpc.aio.insecure_channel(earlier.address) as channel:
+            trader = ann(channel, earlier.address)
+            with suppress(grpc.aio.AioRpcError):
+                while True:
+                    await trader.limit("AAA", 1, 100, 1)
+
+    async def has_reported() -> bool:
+        return (await extent(own_connection, subjects.EXECUTIONS_STREAM)).last_seq > before
+
+    trading = asyncio.create_task(trade_until_it_ends())
+    await later.start()
+    try:
+        await earlier.code(20)
+        await trading
+        before = (await extent(own_connection, subjects.EXECUTIONS_STREAM)).last_seq
+        async with grpc.aio.insecure_channel(later.address) as channel:
+            await ann(channel, later.address).limit("AAA", 1, 100, 1)
+        await eventually(has_reported, 10, "the later engine reports")
+    finally:
+        assert await later.stop() == 0, later.log()
 
 
 async def test_an_engine_without_a_journal_leaves_one_that_has_it_alone(own_server: NatsServer) -> None:
@@ -170,6 +217,22 @@ async def test_an_engine_without_a_journal_leaves_one_that_has_it_alone(own_serv
         settings = EngineSettings(1, own_server.url, "127.0.0.1:0", False, False, None, Path(), False)
         with pytest.raises(ProcessFault, match=r"E1 has a journal of \d+ batches in this NATS"):
             await asyncio.wait_for(run(settings), 10)
+
+
+async def test_old_fills_are_read_by_a_connection_of_their_own(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server cuts off one that asks for more than it takes: the feed and the journal go on."""
+    asked_by = []
+
+    class Noted(OldFills):
+        def __init__(self, nc: Client, engine: int, *, first_epoch: int) -> None:
+            asked_by.append(nc.options["name"])
+            super().__init__(nc, engine, first_epoch=first_epoch)
+
+    monkeypatch.setattr(process, "OldFills", Noted)
+    async with wired_engine(own_server):
+        assert asked_by == ["engine-1-history"]
 
 
 async def test_symbols_that_are_listed_trade_when_the_door_opens(
