@@ -273,9 +273,10 @@ class MarketData:
             symbols = decode_snapshot_request(request.data).symbols
         except NO_MESSAGE:
             return
-        for symbol in symbols or self.replicas:
-            if symbol in self.replicas:
-                self._owed[symbol] = None
+        if symbols:
+            self._owed.update(dict.fromkeys(symbol for symbol in symbols if symbol in self.replicas))
+        elif len(self._owed) < len(self.replicas):  # a thousand may ask at once for all of ten thousand
+            self._owed.update(dict.fromkeys(self.replicas))
         if len(self._owed) <= MAX_OWED_AT_ONCE:
             await self._send_owed()
 

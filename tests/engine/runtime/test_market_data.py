@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
@@ -352,6 +352,27 @@ async def test_requests_for_very_many_books_wait_for_a_heartbeat(
     market_data._owed.clear()
     await market_data._on_request(Msg(None, data=encode(SnapshotRequest(("S1",)))))  # type: ignore[arg-type]
     assert passes[1:] == [1]
+
+
+async def test_a_crowd_of_requests_for_all_books_costs_no_more_than_one(
+    market_data: MarketData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand walks through ten thousand books would cost the engine its lease."""
+    walks = 0
+
+    class Walked(dict[str, BookReplica]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    for number in range(101):
+        await market_data.add_book(f"S{number}")
+    monkeypatch.setattr(market_data, "replicas", Walked(market_data.replicas))
+    for _ in range(3):
+        await market_data._on_request(Msg(None, data=encode(SnapshotRequest(()))))  # type: ignore[arg-type]
+    assert walks == 1
+    assert len(market_data._owed) == len(market_data.replicas)
 
 
 async def test_thousands_of_new_symbols_hold_nothing_up(market_data: MarketData) -> None:
