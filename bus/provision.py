@@ -44,6 +44,9 @@ BUCKETS: Final = (
 )
 
 _STORE_TOO_SMALL: Final = 10_047
+_NO_PEER_HAS_ROOM: Final = "insufficient storage"
+"""How a cluster says it of a new stream: its error number is that of all that no peer suits."""
+
 _REQUEST_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _TELL_S: Final = 5.0
@@ -347,7 +350,7 @@ def _naming_a_full_store(stream: StreamConfig) -> Iterator[None]:
     try:
         yield
     except nats.js.errors.APIError as error:
-        if error.err_code != _STORE_TOO_SMALL:
+        if error.err_code != _STORE_TOO_SMALL and _NO_PEER_HAS_ROOM not in (error.description or ""):
             raise
         raise StoreTooSmall(
             f"stream {stream.name} of {stream.max_bytes} bytes and the others do not fit into max_file of "

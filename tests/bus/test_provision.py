@@ -3,10 +3,13 @@
 import asyncio
 from functools import partial
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType
+from nats.js.errors import BadRequestError
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
@@ -176,6 +179,18 @@ async def test_a_journal_that_does_not_fit_is_refused_by_name(own_connection: Co
     ):
         with pytest.raises(StoreTooSmall, match=r"JOURNAL_\d of \d+ bytes and .*--journal-gib"):
             await attempt
+
+
+async def test_a_journal_that_no_server_of_a_cluster_has_room_for_is_refused_by_name(
+    own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster says it in words alone: under the same number it refuses what no server suits."""
+    reasons = {"no suitable peers": BadRequestError, "no suitable peers, insufficient storage": StoreTooSmall}
+    for reason, told in reasons.items():
+        error = BadRequestError(code=400, err_code=10_005, description=reason)
+        monkeypatch.setattr(JetStreamContext, "add_stream", AsyncMock(side_effect=error))
+        with pytest.raises(told):
+            await provision.provision_journal(own_connection, 1)
 
 
 async def test_an_engine_waits_for_what_all_share(
