@@ -6,6 +6,7 @@ import socket
 import struct
 import weakref
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -73,7 +74,7 @@ async def registered(
     """Call RegisterClient; the token in the reply."""
     stub: Any = matchbus_pb2_grpc.ExchangeStub(channel)
     reply = await stub.RegisterClient(
-        matchbus_pb2.RegisterClientRequest(client_id=client_id), metadata=metadata, timeout=5
+        matchbus_pb2.RegisterClientRequest(client_id=client_id), metadata=metadata, timeout=30
     )
     return str(reply.token)
 
@@ -158,6 +159,23 @@ async def test_large_requests_are_refused(channel: grpc.aio.Channel) -> None:
         await registered(channel, "x" * MAX_MESSAGE_BYTES)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await registered(channel)
+
+
+@pytest.mark.parametrize(("connections", "calls"), [(1, 1_900), (6, 300)])
+async def test_as_many_calls_as_are_allowed_may_come_at_once(
+    edge: Edge, connections: int, calls: int
+) -> None:
+    """On one connection or several; left to itself gRPC ends some of them, as if somebody had hung up."""
+    address = edge.bind("127.0.0.1:0")
+    await edge.start()
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=own))
+            for _ in range(connections)
+        ]
+        await asyncio.gather(*(channel.channel_ready() for channel in channels))
+        await asyncio.gather(*(registered(channel) for channel in channels for _ in range(calls)))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ MAX_CONCURRENT_RPCS: Final = 2_000
 MAX_CONCURRENT_STREAMS: Final = 1_000
 """Calls at once on one connection."""
 
+MAX_PENDING_RPCS: Final = 10_000
+"""Calls that came and were not accepted yet. gRPC ends what comes beyond as CANCELLED; by default it begins
+with that at a thousand, which a few clients can send at once."""
+
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Room for a batch of 10,000 commands and its answers; it is also what clients take by default."""
 
@@ -48,6 +52,10 @@ STOP_GRACE_S: Final = 0.5
 
 SERVER_OPTIONS: Final = (
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+    # Else gRPC resets calls of a busy connection: it counts those that have ended but are not freed yet.
+    ("grpc.http.overload_protection", 0),
+    ("grpc.server.max_pending_requests", MAX_PENDING_RPCS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_RPCS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_REPLY_BYTES),
     ("grpc.max_metadata_size", 4 * 1024),
