@@ -28,7 +28,8 @@ from exchange import assignment, directory
 T = TypeVar("T")
 
 LIVE_ENGINE_WAIT_S: Final = 2.0
-"""How long a first registration waits for some engine to be live: at a start their heartbeats come late."""
+"""How long a first registration waits for the engine that it prefers, or for some one to be live: at a start
+they come one after the other, and their heartbeats late."""
 
 _LIVE_ENGINE_POLL_S: Final = 0.05
 _HASH_THREADS: Final = 2
@@ -151,7 +152,7 @@ class Registrar:
                     self._live_engines(),
                     self._directory.clients_per_engine() + self._binding,
                 )
-            except assignment.NoEngineLives:
+            except assignment.NoHome:
                 if not self._engines or loop.time() >= deadline:
                     raise
             await asyncio.sleep(_LIVE_ENGINE_POLL_S)

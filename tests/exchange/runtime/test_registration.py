@@ -9,7 +9,7 @@ from bus.messages import ClientEntry, EngineEntry, SessionEntry
 from bus.registry import BucketUnavailable
 from bus.tokens import Tokens
 from exchange import directory as directories
-from exchange.assignment import NoEngineLives
+from exchange.assignment import NoEngineLives, UnknownEngine
 from exchange.directory import Directory
 from exchange.runtime import registration
 from exchange.runtime.registration import (
@@ -106,6 +106,24 @@ async def test_a_first_registration_waits_for_a_live_engine(monkeypatch: pytest.
             await nowhere.register("ann", "a", 0, "here")
     registering.close()
     nowhere.close()
+
+
+async def test_a_first_registration_waits_for_the_engine_that_it_prefers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a start engines come one after the other; one that never comes is refused by name."""
+    monkeypatch.setattr(registration, "LIVE_ENGINE_WAIT_S", 1_000.0)
+    engines = dict(ENGINES)
+    late = engines.pop(2)
+    registering = registrar(MemoryBucket(), Directory(Tokens()), engines)
+    waiting = asyncio.create_task(registering.register("ann", "a", 2, "here"))
+    await asyncio.wait((waiting,), timeout=0.3)
+    engines[2] = late
+    assert (await asyncio.wait_for(waiting, 20)).home.engine == 2
+    monkeypatch.setattr(registration, "LIVE_ENGINE_WAIT_S", 0.0)
+    with pytest.raises(UnknownEngine, match=r"no engine 3; there are: E1, E2"):
+        await registering.register("bob", "b", 3, "here")
+    registering.close()
 
 
 async def test_a_home_that_is_not_there_is_not_replaced() -> None:
