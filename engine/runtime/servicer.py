@@ -191,6 +191,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         unanswered = _Unanswered()
         reading = asyncio.create_task(self._read_entries(client, request_iterator, unanswered, waiting))
         try:
+            await context.send_initial_metadata(())  # some wait for it before they send anything
             while isinstance(entry := await waiting.get(), _Entry):
                 commands = len(entry.commands)
                 response = await self._respond(entry, context)
@@ -216,6 +217,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await abort_bad_request(context, "since_sequence", f"{request.since_sequence} must be 0 or more")
         await _open_call(self._fill_streams, client, MAX_FILL_STREAMS, "GetFills streams", context)
         try:
+            await context.send_initial_metadata(())  # the first fill may be long in coming
             with self._bell.listen(client) as rung:
                 await self._send_fills(
                     client, request.since_sequence, rung if request.follow else None, context

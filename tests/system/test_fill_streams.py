@@ -74,6 +74,15 @@ async def test_every_resume_continues_where_the_last_one_ended(one_engine: Venue
         assert [fill.timestamp_ns for fill in history] == sorted(fill.timestamp_ns for fill in history)
 
 
+async def test_a_stream_tells_at_once_that_it_was_accepted(one_engine: Venue) -> None:
+    """Before there is anything to say: some wait for the headers of a call, in every language of gRPC."""
+    async with floor(one_engine) as trading:
+        trader = await trading.trader()
+        for call in (trader.follow(), trader.stub.OrderEntry(metadata=trader.metadata)):
+            await asyncio.wait_for(call.wait_for_connection(), 20)
+            call.cancel()
+
+
 async def test_a_follower_survives_the_kill_of_its_engine(own_venue: Callable[..., Venue]) -> None:
     """A follower that comes back with its last sequence misses nothing and sees nothing twice."""
     venue = own_venue(engines=1)

@@ -45,6 +45,9 @@ class Call:
         """Of all fills it was sent."""
         return [fill.sequence for batch in self.batches for fill in batch.fills]
 
+    async def send_initial_metadata(self, metadata: tuple[()]) -> None:
+        """As gRPC has it."""
+
     async def write(self, batch: pb.FillBatch) -> None:
         """As gRPC has it."""
         self.batches.append(batch)
