@@ -288,6 +288,34 @@ async def test_trading_by_hand(market: Market) -> None:
         assert complaints == []
 
 
+async def test_one_press_is_one_order(market: Market) -> None:
+    """However long Enter is held down, in a field or on the button, and where the button is clicked twice."""
+    sent: list[str] = []
+
+    async def note(route: Any) -> None:
+        sent.append(route.request.post_data_json["quantity"])
+        await route.continue_()
+
+    async with opened(market.url) as (page, complaints):
+        await page.route("**/ticket/submit", note)
+        await page.get_by_role("button", name="trade as the demo user").click()
+        quantity, send = page.locator("[name=quantity]"), page.locator("#send")
+        await page.locator("[name=price]").fill("189.40", timeout=LONG_MS)
+        for lots, pressed in (("3", quantity), ("4", send)):
+            await quantity.fill(lots)
+            await pressed.focus()
+            for _ in range(5):
+                await page.keyboard.down("Enter")
+            await page.keyboard.up("Enter")
+        await quantity.fill("5")
+        await send.dblclick()
+        await quantity.fill("6")
+        await send.press("Enter")
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 18", timeout=LONG_MS)
+        assert sent == ["3", "4", "5", "6"]
+        assert complaints == []
+
+
 async def test_small_and_fractional_quantities_are_written_as_they_are(market: Market) -> None:
     """Own orders add up to what a person would say, and one lot of many decimals is neither zero nor 1e-8."""
     await market.alice.submit("BTC-USD", "sell", quantity="0.00000005", price="60000.1")

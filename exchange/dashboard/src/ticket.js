@@ -28,6 +28,17 @@ export class Ticket {
     this.#account = account;
     this.#signIn = node.querySelector("#sign-in");
     this.#order = node.querySelector("#order");
+    // One press is one order: a key that is held down, and the second half of a double click, are none.
+    node.addEventListener("keydown", (event) => {
+      if (event.repeat && event.key === "Enter") {
+        event.preventDefault();
+      }
+    });
+    node.querySelector("#send").addEventListener("click", (event) => {
+      if (event.detail > 1) {
+        event.preventDefault();
+      }
+    });
     this.#signIn.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#open(Object.fromEntries(new FormData(this.#signIn)));
