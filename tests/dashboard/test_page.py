@@ -401,6 +401,32 @@ async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
         await expect(page.locator("#account")).to_be_hidden()
 
 
+async def test_one_signs_in_at_a_time(market: Market) -> None:
+    """Who asks while another is being signed in does not get in, to be put out by the late answer."""
+    asked: list[str] = []
+    released = asyncio.Event()
+
+    async def delay_the_first(route: Any) -> None:
+        asked.append(route.request.post_data_json["client"])
+        if len(asked) == 1:
+            await released.wait()
+        await route.continue_()
+
+    async with opened(market.url) as (page, complaints):
+        await page.route("**/ticket/sign-in", delay_the_first)
+        for field, text in (("client", "late"), ("secret", "late"), ("password", market.cluster.password)):
+            await page.locator(f"[name={field}]").fill(text, timeout=LONG_MS)
+        await page.keyboard.press("Enter")
+        async with page.expect_response("**/trader"):
+            await page.get_by_role("button", name="trade as the demo user").click()
+        released.set()
+        await expect(page.locator("#trader")).to_contain_text("late, at home on E", timeout=LONG_MS)
+        await page.get_by_role("button", name="sign out").click()
+        await expect(page.locator("#sign-in")).to_be_visible()
+        assert asked == ["late"]
+        assert complaints == []
+
+
 async def test_an_order_in_doubt_is_not_entered_twice(market: Market) -> None:
     """However many are in doubt, and whatever became of it: the same order again is the same order."""
     lost = iter([503, 401, 500])

@@ -16,6 +16,7 @@ export class Ticket {
   #order;
   #account;
   #token = "";
+  #isOpening = false;
   #since = 0;
   #timer = 0;
   #symbol = "";
@@ -95,9 +96,15 @@ export class Ticket {
     }
   }
 
+  /** Sign in, one person at a time: a late answer would put somebody in the place of who came meanwhile. */
   async #open(who) {
+    if (this.#isOpening || this.#token) {
+      return;
+    }
+    this.#isOpening = true;
     this.#say("Signing in…");
     const { status, content } = await this.#ask("sign-in", who);
+    this.#isOpening = false;
     if (status !== 200) {
       this.#say(content.error, "refused");
       return;
