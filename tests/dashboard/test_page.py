@@ -87,6 +87,22 @@ COLOURED = """() => {
 }"""
 """How many pixels of the candles' plot, and of the prices beside it, have a colour: only candles have one."""
 
+NOTE_CUT = """() => {
+    const {prototype} = CanvasRenderingContext2D, {fillText} = prototype;
+    globalThis.drawn = {whole: [], cut: []};
+    prototype.fillText = function (text, x, ...rest) {
+        const {width} = this.measureText(text);
+        const left = x - width * ({right: 1, center: 0.5}[this.textAlign] ?? 0);
+        if (this.canvas.closest(".chart")) {
+            drawn[left < 0 || left + width > this.canvas.width ? "cut" : "whole"].push(text);
+        }
+        fillText.call(this, text, x, ...rest);
+    };
+}"""
+CUT = """() => [...document.querySelectorAll("#ladder td, #order .field input")]
+    .filter(({scrollWidth, clientWidth}) => scrollWidth > clientWidth)
+    .map(({textContent, value}) => value ?? textContent)"""
+
 
 @contextlib.asynccontextmanager
 async def opened(url: str, **options: object) -> AsyncIterator[tuple[Any, list[str]]]:
@@ -262,6 +278,27 @@ async def test_narrow_windows_need_no_sideways_scrolling(market: Market, width: 
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
         for part in ("#engines .card >> nth=1", "#ladder", "#price canvas", "#depth canvas", "#tape"):
             assert await page.locator(part).bounding_box() is not None, part
+        assert complaints == []
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+async def test_long_numbers_are_shown_whole(market: Market, width: int) -> None:
+    """On the ladder, in the form and beside the charts: one that is cut reads as another number."""
+    await market.alice.submit("BTC-USD", "sell", quantity="0.00000012", price="151234567.5")
+    await market.alice.submit("BTC-USD", "buy", quantity="0.00000012", price="151234566.5")
+    async with opened(market.url, viewport={"width": width, "height": 900}) as (page, complaints):
+        await page.evaluate(NOTE_CUT)
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await page.locator("#symbols label", has_text="BTC-USD").click()
+        await level(page, "151234567.5").click(timeout=LONG_MS)
+        await page.locator("[name=quantity]").fill("0.00000012", timeout=LONG_MS)
+        await market.bob.submit("BTC-USD", "buy", quantity="0.00000001", price="151234567.5")
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", "1", timeout=LONG_MS)
+        await expect(page.locator("#spread > .uplot")).to_be_visible(timeout=LONG_MS)
+        assert await page.evaluate(CUT) == []
+        drawn = await page.evaluate("drawn")
+        assert drawn["cut"] == []
+        assert any(text.startswith("15123456") for text in drawn["whole"])
         assert complaints == []
 
 

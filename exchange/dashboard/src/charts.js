@@ -31,6 +31,8 @@ export function axis(extra) {
     grid: { stroke: () => css("--line"), width: 1 },
     ticks: { show: false },
     font: "11px system-ui, sans-serif",
+    // A number that is cut reads as another one.
+    size: (_, written) => Math.max(62, ...(written ?? []).map((text) => 12 + 7 * text.length)),
     ...extra,
   };
 }
@@ -91,7 +93,7 @@ export class PriceChart {
           { ...line, stroke: colours.ask },
           { ...line, stroke: colours.mid, width: 1, dash: [2, 3] },
         ],
-        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ size: 62, values, incrs })],
+        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ values, incrs })],
       },
       [[], [], [], []],
     );
@@ -100,7 +102,7 @@ export class PriceChart {
       {
         series: [{}, { ...line, stroke: colours.mid, fill: () => css("--band") }],
         scales: { y: { range: spreads } },
-        axes: [axis({ space: 80, show: false }), axis({ size: 62, space: 22, values, incrs })],
+        axes: [axis({ space: 80, show: false }), axis({ space: 22, values, incrs })],
       },
       [[], []],
     );
@@ -205,15 +207,12 @@ export class DepthChart {
     this.#chart = chart(
       node,
       {
+        padding: [8, 40, 6, 0], // half a price stands beside the plot
         scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most ?? 1) * 1.08] } },
         series: [{}, side("bid", -1), side("ask", 1)],
         axes: [
-          axis({ space: 70, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }),
-          axis({
-            // Sums of small quantities have more digits than there is usually room for.
-            size: (_, written) => Math.max(62, ...(written ?? []).map((text) => 12 + 7 * text.length)),
-            values: (_, splits) => splits.map((amount) => amounts.format(amount)),
-          }),
+          axis({ space: 90, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }),
+          axis({ values: (_, splits) => splits.map((amount) => amounts.format(amount)) }),
         ],
       },
       [[], [], []],
