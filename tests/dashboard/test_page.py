@@ -283,7 +283,7 @@ async def test_narrow_windows_need_no_sideways_scrolling(market: Market, width: 
 
 @pytest.mark.parametrize("width", [320, 1280])
 async def test_long_numbers_are_shown_whole(market: Market, width: int) -> None:
-    """On the ladder, in the form and beside the charts: one that is cut reads as another number."""
+    """On the ladder, in the form, below it and beside the charts: one that is cut reads as another number."""
     await market.alice.submit("BTC-USD", "sell", quantity="0.00000012", price="151234567.5")
     await market.alice.submit("BTC-USD", "buy", quantity="0.00000012", price="151234566.5")
     async with opened(market.url, viewport={"width": width, "height": 900}) as (page, complaints):
@@ -291,8 +291,11 @@ async def test_long_numbers_are_shown_whole(market: Market, width: int) -> None:
         await page.get_by_role("button", name="trade as the demo user").click()
         await page.locator("#symbols label", has_text="BTC-USD").click()
         await level(page, "151234567.5").click(timeout=LONG_MS)
-        await page.locator("[name=quantity]").fill("0.00000012", timeout=LONG_MS)
-        await market.bob.submit("BTC-USD", "buy", quantity="0.00000001", price="151234567.5")
+        await page.locator("[name=quantity]").fill("0.00000001", timeout=LONG_MS)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#ticket-said")).to_have_text(
+            re.compile(r"0\.00000001 filled at 151234567\.5$"), timeout=LONG_MS
+        )
         await expect(page.locator("#candles")).to_have_attribute("data-candles", "1", timeout=LONG_MS)
         await expect(page.locator("#spread > .uplot")).to_be_visible(timeout=LONG_MS)
         assert await page.evaluate(CUT) == []
