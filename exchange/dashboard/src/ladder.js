@@ -46,7 +46,9 @@ export class Ladder {
     if (last !== null) {
       parts.push(`last ${price(last)}`);
     }
-    if (!ask && !bid && last === null) {
+    // An engine that is not counted may have many.
+    const areAllCounted = book.engines.length > 0 && book.engines.every(({ trusted }) => trusted);
+    if (!ask && !bid && last === null && areAllCounted) {
       parts[0] = `No orders: use ${canTrade ? "the ticket or " : ""}\`matchbus submit\``;
     }
     say(this.#middle, parts.join("  ·  "));
