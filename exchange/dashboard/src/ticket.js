@@ -168,7 +168,9 @@ export class Ticket {
 
   /** What became of a command, in the engine's own words where it refused. */
   #answer(status, content, words) {
-    if (status !== 200) {
+    if (status === 0) {
+      this.#say(`${content.error} What was sent may have been done.`, "refused");
+    } else if (status !== 200) {
       this.#say(content.error, "refused");
     } else if (content.reject_reason !== null) {
       this.#say(`${content.status}: ${content.reject_reason}: ${content.reject_text}`, "refused");
@@ -225,7 +227,7 @@ export class Ticket {
       });
       return { status: answer.status, content: await answer.json() };
     } catch {
-      return { status: 0, content: { error: "No answer from the exchange; what was sent may have been done." } };
+      return { status: 0, content: { error: "No answer from the exchange." } };
     }
   }
 
