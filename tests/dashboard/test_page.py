@@ -72,8 +72,8 @@ NOTE_TEXTS = """() => {
         fillText.call(this, text, ...rest);
     };
 }"""
-COLOURED = """() => {
-    const [canvas, plot] = ["canvas", ".u-over"].map((name) => document.querySelector(`#candles ${name}`));
+COLOURED = """(id) => {
+    const [canvas, plot] = ["canvas", ".u-over"].map((name) => document.querySelector(`#${id} ${name}`));
     const left = (plot.getBoundingClientRect().left - canvas.getBoundingClientRect().left) * devicePixelRatio;
     const {width, data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     const counts = {prices: 0, plot: 0};
@@ -85,7 +85,8 @@ COLOURED = """() => {
     }
     return counts;
 }"""
-"""How many pixels of the candles' plot, and of the prices beside it, have a colour: only candles have one."""
+"""How many pixels of a chart's plot, and of the prices beside it, have a colour: candles and lines do."""
+SET_BACK = "() => { const {now} = Date; Date.now = () => now() - 3600_000; }"
 
 NOTE_CUT = """() => {
     const {prototype} = CanvasRenderingContext2D, {fillText} = prototype;
@@ -590,7 +591,7 @@ async def test_candles_keep_to_their_plot_and_their_decimals(
         await trade("BTC-USD", "0.1", (0, 600_000))
         await trade("AAPL", "0.01", (93, 18_000), (93, 19_000), (0, 18_500))
         await expect(page.locator("#candles")).to_have_attribute("data-candles", "2", timeout=LONG_MS)
-        coloured = await page.evaluate(COLOURED)
+        coloured = await page.evaluate(COLOURED, "candles")
         assert coloured["plot"] > 0
         assert coloured["prices"] == 0
         await page.evaluate("written.length = 0")
@@ -600,6 +601,18 @@ async def test_candles_keep_to_their_plot_and_their_decimals(
         assert prices
         assert all(re.fullmatch(r"\d+\.\d", text) for text in prices), prices
         assert complaints == []
+
+
+async def test_prices_are_drawn_after_a_clock_was_set_back(market: Market) -> None:
+    """What was drawn at times that are yet to come makes room."""
+    async with opened(market.url) as (page, _):
+        await expect(page.locator("#price-now")).to_have_text("189.40 / 189.52", timeout=LONG_MS)
+        await page.evaluate(SET_BACK)
+        await market.bob.submit("AAPL", "buy", quantity="1", price="189.41")
+        await expect(page.locator("#price-now")).to_have_text("189.41 / 189.52", timeout=LONG_MS)
+        async with asyncio.timeout(LONG_MS / 1000):
+            while (await page.evaluate(COLOURED, "price"))["plot"] == 0:
+                pass
 
 
 async def test_a_card_tells_how_long_commits_take(market: Market) -> None:

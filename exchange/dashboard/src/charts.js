@@ -123,10 +123,6 @@ export class PriceChart {
     this.#history.set(view.symbol, history);
     const { value } = units(view);
     const now = Date.now() / 1000;
-    const last = history.seconds.length - 1;
-    if (last >= 0 && Math.floor(now / SAMPLE_S) === Math.floor(history.seconds[last] / SAMPLE_S)) {
-      history.pop();
-    }
     const [bid, ask] = [view.bid, view.ask].map((quote) => (quote === null ? null : value(quote[0])));
     history.push(now, bid, ask, bid === null || ask === null ? null : value(view.ask[0] - view.bid[0]));
     history.forget(now - KEPT_S);
@@ -181,8 +177,14 @@ export class PriceChart {
 function emptyHistory() {
   const history = { seconds: [], bids: [], asks: [], spreads: [] };
   const columns = [history.seconds, history.bids, history.asks, history.spreads];
-  history.push = (...values) => columns.forEach((column, index) => column.push(values[index]));
-  history.pop = () => columns.forEach((column) => column.pop());
+  const sample = (seconds) => Math.floor(seconds / SAMPLE_S);
+  history.push = (...values) => {
+    // One of the same moment makes room, and so does what a clock that was set back has left in the future.
+    while (sample(history.seconds.at(-1)) >= sample(values[0])) {
+      columns.forEach((column) => column.pop());
+    }
+    columns.forEach((column, index) => column.push(values[index]));
+  };
   history.forget = (before) => {
     const first = history.seconds.findIndex((seconds) => seconds >= before);
     if (first > 100) {
