@@ -321,6 +321,9 @@ async def test_trading_by_hand(market: Market) -> None:
         )
         await expect(level(page, "189.40").locator(".own")).to_have_text("you 3", timeout=LONG_MS)
         await expect(level(page, "189.40").locator("td").nth(1)).to_have_text("10", timeout=LONG_MS)
+        await expect(level(page, "189.40").locator("td.shares")).to_have_accessible_name(
+            re.compile("^you 3: E")
+        )
         await expect(page.locator("#orders tbody tr")).to_contain_text("3 of 3")
         await page.get_by_role("button", name="cancel order").click()
         await expect(page.locator("#orders tbody tr")).to_have_count(0, timeout=LONG_MS)
@@ -406,13 +409,14 @@ async def test_own_fills_are_told_and_marked(market: Market) -> None:
         await expect(page.locator("#ticket-said")).to_contain_text("4 filled at 189.52", timeout=LONG_MS)
         await expect(page.locator("#fills tbody tr")).to_have_count(1, timeout=LONG_MS)
         await expect(page.locator("#fills tbody tr")).to_contain_text("taker on E")
-        await expect(page.locator("#tape tr.own")).to_have_count(1, timeout=LONG_MS)
+        own = page.locator("#tape").get_by_role("cell", name="yours")
+        await expect(own).to_have_count(1, timeout=LONG_MS)
         await expect(page.locator("#positions tbody tr")).to_have_text(
             re.compile("AAPL.*4.*189.52"), timeout=LONG_MS
         )
         await market.bob.submit("AAPL", "buy", quantity="1", price="189.52")
         await expect(page.locator("#tape tbody tr")).to_have_count(2, timeout=LONG_MS)
-        await expect(page.locator("#tape tr.own")).to_have_count(1)
+        await expect(own).to_have_count(1)
         assert complaints == []
 
 
