@@ -46,7 +46,8 @@ export function steps(digits) {
 /** A chart that has always the size of the element it is in. */
 export function chart(node, options, data) {
   const size = () => ({ width: Math.max(node.clientWidth, 50), height: Math.max(node.clientHeight, 50) });
-  const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 24, 6, 0] };
+  const room = [8, 40, 6, 0]; // at the right for half of what is written below the last mark
+  const quiet = { legend: { show: false }, cursor: { show: false }, padding: room };
   const made = new uPlot({ ...size(), ...quiet, ...options }, data, node);
   node.classList.add("blank");
   new ResizeObserver(() => made.setSize(size())).observe(node);
@@ -196,7 +197,7 @@ function emptyHistory() {
 
 export class DepthChart {
   #chart;
-  #write = String;
+  #digits = 2;
 
   constructor(node) {
     const side = (name, align) => ({
@@ -209,11 +210,15 @@ export class DepthChart {
     this.#chart = chart(
       node,
       {
-        padding: [8, 40, 6, 0], // half a price stands beside the plot
         scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most ?? 1) * 1.08] } },
         series: [{}, side("bid", -1), side("ask", 1)],
         axes: [
-          axis({ space: 90, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }),
+          axis({
+            space: 90,
+            size: 26,
+            values: (_, splits) => splits.map((value) => value.toFixed(this.#digits)),
+            incrs: () => steps(this.#digits),
+          }),
           axis({ values: (_, splits) => splits.map((amount) => amounts.format(amount)) }),
         ],
       },
@@ -222,9 +227,8 @@ export class DepthChart {
   }
 
   show(book) {
-    const { value, amount, price } = units(book);
-    const step = price(1);
-    this.#write = (number) => (step.includes(".") ? number.toFixed(step.split(".")[1].length) : String(number));
+    const { value, amount } = units(book);
+    this.#digits = decimals(book.tick_size);
     const sums = (levels) => {
       let sum = 0;
       return levels.map((level) => amount((sum += level[1])));
