@@ -33,6 +33,14 @@ def live_engines(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> list[
     return [engine for engine in engines if engine in peers and peers[engine].state is PeerState.LIVE]
 
 
+def are_all_there(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> bool:
+    """Whether every one of these engines is live, with all its books synced."""
+    live = live_engines(engines, peers)
+    return live == list(engines) and all(
+        book.synced for engine in live for book in peers[engine].replicas.values()
+    )
+
+
 def listed_engines(
     engines: Mapping[int, EngineEntry], peers: Mapping[int, PeerFeed], now_ns: int
 ) -> list[pb.Engine]:

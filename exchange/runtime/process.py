@@ -65,6 +65,9 @@ _TURN_S: Final = 0.02
 _REMOVE_AGAIN_S: Final = 1.0
 _BEST_PRICES_PERIOD_S: Final = 0.1
 _VIEWS_PERIOD_S: Final = 1 / 15
+_ROUNDS_WAITED: Final = 15
+"""For so many rounds the first views wait for the engines' feeds, some of which may be down."""
+
 _MAX_UNSENT_VIEWS_BYTES: Final = 256 * 1024
 """With more than this on its way to NATS a view is dropped: sending one never waits."""
 
@@ -261,6 +264,10 @@ class Exchange:
             await asyncio.sleep(_BEST_PRICES_PERIOD_S)
 
     async def _publish_views(self) -> None:
+        for _ in range(_ROUNDS_WAITED):
+            if feeds.are_all_there(self._engines, self._follower.peers):
+                break
+            await asyncio.sleep(_VIEWS_PERIOD_S)
         while True:
             now_ns = time.monotonic_ns()
             market = Market(

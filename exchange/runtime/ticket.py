@@ -25,7 +25,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -341,6 +341,8 @@ async def _read(request: Request, kind: type[T]) -> T:
                     raise Refused(413, f"No order needs more than {_MAX_BODY_BYTES} bytes.")
     except TimeoutError as error:
         raise Refused(408, f"The order did not come whole within {BODY_PATIENCE_S:g} s.") from error
+    except ClientDisconnect as error:
+        raise Refused(400, "The order did not come whole.") from error
     try:
         return msgspec.json.decode(body, type=kind)
     except RecursionError as error:

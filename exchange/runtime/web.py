@@ -19,6 +19,9 @@ _GRACE_S: Final = 1
 FIRST_REQUEST_S: Final = 10.0
 """How long a connection may be open before its first request has come; uvicorn itself waits for ever."""
 
+SILENCE_S: Final = 5
+"""How long after an answer a connection may be without another whole request, or leave answers unread."""
+
 
 class _Protocol(H11Protocol):
     """Closes a connection that asks for nothing."""
@@ -30,6 +33,11 @@ class _Protocol(H11Protocol):
     def _close_if_silent(self) -> None:
         if self.cycle is None:
             self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        # uvicorn's own lets the first byte of a request end the wait for it, which only a whole one may.
+        self.conn.receive_data(data)
+        self.handle_events()
 
 
 class _Server(uvicorn.Server):
@@ -49,6 +57,8 @@ async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None]) -> 
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
         # Connections of a process that just ended may linger on its port; only a listener is in the way.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections have it from their listener
+            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
         try:
             taken.bind((host, port))
             taken.listen(_BACKLOG)
@@ -64,6 +74,7 @@ async def serve(app: ASGIApp, listen: str, listening: Callable[[str], None]) -> 
                 http=_Protocol,
                 ws="none",
                 limit_concurrency=MAX_CONNECTIONS + 1,  # uvicorn counts the one that asks
+                timeout_keep_alive=SILENCE_S,
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_S,
             )

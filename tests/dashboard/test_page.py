@@ -72,8 +72,8 @@ NOTE_TEXTS = """() => {
         fillText.call(this, text, ...rest);
     };
 }"""
-COLOURED = """() => {
-    const [canvas, plot] = ["canvas", ".u-over"].map((name) => document.querySelector(`#candles ${name}`));
+COLOURED = """(id) => {
+    const [canvas, plot] = ["canvas", ".u-over"].map((name) => document.querySelector(`#${id} ${name}`));
     const left = (plot.getBoundingClientRect().left - canvas.getBoundingClientRect().left) * devicePixelRatio;
     const {width, data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     const counts = {prices: 0, plot: 0};
@@ -85,7 +85,24 @@ COLOURED = """() => {
     }
     return counts;
 }"""
-"""How many pixels of the candles' plot, and of the prices beside it, have a colour: only candles have one."""
+"""How many pixels of a chart's plot, and of the prices beside it, have a colour: candles and lines do."""
+SET_BACK = "() => { const {now} = Date; Date.now = () => now() - 3600_000; }"
+
+NOTE_CUT = """() => {
+    const {prototype} = CanvasRenderingContext2D, {fillText} = prototype;
+    globalThis.drawn = {whole: [], cut: []};
+    prototype.fillText = function (text, x, ...rest) {
+        const {width} = this.measureText(text);
+        const left = x - width * ({right: 1, center: 0.5}[this.textAlign] ?? 0);
+        if (this.canvas.closest(".chart")) {
+            drawn[left < 0 || left + width > this.canvas.width ? "cut" : "whole"].push(text);
+        }
+        fillText.call(this, text, x, ...rest);
+    };
+}"""
+CUT = """() => [...document.querySelectorAll("#ladder td, #order .field input")]
+    .filter(({scrollWidth, clientWidth}) => scrollWidth > clientWidth)
+    .map(({textContent, value}) => value ?? textContent)"""
 
 
 @contextlib.asynccontextmanager
@@ -265,6 +282,30 @@ async def test_narrow_windows_need_no_sideways_scrolling(market: Market, width: 
         assert complaints == []
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+async def test_long_numbers_are_shown_whole(market: Market, width: int) -> None:
+    """On the ladder, in the form, below it and beside the charts: one that is cut reads as another number."""
+    await market.alice.submit("BTC-USD", "sell", quantity="0.00000012", price="151234567.5")
+    await market.alice.submit("BTC-USD", "buy", quantity="0.00000012", price="151234566.5")
+    async with opened(market.url, viewport={"width": width, "height": 900}) as (page, complaints):
+        await page.evaluate(NOTE_CUT)
+        await page.get_by_role("button", name="trade as the demo user").click()
+        await page.locator("#symbols label", has_text="BTC-USD").click()
+        await level(page, "151234567.5").click(timeout=LONG_MS)
+        await page.locator("[name=quantity]").fill("0.00000001", timeout=LONG_MS)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#ticket-said")).to_have_text(
+            re.compile(r"0\.00000001 filled at 151234567\.5$"), timeout=LONG_MS
+        )
+        await expect(page.locator("#candles")).to_have_attribute("data-candles", "1", timeout=LONG_MS)
+        await expect(page.locator("#spread > .uplot")).to_be_visible(timeout=LONG_MS)
+        assert await page.evaluate(CUT) == []
+        drawn = await page.evaluate("drawn")
+        assert drawn["cut"] == []
+        assert any(text.startswith("15123456") for text in drawn["whole"])
+        assert complaints == []
+
+
 async def test_trading_by_hand(market: Market) -> None:
     """A price is taken from the ladder; the order is marked there, and gone when it is cancelled."""
     async with opened(market.url) as (page, complaints):
@@ -280,11 +321,42 @@ async def test_trading_by_hand(market: Market) -> None:
         )
         await expect(level(page, "189.40").locator(".own")).to_have_text("you 3", timeout=LONG_MS)
         await expect(level(page, "189.40").locator("td").nth(1)).to_have_text("10", timeout=LONG_MS)
+        await expect(level(page, "189.40").locator("td.shares")).to_have_accessible_name(
+            re.compile("^you 3: E")
+        )
         await expect(page.locator("#orders tbody tr")).to_contain_text("3 of 3")
         await page.get_by_role("button", name="cancel order").click()
         await expect(page.locator("#orders tbody tr")).to_have_count(0, timeout=LONG_MS)
         await expect(level(page, "189.40").locator("td").nth(1)).to_have_text("7", timeout=LONG_MS)
         await expect(page.locator("#ladder .own:not(:empty)")).to_have_count(0)
+        assert complaints == []
+
+
+async def test_one_press_is_one_order(market: Market) -> None:
+    """However long Enter is held down, in a field or on the button, and where the button is clicked twice."""
+    sent: list[str] = []
+
+    async def note(route: Any) -> None:
+        sent.append(route.request.post_data_json["quantity"])
+        await route.continue_()
+
+    async with opened(market.url) as (page, complaints):
+        await page.route("**/ticket/submit", note)
+        await page.get_by_role("button", name="trade as the demo user").click()
+        quantity, send = page.locator("[name=quantity]"), page.locator("#send")
+        await page.locator("[name=price]").fill("189.40", timeout=LONG_MS)
+        for lots, pressed in (("3", quantity), ("4", send)):
+            await quantity.fill(lots)
+            await pressed.focus()
+            for _ in range(5):
+                await page.keyboard.down("Enter")
+            await page.keyboard.up("Enter")
+        await quantity.fill("5")
+        await send.dblclick()
+        await quantity.fill("6")
+        await send.press("Enter")
+        await expect(level(page, "189.40").locator(".own")).to_have_text("you 18", timeout=LONG_MS)
+        assert sent == ["3", "4", "5", "6"]
         assert complaints == []
 
 
@@ -337,13 +409,14 @@ async def test_own_fills_are_told_and_marked(market: Market) -> None:
         await expect(page.locator("#ticket-said")).to_contain_text("4 filled at 189.52", timeout=LONG_MS)
         await expect(page.locator("#fills tbody tr")).to_have_count(1, timeout=LONG_MS)
         await expect(page.locator("#fills tbody tr")).to_contain_text("taker on E")
-        await expect(page.locator("#tape tr.own")).to_have_count(1, timeout=LONG_MS)
+        own = page.locator("#tape").get_by_role("cell", name="yours")
+        await expect(own).to_have_count(1, timeout=LONG_MS)
         await expect(page.locator("#positions tbody tr")).to_have_text(
             re.compile("AAPL.*4.*189.52"), timeout=LONG_MS
         )
         await market.bob.submit("AAPL", "buy", quantity="1", price="189.52")
         await expect(page.locator("#tape tbody tr")).to_have_count(2, timeout=LONG_MS)
-        await expect(page.locator("#tape tr.own")).to_have_count(1)
+        await expect(own).to_have_count(1)
         assert complaints == []
 
 
@@ -371,6 +444,32 @@ async def test_a_refusal_is_shown_as_it_is(market: Market) -> None:
         await page.get_by_role("button", name="sign out").click()
         await expect(page.locator("#sign-in")).to_be_visible()
         await expect(page.locator("#account")).to_be_hidden()
+
+
+async def test_one_signs_in_at_a_time(market: Market) -> None:
+    """Who asks while another is being signed in does not get in, to be put out by the late answer."""
+    asked: list[str] = []
+    released = asyncio.Event()
+
+    async def delay_the_first(route: Any) -> None:
+        asked.append(route.request.post_data_json["client"])
+        if len(asked) == 1:
+            await released.wait()
+        await route.continue_()
+
+    async with opened(market.url) as (page, complaints):
+        await page.route("**/ticket/sign-in", delay_the_first)
+        for field, text in (("client", "late"), ("secret", "late"), ("password", market.cluster.password)):
+            await page.locator(f"[name={field}]").fill(text, timeout=LONG_MS)
+        await page.keyboard.press("Enter")
+        async with page.expect_response("**/trader"):
+            await page.get_by_role("button", name="trade as the demo user").click()
+        released.set()
+        await expect(page.locator("#trader")).to_contain_text("late, at home on E", timeout=LONG_MS)
+        await page.get_by_role("button", name="sign out").click()
+        await expect(page.locator("#sign-in")).to_be_visible()
+        assert asked == ["late"]
+        assert complaints == []
 
 
 async def test_an_order_in_doubt_is_not_entered_twice(market: Market) -> None:
@@ -418,9 +517,9 @@ async def test_nothing_is_traded_before_there_is_a_symbol(market: Market) -> Non
 
 
 async def test_an_empty_market_says_how_to_begin(tmp_path: Path) -> None:
-    """Before there is something to show charts have no axes, and the book says what to do."""
+    """Charts have no axes yet, and the book says what to do; where engines are not counted it does not."""
     async with (
-        Cluster(engines=1, data_dir=tmp_path, dashboard=True) as cluster,
+        Cluster(data_dir=tmp_path, dashboard=True) as cluster,
         running_controls(cluster) as controls,
         client(cluster, "alice", 1) as alice,
         opened(controls.page_url) as (page, complaints),
@@ -439,6 +538,9 @@ async def test_an_empty_market_says_how_to_begin(tmp_path: Path) -> None:
         await alice.submit("AAPL", "buy", quantity="1", price="99")
         await expect(page.locator("#middle")).to_have_text("no spread", timeout=LONG_MS)
         await expect(page.locator("#price > .uplot")).to_be_visible(timeout=LONG_MS)
+        async with frozen(cluster.engines[1].pid):
+            await expect(level(page, "99")).to_have_count(0, timeout=LONG_MS)
+            await expect(page.locator("#middle")).to_have_text("no spread")
         assert complaints == []
 
 
@@ -493,7 +595,7 @@ async def test_candles_keep_to_their_plot_and_their_decimals(
         await trade("BTC-USD", "0.1", (0, 600_000))
         await trade("AAPL", "0.01", (93, 18_000), (93, 19_000), (0, 18_500))
         await expect(page.locator("#candles")).to_have_attribute("data-candles", "2", timeout=LONG_MS)
-        coloured = await page.evaluate(COLOURED)
+        coloured = await page.evaluate(COLOURED, "candles")
         assert coloured["plot"] > 0
         assert coloured["prices"] == 0
         await page.evaluate("written.length = 0")
@@ -503,6 +605,18 @@ async def test_candles_keep_to_their_plot_and_their_decimals(
         assert prices
         assert all(re.fullmatch(r"\d+\.\d", text) for text in prices), prices
         assert complaints == []
+
+
+async def test_prices_are_drawn_after_a_clock_was_set_back(market: Market) -> None:
+    """What was drawn at times that are yet to come makes room."""
+    async with opened(market.url) as (page, _):
+        await expect(page.locator("#price-now")).to_have_text("189.40 / 189.52", timeout=LONG_MS)
+        await page.evaluate(SET_BACK)
+        await market.bob.submit("AAPL", "buy", quantity="1", price="189.41")
+        await expect(page.locator("#price-now")).to_have_text("189.41 / 189.52", timeout=LONG_MS)
+        async with asyncio.timeout(LONG_MS / 1000):
+            while (await page.evaluate(COLOURED, "price"))["plot"] == 0:
+                pass
 
 
 async def test_a_card_tells_how_long_commits_take(market: Market) -> None:

@@ -33,7 +33,6 @@ export class CandleChart {
         axes: [
           axis({ space: 80, size: 26, values: CLOCK }),
           axis({
-            size: 62,
             values: (_, splits) => splits.map((value) => value.toFixed(this.#digits)),
             incrs: () => steps(this.#digits),
           }),

@@ -31,6 +31,8 @@ export function axis(extra) {
     grid: { stroke: () => css("--line"), width: 1 },
     ticks: { show: false },
     font: "11px system-ui, sans-serif",
+    // A number that is cut reads as another one.
+    size: (_, written) => Math.max(62, ...(written ?? []).map((text) => 12 + 7 * text.length)),
     ...extra,
   };
 }
@@ -44,7 +46,8 @@ export function steps(digits) {
 /** A chart that has always the size of the element it is in. */
 export function chart(node, options, data) {
   const size = () => ({ width: Math.max(node.clientWidth, 50), height: Math.max(node.clientHeight, 50) });
-  const quiet = { legend: { show: false }, cursor: { show: false }, padding: [8, 24, 6, 0] };
+  const room = [8, 40, 6, 0]; // at the right for half of what is written below the last mark
+  const quiet = { legend: { show: false }, cursor: { show: false }, padding: room };
   const made = new uPlot({ ...size(), ...quiet, ...options }, data, node);
   node.classList.add("blank");
   new ResizeObserver(() => made.setSize(size())).observe(node);
@@ -91,7 +94,7 @@ export class PriceChart {
           { ...line, stroke: colours.ask },
           { ...line, stroke: colours.mid, width: 1, dash: [2, 3] },
         ],
-        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ size: 62, values, incrs })],
+        axes: [axis({ space: 80, size: 26, values: CLOCK }), axis({ values, incrs })],
       },
       [[], [], [], []],
     );
@@ -100,7 +103,7 @@ export class PriceChart {
       {
         series: [{}, { ...line, stroke: colours.mid, fill: () => css("--band") }],
         scales: { y: { range: spreads } },
-        axes: [axis({ space: 80, show: false }), axis({ size: 62, space: 22, values, incrs })],
+        axes: [axis({ space: 80, show: false }), axis({ space: 22, values, incrs })],
       },
       [[], []],
     );
@@ -121,10 +124,6 @@ export class PriceChart {
     this.#history.set(view.symbol, history);
     const { value } = units(view);
     const now = Date.now() / 1000;
-    const last = history.seconds.length - 1;
-    if (last >= 0 && Math.floor(now / SAMPLE_S) === Math.floor(history.seconds[last] / SAMPLE_S)) {
-      history.pop();
-    }
     const [bid, ask] = [view.bid, view.ask].map((quote) => (quote === null ? null : value(quote[0])));
     history.push(now, bid, ask, bid === null || ask === null ? null : value(view.ask[0] - view.bid[0]));
     history.forget(now - KEPT_S);
@@ -179,8 +178,14 @@ export class PriceChart {
 function emptyHistory() {
   const history = { seconds: [], bids: [], asks: [], spreads: [] };
   const columns = [history.seconds, history.bids, history.asks, history.spreads];
-  history.push = (...values) => columns.forEach((column, index) => column.push(values[index]));
-  history.pop = () => columns.forEach((column) => column.pop());
+  const sample = (seconds) => Math.floor(seconds / SAMPLE_S);
+  history.push = (...values) => {
+    // One of the same moment makes room, and so does what a clock that was set back has left in the future.
+    while (sample(history.seconds.at(-1)) >= sample(values[0])) {
+      columns.forEach((column) => column.pop());
+    }
+    columns.forEach((column, index) => column.push(values[index]));
+  };
   history.forget = (before) => {
     const first = history.seconds.findIndex((seconds) => seconds >= before);
     if (first > 100) {
@@ -192,7 +197,7 @@ function emptyHistory() {
 
 export class DepthChart {
   #chart;
-  #write = String;
+  #digits = 2;
 
   constructor(node) {
     const side = (name, align) => ({
@@ -208,12 +213,13 @@ export class DepthChart {
         scales: { x: { time: false }, y: { range: (_, __, most) => [0, (most ?? 1) * 1.08] } },
         series: [{}, side("bid", -1), side("ask", 1)],
         axes: [
-          axis({ space: 70, size: 26, values: (_, splits) => splits.map((at) => this.#write(at)) }),
           axis({
-            // Sums of small quantities have more digits than there is usually room for.
-            size: (_, written) => Math.max(62, ...(written ?? []).map((text) => 12 + 7 * text.length)),
-            values: (_, splits) => splits.map((amount) => amounts.format(amount)),
+            space: 90,
+            size: 26,
+            values: (_, splits) => splits.map((value) => value.toFixed(this.#digits)),
+            incrs: () => steps(this.#digits),
           }),
+          axis({ values: (_, splits) => splits.map((amount) => amounts.format(amount)) }),
         ],
       },
       [[], [], []],
@@ -221,9 +227,8 @@ export class DepthChart {
   }
 
   show(book) {
-    const { value, amount, price } = units(book);
-    const step = price(1);
-    this.#write = (number) => (step.includes(".") ? number.toFixed(step.split(".")[1].length) : String(number));
+    const { value, amount } = units(book);
+    this.#digits = decimals(book.tick_size);
     const sums = (levels) => {
       let sum = 0;
       return levels.map((level) => amount((sum += level[1])));

@@ -84,9 +84,9 @@ export function plain(number) {
   return number.includes(".") ? number.replace(/\.?0+$/, "") : number;
 }
 
-const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 9, useGrouping: false });
+const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 15, useGrouping: false });
 
-/** An average, as exact as anybody reads it. */
+/** An average with all the digits that a double is sure of: one fill's is its price. */
 export function rounded(number) {
   return precise.format(number);
 }

@@ -46,7 +46,9 @@ export class Ladder {
     if (last !== null) {
       parts.push(`last ${price(last)}`);
     }
-    if (!ask && !bid && last === null) {
+    // An engine that is not counted may have many.
+    const areAllCounted = book.engines.length > 0 && book.engines.every(({ trusted }) => trusted);
+    if (!ask && !bid && last === null && areAllCounted) {
       parts[0] = `No orders: use ${canTrade ? "the ticket or " : ""}\`matchbus submit\``;
     }
     say(this.#middle, parts.join("  ·  "));
@@ -114,13 +116,15 @@ class Row {
   show([ticks, lots, orders, shares], most, { price, quantity, exact }, own) {
     const written = price(ticks);
     say(this.#price, written);
-    say(this.#own, own.has(written) ? `you ${exact(own.get(written))}` : "");
+    const mine = own.has(written) ? `you ${exact(own.get(written))}` : "";
+    say(this.#own, mine);
     say(this.#quantity, quantity(lots));
     say(this.#orders, String(orders));
     const words = shares.map(([engine, part]) => `E${engine} ${quantity(part)}`).join(", ");
-    if (this.#bar.title !== words) {
+    const label = mine ? `${mine}: ${words}` : words;
+    if (this.#bar.ariaLabel !== label) {
       this.#bar.title = words;
-      this.#bar.setAttribute("aria-label", words);
+      this.#bar.ariaLabel = label;
     }
     // From the right, where the price is: one engine's share beside the other's.
     let at = 0;

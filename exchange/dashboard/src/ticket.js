@@ -16,6 +16,7 @@ export class Ticket {
   #order;
   #account;
   #token = "";
+  #isOpening = false;
   #since = 0;
   #timer = 0;
   #symbol = "";
@@ -28,6 +29,17 @@ export class Ticket {
     this.#account = account;
     this.#signIn = node.querySelector("#sign-in");
     this.#order = node.querySelector("#order");
+    // One press is one order: a key that is held down, and the second half of a double click, are none.
+    node.addEventListener("keydown", (event) => {
+      if (event.repeat && event.key === "Enter") {
+        event.preventDefault();
+      }
+    });
+    node.querySelector("#send").addEventListener("click", (event) => {
+      if (event.detail > 1) {
+        event.preventDefault();
+      }
+    });
     this.#signIn.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#open(Object.fromEntries(new FormData(this.#signIn)));
@@ -84,9 +96,15 @@ export class Ticket {
     }
   }
 
+  /** Sign in, one person at a time: a late answer would put somebody in the place of who came meanwhile. */
   async #open(who) {
+    if (this.#isOpening || this.#token) {
+      return;
+    }
+    this.#isOpening = true;
     this.#say("Signing in…");
     const { status, content } = await this.#ask("sign-in", who);
+    this.#isOpening = false;
     if (status !== 200) {
       this.#say(content.error, "refused");
       return;
@@ -150,7 +168,9 @@ export class Ticket {
 
   /** What became of a command, in the engine's own words where it refused. */
   #answer(status, content, words) {
-    if (status !== 200) {
+    if (status === 0) {
+      this.#say(`${content.error} What was sent may have been done.`, "refused");
+    } else if (status !== 200) {
       this.#say(content.error, "refused");
     } else if (content.reject_reason !== null) {
       this.#say(`${content.status}: ${content.reject_reason}: ${content.reject_text}`, "refused");
@@ -207,7 +227,7 @@ export class Ticket {
       });
       return { status: answer.status, content: await answer.json() };
     } catch {
-      return { status: 0, content: { error: "No answer from the exchange; what was sent may have been done." } };
+      return { status: 0, content: { error: "No answer from the exchange." } };
     }
   }
 

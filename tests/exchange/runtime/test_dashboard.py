@@ -18,6 +18,7 @@ from exchange.runtime import dashboard, web
 from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings, SettingsRefused, parse_settings
 from simulation.cluster import DEFAULT_INSTRUMENTS
+from tests.exchange.runtime.nodes import eventually
 
 NATS = ("ws://127.0.0.1:1", "ws://127.0.0.1:2")
 EXCHANGE = "127.0.0.1:3"
@@ -45,6 +46,11 @@ async def get(url: str, **headers: str) -> tuple[int, str, Mapping[str, str]]:
     """Status, text and headers of an answer."""
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         return answer.status, await answer.text(), answer.headers
+
+
+async def is_answered(url: str) -> bool:
+    """Whether there is room for one who asks."""
+    return (await get(url))[0] == 200
 
 
 async def test_the_page_comes_with_all_it_needs() -> None:
@@ -132,6 +138,32 @@ async def test_a_connection_that_has_asked_is_kept(monkeypatch: pytest.MonkeyPat
             await reader.readuntil(b"HTTP/1.1 404 Not Found\r\n")
             await asyncio.sleep(web.FIRST_REQUEST_S)
         writer.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n",
+        pytest.param(
+            b"GET /dashboard.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100,
+            marks=pytest.mark.skipif(
+                not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system keeps what is never read"
+            ),
+        ),
+    ],
+)
+async def test_a_connection_that_has_asked_makes_room(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    """Neither one whose next request never ends nor one whose answers are never read shuts others out."""
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(web, "SILENCE_S", 1)
+    async with served() as url:
+        with socket.socket() as silent:
+            host, port = url.removeprefix("http://").split(":")
+            await asyncio.to_thread(silent.connect, (host, int(port)))
+            silent.sendall(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert await asyncio.to_thread(silent.recv, 1)
+            silent.sendall(said)
+            await eventually(lambda: is_answered(url))
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import grpc
 import msgspec
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
+from starlette.requests import Request
 
 from client import Client, DataLost, Instrument, OrderState, results
 from exchange.runtime import dashboard, ticket, web
@@ -279,6 +280,16 @@ async def test_a_body_that_never_ends_is_not_waited_for(page: Page, monkeypatch:
         ) as answer,
     ):
         assert answer.status == 408
+
+
+async def test_who_hangs_up_is_refused() -> None:
+    """A page that goes while its order is read is nothing that the exchange would have to log."""
+
+    async def hang_up() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ticket.Refused, match="did not come whole"):
+        await ticket._read(Request({"type": "http"}, hang_up), ticket.SignIn)
 
 
 async def test_a_body_nested_too_deep_is_no_order(page: Page) -> None:

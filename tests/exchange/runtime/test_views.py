@@ -141,23 +141,30 @@ async def test_views_are_published(
 
 
 async def test_views_begin_with_the_whole_market(
-    own_server: NatsServer, own_connection: Connection, two_engines: list[FakeEngine], tmp_path: Path
+    own_server: NatsServer,
+    own_connection: Connection,
+    two_engines: list[FakeEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not even the first view after a start lacks an engine or a symbol: a page would take it for gone."""
+    """Not even the first views lack an engine, symbol or price: a page would take it for gone."""
+    monkeypatch.setattr(process, "_ROUNDS_WAITED", 150)
     first: dict[str, Any] = {}
 
     async def keep(message: Msg) -> None:
         first.setdefault(message.subject, msgspec.json.decode(message.data))
 
-    for subject in (subjects.VIEW_ENGINES, subjects.VIEW_SYMBOLS):
+    for subject in (subjects.VIEW_ENGINES, subjects.VIEW_SYMBOLS, subjects.nbbo("AAPL")):
         await own_connection.subscribe(subject, cb=keep)
     async with exchange(own_server, tmp_path):
 
-        async def both_seen() -> bool:
-            return len(first) == 2
+        async def all_seen() -> bool:
+            return len(first) == 3
 
-        await eventually(both_seen)
-        assert [engine["engine"] for engine in first["view.engines"]["engines"]] == [1, 2]
+        await eventually(all_seen)
+        engines = first["view.engines"]["engines"]
+        assert [(engine["engine"], engine["state"]) for engine in engines] == [(1, "live"), (2, "live")]
+        assert (first["nbbo.AAPL"]["bid"], first["nbbo.AAPL"]["ask"]) == ([99, 5, 1], [101, 14, 4])
         assert [symbol["symbol"] for symbol in first["view.symbols"]["symbols"]] == ["AAPL"]
 
 
