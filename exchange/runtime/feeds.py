@@ -4,7 +4,7 @@ Here: reading `PeerFeed`s. Not here: following them (`bus.follower`). Only synce
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final
 
@@ -33,11 +33,12 @@ def live_engines(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> list[
     return [engine for engine in engines if engine in peers and peers[engine].state is PeerState.LIVE]
 
 
-def are_all_there(engines: Iterable[int], peers: Mapping[int, PeerFeed]) -> bool:
-    """Whether every one of these engines is live, with all its books synced."""
-    live = live_engines(engines, peers)
-    return live == list(engines) and all(
-        book.synced for engine in live for book in peers[engine].replicas.values()
+def are_all_there(engines: Collection[int], peers: Mapping[int, PeerFeed], symbols: Collection[str]) -> bool:
+    """Whether every one of these engines is live, and its book of every one of these symbols is known."""
+    return len(live_engines(engines, peers)) == len(engines) and all(
+        (book := peers[engine].replicas.get(symbol)) is not None and book.synced
+        for engine in engines
+        for symbol in symbols
     )
 
 

@@ -22,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -58,6 +59,11 @@ _log: Final = logging.getLogger("exchange")
 
 SERVICE: Final = "matchbus.v1.Exchange"
 
+FEEDS_PATIENCE_S: Final = 1.0
+"""How long a start waits for the feeds of the registered engines; some may be down."""
+
+_FEEDS_POLL_S: Final = 0.02
+_HEALTH_PERIOD_S: Final = 0.1
 _RETRY_S: Final = 0.1
 _TURN_S: Final = 0.02
 """How long counting up old reports may keep all else waiting."""
@@ -65,9 +71,6 @@ _TURN_S: Final = 0.02
 _REMOVE_AGAIN_S: Final = 1.0
 _BEST_PRICES_PERIOD_S: Final = 0.1
 _VIEWS_PERIOD_S: Final = 1 / 15
-_ROUNDS_WAITED: Final = 15
-"""For so many rounds the first views wait for the engines' feeds, some of which may be down."""
-
 _MAX_UNSENT_VIEWS_BYTES: Final = 256 * 1024
 """With more than this on its way to NATS a view is dropped: sending one never waits."""
 
@@ -160,8 +163,10 @@ class Exchange:
                 if self._settings.dashboard:
                     group.create_task(self._serve_dashboard(address))
                 await self._executions.caught_up.wait()
+                await self._await_feeds()
                 await edge.set_role(RECOVERING_ROLE, held=False)
                 await edge.set_serving(serving=True)
+                group.create_task(self._tell_health(edge))
                 _log.info(
                     "exchange is ready: %d instruments, %d engines, %d clients",
                     len(self._instruments),
@@ -263,11 +268,26 @@ class Exchange:
             self._feed_log.write(self._follower.peers)
             await asyncio.sleep(_BEST_PRICES_PERIOD_S)
 
+    async def _await_feeds(self) -> None:
+        """Wait until the books of all engines are known, though not for long: some may be down."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FEEDS_PATIENCE_S):
+                peers = self._follower.peers
+                while not feeds.are_all_there(self._engines, peers, self._instruments):  # noqa: ASYNC110 -- by time too
+                    await asyncio.sleep(_FEEDS_POLL_S)
+
+    async def _tell_health(self, edge: Edge) -> None:
+        """Serving while NATS is there: without it nobody can register, and no book is known."""
+        serving = True
+        while True:
+            await asyncio.sleep(_HEALTH_PERIOD_S)
+            if serving != self._nc.is_connected:
+                serving = not serving
+                _log.warning("serving again" if serving else "not serving: NATS is away")
+                await edge.set_serving(serving=serving)
+
     async def _publish_views(self) -> None:
-        for _ in range(_ROUNDS_WAITED):
-            if feeds.are_all_there(self._engines, self._follower.peers):
-                break
-            await asyncio.sleep(_VIEWS_PERIOD_S)
+        await self._await_feeds()
         while True:
             now_ns = time.monotonic_ns()
             market = Market(

@@ -247,7 +247,13 @@ async def test_calls_work_again_after_the_nats_server_was_killed(
         token = (await caller.register("ann")).token
         os.kill(own_server.pid, signal.SIGKILL)
         await own_server.wait()
+
+        async def is_not_serving() -> bool:
+            return not await caller.is_serving()
+
+        await eventually(is_not_serving)
         await own_server.restart()
+        await eventually(caller.is_serving)
 
         async def works() -> bool:
             try:

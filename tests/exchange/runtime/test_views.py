@@ -147,8 +147,8 @@ async def test_views_begin_with_the_whole_market(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not even the first views lack an engine, symbol or price: a page would take it for gone."""
-    monkeypatch.setattr(process, "_ROUNDS_WAITED", 150)
+    """Neither the first answers nor the first views lack an engine, symbol or price, as if it were gone."""
+    monkeypatch.setattr(process, "FEEDS_PATIENCE_S", DEADLINE_S)
     first: dict[str, Any] = {}
 
     async def keep(message: Msg) -> None:
@@ -156,7 +156,10 @@ async def test_views_begin_with_the_whole_market(
 
     for subject in (subjects.VIEW_ENGINES, subjects.VIEW_SYMBOLS, subjects.nbbo("AAPL")):
         await own_connection.subscribe(subject, cb=keep)
-    async with exchange(own_server, tmp_path):
+    async with exchange(own_server, tmp_path) as caller:
+        assert await caller.sees_two_live_engines()
+        request = pb.GetConsolidatedBookRequest(symbol="AAPL")
+        assert (await caller.stub.GetConsolidatedBook(request)).best_ask.quantity == 14
 
         async def all_seen() -> bool:
             return len(first) == 3
