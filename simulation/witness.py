@@ -14,7 +14,7 @@ import msgspec
 
 from bus.messages import Executions, ReportedFill
 from bus.records import Chain, JournalDamaged
-from engine.commands import Command, EpochStarted, decode
+from engine.commands import Command, EpochStarted, OrderCommand, decode
 from engine.terms import OrderStatus, Side
 from simulation.checks import Check, Tally, uncrossed
 from simulation.naive import NaiveEngine
@@ -32,12 +32,12 @@ Levels = list[tuple[int, int, int]]
 class Told(msgspec.Struct, gc=False):
     """One command of a client and what it heard. Times are one monotonic clock's; `acked_ns` 0: no answer.
 
+    `command` is as the journal must have it, but for the away quotes, which are the engine's.
     `inferred`: the answer was lost, and the client library found out by asking how the order stands.
     `given_again`: the library gave up at its deadline, and the client gave the command anew.
     """
 
-    kind: str
-    client_order_id: str
+    command: OrderCommand
     sent_ns: int
     acked_ns: int = 0
     order_id: int = 0
@@ -49,6 +49,11 @@ class Told(msgspec.Struct, gc=False):
     duplicate: bool = False
     inferred: bool = False
     given_again: bool = False
+
+    @property
+    def name(self) -> str:
+        """The command, in short."""
+        return f"{type(self.command).__name__} {self.command.client_order_id}"
 
 
 class StillOpen(msgspec.Struct, frozen=True, gc=False):
@@ -170,9 +175,7 @@ def all_answered(clients: Mapping[str, ClientLog]) -> Check:
     check = Check("every command has an answer")
     for log in clients.values():
         check.checked += len(log.commands)
-        check.violations += [
-            f"{log.name}: {told.kind} {told.client_order_id}" for told in log.commands if not told.acked_ns
-        ]
+        check.violations += [f"{log.name}: {told.name}" for told in log.commands if not told.acked_ns]
     return check
 
 
@@ -182,9 +185,9 @@ def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> lis
     outcomes = Check("every acknowledgement says what the journal says")
     for log, told in _answered(evidence):
         present.checked += 1
-        attempts = engines[log.engine].attempts.get((told.kind, log.name, told.client_order_id), [])
+        attempts = engines[log.engine].attempts.get(told.command, [])
         if not attempts:
-            present.violations.append(f"{log.name}: {told.kind} {told.client_order_id} is not there")
+            present.violations.append(f"{told.command} is not there")
             continue
         if told.inferred:
             continue  # the answer itself was lost; the order's end is checked with the others
@@ -199,7 +202,7 @@ def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> lis
             )
         if not fits:
             outcomes.violations.append(
-                f"{log.name}: {told.kind} {told.client_order_id} was told status {told.status}, reason "
+                f"{log.name}: {told.name} was told status {told.status}, reason "
                 f"{told.reason}, {told.cumulative} filled, {told.leaves} left; the journal says {possible}"
             )
     return [present, outcomes]
@@ -213,7 +216,7 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
         placed = [
             (told, found[0].place)
             for told in log.commands
-            if told.acked_ns and (found := attempts.get((told.kind, log.name, told.client_order_id)))
+            if told.acked_ns and (found := attempts.get(told.command))
         ]
         by_ack = sorted(placed, key=lambda one: one[0].acked_ns)
         newest, answered = 0, 0
@@ -224,8 +227,8 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
             check.checked += 1
             if place < newest:
                 check.violations.append(
-                    f"{log.name}: {told.kind} {told.client_order_id} has place {place}, though {newest} was "
-                    "answered before it was sent"
+                    f"{log.name}: {told.name} has place {place}, though {newest} was answered before it "
+                    "was sent"
                 )
     return check
 
@@ -240,14 +243,13 @@ def _in_given_order(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> C
         attempts = engines[log.engine].attempts
         newest = 0
         for told in log.commands:
-            found = attempts.get((told.kind, log.name, told.client_order_id))
+            found = attempts.get(told.command)
             if told.given_again or not found:
                 continue
             check.checked += 1
             if found[0].place < newest:
                 check.violations.append(
-                    f"{log.name}: {told.kind} {told.client_order_id} has place {found[0].place}, "
-                    f"one given before it {newest}"
+                    f"{log.name}: {told.name} has place {found[0].place}, one given before it {newest}"
                 )
             newest = max(newest, found[0].place)
     return check
@@ -269,8 +271,7 @@ def _told_fills(evidence: Evidence) -> Check:
                 check.checked += 1
                 if history.get(fill.sequence) != fill:
                     check.violations.append(
-                        f"{log.name}: {told.client_order_id} was told {fill}, history has "
-                        f"{history.get(fill.sequence)}"
+                        f"{log.name}: {told.name} was told {fill}, history has {history.get(fill.sequence)}"
                     )
     return check
 

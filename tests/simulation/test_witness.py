@@ -45,21 +45,27 @@ def journal(engine: int, batches: list[Batch]) -> list[bytes]:
 
 LEG = TakeLeg(E2 + 1, 2, 1, E2 + 1, "AAPL", 1, 100, 5, E2 + 1)
 LISTED = AddInstrument("AAPL", "0.01", "1")
+A1, A2, A3 = (
+    NewOrder("ann", name, "AAPL", 2, 1, 1, price, quantity)
+    for name, price, quantity in (("a1", 100, 5), ("a2", 105, 4), ("a3", 107, 2))
+)
+A2_CANCELLED = CancelOrder("ann", 0, "a2")
+B1 = NewOrder("bob", "b1", "AAPL", 1, 1, 1, 100, 8)
 HOME: list[Batch] = [
     (1, [EpochStarted(1), LISTED]),
-    (1, [NewOrder("ann", "a1", "AAPL", 2, 1, 1, 100, 5)]),
+    (1, [A1]),
     (1, [LEG]),
-    (1, [NewOrder("ann", "a2", "AAPL", 2, 1, 1, 105, 4)]),
+    (1, [A2]),
     (2, [EpochStarted(2)]),
-    (2, [NewOrder("ann", "a2", "AAPL", 2, 1, 1, 105, 4)]),
-    (2, [CancelOrder("ann", 0, "a2")]),
-    (2, [CancelOrder("ann", 0, "a2"), NewOrder("ann", "a3", "AAPL", 2, 1, 1, 107, 2)]),
+    (2, [A2]),
+    (2, [A2_CANCELLED]),
+    (2, [A2_CANCELLED, A3]),
 ]
 """Engine 1: Ann sells 5 to a leg; then an order of hers is given twice and cancelled twice around a crash."""
 
 AWAY: list[Batch] = [
     (1, [EpochStarted(1), LISTED]),
-    (1, [NewOrder("bob", "b1", "AAPL", 1, 1, 1, 100, 8, away=(AwayQuote(1, 1, 1, ((100, 5),)),))]),
+    (1, [msgspec.structs.replace(B1, away=(AwayQuote(1, 1, 1, ((100, 5),)),))]),
     (1, [LegResult(E2 + 1, (LegFill(E1 + 1, 100, 5, E1 + 1, 3 * 10**9),))]),
 ]
 """Engine 2: Bob buys 8, five of them by a leg to engine 1, three rest."""
@@ -85,15 +91,15 @@ def good() -> Evidence:
     """All that is left of a good run."""
     ann = ClientLog("ann", 1)
     ann.commands = [
-        Told("new", "a1", 10, 20, E1 + 1, NEW, 0, 0, 5),
-        Told("new", "a2", 30, 50, E1 + 2, NEW, 0, 0, 4, duplicate=True),
-        Told("cancel", "a2", 60, 70, E1 + 2, REJECTED, ORDER_CLOSED),
-        Told("new", "a3", 80, 90, E1 + 3, NEW, 0, 0, 2),
+        Told(A1, 10, 20, E1 + 1, NEW, 0, 0, 5),
+        Told(A2, 30, 50, E1 + 2, NEW, 0, 0, 4, duplicate=True),
+        Told(A2_CANCELLED, 60, 70, E1 + 2, REJECTED, ORDER_CLOSED),
+        Told(A3, 80, 90, E1 + 3, NEW, 0, 0, 2),
     ]
     ann.followed, ann.fills = [ANN], [ANN]
     ann.open_orders = [StillOpen(E1 + 3, "a3", NEW, 107, 2, 0, 2, 0)]
     bob = ClientLog("bob", 2)
-    bob.commands = [Told("new", "b1", 15, 25, E2 + 1, 2, 0, 5, 3, (BOB,))]
+    bob.commands = [Told(B1, 15, 25, E2 + 1, 2, 0, 5, 3, (BOB,))]
     bob.followed, bob.fills = [BOB], [BOB]
     bob.open_orders = [StillOpen(E2 + 1, "b1", 2, 100, 8, 5, 3, 0)]
     return Evidence(
@@ -126,7 +132,13 @@ def change(fill: ReportedFill, **fields: object) -> ReportedFill:
 
 def lost_ack(evidence: Evidence) -> None:
     """Ann was told that an order rests of which no journal knows."""
-    evidence.clients["ann"].commands.append(Told("new", "a9", 95, 99, E1 + 9, NEW, 0, 0, 1))
+    lost = msgspec.structs.replace(A1, client_order_id="a9")
+    evidence.clients["ann"].commands.append(Told(lost, 95, 99, E1 + 9, NEW, 0, 0, 1))
+
+
+def other_content(evidence: Evidence) -> None:
+    """What stands in the journal as Ann's a3 is for another quantity than she sent."""
+    evidence.clients["ann"].commands[3].command = msgspec.structs.replace(A3, quantity=1)
 
 
 def lost_tail(evidence: Evidence) -> None:
@@ -306,6 +318,7 @@ def unexplained_error(evidence: Evidence) -> None:
 
 BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (lost_ack, "every acknowledged command is in the journal"),
+    (other_content, "every acknowledged command is in the journal"),
     (lost_tail, "every acknowledged command is in the journal"),
     (wrong_outcome, "every acknowledgement says what the journal says"),
     (cancelled_twice, "every acknowledgement says what the journal says"),
