@@ -295,7 +295,7 @@ async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check],
                 t.name: [(fill.sequence, fill.execution_id) for fill in t.fills] for t in progress.traders
             }
             checks += [
-                tally.acknowledged({trader.name: trader.acknowledged for trader in progress.traders}),
+                tally.acknowledged(order for t in progress.traders for order in t.acknowledged.values()),
                 tally.open_orders(await _open_orders(progress.traders)),
                 *(tally.quantity, tally.limits, tally.trades(), tally.zero_sum(), tally.gap_free()),
                 *(tally.received(received), tally.same_positions(positions)),

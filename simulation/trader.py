@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
 
+from bus.messages import ReportedOrder
 from client import Client, Fill, MatchbusError, OrderResult, Unavailable
 from client.terms import RejectReason
 from engine.terms import OrderType, Side
@@ -43,8 +44,8 @@ class Trader:
     fills: list[Fill] = field(default_factory=list)
     """All of the client's, those of earlier runs too."""
 
-    acknowledged: dict[int, str] = field(default_factory=dict)
-    """The orders that were answered and not refused: the client order id by the order id."""
+    acknowledged: dict[int, ReportedOrder] = field(default_factory=dict)
+    """The orders that were answered and not refused, by order id: what was sent, as it must be reported."""
 
     submitted: int = 0
     cancels: int = 0
@@ -169,7 +170,10 @@ class Trader:
         if result.rejected:
             self.refusals[str(result.reject_reason)] += 1
             return
-        self.acknowledged[result.order_id] = result.client_order_id
+        self.acknowledged[result.order_id] = ReportedOrder(
+            *(self.name, result.order_id, result.client_order_id, intent.symbol, intent.side, intent.type),
+            *(intent.time_in_force, 0 if intent.type is OrderType.MARKET else intent.price, intent.quantity),
+        )
         self._order_ids[result.client_order_id] = result.order_id
         if result.status in OPEN and leaves and result.client_order_id not in self._closed:
             self._open[result.client_order_id] = OpenOrder(

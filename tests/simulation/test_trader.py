@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from bus.messages import ReportedOrder
 from client import Fill, MatchbusError, OrderResult, Unavailable, terms
 from client.terms import Liquidity, OrderStatus, RejectReason
 from client.units import Instrument
@@ -109,7 +110,7 @@ async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
     log = logging.getLogger("unheard")
     trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
     await trader.trade(asyncio.get_running_loop().time(), 0.2)
-    assert trader.acknowledged == {7: "c"}
+    assert trader.acknowledged == {7: ReportedOrder("c", 7, "c", "AAPL", 1, 1, 1, 100, 5)}
     assert (trader.submitted, trader.refusals.total(), trader.failures) == (3, 1, 1)
 
 
