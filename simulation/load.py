@@ -298,6 +298,7 @@ class Loader:
         told.cumulative = instrument.lots(result.cumulative_quantity)
         told.leaves = instrument.lots(result.leaves_quantity)
         told.fills = tuple(as_reported(self.log.name, fill, instrument) for fill in result.fills)
+        told.fills_omitted = result.fills_omitted
         told.duplicate = result.duplicate
         told.inferred = result.state is not None
         return result

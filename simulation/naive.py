@@ -131,6 +131,12 @@ class OutLeg:
     fills: tuple[LegFill, ...] | None = None
     back_ns: int = 0
 
+    @property
+    def asked(self) -> tuple[int, int, str, int, int, int]:
+        """What its peer must have been asked: epoch, order, symbol, side, limit, quantity."""
+        request = self.order.request
+        return self.epoch, self.order.id, request.symbol, request.side, self.limit, self.quantity
+
 
 @dataclass(slots=True)
 class Away:

@@ -14,7 +14,7 @@ import msgspec
 
 from bus.messages import Executions, ReportedFill
 from bus.records import Chain, JournalDamaged
-from engine.commands import Command, EpochStarted, OrderCommand, decode
+from engine.commands import Command, EpochStarted, NewOrder, OrderCommand, decode
 from engine.terms import OrderStatus, Side
 from simulation.checks import Check, Tally, uncrossed
 from simulation.naive import NaiveEngine
@@ -46,6 +46,7 @@ class Told(msgspec.Struct, gc=False):
     cumulative: int = 0
     leaves: int = 0
     fills: tuple[ReportedFill, ...] = ()
+    fills_omitted: int = 0
     duplicate: bool = False
     inferred: bool = False
     given_again: bool = False
@@ -180,7 +181,10 @@ def all_answered(clients: Mapping[str, ClientLog]) -> Check:
 
 
 def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> list[Check]:
-    """Every answered command is in the journal, and its answer is one that the journal gives."""
+    """Every answered command is in the journal, and its answer is one that the journal gives.
+
+    Whether the fills in an answer are the order's, `_told_fills` asks; here they must be all of them.
+    """
     present = Check("every acknowledged command is in the journal")
     outcomes = Check("every acknowledgement says what the journal says")
     for log, told in _answered(evidence):
@@ -196,7 +200,7 @@ def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> lis
         if told.status == OrderStatus.REJECTED:
             fits = any((one.status, one.reason) == (told.status, told.reason) for one in possible)
         else:
-            said = (told.status, 0, told.order_id, told.cumulative, told.leaves)
+            said = (told.status, told.reason, told.order_id, told.cumulative, told.leaves)
             fits = any(
                 (one.status, one.reason, one.order_id, one.cumulative, one.leaves) == said for one in possible
             )
@@ -205,7 +209,20 @@ def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> lis
                 f"{log.name}: {told.name} was told status {told.status}, reason "
                 f"{told.reason}, {told.cumulative} filled, {told.leaves} left; the journal says {possible}"
             )
+        if not _tells_fills(told):
+            outcomes.violations.append(
+                f"{log.name}: {told.name} was told {told.cumulative} filled of order {told.order_id}, "
+                f"by the fills {told.fills}"
+            )
     return [present, outcomes]
+
+
+def _tells_fills(told: Told) -> bool:
+    """Whether the fills in an answer are of its order and, of an order that is new, all that it counts."""
+    if any(fill.order_id != told.order_id for fill in told.fills):
+        return False
+    is_whole = isinstance(told.command, NewOrder) and not told.fills_omitted
+    return not is_whole or sum(fill.quantity for fill in told.fills) == told.cumulative
 
 
 def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Check:
@@ -358,8 +375,8 @@ def _legs(engines: Mapping[int, NaiveEngine]) -> Check:
     for number, receiver in engines.items():
         for leg_id, taken in receiver.taken.items():
             sent = sent_legs.get(leg_id)
-            asked = (taken.peer_epoch, taken.order_id, taken.limit, taken.quantity)
-            if sent is None or (sent.epoch, sent.order.id, sent.limit, sent.quantity) != asked:
+            came = (taken.peer_epoch, taken.order_id, taken.symbol, taken.side, taken.limit, taken.quantity)
+            if sent is None or came != sent.asked:
                 check.violations.append(f"leg {leg_id} came to E{number} as {taken}, which nobody sent")
     return check
 
@@ -381,12 +398,15 @@ def _open_orders(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Chec
     check = Check("open orders are as the journal leaves them")
     for log in evidence.clients.values():
         due = {
-            order.id: (order.status, order.price, order.quantity, order.cumulative, order.leaves)
-            for (client, _), order in engines[log.engine].orders.items()
+            order.id: (name, order.status, order.price, order.quantity, order.cumulative, order.leaves)
+            for (client, name), order in engines[log.engine].orders.items()
             if client == log.name and order.leaves
         }
         told = {
-            order.order_id: (order.status, order.price, order.quantity, order.cumulative, order.leaves)
+            order.order_id: (
+                *(order.client_order_id, order.status, order.price, order.quantity),
+                *(order.cumulative, order.leaves),
+            )
             for order in log.open_orders
         }
         check.checked += len(due)

@@ -156,6 +156,21 @@ def cancelled_twice(evidence: Evidence) -> None:
     evidence.clients["ann"].commands[2].reason = 16
 
 
+def accepted_with_a_reason(evidence: Evidence) -> None:
+    """Ann's order rests, and she was told why it was refused."""
+    evidence.clients["ann"].commands[0].reason = ORDER_CLOSED
+
+
+def fills_left_out(evidence: Evidence) -> None:
+    """Bob's answer counts five lots and shows no fill."""
+    evidence.clients["bob"].commands[0].fills = ()
+
+
+def fill_of_another_order(evidence: Evidence) -> None:
+    """The answer to Ann's cancel shows a fill of another order of hers."""
+    evidence.clients["ann"].commands[2].fills = (ANN,)
+
+
 def ack_order_inversion(evidence: Evidence) -> None:
     """a3 was answered before a1 was sent, and stands behind it in the journal."""
     told = evidence.clients["ann"].commands[3]
@@ -294,6 +309,22 @@ def leg_never_sent(evidence: Evidence) -> None:
     evidence.journals[1] = journal(1, [*HOME[:2], (1, [more]), *HOME[3:]])
 
 
+def leg_without_a_trade(evidence: Evidence, came: TakeLeg) -> None:
+    """Bob's leg came to engine 1 like this, before anything rested there."""
+    evidence.journals[1] = journal(1, [HOME[0], (1, [came]), HOME[1], *HOME[3:]])
+    evidence.journals[2] = journal(2, [*AWAY[:2], (1, [LegResult(E2 + 1, ())])])
+
+
+def leg_of_the_other_side(evidence: Evidence) -> None:
+    """A leg that was to buy came to sell, and both ends know of no trade."""
+    leg_without_a_trade(evidence, msgspec.structs.replace(LEG, side=2))
+
+
+def leg_in_another_symbol(evidence: Evidence) -> None:
+    """A leg came in another symbol than it was sent in, and both ends know of no trade."""
+    leg_without_a_trade(evidence, msgspec.structs.replace(LEG, symbol="MSFT"))
+
+
 def slow_leg(evidence: Evidence) -> None:
     """The leg's result came long after every engine was up."""
     nothing: list[Batch] = [(1, [LISTED])] * 9
@@ -303,6 +334,12 @@ def slow_leg(evidence: Evidence) -> None:
 def order_lost(evidence: Evidence) -> None:
     """The venue no longer knows an order of Ann's that rests."""
     evidence.clients["ann"].open_orders = []
+
+
+def order_under_another_name(evidence: Evidence) -> None:
+    """The venue tells an open order of Ann's under another client order id."""
+    (order,) = evidence.clients["ann"].open_orders
+    evidence.clients["ann"].open_orders = [msgspec.structs.replace(order, client_order_id="a2")]
 
 
 def order_still_pending(evidence: Evidence) -> None:
@@ -321,6 +358,9 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (other_content, "every acknowledged command is in the journal"),
     (lost_tail, "every acknowledged command is in the journal"),
     (wrong_outcome, "every acknowledgement says what the journal says"),
+    (accepted_with_a_reason, "every acknowledgement says what the journal says"),
+    (fills_left_out, "every acknowledgement says what the journal says"),
+    (fill_of_another_order, "every acknowledgement says what the journal says"),
     (cancelled_twice, "every acknowledgement says what the journal says"),
     (ack_order_inversion, "the journal's order is the order clients saw"),
     (overtaken, "a client's commands stand in the order they were given"),
@@ -348,9 +388,12 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (leg_in_doubt, "every leg has ended, alike on both sides"),
     (leg_lost_at_home, "every leg has ended, alike on both sides"),
     (leg_never_sent, "every leg has ended, alike on both sides"),
+    (leg_of_the_other_side, "every leg has ended, alike on both sides"),
+    (leg_in_another_symbol, "every leg has ended, alike on both sides"),
     (slow_leg, "no leg is in doubt for 5 s once all are up"),
     (order_lost, "open orders are as the journal leaves them"),
     (lost_fill, "open orders are as the journal leaves them"),
+    (order_under_another_name, "open orders are as the journal leaves them"),
     (order_still_pending, "open orders are as the journal leaves them"),
     (unexplained_error, "clients hear nothing worse than to wait"),
 ]
