@@ -204,14 +204,17 @@ class Tally:
                 check.violations.append(f"{client}: fill {wrong} has sequence {fills[wrong - 1].sequence}")
         return check
 
-    def received(self, received: Mapping[str, Sequence[tuple[int, int]]]) -> Check:
-        """What each client got by GetFills, as (sequence, execution id), is what the reports hold."""
+    def received(self, received: Mapping[str, list[ReportedFill]]) -> Check:
+        """What each client got by GetFills is what the reports hold, fill by fill."""
         check = Check("clients received exactly their fills")
         for client, got in sorted(received.items()):
-            reported = [(fill.sequence, fill.execution_id) for fill in self.fills.get(client, [])]
+            reported = self.fills.get(client, [])
             check.checked += len(reported)
-            if list(got) != reported:
-                check.violations.append(f"{client} received {len(got)} fills, {len(reported)} were reported")
+            if got != reported:
+                check.violations.append(
+                    f"{client} received {len(got)} fills, {len(reported)} were reported, "
+                    f"alike to {first_other(got, reported)}"
+                )
         return check
 
     def same_positions(self, told: Mapping[tuple[str, str], int]) -> Check:
@@ -229,6 +232,12 @@ class Tally:
                     f"the fills {by_fills.get(key, 0)}"
                 )
         return check
+
+
+def first_other(told: Sequence[ReportedFill], due: Sequence[ReportedFill]) -> int | str:
+    """Which fill of two histories is the first that differs, or that they are alike to the end of one."""
+    pairs = zip(told, due, strict=False)
+    return next((number for number, pair in enumerate(pairs, 1) if pair[0] != pair[1]), "the end")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
 from simulation.fundamental import Fundamental
+from simulation.load import as_reported
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
 from simulation.trader import Trader
@@ -291,8 +292,10 @@ async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check],
         quotes = {symbol: progress.market.quotes(symbol) for symbol in progress.symbols}
         checks = [uncrossed(quotes), *_own_checks(progress.traders, positions)]
         if tally is not None:
+            instruments = progress.traders[0].client.instruments
             received = {
-                t.name: [(fill.sequence, fill.execution_id) for fill in t.fills] for t in progress.traders
+                t.name: [as_reported(t.name, fill, instruments[fill.symbol]) for fill in t.fills]
+                for t in progress.traders
             }
             checks += [
                 tally.acknowledged(order for t in progress.traders for order in t.acknowledged.values()),

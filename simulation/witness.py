@@ -16,7 +16,7 @@ from bus.messages import Executions, ReportedFill
 from bus.records import Chain, JournalDamaged
 from engine.commands import Command, EpochStarted, NewOrder, OrderCommand, decode
 from engine.terms import OrderStatus, Side
-from simulation.checks import Check, Tally, uncrossed
+from simulation.checks import Check, Tally, first_other, uncrossed
 from simulation.naive import NaiveEngine
 
 LEG_DEADLINE_NS: Final = 5_000_000_000
@@ -344,10 +344,9 @@ def _histories(evidence: Evidence, tally: Tally) -> Check:
             check.violations.append(f"{log.name}: fill {wrong} is numbered {log.fills[wrong - 1].sequence}")
         reported = tally.fills.get(log.name, [])
         if log.fills != reported:
-            pairs = zip(log.fills, reported, strict=False)
-            first = next((n for n, (told, due) in enumerate(pairs, 1) if told != due), "the end")
             check.violations.append(
-                f"{log.name}: {len(log.fills)} fills by GetFills, {len(reported)} reported, alike to {first}"
+                f"{log.name}: {len(log.fills)} fills by GetFills, {len(reported)} reported, "
+                f"alike to {first_other(log.fills, reported)}"
             )
     return check
 

@@ -155,10 +155,13 @@ def test_gap_and_repeat_are_found() -> None:
 def test_received_fills_are_compared() -> None:
     """A client that received less, more or other fills than were reported violates."""
     made = tally(*trade_of_five())
-    assert made.received({"bob": [(1, 1)]}).holds
+    got = fill("bob", E1 + 2, Side.BUY, 5)
+    assert made.received({"bob": [got]}).holds
     assert not made.received({"bob": []}).holds
-    assert not made.received({"bob": [(1, 2)]}).holds
-    assert not made.received({"eve": [(1, 1)]}).holds
+    assert not made.received({"eve": [got]}).holds
+    for name in ReportedFill.__struct_fields__:
+        other = msgspec.structs.replace(got, **{name: None})
+        assert not made.received({"bob": [other]}).holds, name
 
 
 def test_an_acknowledged_order_must_be_reported() -> None:
