@@ -145,7 +145,7 @@ async def _enter(settings: ChaosSettings, cluster: Cluster, stack: contextlib.As
     loaders: list[Loader] = []
     middles: Middles | None = None
     for number in range(settings.clients * settings.engines):
-        name = f"chaos-{settings.seed}-{number + 1}"
+        name = f"chaos-{number + 1}"
         client = await stack.enter_async_context(
             Client.connect(
                 cluster.exchange.address,
@@ -157,7 +157,7 @@ async def _enter(settings: ChaosSettings, cluster: Cluster, stack: contextlib.As
             )
         )
         middles = middles or Middles(sorted(client.instruments)[: settings.symbols], settings.seed)
-        loaders.append(Loader(client, ClientLog(name, client.engine), middles, acks))
+        loaders.append(Loader(client, ClientLog(name, client.engine), middles, acks, settings.seed))
     return loaders
 
 

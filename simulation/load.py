@@ -114,7 +114,9 @@ class Acknowledgements:
 class Loader:
     """One client under load."""
 
-    def __init__(self, client: Client, log: ClientLog, middles: Middles, acks: Acknowledgements) -> None:
+    def __init__(
+        self, client: Client, log: ClientLog, middles: Middles, acks: Acknowledgements, seed: int
+    ) -> None:
         self.client = client
         self.log = log
         self.unavailable = 0
@@ -122,7 +124,7 @@ class Loader:
         self.outstanding = 0
         self.middles = middles
         self.acks = acks
-        self._chance = random.Random(f"{log.name} flow")
+        self._chance = random.Random(f"{seed} {log.name} flow")
         self._live: dict[str, str] = {}
         self._replaced: set[str] = set()
         self._names = 0
