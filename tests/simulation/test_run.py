@@ -205,6 +205,27 @@ async def test_commands_end_by_themselves(arguments: list[str], expected: str, t
     assert expected in output.decode()
 
 
+async def test_logs_without_room_are_told_in_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where one cannot be written all end, and the run goes on to its verdict without a traceback."""
+    folder = tmp_path / "logs" / "client_logs"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        (folder / f"random-{number}.log").symlink_to("/dev/full")
+    async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
+        plan = Plan(
+            cluster.exchange.address, clients=3, only="random", duration_s=1.0, log_dir=tmp_path / "logs"
+        )
+        outcome = await simulate(plan)
+    assert outcome.holds
+    assert outcome.fills.total > 0
+    told = [record.getMessage() for record in caplog.records if record.name == run.__name__]
+    assert told == ["client logs end here, the run goes on: No space left on device"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (folder / "random-3.log").read_text()
+
+
 async def test_a_view_without_room_is_told_in_a_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
