@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -245,6 +246,23 @@ async def test_a_view_without_room_is_told_in_a_line(
     (record,) = caplog.records
     assert record.getMessage() == "the view failed, the run went on: No space left on device"
     assert record.exc_info is None
+
+
+async def test_a_run_may_open_as_many_files_as_the_system_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand clients need more than the usual soft limit."""
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    seen = []
+
+    async def look(*_: object) -> None:
+        seen.append(resource.getrlimit(resource.RLIMIT_NOFILE))
+
+    monkeypatch.setattr(operate, "simulate", look)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, most), most))
+    try:
+        await operate.run_with_view(Plan(exchange=""), Console(), headless=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert seen == [(most, most)]
 
 
 @pytest.mark.parametrize("nested", [False, True])
