@@ -61,6 +61,7 @@ class Trader:
     _order_ids: dict[str, int] = field(default_factory=dict)
     _open: dict[str, OpenOrder] = field(default_factory=dict)
     _closed: set[str] = field(default_factory=set)
+    _traded: dict[str, Decimal] = field(default_factory=dict)
     _positions: Counter[str] = field(default_factory=Counter)
     _last_prices: dict[str, int] = field(default_factory=dict)
 
@@ -209,7 +210,7 @@ class Trader:
         self.replaces += 1
         instrument = self.client.instruments[order.symbol]
         # The new quantity is a total, so what traded before counts.
-        traded = sum(fill.quantity for fill in self.fills if fill.client_order_id == order.client_order_id)
+        traded = self._traded.get(order.client_order_id, 0)
         price, quantity = instrument.price(intent.price), instrument.quantity(intent.leaves) + traded
         call = self.client.replace(client_order_id=order.client_order_id, price=price, quantity=quantity)
         result = await self._change(intent, call, price, quantity)
@@ -257,6 +258,7 @@ class Trader:
 
     def _close(self, client_order_id: str) -> None:
         self._open.pop(client_order_id, None)
+        self._traded.pop(client_order_id, None)
         self._closed.add(client_order_id)
 
     def _hold(self, fill: Fill) -> None:
@@ -269,6 +271,7 @@ class Trader:
     def _take(self, fill: Fill) -> None:
         self._hold(fill)
         instrument = self.client.instruments[fill.symbol]
+        self._traded[fill.client_order_id] = fill.cumulative_quantity
         if not fill.leaves_quantity:
             self._close(fill.client_order_id)
         elif order := self._open.get(fill.client_order_id):
