@@ -255,6 +255,13 @@ def log_to(path: Path | None, *loggers: str, form: LogForm = "text", level: LogL
         logging.getLogger(name).addHandler(file)
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as the system lets it: each connection is one; 1,024 are usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS calls it unlimited and takes only less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def run_until_signal(
     name: str, start: Callable[[], Coroutine[Any, Any, None]], faults: tuple[type[Exception], ...]
 ) -> None:
@@ -262,12 +269,10 @@ def run_until_signal(
 
     A part that does not let it end is not waited for longer than END_DEADLINE_S. `start` reads the settings,
     sets up the log and returns the process's main coroutine. It may open as many files as the system lets it:
-    each connection is one, and the usual limit of 1,024 is soon reached by strangers who say nothing.
+    the usual limit is soon reached by strangers who say nothing.
     """
     failed = False
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS calls it unlimited and takes only less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    raise_file_limit()
     try:
         uvloop.run(_until_signal(start()))
     except* faults as group:

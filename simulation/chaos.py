@@ -17,6 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
+from bus.runner import raise_file_limit
 from client import Client, EngineRole, MatchbusError, OrderStatus
 from client.cli.output import print_sheets
 from client.cli.sheets import counted
@@ -94,6 +95,7 @@ async def chaos(settings: ChaosSettings, console: Console) -> ChaosOutcome:
     """Run it all. Raises `ClusterError` when the market cannot be started."""
     if settings.data is not None and settings.data.exists() and any(settings.data.iterdir()):
         raise ClusterError(f"{settings.data} is not empty: the witness must know all that went in")
+    raise_file_limit()
     faults = schedule(settings.seed, settings.minutes * 60, settings.engines, settings.pace)
     much = f"{counted(len(faults), 'fault')} in {counted(settings.minutes, 'minute')}"
     console.print(f"seed {settings.seed}: {much}")
@@ -145,7 +147,7 @@ async def _enter(settings: ChaosSettings, cluster: Cluster, stack: contextlib.As
     loaders: list[Loader] = []
     middles: Middles | None = None
     for number in range(settings.clients * settings.engines):
-        name = f"chaos-{settings.seed}-{number + 1}"
+        name = f"chaos-{number + 1}"
         client = await stack.enter_async_context(
             Client.connect(
                 cluster.exchange.address,
@@ -157,7 +159,7 @@ async def _enter(settings: ChaosSettings, cluster: Cluster, stack: contextlib.As
             )
         )
         middles = middles or Middles(sorted(client.instruments)[: settings.symbols], settings.seed)
-        loaders.append(Loader(client, ClientLog(name, client.engine), middles, acks))
+        loaders.append(Loader(client, ClientLog(name, client.engine), middles, acks, settings.seed))
     return loaders
 
 

@@ -43,10 +43,7 @@ class Check:
 
 @dataclass(slots=True)
 class _Order:
-    client: str
-    client_order_id: str
-    side: int
-    symbol: str
+    accepted: ReportedOrder
     limit: int
     total: int
     cumulative: int = 0
@@ -72,10 +69,7 @@ class Tally:
                 if report.order_id in self._orders:
                     self.quantity.violations.append(f"order {report.order_id} was accepted twice")
                 self._orders[report.order_id] = _Order(
-                    client=report.client,
-                    client_order_id=report.client_order_id,
-                    side=report.side,
-                    symbol=report.symbol,
+                    accepted=report,
                     limit=0 if report.type == OrderType.MARKET else report.price,
                     total=report.quantity,
                     leaves=report.quantity,
@@ -100,10 +94,11 @@ class Tally:
         order = self._known(fill.order_id, "filled")
         if order is None:
             return
-        if (fill.client, fill.symbol, fill.side) != (order.client, order.symbol, order.side):
+        accepted = order.accepted
+        if (fill.client, fill.symbol, fill.side) != (accepted.client, accepted.symbol, accepted.side):
             self.quantity.violations.append(
-                f"order {fill.order_id} of {order.client}, {Side(order.side).name} {order.symbol}, was filled"
-                f" for {fill.client}, side {fill.side}, {fill.symbol}"
+                f"order {fill.order_id} of {accepted.client}, {Side(accepted.side).name} {accepted.symbol}, "
+                f"was filled for {fill.client}, side {fill.side}, {fill.symbol}"
             )
         order.cumulative += fill.quantity
         order.leaves = fill.leaves
@@ -114,7 +109,7 @@ class Tally:
             )
         self._balance(fill.order_id, order)
         self.limits.checked += 1
-        beyond = fill.price > order.limit if order.side == Side.BUY else fill.price < order.limit
+        beyond = fill.price > order.limit if accepted.side == Side.BUY else fill.price < order.limit
         if order.limit and beyond:
             self.limits.violations.append(
                 f"order {fill.order_id} with limit {order.limit} traded at {fill.price}"
@@ -142,15 +137,15 @@ class Tally:
                 totals[client, fill.symbol] += fill.quantity if fill.side == Side.BUY else -fill.quantity
         return dict(totals)
 
-    def acknowledged(self, told: Mapping[str, Mapping[int, str]]) -> Check:
-        """Each client's orders that it was told are in the market, as {id: client order id}, are reported."""
+    def acknowledged(self, sent: Iterable[ReportedOrder]) -> Check:
+        """The orders that clients were told are in the market are reported, each as its client sent it."""
         check = Check("every acknowledged order is reported")
-        for client, orders in sorted(told.items()):
-            check.checked += len(orders)
-            for order_id, client_order_id in orders.items():
-                order = self._orders.get(order_id)
-                if order is None or (order.client, order.client_order_id) != (client, client_order_id):
-                    check.violations.append(f"{client}: order {order_id}, {client_order_id}, is not reported")
+        for order in sent:
+            check.checked += 1
+            known = self._orders.get(order.order_id)
+            if known is None or known.accepted != order:
+                reported = known and known.accepted
+                check.violations.append(f"{order} was acknowledged, {reported} is reported")
         return check
 
     def open_orders(self, told: Mapping[str, Mapping[int, int]]) -> Check:
@@ -158,8 +153,9 @@ class Tally:
         check = Check("open orders are as the reports leave them")
         due: dict[str, dict[int, int]] = {client: {} for client in told}
         for order_id, order in self._orders.items():
-            if order.leaves and order.client in due:
-                due[order.client][order_id] = order.leaves
+            client = order.accepted.client
+            if order.leaves and client in due:
+                due[client][order_id] = order.leaves
         for client, left in sorted(told.items()):
             check.checked += len(due[client])
             for order_id in sorted(due[client].keys() | left.keys()):
@@ -208,14 +204,17 @@ class Tally:
                 check.violations.append(f"{client}: fill {wrong} has sequence {fills[wrong - 1].sequence}")
         return check
 
-    def received(self, received: Mapping[str, Sequence[tuple[int, int]]]) -> Check:
-        """What each client got by GetFills, as (sequence, execution id), is what the reports hold."""
+    def received(self, received: Mapping[str, list[ReportedFill]]) -> Check:
+        """What each client got by GetFills is what the reports hold, fill by fill."""
         check = Check("clients received exactly their fills")
         for client, got in sorted(received.items()):
-            reported = [(fill.sequence, fill.execution_id) for fill in self.fills.get(client, [])]
+            reported = self.fills.get(client, [])
             check.checked += len(reported)
-            if list(got) != reported:
-                check.violations.append(f"{client} received {len(got)} fills, {len(reported)} were reported")
+            if got != reported:
+                check.violations.append(
+                    f"{client} received {len(got)} fills, {len(reported)} were reported, "
+                    f"alike to {first_other(got, reported)}"
+                )
         return check
 
     def same_positions(self, told: Mapping[tuple[str, str], int]) -> Check:
@@ -233,6 +232,12 @@ class Tally:
                     f"the fills {by_fills.get(key, 0)}"
                 )
         return check
+
+
+def first_other(told: Sequence[ReportedFill], due: Sequence[ReportedFill]) -> int | str:
+    """Which fill of two histories is the first that differs, or that they are alike to the end of one."""
+    pairs = zip(told, due, strict=False)
+    return next((number for number, pair in enumerate(pairs, 1) if pair[0] != pair[1]), "the end")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from bus.connection import connect
 from bus.messages import EngineEntry
 from bus.metrics import targets_file
 from bus.registry import Bucket
+from bus.runner import host_and_port
 from bus.server import NatsServer, ServerError, make_nodes
 from bus.stream import StreamError
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
@@ -258,7 +259,7 @@ class Cluster:
         environment = {**os.environ, "PASSWORD": self.password}
 
         def member(name: str, module: str, *arguments: str) -> Member:
-            address = f"{self.host}:{next(ports)}"
+            address = host_and_port(self.host, next(ports))
             metrics = f"{LOOPBACK}:{next(ports)}" if self._telemetry.metrics else ""
             nats_url = self._nats_url_of(name, self.nats_url)
             return Member(

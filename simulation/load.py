@@ -1,8 +1,8 @@
 """Clients that trade as fast as they are told and write down everything they do and hear.
 
 A command that gets no answer within the library's deadline is given again under the same id until there is
-one, as a careful client would. Each order is cancelled at most once and replaced at most once, so that a
-command is named by its kind and its order.
+one, as a careful client would. Each order is cancelled at most once and replaced at most once, so that no two
+commands are alike.
 """
 
 import asyncio
@@ -20,8 +20,17 @@ from typing import Final
 from bus.messages import ReportedFill
 from client import Client, Fill, MatchbusError, OrderResult, Unavailable
 from client.results import Position
-from client.terms import LIQUIDITIES, REJECT_REASONS, SIDE_NUMBERS, STATUSES
+from client.terms import (
+    LIQUIDITIES,
+    ORDER_TYPE_NUMBERS,
+    REJECT_REASONS,
+    SELF_TRADE_PREVENTION_NUMBERS,
+    SIDE_NUMBERS,
+    STATUSES,
+    TIME_IN_FORCE_NUMBERS,
+)
 from client.units import Instrument
+from engine.commands import CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from simulation.witness import ClientLog, StillOpen, Told
 
 TICK_S: Final = 0.01
@@ -105,7 +114,9 @@ class Acknowledgements:
 class Loader:
     """One client under load."""
 
-    def __init__(self, client: Client, log: ClientLog, middles: Middles, acks: Acknowledgements) -> None:
+    def __init__(
+        self, client: Client, log: ClientLog, middles: Middles, acks: Acknowledgements, seed: int
+    ) -> None:
         self.client = client
         self.log = log
         self.unavailable = 0
@@ -113,7 +124,7 @@ class Loader:
         self.outstanding = 0
         self.middles = middles
         self.acks = acks
-        self._chance = random.Random(f"{log.name} flow")
+        self._chance = random.Random(f"{seed} {log.name} flow")
         self._live: dict[str, str] = {}
         self._replaced: set[str] = set()
         self._names = 0
@@ -202,16 +213,22 @@ class Loader:
         name = f"o{self._names}"
         (form,) = chance.choices(FORMS, FORM_WEIGHTS)
         is_market = form.type == "market"
-        price = None if is_market else instrument.price(self._price(symbol, side))
+        price = 0 if is_market else self._price(symbol, side)
         prevention = chance.choice(PREVENTIONS)
-        quantity = instrument.quantity(chance.randint(1, _LARGEST_ORDER))
+        quantity = chance.randint(1, _LARGEST_ORDER)
         result = await self._insist(
-            Told("new", name, time.monotonic_ns()),
+            NewOrder(
+                *(self.log.name, name, symbol, SIDE_NUMBERS[side], ORDER_TYPE_NUMBERS[form.type]),
+                *(TIME_IN_FORCE_NUMBERS[form.time_in_force], price, quantity),
+                post_only=form.post_only,
+                self_trade_prevention=SELF_TRADE_PREVENTION_NUMBERS[prevention],
+                do_not_route=form.do_not_route,
+            ),
             lambda: self.client.submit(
                 symbol,
                 side,
-                quantity,
-                price,
+                instrument.quantity(quantity),
+                None if is_market else instrument.price(price),
                 type=form.type,
                 time_in_force=form.time_in_force,
                 post_only=form.post_only,
@@ -234,7 +251,7 @@ class Loader:
         name = self._chance.choice(tuple(self._live))
         instrument = self.client.instruments[self._live.pop(name)]
         await self._insist(
-            Told("cancel", name, time.monotonic_ns()),
+            CancelOrder(self.log.name, 0, name),
             lambda: self.client.cancel(client_order_id=name),
             instrument,
         )
@@ -248,18 +265,21 @@ class Loader:
         self._replaced.add(name)
         symbol = self._live[name]
         instrument = self.client.instruments[symbol]
-        price = instrument.price(self._price(symbol, self._chance.choice(("buy", "sell"))))
-        quantity = instrument.quantity(self._chance.randint(1, 2 * _LARGEST_ORDER))
+        price = self._price(symbol, self._chance.choice(("buy", "sell")))
+        quantity = self._chance.randint(1, 2 * _LARGEST_ORDER)
         await self._insist(
-            Told("replace", name, time.monotonic_ns()),
-            lambda: self.client.replace(client_order_id=name, price=price, quantity=quantity),
+            ReplaceOrder(self.log.name, 0, name, price, quantity),
+            lambda: self.client.replace(
+                client_order_id=name, price=instrument.price(price), quantity=instrument.quantity(quantity)
+            ),
             instrument,
         )
 
     async def _insist(
-        self, told: Told, give: Callable[[], Awaitable[OrderResult]], instrument: Instrument
+        self, command: OrderCommand, give: Callable[[], Awaitable[OrderResult]], instrument: Instrument
     ) -> OrderResult | None:
         """Give a command until it has an answer, and write that down."""
+        told = Told(command, time.monotonic_ns())
         self.log.commands.append(told)
         while True:
             try:
@@ -268,7 +288,7 @@ class Loader:
                 self.unavailable += 1
                 told.given_again = True
             except MatchbusError as error:
-                self.log.errors.append(f"{told.kind} {told.client_order_id}: {error!r}")
+                self.log.errors.append(f"{told.name}: {error!r}")
                 return None
             else:
                 break
@@ -280,6 +300,7 @@ class Loader:
         told.cumulative = instrument.lots(result.cumulative_quantity)
         told.leaves = instrument.lots(result.leaves_quantity)
         told.fills = tuple(as_reported(self.log.name, fill, instrument) for fill in result.fills)
+        told.fills_omitted = result.fills_omitted
         told.duplicate = result.duplicate
         told.inferred = result.state is not None
         return result

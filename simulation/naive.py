@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+import msgspec
+
 from bus.messages import (
     Report,
     ReportedCancel,
@@ -27,6 +29,7 @@ from engine.commands import (
     LegFill,
     LegResult,
     NewOrder,
+    OrderCommand,
     QueryLeg,
     ReplaceOrder,
     TakeLeg,
@@ -128,6 +131,12 @@ class OutLeg:
     fills: tuple[LegFill, ...] | None = None
     back_ns: int = 0
 
+    @property
+    def asked(self) -> tuple[int, int, str, int, int, int]:
+        """What its peer must have been asked: epoch, order, symbol, side, limit, quantity."""
+        request = self.order.request
+        return self.epoch, self.order.id, request.symbol, request.side, self.limit, self.quantity
+
 
 @dataclass(slots=True)
 class Away:
@@ -163,8 +172,8 @@ class NaiveEngine:
         self.engine = engine
         self.epoch = 0
         self.reports: list[Report] = []
-        self.attempts: dict[tuple[str, str, str], list[Attempt]] = {}
-        """By kind of command ("new", "cancel", "replace"), client and client order id."""
+        self.attempts: dict[OrderCommand, list[Attempt]] = {}
+        """By what the client asked: the command without its away quotes, which the engine put there."""
         self.legs: dict[int, OutLeg] = {}
         self.taken: dict[int, TakeLeg] = {}
         """The legs of peers that came here, as they came first."""
@@ -233,20 +242,19 @@ class NaiveEngine:
 
     # -- what clients ask ---------------------------------------------------------------------------
 
-    def _attempt(self, kind: str, client: str, client_order_id: str, outcome: AttemptOutcome) -> Attempt:
+    def _attempt(self, asked: OrderCommand, outcome: AttemptOutcome) -> Attempt:
         attempt = Attempt(self._place, [outcome])
-        self.attempts.setdefault((kind, client, client_order_id), []).append(attempt)
+        self.attempts.setdefault(asked, []).append(attempt)
         return attempt
 
-    def _answer(self, kind: str, order: Order, outcome: AttemptOutcome) -> None:
-        request = order.request
-        attempt = self._attempt(kind, request.client, request.client_order_id, outcome)
+    def _answer(self, asked: OrderCommand, order: Order, outcome: AttemptOutcome) -> None:
+        attempt = self._attempt(asked, outcome)
         if outcome.status == OrderStatus.PENDING:
             order.waiting.append(attempt)
 
-    def _new(self, asked: NewOrder) -> None:
-        request = _without_away(asked)
-        name = (asked.client, asked.client_order_id)
+    def _new(self, command: NewOrder) -> None:
+        request = msgspec.structs.replace(command, away=())
+        name = (request.client, request.client_order_id)
         known = self.orders.get(name)
         if known is not None:
             same = known.request == request
@@ -256,13 +264,13 @@ class NaiveEngine:
                 first = _refusal(RejectReason.DUPLICATE_CLIENT_ORDER_ID)
             elif first.status == OrderStatus.PENDING:
                 first = known.outcome()
-            self._answer("new", known, first)
+            self._answer(request, known, first)
             return
         reason = self._wrong_order(request)
         if reason:
-            self._attempt("new", *name, _refusal(reason))
+            self._attempt(request, _refusal(reason))
             return
-        away = _ranked(asked.away, request.side)
+        away = _ranked(command.away, request.side)
         is_market = request.type == OrderType.MARKET
         worst = self._collar(request, away) if is_market else worth(request.price, request.side)
         order = Order(request, 0, request.price, request.quantity, request.quantity, worst)
@@ -281,7 +289,7 @@ class NaiveEngine:
             else:
                 self._enter(order, away)
             order.first = order.outcome()
-        self._answer("new", order, order.first)
+        self._answer(request, order, order.first)
 
     def _fills_here(self, order: Order, away: list[Away]) -> bool:
         """Whether it trades whole here, past no better quote elsewhere."""
@@ -329,24 +337,24 @@ class NaiveEngine:
     def _cancel_order(self, command: CancelOrder) -> None:
         order = self._find(command)
         if order is None or not order.leaves:
-            self._refuse_absent("cancel", command, order)
+            self._refuse_absent(command, order)
             return
         self._withdraw(order)
-        self._answer("cancel", order, order.outcome())
+        self._answer(command, order, order.outcome())
 
-    def _refuse_absent(self, kind: str, command: CancelOrder | ReplaceOrder, order: Order | None) -> None:
+    def _refuse_absent(self, asked: CancelOrder | ReplaceOrder, order: Order | None) -> None:
         reason = RejectReason.UNKNOWN_ORDER if order is None else RejectReason.ORDER_CLOSED
-        client_order_id = command.client_order_id if order is None else order.request.client_order_id
-        self._attempt(kind, command.client, client_order_id, _refusal(reason))
+        self._attempt(asked, _refusal(reason))
 
     def _replace(self, command: ReplaceOrder) -> None:
+        asked = msgspec.structs.replace(command, away=())
         order = self._find(command)
         if order is None or not order.leaves:
-            self._refuse_absent("replace", command, order)
+            self._refuse_absent(asked, order)
             return
         reason = self._wrong_replace(command, order)
         if reason:
-            self._answer("replace", order, _refusal(reason))
+            self._answer(asked, order, _refusal(reason))
             return
         leaves = command.quantity - order.cumulative
         if leaves > 0 and command.price == order.price and leaves <= order.open:
@@ -362,7 +370,7 @@ class NaiveEngine:
             self._leave_book(order)
             order.quantity, order.open = order.cumulative, 0
             self._report_replaced(order)
-        self._answer("replace", order, order.outcome())
+        self._answer(asked, order, order.outcome())
 
     def _wrong_replace(self, command: ReplaceOrder, order: Order) -> int:
         reason = _wrong_terms(command.price, command.quantity)
@@ -727,11 +735,6 @@ def _worst_here(order: Order, away: list[Away]) -> int:
 
 def _refusal(reason: int) -> AttemptOutcome:
     return AttemptOutcome(OrderStatus.REJECTED, int(reason))
-
-
-def _without_away(asked: NewOrder) -> NewOrder:
-    values = {name: getattr(asked, name) for name in NewOrder.__struct_fields__}
-    return NewOrder(**{**values, "away": ()})
 
 
 def _ranked(quotes: tuple[AwayQuote, ...], side: int) -> list[Away]:

@@ -23,6 +23,7 @@ from matchbus.tracing import add_trace_options
 from rich.console import Console
 
 from bus.logs import add_log_options
+from bus.runner import raise_file_limit
 from client import MatchbusError
 from client.cli.arguments import Parser, not_empty
 from client.cli.failures import Failure, Misuse
@@ -329,7 +330,8 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
 
 
 async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunOutcome:
-    """Simulate while showing how it goes."""
+    """Simulate while showing how it goes. Each client has a log and may have a connection of its own."""
+    raise_file_limit()
     viewing: list[asyncio.Task[None]] = []
 
     def begin(progress: Progress) -> None:

@@ -47,11 +47,11 @@ def claim_ports(
     taken = []
     with contextlib.ExitStack() as held:  # all at once, or one could be given out twice
         for name, port in asked:
-            claimed = held.enter_context(contextlib.closing(_socket()))
+            claimed = held.enter_context(contextlib.closing(_socket(host)))
             _bind(claimed, host, port, name)
             taken.append(claimed.getsockname()[1])
             if metrics:
-                claimed = held.enter_context(contextlib.closing(_socket()))
+                claimed = held.enter_context(contextlib.closing(_socket(LOOPBACK)))
                 _bind(claimed, LOOPBACK, 0, f"the metrics of {name}")
                 taken.append(claimed.getsockname()[1])
     return iter(taken)
@@ -59,15 +59,17 @@ def claim_ports(
 
 def claim_port(host: str, port: int, name: str) -> int:
     """The port if it can be used, a free one where it is 0. Raises `PortTaken`."""
-    with contextlib.closing(socket.socket()) as claimed:
+    with contextlib.closing(_socket(host)) as claimed:
         _bind(claimed, host, port, name)
         return int(claimed.getsockname()[1])
 
 
-def _socket() -> socket.socket:
+def _socket(host: str) -> socket.socket:
     try:
-        return socket.socket()
+        return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:  # a machine without IPv6
+            raise _host_refused(host, error) from error
         raise TooManyFiles(
             f"no more ports can be held open: {error.strerror}. Ask for fewer engines, or raise `ulimit -n`"
         ) from error
@@ -84,10 +86,12 @@ def _bind(claimed: socket.socket, host: str, port: int, name: str) -> None:
         claimed.bind((host, port))
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise HostRefused(
-                f"{host!r} is no address of this machine to listen on: {error.strerror}"
-            ) from error
+            raise _host_refused(host, error) from error
         raise PortTaken(
             f"port {port} on {host}, meant for {name}, cannot be used: {error.strerror}. "
             "Is another market running?"
         ) from error
+
+
+def _host_refused(host: str, error: OSError) -> HostRefused:
+    return HostRefused(f"{host!r} is no address of this machine to listen on: {error.strerror}")

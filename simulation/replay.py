@@ -90,7 +90,7 @@ class ReplayOutcome:
 
     comparison: Comparison
     one_sided: int
-    """Trades whose other side is not told: of another client's order, or lost."""
+    """Trades without two equal sides: the other is of another client's order, lost, or told otherwise."""
     commands: int
     elapsed_s: float
     statuses: Counter[str]
@@ -179,21 +179,18 @@ def command_of(instruction: Instruction) -> pb.Command:
 
 
 def trades_of(fills: Sequence[pb.Fill]) -> tuple[list[Trade], int]:
-    """The trades that fills of all owners tell of, and how many executions have one side only."""
-    sides: defaultdict[int, dict[int, pb.Fill]] = defaultdict(dict)
+    """The trades that fills of all owners tell of, and how many executions have no two equal sides."""
+    executions: defaultdict[int, list[pb.Fill]] = defaultdict(list)
     for fill in fills:
-        sides[fill.execution_id][fill.side] = fill
-    whole = [pair for pair in sides.values() if len(pair) == 2]  # noqa: PLR2004 -- a buyer and a seller
-    trades = [
-        Trade(
-            buy_order=pair[pb.SIDE_BUY].client_order_id,
-            sell_order=pair[pb.SIDE_SELL].client_order_id,
-            price=pair[pb.SIDE_BUY].price,
-            quantity=pair[pb.SIDE_BUY].quantity,
-        )
-        for pair in whole
-    ]
-    return trades, len(sides) - len(whole)
+        executions[fill.execution_id].append(fill)
+    trades = []
+    for sides in executions.values():
+        sides.sort(key=lambda fill: fill.side)
+        equal = len({(fill.price, fill.quantity) for fill in sides}) == 1
+        if equal and [fill.side for fill in sides] == [pb.SIDE_BUY, pb.SIDE_SELL]:
+            buy, sell = sides
+            trades.append(Trade(buy.client_order_id, sell.client_order_id, buy.price, buy.quantity))
+    return trades, len(executions) - len(trades)
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
         "trades matched": f"{comparison.matched} of {wanted}",
         "trades missed": str(len(comparison.missed)),
         "trades extra": str(len(comparison.extra)),
-        "trades with one side only": str(outcome.one_sided),
+        "trades without two equal sides": str(outcome.one_sided),
         f"volume matched ({SYMBOL.partition('-')[0]})": (
             f"{comparison.matched_volume * LOT_SIZE:f} of {comparison.expected_volume * LOT_SIZE:f}"
         ),

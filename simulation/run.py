@@ -6,6 +6,7 @@ Deciding is in `agents`, carrying in `trader.py`, judging in `checks.py`; here t
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -30,6 +31,7 @@ from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
 from simulation.fundamental import Fundamental
+from simulation.load import as_reported
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
 from simulation.trader import Trader
@@ -43,6 +45,11 @@ SETTLE_DEADLINE_S: Final = 10.0
 LAST_FILLS: Final = 12
 
 _SETTLE_POLL_S: Final = 0.1
+_SILENT: Final = logging.CRITICAL + 1
+
+_log: Final = logging.getLogger(__name__)
+_client_logs: Final = logging.getLogger("simulation.client")
+"""Above the loggers of all clients, which have their level from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
         raise ValueError("the exchange lists no instruments")
     market = MarketWatch(exchange)
     progress = Progress(market, [], symbols, asyncio.get_running_loop().time(), plan)
+    _client_logs.setLevel(logging.INFO)
     cast = plan.players or players(usual_mix(plan.clients, plan.frequency, only=plan.only), plan.seed)
     for name, player in cast.items():
         log = stack.enter_context(_client_log(name, plan.log_dir))
@@ -291,11 +299,13 @@ async def _settle(progress: Progress, tally: Tally | None) -> tuple[list[Check],
         quotes = {symbol: progress.market.quotes(symbol) for symbol in progress.symbols}
         checks = [uncrossed(quotes), *_own_checks(progress.traders, positions)]
         if tally is not None:
+            instruments = progress.traders[0].client.instruments
             received = {
-                t.name: [(fill.sequence, fill.execution_id) for fill in t.fills] for t in progress.traders
+                t.name: [as_reported(t.name, fill, instruments[fill.symbol]) for fill in t.fills]
+                for t in progress.traders
             }
             checks += [
-                tally.acknowledged({trader.name: trader.acknowledged for trader in progress.traders}),
+                tally.acknowledged(order for t in progress.traders for order in t.acknowledged.values()),
                 tally.open_orders(await _open_orders(progress.traders)),
                 *(tally.quantity, tally.limits, tally.trades(), tally.zero_sum(), tally.gap_free()),
                 *(tally.received(received), tally.same_positions(positions)),
@@ -394,18 +404,35 @@ def _log_positions(traders: list[Trader], positions: dict[tuple[str, str], int])
         logs[name].info("final position in %s: %d lots", symbol, lots)
 
 
+class _LogFile(logging.FileHandler):
+    """A client's log. Once a disk takes no more of one, all clients' logs end, and the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Give up where a line cannot be written; a line that cannot be made is a bug."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        _client_logs.setLevel(_SILENT)
+        _log.error("client logs end here, the run goes on: %s", error.strerror)
+
+    def close(self) -> None:
+        """Let go of the file, whether or not it takes what it did not take before."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def _client_log(name: str, log_dir: Path | None) -> Iterator[logging.Logger]:
     """The client's own logger, writing `client_logs/<name>.log` where a directory is given."""
-    log = logging.getLogger(f"simulation.client.{name}")
-    log.setLevel(logging.INFO)
+    log = _client_logs.getChild(name)
     log.propagate = False
     if log_dir is None:
         yield log
         return
     folder = log_dir / "client_logs"
     folder.mkdir(parents=True, exist_ok=True)
-    writer = logging.FileHandler(folder / f"{name}.log")
+    writer = _LogFile(folder / f"{name}.log")
     log.addHandler(writer)
     writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     try:

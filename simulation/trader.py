@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
 
+from bus.messages import ReportedOrder
 from client import Client, Fill, MatchbusError, OrderResult, Unavailable
 from client.terms import RejectReason
 from engine.terms import OrderType, Side
@@ -43,8 +44,8 @@ class Trader:
     fills: list[Fill] = field(default_factory=list)
     """All of the client's, those of earlier runs too."""
 
-    acknowledged: dict[int, str] = field(default_factory=dict)
-    """The orders that were answered and not refused: the client order id by the order id."""
+    acknowledged: dict[int, ReportedOrder] = field(default_factory=dict)
+    """The orders that were answered and not refused, by order id: what was sent, as it must be reported."""
 
     submitted: int = 0
     cancels: int = 0
@@ -60,6 +61,7 @@ class Trader:
     _order_ids: dict[str, int] = field(default_factory=dict)
     _open: dict[str, OpenOrder] = field(default_factory=dict)
     _closed: set[str] = field(default_factory=set)
+    _traded: dict[str, Decimal] = field(default_factory=dict)
     _positions: Counter[str] = field(default_factory=Counter)
     _last_prices: dict[str, int] = field(default_factory=dict)
 
@@ -169,7 +171,10 @@ class Trader:
         if result.rejected:
             self.refusals[str(result.reject_reason)] += 1
             return
-        self.acknowledged[result.order_id] = result.client_order_id
+        self.acknowledged[result.order_id] = ReportedOrder(
+            *(self.name, result.order_id, result.client_order_id, intent.symbol, intent.side, intent.type),
+            *(intent.time_in_force, 0 if intent.type is OrderType.MARKET else intent.price, intent.quantity),
+        )
         self._order_ids[result.client_order_id] = result.order_id
         if result.status in OPEN and leaves and result.client_order_id not in self._closed:
             self._open[result.client_order_id] = OpenOrder(
@@ -205,7 +210,7 @@ class Trader:
         self.replaces += 1
         instrument = self.client.instruments[order.symbol]
         # The new quantity is a total, so what traded before counts.
-        traded = sum(fill.quantity for fill in self.fills if fill.client_order_id == order.client_order_id)
+        traded = self._traded.get(order.client_order_id, 0)
         price, quantity = instrument.price(intent.price), instrument.quantity(intent.leaves) + traded
         call = self.client.replace(client_order_id=order.client_order_id, price=price, quantity=quantity)
         result = await self._change(intent, call, price, quantity)
@@ -253,6 +258,7 @@ class Trader:
 
     def _close(self, client_order_id: str) -> None:
         self._open.pop(client_order_id, None)
+        self._traded.pop(client_order_id, None)
         self._closed.add(client_order_id)
 
     def _hold(self, fill: Fill) -> None:
@@ -265,6 +271,7 @@ class Trader:
     def _take(self, fill: Fill) -> None:
         self._hold(fill)
         instrument = self.client.instruments[fill.symbol]
+        self._traded[fill.client_order_id] = fill.cumulative_quantity
         if not fill.leaves_quantity:
             self._close(fill.client_order_id)
         elif order := self._open.get(fill.client_order_id):

@@ -14,9 +14,9 @@ import msgspec
 
 from bus.messages import Executions, ReportedFill
 from bus.records import Chain, JournalDamaged
-from engine.commands import Command, EpochStarted, decode
+from engine.commands import Command, EpochStarted, NewOrder, OrderCommand, decode
 from engine.terms import OrderStatus, Side
-from simulation.checks import Check, Tally, uncrossed
+from simulation.checks import Check, Tally, first_other, uncrossed
 from simulation.naive import NaiveEngine
 
 LEG_DEADLINE_NS: Final = 5_000_000_000
@@ -32,12 +32,12 @@ Levels = list[tuple[int, int, int]]
 class Told(msgspec.Struct, gc=False):
     """One command of a client and what it heard. Times are one monotonic clock's; `acked_ns` 0: no answer.
 
+    `command` is as the journal must have it, but for the away quotes, which are the engine's.
     `inferred`: the answer was lost, and the client library found out by asking how the order stands.
     `given_again`: the library gave up at its deadline, and the client gave the command anew.
     """
 
-    kind: str
-    client_order_id: str
+    command: OrderCommand
     sent_ns: int
     acked_ns: int = 0
     order_id: int = 0
@@ -46,9 +46,15 @@ class Told(msgspec.Struct, gc=False):
     cumulative: int = 0
     leaves: int = 0
     fills: tuple[ReportedFill, ...] = ()
+    fills_omitted: int = 0
     duplicate: bool = False
     inferred: bool = False
     given_again: bool = False
+
+    @property
+    def name(self) -> str:
+        """The command, in short."""
+        return f"{type(self.command).__name__} {self.command.client_order_id}"
 
 
 class StillOpen(msgspec.Struct, frozen=True, gc=False):
@@ -170,21 +176,22 @@ def all_answered(clients: Mapping[str, ClientLog]) -> Check:
     check = Check("every command has an answer")
     for log in clients.values():
         check.checked += len(log.commands)
-        check.violations += [
-            f"{log.name}: {told.kind} {told.client_order_id}" for told in log.commands if not told.acked_ns
-        ]
+        check.violations += [f"{log.name}: {told.name}" for told in log.commands if not told.acked_ns]
     return check
 
 
 def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> list[Check]:
-    """Every answered command is in the journal, and its answer is one that the journal gives."""
+    """Every answered command is in the journal, and its answer is one that the journal gives.
+
+    Whether the fills in an answer are the order's, `_told_fills` asks; here they must be all of them.
+    """
     present = Check("every acknowledged command is in the journal")
     outcomes = Check("every acknowledgement says what the journal says")
     for log, told in _answered(evidence):
         present.checked += 1
-        attempts = engines[log.engine].attempts.get((told.kind, log.name, told.client_order_id), [])
+        attempts = engines[log.engine].attempts.get(told.command, [])
         if not attempts:
-            present.violations.append(f"{log.name}: {told.kind} {told.client_order_id} is not there")
+            present.violations.append(f"{told.command} is not there")
             continue
         if told.inferred:
             continue  # the answer itself was lost; the order's end is checked with the others
@@ -193,16 +200,29 @@ def _acknowledged(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> lis
         if told.status == OrderStatus.REJECTED:
             fits = any((one.status, one.reason) == (told.status, told.reason) for one in possible)
         else:
-            said = (told.status, 0, told.order_id, told.cumulative, told.leaves)
+            said = (told.status, told.reason, told.order_id, told.cumulative, told.leaves)
             fits = any(
                 (one.status, one.reason, one.order_id, one.cumulative, one.leaves) == said for one in possible
             )
         if not fits:
             outcomes.violations.append(
-                f"{log.name}: {told.kind} {told.client_order_id} was told status {told.status}, reason "
+                f"{log.name}: {told.name} was told status {told.status}, reason "
                 f"{told.reason}, {told.cumulative} filled, {told.leaves} left; the journal says {possible}"
             )
+        if not _tells_fills(told):
+            outcomes.violations.append(
+                f"{log.name}: {told.name} was told {told.cumulative} filled of order {told.order_id}, "
+                f"by the fills {told.fills}"
+            )
     return [present, outcomes]
+
+
+def _tells_fills(told: Told) -> bool:
+    """Whether the fills in an answer are of its order and, of an order that is new, all that it counts."""
+    if any(fill.order_id != told.order_id for fill in told.fills):
+        return False
+    is_whole = isinstance(told.command, NewOrder) and not told.fills_omitted
+    return not is_whole or sum(fill.quantity for fill in told.fills) == told.cumulative
 
 
 def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Check:
@@ -213,7 +233,7 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
         placed = [
             (told, found[0].place)
             for told in log.commands
-            if told.acked_ns and (found := attempts.get((told.kind, log.name, told.client_order_id)))
+            if told.acked_ns and (found := attempts.get(told.command))
         ]
         by_ack = sorted(placed, key=lambda one: one[0].acked_ns)
         newest, answered = 0, 0
@@ -224,8 +244,8 @@ def _in_real_time(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Che
             check.checked += 1
             if place < newest:
                 check.violations.append(
-                    f"{log.name}: {told.kind} {told.client_order_id} has place {place}, though {newest} was "
-                    "answered before it was sent"
+                    f"{log.name}: {told.name} has place {place}, though {newest} was answered before it "
+                    "was sent"
                 )
     return check
 
@@ -240,14 +260,13 @@ def _in_given_order(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> C
         attempts = engines[log.engine].attempts
         newest = 0
         for told in log.commands:
-            found = attempts.get((told.kind, log.name, told.client_order_id))
+            found = attempts.get(told.command)
             if told.given_again or not found:
                 continue
             check.checked += 1
             if found[0].place < newest:
                 check.violations.append(
-                    f"{log.name}: {told.kind} {told.client_order_id} has place {found[0].place}, "
-                    f"one given before it {newest}"
+                    f"{log.name}: {told.name} has place {found[0].place}, one given before it {newest}"
                 )
             newest = max(newest, found[0].place)
     return check
@@ -269,8 +288,7 @@ def _told_fills(evidence: Evidence) -> Check:
                 check.checked += 1
                 if history.get(fill.sequence) != fill:
                     check.violations.append(
-                        f"{log.name}: {told.client_order_id} was told {fill}, history has "
-                        f"{history.get(fill.sequence)}"
+                        f"{log.name}: {told.name} was told {fill}, history has {history.get(fill.sequence)}"
                     )
     return check
 
@@ -326,10 +344,9 @@ def _histories(evidence: Evidence, tally: Tally) -> Check:
             check.violations.append(f"{log.name}: fill {wrong} is numbered {log.fills[wrong - 1].sequence}")
         reported = tally.fills.get(log.name, [])
         if log.fills != reported:
-            pairs = zip(log.fills, reported, strict=False)
-            first = next((n for n, (told, due) in enumerate(pairs, 1) if told != due), "the end")
             check.violations.append(
-                f"{log.name}: {len(log.fills)} fills by GetFills, {len(reported)} reported, alike to {first}"
+                f"{log.name}: {len(log.fills)} fills by GetFills, {len(reported)} reported, "
+                f"alike to {first_other(log.fills, reported)}"
             )
     return check
 
@@ -357,8 +374,8 @@ def _legs(engines: Mapping[int, NaiveEngine]) -> Check:
     for number, receiver in engines.items():
         for leg_id, taken in receiver.taken.items():
             sent = sent_legs.get(leg_id)
-            asked = (taken.peer_epoch, taken.order_id, taken.limit, taken.quantity)
-            if sent is None or (sent.epoch, sent.order.id, sent.limit, sent.quantity) != asked:
+            came = (taken.peer_epoch, taken.order_id, taken.symbol, taken.side, taken.limit, taken.quantity)
+            if sent is None or came != sent.asked:
                 check.violations.append(f"leg {leg_id} came to E{number} as {taken}, which nobody sent")
     return check
 
@@ -380,12 +397,15 @@ def _open_orders(evidence: Evidence, engines: Mapping[int, NaiveEngine]) -> Chec
     check = Check("open orders are as the journal leaves them")
     for log in evidence.clients.values():
         due = {
-            order.id: (order.status, order.price, order.quantity, order.cumulative, order.leaves)
-            for (client, _), order in engines[log.engine].orders.items()
+            order.id: (name, order.status, order.price, order.quantity, order.cumulative, order.leaves)
+            for (client, name), order in engines[log.engine].orders.items()
             if client == log.name and order.leaves
         }
         told = {
-            order.order_id: (order.status, order.price, order.quantity, order.cumulative, order.leaves)
+            order.order_id: (
+                *(order.client_order_id, order.status, order.price, order.quantity),
+                *(order.cumulative, order.leaves),
+            )
             for order in log.open_orders
         }
         check.checked += len(due)

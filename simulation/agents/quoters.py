@@ -1,5 +1,6 @@
 """Agents that rest orders: the random trader and the market maker. Pure."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ class RandomGroup(Group, frozen=True, tag="random"):
     ioc_share: Share = 0.1
 
     def __post_init__(self) -> None:
-        if self.cancel_share + self.replace_share + self.market_share + self.ioc_share > 1:
+        # Exactly, for a sum of floats that are shares of a whole may come out as a little more than 1.
+        if math.fsum((self.cancel_share, self.replace_share, self.market_share, self.ioc_share)) > 1:
             raise ValueError(
                 "cancel_share, replace_share, market_share and ioc_share add up to more than 1: lower one"
             )

@@ -159,13 +159,15 @@ def test_instructions_become_commands() -> None:
 
 
 def test_trades_are_joined_from_both_sides() -> None:
-    """Two fills of one execution are one trade; a fill without its other side is counted apart."""
-    fills = [
-        pb.Fill(execution_id=1, client_order_id="b", side=pb.SIDE_BUY, price=100, quantity=2),
-        pb.Fill(execution_id=1, client_order_id="s", side=pb.SIDE_SELL, price=100, quantity=2),
-        pb.Fill(execution_id=2, client_order_id="b", side=pb.SIDE_BUY, price=100, quantity=1),
-    ]
-    assert trades_of(fills) == ([Trade("b", "s", 100, 2)], 1)
+    """A buyer's and a seller's fill of one execution are a trade; other executions are counted apart."""
+    buy = pb.Fill(execution_id=1, client_order_id="b", side=pb.SIDE_BUY, price=100, quantity=2)
+    sell = pb.Fill(execution_id=1, client_order_id="s", side=pb.SIDE_SELL, price=100, quantity=2)
+    dearer = pb.Fill(execution_id=1, client_order_id="s", side=pb.SIDE_SELL, price=101, quantity=2)
+    larger = pb.Fill(execution_id=1, client_order_id="s", side=pb.SIDE_SELL, price=100, quantity=3)
+    alone = pb.Fill(execution_id=2, client_order_id="b", side=pb.SIDE_BUY, price=100, quantity=1)
+    assert trades_of([sell, buy, alone]) == ([Trade("b", "s", 100, 2)], 1)
+    for wrong in ([buy, buy], [buy, dearer], [buy, larger], [buy, sell, sell]):
+        assert trades_of(wrong) == ([], 1)
 
 
 def test_orders_are_dealt_round_robin() -> None:

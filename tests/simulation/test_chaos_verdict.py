@@ -56,7 +56,7 @@ async def empty_book(symbol: str) -> Book:
 def loader(**methods: object) -> Loader:
     """A client with these methods."""
     client: Any = SimpleNamespace(instruments={"AAPL": INSTRUMENT}, **methods)
-    return Loader(client, ClientLog("ann", 1), Middles(["AAPL"], 1), Acknowledgements())
+    return Loader(client, ClientLog("ann", 1), Middles(["AAPL"], 1), Acknowledgements(), 1)
 
 
 def test_an_engine_that_never_serves_again_is_a_violation(

@@ -155,18 +155,31 @@ def test_gap_and_repeat_are_found() -> None:
 def test_received_fills_are_compared() -> None:
     """A client that received less, more or other fills than were reported violates."""
     made = tally(*trade_of_five())
-    assert made.received({"bob": [(1, 1)]}).holds
+    got = fill("bob", E1 + 2, Side.BUY, 5)
+    assert made.received({"bob": [got]}).holds
     assert not made.received({"bob": []}).holds
-    assert not made.received({"bob": [(1, 2)]}).holds
-    assert not made.received({"eve": [(1, 1)]}).holds
+    assert not made.received({"eve": [got]}).holds
+    for name in ReportedFill.__struct_fields__:
+        other = msgspec.structs.replace(got, **{name: None})
+        assert not made.received({"bob": [other]}).holds, name
 
 
 def test_an_acknowledged_order_must_be_reported() -> None:
-    """As the same client's, under both of its ids; what else is reported may have had no answer."""
-    made = tally(*trade_of_five())
-    assert made.acknowledged({"ann": {E1 + 1: f"id-{E1 + 1}"}, "bob": {}}).holds
-    for lost in ({E1 + 3: "id"}, {E1 + 1: "id"}, {E1 + 2: f"id-{E1 + 2}"}):
-        assert len(made.acknowledged({"ann": lost}).violations) == 1
+    """Under both of its ids and as it was sent; what else is reported may have had no answer."""
+    made = tally(*trade_of_five(), ReportedReplace("ann", E1 + 1, f"id-{E1 + 1}", 101, 7))
+    sent = order("ann", E1 + 1, Side.SELL, 8)
+    assert made.acknowledged([sent]).holds
+    fields: dict[str, object] = {
+        "order_id": E1 + 3,
+        "client": "bob",
+        "client_order_id": "id",
+        "symbol": "MSFT",
+    }
+    fields |= {"side": Side.BUY, "type": 2, "time_in_force": 2, "price": 101, "quantity": 7}
+    assert fields.keys() == set(ReportedOrder.__struct_fields__)
+    for name, value in fields.items():
+        other = msgspec.structs.replace(sent, **{name: value})
+        assert len(made.acknowledged([other]).violations) == 1, name
 
 
 def test_open_orders_are_compared() -> None:

@@ -203,7 +203,7 @@ def test_they_agree_on_a_repeat_of_what_is_under_way() -> None:
     world.apply(1, order)
     world.apply(1, CancelOrder("ann", 0, "ann"))
     again = answered(world.apply(1, order))
-    (outcome,) = naive_of(1, world.nodes[1]).attempts["new", "ann", "ann"][-1].outcomes
+    (outcome,) = naive_of(1, world.nodes[1]).attempts[msgspec.structs.replace(order, away=())][-1].outcomes
     assert (outcome.status, outcome.leaves) == (again.status, again.leaves) == (OrderStatus.PENDING, 5)
 
 

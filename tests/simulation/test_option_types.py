@@ -132,7 +132,7 @@ def test_the_scripts_take_no_arguments(script: str) -> None:
     assert refused.stderr.endswith("unrecognized arguments: 3\n")
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "2001:db8::1"])
 def test_a_host_of_the_environment_that_is_not_ours_is_named(
     host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +143,7 @@ def test_a_host_of_the_environment_that_is_not_ours_is_named(
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"IP_ADDR in the environment: {host!r} is no address of this machine")
     assert "another market" not in said
+    assert "for hostname" not in said  # as if it had to be an IPv4 address
 
 
 def test_an_unknown_subcommand_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from matchbus.program import INTERRUPTED
 from rich.console import Console
 
-from bus.messages import ReportedCancel
+from bus.messages import ReportedCancel, ReportedOrder
 from client import Client, Fill, Unavailable
 from client.terms import Liquidity, Side
 from client.units import Instrument
@@ -105,7 +106,7 @@ def fill_of(order_id: int, side: Side, contra_order_id: int, cumulative: int = 5
     return Fill(1, 9, order_id, str(order_id), *terms, 1, 1, Decimal(0), contra_order_id)
 
 
-def trader_with(name: str, acknowledged: dict[int, str], *fills: Fill) -> Trader:
+def trader_with(name: str, acknowledged: set[int], *fills: Fill) -> Trader:
     """A client that one order is open of, with two of three lots left and none filled or cancelled."""
     order = SimpleNamespace(
         order_id=3, quantity=Decimal(3), leaves_quantity=Decimal(2), cancelled_quantity=Decimal(0)
@@ -119,15 +120,15 @@ def trader_with(name: str, acknowledged: dict[int, str], *fills: Fill) -> Trader
 
 def test_a_side_that_was_lost_between_clients_is_a_violation() -> None:
     """The seller of one trade heard nothing and holds what it held; a trade with a stranger is none of it."""
-    buyer = trader_with("b", {1: "1"}, fill_of(1, Side.BUY, contra_order_id=2))
-    check = run.check_zero_sum([buyer, trader_with("s", {2: "2"})], {("b", "AAPL"): 5, ("s", "AAPL"): 0})
+    buyer = trader_with("b", {1}, fill_of(1, Side.BUY, contra_order_id=2))
+    check = run.check_zero_sum([buyer, trader_with("s", {2})], {("b", "AAPL"): 5, ("s", "AAPL"): 0})
     assert check.violations == ["AAPL: positions add up to 5 lots too many"]
-    assert run.check_zero_sum([buyer, trader_with("s", {})], {("b", "AAPL"): 5}).holds
+    assert run.check_zero_sum([buyer, trader_with("s", set())], {("b", "AAPL"): 5}).holds
 
 
 async def test_quantities_that_do_not_add_up_are_violations() -> None:
     """A fill that counts more than there were, and an open order that lacks a lot."""
-    check = await run.check_quantity([trader_with("b", {}, fill_of(1, Side.BUY, 2, cumulative=6))])
+    check = await run.check_quantity([trader_with("b", set(), fill_of(1, Side.BUY, 2, cumulative=6))])
     assert check.violations == [
         "b: fill 1 says 6 filled of order 1, its fills add up to 5",
         "b: order 3: 0 filled + 2 left + 0 cancelled is not 3",
@@ -153,7 +154,7 @@ async def test_what_the_venue_cancels_by_itself_is_recorded() -> None:
     )
     started = asyncio.get_running_loop().time()
     plan = Plan(exchange="", recording=recording)
-    progress = Progress(cast("MarketWatch", None), [trader_with("c", {})], ["AAPL"], started, plan)
+    progress = Progress(cast("MarketWatch", None), [trader_with("c", set())], ["AAPL"], started, plan)
     for order in statuses:
         progress.note_cancel(ReportedCancel("c", order, "id", "AAPL", 5, 0))
     cancelled = [change for change in recording.all_changes() if change.change == VENUE_CANCEL]
@@ -164,9 +165,10 @@ async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after an engine that answered too early died: no book, fill or position lacks anything."""
+    lost = ReportedOrder("ann", 7, "lost", "AAPL", 1, 1, 1, 100, 5)
 
     async def lose(progress: Progress) -> None:
-        progress.traders[0].acknowledged[7] = "lost"
+        progress.traders[0].acknowledged[7] = lost
 
     monkeypatch.setattr(run, "SETTLE_DEADLINE_S", 1.0)
     async with Cluster(engines=1, data_dir=tmp_path) as cluster:
@@ -177,8 +179,7 @@ async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(
     checks = {check.name: check for check in outcome.checks}
     reported = checks["every acknowledged order is reported"]
     assert reported.checked > 1
-    name = outcome.traders[0].name
-    assert f"{name}: order 7, lost, is not reported" in reported.violations
+    assert f"{lost} was acknowledged, None is reported" in reported.violations
     assert checks["open orders are as the reports leave them"].checked > 0
 
 
@@ -205,6 +206,27 @@ async def test_commands_end_by_themselves(arguments: list[str], expected: str, t
     assert expected in output.decode()
 
 
+async def test_logs_without_room_are_told_in_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where one cannot be written all end, and the run goes on to its verdict without a traceback."""
+    folder = tmp_path / "logs" / "client_logs"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        (folder / f"random-{number}.log").symlink_to("/dev/full")
+    async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
+        plan = Plan(
+            cluster.exchange.address, clients=3, only="random", duration_s=1.0, log_dir=tmp_path / "logs"
+        )
+        outcome = await simulate(plan)
+    assert outcome.holds
+    assert outcome.fills.total > 0
+    told = [record.getMessage() for record in caplog.records if record.name == run.__name__]
+    assert told == ["client logs end here, the run goes on: No space left on device"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (folder / "random-3.log").read_text()
+
+
 async def test_a_view_without_room_is_told_in_a_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -224,6 +246,23 @@ async def test_a_view_without_room_is_told_in_a_line(
     (record,) = caplog.records
     assert record.getMessage() == "the view failed, the run went on: No space left on device"
     assert record.exc_info is None
+
+
+async def test_a_run_may_open_as_many_files_as_the_system_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand clients need more than the usual soft limit."""
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    seen = []
+
+    async def look(*_: object) -> None:
+        seen.append(resource.getrlimit(resource.RLIMIT_NOFILE))
+
+    monkeypatch.setattr(operate, "simulate", look)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, most), most))
+    try:
+        await operate.run_with_view(Plan(exchange=""), Console(), headless=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert seen == [(most, most)]
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -118,6 +118,13 @@ def test_a_wrong_value_is_named(text: str, why: str) -> None:
     assert str(refused.value).startswith("file.toml: ")
 
 
+def test_shares_may_add_up_to_the_whole() -> None:
+    """Though as floats these, added one after the other, are more than 1."""
+    text = '[[agents]]\nkind = "random"\n'
+    text += "cancel_share = 0.4\nreplace_share = 0.2\nmarket_share = 0.3\nioc_share = 0.1"
+    assert scenario.parse(text, LISTED).agents
+
+
 def test_freezes_may_overlap() -> None:
     """Those of one engine too: it goes on with the end of the last."""
     text = MAKER + "".join(f'[[faults]]\nkind = "freeze"\nengine = 1\nat_s = {at_s}\n' for at_s in (5, 3))

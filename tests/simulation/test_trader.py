@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from bus.messages import ReportedOrder
 from client import Fill, MatchbusError, OrderResult, Unavailable, terms
 from client.terms import Liquidity, OrderStatus, RejectReason
 from client.units import Instrument
@@ -109,7 +110,7 @@ async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
     log = logging.getLogger("unheard")
     trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
     await trader.trade(asyncio.get_running_loop().time(), 0.2)
-    assert trader.acknowledged == {7: "c"}
+    assert trader.acknowledged == {7: ReportedOrder("c", 7, "c", "AAPL", 1, 1, 1, 100, 5)}
     assert (trader.submitted, trader.refusals.total(), trader.failures) == (3, 1, 1)
 
 
@@ -125,7 +126,7 @@ async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
 async def test_an_order_whose_replace_was_refused_is_there_as_before(
     reason: RejectReason, seen: bool
 ) -> None:
-    """Its agent still sees it, unless that is why it was refused."""
+    """Its agent still sees it, unless that is why it was refused. What had traded counts in the new total."""
     views: list[View] = []
 
     class Replacer:
@@ -146,18 +147,28 @@ async def test_an_order_whose_replace_was_refused_is_there_as_before(
         return OrderResult("a", 7, OrderStatus.REJECTED, reason)
 
     instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
-    client = SimpleNamespace(submit=submit, replace=refuse, instruments=instruments, engine=1)
+
+    async def fills(**_: object) -> AsyncGenerator[Fill, None]:
+        for sequence in (1, 2):
+            trade = ("AAPL", terms.Side.BUY, Decimal(1), Decimal(1), Liquidity.TAKER)
+            yield Fill(sequence, sequence, 7, "a", *trade, Decimal(sequence), Decimal(5), 1, 1, Decimal(0), 8)
+        await asyncio.sleep(60)
+
+    client = SimpleNamespace(submit=submit, replace=refuse, fills=fills, instruments=instruments, engine=1)
     market = SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ())
     player = Player("replacer", Replacer(), Steady(100))
     log = logging.getLogger("unheard")
     trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
     changes: list[SentChange] = []
     trader.on_change = changes.append
+    following = asyncio.create_task(trader.follow())
+    await until(lambda: len(trader.fills) > 1)
     trading = asyncio.create_task(trader.trade(asyncio.get_running_loop().time(), 60.0))
     await until(lambda: len(views) > 2)
+    following.cancel()
     trading.cancel()
     assert trader.replaces == 1
     (change,) = changes
     assert (change.change, change.order_id, change.reason) == ("replace", 7, str(reason))
-    assert (change.price, change.quantity) == (Decimal("1.01"), Decimal(5))
+    assert (change.price, change.quantity) == (Decimal("1.01"), Decimal(5 + 2))
     assert [order.price for order in views[2].open_orders] == ([100] if seen else [])

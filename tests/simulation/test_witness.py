@@ -45,21 +45,27 @@ def journal(engine: int, batches: list[Batch]) -> list[bytes]:
 
 LEG = TakeLeg(E2 + 1, 2, 1, E2 + 1, "AAPL", 1, 100, 5, E2 + 1)
 LISTED = AddInstrument("AAPL", "0.01", "1")
+A1, A2, A3 = (
+    NewOrder("ann", name, "AAPL", 2, 1, 1, price, quantity)
+    for name, price, quantity in (("a1", 100, 5), ("a2", 105, 4), ("a3", 107, 2))
+)
+A2_CANCELLED = CancelOrder("ann", 0, "a2")
+B1 = NewOrder("bob", "b1", "AAPL", 1, 1, 1, 100, 8)
 HOME: list[Batch] = [
     (1, [EpochStarted(1), LISTED]),
-    (1, [NewOrder("ann", "a1", "AAPL", 2, 1, 1, 100, 5)]),
+    (1, [A1]),
     (1, [LEG]),
-    (1, [NewOrder("ann", "a2", "AAPL", 2, 1, 1, 105, 4)]),
+    (1, [A2]),
     (2, [EpochStarted(2)]),
-    (2, [NewOrder("ann", "a2", "AAPL", 2, 1, 1, 105, 4)]),
-    (2, [CancelOrder("ann", 0, "a2")]),
-    (2, [CancelOrder("ann", 0, "a2"), NewOrder("ann", "a3", "AAPL", 2, 1, 1, 107, 2)]),
+    (2, [A2]),
+    (2, [A2_CANCELLED]),
+    (2, [A2_CANCELLED, A3]),
 ]
 """Engine 1: Ann sells 5 to a leg; then an order of hers is given twice and cancelled twice around a crash."""
 
 AWAY: list[Batch] = [
     (1, [EpochStarted(1), LISTED]),
-    (1, [NewOrder("bob", "b1", "AAPL", 1, 1, 1, 100, 8, away=(AwayQuote(1, 1, 1, ((100, 5),)),))]),
+    (1, [msgspec.structs.replace(B1, away=(AwayQuote(1, 1, 1, ((100, 5),)),))]),
     (1, [LegResult(E2 + 1, (LegFill(E1 + 1, 100, 5, E1 + 1, 3 * 10**9),))]),
 ]
 """Engine 2: Bob buys 8, five of them by a leg to engine 1, three rest."""
@@ -85,15 +91,15 @@ def good() -> Evidence:
     """All that is left of a good run."""
     ann = ClientLog("ann", 1)
     ann.commands = [
-        Told("new", "a1", 10, 20, E1 + 1, NEW, 0, 0, 5),
-        Told("new", "a2", 30, 50, E1 + 2, NEW, 0, 0, 4, duplicate=True),
-        Told("cancel", "a2", 60, 70, E1 + 2, REJECTED, ORDER_CLOSED),
-        Told("new", "a3", 80, 90, E1 + 3, NEW, 0, 0, 2),
+        Told(A1, 10, 20, E1 + 1, NEW, 0, 0, 5),
+        Told(A2, 30, 50, E1 + 2, NEW, 0, 0, 4, duplicate=True),
+        Told(A2_CANCELLED, 60, 70, E1 + 2, REJECTED, ORDER_CLOSED),
+        Told(A3, 80, 90, E1 + 3, NEW, 0, 0, 2),
     ]
     ann.followed, ann.fills = [ANN], [ANN]
     ann.open_orders = [StillOpen(E1 + 3, "a3", NEW, 107, 2, 0, 2, 0)]
     bob = ClientLog("bob", 2)
-    bob.commands = [Told("new", "b1", 15, 25, E2 + 1, 2, 0, 5, 3, (BOB,))]
+    bob.commands = [Told(B1, 15, 25, E2 + 1, 2, 0, 5, 3, (BOB,))]
     bob.followed, bob.fills = [BOB], [BOB]
     bob.open_orders = [StillOpen(E2 + 1, "b1", 2, 100, 8, 5, 3, 0)]
     return Evidence(
@@ -126,7 +132,13 @@ def change(fill: ReportedFill, **fields: object) -> ReportedFill:
 
 def lost_ack(evidence: Evidence) -> None:
     """Ann was told that an order rests of which no journal knows."""
-    evidence.clients["ann"].commands.append(Told("new", "a9", 95, 99, E1 + 9, NEW, 0, 0, 1))
+    lost = msgspec.structs.replace(A1, client_order_id="a9")
+    evidence.clients["ann"].commands.append(Told(lost, 95, 99, E1 + 9, NEW, 0, 0, 1))
+
+
+def other_content(evidence: Evidence) -> None:
+    """What stands in the journal as Ann's a3 is for another quantity than she sent."""
+    evidence.clients["ann"].commands[3].command = msgspec.structs.replace(A3, quantity=1)
 
 
 def lost_tail(evidence: Evidence) -> None:
@@ -142,6 +154,21 @@ def wrong_outcome(evidence: Evidence) -> None:
 def cancelled_twice(evidence: Evidence) -> None:
     """Ann was told of a refusal that no attempt had."""
     evidence.clients["ann"].commands[2].reason = 16
+
+
+def accepted_with_a_reason(evidence: Evidence) -> None:
+    """Ann's order rests, and she was told why it was refused."""
+    evidence.clients["ann"].commands[0].reason = ORDER_CLOSED
+
+
+def fills_left_out(evidence: Evidence) -> None:
+    """Bob's answer counts five lots and shows no fill."""
+    evidence.clients["bob"].commands[0].fills = ()
+
+
+def fill_of_another_order(evidence: Evidence) -> None:
+    """The answer to Ann's cancel shows a fill of another order of hers."""
+    evidence.clients["ann"].commands[2].fills = (ANN,)
 
 
 def ack_order_inversion(evidence: Evidence) -> None:
@@ -282,6 +309,22 @@ def leg_never_sent(evidence: Evidence) -> None:
     evidence.journals[1] = journal(1, [*HOME[:2], (1, [more]), *HOME[3:]])
 
 
+def leg_without_a_trade(evidence: Evidence, came: TakeLeg) -> None:
+    """Bob's leg came to engine 1 like this, before anything rested there."""
+    evidence.journals[1] = journal(1, [HOME[0], (1, [came]), HOME[1], *HOME[3:]])
+    evidence.journals[2] = journal(2, [*AWAY[:2], (1, [LegResult(E2 + 1, ())])])
+
+
+def leg_of_the_other_side(evidence: Evidence) -> None:
+    """A leg that was to buy came to sell, and both ends know of no trade."""
+    leg_without_a_trade(evidence, msgspec.structs.replace(LEG, side=2))
+
+
+def leg_in_another_symbol(evidence: Evidence) -> None:
+    """A leg came in another symbol than it was sent in, and both ends know of no trade."""
+    leg_without_a_trade(evidence, msgspec.structs.replace(LEG, symbol="MSFT"))
+
+
 def slow_leg(evidence: Evidence) -> None:
     """The leg's result came long after every engine was up."""
     nothing: list[Batch] = [(1, [LISTED])] * 9
@@ -291,6 +334,12 @@ def slow_leg(evidence: Evidence) -> None:
 def order_lost(evidence: Evidence) -> None:
     """The venue no longer knows an order of Ann's that rests."""
     evidence.clients["ann"].open_orders = []
+
+
+def order_under_another_name(evidence: Evidence) -> None:
+    """The venue tells an open order of Ann's under another client order id."""
+    (order,) = evidence.clients["ann"].open_orders
+    evidence.clients["ann"].open_orders = [msgspec.structs.replace(order, client_order_id="a2")]
 
 
 def order_still_pending(evidence: Evidence) -> None:
@@ -306,8 +355,12 @@ def unexplained_error(evidence: Evidence) -> None:
 
 BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (lost_ack, "every acknowledged command is in the journal"),
+    (other_content, "every acknowledged command is in the journal"),
     (lost_tail, "every acknowledged command is in the journal"),
     (wrong_outcome, "every acknowledgement says what the journal says"),
+    (accepted_with_a_reason, "every acknowledgement says what the journal says"),
+    (fills_left_out, "every acknowledgement says what the journal says"),
+    (fill_of_another_order, "every acknowledgement says what the journal says"),
     (cancelled_twice, "every acknowledgement says what the journal says"),
     (ack_order_inversion, "the journal's order is the order clients saw"),
     (overtaken, "a client's commands stand in the order they were given"),
@@ -335,9 +388,12 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (leg_in_doubt, "every leg has ended, alike on both sides"),
     (leg_lost_at_home, "every leg has ended, alike on both sides"),
     (leg_never_sent, "every leg has ended, alike on both sides"),
+    (leg_of_the_other_side, "every leg has ended, alike on both sides"),
+    (leg_in_another_symbol, "every leg has ended, alike on both sides"),
     (slow_leg, "no leg is in doubt for 5 s once all are up"),
     (order_lost, "open orders are as the journal leaves them"),
     (lost_fill, "open orders are as the journal leaves them"),
+    (order_under_another_name, "open orders are as the journal leaves them"),
     (order_still_pending, "open orders are as the journal leaves them"),
     (unexplained_error, "clients hear nothing worse than to wait"),
 ]
