@@ -125,7 +125,7 @@ def test_a_fault_that_missed_is_told(tmp_path: Path) -> None:
     text = (tmp_path / "index.html").read_text()
     assert "<td>kill E1</td><td>5.0 s</td><td></td><td>2.50 s</td><td></td><td>2.2 s</td>" in text
     assert "<td>restart E1 (missed)</td><td>6.0 s</td><td></td><td></td><td></td><td></td>" in text
-    assert ">restart E1</text>" not in text
+    assert "<title>restart E1</title>" not in text
     struck, missed = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
     assert (struck["missed"], struck["outage_s"], struck["live_s"]) == (False, 2.5, 7.2)
     assert (missed["missed"], missed["outage_s"], missed["live_s"]) == (True, None, None)
