@@ -146,7 +146,6 @@ class StreamReader:
         """Make the consumer."""
         await self.close()  # an earlier call may have been cut off between subscription and consumer
         self._broken = False
-        self._heard = asyncio.get_running_loop().time()
         self._asked = 0
         self._largest = 0  # more than what came before may be what cut us off
         self._consumer_sequence = 0
@@ -195,6 +194,7 @@ class StreamReader:
             reply=self._inbox,
         )
         self._asked = batch
+        self._heard = asyncio.get_running_loop().time()  # what came before may have taken long to work off
 
     async def _received(self, message: Msg) -> None:
         self._heard = asyncio.get_running_loop().time()

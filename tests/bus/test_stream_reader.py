@@ -46,6 +46,18 @@ async def _read(reader: StreamReader, last: int, patience_s: float | None = None
     return [stored.sequence for stored in found]
 
 
+async def test_a_reader_that_took_long_asks_on(nats_connection: Connection, engine: int) -> None:
+    """The server was silent because nothing was asked of it: no new consumer, to which all is sent again."""
+    stream = await _fill(nats_connection, engine, SMALL + 1)
+    reader = StreamReader(nats_connection, stream)
+    await _read(reader, SMALL)
+    consumer = reader._consumer
+    reader._heard -= 10.0
+    assert await _read(reader, SMALL + 1) == [SMALL + 1]
+    assert reader._consumer == consumer
+    await reader.close()
+
+
 @pytest.mark.parametrize("patience_s", [None, 1.0, 0.2])
 async def test_a_message_lost_on_the_way_is_fetched_again(
     nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch, patience_s: float | None
