@@ -29,6 +29,7 @@ _log: Final = logging.getLogger("exchange")
 
 _AWAY: Final = (BucketUnavailable, StreamError, nats.errors.Error)
 REGISTRATION_OUTCOMES: Final = ("registered", "malformed", "wrong_password", "refused", "unavailable")
+_TELL_S: Final = 1.0
 _STORAGE_AWAY: Final = "the exchange cannot reach its storage just now; try again"
 
 
@@ -61,6 +62,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         self._list_engines = list_engines
         self._consolidated_book = consolidated_book
         self._turns = Turns()
+        self._tell_again_s = 0.0
         self.registrations: Counter[str] = Counter()
         """Calls of RegisterClient by outcome, one of `REGISTRATION_OUTCOMES`."""
 
@@ -78,7 +80,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
                 await abort_bad_request(context, field, violation)
         if not directory.same_text(request.password, self._password):
             self.registrations["wrong_password"] += 1
-            _log.warning("refused a registration from %s: wrong password", context.peer())
+            self._tell_wrong_password(context.peer())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
         try:
             registered = await self._registrar.register(
@@ -158,6 +160,14 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             for _, entry in sorted(self._instruments.items())
         ]
 
+    def _tell_wrong_password(self, peer: str) -> None:
+        """One line a second at most: anybody may ask, and the log is on a disk."""
+        now_s = time.monotonic()
+        if now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + _TELL_S
+            so_far = self.registrations["wrong_password"]
+            _log.warning("refused a registration from %s: wrong password (%d so far)", peer, so_far)
+
     async def _check_symbol(self, symbol: str, context: Context) -> None:
         if symbol not in self._instruments:
             await abort_bad_request(context, "symbol", f"{symbol!r:.60} is not in the instrument list")
@@ -168,7 +178,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         try:
             session = await self._sessions.get(token_key(token))
         except _AWAY as fault:
-            _log.warning("cannot look a token up: %r", fault)
+            _log.debug("cannot look a token up: %r", fault)
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STORAGE_AWAY)
         # One too many is stored for a while after it has ended.
         if session is None or self._tokens.has_ended(session, time.time_ns()):

@@ -22,7 +22,7 @@ from bus.messages import (
 from bus.peer import PeerFeed, PeerState
 from bus.registry import Bucket, BucketUnavailable
 from bus.server import NatsServer
-from exchange.runtime import feeds, process, registration
+from exchange.runtime import feeds, process, registration, servicer
 from tests.exchange.runtime.nodes import (
     INSTRUMENTS,
     FakeEngine,
@@ -113,6 +113,18 @@ async def test_tokens_end(
         await caller.register("bob")
         await eventually(lambda: is_gone(over))
         assert await caller.positions(registered[2]) == []
+
+
+async def test_wrong_passwords_do_not_fill_the_log(
+    own_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever guesses is told of, but not line by line."""
+    monkeypatch.setattr(servicer, "_TELL_S", 1_000.0)
+    async with exchange(own_server, tmp_path) as caller:
+        for _ in range(3):
+            await refused(caller.register("ann", password="guessed"), grpc.StatusCode.UNAUTHENTICATED)
+    (line,) = [line for line in caplog.messages if "wrong password" in line]
+    assert line.endswith("wrong password (1 so far)")
 
 
 async def test_an_ended_token_leaves_the_store_though_not_at_once(
