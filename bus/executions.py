@@ -206,6 +206,7 @@ class OldFills:
         self._first_epoch = first_epoch
         self._decoding = asyncio.Lock()
         self._taken_s = 0.0  # since the last pause
+        self._readers = 0
 
     async def read(
         self, client: str, since: int, epoch: int, batch_number: int
@@ -218,8 +219,14 @@ class OldFills:
         """
         sequence = await self._first_after(max((epoch, batch_number), (self._first_epoch, 0)))
         reader = StreamReader(
-            self._nc, subjects.EXECUTIONS_STREAM, sequence, subject=self._subject, contiguous=False
+            self._nc,
+            subjects.EXECUTIONS_STREAM,
+            sequence,
+            subject=self._subject,
+            contiguous=False,
+            sharers=lambda: self._readers,
         )
+        self._readers += 1
         try:
             while True:
                 for stored in await reader.read():
@@ -234,6 +241,7 @@ class OldFills:
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error
         finally:
+            self._readers -= 1
             await reader.close()
 
     async def _fills(self, stored: Stored, client: str, since: int) -> list[messages.ReportedFill]:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import nats.errors
@@ -51,7 +51,8 @@ class StreamReader:
 
     A pull consumer gives back-pressure, so its queue cannot overflow; it is made anew after `next_sequence`
     when its own numbering breaks, when it sent more than came, or when the server falls silent. With
-    `subject` it reads no other one's messages. `contiguous` says that no sequence may ever be missing.
+    `subject` it reads no other one's messages. `contiguous` says that no sequence may ever be missing,
+    `sharers` how many readers are at work on the connection.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StreamReader:
         *,
         subject: str = "",
         contiguous: bool = True,
+        sharers: Callable[[], int] = lambda: 1,
     ) -> None:
         self.next_sequence = next_sequence
         """The sequence after the last one that `read` returned."""
@@ -71,6 +73,7 @@ class StreamReader:
         self._stream = stream
         self._subject = subject
         self._contiguous = contiguous
+        self._sharers = sharers
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._consumer = ""
@@ -186,7 +189,7 @@ class StreamReader:
     async def _ask(self) -> None:
         """Ask for the next messages; the request stands until they all came or ten seconds passed."""
         largest = self._largest or MAX_MESSAGE_BYTES
-        batch = max(1, min(_FETCH, MAX_REQUEST_BYTES // largest))
+        batch = max(1, min(_FETCH, MAX_REQUEST_BYTES // largest) // self._sharers())
         question = {"batch": batch, "expires": _FETCH_EXPIRES_NS, "idle_heartbeat": _IDLE_HEARTBEAT_NS}
         await self._nc.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",

@@ -26,6 +26,7 @@ from bus.journal import PrimaryReplaced
 from bus.messages import Executions, ReportedCancel, ReportedFill, encode_executions
 from bus.server import NatsServer
 from bus.stream import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Extent, Stored
+from bus.stream_reader import MAX_REQUEST_BYTES, StreamReader
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -412,6 +413,32 @@ async def test_old_fills_are_found_from_any_place(connection: Connection, engine
         epoch_and_batch = (1 + history[since][1] // 20, history[since][1] - 1)
         for place in ((0, 0), epoch_and_batch):
             assert await _read_old(old, "ann", since, place, 10 - since) == history[since:]
+
+
+async def test_who_reads_old_fills_beside_others_asks_for_less(
+    connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All share one connection, which the server cuts off when too much waits for it."""
+    asked = []
+
+    class Noted(StreamReader):
+        async def _ask(self) -> None:
+            await super()._ask()
+            asked.append(self._asked)
+
+    monkeypatch.setattr(bus.executions, "StreamReader", Noted)
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    await writer.publish(_fills(engine, 2, ("ann", 1)))
+    old = OldFills(connection, engine)
+    async with asyncio.timeout(5), contextlib.AsyncExitStack() as stack:
+        for _ in range(4):
+            reading = await stack.enter_async_context(contextlib.aclosing(old.read("ann", 0, 0, 0)))
+            await anext(reading)
+    alone = MAX_REQUEST_BYTES // MAX_MESSAGE_BYTES
+    assert asked == [alone, alone // 2, alone // 3, alone // 4]
+    await _read_old(old, "ann", 0, (0, 0), 1)
+    assert asked[4:] == [alone]
 
 
 async def test_old_fills_of_earlier_lives_do_not_count(connection: Connection, engine: int) -> None:
