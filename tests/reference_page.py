@@ -394,7 +394,8 @@ JavaScript, ask for `longs: String`: times are above 2^53, and ids may be. Healt
         yield from table(("status", "text", "of"), rows)
         yield ""
     yield f"""gRPC itself gives `RESOURCE_EXHAUSTED` to more than {edge.MAX_CONCURRENT_RPCS:,} calls at once
-and to a message above {edge.MAX_MESSAGE_BYTES // 1024**2} MiB, `UNAVAILABLE` when nobody listens,
+and to a message above {edge.MAX_MESSAGE_BYTES // 1024**2} MiB, `UNAVAILABLE` when nobody listens, or
+to some of far more calls at once on one connection,
 `DEADLINE_EXCEEDED` and `CANCELLED` for what the caller itself did, and `CANCELLED` too when the process
 ends or hands over with the call under way, or when {edge.MAX_PENDING_RPCS:,} calls wait to be accepted.
 `INVALID_ARGUMENT` carries

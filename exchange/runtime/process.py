@@ -283,6 +283,8 @@ class Exchange:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             if serving != self._nc.is_connected:
                 serving = not serving
+                if serving:
+                    await self._await_feeds()
                 _log.warning("serving again" if serving else "not serving: NATS is away")
                 await edge.set_serving(serving=serving)
 

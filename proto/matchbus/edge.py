@@ -31,8 +31,8 @@ from matchbus.v1 import matchbus_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_CONCURRENT_RPCS: Final = 2_000
-MAX_CONCURRENT_STREAMS: Final = 1_000
-"""Calls at once on one connection."""
+MAX_CONCURRENT_STREAMS: Final = MAX_CONCURRENT_RPCS
+"""Calls at once on one connection. gRPC counts some that have ended, and resets what comes beyond."""
 
 MAX_PENDING_RPCS: Final = 10_000
 """Calls that came and were not accepted yet. gRPC ends what comes beyond as CANCELLED; by default it begins
@@ -52,8 +52,6 @@ STOP_GRACE_S: Final = 0.5
 
 SERVER_OPTIONS: Final = (
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-    # Else gRPC resets calls of a busy connection: it counts those that have ended but are not freed yet.
-    ("grpc.http.overload_protection", 0),
     ("grpc.server.max_pending_requests", MAX_PENDING_RPCS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_RPCS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

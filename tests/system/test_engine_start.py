@@ -203,6 +203,7 @@ async def test_of_two_engines_without_a_journal_the_later_one_stays(
     try:
         await earlier.code(20)
         await trading
+        await eventually(partial(is_serving, later.address), 20, "the later engine serves")
         before = (await extent(own_connection, subjects.EXECUTIONS_STREAM)).last_seq
         async with grpc.aio.insecure_channel(later.address) as channel:
             await ann(channel, later.address).limit("AAA", 1, 100, 1)

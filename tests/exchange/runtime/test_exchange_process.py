@@ -254,6 +254,7 @@ async def test_calls_work_again_after_the_nats_server_was_killed(
         await eventually(is_not_serving)
         await own_server.restart()
         await eventually(caller.is_serving)
+        assert await caller.sees_two_live_engines()
 
         async def works() -> bool:
             try:
