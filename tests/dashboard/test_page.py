@@ -303,6 +303,8 @@ async def test_long_numbers_are_shown_whole(market: Market, width: int) -> None:
         drawn = await page.evaluate("drawn")
         assert drawn["cut"] == []
         assert any(text.startswith("15123456") for text in drawn["whole"])
+        begins = [await page.locator(f"#{name} .u-over").bounding_box() for name in ("price", "spread")]
+        assert len({box and (box["x"], box["width"]) for box in begins}) == 1
         assert complaints == []
 
 

@@ -103,7 +103,11 @@ export class PriceChart {
       {
         series: [{}, { ...line, stroke: colours.mid, fill: () => css("--band") }],
         scales: { y: { range: spreads } },
-        axes: [axis({ space: 80, show: false }), axis({ space: 22, values, incrs })],
+        // Below the same moments of the price.
+        axes: [
+          axis({ space: 80, show: false }),
+          axis({ space: 22, size: () => this.#price.bbox.left / uPlot.pxRatio, values, incrs }),
+        ],
       },
       [[], []],
     );
