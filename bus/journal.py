@@ -401,7 +401,7 @@ class JetStreamJournal(_Chained):
             raise JournalDamaged(
                 self._engine,
                 self._sequence + 1,
-                f"the stream begins at {found.first_seq}, and no readable snapshot has what stood before",
+                f"the stream begins at {found.first_seq}, and no usable snapshot has what stood before",
             )
         if found.last_seq < reached:
             raise JournalDamaged(self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}")
