@@ -187,8 +187,9 @@ class MemoryJournal(_Chained):
 
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says."""
-        stored = self.stored[sequence - 1] if sequence <= len(self.stored) else None
-        _check_resume(self._chain.engine, position, sequence, stored)
+        end = len(self.stored)
+        stored = self.stored[sequence - 1] if sequence <= end else None
+        _check_resume(self._chain.engine, position, sequence, stored, end)
         self._chain.position, self._sequence = position, sequence
 
     async def tail(self) -> AsyncGenerator[Record, None]:
@@ -287,10 +288,9 @@ class JetStreamJournal(_Chained):
     async def resume(self, position: JournalPosition, sequence: int) -> None:
         """As Journal says. Waits while NATS is away."""
         # Only this record is looked at: what stood before it may have been trimmed.
-        stored = None
-        if sequence <= (await self._extent(sequence)).last_seq:
-            stored = await self._record_at(sequence)
-        _check_resume(self._engine, position, sequence, stored)
+        end = (await self._extent(sequence)).last_seq
+        stored = await self._record_at(sequence) if sequence <= end else None
+        _check_resume(self._engine, position, sequence, stored, end)
         self._chain.position, self._sequence = position, sequence
 
     async def skip_trimmed(self) -> None:
@@ -401,7 +401,7 @@ class JetStreamJournal(_Chained):
             raise JournalDamaged(
                 self._engine,
                 self._sequence + 1,
-                f"the stream begins at {found.first_seq}, and no readable snapshot has what stood before",
+                f"the stream begins at {found.first_seq}, and no usable snapshot has what stood before",
             )
         if found.last_seq < reached:
             raise JournalDamaged(self._engine, found.last_seq + 1, f"the stream ends here, not at {reached}")
@@ -414,12 +414,15 @@ class JetStreamJournal(_Chained):
             raise JournalDamaged(self._engine, 1, str(error)) from error
 
 
-def _check_resume(engine: int, position: JournalPosition, sequence: int, stored: bytes | None) -> None:
+def _check_resume(
+    engine: int, position: JournalPosition, sequence: int, stored: bytes | None, end: int
+) -> None:
     if stored is None:
+        ends = f": the stream ends at {end} (--accept-loss accepts that for good)" if end < sequence else ""
         raise JournalDamaged(
             engine,
             sequence,
-            f"batch {position.batch_number}, from which a snapshot was made, is missing",
+            f"batch {position.batch_number}, from which a snapshot was made, is missing{ends}",
         )
     if digest_of(stored) != position.digest:
         raise JournalDamaged(

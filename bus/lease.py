@@ -53,6 +53,7 @@ NEWCOMER_S: Final = 0.3
 _STREAM: Final = subjects.bucket_stream(subjects.LEASES_BUCKET)
 _TTL_HEADER: Final = "Nats-TTL"
 _DELETED: Final = {"KV-Operation": "DEL"}
+_SILENT: Final = "its bucket does not answer"
 _log: Final = logging.getLogger(__name__)
 
 
@@ -74,7 +75,7 @@ class Lease:
         self._payload = messages.encode(entry)
         self._publisher = Publisher(nc)
         self._renewed = -math.inf
-        self._refusal = ""  # of the last write; empty when it was not refused
+        self._trouble = ""  # why it waits, as the log was told; empty when it does not
 
     @property
     def unrenewed_s(self) -> float:
@@ -188,25 +189,30 @@ class Lease:
             await until_connected(self._nc)  # it may be stored or not, so look again
 
     async def _newest(self) -> Stored | None:
-        return await last_message(self._nc, _STREAM, self._subject)
+        try:
+            stored = await last_message(self._nc, _STREAM, self._subject)
+        except AWAY:
+            self._tell(_SILENT)
+            raise
+        if self._trouble == _SILENT:  # of a write that has no good answer only a write can tell more
+            self._tell("")
+        return stored
 
     async def _write(self, payload: bytes, after: Stored | None, headers: dict[str, str]) -> bool | None:
         """Store a message behind `after`; False when another one is newer, None when that is not known."""
         demand = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(after.sequence if after is not None else 0)}
         self._publisher.begin_message()
         ack = await self._publisher.attempt(self._subject, payload, headers | demand)
-        if ack is None:
-            return None
-        if ack.is_out_of_date:
+        if ack is not None and ack.is_out_of_date:
             return False
         self._tell(self._publisher.trouble)
-        return True if ack.error is None else None
+        return True if ack is not None and ack.error is None else None
 
-    def _tell(self, refusal: str) -> None:
-        """Log that the server refuses a write, or takes it again; it is tried again for ever, so once."""
-        if refusal != self._refusal:
-            self._refusal = refusal
-            what = f"waits: {refusal}" if refusal else "is stored again"
+    def _tell(self, trouble: str) -> None:
+        """Log that the server is silent or refuses a write, or no longer; it is asked for ever, so once."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            what = f"waits: {trouble}" if trouble else "waits no longer"
             _log.warning("the lease of E%d %s", self.entry.engine, what)
 
 

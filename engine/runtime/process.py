@@ -60,7 +60,7 @@ from engine.runtime.recovery import begin_next_reign, replay
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
-from engine.runtime.snapshots import SnapshotMaker, drop_lost, load
+from engine.runtime.snapshots import SnapshotMaker, find_lost, load
 from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
 from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
@@ -237,15 +237,16 @@ class Engine:
         await self._edge.set_role(RECOVERING_ROLE, held=True)
         if self._settings.durable:
             self._reports.leave_out(published)
-            if accept_loss:
-                await drop_lost(self._nc, state.engine, self._snapshots)
-            self._snapshot_maker.newest = await load(state, journal, self._snapshots, published)
+            lost = await find_lost(self._nc, state.engine, self._snapshots) if accept_loss else []
+            self._snapshot_maker.newest = await load(state, journal, self._snapshots, published, [*lost])
         self._snapshot_maker.note(await replay(state, journal, self._reports))
         await self._edge.set_role(RECOVERING_ROLE, held=False)
-        if self._settings.durable and not check_reports(
-            state.engine, published[0], journal.position, accept_loss=accept_loss
-        ):
-            self._reports.report_again()
+        if self._settings.durable:
+            if not check_reports(state.engine, published[0], journal.position, accept_loss=accept_loss):
+                self._reports.report_again()
+            for entry in lost:  # only now: without a start they, and a copy of the journal, may be needed
+                _log.warning("snapshot of batch %d is deleted: its batch is lost", entry.batch_number)
+                await self._snapshots.delete(entry)
         gc.collect()
         gc.set_threshold(*_GC_THRESHOLDS)
 

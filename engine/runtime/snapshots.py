@@ -112,14 +112,16 @@ async def load(
     return None
 
 
-async def drop_lost(nc: Client, engine: int, store: SnapshotStore) -> None:
-    """Delete snapshots of batches that the journal has lost, which is accepted. Raises nats' errors."""
+async def find_lost(nc: Client, engine: int, store: SnapshotStore) -> list[SnapshotEntry]:
+    """The snapshots of batches that the journal has lost. Raises nats' errors."""
+    lost: list[SnapshotEntry] = []
     for entry in await store.entries():
         try:
             await JetStreamJournal(nc, engine).resume(_position(entry), entry.sequence)
         except JournalDamaged as loss:
-            _log.warning("snapshot of batch %d is deleted: %s", entry.batch_number, loss)
-            await store.delete(entry)
+            _log.warning("snapshot of batch %d is passed over: %s", entry.batch_number, loss.what)
+            lost.append(entry)
+    return lost
 
 
 async def make(nc: Client, engine: int, store: SnapshotStore) -> SnapshotEntry:

@@ -15,7 +15,7 @@ from bus.registry import Bucket
 from bus.server import NatsServer
 from bus.stream import Ack, ApiFault, Publisher, Stored, last_message
 from bus.subjects import LEASES_BUCKET, bucket_stream, bucket_subject, engine_token
-from tests.waiting import until
+from tests.waiting import frozen, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -173,7 +173,7 @@ async def test_a_renewal_that_was_under_way_does_not_keep_a_released_lease(
 async def test_the_log_says_why_the_server_refuses_a_lease(
     own_connection: Connection, engine: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody gave the bucket a limit: said once, not with every attempt; and when it is stored again."""
+    """Somebody gave the bucket a limit: said once, not with every attempt; and when it waits no longer."""
     await provision.provision_shared(own_connection)
     jetstream = own_connection.jetstream()
     config = (await jetstream.stream_info(bucket_stream(LEASES_BUCKET))).config
@@ -185,8 +185,22 @@ async def test_the_log_says_why_the_server_refuses_a_lease(
     await jetstream.update_stream(config)
     async with asyncio.timeout(10):
         assert await taking
-    assert caplog.messages.count(f"the lease of E{engine} is stored again") == 1
+    assert caplog.messages.count(f"the lease of E{engine} waits no longer") == 1
     assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize("claims", [False, True])
+async def test_the_log_says_that_the_server_is_silent(
+    own_server: NatsServer, own_connection: Connection, caplog: pytest.LogCaptureFixture, claims: bool
+) -> None:
+    """A damaged bucket may never answer: who waits for it, to renew or to claim the lease, says so."""
+    await provision.provision_shared(own_connection)
+    lease = lease_of(own_connection, 1, "first")
+    async with frozen(own_server.pid):
+        waiting = asyncio.create_task(lease.claim() if claims else lease.renew())
+        await until(lambda: "the lease of E1 waits: its bucket does not answer" in caplog.text)
+    await asyncio.wait_for(waiting, 10)
+    assert "the lease of E1 waits no longer" in caplog.text
 
 
 async def test_releasing_anothers_lease_changes_nothing(rivals: tuple[Lease, Lease]) -> None:

@@ -12,8 +12,10 @@ from bus import provision, subjects
 from bus.connection import Connection, connect
 from bus.messages import decode_executions
 from bus.server import NatsServer
+from bus.snapshots import SnapshotEntry, SnapshotStore
 from bus.stream import extent
 from bus.stream_reader import StreamReader
+from engine.runtime import snapshots
 from engine.runtime.high_water import FILE_NAME, read_mark
 from simulation.cluster import Cluster
 from simulation.cluster_errors import ProcessFailed
@@ -28,11 +30,11 @@ from tests.system.engine_process import (
 from tests.system.venue import eventually
 
 
-async def make_streams(url: str) -> None:
+async def make_streams(url: str, *, trimmable: bool = False) -> None:
     """What an exchange makes on a NATS store that is empty or not."""
     nc = await connect(url, name="test", on_closed=lambda: None)
     await provision.provision_shared(nc)
-    await provision.provision_journal(nc, 1)
+    await provision.provision_journal(nc, 1, trimmable=trimmable)
     await list_symbol_and_session(nc)
     await nc.close()
 
@@ -145,6 +147,54 @@ async def test_a_journal_that_lost_what_was_reported_is_refused_without_a_mark(t
         assert "was reported" in engine.log()
 
         assert await order_and_report("--accept-loss") == 2
+        await nc.close()
+
+
+@pytest.mark.parametrize("is_trimmed", [False, True])
+async def test_snapshots_of_lost_batches_go_only_with_a_start(tmp_path: Path, is_trimmed: bool) -> None:
+    """The journal put back is older than both snapshots; where it was trimmed, no start is possible."""
+    server = NatsServer(tmp_path / "nats")
+
+    async def order_and_make(times: int) -> list[SnapshotEntry]:
+        """Trade, and make a snapshot after each order; what is kept in the end."""
+        nc = await connect(server.url, name="test", on_closed=lambda: None)
+        store = SnapshotStore(nc, 1)
+        async with (
+            engine_process(server.url, tmp_path) as engine,
+            grpc.aio.insecure_channel(engine.address) as channel,
+        ):
+            await eventually(partial(is_serving, engine.address), 15, "the engine serves")
+            for _ in range(times):
+                await ann(channel, engine.address).limit("AAA", 1, 100, 1)
+                await snapshots.make(nc, 1, store)
+            if is_trimmed:
+                await eventually(partial(snapshots.trim, nc, 1, store), 15, "the journal is trimmed")
+        kept = await store.entries()
+        await nc.close()
+        return kept
+
+    async with server:
+        await make_streams(server.url, trimmable=is_trimmed)
+        await order_and_make(2)
+        await server.stop()
+        (stream,) = (tmp_path / "nats/data").rglob(f"streams/{subjects.journal_stream(1)}")
+        shutil.copytree(stream, tmp_path / "copy")
+        await server.start()
+        lost = await order_and_make(2)
+        await server.stop()
+        shutil.rmtree(stream)
+        shutil.copytree(tmp_path / "copy", stream)
+        await server.start()
+        if is_trimmed:
+            engine = EngineProcess(server.url, tmp_path, "--accept-loss")
+            await engine.start()
+            assert await engine.code(within_s=60) == 1
+            assert "has what stood before" in engine.log()
+        else:
+            _, log = await trade(server.url, tmp_path, "--accept-loss")
+            assert "LOSS ACCEPTED" in log
+        nc = await connect(server.url, name="test", on_closed=lambda: None)
+        assert await SnapshotStore(nc, 1).entries() == (lost if is_trimmed else [])
         await nc.close()
 
 

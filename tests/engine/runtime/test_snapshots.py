@@ -357,18 +357,18 @@ async def test_a_journal_without_what_a_snapshot_was_made_from_is_refused(market
         other = MemoryJournal(market.engine, [b"other"] * 30)
 
 
-async def test_snapshots_of_batches_whose_loss_is_accepted_are_deleted(
-    market: Market, nats_connection: Connection
-) -> None:
-    """The journal ends before them; a start takes the newest of those that are left."""
+async def test_a_snapshot_of_a_lost_batch_is_found(market: Market, nats_connection: Connection) -> None:
+    """The journal ends before it, which is said; a start that accepts that takes the newest of the others."""
     await market.make()
     (entry,) = await market.store.entries()
     lost = msgspec.structs.replace(entry, batch_number=40, sequence=40)
     await market.store.put(lost, await market.store.get(entry))
-    with pytest.raises(JournalDamaged, match="batch 40, from which a snapshot was made, is missing"):
+    with pytest.raises(JournalDamaged, match=r"batch 40, .* missing: the stream ends at 30 \(--accept-loss"):
         await market.recover()
-    await snapshots.drop_lost(nats_connection, market.engine, market.store)
-    assert await market.recover() == (30, 0, state_digest(market.state))
+    found = await snapshots.find_lost(nats_connection, market.engine, market.store)
+    assert [each.batch_number for each in found] == [40]
+    state, journal = State(market.engine), JetStreamJournal(nats_connection, market.engine)
+    assert await snapshots.load(state, journal, market.store, EVERYTHING, found) == entry
 
 
 async def test_a_snapshot_that_is_gone_may_be_deleted(market: Market) -> None:
@@ -508,7 +508,7 @@ async def test_a_trimmed_journal_without_snapshots_is_refused(
     """Nothing is left to begin from, and that is said; a tool can still look at what is there."""
     for batch in (30, 40):
         await spoil(nats_connection, trimmed.engine, batch)
-    with pytest.raises(JournalDamaged, match="begins at 30, and no readable snapshot has what stood before"):
+    with pytest.raises(JournalDamaged, match="begins at 30, and no usable snapshot has what stood before"):
         await trimmed.recover()
     journal = JetStreamJournal(nats_connection, trimmed.engine)
     await journal.skip_trimmed()
