@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import nats.errors
 import uvloop
 
-from bus.connection import Connection, connect, has_jetstream, heed_cancellation
+from bus.connection import Connection, connect, has_jetstream, heed_cancellation, shown
 from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
@@ -130,11 +130,13 @@ class NatsLink:
                 )
         except TimeoutError as error:
             raise ProcessFault(
-                f"no NATS server answers at {self.url} ({self._last_error}): start one "
+                f"no NATS server answers at {shown(self.url)} ({self._last_error}): start one "
                 "(nats-server -c nats.conf) or name another by --nats"
             ) from error
         except nats.errors.Error as error:
-            raise ProcessFault(f"cannot connect to {self.url!r}: {error}; name another by --nats") from error
+            raise ProcessFault(
+                f"cannot connect to {shown(self.url)!r}: {error}; name another by --nats"
+            ) from error
         self._connections.append(connection)
         await self._ask()
         while self._silent:
@@ -155,7 +157,7 @@ class NatsLink:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_S):
                     await self.closed.wait()
-        raise ProcessFault(f"the connection to {self.url} {_CLOSED}")
+        raise ProcessFault(f"the connection to {shown(self.url)} {_CLOSED}")
 
     async def _ask(self) -> None:
         """Ask whether JetStream answers where we are; after enough silence go where it does."""
@@ -172,7 +174,7 @@ class NatsLink:
                 for connection in self._connections:
                     if not connection.is_on(server):
                         name = connection.options["name"]
-                        _log.warning("%s: JetStream is silent, going to %s", name, server)
+                        _log.warning("%s: JetStream is silent, going to %s", name, shown(server))
                         await connection.move_to(server)
                 return
 

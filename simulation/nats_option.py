@@ -17,7 +17,7 @@ from typing import Final
 import nats.errors
 
 from bus import runner, subjects
-from bus.connection import Connection, connect
+from bus.connection import Connection, connect, shown
 from client.cli.arguments import nats_address
 from client.cli.failures import Failure
 from client.cli.settings import DEFAULT_NATS, contexts_file, load, resolve
@@ -39,10 +39,12 @@ class NatsAway(Failure):
 
     def __init__(self, url: str, why: Exception) -> None:
         if isinstance(why, nats.errors.NoRespondersError):  # a server answers, JetStream does not
-            super().__init__(f"the NATS server at {url} has no JetStream", "name a market's by --nats")
+            super().__init__(f"the NATS server at {shown(url)} has no JetStream", "name a market's by --nats")
             return
         reason = f" ({why})" if str(why) else ""
-        super().__init__(f"no NATS server answers at {url}{reason}", "start it, or name another by --nats")
+        super().__init__(
+            f"no NATS server answers at {shown(url)}{reason}", "start it, or name another by --nats"
+        )
 
 
 class NeverRan(Failure):

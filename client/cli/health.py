@@ -10,7 +10,7 @@ import nats.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 
-from bus.connection import connect
+from bus.connection import connect, shown
 from client import EngineRole, EngineState, EngineStatus, MatchbusError, Position
 from client.cli.arguments import Parser
 from client.cli.command import Command, Options
@@ -106,7 +106,7 @@ async def _refuses(engine: EngineStatus) -> str:
 
 
 async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
-    seen: dict[str, Any] = {"url": url, "reachable": False}
+    seen: dict[str, Any] = {"url": shown(url), "reachable": False}
     nothing = {"round_trip_ms": None, "version": "", "streams": None}
     try:
         check_nats(url)

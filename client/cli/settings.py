@@ -241,6 +241,11 @@ def check_nats(url: str) -> None:
         )
 
 
+def shown_nats(url: str) -> str:
+    """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
+    return re.sub(r"[^/,]*@", "", url)
+
+
 def seconds(text: str) -> float:
     """How long something may take. Raises `ValueError`."""
     number = float(text)

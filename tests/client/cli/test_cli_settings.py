@@ -1,3 +1,4 @@
+import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +164,20 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "matchbus" / "contexts.json"
     keep(file, Contexts("alice", {"alice": ALICE}))
     return file
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [("list", "nats://there"), ("show", "nats://there"), ("show --secrets", "nats://venue:pw@there")],
+)
+async def test_a_password_of_nats_is_a_secret(
+    file: Path, capsys: pytest.CaptureFixture[str], words: str, seen: str
+) -> None:
+    """As those of the client: it is told when asked for."""
+    keep(file, Contexts("alice", {"alice": Context(nats="nats://venue:pw@there")}))
+    command = find("context")
+    assert await run(command, command.parser().read([*words.split(), "--json"]), Output(as_json=True)) == 0
+    assert json.loads(capsys.readouterr().out)["nats"] == seen
 
 
 @pytest.mark.usefixtures("file")
