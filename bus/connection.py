@@ -37,10 +37,28 @@ _WORD: Final = rb"([^ \t\r\n]+)[ \t]+"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?(\d+)\r\n")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?" + rb"(\d+)[ \t]+(\d+)\r\n")
 
+# When a server ends one of nats-py's TLS sockets, asyncio complains of its own protocol: ten times a second
+# while a user is not let in, and the reason is told anyway.
+logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in str(record.msg))
+
 
 def shown(url: str) -> str:
     """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
     return re.sub(r"[^/,]*@", "", url)
+
+
+class LastError:
+    """What went wrong last while connecting: the text, or nothing."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def note(self, error: Exception) -> bool:
+        """As `on_error` of `connect`, which then logs nothing."""
+        # Who is not let in is told why, or meets a socket that has closed before this could be read.
+        if not (self.text and isinstance(error, _LOSSES)):
+            self.text = str(error) or self.text
+        return True
 
 
 async def heed_cancellation(waiting: Awaitable[T]) -> T:

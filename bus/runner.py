@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import nats.errors
 import uvloop
 
-from bus.connection import Connection, connect, has_jetstream, heed_cancellation, shown
+from bus.connection import Connection, LastError, connect, has_jetstream, heed_cancellation, shown
 from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
@@ -103,7 +103,7 @@ class NatsLink:
         self.closed = asyncio.Event()
         self.on_reconnected: Callable[[], None] = lambda: None
         self.on_error: Callable[[Exception], object] = lambda _: False
-        self._last_error = "no word from it"
+        self._last_error = LastError()
         self._connections: list[Connection] = []
         self._servers = url.split(",")
         self._silent = 0
@@ -129,8 +129,9 @@ class NatsLink:
                     buffered=buffered,
                 )
         except TimeoutError as error:
+            why = self._last_error.text or "no word from it"
             raise ProcessFault(
-                f"no NATS server answers at {shown(self.url)} ({self._last_error}): start one "
+                f"no NATS server answers at {shown(self.url)} ({why}): start one "
                 "(nats-server -c nats.conf) or name another by --nats"
             ) from error
         except nats.errors.Error as error:
@@ -182,7 +183,7 @@ class NatsLink:
         self.on_reconnected()  # looked up late: it may be set after the connection was opened
 
     def _note_error(self, error: Exception) -> object:
-        self._last_error = str(error) or self._last_error
+        self._last_error.note(error)
         return self.on_error(error)
 
 

@@ -70,9 +70,8 @@ def test_an_address_of_the_environment_says_nothing_of_a_journal(
 
 def test_a_silence_is_no_error_of_pythons() -> None:
     """A NATS that says nothing has no reason to tell."""
-    assert (
-        NatsAway("nats://user:secret@there", TimeoutError()).text == "no NATS server answers at nats://there"
-    )
+    away = NatsAway("nats://user:secret@there", TimeoutError())
+    assert away.text == "JetStream does not answer at nats://there"
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
