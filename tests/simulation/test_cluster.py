@@ -24,13 +24,14 @@ from simulation.cluster_errors import (
     ClusterError,
     DurabilityDiffers,
     EnginesMissing,
+    NodesDiffer,
     NoJournal,
     PortTaken,
     ProcessFailed,
     TooManyFiles,
 )
 from simulation.cluster_settings import Storage
-from simulation.data_directory import Durability, check_engines, keep_durability
+from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
 from tests.bus.test_logs import fill
@@ -207,6 +208,30 @@ async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then
         assert time.monotonic() - began > READS_S / 2
     finally:
         await member.stop()
+
+
+@pytest.mark.parametrize(
+    ("stores", "wanted", "refusal"),
+    [
+        ((), 1, None),
+        ((), 3, None),
+        (("nats",), 1, None),
+        (("nats",), 3, "was made with --nats-nodes 1, not 3"),
+        (("nats_n1", "nats_n2", "nats_n3"), 3, None),
+        (("nats_n1", "nats_n2", "nats_n3"), 1, "was made with --nats-nodes 3, not 1"),
+        (("nats_n2", "nats_n3"), 3, None),
+        (("nats_n1", "nats_n2", "nats_n2.damaged", "nats_n3"), 3, None),
+        (("nats_n2", "nats_n2.damaged"), 3, "two of the three NATS stores in .* are gone"),
+    ],
+)
+def test_one_of_three_stores_may_be_gone(
+    tmp_path: Path, stores: tuple[str, ...], wanted: int, refusal: str | None
+) -> None:
+    """Whatever stands beside them. A start with another number of NATS servers would see none of them."""
+    for store in stores:
+        (tmp_path / store).mkdir()
+    with pytest.raises(NodesDiffer, match=refusal) if refusal else contextlib.nullcontext():
+        check_nodes(tmp_path, wanted)
 
 
 def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:
