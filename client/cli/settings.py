@@ -145,7 +145,7 @@ def load(file: Path) -> Contexts:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"the contexts in {file} cannot be read: {error}",
-            "correct the file, or delete it and register again",
+            "correct the file: without its secrets, kept nowhere else, no name in it can be registered again",
         ) from error
     return contexts
 

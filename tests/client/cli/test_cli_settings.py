@@ -250,8 +250,9 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     """A file that cannot be read is no empty one: its name and the way out are told."""
     file = tmp_path / "contexts.json"
     file.write_bytes(content)
-    with pytest.raises(SettingsError, match=str(file)):
+    with pytest.raises(SettingsError, match=str(file)) as told:
         load(file)
+    assert "delete" not in told.value.hint  # the secrets are kept nowhere else
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
