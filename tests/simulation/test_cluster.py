@@ -210,6 +210,40 @@ async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then
         await member.stop()
 
 
+class _FullDisk(NatsServer):
+    """A server that stores nothing, on a disk that has room from the third look on."""
+
+    looks = 0
+    stopped = False
+    running = True
+
+    async def is_stuck(self) -> bool:
+        return not self.stopped
+
+    def has_room(self) -> bool:
+        self.looks += 1
+        return self.looks > 2
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def test_a_full_disk_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is full: whoever looks after the market is to make room."""
+    monkeypatch.setattr("simulation.cluster._STUCK_PERIOD_S", 0)
+    server = _FullDisk(tmp_path / "nats")
+    helping = asyncio.create_task(Cluster(data_dir=tmp_path)._unstick_nats(server))
+    await until(lambda: server.stopped)
+    helping.cancel()
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "nats-server stores nothing: the disk is full",
+        "nats-server stores nothing, though there is room: the disk was full, or it may not write its files,"
+        " which its log says",
+    ]
+
+
 @pytest.mark.parametrize(
     ("stores", "wanted", "refusal"),
     [
