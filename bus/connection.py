@@ -37,6 +37,29 @@ _WORD: Final = rb"([^ \t\r\n]+)[ \t]+"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?(\d+)\r\n")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?" + rb"(\d+)[ \t]+(\d+)\r\n")
 
+# When a server ends one of nats-py's TLS sockets, asyncio complains of its own protocol: ten times a second
+# while a user is not let in, and the reason is told anyway.
+logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in str(record.msg))
+
+
+def shown(url: str) -> str:
+    """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
+    return re.sub(r"[^/,]*@", "", url)
+
+
+class LastError:
+    """What went wrong last while connecting: the text, or nothing."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def note(self, error: Exception) -> bool:
+        """As `on_error` of `connect`, which then logs nothing."""
+        # Who is not let in is told why, or meets a socket that has closed before this could be read.
+        if not (self.text and isinstance(error, _LOSSES)):
+            self.text = str(error) or self.text
+        return True
+
 
 async def heed_cancellation(waiting: Awaitable[T]) -> T:
     """Await what nats-py does; cancelled meanwhile, the task ends, whatever comes of it.
@@ -98,6 +121,12 @@ class Connection(Client):
         if cb is not None:
             terms["cb"] = take
         return await super().subscribe(*place, **terms)
+
+    @property
+    def server(self) -> str:
+        """The server that it is on or, while it is on none, was on last, as it may be shown."""
+        assert self._current_server is not None, "the first connection comes first"
+        return shown(self._current_server.uri.geturl())
 
     def is_on(self, server: str) -> bool:
         """Whether it is connected to this one of its servers."""
@@ -252,15 +281,15 @@ async def connect(
 
     async def closed() -> None:
         if not connection.closed_by_owner:
-            _log.error("%s: the connection to %s is closed for good", name, url)
+            _log.error("%s: the connection to %s is closed for good", name, shown(url))
             on_closed()
 
     async def disconnected() -> None:
         if not connection.closed_by_owner:
-            _log.warning("%s: lost the connection to %s", name, url)
+            _log.warning("%s: lost the connection to %s", name, connection.server)
 
     async def reconnected() -> None:
-        _log.info("%s: connected to %s again", name, url)
+        _log.info("%s: connected to %s again", name, connection.server)
         if on_reconnected is not None:
             on_reconnected()
 

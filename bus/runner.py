@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import nats.errors
 import uvloop
 
-from bus.connection import Connection, connect, has_jetstream, heed_cancellation
+from bus.connection import Connection, LastError, connect, has_jetstream, heed_cancellation, shown
 from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
@@ -103,7 +103,7 @@ class NatsLink:
         self.closed = asyncio.Event()
         self.on_reconnected: Callable[[], None] = lambda: None
         self.on_error: Callable[[Exception], object] = lambda _: False
-        self._last_error = "no word from it"
+        self._last_error = LastError()
         self._connections: list[Connection] = []
         self._servers = url.split(",")
         self._silent = 0
@@ -129,12 +129,15 @@ class NatsLink:
                     buffered=buffered,
                 )
         except TimeoutError as error:
+            why = self._last_error.text or "no word from it"
             raise ProcessFault(
-                f"no NATS server answers at {self.url} ({self._last_error}): start one "
+                f"no NATS server answers at {shown(self.url)} ({why}): start one "
                 "(nats-server -c nats.conf) or name another by --nats"
             ) from error
         except nats.errors.Error as error:
-            raise ProcessFault(f"cannot connect to {self.url!r}: {error}; name another by --nats") from error
+            raise ProcessFault(
+                f"cannot connect to {shown(self.url)!r}: {error}; name another by --nats"
+            ) from error
         self._connections.append(connection)
         await self._ask()
         while self._silent:
@@ -155,7 +158,7 @@ class NatsLink:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_S):
                     await self.closed.wait()
-        raise ProcessFault(f"the connection to {self.url} {_CLOSED}")
+        raise ProcessFault(f"the connection to {shown(self.url)} {_CLOSED}")
 
     async def _ask(self) -> None:
         """Ask whether JetStream answers where we are; after enough silence go where it does."""
@@ -172,7 +175,7 @@ class NatsLink:
                 for connection in self._connections:
                     if not connection.is_on(server):
                         name = connection.options["name"]
-                        _log.warning("%s: JetStream is silent, going to %s", name, server)
+                        _log.warning("%s: JetStream is silent, going to %s", name, shown(server))
                         await connection.move_to(server)
                 return
 
@@ -180,7 +183,7 @@ class NatsLink:
         self.on_reconnected()  # looked up late: it may be set after the connection was opened
 
     def _note_error(self, error: Exception) -> object:
-        self._last_error = str(error) or self._last_error
+        self._last_error.note(error)
         return self.on_error(error)
 
 

@@ -321,13 +321,15 @@ class NatsServer(ChildProcess):
         ]
 
     async def is_stuck(self) -> bool:
-        """Whether it stores nothing though there is room, as after a full disk: only another start helps.
+        """Whether it stores nothing, as from a full disk on: only another start with room helps.
 
         Of a cluster, one that may not write its files says the same.
         """
         health = await asyncio.to_thread(self._health)
-        if not any(words in health for words in _OUT_OF_SPACE):
-            return False
+        return any(words in health for words in _OUT_OF_SPACE)
+
+    def has_room(self) -> bool:
+        """Whether it can carry on for a while on what is free of its disk."""
         disk = os.statvfs(self._store_dir / STORE)
         return disk.f_bavail * disk.f_frsize > _ROOM_BYTES
 

@@ -414,10 +414,22 @@ class Cluster:
                 self._on_change()
 
     async def _unstick_nats(self, server: NatsServer) -> None:
-        """Stop a nats-server whose full disk has room again: it is started again, ever later if in vain."""
+        """Tell of a full disk, and stop the nats-server once it has room again.
+
+        It is started again, ever later if in vain.
+        """
+        told = False
         while True:
             await asyncio.sleep(_STUCK_PERIOD_S)
-            if server.running and await server.is_stuck():
+            if not (server.running and await server.is_stuck()):
+                told = False
+            elif not server.has_room():
+                if not told:
+                    _log.warning(
+                        "nats-server stores nothing: the disk is full; it is started again once there is room"
+                    )
+                told = True
+            else:
                 _log.warning(
                     "nats-server stores nothing, though there is room: the disk was full, or it may not write"
                     " its files, which its log says; it is started again"

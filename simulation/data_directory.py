@@ -30,10 +30,18 @@ def keep_durability(data_dir: Path, wanted: Durability | None) -> Durability:
 
 
 def check_nodes(data_dir: Path, wanted: int) -> None:
-    """Raise `NodesDiffer` when a data directory holds the stores of another number of NATS servers."""
-    kept = len(list(data_dir.glob("nats_n*"))) or int((data_dir / "nats").exists()) or wanted
+    """Raise `NodesDiffer` when a data directory holds the stores of another number of NATS servers.
+
+    Of three one may be gone: the two others fill it again. Two empty ones might outvote the third.
+    """
+    stores = len(list(data_dir.glob("nats_n[123]")))
+    kept = 3 if stores else int((data_dir / "nats").exists()) or wanted
     if kept != wanted:
         raise NodesDiffer(f"{data_dir} was made with --nats-nodes {kept}, not {wanted}")
+    if stores == 1:
+        raise NodesDiffer(
+            f"two of the three NATS stores in {data_dir} are gone: put back a copy of all three"
+        )
 
 
 def check_engines(data_dir: Path, wanted: int) -> None:

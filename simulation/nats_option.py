@@ -3,7 +3,7 @@
 So `matchbus journal verify 1` looks at the market that `matchbus register` was told of. What keeps it from
 finding anything there has an exit code of its own, because 1 says that what was found is damaged.
 
-    NatsAway    no NATS server answers there, or one that has no JetStream
+    NatsAway    no NATS server answers there, or one whose JetStream does not
     NeverRan    it holds nothing of this engine
 """
 
@@ -17,7 +17,7 @@ from typing import Final
 import nats.errors
 
 from bus import runner, subjects
-from bus.connection import Connection, connect
+from bus.connection import Connection, LastError, connect, shown
 from client.cli.arguments import nats_address
 from client.cli.failures import Failure
 from client.cli.settings import DEFAULT_NATS, contexts_file, load, resolve
@@ -33,16 +33,24 @@ SNAPSHOT_PATIENCE_S: Final = 120.0
 
 
 class NatsAway(Failure):
-    """No market's NATS server answers at this address; `why` is the last error, which may be a silence."""
+    """No market's NATS server answers at this address; `why` is the last error, empty for a silence.
+
+    If a server was `reached`, it is JetStream that does not answer.
+    """
 
     code = NOTHING_FOUND
 
-    def __init__(self, url: str, why: Exception) -> None:
+    def __init__(self, url: str, why: Exception | str, *, reached: bool = True) -> None:
         if isinstance(why, nats.errors.NoRespondersError):  # a server answers, JetStream does not
-            super().__init__(f"the NATS server at {url} has no JetStream", "name a market's by --nats")
+            super().__init__(f"the NATS server at {shown(url)} has no JetStream", "name a market's by --nats")
             return
         reason = f" ({why})" if str(why) else ""
-        super().__init__(f"no NATS server answers at {url}{reason}", "start it, or name another by --nats")
+        if reached:
+            text = "JetStream does not answer"
+            hint = "of three servers two must run; or name another by --nats"
+        else:
+            text, hint = "no NATS server answers", "start it, or name another by --nats"
+        super().__init__(f"{text} at {shown(url)}{reason}", hint)
 
 
 class NeverRan(Failure):
@@ -63,11 +71,12 @@ async def connected(url: str, name: str) -> AsyncIterator[Connection]:
 
     Raises `NatsAway` if it is not, or nothing answers in time.
     """
+    last_error = LastError()
     try:
         async with asyncio.timeout(PATIENCE_S):
-            nc = await connect(url, name=name, on_closed=lambda: None, on_error=lambda _: True)
+            nc = await connect(url, name=name, on_closed=lambda: None, on_error=last_error.note)
     except (TimeoutError, nats.errors.Error) as error:
-        raise NatsAway(url, error) from error
+        raise NatsAway(url, str(error) or last_error.text, reached=False) from error
     try:
         await _check_jetstream(nc, url)
         yield nc

@@ -63,7 +63,7 @@ _log: Final = logging.getLogger(__name__)
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit code. Raises `Failure` and `HelpShown`."""
     options = parser().parse_args(arguments)
-    log_to_stderr()
+    log_to_stderr(getattr(options, "log_format", "text"))
     console = stdout_console()
     try:
         if hasattr(options, "nats"):

@@ -2,10 +2,11 @@
 
 import logging
 
-from bus.logs import StderrHandler
+from bus.logs import LogForm, StderrHandler, formatter
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(form: LogForm = "text") -> None:
     """Show warnings and what is worse."""
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form, handlers=[StderrHandler()])
+    terminal = StderrHandler()
+    terminal.setFormatter(formatter(form))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])

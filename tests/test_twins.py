@@ -7,7 +7,7 @@ from matchbus import edge
 
 import engine.terms
 import exchange.runtime.settings
-from bus import runner, subjects
+from bus import connection, runner, subjects
 from client import client, session
 from client.cli import arguments, settings
 
@@ -41,6 +41,19 @@ def test_addresses_of_nats_are_read_alike(text: str) -> None:
     """By the commands of traders and of operators."""
     settings.check_nats(text)
     assert runner.nats_address(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ("nats://a:b@HOST,[::1]:4222,tls://t0k3n@HOST/", "nats://HOST,[::1]:4222,tls://HOST/"),
+        ("a:p@ss@HOST", "HOST"),
+    ],
+)
+def test_addresses_of_nats_are_shown_alike(text: str, seen: str) -> None:
+    """Without what may be a password."""
+    assert (connection.shown(text), settings.shown_nats(text)) == (seen, seen)
 
 
 @pytest.mark.parametrize("text", ["http://foo", "nats:/HOST", "nats://", "nats://a/b", "HOST,", "A, B", ""])

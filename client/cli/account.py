@@ -67,7 +67,7 @@ async def register(options: Options, desk: Desk) -> int:
         "client_id": settings.client_id,
         "engine": client.engine,
         "exchange": settings.exchange,
-        "nats": settings.nats,
+        "nats": kept.shown_nats(settings.nats),
         "context": name,
         "symbols": symbols,
     }
@@ -191,7 +191,7 @@ def _show(desk: Desk, name: str, contexts: Contexts, *, with_secrets: bool) -> i
     chosen = contexts.get(name)
     hidden = {"secret": _HIDDEN if chosen.secret else "", "password": _HIDDEN if chosen.password else ""}
     if with_secrets:
-        document |= {"secret": chosen.secret, "password": chosen.password}
+        document |= {"nats": chosen.nats, "secret": chosen.secret, "password": chosen.password}
     rows: list[tuple[Any, ...]] = [
         (key.replace("_", " "), "yes" if value is True else "no" if value is False else value)
         for key, value in (document | (hidden if not with_secrets else {})).items()
@@ -218,7 +218,7 @@ def _document(name: str, contexts: Contexts) -> dict[str, Any]:
         "current": name == contexts.current,
         "client_id": chosen.client_id,
         "exchange": chosen.exchange,
-        "nats": chosen.nats,
+        "nats": kept.shown_nats(chosen.nats),
     }
 
 

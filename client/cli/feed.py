@@ -14,7 +14,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from bus import subjects
-from bus.connection import connect
+from bus.connection import connect, shown
 from bus.messages import (
     ASK,
     BID,
@@ -55,7 +55,7 @@ async def feed(options: Options, desk: Desk) -> int:
     async with desk.output.waiting("asking the exchange for the instrument"), exchange_asked():
         instruments = await desk.venue().instruments()
     check_traded(options.symbol, instruments)
-    async with desk.output.waiting(f"connecting to {url}"):
+    async with desk.output.waiting(f"connecting to {shown(url)}"):
         try:
             async with asyncio.timeout(settings.timeout_s):
                 nc = await connect(url, name="feed", on_closed=lambda: None)
@@ -70,7 +70,7 @@ async def feed(options: Options, desk: Desk) -> int:
 
 def _nats_away(settings: Settings) -> Failure:
     return Failure(
-        f"no NATS answers at {settings.nats} ({settings.source('nats')})",
+        f"no NATS answers at {shown(settings.nats)} ({settings.source('nats')})",
         "name the market's by --nats, or keep it by `matchbus context set NAME --nats URL`",
     )
 

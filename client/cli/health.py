@@ -10,7 +10,7 @@ import nats.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 
-from bus.connection import connect
+from bus.connection import Connection, LastError, connect, shown
 from client import EngineRole, EngineState, EngineStatus, MatchbusError, Position
 from client.cli.arguments import Parser
 from client.cli.command import Command, Options
@@ -106,12 +106,14 @@ async def _refuses(engine: EngineStatus) -> str:
 
 
 async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
-    seen: dict[str, Any] = {"url": url, "reachable": False}
+    seen: dict[str, Any] = {"url": shown(url), "reachable": False}
+    last_error = LastError()
+    nc: Connection | None = None
     nothing = {"round_trip_ms": None, "version": "", "streams": None}
     try:
         check_nats(url)
         async with asyncio.timeout(timeout_s):
-            nc = await connect(url, name="status", on_closed=lambda: None, on_error=lambda _: True)
+            nc = await connect(url, name="status", on_closed=lambda: None, on_error=last_error.note)
             try:
                 began = time.monotonic()
                 await nc.flush()
@@ -124,8 +126,13 @@ async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
     except ValueError as error:
         return seen | nothing | {"error": str(error)}
     except _AWAY as error:
-        hint = "name another by --nats, or keep it by `matchbus context set NAME --nats URL`"
-        return seen | nothing | {"error": f"no NATS answers there ({type(error).__name__}): {hint}"}
+        if nc is None:
+            text, why = "no NATS answers there", str(error) or last_error.text
+            hint = "name another by --nats, or keep it by `matchbus context set NAME --nats URL`"
+        else:
+            text, why = "JetStream does not answer there", str(error)
+            hint = "of three servers two must run; or name another by --nats"
+        return seen | nothing | {"error": f"{text}{f' ({why})' if why else ''}: {hint}"}
     found = {"round_trip_ms": round_trip_ms, "version": version, "streams": streams, "error": ""}
     return seen | {"reachable": True} | found
 

@@ -145,7 +145,7 @@ def load(file: Path) -> Contexts:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"the contexts in {file} cannot be read: {error}",
-            "correct the file, or delete it and register again",
+            "correct the file: without its secrets, kept nowhere else, no name in it can be registered again",
         ) from error
     return contexts
 
@@ -239,6 +239,11 @@ def check_nats(url: str) -> None:
             f"{url!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or tls://HOST:4222, "
             "several servers of one cluster with commas"
         )
+
+
+def shown_nats(url: str) -> str:
+    """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
+    return re.sub(r"[^/,]*@", "", url)
 
 
 def seconds(text: str) -> float:

@@ -1,6 +1,7 @@
 """The NATS connection."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -232,6 +233,25 @@ async def test_it_stays_where_it_was_sent(tmp_path: Path) -> None:
         connection._abort()
         await comes_back_to(one)
         await connection.close()
+
+
+async def test_a_loss_names_the_server_and_no_password(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells which of several was lost, and which the connection went to."""
+    caplog.set_level(logging.INFO, "bus.connection")
+    said = asyncio.Event()
+    async with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
+        url = ",".join(server.url.replace("//", "//venue:venue@") for server in (one, two))
+        connection = await connect(url, name="test", on_closed=lambda: None, on_reconnected=said.set)
+        await one.kill()
+        async with asyncio.timeout(10):
+            await said.wait()
+        await connection.close()
+    assert caplog.messages == [
+        f"test: lost the connection to {one.url}",
+        f"test: connected to {two.url} again",
+    ]
 
 
 async def test_a_question_to_a_frozen_server_leaves_nothing_behind(own_server: NatsServer) -> None:

@@ -314,12 +314,12 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 async def test_no_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where no server answers the fault names it, the last error and what to do; nothing is logged."""
+    """Where no server answers the fault names it, not the user, the last error and what to do; no log."""
     monkeypatch.setattr(runner, "START_DEADLINE_S", 0.5)
     with pytest.raises(
         ProcessFault, match=r"answers at nats://127\.0\.0\.1:1 \(.*onnect.*\): start one"
     ) as caught:
-        await NatsLink("nats://127.0.0.1:1").open("test")
+        await NatsLink("nats://user:secret@127.0.0.1:1").open("test")
     assert "--nats" in str(caught.value)
     assert caplog.messages == []
 
@@ -327,7 +327,7 @@ async def test_no_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
 async def test_no_address() -> None:
     """An address that nats-py does not understand is a fault, too."""
     with pytest.raises(ProcessFault, match="cannot connect to 'nats://host:port'"):
-        await NatsLink("nats://host:port").open("test")
+        await NatsLink("nats://user:secret@host:port").open("test")
 
 
 async def test_an_outage_is_told_once(own_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:

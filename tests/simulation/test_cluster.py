@@ -24,13 +24,14 @@ from simulation.cluster_errors import (
     ClusterError,
     DurabilityDiffers,
     EnginesMissing,
+    NodesDiffer,
     NoJournal,
     PortTaken,
     ProcessFailed,
     TooManyFiles,
 )
 from simulation.cluster_settings import Storage
-from simulation.data_directory import Durability, check_engines, keep_durability
+from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
 from tests.bus.test_logs import fill
@@ -207,6 +208,64 @@ async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then
         assert time.monotonic() - began > READS_S / 2
     finally:
         await member.stop()
+
+
+class _FullDisk(NatsServer):
+    """A server that stores nothing, on a disk that has room from the third look on."""
+
+    looks = 0
+    stopped = False
+    running = True
+
+    async def is_stuck(self) -> bool:
+        return not self.stopped
+
+    def has_room(self) -> bool:
+        self.looks += 1
+        return self.looks > 2
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def test_a_full_disk_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is full: whoever looks after the market is to make room."""
+    monkeypatch.setattr("simulation.cluster._STUCK_PERIOD_S", 0)
+    server = _FullDisk(tmp_path / "nats")
+    helping = asyncio.create_task(Cluster(data_dir=tmp_path)._unstick_nats(server))
+    await until(lambda: server.stopped)
+    helping.cancel()
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "nats-server stores nothing: the disk is full",
+        "nats-server stores nothing, though there is room: the disk was full, or it may not write its files,"
+        " which its log says",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stores", "wanted", "refusal"),
+    [
+        ((), 1, None),
+        ((), 3, None),
+        (("nats",), 1, None),
+        (("nats",), 3, "was made with --nats-nodes 1, not 3"),
+        (("nats_n1", "nats_n2", "nats_n3"), 3, None),
+        (("nats_n1", "nats_n2", "nats_n3"), 1, "was made with --nats-nodes 3, not 1"),
+        (("nats_n2", "nats_n3"), 3, None),
+        (("nats_n1", "nats_n2", "nats_n2.damaged", "nats_n3"), 3, None),
+        (("nats_n2", "nats_n2.damaged"), 3, "two of the three NATS stores in .* are gone"),
+    ],
+)
+def test_one_of_three_stores_may_be_gone(
+    tmp_path: Path, stores: tuple[str, ...], wanted: int, refusal: str | None
+) -> None:
+    """Whatever stands beside them. A start with another number of NATS servers would see none of them."""
+    for store in stores:
+        (tmp_path / store).mkdir()
+    with pytest.raises(NodesDiffer, match=refusal) if refusal else contextlib.nullcontext():
+        check_nodes(tmp_path, wanted)
 
 
 def test_engines_with_orders_are_not_left_out(tmp_path: Path) -> None:

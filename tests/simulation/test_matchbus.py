@@ -70,7 +70,25 @@ def test_an_address_of_the_environment_says_nothing_of_a_journal(
 
 def test_a_silence_is_no_error_of_pythons() -> None:
     """A NATS that says nothing has no reason to tell."""
-    assert NatsAway("nats://there", TimeoutError()).text == "no NATS server answers at nats://there"
+    away = NatsAway("nats://user:secret@there", TimeoutError())
+    assert away.text == "JetStream does not answer at nats://there"
+
+
+def test_the_log_of_up_has_the_form_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the logs of all that it starts."""
+    forms: list[str] = []
+    monkeypatch.setattr(operate, "log_to_stderr", forms.append)
+    words = ["up", "--ready-file", "/proc/none"]
+    assert [matchbus.main([*words, *more]) for more in ([], ["--log-format", "json"])] == [1, 1]
+    assert forms == ["text", "json"]
+
+
+def test_log_lines_on_stderr_have_a_form() -> None:
+    """Warnings of whoever looks after a market are read by the same programs as all others."""
+    code = "import logging; from simulation.stderr_log import log_to_stderr; log_to_stderr('json')"
+    code += "; logging.info('unheard'); logging.warning('heard')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["event"] == "heard"
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,22 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bus.server import find_nats_server
-from simulation import audit_command
+from bus.connection import connect
+from bus.server import NatsServer, find_nats_server
+from client.cli.health import _nats
+from simulation import audit_command, nats_option
 from simulation.handover import hand_over
 from simulation.nats_option import PATIENCE_S, NatsAway, connected, unhurried
+from tests.certificates import Authority
 from tests.waiting import until
 
 
-@pytest.fixture
-async def plain_nats(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a nats-server that keeps nothing."""
-    options = ("--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", tmp_path)
+@asynccontextmanager
+async def running_nats(tmp_path: Path, *more: str | Path) -> AsyncIterator[str]:
+    """The address of a nats-server that keeps nothing, with `more` options."""
+    options = ("--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", tmp_path, *more)
     server = await asyncio.create_subprocess_exec(
         find_nats_server(), *options, stderr=asyncio.subprocess.DEVNULL
     )
@@ -30,6 +34,13 @@ async def plain_nats(tmp_path: Path) -> AsyncIterator[str]:
         await server.wait()
 
 
+@pytest.fixture
+async def plain_nats(tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a nats-server that keeps nothing."""
+    async with running_nats(tmp_path) as url:
+        yield url
+
+
 async def test_a_server_without_jetstream_is_no_markets(plain_nats: str) -> None:
     """It is said at once what is missing: whoever waits for an answer of its JetStream waits for ever."""
     told = f"the NATS server at {plain_nats} has no JetStream"
@@ -40,6 +51,55 @@ async def test_a_server_without_jetstream_is_no_markets(plain_nats: str) -> None
         await audit_command.read(plain_nats, 150)
     with pytest.raises(NatsAway, match=told):
         await hand_over(plain_nats, 1)
+
+
+async def test_a_silent_jetstream_is_no_server_that_is_away(
+    plain_nats: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of one server of three when the other two are gone: to start it would change nothing."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 2)
+    nc = await connect(plain_nats, name="silent", on_closed=lambda: None)
+    await nc.subscribe("$JS.API.INFO")
+    await nc.flush()
+    with pytest.raises(NatsAway, match=f"JetStream does not answer at {plain_nats}"):
+        async with connected(plain_nats, "test"):
+            pass
+    seen = await _nats(plain_nats, 2)
+    assert seen["error"].startswith("JetStream does not answer there")
+    await nc.close()
+
+
+async def test_a_server_that_lets_nobody_in_says_why(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs: who starts it, or looks for another, learns nothing."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 2)
+    url = own_server.url.replace("//", "//stranger:pw@")
+    with pytest.raises(NatsAway, match="Authorization Violation"):
+        async with connected(url, "test"):
+            pass
+    seen = await _nats(url, 2)
+    assert "Authorization Violation" in seen["error"]
+
+
+async def test_so_does_one_behind_tls_that_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or whose users the client is none of; the log says nothing of each attempt."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 2)
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server")
+    options = ("--tls", "--tlscert", cert, "--tlskey", key, "--user", "venue", "--pass", "pw")
+    async with running_nats(tmp_path, *options) as plain:
+        url = plain.replace("nats://", "tls://stranger:pw@")
+        with pytest.raises(NatsAway, match="CERTIFICATE_VERIFY_FAILED"):
+            async with connected(url, "test"):
+                pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+        with pytest.raises(NatsAway, match="Authorization Violation"):
+            async with connected(url, "test"):
+                pass
+    assert caplog.messages == []
 
 
 async def test_loading_a_snapshot_is_no_silence() -> None:

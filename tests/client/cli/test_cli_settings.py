@@ -1,3 +1,4 @@
+import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,6 +166,20 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [("list", "nats://there"), ("show", "nats://there"), ("show --secrets", "nats://venue:pw@there")],
+)
+async def test_a_password_of_nats_is_a_secret(
+    file: Path, capsys: pytest.CaptureFixture[str], words: str, seen: str
+) -> None:
+    """As those of the client: it is told when asked for."""
+    keep(file, Contexts("alice", {"alice": Context(nats="nats://venue:pw@there")}))
+    command = find("context")
+    assert await run(command, command.parser().read([*words.split(), "--json"]), Output(as_json=True)) == 0
+    assert json.loads(capsys.readouterr().out)["nats"] == seen
+
+
 @pytest.mark.usefixtures("file")
 async def test_a_list_of_contexts_is_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     """A name behind `context list` is typed wrongly."""
@@ -235,8 +250,9 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     """A file that cannot be read is no empty one: its name and the way out are told."""
     file = tmp_path / "contexts.json"
     file.write_bytes(content)
-    with pytest.raises(SettingsError, match=str(file)):
+    with pytest.raises(SettingsError, match=str(file)) as told:
         load(file)
+    assert "delete" not in told.value.hint  # the secrets are kept nowhere else
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
