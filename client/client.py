@@ -210,8 +210,10 @@ class Client:
         began_s = time.monotonic()
         pending = self._send(self._submission, client_order_id)
         known, made = self._known_orders, None
-        if (earlier := known.get(client_order_id)) is None or earlier.symbol != symbol:
+        if (earlier := known.get(client_order_id)) is None:
             made = known[client_order_id] = _KnownOrder(symbol)  # a replace may follow at once
+        elif earlier.symbol != symbol:
+            del known[client_order_id]  # one of the two is refused: a replace asks the engine which rests
         rests = False
         try:
             reply = await pending.answer

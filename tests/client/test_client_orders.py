@@ -577,6 +577,24 @@ async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
     assert engine.commands[1].replace.price == 300
 
 
+async def test_an_order_under_the_id_of_one_that_rests_does_not_lend_its_ticks(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replace that is given before the refusal comes has the ticks of the order that rests."""
+    engine = venue.engines[0]
+    venue.symbols.append(COARSE)
+    apply, twice = engine.apply, refusal(pb.REJECT_REASON_DUPLICATE_CLIENT_ORDER_ID)
+    monkeypatch.setattr(engine, "apply", lambda it: twice if it.new.symbol == COARSE else apply(it))
+    async with venue.client() as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        refused, replaced = await asyncio.gather(
+            client.submit(COARSE, "buy", "1", "2", client_order_id="mine"),
+            client.replace(client_order_id="mine", price="3", quantity="1"),
+        )
+    assert (refused.rejected, replaced.rejected) == (True, False)
+    assert engine.commands[-1].replace.price == 300
+
+
 async def test_refused_orders_of_one_id_leave_nothing_behind(venue: FakeVenue) -> None:
     """Each has its answer, though they waited at once and the later took the place of the earlier."""
     venue.symbols.append(COARSE)
