@@ -99,7 +99,8 @@ def read(line: str | None) -> tuple[Command | None, Options]:
     if line is None:
         raise Misuse(f"longer than {_LONGEST_LINE_BYTES:,} bytes", "one command a line")
     try:
-        words = shlex.split(line, comments=True)
+        # Only a whole line is a comment: ids may have a `#`.
+        words = [] if line.lstrip().startswith("#") else shlex.split(line)
     except ValueError as error:
         raise Misuse(f"{line.strip()!r} cannot be read: {error}", "close the quotes") from error
     if not words:
@@ -158,7 +159,7 @@ def _arguments(
     if typed.startswith("-"):
         return options
     if words[-1] == "--client-order-id":
-        return [(order.client_order_id, _short(order)) for order in open_orders]
+        return [(shlex.quote(order.client_order_id), _short(order)) for order in open_orders]
     place = len([word for word in words if not word.startswith("-")])
     ids = [(str(order.order_id), _short(order)) for order in open_orders] if place == 1 else []
     listed = [(symbol, "") for symbol in symbols]

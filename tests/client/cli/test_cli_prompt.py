@@ -47,7 +47,7 @@ def offered(before: str) -> list[str]:
         ("buy 10 AAPL 100 --f", ["--fok"]),
         ("cancel ", ["3", "--client-order-id", "--all", "--side"]),
         ("cancel --all ", list(SYMBOLS)),
-        ("cancel --client-order-id ", ["[red]mine"]),
+        ("cancel --client-order-id ", ["'[red]mine'"]),
         ("replace ", ["3"]),
         ("orders ", [*SYMBOLS, "3"]),
         ("book M", ["MSFT"]),
@@ -72,7 +72,8 @@ def test_a_line_is_read_as_a_command() -> None:
     assert command is not None
     assert (command.name, options.side, options.client_order_id) == ("submit", "buy", "my own")
     assert prompt.read("submit sell 1 AAPL 1")[1].side == "sell"
-    assert prompt.read("  # nothing")[0] is None
+    assert prompt.read("cancel --client-order-id lot#1")[1].client_order_id == "lot#1"
+    assert prompt.read("  # nothing, and isn't read")[0] is None
     assert prompt.read("")[0] is None
     for word in prompt.ENDS:
         with pytest.raises(prompt.Ended):
@@ -197,7 +198,7 @@ async def test_an_order_that_is_interrupted_is_told(
     (entered,) = venue.engines[0].orders
     told = capsys.readouterr().err
     assert "line 1: interrupted: the order may or may not have been entered" in told
-    assert f"--client-order-id {entered}" in told
+    assert f"--client-order-id={entered}" in told
 
 
 async def test_any_line_can_be_interrupted(
@@ -321,7 +322,7 @@ async def test_ctrl_c_during_a_line_at_the_prompt_is_told(venue: FakeVenue, tmp_
         screen.interrupt()
         (entered,) = venue.engines[0].orders
         await screen.until("interrupted: the order may or may not have been entered")
-        await screen.until(f"--client-order-id {entered}")
+        await screen.until(f"--client-order-id={entered}")
         assert await screen.end() == 130
     finally:
         screen.close()
