@@ -1,4 +1,5 @@
 import asyncio
+import io
 import os
 import re
 import signal
@@ -216,6 +217,20 @@ async def test_any_line_can_be_interrupted(
     await until(lambda: "NEW" in capsys.readouterr().out)
     signal.raise_signal(signal.SIGTERM)
     assert await trading == 0
+
+
+async def test_lines_are_done_though_nobody_reads_what_failed(
+    venue: FakeVenue, trade: Trade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a reader of stderr a failure still gives the exit code, and the lines behind it are done."""
+    (tmp_path / "lines").write_text("nonsense\nbuy 1 AAPL 2\n")
+    read, write = os.pipe()
+    os.close(read)
+    with (tmp_path / "lines").open() as lines, os.fdopen(write, "wb", buffering=0) as unread:
+        monkeypatch.setattr(sys, "stdin", lines)
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(unread, write_through=True))
+        assert await trade() == 1
+    assert [command.new.price for command in venue.engines[0].commands] == [200]
 
 
 def _write(end: int, text: bytes) -> None:
