@@ -124,7 +124,8 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             )
         case OrderNotFound():
             return Failure(str(error), "`matchbus orders` lists what is open")
-        case AuthenticationFailed() if "password" in str(error):
+        # All that the exchange says of it; of a wrong secret it says more, with the client's name.
+        case AuthenticationFailed() if str(error) == "wrong password":
             return Failure(
                 f"the exchange at {settings.exchange} does not take the password "
                 f"({settings.source('password')}): {error}",
