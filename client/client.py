@@ -115,12 +115,14 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections. Orders stay in the market; calls that wait raise `ClientClosed`."""
-        if self._entry_task is not None:
-            self._entry_task.cancel()
-            await asyncio.wait((self._entry_task,))
-        await self._session.close()
-        if self._tracer is not None:
-            await asyncio.to_thread(self._tracer.close)
+        try:
+            if self._entry_task is not None:
+                self._entry_task.cancel()
+                await asyncio.wait((self._entry_task,))
+        finally:  # whoever waits for it may be cancelled meanwhile
+            await self._session.close()
+            if self._tracer is not None:
+                await asyncio.to_thread(self._tracer.close)
         if self._entry_task is not None and not self._entry_task.cancelled():
             self._entry_task.result()
 

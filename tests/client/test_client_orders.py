@@ -424,6 +424,18 @@ async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.M
         await client.submit("AAPL", "buy", "1", "2")
 
 
+async def test_a_close_that_is_cancelled_closes(venue: FakeVenue) -> None:
+    """Whoever closes may be in a hurry; the client is closed all the same."""
+    client = await venue.client().open()
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait((closing,))
+    assert closing.cancelled()
+    with pytest.raises(ClientClosed, match="not open"):
+        await client.open_orders()
+
+
 async def test_a_bug_is_told_when_the_client_is_closed(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
