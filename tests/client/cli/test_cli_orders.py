@@ -1,6 +1,7 @@
 """submit, cancel and replace, when nobody waits for their answer any more."""
 
 import asyncio
+import signal
 from pathlib import Path
 
 import grpc
@@ -59,6 +60,27 @@ async def test_an_interrupted_command_says_what_may_have_been_done(
     told = capsys.readouterr().err
     assert f"interrupted: the order may or may not have been {doubt}" in told
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
+
+
+async def test_sigterm_is_told_as_ctrl_c_is(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that is stopped learns the id, too, by which its order is found."""
+    running = asyncio.create_task(typed("submit buy 1 AAPL 2", engine))
+    await until(lambda: engine.commands)
+    signal.raise_signal(signal.SIGTERM)
+    assert await running == 130
+    assert f"--client-order-id={engine.commands[0].new.client_order_id}" in capsys.readouterr().err
+
+
+async def test_a_question_that_is_stopped_has_not_been_answered(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is all there is to know: the exit code is 130, as after Ctrl-C."""
+    engine.s_per_question = 60.0
+    running = asyncio.create_task(typed("orders", engine))
+    await until(lambda: engine.s_left)
+    signal.raise_signal(signal.SIGTERM)
+    assert await running == 130
+    assert capsys.readouterr() == ("", "")
 
 
 @DOUBTS
