@@ -243,7 +243,8 @@ def check_nats(url: str) -> None:
 
 def seconds(text: str) -> float:
     """How long something may take. Raises `ValueError`."""
-    number = float(text)
+    # Python reads more than people mean here, too (`arguments.number`).
+    number = float(text if text.isascii() and "_" not in text else "nan")
     if not 0 < number < float("inf"):
         raise ValueError(text)
     return number
