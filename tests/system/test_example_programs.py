@@ -1,5 +1,6 @@
 """The examples do on a real market what their first lines say."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -83,19 +84,16 @@ async def test_the_market_maker_leans_against_its_position(one_engine: Venue) ->
     arguments = (one_engine.exchange, "S362", "10.00")
     maker = following("market_maker.py", *arguments)
     try:
-        assert maker.until(2) == ["buy 10 at 9.98: new ", "sell 10 at 10.02: new "]
+        assert maker.until(3) == ["0 held", "buy 10 at 9.98: new ", "sell 10 at 10.02: new "]
         async with floor(one_engine) as trading:
             taker = await trading.trader(1)
             assert (await taker.limit("S362", pb.SIDE_BUY, 1_002, 10)).status == pb.ORDER_STATUS_FILLED
-            assert maker.until(5)[2:] == [
-                "sell 10 at 10.02: -10 held",
-                "buy 10 at 9.99: new ",
-                "sell 10 at 10.03: new ",
-            ]
+            moved = ["-10 held", "buy 10 at 9.99: new ", "sell 10 at 10.03: new "]
+            assert maker.until(6)[3:] == moved
             assert maker.interrupt() == 0
             maker.end()
             maker = following("market_maker.py", *arguments)
-            assert maker.until(2) == ["buy 10 at 9.99: new ", "sell 10 at 10.03: new "]
+            assert maker.until(3) == moved
             assert maker.interrupt() == 0
 
             async def empty() -> bool:
@@ -103,6 +101,25 @@ async def test_the_market_maker_leans_against_its_position(one_engine: Venue) ->
                 return not book.bids and not book.asks
 
             await eventually(empty, 5, "the quotes are cancelled")
+    finally:
+        maker.end()
+
+
+async def test_the_market_maker_holds_no_more_than_it_wants(one_engine: Venue) -> None:
+    """Many who sell to it at once, a lot each, sell it no more than five quotes' worth."""
+    maker = following("market_maker.py", one_engine.exchange, "S364", "10.00")
+    try:
+        maker.until(3)
+        async with floor(one_engine) as trading:
+            seller = await trading.trader(1)
+
+            async def sell() -> int:
+                order = {"time_in_force": pb.TIME_IN_FORCE_IOC}
+                sales = [await seller.limit("S364", pb.SIDE_SELL, 900, 1, **order) for _ in range(50)]
+                return sum(sale.cumulative_quantity for sale in sales)
+
+            assert 10 < sum(await asyncio.gather(*(sell() for _ in range(8)))) <= 50
+        assert maker.interrupt() == 0
     finally:
         maker.end()
 
