@@ -219,6 +219,15 @@ async def test_any_line_can_be_interrupted(
     assert await trading == 0
 
 
+async def test_a_pipe_stays_as_it_was(piped: Piped, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal stdout is the same open file: were that non-blocking, answers could be lost."""
+    trading = piped(b"buy 1 AAPL 2\n")
+    await until(lambda: "NEW" in capsys.readouterr().out)
+    assert os.get_blocking(sys.stdin.fileno())
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 0
+
+
 async def test_lines_are_done_though_nobody_reads_what_failed(
     venue: FakeVenue, trade: Trade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
