@@ -3,11 +3,14 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import nats
 from matchbus.v1 import matchbus_pb2 as pb
+from nats.js.api import ConsumerInfo
 
 from tests.system.terminal import Running
 from tests.system.venue import REPOSITORY, Venue, eventually, floor, run_command
@@ -136,6 +139,43 @@ async def test_the_drop_copy_follower_goes_on_where_it_stopped(one_engine: Venue
         place = seen_by_drop_copy(one_engine, "0", trader.name, "first")
         await rest("second")
         assert seen_by_drop_copy(one_engine, str(place), trader.name, "second", never="first") > place
+
+
+async def test_the_drop_copy_follower_goes_on_when_nats_has_forgotten_it(one_engine: Venue) -> None:
+    """As after a minute in which it stood still: it begins anew, behind the last place it has printed."""
+    nc = await nats.connect(one_engine.nats_url)
+    js = nc.jetstream()
+    others = {consumer.name for consumer in await js.consumers_info("EXECUTIONS")}
+    before = (await js.stream_info("EXECUTIONS")).state.last_seq
+    follower = following("drop_copy.py", one_engine.nats_url, str(before))
+    try:
+        async with floor(one_engine) as trading:
+            trader = await trading.trader(1)
+            await trader.limit("S365", pb.SIDE_BUY, 100, 1)
+            follower.until(1)
+
+            async def its() -> ConsumerInfo:
+                (new,) = [it for it in await js.consumers_info("EXECUTIONS") if it.name not in others]
+                return new
+
+            async def waits(count: int) -> bool:
+                consumer = await its()
+                return consumer.num_waiting == count and not consumer.num_pending
+
+            await eventually(lambda: waits(1), DEADLINE_S, "it has all that is stored")
+            follower.process.send_signal(signal.SIGSTOP)
+            await eventually(lambda: waits(0), DEADLINE_S, "its last fetch is over")
+            await js.delete_consumer("EXECUTIONS", (await its()).name)
+            follower.process.send_signal(signal.SIGCONT)
+            await trader.limit("S365", pb.SIDE_BUY, 100, 1, client_order_id="later")
+            count = 1
+            while "later" not in (lines := follower.until(count))[-1]:
+                count = len(lines) + 1
+            assert len(set(lines)) == len(lines)
+            assert follower.interrupt() == 0
+    finally:
+        follower.end()
+        await nc.close()
 
 
 def seen_by_drop_copy(venue: Venue, after: str, client: str, wanted: str, *, never: str = "") -> int:
