@@ -115,12 +115,14 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections. Orders stay in the market; calls that wait raise `ClientClosed`."""
-        if self._entry_task is not None:
-            self._entry_task.cancel()
-            await asyncio.wait((self._entry_task,))
-        await self._session.close()
-        if self._tracer is not None:
-            await asyncio.to_thread(self._tracer.close)
+        try:
+            if self._entry_task is not None:
+                self._entry_task.cancel()
+                await asyncio.wait((self._entry_task,))
+        finally:  # whoever waits for it may be cancelled meanwhile
+            await self._session.close()
+            if self._tracer is not None:
+                await asyncio.to_thread(self._tracer.close)
         if self._entry_task is not None and not self._entry_task.cancelled():
             self._entry_task.result()
 
@@ -210,8 +212,10 @@ class Client:
         began_s = time.monotonic()
         pending = self._send(self._submission, client_order_id)
         known, made = self._known_orders, None
-        if (earlier := known.get(client_order_id)) is None or earlier.symbol != symbol:
+        if (earlier := known.get(client_order_id)) is None:
             made = known[client_order_id] = _KnownOrder(symbol)  # a replace may follow at once
+        elif earlier.symbol != symbol:
+            del known[client_order_id]  # one of the two is refused: a replace asks the engine which rests
         rests = False
         try:
             reply = await pending.answer

@@ -24,24 +24,28 @@ async def main(url: str, after: int) -> None:
             nc = await nats.connect(url, error_cb=ignore)
     except TimeoutError:
         sys.exit(f"no NATS answers at {url}")
-    config = ConsumerConfig(
-        ack_policy=AckPolicy.NONE,
-        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-        opt_start_seq=after + 1,
-        inactive_threshold=60,
-    )
-    stored = await nc.jetstream().pull_subscribe("execution.*", stream="EXECUTIONS", config=config)
+    js, reader = nc.jetstream(), None
     while True:
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            inactive_threshold=60,
+        )
         try:
-            messages = await stored.fetch(MESSAGES, timeout=PATIENCE_S)
+            reader = reader or await js.pull_subscribe("execution.*", stream="EXECUTIONS", config=config)
+            messages = await reader.fetch(MESSAGES, timeout=PATIENCE_S)
         except nats.errors.TimeoutError:
             continue  # nobody traded
+        except nats.js.errors.ServiceUnavailableError:
+            reader, messages = None, []  # away for a minute it is forgotten, but nothing that is stored
+            await asyncio.sleep(1)
         for message in messages:
-            place = message.metadata.sequence.stream
+            after = message.metadata.sequence.stream
             # Take fields from the front: later versions may add some.
             _, engine, _, _, _, _, reports = msgspec.msgpack.decode(message.data)[:7]
             for report in reports:
-                print(place, f"E{engine}", json.dumps(report), flush=True)
+                print(after, f"E{engine}", json.dumps(report), flush=True)
 
 
 async def ignore(_: Exception) -> None:

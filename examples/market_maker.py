@@ -17,11 +17,11 @@ MOST_HELD = 5  # quotes' worth, either way
 
 
 async def quote(maker: Client, symbol: str, middle: str, held: Decimal) -> None:
-    """Make both quotes anew: a tick lower for each quote's worth held, none that leads beyond MOST_HELD."""
-    await maker.cancel_all(symbol)
+    """Make both quotes: a tick lower for each quote's worth held, none that leads beyond MOST_HELD."""
     instrument = maker.instruments[symbol]
     size = SIZE_LOTS * instrument.lot_size
     lean = instrument.ticks(middle) - round(held / size)
+    print(f"{held:f} held", flush=True)
     for side, sign in (("buy", -1), ("sell", 1)):
         if abs(held - sign * size) <= MOST_HELD * size:
             price = instrument.price(lean + sign * HALF_SPREAD_TICKS)
@@ -34,15 +34,15 @@ async def main(exchange: str, symbol: str, middle: str, password: str) -> None:
     async with Client.connect(exchange, client_id="maker", password=password, secret="maker's own") as maker:
         held, seen = Decimal(0), 0
         try:
-            async for fill in maker.fills(follow=False):
-                held, seen = held + change(fill, symbol), fill.sequence
-            await quote(maker, symbol, middle, held)
-            async with contextlib.aclosing(maker.fills(since=seen)) as fills:
-                async for fill in fills:
-                    if added := change(fill, symbol):
-                        held += added
-                        print(f"{fill.side} {fill.quantity:f} at {fill.price:f}: {held:f} held", flush=True)
-                        await quote(maker, symbol, middle, held)
+            while True:
+                # Nothing is filled once the quotes are gone: what is held then is all that counts.
+                await maker.cancel_all(symbol)
+                async for fill in maker.fills(since=seen, follow=False):
+                    held, seen = held + change(fill, symbol), fill.sequence
+                await quote(maker, symbol, middle, held)
+                async with contextlib.aclosing(maker.fills(since=seen)) as fills:
+                    while not change(await anext(fills), symbol):
+                        pass
         finally:
             await maker.cancel_all(symbol)
 

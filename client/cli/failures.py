@@ -5,6 +5,7 @@ Failure
 └── Interrupted     Ctrl-C or SIGTERM came before it was done; exit code 130
 """
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
@@ -123,7 +124,8 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             )
         case OrderNotFound():
             return Failure(str(error), "`matchbus orders` lists what is open")
-        case AuthenticationFailed() if "password" in str(error):
+        # All that the exchange says of it; of a wrong secret it says more, with the client's name.
+        case AuthenticationFailed() if str(error) == "wrong password":
             return Failure(
                 f"the exchange at {settings.exchange} does not take the password "
                 f"({settings.source('password')}): {error}",
@@ -148,10 +150,16 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
 
 def how_to_find_out(client_order_id: str) -> str:
     """What to do about an order that may have been entered."""
+    named = by_own_id(client_order_id)
     return (
-        f"see `matchbus orders --client-order-id {client_order_id}`, or send the same command again with "
-        f"--client-order-id {client_order_id}: it is entered once at most"
+        f"see `matchbus orders {named}`, or send the same command again with {named}: "
+        "it is entered once at most"
     )
+
+
+def by_own_id(client_order_id: str) -> str:
+    """How a command names an order by its client order id, which may have blanks or begin with a dash."""
+    return shlex.quote(f"--client-order-id={client_order_id}")
 
 
 def some_of(symbols: list[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Final
 from client.cli.arguments import HelpShown
 from client.cli.command import Command, Options
 from client.cli.desk import EXPLAINED, Desk
-from client.cli.failures import DONE, Failure
+from client.cli.failures import DONE, INTERRUPTED, Failure
 from client.cli.output import Output
 
 MODULES: Final = {
@@ -81,16 +81,14 @@ async def run(command: Command, options: Options, output: Output) -> int:
 
 
 async def _carry_out(command: Command, options: Options, desk: Desk) -> int:
-    if not command.goes_on(options):
-        return await command.run(options, desk)
     async with _until_stopped():
         return await command.run(options, desk)
-    return DONE  # stopped by Ctrl-C or SIGTERM: its ordinary end
+    return DONE if command.goes_on(options) else INTERRUPTED
 
 
 @contextlib.asynccontextmanager
 async def _until_stopped() -> AsyncIterator[None]:
-    """Cancel the body at Ctrl-C or SIGTERM, which is how it is meant to end.
+    """Cancel the body at Ctrl-C or SIGTERM; what comes behind it goes on.
 
     A body that is in the middle of something raises `Interrupted` instead.
     """

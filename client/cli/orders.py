@@ -18,7 +18,16 @@ from client import (
 from client.cli.arguments import Parser, number, order_id, own_id, symbol
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, check_traded
-from client.cli.failures import DONE, REFUSED, Failure, Interrupted, Misuse, how_to_find_out, reason_of
+from client.cli.failures import (
+    DONE,
+    REFUSED,
+    Failure,
+    Interrupted,
+    Misuse,
+    by_own_id,
+    how_to_find_out,
+    reason_of,
+)
 from client.cli.sheets import counted, orders_sheet, result_lines, speaks_of_units
 
 T = TypeVar("T")
@@ -207,7 +216,7 @@ async def _under_way(desk: Desk, doubt: str, hint: str) -> AsyncIterator[None]:
 
 def _how_to_look(number: int | None, own: str | None) -> str:
     """How to see what has become of an order, named by one of its ids."""
-    return f"see `matchbus orders {f'--client-order-id {own}' if number is None else number}`"
+    return f"see `matchbus orders {number if own is None else by_own_id(own)}`"
 
 
 def _typed(kind: Callable[[str], T], text: str | None) -> T | None:

@@ -71,7 +71,8 @@ class Output:
             text = json.dumps({"error": failure.text, "hint": failure.hint})
         else:
             text = f"matchbus: {failure.text}" + (f"\n  {failure.hint}" if failure.hint else "")
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it: the exit code still tells
+            print(text, file=sys.stderr, flush=True)
 
     @contextlib.asynccontextmanager
     async def waiting(self, what: str) -> AsyncIterator[Callable[[str], None]]:

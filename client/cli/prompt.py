@@ -7,6 +7,7 @@ exit code is 1 if one did.
 """
 
 import asyncio
+import os
 import re
 import selectors
 import shlex
@@ -99,7 +100,8 @@ def read(line: str | None) -> tuple[Command | None, Options]:
     if line is None:
         raise Misuse(f"longer than {_LONGEST_LINE_BYTES:,} bytes", "one command a line")
     try:
-        words = shlex.split(line, comments=True)
+        # Only a whole line is a comment: ids may have a `#`.
+        words = [] if line.lstrip().startswith("#") else shlex.split(line)
     except ValueError as error:
         raise Misuse(f"{line.strip()!r} cannot be read: {error}", "close the quotes") from error
     if not words:
@@ -158,7 +160,7 @@ def _arguments(
     if typed.startswith("-"):
         return options
     if words[-1] == "--client-order-id":
-        return [(order.client_order_id, _short(order)) for order in open_orders]
+        return [(shlex.quote(order.client_order_id), _short(order)) for order in open_orders]
     place = len([word for word in words if not word.startswith("-")])
     ids = [(str(order.order_id), _short(order)) for order in open_orders] if place == 1 else []
     listed = [(symbol, "") for symbol in symbols]
@@ -201,33 +203,35 @@ async def _piped_lines() -> AsyncGenerator[str | None, None]:
             probe.register(sys.stdin, selectors.EVENT_READ)
     except PermissionError:  # a plain file or /dev/null, of which no read ever waits
         for line in sys.stdin.buffer:
-            is_too_long = len(line.rstrip(b"\n")) > _LONGEST_LINE_BYTES
-            yield None if is_too_long else line.decode(errors="replace")
+            yield _text(line.removesuffix(b"\n"))
         return
-    reader = asyncio.StreamReader(_LONGEST_LINE_BYTES)
-    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
+    begun = b""
+    while some := await _some_of(sys.stdin.fileno()):
+        *lines, begun = (begun + some).split(b"\n")
+        for line in lines:
+            yield _text(line)
+        begun = begun[: _LONGEST_LINE_BYTES + 1]  # enough to show that it is too long
+    if begun:
+        yield _text(begun)
+
+
+async def _some_of(end: int) -> bytes:
+    """What has come, once something has; nothing at the end.
+
+    Not by a transport, which makes it non-blocking: stdout is the same open file on a terminal, and an answer
+    would be lost where that is full.
+    """
+    loop, come = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(end, come.set)
     try:
-        while (text := await _next_line(reader)) != b"":
-            yield None if text is None else text.decode(errors="replace")
+        await come.wait()
     finally:
-        pipe.close()
+        loop.remove_reader(end)
+    return os.read(end, _LONGEST_LINE_BYTES)
 
 
-async def _next_line(reader: asyncio.StreamReader) -> bytes | None:
-    """The next line with its end, nothing behind the last one; None for one that is too long."""
-    is_too_long = False
-    while True:
-        try:
-            line = await reader.readuntil()
-        except asyncio.IncompleteReadError as end:
-            line = end.partial
-        except asyncio.LimitOverrunError as more:
-            await reader.readexactly(more.consumed)  # up to its end, or all that has come of it
-            is_too_long = True
-            continue
-        return None if is_too_long else line
+def _text(line: bytes) -> str | None:
+    return None if len(line) > _LONGEST_LINE_BYTES else line.decode(errors="replace")
 
 
 async def _at_prompt(client: Client, desk: Desk) -> None:

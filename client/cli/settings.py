@@ -248,7 +248,8 @@ def shown_nats(url: str) -> str:
 
 def seconds(text: str) -> float:
     """How long something may take. Raises `ValueError`."""
-    number = float(text)
+    # Python reads more than people mean here, too (`arguments.number`).
+    number = float(text if text.isascii() and "_" not in text else "nan")
     if not 0 < number < float("inf"):
         raise ValueError(text)
     return number

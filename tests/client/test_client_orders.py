@@ -25,7 +25,7 @@ from client import (
 )
 from client.client import check_client_order_id
 from client.order_entry import AMPLE_COMMANDS
-from tests.client.fake_venue import COARSE, FakeVenue, refusal
+from tests.client.fake_venue import COARSE, FakeEngine, FakeVenue, refusal
 from tests.waiting import until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -424,6 +424,18 @@ async def test_closing_answers_who_waits(venue: FakeVenue, monkeypatch: pytest.M
         await client.submit("AAPL", "buy", "1", "2")
 
 
+async def test_a_close_that_is_cancelled_closes(venue: FakeVenue) -> None:
+    """Whoever closes may be in a hurry; the client is closed all the same."""
+    client = await venue.client().open()
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait((closing,))
+    assert closing.cancelled()
+    with pytest.raises(ClientClosed, match="not open"):
+        await client.open_orders()
+
+
 async def test_a_bug_is_told_when_the_client_is_closed(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,14 +572,20 @@ async def test_an_id_used_twice_at_once_is_of_the_order_that_was_entered(venue: 
     assert engine.commands[1].replace.price == 6
 
 
-async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
-    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two orders wait under one id, and the second is refused: a replace has the ticks of the first."""
+def refusing_coarse(venue: FakeVenue, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """The engine, which takes every order for COARSE to have an id that is used already."""
     engine = venue.engines[0]
     venue.symbols.append(COARSE)
     apply, twice = engine.apply, refusal(pb.REJECT_REASON_DUPLICATE_CLIENT_ORDER_ID)
     monkeypatch.setattr(engine, "apply", lambda it: twice if it.new.symbol == COARSE else apply(it))
+    return engine
+
+
+async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two orders wait under one id, and the second is refused: a replace has the ticks of the first."""
+    engine = refusing_coarse(venue, monkeypatch)
     async with venue.client() as client:
         order, refused = await asyncio.gather(
             *(client.submit(symbol, "buy", "1", "2", client_order_id="mine") for symbol in ("AAPL", COARSE))
@@ -575,6 +593,21 @@ async def test_an_id_used_twice_at_once_is_not_of_the_order_that_was_refused(
         assert refused.rejected
         await client.replace(order_id=order.order_id, price="3", quantity="1")
     assert engine.commands[1].replace.price == 300
+
+
+async def test_an_order_under_the_id_of_one_that_rests_does_not_lend_its_ticks(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replace that is given before the refusal comes has the ticks of the order that rests."""
+    engine = refusing_coarse(venue, monkeypatch)
+    async with venue.client() as client:
+        await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
+        refused, replaced = await asyncio.gather(
+            client.submit(COARSE, "buy", "1", "2", client_order_id="mine"),
+            client.replace(client_order_id="mine", price="3", quantity="1"),
+        )
+    assert (refused.rejected, replaced.rejected) == (True, False)
+    assert engine.commands[-1].replace.price == 300
 
 
 async def test_refused_orders_of_one_id_leave_nothing_behind(venue: FakeVenue) -> None:

@@ -180,6 +180,14 @@ async def test_expired_token_is_renewed_once(venue: FakeVenue) -> None:
     assert venue.registrations == 2
 
 
+async def test_one_registration_is_for_all_whose_token_is_refused(venue: FakeVenue) -> None:
+    """Many calls that are refused at once register once."""
+    async with venue.client() as client:
+        venue.tokens.clear()
+        await asyncio.gather(*(client.book("AAPL") for _ in range(10)))
+    assert venue.registrations == 2
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

@@ -1,12 +1,16 @@
 """The examples do on a real market what their first lines say."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import nats
 from matchbus.v1 import matchbus_pb2 as pb
+from nats.js.api import ConsumerInfo
 
 from tests.system.terminal import Running
 from tests.system.venue import REPOSITORY, Venue, eventually, floor, run_command
@@ -83,19 +87,16 @@ async def test_the_market_maker_leans_against_its_position(one_engine: Venue) ->
     arguments = (one_engine.exchange, "S362", "10.00")
     maker = following("market_maker.py", *arguments)
     try:
-        assert maker.until(2) == ["buy 10 at 9.98: new ", "sell 10 at 10.02: new "]
+        assert maker.until(3) == ["0 held", "buy 10 at 9.98: new ", "sell 10 at 10.02: new "]
         async with floor(one_engine) as trading:
             taker = await trading.trader(1)
             assert (await taker.limit("S362", pb.SIDE_BUY, 1_002, 10)).status == pb.ORDER_STATUS_FILLED
-            assert maker.until(5)[2:] == [
-                "sell 10 at 10.02: -10 held",
-                "buy 10 at 9.99: new ",
-                "sell 10 at 10.03: new ",
-            ]
+            moved = ["-10 held", "buy 10 at 9.99: new ", "sell 10 at 10.03: new "]
+            assert maker.until(6)[3:] == moved
             assert maker.interrupt() == 0
             maker.end()
             maker = following("market_maker.py", *arguments)
-            assert maker.until(2) == ["buy 10 at 9.99: new ", "sell 10 at 10.03: new "]
+            assert maker.until(3) == moved
             assert maker.interrupt() == 0
 
             async def empty() -> bool:
@@ -103,6 +104,25 @@ async def test_the_market_maker_leans_against_its_position(one_engine: Venue) ->
                 return not book.bids and not book.asks
 
             await eventually(empty, 5, "the quotes are cancelled")
+    finally:
+        maker.end()
+
+
+async def test_the_market_maker_holds_no_more_than_it_wants(one_engine: Venue) -> None:
+    """Many who sell to it at once, a lot each, sell it no more than five quotes' worth."""
+    maker = following("market_maker.py", one_engine.exchange, "S364", "10.00")
+    try:
+        maker.until(3)
+        async with floor(one_engine) as trading:
+            seller = await trading.trader(1)
+
+            async def sell() -> int:
+                order = {"time_in_force": pb.TIME_IN_FORCE_IOC}
+                sales = [await seller.limit("S364", pb.SIDE_SELL, 900, 1, **order) for _ in range(50)]
+                return sum(sale.cumulative_quantity for sale in sales)
+
+            assert 10 < sum(await asyncio.gather(*(sell() for _ in range(8)))) <= 50
+        assert maker.interrupt() == 0
     finally:
         maker.end()
 
@@ -119,6 +139,43 @@ async def test_the_drop_copy_follower_goes_on_where_it_stopped(one_engine: Venue
         place = seen_by_drop_copy(one_engine, "0", trader.name, "first")
         await rest("second")
         assert seen_by_drop_copy(one_engine, str(place), trader.name, "second", never="first") > place
+
+
+async def test_the_drop_copy_follower_goes_on_when_nats_has_forgotten_it(one_engine: Venue) -> None:
+    """As after a minute in which it stood still: it begins anew, behind the last place it has printed."""
+    nc = await nats.connect(one_engine.nats_url)
+    js = nc.jetstream()
+    others = {consumer.name for consumer in await js.consumers_info("EXECUTIONS")}
+    before = (await js.stream_info("EXECUTIONS")).state.last_seq
+    follower = following("drop_copy.py", one_engine.nats_url, str(before))
+    try:
+        async with floor(one_engine) as trading:
+            trader = await trading.trader(1)
+            await trader.limit("S365", pb.SIDE_BUY, 100, 1)
+            follower.until(1)
+
+            async def its() -> ConsumerInfo:
+                (new,) = [it for it in await js.consumers_info("EXECUTIONS") if it.name not in others]
+                return new
+
+            async def waits(count: int) -> bool:
+                consumer = await its()
+                return consumer.num_waiting == count and not consumer.num_pending
+
+            await eventually(lambda: waits(1), DEADLINE_S, "it has all that is stored")
+            follower.process.send_signal(signal.SIGSTOP)
+            await eventually(lambda: waits(0), DEADLINE_S, "its last fetch is over")
+            await js.delete_consumer("EXECUTIONS", (await its()).name)
+            follower.process.send_signal(signal.SIGCONT)
+            await trader.limit("S365", pb.SIDE_BUY, 100, 1, client_order_id="later")
+            count = 1
+            while "later" not in (lines := follower.until(count))[-1]:
+                count = len(lines) + 1
+            assert len(set(lines)) == len(lines)
+            assert follower.interrupt() == 0
+    finally:
+        follower.end()
+        await nc.close()
 
 
 def seen_by_drop_copy(venue: Venue, after: str, client: str, wanted: str, *, never: str = "") -> int:

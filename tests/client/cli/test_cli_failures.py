@@ -55,6 +55,7 @@ def settings() -> Settings:
         (OrderNotFound("order 5 is none"), "order 5", "matchbus orders"),
         (AuthenticationFailed("wrong password"), "password (from context alice)", "MATCHBUS_PASSWORD"),
         (AuthenticationFailed("another secret"), "'alice' with this secret (from context", "MATCHBUS_SECRET"),
+        (AuthenticationFailed("client password-1 has another secret"), "this secret", "MATCHBUS_SECRET"),
         (ValueError("price 1.005 of AAPL is not on a tick"), "1.005", "multiple"),
         (FillGap(3, 5), "fill 3 is missing", "operator"),
         (DataLost("positions of alice are unknown"), "are unknown", "operator"),

@@ -1,12 +1,15 @@
 """submit, cancel and replace, when nobody waits for their answer any more."""
 
 import asyncio
+import signal
 from pathlib import Path
 
 import grpc
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
+from client.cli import prompt
+from client.cli.failures import how_to_find_out
 from client.cli.main import find, run
 from client.cli.output import Output
 from tests.client.fake_venue import FakeEngine, FakeVenue, refusal
@@ -15,9 +18,9 @@ from tests.waiting import until
 DOUBTS = pytest.mark.parametrize(
     ("words", "doubt", "hint"),
     [
-        ("submit buy 1 AAPL 2", "entered", "--client-order-id {own}"),
+        ("submit buy 1 AAPL 2", "entered", "--client-order-id={own}"),
         ("cancel 5", "cancelled", "`matchbus orders 5`"),
-        ("cancel --client-order-id mine", "cancelled", "--client-order-id mine"),
+        ("cancel --client-order-id mine", "cancelled", "`matchbus orders --client-order-id=mine`"),
         ("replace 5 3 1", "replaced", "`matchbus orders 5`"),
     ],
 )
@@ -59,6 +62,27 @@ async def test_an_interrupted_command_says_what_may_have_been_done(
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
 
 
+async def test_sigterm_is_told_as_ctrl_c_is(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that is stopped learns the id, too, by which its order is found."""
+    running = asyncio.create_task(typed("submit buy 1 AAPL 2", engine))
+    await until(lambda: engine.commands)
+    signal.raise_signal(signal.SIGTERM)
+    assert await running == 130
+    assert f"--client-order-id={engine.commands[0].new.client_order_id}" in capsys.readouterr().err
+
+
+async def test_a_question_that_is_stopped_has_not_been_answered(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is all there is to know: the exit code is 130, as after Ctrl-C."""
+    engine.s_per_question = 60.0
+    running = asyncio.create_task(typed("orders", engine))
+    await until(lambda: engine.s_left)
+    signal.raise_signal(signal.SIGTERM)
+    assert await running == 130
+    assert capsys.readouterr() == ("", "")
+
+
 @DOUBTS
 async def test_a_command_without_an_answer_says_what_may_have_been_done(
     words: str, doubt: str, hint: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
@@ -68,6 +92,13 @@ async def test_a_command_without_an_answer_says_what_may_have_been_done(
     told = capsys.readouterr().err
     assert f"the order may or may not have been {doubt}: no answer within 1 s" in told
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
+
+
+@pytest.mark.parametrize("own", ["-x", "my own", "`it's`"])
+def test_what_a_hint_says_can_be_typed(own: str) -> None:
+    """Whatever the id is, the command that is named reads it as it is."""
+    see = how_to_find_out(own).removeprefix("see `matchbus ").partition("`, or send")[0]
+    assert prompt.read(see)[1].client_order_id == own
 
 
 @pytest.mark.parametrize(
@@ -82,7 +113,7 @@ async def test_an_order_whose_answer_is_lost_for_good_may_have_been_entered(
     assert await typed("submit buy 1 AAPL 2", engine) == 1
     told = capsys.readouterr().err
     assert "the order may or may not have been entered: broken after" in told
-    assert f"--client-order-id {engine.commands[0].new.client_order_id}" in told
+    assert f"--client-order-id={engine.commands[0].new.client_order_id}" in told
 
 
 async def test_a_replace_that_was_not_sent_leaves_no_doubt(

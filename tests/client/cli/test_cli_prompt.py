@@ -1,4 +1,5 @@
 import asyncio
+import io
 import os
 import re
 import signal
@@ -47,7 +48,7 @@ def offered(before: str) -> list[str]:
         ("buy 10 AAPL 100 --f", ["--fok"]),
         ("cancel ", ["3", "--client-order-id", "--all", "--side"]),
         ("cancel --all ", list(SYMBOLS)),
-        ("cancel --client-order-id ", ["[red]mine"]),
+        ("cancel --client-order-id ", ["'[red]mine'"]),
         ("replace ", ["3"]),
         ("orders ", [*SYMBOLS, "3"]),
         ("book M", ["MSFT"]),
@@ -72,7 +73,8 @@ def test_a_line_is_read_as_a_command() -> None:
     assert command is not None
     assert (command.name, options.side, options.client_order_id) == ("submit", "buy", "my own")
     assert prompt.read("submit sell 1 AAPL 1")[1].side == "sell"
-    assert prompt.read("  # nothing")[0] is None
+    assert prompt.read("cancel --client-order-id lot#1")[1].client_order_id == "lot#1"
+    assert prompt.read("  # nothing, and isn't read")[0] is None
     assert prompt.read("")[0] is None
     for word in prompt.ENDS:
         with pytest.raises(prompt.Ended):
@@ -197,7 +199,7 @@ async def test_an_order_that_is_interrupted_is_told(
     (entered,) = venue.engines[0].orders
     told = capsys.readouterr().err
     assert "line 1: interrupted: the order may or may not have been entered" in told
-    assert f"--client-order-id {entered}" in told
+    assert f"--client-order-id={entered}" in told
 
 
 async def test_any_line_can_be_interrupted(
@@ -215,6 +217,29 @@ async def test_any_line_can_be_interrupted(
     await until(lambda: "NEW" in capsys.readouterr().out)
     signal.raise_signal(signal.SIGTERM)
     assert await trading == 0
+
+
+async def test_a_pipe_stays_as_it_was(piped: Piped, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal stdout is the same open file: were that non-blocking, answers could be lost."""
+    trading = piped(b"buy 1 AAPL 2\n")
+    await until(lambda: "NEW" in capsys.readouterr().out)
+    assert os.get_blocking(sys.stdin.fileno())
+    signal.raise_signal(signal.SIGTERM)
+    assert await trading == 0
+
+
+async def test_lines_are_done_though_nobody_reads_what_failed(
+    venue: FakeVenue, trade: Trade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a reader of stderr a failure still gives the exit code, and the lines behind it are done."""
+    (tmp_path / "lines").write_text("nonsense\nbuy 1 AAPL 2\n")
+    read, write = os.pipe()
+    os.close(read)
+    with (tmp_path / "lines").open() as lines, os.fdopen(write, "wb", buffering=0) as unread:
+        monkeypatch.setattr(sys, "stdin", lines)
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(unread, write_through=True))
+        assert await trade() == 1
+    assert [command.new.price for command in venue.engines[0].commands] == [200]
 
 
 def _write(end: int, text: bytes) -> None:
@@ -321,7 +346,7 @@ async def test_ctrl_c_during_a_line_at_the_prompt_is_told(venue: FakeVenue, tmp_
         screen.interrupt()
         (entered,) = venue.engines[0].orders
         await screen.until("interrupted: the order may or may not have been entered")
-        await screen.until(f"--client-order-id {entered}")
+        await screen.until(f"--client-order-id={entered}")
         assert await screen.end() == 130
     finally:
         screen.close()

@@ -85,7 +85,7 @@ def test_nobody_is_registered_without_name_or_secret() -> None:
     resolve({}, {}, KEPT).check_registered()
 
 
-@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", "1_0", "٣"])
 def test_a_timeout_must_be_a_time(text: str) -> None:
     """A timeout that is no time is refused with its value."""
     with pytest.raises(SettingsError, match=text):
