@@ -44,7 +44,7 @@ logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in str(
 
 def shown(url: str) -> str:
     """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
-    return re.sub(r"[^/,]*@", "", url)
+    return re.sub(r"(^|,)(\w+://)?[^,]*@", r"\1\2", url)
 
 
 class LastError:

@@ -192,7 +192,8 @@ class Lease:
         try:
             stored = await last_message(self._nc, _STREAM, self._subject)
         except AWAY:
-            self._tell(_SILENT)
+            if not self._trouble:
+                self._tell(_SILENT)
             raise
         if self._trouble == _SILENT:  # of a write that has no good answer only a write can tell more
             self._tell("")
@@ -204,6 +205,7 @@ class Lease:
         self._publisher.begin_message()
         ack = await self._publisher.attempt(self._subject, payload, headers | demand)
         if ack is not None and ack.is_out_of_date:
+            self._tell("")
             return False
         self._tell(self._publisher.trouble)
         return True if ack is not None and ack.error is None else None

@@ -22,6 +22,7 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
+from bus.connection import shown
 from bus.journal import JetStreamJournal
 from bus.peer import LIVE_NS
 from bus.records import JournalDamaged, Record
@@ -115,8 +116,8 @@ async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout)
     engines = await provision.journaled_engines(nc)
     if not engines:
         raise NotJudged(
-            f"the server at {url} has no journal: name a market's server by --nats; a market that runs with"
-            " --durability none leaves nothing to judge"
+            f"the server at {shown(url)} has no journal: name a market's server by --nats; a market that runs"
+            " with --durability none leaves nothing to judge"
         )
     market = audits(engines, window_ms * _NS_PER_MS)
     journals = {engine: JetStreamJournal(nc, engine) for engine in engines}
@@ -150,7 +151,7 @@ async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout)
     if missing:
         names = ", ".join(subjects.journal_stream(engine) for engine in sorted(missing))
         raise NotJudged(
-            f"the server at {url} has nothing of {names}, though other engines knew quotes from there."
+            f"the server at {shown(url)} has nothing of {names}, though other engines knew quotes from there."
             " Restore the NATS store from a copy that has all journals"
         )
     return market

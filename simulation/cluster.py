@@ -422,14 +422,15 @@ class Cluster:
         while True:
             await asyncio.sleep(_STUCK_PERIOD_S)
             if not (server.running and await server.is_stuck()):
-                told = False
-            elif not server.has_room():
+                continue
+            if not server.has_room():
                 if not told:
                     _log.warning(
                         "nats-server stores nothing: the disk is full; it is started again once there is room"
                     )
                 told = True
             else:
+                told = False
                 _log.warning(
                     "nats-server stores nothing, though there is room: the disk was full, or it may not write"
                     " its files, which its log says; it is started again"

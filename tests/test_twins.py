@@ -49,6 +49,7 @@ def test_addresses_of_nats_are_read_alike(text: str) -> None:
         ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
         ("nats://a:b@HOST,[::1]:4222,tls://t0k3n@HOST/", "nats://HOST,[::1]:4222,tls://HOST/"),
         ("a:p@ss@HOST", "HOST"),
+        ("nats://a:p/s@HOST:4222", "nats://HOST:4222"),
     ],
 )
 def test_addresses_of_nats_are_shown_alike(text: str, seen: str) -> None:

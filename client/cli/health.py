@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import grpc
 import nats.errors
+import nats.js.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 
@@ -129,6 +130,8 @@ async def _nats(url: str, timeout_s: float) -> dict[str, Any]:
         if nc is None:
             text, why = "no NATS answers there", str(error) or last_error.text
             hint = "name another by --nats, or keep it by `matchbus context set NAME --nats URL`"
+        elif isinstance(error, nats.js.errors.ServiceUnavailableError):
+            text, why, hint = "the NATS server there has no JetStream", "", "name a market's by --nats"
         else:
             text, why = "JetStream does not answer there", str(error)
             hint = "of three servers two must run; or name another by --nats"

@@ -236,14 +236,14 @@ def check_nats(url: str) -> None:
     """Raise `ValueError` for what names no NATS server: nats-py would look for one until the deadline."""
     if not all(_NATS_SERVER.fullmatch(server) for server in url.split(",")):
         raise ValueError(
-            f"{url!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or tls://HOST:4222, "
-            "several servers of one cluster with commas"
+            f"{shown_nats(url)!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or "
+            "tls://HOST:4222, several servers of one cluster with commas"
         )
 
 
 def shown_nats(url: str) -> str:
     """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
-    return re.sub(r"[^/,]*@", "", url)
+    return re.sub(r"(^|,)(\w+://)?[^,]*@", r"\1\2", url)
 
 
 def seconds(text: str) -> float:

@@ -281,10 +281,10 @@ class Exchange:
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
+            if not serving and self._nc.is_connected:
+                await self._await_feeds()
             if serving != self._nc.is_connected:
                 serving = not serving
-                if serving:
-                    await self._await_feeds()
                 _log.warning("serving again" if serving else "not serving: NATS is away")
                 await edge.set_serving(serving=serving)
 

@@ -51,6 +51,8 @@ async def test_a_server_without_jetstream_is_no_markets(plain_nats: str) -> None
         await audit_command.read(plain_nats, 150)
     with pytest.raises(NatsAway, match=told):
         await hand_over(plain_nats, 1)
+    seen = await _nats(plain_nats, 2)
+    assert seen["error"] == "the NATS server there has no JetStream: name a market's by --nats"
 
 
 async def test_a_silent_jetstream_is_no_server_that_is_away(
