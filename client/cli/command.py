@@ -14,13 +14,17 @@ Run = Callable[[Options, Desk], Coroutine[Any, Any, int]]
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `run` returns the exit code; `goes_on` tells whether Ctrl-C is its ordinary end."""
+    """One command. `run` returns the exit code; `goes_on` tells whether Ctrl-C is its ordinary end.
+
+    One that `changes` orders has to say what may have become of them when it is stopped.
+    """
 
     name: str
     what: str
     arrange: Callable[[Parser], None]
     run: Run
     goes_on: Callable[[Options], bool] = lambda _: False
+    changes: bool = False
 
     def parser(self, *, alone: bool = True) -> Parser:
         """Reads its words; `alone` adds what only a whole command line has: who, where and `--json`."""

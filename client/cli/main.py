@@ -81,6 +81,8 @@ async def run(command: Command, options: Options, output: Output) -> int:
 
 
 async def _carry_out(command: Command, options: Options, desk: Desk) -> int:
+    if not (command.changes or command.goes_on(options)):
+        return await command.run(options, desk)  # any signal ends it at once
     async with _until_stopped():
         return await command.run(options, desk)
     return DONE if command.goes_on(options) else INTERRUPTED

@@ -243,8 +243,11 @@ def _answer(desk: Desk, result: OrderResult, what: str, instrument: Instrument |
 
 
 COMMANDS: Final = (
-    Command("submit", "Enter an order.", _arrange_submit, submit),
-    Command("cancel", "Cancel an order, or all.", _arrange_cancel, cancel),
-    Command("replace", "Give an order a new price and a new total quantity.", _arrange_replace, replace),
+    Command("submit", "Enter an order.", _arrange_submit, submit, changes=True),
+    Command("cancel", "Cancel an order, or all.", _arrange_cancel, cancel, changes=True),
+    Command(
+        *("replace", "Give an order a new price and a new total quantity.", _arrange_replace, replace),
+        changes=True,
+    ),
     Command("orders", "List open orders, or show one.", _arrange_orders, orders),
 )
