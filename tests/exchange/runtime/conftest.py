@@ -7,9 +7,7 @@ import pytest
 
 from bus import provision
 from bus.server import NatsServer
-from tests.exchange.runtime.nodes import (
-    FakeEngine,
-)
+from tests.exchange.runtime.nodes import FakeEngine
 
 if TYPE_CHECKING:
     from tests.conftest import Connections

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
@@ -16,15 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import messages, subjects
-from bus.messages import (
-    ASK,
-    BID,
-    BookSnapshot,
-    EngineEntry,
-    Heartbeat,
-    LevelChange,
-    ReportedFill,
-)
+from bus.messages import ASK, BID, BookSnapshot, EngineEntry, Heartbeat, LevelChange, ReportedFill
 from bus.registry import Bucket
 from bus.server import NatsServer
 from exchange.runtime import process
@@ -32,9 +24,6 @@ from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings
 from tests.bad_request import violations
 from tests.feed_checksum import checksum
-
-if TYPE_CHECKING:
-    pass
 
 INSTRUMENTS = '[[instrument]]\nsymbol = "AAPL"\ntick_size = "0.01"\nlot_size = "1"\n'
 PASSWORD = "open sesame"

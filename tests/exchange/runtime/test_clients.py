@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
@@ -14,11 +14,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from bus import messages, subjects, tokens
 from bus.connection import Connection
 from bus.executions import ExecutionsReader, ExecutionsWriter
-from bus.messages import (
-    ASK,
-    BID,
-    Executions,
-)
+from bus.messages import ASK, BID, Executions
 from bus.peer import PeerFeed, PeerState
 from bus.registry import Bucket, BucketUnavailable
 from bus.server import NatsServer
@@ -32,9 +28,6 @@ from tests.exchange.runtime.nodes import (
     refused,
     violated_field,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 async def test_a_client_gets_a_token_a_home_and_the_instruments(

@@ -19,15 +19,7 @@ from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsReader, ExecutionsWriter
 from bus.follower import FeedFollower
-from bus.messages import (
-    ASK,
-    BID,
-    EngineEntry,
-    Executions,
-    InstrumentEntry,
-    ProvisionReply,
-    ProvisionRequest,
-)
+from bus.messages import ASK, BID, EngineEntry, Executions, InstrumentEntry, ProvisionReply, ProvisionRequest
 from bus.provision import await_journal
 from bus.registry import Bucket, BucketUnavailable
 from bus.runner import ProcessFault

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import msgspec
@@ -17,11 +17,7 @@ from nats.aio.msg import Msg
 from bus import messages, subjects
 from bus.connection import Connection
 from bus.executions import ExecutionsWriter
-from bus.messages import (
-    ASK,
-    EngineEntry,
-    Executions,
-)
+from bus.messages import ASK, EngineEntry, Executions
 from bus.server import NatsServer
 from bus.tokens import Tokens
 from bus.view_messages import EnginesView, SymbolsView, ViewSymbol
@@ -39,9 +35,6 @@ from tests.exchange.runtime.nodes import (
     refused,
     violated_field,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 async def test_market_views(
