@@ -21,7 +21,7 @@ async def main(url: str, after: int) -> None:
     """Print what is stored behind `after`, then what comes, until interrupted."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            nc = await nats.connect(url, error_cb=ignore)
+            nc = await nats.connect(url, error_cb=ignore, max_reconnect_attempts=-1)
     except TimeoutError:
         sys.exit(f"no NATS answers at {url}")
     js, reader = nc.jetstream(), None
