@@ -90,11 +90,15 @@ class ReplaceOrder(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
 
 
 class CancelAll(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="cancel_all", gc=False):
-    """Cancel a client's open orders, of one symbol unless empty, of one side unless 0."""
+    """Cancel a client's open orders, of one symbol unless empty, of one side unless 0.
+
+    At most so many as `most`, the oldest first; 0 is all, as in journals from before there was a bound.
+    """
 
     client: str
     symbol: str = ""
     side: int = 0
+    most: int = 0
 
 
 class TakeLeg(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="leg", gc=False):

@@ -9,6 +9,7 @@ A batch is what one journal record holds: `begin_batch`, `apply` for each comman
 
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, assert_never
 
 import msgspec
@@ -267,15 +268,19 @@ class State:
         account = self.accounts.by_name.get(command.client)
         if account is not None:
             symbol, side = command.symbol, command.side
-            # Side first, which costs the least to ask: most of what a client has open may not be meant.
-            meant = [
+            # Side first, which costs the least to ask: most of what a client has open may not be meant. What
+            # is out on a leg stays open after its cancel, and is cancelled once.
+            meant = (
                 order
                 for order in account.open.values()
-                if (not side or order.side == side) and (not symbol or order.request.symbol == symbol)
-            ]
-            for order in meant:
+                if (not side or order.side == side)
+                and (not symbol or order.request.symbol == symbol)
+                and not order.cancelling
+            )
+            oldest = list(islice(meant, command.most or None))
+            for order in oldest:
                 self._withdraw(order)
-            count = len(meant)
+            count = len(oldest)
         self.accounts.events.append(CancelledAll(command.client, count))
 
     def _withdraw(self, order: Order) -> None:

@@ -216,14 +216,17 @@ class NaiveEngine:
             case ReplaceOrder():
                 self._replace(command)
             case CancelAll():
-                for order in list(self.orders.values()):
-                    if (
-                        order.leaves
-                        and order.request.client == command.client
-                        and command.symbol in ("", order.request.symbol)
-                        and command.side in (0, order.request.side)
-                    ):
-                        self._withdraw(order)
+                meant = [
+                    order
+                    for order in self.orders.values()
+                    if order.leaves
+                    and not order.cancelling
+                    and order.request.client == command.client
+                    and command.symbol in ("", order.request.symbol)
+                    and command.side in (0, order.request.side)
+                ]
+                for order in meant[: command.most or None]:
+                    self._withdraw(order)
             case TakeLeg():
                 self._take_leg(command)
             case QueryLeg():

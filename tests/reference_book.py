@@ -205,7 +205,7 @@ class ReferenceMarket:
             and order.request.client == command.client
             and command.symbol in ("", order.request.symbol)
             and command.side in (0, order.request.side)
-        ]
+        ][: command.most or None]
         facts: list[Fact] = [self._cancel(order) for order in doomed]
         return [*facts, AnswerAll(command.client, len(doomed))]
 

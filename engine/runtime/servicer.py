@@ -176,10 +176,13 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await abort_bad_request(context, "side", f"{request.side} is no side: leave it 0 for both")
         if request.symbol and request.symbol not in self._loop.state.books:
             await _abort_unlisted(context, request.symbol)
-        submission = await self._submit(wire.cancel_all(client, request), client, context)
-        answer = submission.answers[0]
-        assert isinstance(answer, CancelledAll)
-        return pb.CancelAllReply(count=answer.count)
+        command, count, more = wire.cancel_all(client, request), 0, True
+        while more:
+            answer = (await self._submit(command, client, context)).answers[0]
+            assert isinstance(answer, CancelledAll)
+            count += answer.count
+            more = answer.count == command.most
+        return pb.CancelAllReply(count=count)
 
     async def OrderEntry(
         self, request_iterator: AsyncIterator[pb.OrderEntryRequest], context: Context

@@ -24,6 +24,10 @@ _EMPTY_COMMAND: Final = pb.REJECT_REASON_EMPTY_COMMAND
 MAX_FILLS_PER_MESSAGE: Final = 8_000
 """Fills and prevented matches in one answer: with 10,000 replies they stay below what gRPC takes."""
 
+MAX_CANCELS: Final = 10_000
+"""Orders that one command of a CancelAll cancels: others have their turn before the next, and the lease of an
+engine is renewed."""
+
 _MAX_ID: Final = MAX_CLIENT_ORDER_ID_LENGTH + 1
 _MAX_SYMBOL: Final = MAX_SYMBOL_LENGTH + 1
 _CUT: Final = "\ufffd"
@@ -82,8 +86,8 @@ def replace_order(client: str, request: pb.ReplaceOrderRequest) -> ReplaceOrder:
 
 
 def cancel_all(client: str, request: pb.CancelAllRequest) -> CancelAll:
-    """The command of a CancelAll."""
-    return CancelAll(client, bounded(request.symbol, _MAX_SYMBOL), request.side)
+    """The command of a CancelAll, or of a part of one: there may be more than it cancels."""
+    return CancelAll(client, bounded(request.symbol, _MAX_SYMBOL), request.side, MAX_CANCELS)
 
 
 def order_commands(client: str, message: pb.OrderEntryRequest) -> list[OrderCommand | None]:

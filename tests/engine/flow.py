@@ -41,7 +41,8 @@ class Flow:
             return ReplaceOrder(client, 0, client_order_id, self._price(), self._quantity())
         if draw < 0.96:
             side = self.random.choice((0, Side.BUY, Side.SELL))
-            return CancelAll(client, self.random.choice(("", *SYMBOLS)), side)
+            symbol, most = self.random.choice(("", *SYMBOLS)), self.random.choice((0, 0, 1, 3))
+            return CancelAll(client, symbol, side, most)
         if draw < 0.98:
             return self._repeat()
         return self._broken()

@@ -15,6 +15,7 @@ from engine.book import Book
 from engine.commands import (
     AddInstrument,
     AwayQuote,
+    CancelAll,
     CancelOrder,
     EpochStarted,
     LegResult,
@@ -22,7 +23,7 @@ from engine.commands import (
     TakeLeg,
 )
 from engine.digest import state_digest
-from engine.events import Answered, Fill, LegSent, LegTaken
+from engine.events import Answered, CancelledAll, Fill, LegSent, LegTaken
 from engine.invariants import check
 from engine.routing import known_to, plan, rank
 from engine.state import State
@@ -164,6 +165,19 @@ def test_a_cancel_waits_for_the_leg(*, peer_fills: bool) -> None:
     assert answer.status == OrderStatus.PENDING
     world.settle()
     assert last_answer(world, "t").status == (OrderStatus.FILLED if peer_fills else OrderStatus.CANCELLED)
+    assert world.combined(BUY) == []
+
+
+def test_cancel_all_cancels_what_is_out_on_a_leg_once() -> None:
+    """It stays open until the leg is back, and is neither counted again nor in the way of younger orders."""
+    world = world_with(2, (2, "b", SELL, 5, 100))
+    world.submit(1, limit_order("t", BUY, 5, 100))
+    world.submit(1, msgspec.structs.replace(limit_order("t", BUY, 5, 90), client_order_id="younger"))
+    assert [world.apply(1, CancelAll("t", most=1))[-1] for _ in range(3)] == [
+        CancelledAll("t", count) for count in (1, 1, 0)
+    ]
+    world.settle()
+    assert world.taken() == {("t", 100): 5}
     assert world.combined(BUY) == []
 
 

@@ -65,6 +65,23 @@ def test_every_client_command_is_answered_last() -> None:
         assert [type(event) for event in market.apply_batch([command])[0]] == kinds
 
 
+def test_a_bounded_cancel_all_begins_with_the_oldest() -> None:
+    """It cancels so many as it may of what it is about; 0 is no bound."""
+    market = venue()
+    orders = [
+        msgspec.structs.replace(order("a", side), client_order_id=name)
+        for name, side in (("bid", Side.BUY), ("1", Side.SELL), ("2", Side.SELL), ("3", Side.SELL))
+    ]
+    orders[0] = msgspec.structs.replace(orders[0], price=99)
+    market.apply_batch(orders)
+    for most, cancelled, left in ((2, ["1", "2"], ["bid", "3"]), (2, ["3"], ["bid"]), (0, [], ["bid"])):
+        events = market.apply_batch([CancelAll("a", "ACME", Side.SELL, most)])[0]
+        assert [event.client_order_id for event in events if isinstance(event, Cancelled)] == cancelled
+        assert events[-1] == CancelledAll("a", len(cancelled))
+        still_open = account(market.state, "a").open.values()
+        assert [one.request.client_order_id for one in still_open] == left
+
+
 def test_one_change_per_book_and_batch() -> None:
     """What a batch did to a book is told once, with the values at its end and the next sequence."""
     state = State(1)

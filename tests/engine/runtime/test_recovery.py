@@ -136,7 +136,7 @@ class Reign:
         if draw < 0.85:
             return ReplaceOrder(client, order_id, "", price, quantity)
         if draw < 0.87:
-            return CancelAll(client, symbol)
+            return CancelAll(client, symbol, 0, source.choice((0, 1)))
         leg_id = (2 << 48) + source.randrange(1, 300)
         if draw < 0.9:
             return QueryLeg(leg_id, 2)

@@ -14,7 +14,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from bus.journal import MemoryJournal
 from engine.commands import AddInstrument, AwayQuote, Command, LegFill, LegResult, NewOrder
 from engine.events import BookChanged, Event, Fill, LegSent
-from engine.runtime import commit_loop, servicer
+from engine.runtime import commit_loop, servicer, wire
 from engine.runtime.commit_loop import CommitLoop, Submission
 from engine.runtime.effects import Effects, FillBell
 from engine.runtime.rates import Rates
@@ -314,6 +314,20 @@ async def test_the_reply_to_a_cancel_has_no_fills(venue: Venue, monkeypatch: pyt
     assert (cancelled.status, cancelled.cumulative_quantity) == (pb.ORDER_STATUS_CANCELLED, 7)
     assert list(cancelled.fills) == []
     assert [fill.quantity for fill in repeated.fills] == [4, 3]
+
+
+async def test_others_have_their_turn_in_a_long_cancel_all(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as many commands as it takes, and its reply counts what all of them cancelled."""
+    monkeypatch.setattr(wire, "MAX_CANCELS", 2)
+    await asyncio.gather(*(venue.submit("ann", Side.BUY, 10, str(number)) for number in range(5)))
+    call = cast("Context", Call("ann"))
+    cancelling = asyncio.create_task(venue.servicer.CancelAll(pb.CancelAllRequest(), call))
+    bought = await venue.submit("bob", Side.SELL, 1)  # comes behind the first of three commands
+    assert [fill.quantity for fill in bought.fills] == [1]
+    assert (await cancelling).count == 5
+    assert not venue.state.accounts.by_name["ann"].open
 
 
 async def test_messages_of_a_stream_wait_for_their_legs_together(

@@ -90,7 +90,7 @@ def fields_of(message: Message) -> dict[str, object]:
         (wire.new_order("alice", NEW), NEW, {"client", "away"}),
         (wire.cancel_order("alice", CANCEL), CANCEL, {"client"}),
         (wire.replace_order("alice", REPLACE), REPLACE, {"client", "away"}),
-        (wire.cancel_all("alice", CANCEL_ALL), CANCEL_ALL, {"client"}),
+        (wire.cancel_all("alice", CANCEL_ALL), CANCEL_ALL, {"client", "most"}),
     ],
     ids=["new", "cancel", "replace", "cancel all"],
 )
