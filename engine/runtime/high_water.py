@@ -169,6 +169,7 @@ class MarkedJournal:
         self._there: JournalPosition | None = None
         self._kept = self._mark
         self._trusted = False  # before the check the position is somewhere inside the replay
+        self._told = ""
         self._saving = threading.Lock()
         self._keeping: asyncio.Task[None] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -275,6 +276,8 @@ class MarkedJournal:
             try:
                 write_mark(self.path, mark)
             except OSError as error:
-                _log.warning("the high-water mark %s cannot be written: %s", self.path, error)
+                if str(error) != self._told:  # each second it is tried again
+                    _log.warning("the high-water mark %s cannot be written: %s", self.path, error)
+                self._told = str(error)
             else:
-                self._kept = mark
+                self._kept, self._told = mark, ""
