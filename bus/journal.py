@@ -216,6 +216,17 @@ class MemoryJournal(_Chained):
         return self.position.batch_number
 
 
+class NoJournal(MemoryJournal):
+    """A journal that keeps nothing of what is appended: orders live as long as their process."""
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says; nobody reads it back, so it takes no memory."""
+        del time_ns
+        _check_append(self.position, epoch, commands)
+        self._chain.position = JournalPosition(self.position.batch_number + 1, b"", epoch)
+        return self.position.batch_number
+
+
 class JetStreamJournal(_Chained):
     """The journal of one engine in its JetStream stream. Give it a connection that does not buffer."""
 
