@@ -170,6 +170,7 @@ class MarkedJournal:
         self._kept = self._mark
         self._trusted = False  # before the check the position is somewhere inside the replay
         self._saving = threading.Lock()
+        self._told = ""  # why the mark cannot be written, as the log was told; empty while it can
         self._keeping: asyncio.Task[None] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -275,6 +276,11 @@ class MarkedJournal:
             try:
                 write_mark(self.path, mark)
             except OSError as error:
-                _log.warning("the high-water mark %s cannot be written: %s", self.path, error)
+                if str(error) != self._told:  # tried every second, for as long as a disk is full
+                    self._told = str(error)
+                    _log.warning("the high-water mark %s cannot be written: %s", self.path, error)
             else:
                 self._kept = mark
+                if self._told:
+                    self._told = ""
+                    _log.warning("the high-water mark %s is written again", self.path)
