@@ -2,6 +2,7 @@
 
     JournalError
     ├── JournalDamaged   records are missing or altered (`bus.records`): do not trade
+    │   └── JournalTrimmed   only those that a late reader has not read yet: start again, from a snapshot
     └── PrimaryReplaced  another primary's record has our place: whoever reigned exits at once
 
 Where the connection is closed for good, all raise nats' ConnectionClosedError: exit and recover by replay.
@@ -45,6 +46,7 @@ from bus.stream import (
     Extent,
     Publisher,
     StreamError,
+    StreamGap,
     message_at,
     settled_extent,
     until_connected,
@@ -63,6 +65,23 @@ _FULL: Final = "maximum bytes exceeded"
 """What nats-server says of a stream at its limit; the code beside it stands for other failures too."""
 
 _log: Final = logging.getLogger(__name__)
+
+
+class JournalTrimmed(JournalDamaged):
+    """The journal was trimmed beyond what this reader has read; nothing is lost."""
+
+    def __init__(self, engine: int, reached: int, first: int) -> None:
+        super().__init__(
+            engine,
+            reached + 1,
+            f"it begins at stream sequence {first} now, and this process had read {reached}",
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"the journal of engine {self.engine} was trimmed meanwhile: {self.what}: start again,"
+            " which begins at a snapshot"
+        )
 
 
 class PrimaryReplaced(JournalError):
@@ -216,6 +235,17 @@ class MemoryJournal(_Chained):
         return self.position.batch_number
 
 
+class NoJournal(MemoryJournal):
+    """A journal that keeps nothing of what is appended: orders live as long as their process."""
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says; nobody reads it back, so it takes no memory."""
+        del time_ns
+        _check_append(self.position, epoch, commands)
+        self._chain.position = JournalPosition(self.position.batch_number + 1, b"", epoch)
+        return self.position.batch_number
+
+
 class JetStreamJournal(_Chained):
     """The journal of one engine in its JetStream stream. Give it a connection that does not buffer."""
 
@@ -281,6 +311,8 @@ class JetStreamJournal(_Chained):
                             f"the stream ends at {last}, but from here on its records are gone",
                         )
         except StreamError as error:
+            if isinstance(error, StreamGap):
+                await self._end(self._sequence)  # which tells of a trimmed journal
             raise JournalDamaged(self._engine, self._sequence + 1, str(error)) from error
         finally:
             await reader.close()
@@ -398,6 +430,8 @@ class JetStreamJournal(_Chained):
         """The stream's last sequence; JournalDamaged when its head, or what it had `reached`, is gone."""
         found = await self._extent(reached)
         if found.last_seq and found.first_seq > self._sequence + 1:
+            if self._sequence:
+                raise JournalTrimmed(self._engine, self._sequence, found.first_seq)
             raise JournalDamaged(
                 self._engine,
                 self._sequence + 1,

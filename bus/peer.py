@@ -9,7 +9,9 @@ Here: every decision about a feed, from numbers passed in. Not here: sockets, cl
       └──────────────────────────────────────────────┴──────────────────┘
 
 Age is how old the newest heartbeat is: local time less its sending time, less the smallest such difference of
-the epoch. So a backlog of old heartbeats that arrives "now" is as old as it is.
+the epoch. So a backlog of old heartbeats that arrives "now" is as old as it is. The clock of a machine that
+was paused is behind from then on, so all differences grow at once and stay: when they have stood still for a
+while, which those of a backlog do not, the smallest of them counts.
 
 Invariants: every replica has the feed's epoch or is unsynced; only a synced book of a live peer is protected;
 the number of books is bounded.
@@ -45,6 +47,9 @@ LONGEST_WAIT_NS: Final = 1_000_000_000
 
 _DRIFT_PER_MILLION: Final = 200
 """How much faster one machine's clock may run than another's: the smallest difference may rise by it."""
+
+STEADY_NS: Final = 60_000_000_000
+"""Differences that stay within LIVE_NS of each other for so long have no backlog in them."""
 
 
 class PeerState(Enum):
@@ -105,6 +110,8 @@ class PeerFeed:
         self._sent_ns: int | None = None
         self._heard_ns = 0
         self._least_difference_ns = 0
+        self._steady_since_ns = 0
+        self._steady_from_ns = self._steady_to_ns = 0  # the differences since then
 
     def on_message(self, message: FeedMessage, symbol: str | None, received_ns: int) -> bool:
         """Take one message of this engine; `symbol` is the one its subject names, None for a heartbeat.
@@ -238,10 +245,24 @@ class PeerFeed:
         else:
             drift_ns = max(0, received_ns - self._heard_ns) * _DRIFT_PER_MILLION // 1_000_000
             self._least_difference_ns = min(difference_ns, self._least_difference_ns + drift_ns)
+        self._note_steadiness(difference_ns, received_ns)
         self._heard_ns = received_ns
         self._sent_ns = sent_ns if self._sent_ns is None else max(self._sent_ns, sent_ns)
         is_clean = difference_ns - self._least_difference_ns <= LIVE_NS
         self._clean_heartbeats = self._clean_heartbeats + 1 if is_clean else 0
+
+    def _note_steadiness(self, difference_ns: int, received_ns: int) -> None:
+        """Take the differences of a clock that was set back as they are, once they have stood still."""
+        low_ns = min(difference_ns, self._steady_from_ns)
+        high_ns = max(difference_ns, self._steady_to_ns)
+        is_steady = high_ns - low_ns <= LIVE_NS and received_ns - self._heard_ns <= DOWN_NS
+        if is_steady and received_ns - self._steady_since_ns <= STEADY_NS:
+            self._steady_from_ns, self._steady_to_ns = low_ns, high_ns
+            return
+        if is_steady:
+            self._least_difference_ns = max(self._least_difference_ns, low_ns)
+        self._steady_since_ns = received_ns
+        self._steady_from_ns = self._steady_to_ns = difference_ns
 
     def _begin_epoch(self, epoch: int) -> None:
         if self.epoch:

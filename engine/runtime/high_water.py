@@ -169,8 +169,8 @@ class MarkedJournal:
         self._there: JournalPosition | None = None
         self._kept = self._mark
         self._trusted = False  # before the check the position is somewhere inside the replay
-        self._told = ""
         self._saving = threading.Lock()
+        self._told = ""  # why the mark cannot be written, as the log was told; empty while it can
         self._keeping: asyncio.Task[None] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -276,8 +276,11 @@ class MarkedJournal:
             try:
                 write_mark(self.path, mark)
             except OSError as error:
-                if str(error) != self._told:  # each second it is tried again
+                if str(error) != self._told:  # tried every second, for as long as a disk is full
+                    self._told = str(error)
                     _log.warning("the high-water mark %s cannot be written: %s", self.path, error)
-                self._told = str(error)
             else:
-                self._kept, self._told = mark, ""
+                self._kept = mark
+                if self._told:
+                    self._told = ""
+                    _log.warning("the high-water mark %s is written again", self.path)

@@ -32,7 +32,7 @@ from nats.aio.client import Client
 from bus import crash_points, messages, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
-from bus.journal import JetStreamJournal, Journal, MemoryJournal
+from bus.journal import JetStreamJournal, Journal, NoJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, LeaseEntry
 from bus.metrics import MetricsServer
@@ -566,8 +566,7 @@ async def run(settings: EngineSettings) -> None:
         await await_shared(nc, PROVISION_PATIENCE_S)
         if not settings.durable:
             await _refuse_a_journal(nc, settings.number)
-            memory = MemoryJournal(settings.number)
-            await Engine(settings, edge, door, address, link, nc, memory, None).run()
+            await Engine(settings, edge, door, address, link, nc, NoJournal(settings.number), None).run()
             return
         await await_journal(nc, settings.number, PROVISION_PATIENCE_S)
         journal_nc = await link.open(f"{name}-journal", buffered=False)

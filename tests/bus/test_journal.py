@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -17,7 +18,9 @@ from bus.journal import (
     MAX_RECORD_BYTES,
     JetStreamJournal,
     Journal,
+    JournalTrimmed,
     MemoryJournal,
+    NoJournal,
     PrimaryReplaced,
 )
 from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
@@ -584,3 +587,48 @@ async def test_a_tail_notices_that_the_journal_lost_its_end(
     await provision.provision_journal(connection, 1)
     with pytest.raises(JournalDamaged, match="lost its end: message 3 was read"):
         await asyncio.wait_for(following, 10)
+
+
+async def test_an_engine_without_a_journal_remembers_no_batch() -> None:
+    """Batches are numbered and their size is bounded, but however many there were, none is kept."""
+    journal: Journal = NoJournal(1)
+    tracemalloc.start()
+    try:
+        await journal.append(1, 10, b"first")
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(1, 1_001):
+            assert await journal.append(2, 10, b"%01000d" % number) == number + 1
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept - before < 10_000
+    assert (journal.position.batch_number, journal.newest_epoch) == (1_001, 2)
+    assert await _replayed(journal) == []
+    assert await journal.lag() == 0
+    with pytest.raises(AssertionError, match="bytes of commands in one batch"):
+        await journal.append(2, 10, bytes(MAX_RECORD_BYTES + 1))
+
+
+async def test_a_journal_that_was_trimmed_beyond_its_reader_is_not_called_damaged(
+    nats_connection: Connection, engine: int
+) -> None:
+    """A standby that was frozen for long misses what was trimmed: it is to start again, from a snapshot."""
+    await provision.provision_journal(nats_connection, engine, trimmable=True)
+    store = JetStreamStore(nats_connection, engine)
+    writer = await _written(store, 2)
+    reader, idle = store.open(), store.open()
+    seen: list[Record] = []
+    following = asyncio.create_task(_follow(reader, seen))
+    await until(lambda: len(seen) == 2)
+    following.cancel()
+    await asyncio.wait((following,))
+    for number in (3, 4, 5):
+        await writer.append(1, number, b"more")
+    await provision.trim_journal(nats_connection, engine, 5)
+    trimmed = f"journal of engine {engine} was trimmed .* begins at .* 5 now, and .* had read 2: start again"
+    with pytest.raises(JournalTrimmed, match=trimmed):
+        await reader.lag()
+    with pytest.raises(JournalTrimmed, match=trimmed):
+        await asyncio.wait_for(_follow(reader, seen), 5)
+    with pytest.raises(JournalDamaged, match="no usable snapshot has what stood before"):
+        await _replayed(idle)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.messages import BID, BookDelta, BookSnapshot, FeedMessage, Heartbeat, LevelChange, Trades
-from bus.peer import DOWN_NS, LIVE_NS, MAX_SYMBOLS, PeerFeed, PeerState
+from bus.peer import DOWN_NS, LIVE_NS, MAX_SYMBOLS, STEADY_NS, PeerFeed, PeerState
 from bus.replica import BookReplica
 
 MS = 1_000_000
@@ -118,7 +118,7 @@ def test_old_heartbeats_that_arrive_now_are_old() -> None:
 
 
 def test_late_heartbeats_do_not_bring_a_peer_back() -> None:
-    """Each 200 ms late is not clean, however many there are; two on time are enough."""
+    """Each 200 ms late is not clean; two on time are enough."""
     engine, feed, now = live_pair()
     feed.tick(now + DOWN_NS + 1)
     assert feed.symbols_to_request(now + DOWN_NS + 1, 0.5) == ()
@@ -152,6 +152,61 @@ def test_a_drifting_clock_does_not_age_a_peer() -> None:
             age = feed.age_ns(late)
             assert age is not None
             assert age < LIVE_NS
+
+
+def test_a_clock_that_is_slewed_does_not_age_a_peer() -> None:
+    """NTP may make it one thousandth slower for an hour: after each minute it counts as it is."""
+    engine, feed, now = live_pair()
+    for beat in range(1, 36_000):
+        at = now + beat * BEAT
+        feed.on_message(engine.heartbeat(at - beat * BEAT // 1_000), None, at)
+        age = feed.age_ns(at)
+        assert age is not None
+        assert age < LIVE_NS
+
+
+def test_a_peer_whose_machine_was_paused_comes_back() -> None:
+    """Its clock stood still for 30 s, so all that it sends looks so much older: for a minute it is down."""
+    engine, feed, now = live_pair()
+    behind = 30_000 * MS
+    now += behind
+    feed.tick(now)
+    for beat in range(1, STEADY_NS // BEAT + 1):
+        at = now + beat * BEAT + beat % 10 * 10 * MS
+        feed.on_message(engine.heartbeat(now + beat * BEAT - behind), None, at)
+        assert feed.state is PeerState.DOWN
+    now += STEADY_NS
+    for beat in range(1, 4):
+        at = now + beat * BEAT
+        feed.on_message(engine.heartbeat(at - behind), None, at)
+    assert feed.symbols_to_request(at, 0.5) == ()
+    feed.on_message(engine.snapshot("AAPL"), "AAPL", at)
+    assert feed.protected("AAPL") is not None
+    assert feed.age_ns(at + 200 * MS) == 200 * MS
+    assert feed.tick(at + 200 * MS) is PeerState.SUSPECT
+
+
+def test_a_short_pause_of_its_machine_does_not_age_a_peer_for_long() -> None:
+    """One of 120 ms, as when a virtual machine moves, is forgotten after two minutes, not after ten."""
+    engine, feed, now = live_pair()
+    behind = 120 * MS
+    for _ in range(1, 2 * STEADY_NS // BEAT + 3):
+        now += BEAT
+        feed.on_message(engine.heartbeat(now - behind), None, now)
+    assert feed.age_ns(now) == 0
+
+
+def test_a_backlog_that_shrinks_for_minutes_stays_old() -> None:
+    """A reader that was frozen for ten minutes and catches up slowly takes nothing of it for news."""
+    engine, feed, now = live_pair()
+    behind = 600_000 * MS
+    for beat in range(1, 3 * STEADY_NS // BEAT):
+        sent = now + beat * BEAT * 3 // 2
+        received = now + behind + beat * BEAT
+        feed.on_message(engine.heartbeat(sent), None, received)
+        age = feed.age_ns(received)
+        assert age is not None
+        assert age > received - sent - 200 * MS  # two clocks may have come apart by that in ten minutes
 
 
 def test_a_heartbeat_with_a_higher_sequence_unsyncs_and_asks() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -278,17 +279,33 @@ def names_in(directory: Path) -> list[str]:
 
 
 async def test_a_mark_that_cannot_be_written_stops_no_engine(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its file's place taken by a directory the engine goes on, and says once what is wrong."""
+    """With its file's place taken by a directory the engine goes on; what is wrong it says once."""
+    monkeypatch.setattr(high_water, "KEEP_PERIOD_S", 0.01)
+    path, tries = tmp_path / FILE_NAME, 0
+
+    def write(*place: Any) -> None:
+        nonlocal tries
+        tries += 1
+        write_mark(*place)
+
+    monkeypatch.setattr(high_water, "write_mark", write)
     async with MarkedJournal(MemoryJournal(1), 1, tmp_path) as journal:
         async for _ in journal.replay():
             pass
-        (tmp_path / FILE_NAME / "in the way").mkdir(parents=True)
+        (path / "in the way").mkdir(parents=True)
         await journal.append(1, 1, b"")
-        await journal.append(2, 2, b"")
-    assert caplog.text.count(f"the high-water mark {tmp_path / FILE_NAME} cannot be written") == 1
-    assert names_in(tmp_path) == [FILE_NAME], "no draft is left"
+        await until(lambda: tries >= 5)
+        assert [message.partition(": ")[0] for message in caplog.messages] == [
+            f"the high-water mark {path} cannot be written"
+        ]
+        assert names_in(tmp_path) == [FILE_NAME], "no draft is left"
+        (path / "in the way").rmdir()
+        path.rmdir()
+        await until(lambda: f"the high-water mark {path} is written again" in caplog.messages)
+    assert (mark := read_mark(path, 1)) is not None
+    assert mark.batch_number == 1
 
 
 def test_reports_know_how_far_the_journal_was(caplog: pytest.LogCaptureFixture) -> None:

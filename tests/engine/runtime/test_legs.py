@@ -18,7 +18,7 @@ from engine.commands import Command, LegResult, NewOrder, QueryLeg, TakeLeg
 from engine.events import Accepted, Answered, LegSent
 from engine.invariants import check
 from engine.runtime import legs
-from engine.runtime.commit_loop import Overloaded, Submission
+from engine.runtime.commit_loop import JournalUnavailable, Overloaded, Submission
 from engine.runtime.recovery import begin_reign
 from engine.terms import MAX_LEG_FILLS, MAX_PRICE, OrderStatus, Side
 from tests.engine.runtime.nodes import Node, Peer, tasks
@@ -679,3 +679,39 @@ async def test_an_answer_says_how_new_the_book_is(
         answer = decode_leg_answer(reply.data)
         assert (answer.refused, answer.book_sequence) == (False, before + 1)
         assert away.replicas["AAPL"].sequence == before + 1
+
+
+async def test_legs_that_are_left_out_are_told_of_together(
+    nats_connection: Connection,
+    engine: int,
+    other: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full journal may take no leg for days, and each is queried every few seconds: one line a while."""
+    asked = 0
+
+    def refuse(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise JournalUnavailable("the journal does not answer")
+
+    async with tasks() as group:
+        home = Node(engine, nats_connection, group)
+        await home.start()
+        monkeypatch.setattr(home.loop, "submit", refuse)
+        query = encode(LegQuery((other << 48) + 7, other))
+        with caplog.at_level(logging.WARNING, "routing"):
+            for _ in range(5):
+                await nats_connection.publish(subjects.route(engine), query, reply="nobody")
+            await until(lambda: asked == 5)
+            monkeypatch.setattr(legs, "TELL_S", 0.0)
+            await nats_connection.publish(subjects.route(engine), query, reply="nobody")
+            await until(lambda: asked == 6)
+    told = [vars(record) for record in caplog.records if record.name == "routing"]
+    leg = (other << 48) + 7
+    assert [(line["leg"], line["peer"], line["left_out"]) for line in told] == [
+        (leg, other, 1),
+        (leg, other, 5),
+    ]
+    assert told[0]["message"].endswith("this one among others: the journal does not answer")
