@@ -35,7 +35,7 @@ async def main(url: str, after: int) -> None:
         try:
             reader = reader or await js.pull_subscribe("execution.*", stream="EXECUTIONS", config=config)
             messages = await reader.fetch(MESSAGES, timeout=PATIENCE_S)
-        except nats.errors.TimeoutError:
+        except TimeoutError:  # nats-py's own or, when the server was slow to say so, asyncio's
             continue  # nobody traded
         except nats.js.errors.ServiceUnavailableError:
             reader, messages = None, []  # away for a minute it is forgotten, but nothing that is stored

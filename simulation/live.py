@@ -60,7 +60,8 @@ def fills_table(progress: Progress) -> Table:
     """The newest trades, newest first."""
     table = Table(title="Last trades", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("taker", "side", "quantity", "symbol", "price", "traded on"):
-        table.add_column(column)
+        # Where all is too wide, what is in words takes more lines; half a number says nothing.
+        table.add_column(column, no_wrap=column != "traded on")
     for name, fill in list(reversed(progress.last_fills))[:SHOWN_TRADES]:
         home = engine_of_id(fill.order_id)
         route = f"E{fill.engine}" if home == fill.engine else f"E{fill.engine}, routed there by E{home}"

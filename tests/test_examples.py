@@ -1,11 +1,15 @@
 """What holds for every example; what each does is tried where the market it needs is."""
 
+import asyncio
 import re
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
+import nats
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +75,18 @@ def test_without_a_market_an_example_says_so_in_a_line() -> None:
         )
     for done in ends:
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
+
+
+async def test_the_drop_copy_follower_outlasts_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py tells of one by its own error, or by asyncio's if the server answers in the last moment."""
+    reader = AsyncMock()
+    reader.fetch.side_effect = [nats.errors.TimeoutError(), TimeoutError(), [], asyncio.CancelledError()]
+    stream = Mock(pull_subscribe=AsyncMock(return_value=reader))
+    monkeypatch.setattr(nats, "connect", AsyncMock(return_value=Mock(jetstream=Mock(return_value=stream))))
+    main = runpy.run_path(str(ROOT / "examples" / "drop_copy.py"))["main"]
+    with pytest.raises(asyncio.CancelledError):
+        await main("nats://127.0.0.1:1", 0)
+    assert reader.fetch.await_count == 4
 
 
 def test_the_lock_file_names_no_registry() -> None:

@@ -206,9 +206,10 @@ def _set(options: Options, name: str, contexts: Contexts) -> str:
     if not changes:
         ways = ", ".join(f"--{key.replace('_', '-')}" for key in _KEPT)
         raise Misuse(f"nothing to set in context {name}", f"give one or more of {ways}")
+    word = "changed" if name in contexts.contexts else "new"  # a name that was mistyped is new
     contexts.contexts[name] = msgspec.structs.replace(contexts.contexts.get(name, Context()), **changes)
     contexts.current = contexts.current or name
-    return f"{name} is changed: {', '.join(sorted(changes))}."
+    return f"{name} is {word}: {', '.join(sorted(changes))}."
 
 
 def _document(name: str, contexts: Contexts) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from client import Fill
 from client.units import Instrument
-from simulation.live import screen
+from simulation.live import SHOWN_TRADES, fills_table, screen
 
 SYMBOLS = ["AAPL", "BTC-USD", "GOOG"]
 
@@ -70,3 +70,14 @@ async def test_all_parts_fit(height: int) -> None:
         assert part in text
     assert text.count("99.99") >= 2
     assert sum("E1 61" in line for line in lines) == 2 * min(10, (height - 17) // 2)
+
+
+async def test_no_number_is_cut_short_on_a_narrow_terminal() -> None:
+    """Of a trade's columns, only the one in words takes more lines."""
+    running = await progress()
+    for _, fill in running.last_fills:
+        fill.quantity = Decimal("0.00000062")
+    console = Console(width=60, color_system=None)
+    with console.capture() as captured:
+        console.print(fills_table(running))
+    assert captured.get().count("momentum-4   sell   0.00000062   BTC-USD   99.99") == SHOWN_TRADES

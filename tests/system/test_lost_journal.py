@@ -1,6 +1,7 @@
 """An engine whose journal was lost does not trade on what is left, unless it is told to."""
 
 import contextlib
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from bus.connection import Connection, connect
 from bus.messages import decode_executions
 from bus.server import NatsServer
 from bus.snapshots import SnapshotEntry, SnapshotStore
-from bus.stream import extent
+from bus.stream import StreamError, extent
 from bus.stream_reader import StreamReader
 from engine.runtime import snapshots
 from engine.runtime.high_water import FILE_NAME, read_mark
@@ -264,4 +265,32 @@ async def test_an_idle_engine_sees_that_its_reports_were_lost_and_stores_them_ag
         assert await reported(nc) == 1
         async with engine_process(server.url, tmp_path) as again:
             await order_until(again, 3)
+        await nc.close()
+
+
+async def test_reports_come_again_where_the_server_counts_those_that_are_gone(tmp_path: Path) -> None:
+    """New ones were stored behind the gap: as docs/reliability.md says, index and newest block go away."""
+    server = NatsServer(tmp_path / "nats")
+    async with server:
+        await make_streams(server.url)
+        await trade(server.url, tmp_path)
+        await server.stop()
+        (messages,) = (tmp_path / "nats/data").rglob(f"streams/{subjects.EXECUTIONS_STREAM}/msgs")
+        (block,) = messages.glob("*.blk")
+        os.truncate(block, block.stat().st_size - 100)
+        await server.start()
+        await trade(server.url, tmp_path)
+        nc = await connect(server.url, name="test", on_closed=lambda: None)
+        with pytest.raises(StreamError, match="missing"):
+            await reported(nc)
+        await server.stop()
+        (messages / "index.db").unlink()
+        max(messages.glob("*.blk"), key=lambda path: int(path.stem)).unlink()
+        await server.start()
+
+        async def all_are_stored() -> bool:
+            return await reported(nc) == 6
+
+        async with engine_process(server.url, tmp_path):
+            await eventually(all_are_stored, 15, "the reports of all six orders are stored")
         await nc.close()

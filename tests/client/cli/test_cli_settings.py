@@ -190,6 +190,18 @@ async def test_a_list_of_contexts_is_of_all(capsys: pytest.CaptureFixture[str]) 
     assert (said.out, "'alice' was given" in said.err) == ("", True)
 
 
+async def test_a_context_that_is_set_for_the_first_time_is_called_new(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a mistyped name shows, which changes nothing of the context that was meant."""
+    command = find("context")
+    for name, said in (("alice", "changed"), ("alcie", "new"), ("alcie", "changed")):
+        options = command.parser().read(["set", name, "--exchange", "there:1"])
+        assert await run(command, options, Output(as_json=False)) == 0
+        assert capsys.readouterr().out == f"{name} is {said}: exchange.\n"
+    assert load(file).contexts["alcie"] == Context(exchange="there:1")
+
+
 async def test_a_secret_is_kept_before_the_exchange_hears_of_it(venue: FakeVenue, file: Path) -> None:
     """A registration that may or may not have been done leaves its secret here, to be repeated with."""
     venue.failures.extend([grpc.StatusCode.UNAVAILABLE] * 100)
