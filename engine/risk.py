@@ -60,10 +60,7 @@ def refuse_new(order: NewOrder, symbols: Container[str]) -> Refusal | None:
             f"self_trade_prevention {order.self_trade_prevention} must be 0 to {_LAST_PREVENTION}",
         )
     if order.stop_price or order.display_quantity or order.expire_time_ns:
-        return (
-            RejectReason.UNSUPPORTED,
-            "stop_price, display_quantity and expire_time_ns are not offered yet: leave them 0",
-        )
+        return _refuse_extras(order)
     if kind == _MARKET:
         if price:
             return (
@@ -113,7 +110,19 @@ def _refuse_terms(order: NewOrder) -> Refusal:
             RejectReason.INVALID_TIME_IN_FORCE,
             f"time_in_force {order.time_in_force} must be GTC (1), IOC (2) or FOK (3)",
         )
-    return RejectReason.UNSUPPORTED, "only LIMIT and MARKET orders with GTC, IOC or FOK are offered so far"
+    if order.type > _MARKET:
+        return RejectReason.UNSUPPORTED, f"type {order.type} is not offered yet: send LIMIT (1) or MARKET (2)"
+    return (
+        RejectReason.UNSUPPORTED,
+        f"time_in_force {order.time_in_force} is not offered yet: send GTC (1), IOC (2) or FOK (3)",
+    )
+
+
+def _refuse_extras(order: NewOrder) -> Refusal:
+    """Why it cannot have the first of the fields that belong to kinds of orders still to come."""
+    fields = ("stop_price", "display_quantity", "expire_time_ns")
+    field, value = next((field, value) for field in fields if (value := getattr(order, field)))
+    return RejectReason.UNSUPPORTED, f"{field} {value} is not offered yet: leave it 0"
 
 
 def _refuse_size(price: int, quantity: int) -> Refusal | None:

@@ -37,7 +37,7 @@ def client_id_violation(client_id: str) -> str:
 def secret_violation(secret: str) -> str:
     """Why this is no secret or password; empty when it is one."""
     if len(secret) > MAX_SECRET_LENGTH:
-        return f"must be at most {MAX_SECRET_LENGTH} characters long"
+        return f"must be at most {MAX_SECRET_LENGTH} characters long, not {len(secret)}"
     if "\0" in secret:  # scrypt fills a short secret up with these: to it, one more at the end is the same
         return "must have no NUL character"
     return ""

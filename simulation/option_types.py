@@ -20,8 +20,8 @@ from bus import runner
 from client.cli.arguments import not_empty
 from exchange.runtime.settings import DEFAULT_PASSWORD
 
-MAX_ENGINES: Final = 1_000
-"""On one machine: each is a process of some 60 MB, and its port is held open while ports are chosen."""
+MAX_ENGINES: Final = 256
+"""As many as follow each other (`bus.follower.MAX_PEERS`): the quotes of more would count for nothing."""
 
 MAX_MINUTES: Final = 1_440
 """A day, as the longest scenario."""

@@ -143,7 +143,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         """Sum one symbol's book over the live engines; `depth` levels a side, all of them when 0."""
         await self._check_symbol(request.symbol, context)
         if request.depth < 0:
-            await abort_bad_request(context, "depth", "must be 0 (all levels) or more")
+            await abort_bad_request(context, "depth", f"{request.depth} must be 0 (all levels) or more")
         reply = pb.ConsolidatedBook()
         async with self._turns.of(context.peer()):
             await in_slices(self._consolidated_book(reply, request.symbol, request.depth))

@@ -151,6 +151,23 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 ANY_FIELD = st.one_of([st.tuples(st.just(name), values) for name, values in FIELDS.items()])
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"type": 3, "time_in_force": 4}, "type 3 is not offered yet: send LIMIT (1) or MARKET (2)"),
+        ({"time_in_force": 5}, "time_in_force 5 is not offered yet: send GTC (1), IOC (2) or FOK (3)"),
+        ({"stop_price": -7, "expire_time_ns": 9}, "stop_price -7 is not offered yet: leave it 0"),
+        ({"display_quantity": 8, "expire_time_ns": 9}, "display_quantity 8 is not offered yet: leave it 0"),
+        ({"expire_time_ns": 9}, "expire_time_ns 9 is not offered yet: leave it 0"),
+    ],
+)
+def test_what_is_not_offered_yet_is_refused_by_field_and_value(changes: dict[str, Any], text: str) -> None:
+    """A programmer sees which field of an order is too early, what was in it, and what to send instead."""
+    command = msgspec.structs.replace(order("ann", Side.BUY), **changes)
+    answer = answered(venue().apply_batch([command])[0])
+    assert (answer.reject_reason, answer.reject_text) == (RejectReason.UNSUPPORTED, text)
+
+
 @settings(max_examples=500)
 @example(changes=[("symbol", "x" * 1_000_000)])
 @given(changes=st.lists(ANY_FIELD, max_size=3))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bus.follower import MAX_PEERS
 from client.cli.sheets import Sheet
 from simulation import by_hand, chaos_report, cli, matchbus, operate, ready_file
 from simulation.cluster_errors import ClusterError
@@ -44,7 +45,7 @@ def code_of(program: str, words: list[str]) -> int:
         ("matchbus demo", "--duration", "-1 0 nan inf", "finite number above 0"),
         ("matchbus demo", "--clients", "-1 0 nan 1001", "from 1 to 1,000"),
         *(
-            (command, "--engines", "-1 0 nan 70000", "from 1 to 1,000")
+            (command, "--engines", f"-1 0 nan {MAX_PEERS + 1}", f"from 1 to {MAX_PEERS}")
             for command in ("matchbus up", "matchbus demo", "simulation run", "simulation chaos")
         ),
         ("matchbus up", "--dashboard-port", "-1 0 99999", "from 1 to 65,535"),
@@ -103,7 +104,7 @@ def test_engines_of_the_environment_are_checked(
     monkeypatch.setenv("NUM_ENGINES", value)
     assert cli.main([]) == 1
     assert capsys.readouterr().err == (
-        f"NUM_ENGINES in the environment: {value!r} is not a whole number from 1 to 1,000\n"
+        f"NUM_ENGINES in the environment: {value!r} is not a whole number from 1 to {MAX_PEERS}\n"
     )
 
 

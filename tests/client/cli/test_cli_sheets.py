@@ -159,7 +159,7 @@ def test_a_refusal_names_reason_text_and_way_out() -> None:
             ["ticks of 0.01", "lots of 0.00000001"],
         ),
         ("DUPLICATE_CLIENT_ORDER_ID", "'a' was used with symbol 'A', not 'B'", []),
-        ("UNSUPPORTED", "stop_price, display_quantity are not offered yet: leave them 0", []),
+        ("UNSUPPORTED", "stop_price 5 is not offered yet: leave it 0", []),
     ],
 )
 def test_a_refusal_in_ticks_and_lots_is_told_with_their_sizes(

@@ -81,16 +81,17 @@ async def test_market_views(
         assert [(i.symbol, i.tick_size, i.lot_size) for i in listed] == [("AAPL", "0.01", "1")]
 
 
-async def test_a_bad_request_for_a_book_names_the_field(own_server: NatsServer, tmp_path: Path) -> None:
+async def test_a_bad_request_for_a_book_names_field_and_value(own_server: NatsServer, tmp_path: Path) -> None:
     """A depth below zero, no symbol, and one that is no symbol."""
     async with exchange(own_server, tmp_path) as caller:
-        for request, field in (
-            (pb.GetConsolidatedBookRequest(symbol="AAPL", depth=-1), "depth"),
-            (pb.GetConsolidatedBookRequest(symbol="md.>"), "symbol"),
-            (pb.GetConsolidatedBookRequest(), "symbol"),
+        for request, field, value in (
+            (pb.GetConsolidatedBookRequest(symbol="AAPL", depth=-1), "depth", "-1"),
+            (pb.GetConsolidatedBookRequest(symbol="md.>"), "symbol", "'md.>'"),
+            (pb.GetConsolidatedBookRequest(), "symbol", "''"),
         ):
             error = await refused(caller.stub.GetConsolidatedBook(request), grpc.StatusCode.INVALID_ARGUMENT)
             assert violated_field(error) == field
+            assert (error.details() or "").startswith(f"{field}: {value} ")
 
 
 async def test_views_are_published(
