@@ -32,6 +32,7 @@ from bus.messages import (
     encode,
 )
 from bus.peer import MAX_SYMBOLS, PeerFeed
+from bus.round_trip import RoundTrip
 
 TICK_S: Final = 0.02
 """How often time passes for the feeds: bounds how late silence is noticed and a request leaves."""
@@ -74,15 +75,20 @@ class FeedFollower:
         self._random = random.Random()  # noqa: S311 -- spreads requests over time, guards nothing
         self._followings: dict[int, _Following] = {}
         self._has_told_left_out = False
+        self._round_trip = RoundTrip(nc)
 
     async def run(self) -> None:
         """Follow until cancelled."""
         discovery = await self._nc.subscribe(
             subjects.HEARTBEATS, cb=self._discover, pending_msgs_limit=MAX_PENDING_MESSAGES
         )
+        await self._round_trip.start()
         try:
             while True:
                 now_ns = time.monotonic_ns()
+                if any(feed.seems_late(now_ns) for feed in self.peers.values()):
+                    # Its heartbeats may be waiting to be read: this process may itself have been held up.
+                    await self._round_trip.make()
                 for following in list(self._followings.values()):
                     await following.tick(now_ns, self._random.random())
                 await asyncio.sleep(TICK_S)

@@ -144,8 +144,15 @@ class PeerFeed:
             replica.lose()
         self._want_all()
 
+    def seems_late(self, now_ns: int) -> bool:
+        """Whether `tick` would think less of the peer than before: first read all that has come by now."""
+        if self.state is PeerState.DOWN:
+            return False
+        age_ns = self.age_ns(now_ns)
+        return age_ns is None or age_ns > (LIVE_NS if self.state is PeerState.LIVE else DOWN_NS)
+
     def tick(self, now_ns: int) -> PeerState:
-        """Let the time that passed count: the state as of now."""
+        """Let the time that passed count: the state as of `now_ns`, all that came by then being read."""
         age_ns = self.age_ns(now_ns)
         if age_ns is None or age_ns > DOWN_NS:
             self._clean_heartbeats = 0
@@ -157,6 +164,11 @@ class PeerFeed:
         ):
             self.state = PeerState.LIVE if age_ns <= LIVE_NS else PeerState.SUSPECT
         return self.state
+
+    def _hear(self, now_ns: int) -> None:
+        """What came may bring the peer back. If it is old, what is still to be read may not be."""
+        if not self.seems_late(now_ns):
+            self.tick(now_ns)
 
     def age_ns(self, now_ns: int) -> int | None:
         """How long ago the newest heartbeat was sent, as measured; None before the epoch's first."""
@@ -215,7 +227,7 @@ class PeerFeed:
             for symbol, replica in self.replicas.items():
                 if not replica.synced:
                     self._wishes[symbol] = _Wish(due_ns=received_ns + LONGEST_WAIT_NS // 4)
-        self.tick(received_ns)
+        self._hear(received_ns)
 
     def _on_heartbeat(self, heartbeat: Heartbeat, received_ns: int) -> bool:
         if heartbeat.engine != self.engine:
@@ -235,7 +247,7 @@ class PeerFeed:
                     self.counters.gaps += 1
                     changed = True
                 self._note(replica)
-        self.tick(received_ns)
+        self._hear(received_ns)
         return changed
 
     def _measure(self, sent_ns: int, received_ns: int) -> None:

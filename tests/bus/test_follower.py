@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from bus import subjects
 from bus.connection import Connection, connect
 from bus.follower import FeedFollower
 from bus.messages import ASK, BID, Heartbeat, LevelChange, Trades, encode
-from bus.peer import PeerState
+from bus.peer import LIVE_NS, PeerState
 from bus.replica import BookReplica
 from bus.server import NatsServer
 from engine.events import BookChanged, Fill
@@ -186,6 +188,42 @@ async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(
         async with running(venue.market_data):
             await until(lambda: agrees(follower, venue, "AAPL"))
         assert feed.epoch == 2
+
+
+async def test_a_reader_that_is_held_up_does_not_take_that_for_silence(
+    shared_server: NatsServer, nats_connection: Connection, engine: int
+) -> None:
+    """Heartbeats came all the time; they wait to be read when its event loop goes on."""
+    states: list[PeerState] = []
+    ended = threading.Event()
+
+    async def trade() -> None:
+        nc = await connect(shared_server.url, name="engine", on_closed=lambda: None)
+        venue = Venue(nc, engine)
+        await venue.start("AAPL")
+        async with running(venue.market_data):
+            await asyncio.to_thread(ended.wait)
+        await nc.close()
+
+    follower = FeedFollower(
+        nats_connection,
+        own_engine=None,
+        on_state=lambda number, feed: states.append(feed.state) if number == engine else None,
+    )
+    trading = asyncio.create_task(asyncio.to_thread(asyncio.run, trade()))
+    try:
+        async with running(follower):
+            await until(lambda: states and states[-1] is PeerState.LIVE)
+            states.clear()
+            feed = follower.peers[engine]
+            for held_s in (0.2, 0.4, 0.6):
+                time.sleep(held_s)  # noqa: ASYNC251 -- the loop is to stand still
+                await until(lambda: (feed.age_ns(time.monotonic_ns()) or 0) < LIVE_NS)
+                await asyncio.sleep(2 * bus.follower.TICK_S)
+    finally:
+        ended.set()
+        await trading
+    assert set(states) <= {PeerState.LIVE}
 
 
 async def test_malformed_messages_cost_the_books_until_the_next_snapshot(

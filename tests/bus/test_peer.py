@@ -111,10 +111,23 @@ def test_old_heartbeats_that_arrive_now_are_old() -> None:
     backlog = [engine.heartbeat(now + beat * BEAT) for beat in range(1, 20)]
     for heartbeat in backlog[:10]:
         feed.on_message(heartbeat, None, now + 2_000 * MS)
-    assert feed.state is PeerState.DOWN
+    assert feed.tick(now + 2_000 * MS) is PeerState.DOWN
     age = feed.age_ns(now + 2_000 * MS)
     assert age is not None
     assert 990 * MS < age <= 1_000 * MS
+
+
+@pytest.mark.parametrize("state", [PeerState.LIVE, PeerState.SUSPECT])
+def test_a_late_heartbeat_takes_no_peer_down_while_others_wait_to_be_read(state: PeerState) -> None:
+    """A reader that was held up itself reads the oldest first; what counts is time with nothing unread."""
+    engine, feed, now = live_pair()
+    assert feed.tick(now + (LIVE_NS if state is PeerState.LIVE else DOWN_NS)) is state
+    read_at = now + 9 * BEAT
+    for beat in range(1, 8):
+        feed.on_message(engine.heartbeat(now + beat * BEAT), None, read_at)
+        assert feed.state is state
+    feed.on_message(engine.heartbeat(now + 8 * BEAT), None, read_at)
+    assert feed.state is PeerState.LIVE
 
 
 def test_late_heartbeats_do_not_bring_a_peer_back() -> None:
