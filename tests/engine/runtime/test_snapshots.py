@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,12 @@ async def extents(nc: Connection, engine: int) -> tuple[int, int]:
     return found.first_seq, found.last_seq
 
 
-async def spoil(nc: Connection, engine: int, batch: int) -> None:
+async def spoil(nc: Connection, engine: int, batch: int, other: bytes = b"something else") -> None:
     """Put other bytes where the snapshot of a batch was."""
     jetstream, bucket = nc.jetstream(), subjects.snapshots_bucket(engine)
     info = await (await jetstream.object_store(bucket)).get_info(f"{batch:020d}")
     await jetstream.purge_stream(subjects.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
-    await jetstream.publish(f"$O.{bucket}.C.{info.nuid}", b"something else")
+    await jetstream.publish(f"$O.{bucket}.C.{info.nuid}", other)
 
 
 async def alter(market: Market) -> None:
@@ -199,6 +200,16 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
             found, _, digest = await market.recover()
         assert (found, digest) == (serves, state_digest(market.state))
         assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
+
+
+async def test_what_another_snapshot_holds_is_damage(market: Market, nats_connection: Connection) -> None:
+    """It is whole, and would restore to a state of another batch."""
+    await market.make()
+    await market.trade(1)
+    await market.make()
+    older = (await market.store.entries())[1]
+    await spoil(nats_connection, market.engine, 31, zlib.compress(await market.store.get(older)))
+    assert await market.recover() == (30, 20, state_digest(market.state))
 
 
 async def test_a_maker_keeps_what_it_could_read(trimmed: Market, nats_connection: Connection) -> None:
