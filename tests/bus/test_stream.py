@@ -77,8 +77,9 @@ class SlowStream:
 
 
 @pytest_asyncio.fixture
-async def slow(nats_connection: Connection) -> AsyncIterator[SlowStream]:
-    """A stream that nobody else uses."""
+async def slow(nats_connection: Connection, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowStream]:
+    """A stream that nobody else uses, whose answers are waited for however busy the machine is."""
+    monkeypatch.setattr(bus.stream, "ANSWER_TIMEOUT_S", 5.0)
     stream = SlowStream()
     subscription = await nats_connection.subscribe(stream.subject, cb=stream.take)
     yield stream
