@@ -261,6 +261,22 @@ async def test_an_expired_lease_that_nobody_took_is_kept(rivals: tuple[Lease, Le
     assert first.unrenewed_s < TTL_S
 
 
+async def test_who_keeps_a_lease_hears_that_it_lapsed(rivals: tuple[Lease, Lease]) -> None:
+    """Another may have reigned meanwhile, which only the journal can tell."""
+    first, second = rivals
+    assert await first.acquire()
+    await first.release()
+    heard = asyncio.Event()
+
+    async def lapsed() -> None:
+        heard.set()
+
+    keeping = asyncio.create_task(first.keep(lapsed))
+    await asyncio.wait_for(heard.wait(), 5)
+    assert await holder_of(second) == first.entry
+    keeping.cancel()
+
+
 async def test_a_lease_found_free_is_told_of_though_an_answer_is_lost(
     rivals: tuple[Lease, Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
