@@ -177,13 +177,19 @@ async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(
     venue: Venue, nats_connection: Connection
 ) -> None:
     """A stopped engine is down within half a second; started again in a new epoch it is protected again."""
-    follower = FeedFollower(nats_connection, own_engine=None)
+    states: list[PeerState] = []
+    follower = FeedFollower(
+        nats_connection,
+        own_engine=None,
+        on_state=lambda engine, feed: states.append(feed.state) if engine == venue.number else None,
+    )
     async with running(follower):
         async with running(venue.market_data):
             await until(lambda: agrees(follower, venue, "AAPL"))
         feed = follower.peers[venue.number]
         await until(lambda: feed.state is PeerState.DOWN, timeout_s=2)
         assert feed.protected("AAPL") is None
+        await until(lambda: states[-1] is PeerState.DOWN)
         await venue.start("AAPL", "BRK.B")
         async with running(venue.market_data):
             await until(lambda: agrees(follower, venue, "AAPL"))
@@ -229,8 +235,16 @@ async def test_a_reader_that_is_held_up_does_not_take_that_for_silence(
 async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
     venue: Venue, nats_connection: Connection
 ) -> None:
-    """Nothing raises out of a callback (the fixture would see it), what a feed lost is counted and heals."""
-    follower = FeedFollower(nats_connection, own_engine=None)
+    """Nothing raises out of a callback (the fixture would see it), what a feed lost is counted and heals.
+
+    Listeners hear of it at once.
+    """
+    heard: list[int] = []
+    follower = FeedFollower(
+        nats_connection,
+        own_engine=None,
+        on_state=lambda engine, feed: heard.append(feed.counters.malformed) if engine == number else None,
+    )
     number = venue.number
     book = f"md.{number}.book.AAPL"
     heartbeat = encode(Heartbeat(number, 1, 1, 1, {}))
@@ -252,6 +266,7 @@ async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
         for subject, message in bad:
             await nats_connection.publish(subject, message if isinstance(message, bytes) else encode(message))
         await until(lambda: feed.counters.malformed == len(bad))
+        assert 1 in heard
         await until(lambda: agrees(follower, venue, "AAPL"))
         assert set(feed.replicas) == {"AAPL", "BRK.B"}
         assert set(follower.peers).isdisjoint({0, 65535, 99999, 99999999})

@@ -1,11 +1,13 @@
 """The journal: what both kinds must do, and what the one in JetStream must survive."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 import tracemalloc
 from typing import TYPE_CHECKING, Protocol
+from unittest.mock import AsyncMock
 
 import msgspec
 import nats.errors
@@ -25,7 +27,7 @@ from bus.journal import (
 )
 from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
-from bus.stream import Extent
+from bus.stream import Ack, Extent
 from tests.waiting import freeze, until
 
 if TYPE_CHECKING:
@@ -140,6 +142,17 @@ async def test_replay_goes_on_where_it_ended(store: Store) -> None:
     await writer.append(1, 30, b"more")
     assert [record.commands for record in await _replayed(standby)] == [b"more"]
     assert standby.position == writer.position
+
+
+async def test_replay_goes_on_where_it_was_broken_off(store: Store) -> None:
+    """A standby that takes over stops in the middle of what it reads; no record is read twice or left out."""
+    await _written(store, 5)
+    reader = store.open()
+    async with contextlib.aclosing(reader.replay()) as records:
+        async for record in records:
+            if record.batch_number == 2:
+                break
+    assert [record.batch_number for record in await _replayed(reader)] == [3, 4, 5]
 
 
 async def test_records_link_to_the_one_before(store: Store) -> None:
@@ -390,13 +403,48 @@ async def test_a_lost_answer_is_found_in_the_stream(
     assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 2
 
 
-async def test_a_full_journal_waits_and_says_why(nats_connection: Connection, engine: int) -> None:
+async def test_an_answer_for_another_place_is_damage(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fence let it through to where nothing of ours can stand."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    monkeypatch.setattr(journal._publisher, "attempt", AsyncMock(return_value=Ack(seq=7)))
+    with pytest.raises(JournalDamaged, match="stored the record at 7 instead"):
+        await journal.append(1, 1, b"")
+    assert journal.position == JournalPosition()
+
+
+async def test_a_record_that_is_gone_from_its_place_is_damage(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an answer the place is looked at: the server counts what it no longer has."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    await JetStreamStore(nats_connection, engine).force(b"lost")
+    monkeypatch.setattr("bus.journal.message_at", AsyncMock(return_value=None))
+    with pytest.raises(JournalDamaged, match="the record is gone, though there are later ones"):
+        await asyncio.wait_for(journal.append(1, 1, b""), 5)
+
+
+async def test_a_full_journal_waits_and_says_why(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the byte limit the head stays, the append has no good answer, and the reason is told."""
     await provision.provision_journal(nats_connection, engine, max_bytes=300_000)
     journal = JetStreamJournal(nats_connection, engine)
     await journal.append(1, 1, b"x" * 200_000)
     append = asyncio.create_task(journal.append(1, 2, b"x" * 200_000))
     await until(lambda: "maximum bytes exceeded" in journal.trouble, 2)
+    since = journal.unanswered_since
+    attempts = journal._publisher.attempt
+    tried = []
+
+    async def attempt(subject: str, payload: bytes, headers: dict[str, str]) -> Ack | None:
+        tried.append(headers)
+        return await attempts(subject, payload, headers)
+
+    monkeypatch.setattr(journal._publisher, "attempt", attempt)
+    await until(lambda: len(tried) > 2)
+    assert journal.unanswered_since == since, "it waits since the first attempt"
     append.cancel()
     await asyncio.wait([append])
     assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 1

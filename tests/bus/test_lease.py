@@ -261,6 +261,22 @@ async def test_an_expired_lease_that_nobody_took_is_kept(rivals: tuple[Lease, Le
     assert first.unrenewed_s < TTL_S
 
 
+async def test_who_keeps_a_lease_hears_that_it_lapsed(rivals: tuple[Lease, Lease]) -> None:
+    """Another may have reigned meanwhile, which only the journal can tell."""
+    first, second = rivals
+    assert await first.acquire()
+    await first.release()
+    heard = asyncio.Event()
+
+    async def lapsed() -> None:
+        heard.set()
+
+    keeping = asyncio.create_task(first.keep(lapsed))
+    await asyncio.wait_for(heard.wait(), 5)
+    assert await holder_of(second) == first.entry
+    keeping.cancel()
+
+
 async def test_a_lease_found_free_is_told_of_though_an_answer_is_lost(
     rivals: tuple[Lease, Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,3 +424,16 @@ def test_an_outage_is_no_silence_of_the_holder() -> None:
     turn.was_away(100.0)
     assert not turn.has_come(held, 100.0 + DEAD_S)
     assert turn.has_come(held, 100.1 + DEAD_S)
+
+
+def test_only_a_lease_that_nobody_has_held_is_left_to_others() -> None:
+    """Once somebody was seen to hold it, its end counts from when it ran out; after an outage that waits."""
+    held = Stored(5, "", encode(LeaseEntry(1, "first", "127.0.0.1:1", 1)))
+    turn = _Turn(began=0.0, leave_first_s=60.0)
+    assert not turn.has_come(None, 1.0)
+    assert not turn.has_come(held, 2.0)
+    assert not turn.has_come(None, 3.0)
+    assert turn.has_come(None, 3.0 + NEWCOMER_S)
+    turn.was_away(100.0)
+    for since_s, has_come in ((0.0, False), (0.9 * TTL_S, False), (TTL_S, True)):
+        assert turn.has_come(None, 100.0 + since_s) is has_come

@@ -151,8 +151,8 @@ def test_heartbeats_a_second_apart_never_bring_a_peer_back() -> None:
         now = second * 1_000 * MS
         feed.on_message(engine.heartbeat(now), None, now)
         feed.on_message(engine.snapshot("AAPL"), "AAPL", now)
-        feed.tick(now + 500 * MS)
-        assert feed.state is PeerState.DOWN
+        for time_ns in (now, now + 500 * MS):
+            assert feed.tick(time_ns) is PeerState.DOWN
 
 
 def test_a_drifting_clock_does_not_age_a_peer() -> None:
@@ -273,6 +273,20 @@ def test_a_new_epoch_resets_every_book_and_the_age() -> None:
     assert feed.protected("AAPL") is not None
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_successor_may_have_another_clock(hours: int) -> None:
+    """That of another machine: the age of a reign's heartbeats says nothing of the next one's."""
+    engine, feed, now = live_pair()
+    engine.restart()
+    for _ in range(2):
+        now += BEAT
+        feed.on_message(engine.heartbeat(now + hours * 3_600_000 * MS), None, now)
+    assert feed.age_ns(now) == 0
+    assert feed.symbols_to_request(now, 0.5) == ()
+    feed.on_message(engine.snapshot("AAPL"), "AAPL", now)
+    assert feed.protected("AAPL") is not None
+
+
 def test_loss_unsyncs_everything() -> None:
     """After an overflow or reconnect no book counts until its next snapshot."""
     engine, feed, now = live_pair()
@@ -296,6 +310,37 @@ def test_books_missing_from_the_answer_for_all_are_asked_for_by_name() -> None:
     feed.on_message(engine.snapshot("AAPL"), "AAPL", 0)
     assert feed.symbols_to_request(0, 0.5) is None
     assert feed.symbols_to_request(500 * MS, 0.5) == ("MSFT",)
+
+
+def test_very_many_missing_books_are_asked_for_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request has a bounded size."""
+    monkeypatch.setattr("bus.peer.MAX_SYMBOLS_ASKED", 2)
+    symbols = ("AAPL", "MSFT", "TSLA")
+    engine, feed = Engine(*symbols), PeerFeed(1)
+    assert feed.symbols_to_request(0, 0.5) == ()
+    for symbol in symbols:
+        feed.on_message(engine.snapshot(symbol), symbol, 0)
+    for number, asked in ((2, symbols[:2]), (3, ())):
+        for symbol in symbols[:number]:
+            engine.delta(symbol, (BID, 100, number, 1))
+        feed.on_message(engine.heartbeat(0), None, 0)
+        assert feed.symbols_to_request(10_000 * MS, 0.5) == asked
+        for symbol in symbols:
+            feed.on_message(engine.snapshot(symbol), symbol, 0)
+
+
+def test_a_late_snapshot_of_a_new_book_does_not_count() -> None:
+    """The heartbeat that first named the symbol said how far it was."""
+    engine, feed, now = live_pair()
+    engine.books["MSFT"] = BookReplica("MSFT")
+    engine.books["MSFT"].load(1, 0, ())
+    late = engine.snapshot("MSFT")
+    engine.delta("MSFT", (BID, 100, 1, 1))
+    feed.on_message(engine.heartbeat(now), None, now)
+    feed.on_message(late, "MSFT", now)
+    assert feed.protected("MSFT") is None
+    feed.on_message(engine.snapshot("MSFT"), "MSFT", now)
+    assert feed.protected("MSFT") is not None
 
 
 def test_nonsense_is_counted_and_costs_the_books() -> None:

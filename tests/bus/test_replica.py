@@ -151,14 +151,42 @@ def test_a_gap_unsyncs_and_the_waiting_deltas_follow_the_snapshot() -> None:
     assert image_of(replica) == image_of(source.book)
 
 
-def test_a_snapshot_older_than_what_was_seen_does_not_sync() -> None:
-    """A late snapshot cannot hide that newer deltas are missing."""
+def test_waiting_deltas_follow_the_first_snapshot_that_leads_to_them() -> None:
+    """One that leaves a hole before them does not use them up."""
     source, replica = synced_pair()
-    old = source.snapshot()
+    snapshots = []
+    for price in (98, 97):
+        source.change(((BID, price, 1, 1),))
+        snapshots.append(source.snapshot())
+    assert deliver(replica, source.change(((BID, 96, 1, 1),))) is Outcome.GAP
+    assert deliver(replica, snapshots[0]) is Outcome.GAP
+    assert deliver(replica, snapshots[1]) is Outcome.APPLIED
+    assert image_of(replica) == image_of(source.book)
+
+
+def test_a_delta_that_begins_before_the_book_is_not_guessed_over() -> None:
+    """Only one that begins where the book is leads on."""
+    source, replica = synced_pair()
+    source.change(((BID, 98, 1, 1),))
+    assert deliver(replica, source.snapshot()) is Outcome.APPLIED
+    delta = source.change(((BID, 97, 1, 1),))
+    overlapping = BookDelta(1, delta.sequence, replica.sequence - 1, 1, 1, delta.levels, delta.checksum)
+    assert deliver(replica, overlapping) is Outcome.GAP
+    assert not replica.synced
+
+
+def test_a_snapshot_older_than_what_was_seen_does_not_sync() -> None:
+    """A late snapshot cannot hide that newer deltas are missing, and the book never goes back."""
+    source, replica = synced_pair()
+    older = source.snapshot()
+    assert deliver(replica, source.change(((BID, 99, 1, 1),))) is Outcome.APPLIED
+    old, image = source.snapshot(), image_of(replica)
     source.change(((BID, 98, 1, 1),))
     assert deliver(replica, source.change(((BID, 97, 1, 1),))) is Outcome.GAP
-    assert deliver(replica, old) is Outcome.GAP
-    assert not replica.synced
+    for late in (old, older):
+        assert deliver(replica, late) is Outcome.GAP
+        assert not replica.synced
+        assert (replica.sequence, image_of(replica)) == (old.sequence, image)
 
 
 def test_what_the_source_announces_unsyncs_when_it_is_news() -> None:
@@ -180,17 +208,32 @@ def test_duplicates_change_nothing() -> None:
     assert replica.synced
 
 
+def test_a_snapshot_of_another_book_at_the_same_sequence_counts() -> None:
+    """It is what the source has."""
+    source, replica = synced_pair()
+    levels = ((BID, 100, 6, 1),)
+    other = BookSnapshot(1, replica.sequence, 1, 1, levels, checksum([levels[0][1:]], ()))
+    assert deliver(replica, other) is Outcome.APPLIED
+    assert image_of(replica) == levels
+    assert deliver(replica, source.snapshot()) is Outcome.APPLIED
+
+
 def test_a_new_epoch_throws_the_book_away_and_an_old_one_is_dropped() -> None:
     """Nothing of a replaced primary is used, whatever comes first of the new one."""
     source, replica = synced_pair()
-    zombie = source.change(((BID, 99, 5, 1),))
+    zombies = source.change(((BID, 99, 5, 1),)), source.snapshot()
     source.restart(2)
+    begun = source.snapshot()
     assert deliver(replica, source.change(((BID, 98, 5, 1),))) is Outcome.NEW_EPOCH
     assert not replica.synced
     assert image_of(replica) == ()
-    assert deliver(replica, zombie) is Outcome.STALE_EPOCH
-    assert deliver(replica, source.snapshot()) is Outcome.APPLIED
-    assert replica.epoch == 2
+    for zombie in zombies:
+        assert deliver(replica, zombie) is Outcome.STALE_EPOCH
+    assert deliver(replica, begun) is Outcome.APPLIED, "the delta that came before it waits for it"
+    assert (replica.epoch, image_of(replica)) == (2, image_of(source.book))
+    for zombie in zombies:
+        assert deliver(replica, zombie) is Outcome.STALE_EPOCH
+    assert replica.synced
 
 
 def test_a_wrong_checksum_unsyncs() -> None:
@@ -204,6 +247,12 @@ def test_a_wrong_checksum_unsyncs() -> None:
     bad = BookSnapshot(1, good.sequence, 1, 1, good.levels[1:], good.checksum)
     assert deliver(replica, bad) is Outcome.CHECKSUM
     assert deliver(replica, good) is Outcome.APPLIED
+    delta = source.change(((BID, 98, 5, 1),))
+    replica.lose()
+    wrong = BookDelta(1, delta.sequence, delta.previous_sequence, 1, 1, ((BID, 98, 6, 1),), delta.checksum)
+    assert deliver(replica, wrong) is Outcome.WAITING
+    assert deliver(replica, good) is Outcome.CHECKSUM
+    assert not replica.synced
 
 
 def large_pair() -> tuple[Source, BookReplica, list[BookSnapshot]]:

@@ -1,14 +1,21 @@
-"""Asking a stream of a cluster, whose leader may change."""
+"""Asking a stream of a cluster, whose leader may change; what became of a message that was sent to one."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import cast
 
+import nats.errors
 import pytest
+import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 import bus.stream
-from bus.stream import settled_extent
+from bus.connection import Connection
+from bus.stream import Ack, Publisher, settled_extent, until_connected
+from tests.waiting import until
 
 
 class NatsCluster:
@@ -49,3 +56,86 @@ async def test_a_stream_that_stays_short_has_lost_its_end(monkeypatch: pytest.Mo
         cluster = NatsCluster(ends_at(4, replicas))
         assert (await settled_extent(cast("Client", cluster), "S", 6)).last_seq == 4
         assert (time.monotonic() - began > 0.2) is (replicas == 3)
+
+
+class SlowStream:
+    """Takes messages; the test answers each attempt when it likes."""
+
+    subject = "slow.stream"
+
+    def __init__(self) -> None:
+        self.attempts: list[Msg] = []
+
+    async def take(self, attempt: Msg) -> None:
+        """Keep it."""
+        self.attempts.append(attempt)
+
+    async def answer(self, attempt: int, sequence: int) -> None:
+        """Say that this attempt, counted from 1, is stored."""
+        await until(lambda: len(self.attempts) >= attempt)
+        await self.attempts[attempt - 1].respond(b'{"seq": %d}' % sequence)
+
+
+@pytest_asyncio.fixture
+async def slow(nats_connection: Connection, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowStream]:
+    """A stream that nobody else uses, whose answers are waited for however busy the machine is."""
+    monkeypatch.setattr(bus.stream, "ANSWER_TIMEOUT_S", 5.0)
+    stream = SlowStream()
+    subscription = await nats_connection.subscribe(stream.subject, cb=stream.take)
+    yield stream
+    await subscription.unsubscribe()
+
+
+async def unanswered(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a message once that has no answer in time."""
+    publisher.begin_message()
+    with monkeypatch.context() as hurry:
+        hurry.setattr(bus.stream, "ANSWER_TIMEOUT_S", 0.02)
+        assert await publisher.attempt(SlowStream.subject, b"", {}) is None
+    assert publisher.trouble == "no answer"
+
+
+async def test_a_late_answer_is_not_that_of_the_next_message(
+    nats_connection: Connection, slow: SlowStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what was never stored would count as stored."""
+    publisher = Publisher(nats_connection)
+    await unanswered(publisher, monkeypatch)
+    publisher.begin_message()
+    attempt = asyncio.create_task(publisher.attempt(slow.subject, b"", {}))
+    await until(lambda: len(slow.attempts) == 2)
+    await slow.answer(1, 1)
+    await slow.answer(2, 2)
+    assert await attempt == Ack(seq=2)
+
+
+async def test_attempts_of_one_message_share_their_answers(
+    nats_connection: Connection, slow: SlowStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that comes counts; that of the other attempt, which may come with it, harms nothing."""
+    publisher = Publisher(nats_connection)
+    await unanswered(publisher, monkeypatch)
+    attempt = asyncio.create_task(publisher.attempt(slow.subject, b"", {}))
+    await until(lambda: len(slow.attempts) == 2)
+    for number, asked in enumerate(slow.attempts, 1):  # both in one turn of the event loop
+        await publisher._answered(Msg(nats_connection, asked.reply, data=b'{"seq": %d}' % number))
+    assert await attempt == Ack(seq=1)
+    publisher.begin_message()
+    attempt = asyncio.create_task(publisher.attempt(slow.subject, b"", {}))
+    await slow.answer(3, 3)
+    assert await attempt == Ack(seq=3)
+
+
+async def test_a_message_that_nobody_takes_has_no_answer(nats_connection: Connection) -> None:
+    """A stream that is not there may come back."""
+    publisher = Publisher(nats_connection)
+    publisher.begin_message()
+    assert await publisher.attempt("no.such.stream", b"", {}) is None
+    assert publisher.trouble == "no stream takes the message at this moment"
+
+
+async def test_a_closed_connection_is_not_waited_for() -> None:
+    """It never comes back."""
+    closed = cast("Client", SimpleNamespace(is_connected=False, is_closed=True))
+    with pytest.raises(nats.errors.ConnectionClosedError):
+        await asyncio.wait_for(until_connected(closed), 5)

@@ -44,6 +44,7 @@ class Node:
         self.replicas: dict[str, BookReplica] = {}
         self.sent: list[LegSent] = []
         self.fills: list[Fill] = []
+        self.catch_ups = 0
         self.loop = CommitLoop(
             self.state,
             self.journal,
@@ -107,7 +108,7 @@ class Node:
         return len(self.journal.stored)
 
     async def _catch_up(self) -> None:
-        return
+        self.catch_ups += 1
 
     async def _release(self, batch: Batch) -> None:
         for event in batch.events:

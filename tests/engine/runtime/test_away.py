@@ -24,7 +24,7 @@ from engine.commands import (
     TakingCommand,
     Uncross,
 )
-from engine.events import LegSent
+from engine.events import Cancelled, LegSent
 from engine.runtime import away
 from engine.runtime.away import MAX_LEVELS, MAX_QUOTES, SUSPECT_AFTER_UNANSWERED, AwayView
 from engine.state import State
@@ -253,8 +253,8 @@ def test_what_a_leg_takes_is_spoken_for() -> None:
     assert setting.levels(order(Side.SELL, 99, 96)) == {2: BIDS}
     setting.view.legs_planned([leg(20, 101, leg_id=2)])
     assert set(setting.levels(buy(99, 103))) == {3}
-    setting.view.leg_answered(leg(4, 101), answer(10, refused=True))
-    setting.view.leg_answered(leg(20, 101, leg_id=2), answer(10, refused=True))
+    setting.view.leg_answered(leg(4, 101), answer(11, refused=True))
+    setting.view.leg_answered(leg(20, 101, leg_id=2), answer(11, refused=True))
     assert setting.levels(buy(99, 103))[2] == ASKS, "a refused leg took nothing and never will"
 
 
@@ -406,6 +406,17 @@ def test_an_uncross_is_bounded(monkeypatch: pytest.MonkeyPatch, side: Side) -> N
     assert {leg.order_id - first_id for leg in sent} == {0, 2, 3}
 
 
+def test_orders_that_may_send_no_legs_are_uncrossed_too() -> None:
+    """With nothing else in front of the quote they are cancelled."""
+    setting = Setting()
+    setting.peers[9] = live_peer(9, asks=ASKS)
+    setting.state.apply(NewOrder("mm", "m", "AAPL", Side.BUY, 1, 1, 101, 5, post_only=True))
+    command = setting.view.attach(Uncross("AAPL", Side.BUY, ()))
+    assert command is not None
+    assert Cancelled in map(type, setting.state.apply(command))
+    assert setting.view.crossing("AAPL") == []
+
+
 @pytest.mark.parametrize(("quantity", "told", "cut"), [(50, 2, True), (1, 1, False)])
 def test_an_uncross_knows_where_a_quote_was_cut(
     monkeypatch: pytest.MonkeyPatch, quantity: int, told: int, *, cut: bool
@@ -449,6 +460,26 @@ def test_what_others_add_between_two_legs_hides_nothing_that_is_left() -> None:
     show(peer, 11, asks=((100, 14),))
     setting.view.legs_planned([leg(8, 100, leg_id=2)])
     show(peer, 12, asks=((100, 2),))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 2),)}
+
+
+def test_what_others_take_is_no_part_of_what_a_leg_takes() -> None:
+    """The book goes from 10 to 2 while a leg takes 5 of it: no more counts than is shown."""
+    peer = live_peer(2, asks=((100, 10),))
+    setting = Setting(peer)
+    setting.view.legs_planned([leg(5, 100)])
+    show(peer, 11, asks=((100, 2),))
+    assert setting.levels(buy(99, 101)) == {2: ((100, 2),)}
+
+
+def test_what_one_leg_took_was_not_taken_by_another() -> None:
+    """One of two is back and was seen: the other one is still to take its part of what is left."""
+    peer = live_peer(2, asks=((100, 10),))
+    setting = Setting(peer)
+    for number in (1, 2):
+        setting.view.legs_planned([leg(4, 100, leg_id=number)])
+    show(peer, 11, asks=((100, 6),))
+    setting.view.leg_answered(leg(4, 100, leg_id=1), answer(11, (100, 4)))
     assert setting.levels(buy(99, 101)) == {2: ((100, 2),)}
 
 

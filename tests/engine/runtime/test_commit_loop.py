@@ -28,8 +28,10 @@ from engine.commands import (
     Uncross,
     decode,
 )
+from engine.digest import state_digest
 from engine.events import Accepted, Answered, LegSent
 from engine.runtime import commit_loop, wire
+from engine.runtime.away import MAX_LEVELS, MAX_QUOTES
 from engine.runtime.commit_loop import (
     AMPLE_COMMANDS,
     Batch,
@@ -332,6 +334,26 @@ async def test_what_arrives_during_an_append_is_the_next_batch(rig: Rig) -> None
     assert [batch.number for batch in rig.batches] == [3, 4]
 
 
+async def test_it_is_idle_once_effects_are_out(rig: Rig) -> None:
+    """Not while a batch is on its way to the journal, nor while it is let out: a hand-over waits for both."""
+    rig.journal.held = True
+    rig.has_room.clear()
+    async with rig.running():
+        await quiet()
+        assert rig.loop.is_idle
+        done = rig.submit(order("a"))
+        await rig.asked(1)
+        assert not rig.loop.is_idle
+        rig.journal.let_go()
+        await until(lambda: rig.batches)
+        await quiet()
+        assert not rig.loop.is_idle
+        rig.has_room.set()
+        await done
+        await quiet()
+        assert rig.loop.is_idle
+
+
 async def test_a_small_batch_waits_for_more_while_told_to(rig: Rig) -> None:
     """Commands that come one by one during the delay share a record, which leaves once it is ample."""
     rig.delay_s = 3600.0
@@ -396,7 +418,9 @@ async def test_records_of_the_largest_commands_fit(rig: Rig, character: str) -> 
     assert all(len(record.commands) <= MAX_RECORD_BYTES for record in records)
 
 
-@pytest.mark.parametrize(("peers", "levels"), [(1, 1), (3, 20), (30, 20), (100, 20)])
+@pytest.mark.parametrize(
+    ("peers", "levels"), [(1, 1), (3, 20), (30, 20), (100, 20), (MAX_QUOTES, 1), (MAX_QUOTES, MAX_LEVELS)]
+)
 async def test_records_with_away_quotes_fit(rig: Rig, peers: int, levels: int) -> None:
     """What peers show goes into the record too, and is counted; no command is lost, doubled or moved."""
     rig.attach = with_quotes(quotes(peers, levels))
@@ -409,8 +433,10 @@ async def test_records_with_away_quotes_fit(rig: Rig, peers: int, levels: int) -
     assert names(await rig.journal.commands()) == names(commands)
 
 
-async def test_records_with_results_of_legs_fit(rig: Rig) -> None:
-    """A leg may bring back hundreds of fills: they are counted as well."""
+@pytest.mark.parametrize("has_peers", [True, False])
+async def test_records_with_results_of_legs_fit(rig: Rig, *, has_peers: bool) -> None:
+    """A leg may bring back hundreds of fills: they are counted as well, also when its peer is gone."""
+    rig.has_peers = has_peers
     fills = tuple(
         LegFill((2 << 48) + number, 10**12, 10**12, (2 << 48) + number, 2**60) for number in range(500)
     )
@@ -471,6 +497,43 @@ async def test_one_client_cannot_fill_the_queue(rig: Rig, monkeypatch: pytest.Mo
         await asyncio.gather(*waiting)
         await more
         await rig.loop.submit([order("c"), order("h")], client="ann")
+
+
+@pytest.mark.usefixtures("small_records")
+async def test_a_share_is_given_back_while_others_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that is never empty, as under load, does not use up a client's share."""
+    monkeypatch.setattr(commit_loop, "MAX_CLIENTS_SHARE", 3)
+    rig.journal.held = True
+    async with rig.running():
+        waiting = [
+            rig.loop.submit([order("a"), order("b"), order("c")], client="ann"),
+            rig.submit(*(order(f"o{number}") for number in range(4))),
+        ]
+        await rig.asked(1)
+        assert rig.loop.queued_commands
+        waiting.append(rig.loop.submit([order("d"), order("e"), order("f")], client="ann"))
+        rig.journal.recover()
+        await asyncio.gather(*waiting)
+
+
+async def test_who_waits_for_its_share_hears_of_a_silent_journal(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream is not read on until there is room: it may not wait for that until the journal answers."""
+    monkeypatch.setattr(commit_loop, "MAX_CLIENTS_SHARE", 1)
+    rig.journal.held = True
+    async with rig.running():
+        rig.submit(order("in flight"))
+        await rig.asked(1)
+        rig.loop.submit([order("queued")], client="ann")
+        more = asyncio.create_task(rig.loop.wait_for_share("ann", 1))
+        await quiet()
+        assert not more.done()
+        rig.journal.fall_silent()
+        await asyncio.wait_for(more, 2)
+        with pytest.raises(JournalUnavailable):
+            rig.loop.submit([order("next")], client="ann")
+        rig.journal.recover()
 
 
 @pytest.mark.parametrize("full", ["MAX_CLIENTS_SHARE", "MAX_QUEUED_COMMANDS"])
@@ -655,9 +718,11 @@ async def test_without_the_lease_orders_are_taken(rig: Rig, monkeypatch: pytest.
 async def test_a_short_while_without_the_lease_is_nobodys_trouble(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as nats-server takes to start again."""
+    """As long as nats-server takes to start again; what is read is never older than the 4 s promised."""
     monkeypatch.setattr(rig.loop, "_stored_from", -math.inf)
     async with rig.running():
+        rig.unrenewed_s = 4.1
+        assert rig.loop.doubt()
         rig.unrenewed_s = 3.5
         assert await rig.loop.read(lambda: len(rig.state.orders)) == 0
         await rig.submit(order("a"))
@@ -829,12 +894,15 @@ async def test_who_comes_during_the_catch_up_needs_another(rig: Rig) -> None:
 
 
 async def test_a_command_with_nothing_left_to_do_is_no_record(rig: Rig) -> None:
-    """An Uncross that finds nothing crossed is answered with None and stored nowhere."""
+    """An Uncross that finds nothing crossed is answered with None and stored nowhere, the state as before."""
     rig.attach = lambda command: None if isinstance(command, Uncross) else command
+    rig.clock_ns = 9_000
+    before = state_digest(rig.state)
     async with rig.running():
         submission = await asyncio.wait_for(rig.loop.submit_own(Uncross("AAPL", 1, ())), 1)
         assert submission.answers == [None]
         assert rig.journal.asked == []
+        assert state_digest(rig.state) == before
         await rig.submit(order("a"))
         assert rig.batches[0].number == 3
     assert rig.loop.queued_commands == 0
@@ -909,12 +977,16 @@ async def test_an_order_whose_leg_comes_back_empty_settles_too(rig: Rig) -> None
 
 
 async def test_the_leg_that_another_one_leads_to_is_planned_too(rig: Rig) -> None:
-    """Or what its peer shows would be handed out again to the next command of the batch."""
+    """Or what its peer shows would be handed out again; until it is back too the order has no answer."""
     async with rig.running():
-        _, leg = await send_leg(rig)
+        first, leg = await send_leg(rig)
         rig.attach = with_quotes((AwayQuote(3, 1, 9, ((100, 5),)),))
         await rig.loop.submit_own(LegResult(leg.leg_id, ()))
-    assert [planned.peer for planned in rig.planned] == [2, 3]
+        assert [planned.peer for planned in rig.planned] == [2, 3]
+        assert not first.settling[0].done()
+        rig.attach = lambda command: command
+        await rig.loop.submit_own(LegResult(rig.planned[1].leg_id, ()))
+        assert (await asyncio.wait_for(first.settling[0], 1)).status == OrderStatus.NEW
 
 
 async def test_a_late_show_settles_only_its_own_batch(rig: Rig) -> None:

@@ -218,24 +218,41 @@ async def test_as_many_reports_share_a_message_as_it_takes(stream: Stream) -> No
     assert [len(message.reports) for message in stream.stored] == [2_000, 1_000]
 
 
-@pytest.mark.parametrize("published", [(6, 2), (6, 1), (6, 0), (5, 1), (7, 3), (0, 0), (9, 1)])
+@pytest.mark.parametrize("published", [(6, 2), (6, 1), (6, 0), (5, 1), (7, 3), (8, 1), (0, 0), (9, 1)])
 async def test_what_the_stream_has_is_not_reported_again(stream: Stream, published: tuple[int, int]) -> None:
     """After a restart the replay tells everything: exactly the reports behind the last one stored go out."""
     batches = {5: [50], 6: [60, 61], 7: [70, 71, 72], 8: [80]}
     reports = reports_to(stream, published)
     for batch_number, order_ids in batches.items():
         reports.add(1, batch_number, cancels(*order_ids))
-    owed = [
-        order_id
+    owed = {
+        order_id: batch_number
         for batch_number, order_ids in batches.items()
         for place, order_id in enumerate(order_ids, start=1)
         if (batch_number, place) > published
-    ]
+    }
     async with running(reports):
         await until(lambda: len(stream.order_ids()) >= len(owed))
         reports.add(1, 10, cancels(100))
         await until(lambda: 100 in stream.order_ids())
     assert stream.order_ids() == [*owed, 100]
+    assert stream.stored[0].first_batch == next(iter(owed.values()), 10)
+
+
+async def test_what_another_process_stored_leaves_nothing_behind(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby that owes no more of all that it followed waits for the next, and has room for it."""
+    monkeypatch.setattr(effects, "MAX_QUEUED_REPORTS", 1)
+    reports = reports_to(stream)
+    reports.add(1, 5, cancels(1, 2))
+    reports.leave_out((5, 2))
+    assert not reports.queued
+    await asyncio.wait_for(reports.room(), 1)
+    async with running(reports):
+        await asyncio.sleep(0)  # it begins with nothing to store
+        reports.add(1, 6, cancels(3))
+        await until(lambda: stream.order_ids() == [3])
 
 
 async def test_two_epochs_never_share_a_message(stream: Stream) -> None:

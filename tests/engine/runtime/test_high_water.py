@@ -1,5 +1,6 @@
 """The high-water mark: what an engine knows of its journal without asking NATS."""
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,11 @@ def test_the_mark_of_another_engine_is_refused(tmp_path: Path) -> None:
 
 
 async def run(stored: list[bytes], directory: Path, appends: int, *, accept_loss: bool = False) -> None:
-    """One engine's life: replay, append under a new epoch, stop cleanly."""
+    """One engine's life: replay twice, append under a new epoch, stop cleanly."""
     async with MarkedJournal(MemoryJournal(1, stored), 1, directory, accept_loss=accept_loss) as journal:
-        async for _ in journal.replay():
-            pass
+        for _ in range(2):  # at the start, and before it begins to reign
+            async for _ in journal.replay():
+                pass
         epoch = journal.newest_epoch + 1
         for number in range(appends):
             await journal.append(epoch, number, b"%d" % number)
@@ -110,6 +112,28 @@ async def test_a_clean_stop_leaves_an_exact_mark(tmp_path: Path) -> None:
     await run(stored, tmp_path, 1)
     assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
     assert (mark.epoch, mark.batch_number) == (2, 6)
+
+
+async def test_a_cancelled_engine_leaves_an_exact_mark(tmp_path: Path) -> None:
+    """A signal, which cancels it, is a clean stop."""
+    stored = asyncio.Event()
+
+    async def live() -> None:
+        async with MarkedJournal(MemoryJournal(1), 1, tmp_path) as journal:
+            async for _ in journal.replay():
+                pass
+            await journal.append(1, 1, b"")
+            await journal.append(1, 2, b"")
+            stored.set()
+            await asyncio.Event().wait()
+
+    living = asyncio.create_task(live())
+    await stored.wait()
+    living.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await living
+    assert (mark := read_mark(tmp_path / FILE_NAME, 1)) is not None
+    assert mark.batch_number == 2
 
 
 async def test_nothing_stored_leaves_no_mark(tmp_path: Path) -> None:

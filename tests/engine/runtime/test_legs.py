@@ -95,6 +95,7 @@ async def test_a_leg_trades_at_the_peer(nats_connection: Connection, engine: int
         assert msgspec.structs.asdict(taken) == {**named, "sender": engine}
         assert len(await home.commands(LegResult)) == 1
         assert (home.legs.sent, away.legs.taken, home.legs.questions) == ({"filled": 1}, {"filled": 1}, 0)
+        assert (home.catch_ups, away.catch_ups) == (1, 1), "orders wait for quotes, not legs nor results"
         check(home.state)
         check(away.state)
 

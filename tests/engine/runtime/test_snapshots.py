@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
 from bus.stream import Extent, extent
 from engine import commands
-from engine.commands import AddInstrument, Command, EpochStarted
+from engine.commands import AddInstrument, Command, EpochStarted, QueryLeg
 from engine.digest import state_digest
 from engine.runtime import snapshots
 from engine.runtime.recovery import replay
@@ -137,12 +138,20 @@ async def extents(nc: Connection, engine: int) -> tuple[int, int]:
     return found.first_seq, found.last_seq
 
 
-async def spoil(nc: Connection, engine: int, batch: int) -> None:
+async def spoil(nc: Connection, engine: int, batch: int, other: bytes = b"something else") -> None:
     """Put other bytes where the snapshot of a batch was."""
     jetstream, bucket = nc.jetstream(), subjects.snapshots_bucket(engine)
     info = await (await jetstream.object_store(bucket)).get_info(f"{batch:020d}")
     await jetstream.purge_stream(subjects.object_stream(bucket), subject=f"$O.{bucket}.C.{info.nuid}")
-    await jetstream.publish(f"$O.{bucket}.C.{info.nuid}", b"something else")
+    await jetstream.publish(f"$O.{bucket}.C.{info.nuid}", other)
+
+
+async def alter(market: Market) -> None:
+    """Let the newest snapshot restore to another state than it was made from."""
+    newest = (await market.store.entries())[0]
+    taken = await market.store.get(newest)
+    await market.store.delete(newest)
+    await market.store.put(msgspec.structs.replace(newest, state_digest="00" * 16), taken)
 
 
 async def test_a_start_loads_the_newest_and_replays_the_rest(market: Market) -> None:
@@ -161,7 +170,9 @@ async def test_the_newest_two_are_kept_and_tell_what_they_are(
     """Nothing is left of those before, and a maker with nothing new to tell stores nothing."""
     for _ in range(3):
         batch_number = await market.make()
+        stored = await market.store.entries()
         assert await market.make() == batch_number
+        assert await market.store.entries() == stored
         await market.trade(1)
     newest, second = await market.store.entries()
     assert (newest.batch_number, second.batch_number) == (32, 31)
@@ -191,6 +202,16 @@ async def test_a_damaged_one_is_passed_over_with_a_warning(
         assert f"snapshot of batch {entry.batch_number} is passed over" in caplog.text
 
 
+async def test_what_another_snapshot_holds_is_damage(market: Market, nats_connection: Connection) -> None:
+    """It is whole, and would restore to a state of another batch."""
+    await market.make()
+    await market.trade(1)
+    await market.make()
+    older = (await market.store.entries())[1]
+    await spoil(nats_connection, market.engine, 31, zlib.compress(await market.store.get(older)))
+    assert await market.recover() == (30, 20, state_digest(market.state))
+
+
 async def test_a_maker_keeps_what_it_could_read(trimmed: Market, nats_connection: Connection) -> None:
     """It deletes what is damaged, not the good one before: should its own be damaged too, that one serves."""
     await spoil(nats_connection, trimmed.engine, 40)
@@ -216,10 +237,8 @@ async def test_none_is_made_from_one_that_restores_to_another_state(
     await market.make()
     await market.trade(1)
     await market.make()
-    newest, older = await market.store.entries()
-    taken = await market.store.get(newest)
-    await market.store.delete(newest)
-    await market.store.put(msgspec.structs.replace(newest, state_digest="00" * 16), taken)
+    _, older = await market.store.entries()
+    await alter(market)
     await market.trade(1)
     assert await market.make() == 32
     assert "snapshot of batch 31 is passed over: it restores to another state" in caplog.messages
@@ -310,20 +329,31 @@ async def test_a_maker_that_cannot_be_started_is_a_failure_and_no_more(
 
 
 async def test_commands_count_until_a_snapshot_has_them(
-    market: Market, monkeypatch: pytest.MonkeyPatch
+    market: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A maker that failed leaves them to a start, and the next one is tried after as many more."""
+    """A maker that failed leaves them to a start, and the next one is tried after as many more.
+
+    Those that come while it is at work may not be in its snapshot.
+    """
+    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
+    work = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch()"
+    work += f"\nwhile not pathlib.Path({str(may_end)!r}).exists(): time.sleep(0.01)"
+    monkeypatch.setattr(snapshots, "_LOOK_PERIOD_S", 0.01)
     maker = market.maker(commands_per_snapshot=3)
     monkeypatch.setattr(maker, "_command", ["/no/such/program"])
     running = asyncio.create_task(maker.run())
     maker.note(4)
     await until(lambda: maker.failures == 1)
     assert maker.commands == 4
-    monkeypatch.setattr(maker, "_command", [sys.executable, "-c", ""])
     maker.note(2)
-    assert maker.commands == 6
+    await asyncio.wait([running], timeout=0.1)  # it looks several times
+    assert (maker.commands, maker.failures) == (6, 1)
+    monkeypatch.setattr(maker, "_command", [sys.executable, "-c", work])
     maker.note(1)
-    await until(lambda: maker.commands == 0)
+    await until(begun.exists)
+    maker.note(2)
+    may_end.touch()
+    await until(lambda: maker.commands == 2)
     assert maker.failures == 1
     running.cancel()
 
@@ -342,7 +372,11 @@ async def test_no_report_is_lost_by_starting_from_a_snapshot(market: Market) -> 
     (entry,) = await market.store.entries()
     assert entry.reported_batch
     reported = entry.reported_batch, entry.reported
-    assert (await market.recover(reported))[0] == 30
+    await market.append([QueryLeg((9 << 48) + 1, 9)])  # which is nothing to report
+    assert await market.make() == 31
+    newest, _ = await market.store.entries()
+    assert (newest.reported_batch, newest.reported) == reported
+    assert (await market.recover(reported))[0] == 31
     assert (await market.recover((entry.reported_batch, entry.reported - 1)))[0] == 0
     assert (await market.recover((entry.reported_batch - 1, 10**6)))[0] == 0
 
@@ -517,7 +551,7 @@ async def test_a_trimmed_journal_without_snapshots_is_refused(
 
 
 async def test_nothing_is_trimmed_that_a_start_may_need(nats_connection: Connection, engine: int) -> None:
-    """Not with one snapshot, nor with reports that are owed, nor with a damaged snapshot."""
+    """Not with one snapshot, nor with reports that are owed, nor with one that is damaged or altered."""
     market = await opened(nats_connection, engine, trimmable=True)
     await market.make()
     await report_everything(nats_connection, market)
@@ -527,6 +561,10 @@ async def test_nothing_is_trimmed_that_a_start_may_need(nats_connection: Connect
         await market.make()
     assert await snapshots.trim(nats_connection, engine, market.store) == 0, "reports up to batch 40 are owed"
     await report_everything(nats_connection, market)
+    await alter(market)
+    newest = (await market.store.entries())[0]
+    assert await snapshots.verify(engine, market.store, newest) == "it restores to another digest"
+    assert await snapshots.trim(nats_connection, engine, market.store) == 0
     await spoil(nats_connection, engine, 50)
     assert await snapshots.trim(nats_connection, engine, market.store) == 0
     assert await extents(nats_connection, engine) == (1, 50)

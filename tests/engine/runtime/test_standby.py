@@ -33,7 +33,7 @@ from engine.runtime.effects import Reports
 from engine.runtime.process import Engine
 from engine.runtime.recovery import begin_reign, catch_up, follow
 from engine.runtime.snapshots import SnapshotMaker
-from engine.runtime.standby import MAX_HANDOVER_LAG, HandedOver, Handover, Standby
+from engine.runtime.standby import LEAVE_FIRST_S, MAX_HANDOVER_LAG, HandedOver, Handover, Standby
 from engine.state import State
 from tests.engine.runtime.nodes import tasks
 from tests.engine.runtime.test_recovery import Reign, Stream, first_reign, publish, reports_to
@@ -258,7 +258,7 @@ def _reports(event: Accepted) -> tuple[messages.Report, ...]:
 
 
 async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
-    nats_connection: Connection, engine: int
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another holds it, the standby tells engine, address, batch and lag; then the lease is its own."""
     await provision.provision_shared(nats_connection)
@@ -268,6 +268,7 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     assert await holder.acquire()
     state, journal = State(1), MemoryJournal(1, primary.journal.stored)
     state.engine = engine  # the subject it speaks on; the journal is another's
+    monkeypatch.setattr(journal, "lag", AsyncMock(return_value=7))
     writer = ExecutionsWriter(nats_connection, engine)
     standby = Standby(nats_connection, lease, state, journal, reports_to(Stream()), writer)
     heard: list[StandbyStatus] = []
@@ -277,7 +278,8 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     last = primary.journal.position.batch_number
     while not heard or heard[-1].batch_number < last:
         heard.append(messages.decode_standby((await statuses.next_msg(timeout=5)).data))
-    assert heard[-1] == StandbyStatus(engine, "127.0.0.1:2", 2, 1, last, 0)
+    assert heard[-1] == StandbyStatus(engine, "127.0.0.1:2", 2, 1, last, 7)
+    assert standby.lag_batches == 7
     assert not waiting.done()
     keeping.cancel()
     await holder.release()
@@ -315,7 +317,35 @@ async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
     before = len(primary.reports())
     await primary.trade(3)
     await until(lambda: journal.position == primary.journal.position)
+    for _ in range(3):  # one of them may have been on its way, and another on its turn
+        await statuses.next_msg(timeout=5)
     assert reports.queued == len(primary.reports()) - before > 0
+    waiting.cancel()
+    keeping.cancel()
+
+
+async def test_a_standby_forgets_what_the_primary_has_stored(
+    nats_connection: Connection, engine: int
+) -> None:
+    """It looks at the stream while it waits, however long that is, and holds no more than what is missing."""
+    await provision.provision_shared(nats_connection)
+    primary = await first_reign(2, rounds=2)
+    state, journal = State(1), MemoryJournal(1, primary.journal.stored)
+    state.engine = engine
+    writer = ExecutionsWriter(nats_connection, engine)
+    reports = Reports(engine, writer, await writer.start())
+    await catch_up(state, journal, reports)
+    assert reports.queued
+    await ExecutionsWriter(nats_connection, engine).publish(
+        messages.Executions(engine, 1, 1, state.batch_number, 10**6, _reports(accepted(1)))
+    )
+    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
+    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
+    assert await holder.acquire()
+    standby = Standby(nats_connection, lease, state, journal, reports, writer)
+    waiting = asyncio.create_task(standby.until_reign(0))
+    keeping = asyncio.create_task(holder.keep(_never))
+    await until(lambda: not reports.queued)
     waiting.cancel()
     keeping.cancel()
 
@@ -344,7 +374,8 @@ async def test_a_process_that_takes_over_counts_what_it_followed() -> None:
     primary = await first_reign(2, rounds=2)
     journal = MemoryJournal(1, primary.journal.stored)
 
-    async def claim(**_: object) -> None:
+    async def claim(*, leave_first_s: float) -> None:
+        assert leave_first_s == LEAVE_FIRST_S, "a lease that nobody has held is the other one's"
         await until(lambda: journal.position == primary.journal.position)
 
     lease = AsyncMock(spec=Lease, entry=LeaseEntry(1, "standby", "127.0.0.1:2", 2), claim=claim)
@@ -424,7 +455,7 @@ async def test_a_hand_over_needs_a_standby_that_is_close(
         assert "no standby of" in await primary.ask()
     assert not primary.retired.is_set()
     await primary.tell(MAX_HANDOVER_LAG + 1)
-    await primary.tell(0, "127.0.0.1:3")
+    await primary.tell(MAX_HANDOVER_LAG, "127.0.0.1:3")
     assert not await primary.ask()
     assert primary.retired.is_set()
     with pytest.raises(HandedOver):
