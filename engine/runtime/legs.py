@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -103,7 +104,11 @@ class _Lane:
 
 
 class Legs:
-    """Both ends of the legs of one engine. `replicas` are this engine's own books as published."""
+    """Both ends of the legs of one engine.
+
+    `replicas` are this engine's own books as published. `catch_up` returns when all is here that NATS had for
+    this engine when it was called.
+    """
 
     def __init__(
         self,
@@ -113,6 +118,8 @@ class Legs:
         away: AwayView,
         replicas: dict[str, BookReplica],
         group: asyncio.TaskGroup,
+        *,
+        catch_up: Callable[[], Awaitable[None]],
     ) -> None:
         self._nc = nc
         self._engine = engine
@@ -120,6 +127,7 @@ class Legs:
         self._away = away
         self._replicas = replicas
         self._group = group
+        self._catch_up = catch_up
         self._lanes: dict[int, _Lane] = {}
         self.sent: Counter[str] = Counter()
         """Our legs that are back, by outcome."""
@@ -246,14 +254,22 @@ class Legs:
 
     async def _ask(self, leg: LegSent, message: bytes, patience_s: float) -> LegAnswer | None:
         """One request; None when there is no answer in time, or none that can be the leg's."""
+        request = self._nc.request(subjects.route(leg.peer), message, timeout=math.inf)
+        asking = asyncio.ensure_future(request)
         try:
-            reply = await self._nc.request(subjects.route(leg.peer), message, timeout=patience_s)
-            answer = decode_leg_answer(reply.data)
+            await asyncio.wait((asking,), timeout=patience_s)
+            if not asking.done():  # its answer may be waiting to be read: this engine may have been held up
+                await self._catch_up()
+            if not asking.done():
+                return None
+            answer = decode_leg_answer(asking.result().data)
         except (TimeoutError, nats.errors.Error):
             return None
         except NO_MESSAGE as error:
             _log.error("E%d sent something that is not an answer to leg %d: %s", leg.peer, leg.leg_id, error)
             return None
+        finally:
+            asking.cancel()
         if not _fits(leg, answer):
             _log.error("E%d sent an impossible answer to leg %d: %r", leg.peer, leg.leg_id, answer)
             return None

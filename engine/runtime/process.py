@@ -383,7 +383,15 @@ class Engine:
             delay_s=CommitDelay().next_s,
         )
         self._uncrosser = Uncrosser(loop, self._away.crossing)
-        legs = Legs(self._nc, self._state.engine, loop, self._away, self._market_data.replicas, self._group)
+        legs = Legs(
+            self._nc,
+            self._state.engine,
+            loop,
+            self._away,
+            self._market_data.replicas,
+            self._group,
+            catch_up=self._round_trip.make,
+        )
         self._effects = Effects(
             self._market_data,
             self._reports,

@@ -13,6 +13,7 @@ from bus.journal import MemoryJournal
 from bus.messages import ASK, BID, BookSnapshot, Heartbeat, Leg, LegQuery, decode_route
 from bus.peer import PeerFeed
 from bus.replica import BookReplica
+from bus.round_trip import RoundTrip
 from engine.commands import AddInstrument, Command, NewOrder, decode
 from engine.events import Fill, LegSent
 from engine.runtime.away import AwayView
@@ -57,11 +58,21 @@ class Node:
             has_peers=lambda: True,
             delay_s=lambda: 0.0,
         )
-        self.legs = Legs(self.nc, self.number, self.loop, self.away, self.replicas, self.group)
+        self.round_trip = RoundTrip(self.nc)
+        self.legs = Legs(
+            self.nc,
+            self.number,
+            self.loop,
+            self.away,
+            self.replicas,
+            self.group,
+            catch_up=self.round_trip.make,
+        )
 
     async def start(self, *, serve: bool = True) -> None:
         """Begin a reign with one symbol."""
         await begin_reign(self.state, self.journal, self.state.epoch + 1, 1)
+        await self.round_trip.start()
         self.group.create_task(self.loop.run())
         await self.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
         self.show()

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,8 +14,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import subjects
-from bus.connection import Connection
+from bus.connection import Connection, connect
 from bus.messages import Leg, LegAnswer, LegQuery, decode_leg_answer, decode_route, encode
+from bus.server import NatsServer
 from engine.commands import Command, LegResult, NewOrder, QueryLeg, TakeLeg
 from engine.events import Accepted, Answered, LegSent
 from engine.invariants import check
@@ -174,7 +177,7 @@ async def test_a_leg_that_never_arrived_never_trades(
     """The peer, not there at first, buries it when queried; arriving late it finds its tombstone."""
     async with two_engines(nats_connection, engine, other, serve=False) as (home, away):
         submission = await home.rest("alice", Side.BUY, 5, 100)
-        await until(lambda: len(home.sent) == 1)
+        await until(lambda: home.legs.questions)
         (sent,) = home.sent
         home.peers.clear()
         await away.serve()
@@ -279,7 +282,7 @@ async def test_a_leg_of_an_earlier_run_is_queried(
         await home.start()
         home.see(other, (100, 2))
         submission = await home.rest("alice", Side.BUY, 2, 100)
-        await until(lambda: len(home.sent) == 1)
+        await until(lambda: home.legs.questions)
         await peer.serve()
         answer = await settled(submission)
         assert answer.status == OrderStatus.FILLED
@@ -668,6 +671,46 @@ async def test_a_leg_that_finds_no_room_is_left_to_be_queried(
         assert (await settled(submission)).status == OrderStatus.NEW
         assert [type(command) for command in refusals] == [TakeLeg]
         assert away.fills == []
+
+
+async def test_an_engine_that_is_held_up_does_not_take_that_for_silence(
+    shared_server: NatsServer, nats_connection: Connection, engine: int, other: int
+) -> None:
+    """The answers came in time and wait to be read when its event loop goes on."""
+    asked, may_answer, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(question: Leg | LegQuery) -> bytes:
+        asked.set()
+        may_answer.wait()
+        return answers(FILL)(question)
+
+    async def be_peer() -> None:
+        nc = await connect(shared_server.url, name="peer", on_closed=lambda: None)
+        await Peer(nc, other, *[answer] * 3).serve()
+        serving.set()
+        await asyncio.to_thread(ended.wait)
+        await nc.close()
+
+    serving = threading.Event()
+    being_peer = asyncio.create_task(asyncio.to_thread(asyncio.run, be_peer()))
+    try:
+        await until(serving.is_set)
+        async with tasks() as group:
+            home = Node(engine, nats_connection, group)
+            await home.start()
+            home.see(other, (100, 6))
+            orders = [await home.rest(f"alice{number}", Side.BUY, 2, 100) for number in range(3)]
+            await until(asked.is_set)
+            await nats_connection.flush()  # all three have left
+            may_answer.set()
+            time.sleep(legs.ANSWER_PATIENCE_S + 0.2)  # noqa: ASYNC251 -- the loop is to stand still
+            for order in orders:
+                assert (await settled(order)).status == OrderStatus.FILLED
+            assert home.legs.questions == 0
+    finally:
+        may_answer.set()
+        ended.set()
+        await being_peer
 
 
 async def test_an_answer_says_how_new_the_book_is(
