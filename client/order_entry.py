@@ -199,16 +199,19 @@ class OrderEntry:
                 if due is not None:
                     due.cancel()
             commands: list[bytes] = []
+            now = self._loop.time()
             while queue and len(commands) < self._most_commands:
                 pending = queue.popleft()
-                if not pending.answer.done():
+                if pending.deadline <= now:  # in an event loop that was held up it is first seen here
+                    self._fail_late((pending,), now)
+                elif not pending.answer.done():
                     pending.attempts += 1
                     commands.append(pending.command)
                     sent.append(pending)
             if not commands:
                 continue
             sent[-1].ends_message = True
-            self._in_flight.append((len(commands), self._loop.time()))
+            self._in_flight.append((len(commands), now))
             try:
                 # Serialised protobuf messages, one after the other, are the message with all their commands.
                 await call.write(b"".join(commands))

@@ -362,6 +362,23 @@ async def test_an_answer_that_came_while_the_loop_was_held_up_counts(monkeypatch
     assert (result.status, result.duplicate, waiting.attempts) == ("new", False, 0)
 
 
+async def test_an_order_does_not_leave_past_its_deadline(venue: FakeVenue) -> None:
+    """One that was given just before the loop was held up: nobody expects it in the market any more."""
+    async with venue.client(deadline_s=0.3) as client:
+        entry = client._entry
+        assert entry is not None
+        await client.submit("AAPL", "buy", "1", "2")
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        assert len(entry._queue) == 1
+        time.sleep(0.5)  # noqa: ASYNC251 -- that is the test
+        with pytest.raises(Unavailable, match=r"no answer within 0\.3 s$") as caught:
+            await order
+        assert not caught.value.sent
+        await client.submit("AAPL", "buy", "1", "2")
+    assert venue.engines[0].messages == [1, 1]
+
+
 async def test_a_loop_that_was_held_up_does_not_wait_for_ever(venue: FakeVenue) -> None:
     """What has no answer in the end is given up, however often the loop is held up."""
     venue.engines[0].silent = True
