@@ -50,6 +50,12 @@ SLOW_S: Final = 1.0
 PATIENCE_S: Final = 0.005
 """How long a command may wait for the answer to an earlier message, which may itself wait for its legs."""
 
+HELD_UP_S: Final = 0.1
+"""With a deadline that is noticed so late, the event loop was held up: answers may have come meanwhile."""
+
+TAKING_IN_S: Final = 0.25
+"""How long the loop then has to take them in."""
+
 
 class Pending:
     """A command that waits for its reply. `attempts` counts how often it was written to a stream."""
@@ -110,7 +116,7 @@ class OrderEntry:
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._expire)
+            self._timer = self._loop.call_at(deadline, self._at_deadline)
         return pending
 
     async def run(self) -> None:
@@ -193,16 +199,19 @@ class OrderEntry:
                 if due is not None:
                     due.cancel()
             commands: list[bytes] = []
+            now = self._loop.time()
             while queue and len(commands) < self._most_commands:
                 pending = queue.popleft()
-                if not pending.answer.done():
+                if pending.deadline <= now:  # in an event loop that was held up it is first seen here
+                    self._fail_late((pending,), now)
+                elif not pending.answer.done():
                     pending.attempts += 1
                     commands.append(pending.command)
                     sent.append(pending)
             if not commands:
                 continue
             sent[-1].ends_message = True
-            self._in_flight.append((len(commands), self._loop.time()))
+            self._in_flight.append((len(commands), now))
             try:
                 # Serialised protobuf messages, one after the other, are the message with all their commands.
                 await call.write(b"".join(commands))
@@ -242,6 +251,15 @@ class OrderEntry:
         elif commands >= self._most_commands:
             self._most_commands = min(2 * commands, MAX_COMMANDS_PER_MESSAGE)
 
+    def _at_deadline(self) -> None:
+        """Give up on commands whose time is over, unless the answers to those sent may be there unread."""
+        assert self._timer is not None
+        if self._loop.time() - self._timer.when() <= HELD_UP_S:
+            self._expire()
+            return
+        self._fail_late(self._queue, self._loop.time())  # which must not leave now
+        self._timer = self._loop.call_later(TAKING_IN_S, self._expire)
+
     def _expire(self) -> None:
         """Give up on commands whose time is over. A stream that left one unanswered is not to be trusted."""
         now = self._loop.time()
@@ -251,9 +269,15 @@ class OrderEntry:
         if overdue and now - self._in_flight[0][1] > had_time_s and self._reader is not None:
             self._reader.cancel()
             self._most_commands = 1
-        late = [pending for pending in chain(self._sent, self._queue) if pending.deadline <= now]
-        for pending in late:
-            if not pending.answer.done():
+        self._fail_late(chain(self._sent, self._queue), now)
+        while self._queue and self._queue[0].answer.done():
+            self._queue.popleft()
+        waiting = [pending.deadline for pending in chain(self._sent, self._queue) if pending.deadline > now]
+        self._timer = self._loop.call_at(min(waiting), self._at_deadline) if waiting else None
+
+    def _fail_late(self, commands: Iterable[Pending], now: float) -> None:
+        for pending in commands:
+            if pending.deadline <= now and not pending.answer.done():
                 pending.answer.set_exception(
                     Unavailable(
                         f"no answer within {self._session.deadline_s:g} s{self._trouble}",
@@ -261,10 +285,6 @@ class OrderEntry:
                         client_order_id=pending.client_order_id,
                     )
                 )
-        while self._queue and self._queue[0].answer.done():
-            self._queue.popleft()
-        waiting = [pending.deadline for pending in chain(self._sent, self._queue) if pending.deadline > now]
-        self._timer = self._loop.call_at(min(waiting), self._expire) if waiting else None
 
 
 def _fail(commands: Iterable[Pending], error: MatchbusError) -> None:

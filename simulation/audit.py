@@ -128,6 +128,8 @@ class Audit:
         self.window_ns = window_ns
         self.begins_after = 0
         """The batch before the first that is judged; 0 when none is missing."""
+        self.left_out = 0
+        """Batches that were stored when the audit began and are stamped later: of a clock that was ahead."""
         self.batches = 0
         self.decisions = 0
         """Commands that traded at home as taker or sent legs."""
@@ -224,6 +226,11 @@ class Audit:
             self.old_views += 1
             if len(self.old_view_examples) < EXAMPLES:
                 self.old_view_examples.append(place + violation)
+
+    @property
+    def last_batch(self) -> int:
+        """The number of the newest batch; 0 before the first."""
+        return self._state.batch_number
 
     @property
     def last_batch_ns(self) -> int:

@@ -1,7 +1,10 @@
 """Submit, cancel and replace against an engine that breaks the stream at chosen points."""
 
 import asyncio
+import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -319,6 +322,74 @@ async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
         venue.engines[0].silent = False
         result = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
     assert result.duplicate
+
+
+@asynccontextmanager
+async def venue_in_a_thread() -> AsyncIterator[FakeVenue]:
+    """A venue that goes on while our event loop is held up."""
+    venue, loop = FakeVenue(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(venue.__aenter__(), loop))
+        yield venue
+        async with asyncio.timeout(10):
+            await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(venue.__aexit__(None, None, None), loop)
+            )
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the deadline too; a command that had not left by then never does."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    async with venue_in_a_thread() as venue, venue.client(deadline_s=0.5) as client:
+        engine, entry = venue.engines[0], client._entry
+        assert entry is not None
+        engine.s_per_command = 0.3
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: engine.messages == [1])
+        waiting = entry.send(b"", "waiting")
+        await until(lambda: not entry._wake.is_set())
+        time.sleep(1)  # noqa: ASYNC251 -- that is the test
+        result = await order
+        with pytest.raises(Unavailable, match=r"no answer within 0\.5 s$"):
+            await waiting.answer
+    assert (result.status, result.duplicate, waiting.attempts) == ("new", False, 0)
+
+
+async def test_an_order_does_not_leave_past_its_deadline(venue: FakeVenue) -> None:
+    """One that was given just before the loop was held up: nobody expects it in the market any more."""
+    async with venue.client(deadline_s=0.3) as client:
+        entry = client._entry
+        assert entry is not None
+        await client.submit("AAPL", "buy", "1", "2")
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await asyncio.sleep(0)
+        assert len(entry._queue) == 1
+        time.sleep(0.5)  # noqa: ASYNC251 -- that is the test
+        with pytest.raises(Unavailable, match=r"no answer within 0\.3 s$") as caught:
+            await order
+        assert not caught.value.sent
+        await client.submit("AAPL", "buy", "1", "2")
+    assert venue.engines[0].messages == [1, 1]
+
+
+async def test_a_loop_that_was_held_up_does_not_wait_for_ever(venue: FakeVenue) -> None:
+    """What has no answer in the end is given up, however often the loop is held up."""
+    venue.engines[0].silent = True
+    async with venue.client(deadline_s=0.3) as client, asyncio.timeout(10):
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: venue.engines[0].messages == [1])
+        while not order.done():
+            time.sleep(0.4)  # noqa: ASYNC251 -- that is the test
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await order
 
 
 async def test_only_what_failed_since_is_a_reason(venue: FakeVenue) -> None:

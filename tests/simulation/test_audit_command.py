@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
                 "engine": engine,
                 "begins_after": 0,
                 "batches": 2,
+                "left_out": 0,
                 "decisions": decisions,
                 "with_away_quotes": 0,
                 "legs": 0,
@@ -103,6 +105,25 @@ async def test_two_journals_are_judged_together(own_server: NatsServer, tmp_path
     assert (code, "old view:" in output, "Bugs: 0;" in output) == (0, False, True)
     code, output, _ = as_text
     assert (code, "old view: engine 1, batch 2, AAA" in output) == (0, True)
+    await connections.close()
+
+
+async def test_what_is_stamped_later_than_now_is_told(own_server: NatsServer, tmp_path: Path) -> None:
+    """After a clock that was ahead is set back no decision is judged until its time has come."""
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    ahead_ms = time.time_ns() // MS + 3_600_000
+    late: list[tuple[int, list[Command]]] = [(ahead_ms, [order(name, 1, 101)]) for name in ("one", "two")]
+    await keep(nats, 1, (1, [*OPENING, order("here", 2, 101)]), *late)
+    await keep(nats, 2, (ahead_ms, list(OPENING)))
+    code, output, errors = await audit(own_server.url, tmp_path, "--json")
+    assert (code, errors) == (0, "")
+    told = [(of["batches"], of["left_out"], of["decisions"]) for of in json.loads(output)["engines"]]
+    assert told == [(1, 2, 0), (0, 1, 0)]
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, errors) == (0, "")
+    assert "of E1 not the newest 2: they are stamped later than now" in output
+    assert "of E2 not the newest 1: they are stamped later than now" in output
     await connections.close()
 
 
