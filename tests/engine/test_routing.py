@@ -132,6 +132,26 @@ def test_the_order_whose_way_the_architecture_page_follows() -> None:
     assert world.combined(BUY) == [(19_000, 1)]
 
 
+def test_what_a_fill_leaves_counts_what_is_out_and_what_is_not_yet_told() -> None:
+    """A fill at home leaves what is out on the leg; of the leg's two fills the first leaves the second."""
+    world = world_with(2, (1, "a", SELL, 3, 101), (2, "b", SELL, 2, 100), (2, "c", SELL, 3, 100))
+    world.submit(1, limit_order("t", BUY, 9, 101))
+    world.settle()
+    fills = last_answer(world, "t").fills
+    assert [(fill.quantity, fill.cumulative, fill.leaves) for fill in fills] == [
+        (3, 3, 6),
+        (2, 5, 4),
+        (3, 8, 1),
+    ]
+
+
+def test_two_levels_of_one_peer_are_one_leg() -> None:
+    """Its limit is the worse of the two prices, so that it can take both."""
+    world = world_with(2, (2, "b", SELL, 5, 100), (2, "c", SELL, 5, 101))
+    world.submit(1, limit_order("t", BUY, 8, 102))
+    assert [(leg.limit, leg.quantity) for leg in legs(world)] == [(101, 8)]
+
+
 def test_what_a_leg_brings_back_is_planned_again() -> None:
     """A quote that is gone sends the quantity on to the next best, and at last to rest."""
     world = world_with(3, (2, "b", SELL, 5, 100), (3, "c", SELL, 3, 101))
@@ -183,12 +203,14 @@ def test_cancel_all_cancels_what_is_out_on_a_leg_once() -> None:
 
 def test_a_repeat_tells_what_a_cancel_left_of_a_pending_order() -> None:
     """Its first answer is not complete before the leg is back; until then a repeat says how far it is."""
-    world = world_with(2, (2, "b", SELL, 5, 100))
-    order = limit_order("t", BUY, 8, 100)
-    world.submit(1, order)
+    world = world_with(2, (1, "a", SELL, 2, 100), (2, "b", SELL, 5, 100))
+    order = limit_order("t", BUY, 10, 100)
+    first = answered(world.submit(1, order))
+    assert [fill.quantity for fill in first.fills] == [2]
     cancelled = answered(world.apply(1, CancelOrder("t", 0, "t")))
     assert (cancelled.status, cancelled.leaves) == (OrderStatus.PENDING, 5)
-    assert answered(world.apply(1, order)) == msgspec.structs.replace(cancelled, duplicate=True)
+    repeated = msgspec.structs.replace(cancelled, fills=first.fills, duplicate=True)
+    assert answered(world.apply(1, order)) == repeated
 
 
 def test_a_lost_answer_is_asked_for() -> None:
@@ -263,10 +285,19 @@ def test_the_answer_to_a_leg_survives_the_peers_new_reign() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"symbol": "NOPE"}, {"side": 7}, {"limit": 0}, {"limit": -5}, {"quantity": 0}, {"quantity": -1}],
+    [
+        {"symbol": "NOPE"},
+        {"side": 7},
+        {"limit": 0},
+        {"limit": -5},
+        {"quantity": 0},
+        {"quantity": -1},
+        {"peer_epoch": 0},
+        {"peer_epoch": 2},
+    ],
 )
 def test_a_malformed_leg_is_refused(change: dict[str, object]) -> None:
-    """A leg that is none trades nothing and changes no book."""
+    """A leg that is none, or is for another reign than this, trades nothing and changes no book."""
     world = world_with(2, (2, "b", SELL, 9, 100))
     fields: dict[str, object] = {
         "leg_id": 1 << 48,
@@ -299,28 +330,42 @@ def test_post_only_looks_at_away_quotes() -> None:
 
 def test_the_collar_counts_from_the_best_price_anywhere() -> None:
     """A market order within one percent of a peer's 100 does not trade at 110 at home."""
-    world = world_with(2, (1, "a", SELL, 5, 110), (2, "b", SELL, 5, 100))
+    world = world_with(2, (1, "a", SELL, 5, 110), (2, "b", SELL, 5, 100), (2, "c", SELL, 5, 102))
     world.apply(1, AddInstrument(SYMBOL, "0.01", "1", market_collar_bps=100))
-    world.submit(1, limit_order("t", BUY, 10, 0))
+    world.submit(1, limit_order("t", BUY, 15, 0))
     world.settle()
     assert world.taken() == {("t", 100): 5}
 
 
-def test_do_not_route_neither_trades_through_nor_locks() -> None:
+@pytest.mark.parametrize("limit", [101, 102])
+def test_do_not_route_neither_trades_through_nor_locks(limit: int) -> None:
     """Such an order takes at home up to the best away price, sends no leg, and does not rest against it."""
     world = world_with(2, (1, "a", SELL, 5, 100), (2, "b", SELL, 5, 101))
     world.submit(1, limit_order("c", SELL, 5, 102))
-    world.submit(1, limit_order("t", BUY, 12, 102, do_not_route=True))
+    world.submit(1, limit_order("t", BUY, 12, limit, do_not_route=True))
     assert not world.parcels
     assert world.taken() == {("t", 100): 5}
     assert last_answer(world, "t").status == OrderStatus.CANCELLED
     assert world.combined(BUY) == []
 
 
-def test_fok_that_needs_a_peer_is_refused_by_name() -> None:
+@pytest.mark.parametrize("terms", [{"do_not_route": True}, {"time_in_force": TimeInForce.FOK}])
+def test_the_collar_holds_where_a_peers_best_price_is_beyond_it(terms: dict[str, object]) -> None:
+    """An order that trades at home alone stops at its collar, however far a peer's quote would let it."""
+    world = world_with(2, (1, "a", SELL, 5, 100), (1, "c", SELL, 5, 105), (2, "b", SELL, 5, 110))
+    world.apply(1, AddInstrument(SYMBOL, "0.01", "1", market_collar_bps=100))
+    world.submit(1, limit_order("t", BUY, 10, 0, **terms))
+    assert not world.parcels
+    assert world.taken() == ({("t", 100): 5} if "do_not_route" in terms else {})
+    assert last_answer(world, "t").status == OrderStatus.CANCELLED
+
+
+@pytest.mark.parametrize(("quantity", "limit"), [(8, 101), (5, 100)])
+def test_fok_that_needs_a_peer_is_refused_by_name(quantity: int, limit: int) -> None:
     """Fill-or-kill that home cannot fill alone at the best prices changes nothing."""
     world = world_with(2, (1, "a", SELL, 5, 101), (2, "b", SELL, 5, 100))
-    answer = answered(world.submit(1, limit_order("t", BUY, 8, 101, time_in_force=TimeInForce.FOK)))
+    order = limit_order("t", BUY, quantity, limit, time_in_force=TimeInForce.FOK)
+    answer = answered(world.submit(1, order))
     assert answer.reject_reason == RejectReason.FOK_NEEDS_AWAY_LIQUIDITY
     assert not world.parcels
     assert world.taken() == {}
@@ -479,6 +524,19 @@ def test_settled_answers_are_forgotten() -> None:
         world.submit(1, limit_order(f"b{number}", BUY, 1, 100))
         world.settle()
     assert len(world.nodes[2].state.peer_legs[1].answers) <= 1
+
+
+def test_a_settled_leg_that_comes_again_trades_nothing() -> None:
+    """Its answer is forgotten, but not that it is settled."""
+    world = world_with(2, (2, "b", SELL, 9, 100))
+    world.submit(1, limit_order("t", BUY, 1, 100))
+    (leg,) = world.parcels
+    world.settle()
+    world.submit(1, limit_order("u", BUY, 1, 100))
+    world.settle()
+    assert leg.content.leg_id not in world.nodes[2].state.peer_legs[1].answers
+    world.deliver(leg)
+    assert world.combined(SELL) == [(100, 7)]
 
 
 def test_a_dead_peer_keeps_no_answers_of_others() -> None:
