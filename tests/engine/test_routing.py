@@ -488,6 +488,21 @@ def test_held_quantity_comes_back_to_its_place() -> None:
     assert names == ["a", "c"]
 
 
+def test_an_order_whose_rest_is_filled_while_a_leg_is_out_is_not_finished() -> None:
+    """What the leg brings back rests again, and can be cancelled."""
+    world = World(2)
+    world.submit(1, limit_order("a", BUY, 10, 101))
+    world.apply(2, limit_order("b", SELL, 4, 101))  # it has not seen a
+    assert world.uncross()
+    world.apply(1, limit_order("t", SELL, 6, 101, time_in_force=TimeInForce.IOC))
+    check(world.nodes[1].state)
+    world.apply(2, CancelOrder("b", 0, "b"))
+    world.settle()
+    check(world.nodes[1].state)
+    assert world.combined(BUY) == [(101, 4)]
+    assert answered(world.apply(1, CancelOrder("a", 0, "a"))).status == OrderStatus.CANCELLED
+
+
 def test_an_own_order_cancelled_by_prevention_does_not_come_back_from_its_leg() -> None:
     """What a leg of it brings back is cancelled like the rest of it."""
     world = World(2)
@@ -586,21 +601,34 @@ def test_an_order_does_not_trade_beyond_what_it_knows(time_in_force: TimeInForce
     assert_all_at_rest(world)
 
 
-def test_what_waits_for_more_quotes_does_not_cross_the_book_at_home() -> None:
-    """A resting order was out whole, and a better price came here meanwhile: it takes that in the end."""
+@pytest.mark.parametrize("price", [102, 0])
+def test_what_never_rests_wants_no_more_than_what_is_shown(price: int) -> None:
+    """Beyond the quotes of its moment it is cancelled at once; what comes while a leg is out is too late."""
+    world = world_with(2, (2, "b", SELL, 5, 100))
+    world.submit(1, limit_order("t", BUY, 8, price, time_in_force=TimeInForce.IOC))
+    assert last_answer(world, "t").leaves == 5
+    world.submit(1, limit_order("late", SELL, 9, 101))
+    world.settle()
+    assert world.taken() == {("t", 100): 5}
+    assert last_answer(world, "t").status == OrderStatus.CANCELLED
+
+
+@pytest.mark.parametrize("price", [104, 105])
+def test_what_waits_for_more_quotes_does_not_cross_the_book_at_home(price: int) -> None:
+    """A resting order was out whole, and its price or a better one came here: it takes that in the end."""
     world = World(2, most_levels=1)
     world.submit(1, limit_order("ann", BUY, 100, 105))
     world.apply(1, commands.Uncross(SYMBOL, BUY, (AwayQuote(2, 1, 1, ((105, 100),)),)))
     (parcel,) = world.parcels
     world.parcels.clear()
-    world.submit(1, limit_order("bob", SELL, 10, 104))
-    for price in (99, 100):
-        world.submit(2, limit_order(f"peer{price}", SELL, 5, price))
+    world.submit(1, limit_order("bob", SELL, 10, price))
+    for better in (99, 100):
+        world.submit(2, limit_order(f"peer{better}", SELL, 5, better))
     assert isinstance(parcel.content, TakeLeg)
     world.deliver(Parcel(2, 1, LegTaken(parcel.content.leg_id, 1, SYMBOL, refused=True)))
     check(world.nodes[1].state)
     world.settle()
-    assert world.taken() == {("ann", 99): 5, ("ann", 100): 5, ("ann", 104): 10}
+    assert world.taken() == {("ann", 99): 5, ("ann", 100): 5, ("ann", price): 10}
     assert_all_at_rest(world)
 
 
