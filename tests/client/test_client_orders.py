@@ -442,8 +442,9 @@ async def test_a_bug_is_told_when_the_client_is_closed(
     """What broke the sending of orders does not pass for a client that was closed."""
     client = await venue.client().open()
     monkeypatch.setattr(client._entry, "_is_message_due", lambda: 1 / 0)
-    with pytest.raises(ClientClosed):
-        await client.submit("AAPL", "buy", "1", "2")
+    for _ in range(2):  # nor does who comes later wait for what no longer runs
+        with pytest.raises(ClientClosed):
+            await client.submit("AAPL", "buy", "1", "2")
     with pytest.raises(ZeroDivisionError):
         await client.close()
 
