@@ -518,6 +518,17 @@ def test_an_own_order_cancelled_by_prevention_does_not_come_back_from_its_leg() 
     assert world.combined(BUY) == []
 
 
+@pytest.mark.parametrize("prevention", [SelfTradePrevention.CANCEL_NEWEST, SelfTradePrevention.CANCEL_BOTH])
+def test_a_taker_cancelled_by_prevention_sends_no_leg(prevention: SelfTradePrevention) -> None:
+    """All of it is cancelled where it meets its own, also what was meant for a peer's worse price."""
+    world = world_with(2, (1, "own", SELL, 5, 100), (2, "b", SELL, 5, 101))
+    world.submit(1, limit_order("t", BUY, 10, 101, client="own", self_trade_prevention=prevention))
+    assert not world.parcels
+    answer = last_answer(world, "t")
+    assert (answer.status, len(answer.prevented)) == (OrderStatus.CANCELLED, 1)
+    assert world.taken() == {}
+
+
 def test_a_taker_cancelled_by_prevention_does_not_come_back_from_its_leg() -> None:
     """What its leg brings back is cancelled like what it had open, and rests nowhere."""
     world = world_with(2, (1, "own", SELL, 5, 101), (2, "b", SELL, 5, 100))
@@ -568,6 +579,20 @@ def test_a_dead_peer_keeps_no_answers_of_others() -> None:
     assert len(world.nodes[1].state.legs) == 1
     assert len(world.nodes[2].state.peer_legs[1].answers) <= 1
     assert state_digest(restored(world.nodes[1].state)) == state_digest(world.nodes[1].state)
+
+
+def test_an_answer_after_legs_lists_what_the_order_prevented() -> None:
+    """The order met an own one, then sent a leg; what completes the first answer still tells of it."""
+    world = world_with(2, (2, "b", SELL, 5, 101))
+    world.submit(1, limit_order("own", SELL, 5, 100, client="t"))
+    prevention = SelfTradePrevention.CANCEL_OLDEST
+    order = limit_order("t", BUY, 5, 101, self_trade_prevention=prevention)
+    first = answered(world.submit(1, order))
+    assert (first.status, len(first.prevented)) == (OrderStatus.PENDING, 1)
+    world.settle()
+    last = world.last_answers()[first.order_id]
+    assert (last.status, last.prevented) == (OrderStatus.FILLED, first.prevented)
+    assert answered(world.apply(1, order)) == msgspec.structs.replace(last, duplicate=True)
 
 
 def test_an_answer_after_legs_lists_what_a_replace_prevented() -> None:
