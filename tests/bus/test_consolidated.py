@@ -5,7 +5,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.consolidated import Share, levels, nbbo
+from bus.consolidated import Share, copied, levels, nbbo
 from bus.messages import ASK, BID, LevelChange
 from bus.replica import BookReplica
 
@@ -38,6 +38,21 @@ def test_nbbo_takes_the_best_of_all_engines() -> None:
     assert quote.ask is not None
     assert quote.ask.price == 103
     assert nbbo({}) == (None, None)
+
+
+def test_a_sum_is_at_most_what_the_contract_carries() -> None:
+    """Each engine's part fits an int64; their sum need not."""
+    most = 2**63 - 1
+    (level,) = levels({number: book((BID, 100, most, most)) for number in (1, 2)}, BID)
+    assert (level.quantity, level.order_count) == (most, most)
+
+
+def test_copied_levels_are_those_of_the_moment() -> None:
+    """What changes in the replicas before they are read is not in them."""
+    replica = book((BID, 100, 5, 1), (BID, 99, 4, 1), (BID, 98, 3, 1))
+    copy = copied({1: replica}, BID, 2)
+    replica.advance(2, ((BID, 99, 0, 0), (BID, 100, 7, 1)))
+    assert [(level.price, level.quantity) for level in copy] == [(100, 5), (99, 4)]
 
 
 @given(

@@ -146,7 +146,9 @@ def test_a_gap_unsyncs_and_the_waiting_deltas_follow_the_snapshot() -> None:
     after = source.change(((BID, 97, 1, 1),))
     assert deliver(replica, after) is Outcome.GAP
     assert not replica.synced
-    assert deliver(replica, source.change(((BID, 96, 1, 1),))) is Outcome.WAITING
+    late = source.change(((BID, 96, 1, 1),))
+    assert deliver(replica, source.change(((BID, 95, 1, 1),))) is Outcome.WAITING
+    assert deliver(replica, late) is Outcome.WAITING
     assert deliver(replica, snapshot) is Outcome.APPLIED
     assert image_of(replica) == image_of(source.book)
 
@@ -176,17 +178,19 @@ def test_a_delta_that_begins_before_the_book_is_not_guessed_over() -> None:
 
 
 def test_a_snapshot_older_than_what_was_seen_does_not_sync() -> None:
-    """A late snapshot cannot hide that newer deltas are missing, and the book never goes back."""
+    """A late snapshot cannot hide that newer deltas are missing, nor does the book go back to it."""
     source, replica = synced_pair()
     older = source.snapshot()
     assert deliver(replica, source.change(((BID, 99, 1, 1),))) is Outcome.APPLIED
-    old, image = source.snapshot(), image_of(replica)
+    old, reached = source.snapshot(), image_of(replica)
     source.change(((BID, 98, 1, 1),))
+    missing = source.snapshot()
     assert deliver(replica, source.change(((BID, 97, 1, 1),))) is Outcome.GAP
-    for late in (old, older):
-        assert deliver(replica, late) is Outcome.GAP
-        assert not replica.synced
-        assert (replica.sequence, image_of(replica)) == (old.sequence, image)
+    assert [deliver(replica, late) for late in (old, older)] == [Outcome.GAP] * 2
+    assert not replica.synced
+    assert (replica.sequence, image_of(replica)) == (old.sequence, reached)
+    assert deliver(replica, missing) is Outcome.APPLIED
+    assert image_of(replica) == image_of(source.book)
 
 
 def test_what_the_source_announces_unsyncs_when_it_is_news() -> None:
@@ -247,11 +251,21 @@ def test_a_wrong_checksum_unsyncs() -> None:
     bad = BookSnapshot(1, good.sequence, 1, 1, good.levels[1:], good.checksum)
     assert deliver(replica, bad) is Outcome.CHECKSUM
     assert deliver(replica, good) is Outcome.APPLIED
-    delta = source.change(((BID, 98, 5, 1),))
+    source.change(((BID, 98, 5, 1),))
+    later = source.snapshot()
+    bad = BookSnapshot(1, later.sequence, 1, 1, later.levels[1:], later.checksum)
+    assert deliver(replica, bad) is Outcome.CHECKSUM
+    assert not replica.synced
+
+
+def test_a_wrong_delta_that_waited_unsyncs() -> None:
+    """It is not taken for good because a snapshot had to come first."""
+    source, replica = synced_pair()
     replica.lose()
-    wrong = BookDelta(1, delta.sequence, delta.previous_sequence, 1, 1, ((BID, 98, 6, 1),), delta.checksum)
+    snapshot, delta = source.snapshot(), source.change(((BID, 99, 5, 1),))
+    wrong = BookDelta(1, delta.sequence, delta.previous_sequence, 1, 1, ((BID, 99, 6, 1),), delta.checksum)
     assert deliver(replica, wrong) is Outcome.WAITING
-    assert deliver(replica, good) is Outcome.CHECKSUM
+    assert deliver(replica, snapshot) is Outcome.CHECKSUM
     assert not replica.synced
 
 
@@ -277,6 +291,12 @@ def test_a_snapshot_in_parts_counts_when_it_is_whole() -> None:
     assert deliver(replica, parts[0]) is Outcome.DUPLICATE
 
 
+def test_an_empty_book_is_one_part() -> None:
+    """It is told like any other: a peer would wait for ever for a snapshot of nothing."""
+    (part,) = BookReplica("AAPL").snapshot_parts(1, 1, 3)
+    assert (part.levels, part.part, part.parts) == ((), 1, 1)
+
+
 @pytest.mark.parametrize("lost", range(3))
 def test_a_snapshot_with_a_missing_part_counts_for_nothing(lost: int) -> None:
     """Whichever part is lost; the next snapshot that is whole brings the book back."""
@@ -287,6 +307,17 @@ def test_a_snapshot_with_a_missing_part_counts_for_nothing(lost: int) -> None:
     assert not replica.synced
     outcomes = [deliver(replica, part) for part in parts]
     assert outcomes == [Outcome.WAITING, Outcome.WAITING, Outcome.APPLIED]
+    assert image_of(replica) == image_of(source.book)
+
+
+def test_a_snapshot_that_begins_anew_is_whole_by_itself() -> None:
+    """Nothing is left of the one that was not finished, not even a level that has gone since."""
+    source, replica, parts = large_pair()
+    assert deliver(replica, parts[0]) is Outcome.WAITING
+    source.change(((BID, 98, 0, 0),))
+    for part in source.book.snapshot_parts(1, 1, 3):
+        deliver(replica, part)
+    assert replica.synced
     assert image_of(replica) == image_of(source.book)
 
 

@@ -418,6 +418,26 @@ async def test_an_order_that_has_left_once_stays_in_doubt(venue: FakeVenue) -> N
     assert set(engine.orders) == {caught.value.client_order_id}
 
 
+async def test_an_order_that_never_left_is_not_in_doubt(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its deadline it waited for the answer to the one before it: it cannot be in the market."""
+    monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    venue.engines[0].silent = True
+    async with venue.client() as client, asyncio.timeout(15):
+        order = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
+        await until(lambda: in_flight(client))
+        entry = client._entry
+        assert entry is not None
+        unsent = entry.send(b"", "unsent", asyncio.get_running_loop().time() + 0.1)
+        with pytest.raises(Unavailable) as caught:
+            await unsent.answer
+        assert not caught.value.sent
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await order
+
+
 async def test_a_question_leaves_no_order_in_doubt(venue: FakeVenue) -> None:
     """What an order trades is asked first, and nobody answers: the order was not sent, and says so."""
     async with venue.client(deadline_s=0.5) as client:
@@ -513,8 +533,9 @@ async def test_a_bug_is_told_when_the_client_is_closed(
     """What broke the sending of orders does not pass for a client that was closed."""
     client = await venue.client().open()
     monkeypatch.setattr(client._entry, "_is_message_due", lambda: 1 / 0)
-    with pytest.raises(ClientClosed):
-        await client.submit("AAPL", "buy", "1", "2")
+    for _ in range(2):  # nor does who comes later wait for what no longer runs
+        with pytest.raises(ClientClosed):
+            await client.submit("AAPL", "buy", "1", "2")
     with pytest.raises(ZeroDivisionError):
         await client.close()
 

@@ -60,8 +60,9 @@ def test_what_was_read_before_excuses_nothing() -> None:
 
 def test_off_the_grid_is_refused_not_rounded() -> None:
     """A price off the tick or a quantity off the lot raises a ValueError that names the size."""
-    with pytest.raises(ValueError, match=r"tick size is 0\.01"):
-        AAPL.ticks("101.255")
+    for price in ("101.255", "-101.255"):
+        with pytest.raises(ValueError, match=r"tick size is 0\.01"):
+            AAPL.ticks(price)
     with pytest.raises(ValueError, match=r"lot size is 0\.1"):
         AAPL.lots("0.05")
 
@@ -112,8 +113,10 @@ def test_what_no_message_holds_is_refused_with_the_limit() -> None:
         ValueError, match=rf"quantity 1{'0' * 30} of AAPL is too large: at most 100000000000\.0, 10\^12 lots"
     ):
         AAPL.lots("1E+30")
-    with pytest.raises(ValueError, match=r"at most 10000000000\.00, 10\^12 ticks"):
-        AAPL.ticks("1E+30")
+    assert AAPL.ticks("92233720368547758.07") == 2**63 - 1
+    for price in ("92233720368547758.08", "1E+30", "-1E+30"):
+        with pytest.raises(ValueError, match=r"at most 10000000000\.00, 10\^12 ticks"):
+            AAPL.ticks(price)
 
 
 def test_conversion_ignores_the_users_decimal_context() -> None:

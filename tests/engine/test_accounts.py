@@ -107,13 +107,24 @@ def test_a_duplicate_brings_the_first_fills_again() -> None:
     assert len(market.state.accounts.by_name["bob"].fills) == 1
 
 
-def test_the_refusal_of_other_content_names_the_field() -> None:
+@pytest.mark.parametrize(("field", "value"), [("quantity", 6), ("do_not_route", True)])
+def test_the_refusal_of_other_content_names_the_field(field: str, value: object) -> None:
     """Whoever uses an id again learns which field differs."""
     market = venue()
-    market.execute(order("ann", "a", Side.BUY))
-    refused = answer(market, order("ann", "a", Side.BUY, 6))
+    first = order("ann", "a", Side.BUY)
+    market.execute(first)
+    refused = answer(market, msgspec.structs.replace(first, **{field: value}))
     assert refused.reject_reason == RejectReason.DUPLICATE_CLIENT_ORDER_ID
-    assert "quantity" in refused.reject_text
+    assert field in refused.reject_text
+
+
+def test_what_others_show_is_no_content_of_an_order() -> None:
+    """An order that is sent again when the market has moved is the same order."""
+    market = venue()
+    first = order("ann", "a", Side.BUY)
+    market.execute(first)
+    away = (AwayQuote(2, 1, 1, ((100, 5),)),)
+    assert answer(market, msgspec.structs.replace(first, away=away)).duplicate
 
 
 def test_only_the_latest_finished_orders_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +157,11 @@ def test_refused_orders_count_among_the_finished(monkeypatch: pytest.MonkeyPatch
     for number in range(4):
         refused = NewOrder("ann", f"p{number}", "ACME", Side.BUY, 1, 1, 100, 5, post_only=True)
         assert answer(market, refused).reject_reason == RejectReason.POST_ONLY_WOULD_CROSS
-    assert list(market.state.accounts.by_name["ann"].orders) == ["p2", "p3"]
+    remembered = market.state.accounts.by_name["ann"].orders
+    assert {name: one.status for name, one in remembered.items()} == {
+        "p2": OrderStatus.REJECTED,
+        "p3": OrderStatus.REJECTED,
+    }
     check(market.state)
 
 

@@ -19,12 +19,13 @@ from engine.commands import (
     EpochStarted,
     NewOrder,
     ReplaceOrder,
+    Uncross,
 )
 from engine.events import Accepted, Answered, BookChanged, Cancelled, CancelledAll, Fill, Replaced
 from engine.invariants import check
 from engine.orders import Account, Order, Owed
 from engine.state import OutLeg, State
-from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
+from engine.terms import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
 from tests.engine.venue import Venue, answered, apply_batch
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -95,18 +96,45 @@ def test_one_change_per_book_and_batch() -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        (order("b", Side.BUY, 2), (2, 100, 3, 1)),
+        (ReplaceOrder("a", 0, "a", 100, 4), (2, 100, 4, 1)),
+        (ReplaceOrder("a", 0, "a", 100, 6), (2, 100, 6, 1)),
+        (CancelOrder("a", 0, "a"), (2, 100, 0, 0)),
+        (Uncross("ACME", Side.SELL, (AwayQuote(2, 1, 1, ((100, 2),)),)), (2, 100, 3, 1)),
+        (
+            msgspec.structs.replace(
+                order("a", Side.BUY, 2),
+                client_order_id="t",
+                self_trade_prevention=SelfTradePrevention.DECREMENT,
+            ),
+            (2, 100, 3, 1),
+        ),
+    ],
+)
+def test_every_change_of_a_level_is_told(command: Command, left: tuple[int, int, int, int]) -> None:
+    """A single command that changes one level makes one change of the book, whatever it is."""
+    state = State(1)
+    apply_batch(state, 1, [AddInstrument("ACME", "1", "1"), order("a", Side.SELL)])
+    _, changes = apply_batch(state, 2, [command])
+    assert changes == [BookChanged("ACME", 2, (left,))]
+
+
+@pytest.mark.parametrize(
     "command",
     [
         CancelOrder("a", 0, "nothing"),
         order("x", Side.BUY, 0),
         order("a", Side.SELL),
+        msgspec.structs.replace(order("x", Side.BUY, price=99), time_in_force=TimeInForce.IOC),
         CancelAll("nobody"),
         EpochStarted(2),
         AddInstrument("BOLT", "1", "1"),
     ],
 )
 def test_a_batch_that_changes_no_book_moves_no_sequence(command: Command) -> None:
-    """Refusals, duplicates and what is not about orders are no change of a book."""
+    """Refusals, duplicates, orders that find nothing and what is not about orders change no book."""
     market = venue()
     market.apply_batch([order("a", Side.SELL)])
     events = len(market.events)
@@ -130,7 +158,7 @@ def test_a_refusal_says_how_the_order_stands() -> None:
     market.apply_batch([order("a", Side.SELL), order("b", Side.BUY, 2)])
     answer = answered(market.apply_batch([ReplaceOrder("a", 0, "a", 0, 5)])[0])
     assert (answer.status, answer.reject_reason) == (OrderStatus.REJECTED, RejectReason.INVALID_PRICE)
-    assert (answer.cumulative, answer.leaves) == (2, 3)
+    assert (answer.order_id, answer.cumulative, answer.leaves) == (1 << 48 | 1, 2, 3)
 
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -228,10 +256,10 @@ def asks(state: State) -> BookSide:
 
 
 def cross(state: State) -> None:
-    """Rest a bid above the asks."""
+    """Rest a bid at the price of the asks."""
     bids, bid = state.books["ACME"].bids, named(state, "c")
     bids.remove(bid)
-    bid.price = 500
+    bid.price = 110
     bids.add(bid)
 
 

@@ -167,7 +167,8 @@ def test_everything_is_shown_every_second() -> None:
     """What did not change for a second is shown again: symbols, books and best prices."""
     venue = Venue("AAPL")
     venue.due(BookView)
-    assert venue.due(BookView, after_ms=REFRESH_NS // MS - 1) == {}
+    due = venue.views.due(venue.market, START + REFRESH_NS - 1, 1)
+    assert [subject for subject, _ in due] == ["view.engines"]
     due = venue.views.due(venue.market, START + REFRESH_NS, 1)
     assert [subject for subject, _ in due] == ["view.symbols", "view.book.AAPL", "nbbo.AAPL"]
 
@@ -352,7 +353,10 @@ def test_an_engine_tells_why_it_is_down() -> None:
     assert re.fullmatch(r"newest heartbeat is 1549 ms old", status.reason)
     assert status.resyncs == 0, "the first loss is the join"
     feed.lost()
-    assert venue.engine(1).resyncs == 1
+    venue.views.note_state(feed)
+    assert venue.engine(1, after_ms=0).resyncs == 1
+    feed.on_message(BookSnapshot(1, 2, 1, 1, (), 0), "AAPL", venue.now_ns)
+    assert venue.engine(1).resyncs == 2, "a wrong checksum costs one too"
 
 
 def test_an_engine_tells_why_it_takes_no_orders() -> None:
@@ -364,7 +368,8 @@ def test_an_engine_tells_why_it_takes_no_orders() -> None:
     assert (status.state, status.reason) == ("live", "the journal is full")
     feed = venue.market.peers[1]
     feed.on_message(Heartbeat(1, 2, 1, venue.now_ns, {}), None, venue.now_ns)
-    assert feed.trouble == ""
+    status = venue.engine(1)
+    assert (feed.trouble, status.epoch) == ("", 2)
 
 
 def test_an_engine_that_was_never_heard_is_down() -> None:

@@ -2,6 +2,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,24 @@ def test_a_position_turned_round_starts_at_the_price_of_the_turn() -> None:
     assert (holding.lots, holding.average_price, holding.realized) == (-5, 90.0, -100)
 
 
+def test_the_share_that_a_sale_takes_along_is_rounded_to_a_billionth() -> None:
+    """Half to even, and so to the nearest: of three lots that cost 4 two took 2.666666667."""
+    holding = Holding()
+    for lots, price in ((2, 1), (1, 2), (-2, 5)):
+        holding.trade(lots, price)
+    assert holding.cost == 1_333_333_333
+
+
+def test_holdings_come_in_order_of_their_symbols() -> None:
+    """Whatever was traded first."""
+    positions = Positions()
+    for sequence, symbol in enumerate(("MSFT", "AAPL"), start=1):
+        positions.apply(
+            executions(msgspec.structs.replace(fill("ann", sequence, BUY, 5, 100), symbol=symbol))
+        )
+    assert [symbol for symbol, _ in positions.of("ann")] == ["AAPL", "MSFT"]
+
+
 @given(trades, st.integers(0, 10**12))
 def test_profit_is_zero_sum(dealt: list[tuple[str, str, int, int]], mark: int) -> None:
     """Over all clients, lots and realized plus unrealized profit are exactly zero at any mark price."""
@@ -136,12 +155,16 @@ def test_half_even_division(dividend: int, divisor: int) -> None:
 
 
 def test_a_repeated_fill_changes_nothing() -> None:
-    """A message that is taken in twice counts once."""
+    """A message that is taken in again, the first one or the last, counts once and is no gap."""
     positions = Positions()
-    message = executions(fill("ann", 1, BUY, 5, 100, fee=2), fill("ann", 2, BUY, 5, 102))
-    positions.apply(message)
-    positions.apply(message)
-    assert [(symbol, h.lots, h.fees) for symbol, h in positions.of("ann")] == [("AAPL", 10, 2)]
+    messages = [
+        executions(fill("ann", 1, BUY, 5, 100, fee=2)),
+        executions(fill("ann", 2, BUY, 5, 102, fee=3)),
+    ]
+    for message in (*messages, *messages, messages[0]):
+        assert positions.apply(message) == []
+    assert positions.gap("ann") is None
+    assert [(symbol, h.lots, h.fees) for symbol, h in positions.of("ann")] == [("AAPL", 10, 5)]
 
 
 def test_a_gap_stops_that_client_only() -> None:
