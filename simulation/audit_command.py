@@ -23,7 +23,7 @@ from rich.console import Console
 
 from bus import provision, subjects
 from bus.connection import shown
-from bus.journal import JetStreamJournal
+from bus.journal import JetStreamJournal, JournalTrimmed
 from bus.peer import LIVE_NS
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
@@ -80,6 +80,9 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         url = nats_url(options.nats)
         async with interruptible():
             market = await read(url, options.window_ms)
+    except JournalTrimmed as error:
+        print(error, file=sys.stderr)
+        return NOT_JUDGED
     except JournalDamaged as error:
         print(error, file=sys.stderr)
         return FAULTY

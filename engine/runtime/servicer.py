@@ -27,7 +27,7 @@ from bus.executions import ExecutionsDamaged, OldFills
 from bus.messages import ReportedFill
 from bus.replica import BookReplica
 from engine.book import Book
-from engine.commands import CancelOrder, Command, OrderCommand
+from engine.commands import CancelAll, CancelOrder, Command, OrderCommand
 from engine.events import Accepted, Answered, CancelledAll, Fill
 from engine.orders import Landmark, Order
 from engine.runtime import order_log, order_trace, wire
@@ -176,12 +176,11 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
             await abort_bad_request(context, "side", f"{request.side} is no side: leave it 0 for both")
         if request.symbol and request.symbol not in self._loop.state.books:
             await _abort_unlisted(context, request.symbol)
-        command, count, more = wire.cancel_all(client, request), 0, True
-        while more:
-            answer = (await self._submit(command, client, context)).answers[0]
-            assert isinstance(answer, CancelledAll)
-            count += answer.count
-            more = answer.count == command.most
+        cancelling = asyncio.create_task(_cancel_all(self._loop, client, wire.cancel_all(client, request)))
+        try:
+            count = await asyncio.shield(cancelling)  # no less is cancelled where the caller gives up
+        except CommitError as fault:
+            await _abort_untaken(context, fault)
         return pb.CancelAllReply(count=count)
 
     async def OrderEntry(
@@ -469,6 +468,17 @@ async def _abort_untaken(context: Context, fault: CommitError) -> NoReturn:
     if isinstance(fault, Overloaded):
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{fault}; slow down")
     await context.abort(grpc.StatusCode.UNAVAILABLE, f"{fault}; try again with the same ids")
+
+
+async def _cancel_all(loop: CommitLoop, client: str, command: CancelAll) -> int:
+    """Cancel all that is meant, by as many commands as it takes; how many orders. Raises CommitError."""
+    count, more = 0, True
+    while more:
+        answer = (await loop.submit([command], client=client)).answers[0]
+        assert isinstance(answer, CancelledAll)
+        count += answer.count
+        more = answer.count == command.most
+    return count
 
 
 async def _answers(submissions: Sequence[Submission]) -> list[Answered | Accepted]:

@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
+from rich.console import Console
 
 from bus import provision
 from bus.connection import Connection
@@ -17,7 +20,8 @@ from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
 from engine.runtime.snapshots import make
-from simulation import cli, nats_option
+from simulation import audit_command, cli, nats_option
+from simulation.audit import Audit
 from simulation.audit_command import merged
 from tests.conftest import Connections
 
@@ -146,6 +150,35 @@ async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
     code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, output) == (2, "")
     assert errors.startswith("JOURNAL_1 was trimmed, and no snapshot of engine 1 can be read")
+    await connections.close()
+
+
+async def test_a_journal_that_is_trimmed_meanwhile_is_no_fault(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its engine made a snapshot while the audit read: nothing is judged, and the next audit may be."""
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    await keep(nats, 1, (1, list(OPENING)), (1, []))
+    await make(nats, 1, SnapshotStore(nats, 1))
+    journal = JetStreamJournal(nats, 1)
+    async for _ in journal.replay():
+        pass
+    for time_ms in (2, 3, 4):
+        await journal.append(1, time_ms * MS, encode([]))
+    await provision.trim_journal(nats, 1, 2)
+    begin = audit_command._begin_at_snapshot
+
+    async def begin_too_late(nc: Client, audit: Audit, journal: JetStreamJournal) -> None:
+        await begin(nc, audit, journal)
+        await provision.trim_journal(nats, 1, 4)
+
+    monkeypatch.setattr(audit_command, "_begin_at_snapshot", begin_too_late)
+    options = Namespace(nats=own_server.url, window_ms=150, json=False)
+    assert await audit_command.run(options, Console()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "the journal of engine 1 was trimmed meanwhile" in said.err
     await connections.close()
 
 

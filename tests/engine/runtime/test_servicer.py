@@ -330,6 +330,26 @@ async def test_others_have_their_turn_in_a_long_cancel_all(
     assert not venue.state.accounts.by_name["ann"].open
 
 
+async def test_a_cancel_all_goes_on_when_its_caller_has_given_up(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one command it was taken whole or not at all; a deadline that runs out still leaves none."""
+    monkeypatch.setattr(wire, "MAX_CANCELS", 2)
+    await asyncio.gather(*(venue.submit("ann", Side.BUY, 10, str(number)) for number in range(5)))
+    venue.holds = True
+    call = cast("Context", Call("ann"))
+    cancelling = asyncio.create_task(venue.servicer.CancelAll(pb.CancelAllRequest(), call))
+    still_open = venue.state.accounts.by_name["ann"].open
+    await until(lambda: venue.shown)
+    cancelling.cancel()
+    await asyncio.wait([cancelling])
+    assert cancelling.cancelled()
+    assert len(still_open) == 3
+    venue.holds = False
+    venue.shown.pop().set_result(None)  # the first of three commands is answered
+    await until(lambda: not still_open)
+
+
 async def test_messages_of_a_stream_wait_for_their_legs_together(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
