@@ -352,3 +352,9 @@ def refusal(reason: Any) -> pb.OrderReply:
     return pb.OrderReply(
         status=pb.ORDER_STATUS_REJECTED, reject_reason=reason, reject_text=pb.RejectReason.Name(reason)
     )
+
+
+def in_flight(client: Client) -> int:
+    """How many messages of the client have no answer yet."""
+    assert client._entry is not None
+    return len(client._entry._in_flight)
