@@ -94,6 +94,7 @@ class FeedFollower:
                 await asyncio.sleep(TICK_S)
         finally:
             await _unsubscribe(discovery, self._nc)
+            await self._round_trip.stop()
             for following in self._followings.values():
                 await following.stop()
             self._followings.clear()

@@ -14,6 +14,7 @@ from typing import Final
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 PATIENCE_S: Final = 0.25
 """With NATS slower than this nobody waits: quotes then count by their age alone."""
@@ -25,12 +26,19 @@ class RoundTrip:
     def __init__(self, nc: Client) -> None:
         self._nc = nc
         self._subject = nc.new_inbox()
+        self._subscription: Subscription | None = None
         self._next = 0
         self._under_way: dict[bytes, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
         """Listen for our own messages."""
-        await self._nc.subscribe(self._subject, cb=self._back)
+        self._subscription = await self._nc.subscribe(self._subject, cb=self._back)
+
+    async def stop(self) -> None:
+        """Listen no more; only after `start`."""
+        assert self._subscription is not None
+        if not self._nc.is_closed:
+            await self._subscription.unsubscribe()
 
     async def make(self) -> None:
         """Return when the message is back, or after PATIENCE_S."""

@@ -112,6 +112,16 @@ async def test_a_late_joiner_gets_every_book_and_follows(venue: Venue, nats_conn
     assert states[-1] is PeerState.LIVE
 
 
+async def test_a_follower_that_ends_leaves_no_subscription(venue: Venue, nats_connection: Connection) -> None:
+    """Whoever goes on with the connection gets nothing that nobody reads."""
+    before = set(nats_connection._subs)
+    follower = FeedFollower(nats_connection, own_engine=None)
+    async with running(venue.market_data, follower):
+        await until(lambda: agrees(follower, venue, "AAPL"))
+        assert set(nats_connection._subs) > before
+    assert set(nats_connection._subs) == before
+
+
 async def test_own_engine_is_not_followed(venue: Venue, nats_connection: Connection) -> None:
     """An engine knows its own book better."""
     other = Venue(nats_connection, venue.number + 10_000)
