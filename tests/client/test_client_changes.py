@@ -323,10 +323,11 @@ async def test_a_later_command_may_have_the_earlier_deadline(venue: FakeVenue) -
 
 async def test_a_command_with_little_time_left_ends_no_stream(venue: FakeVenue) -> None:
     """That it had no answer in it says nothing about the stream, on which others may be."""
-    venue.engines[0].silent = True
     async with venue.client() as client, asyncio.timeout(15):
         entry = client._entry
         assert entry is not None
+        await client.submit("AAPL", "buy", "1", "2")  # the stream is open
+        venue.engines[0].silent = True
         hurried = entry.send(b"", "hurried", asyncio.get_running_loop().time() + 0.2)
         await until(lambda: in_flight(client))
         reader = entry._reader
