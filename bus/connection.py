@@ -8,6 +8,7 @@ crash-only. A bug in what takes its messages is told as such an end.
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -23,6 +24,12 @@ MAX_PINGS_OUT: Final = 2
 RECONNECT_WAIT_S: Final = 0.1
 _CLOSE_S: Final = 1.0
 _JETSTREAM_S: Final = 1.0
+_HELD_UP_S: Final = 0.02
+"""With a deadline that is noticed so late, this process was held up: by its work, a busy machine, a stop."""
+
+_TAKING_IN_S: Final = 0.25
+"""How long what came meanwhile then has to be read."""
+
 _PENDING_BYTES: Final = 2 * 1024 * 1024
 _UNSENT_BYTES: Final = 64 * 1024
 _LOSSES: Final = (ConnectionError, nats.errors.UnexpectedEOF)
@@ -59,6 +66,32 @@ class LastError:
         if not (self.text and isinstance(error, _LOSSES)):
             self.text = str(error) or self.text
         return True
+
+
+async def in_time(answer: asyncio.Future[T], patience_s: float) -> T:
+    """What an answer says that comes within so many seconds; else raises TimeoutError.
+
+    An event loop that was held up past the deadline notices that before it reads its sockets, where the
+    answer may have lain for long: then there is a moment to read them.
+    """
+    loop = asyncio.get_running_loop()
+    due_s = time.monotonic() + patience_s
+
+    def give_up() -> None:
+        if not answer.done():
+            answer.set_exception(TimeoutError())
+
+    def at_deadline() -> None:
+        if time.monotonic() - due_s > _HELD_UP_S:
+            loop.call_later(_TAKING_IN_S, give_up)
+        else:
+            give_up()
+
+    timer = loop.call_later(patience_s, at_deadline)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
 
 
 async def heed_cancellation(waiting: Awaitable[T]) -> T:

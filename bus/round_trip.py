@@ -16,6 +16,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from bus.connection import in_time
+
 PATIENCE_S: Final = 0.25
 """With NATS slower than this nobody waits: quotes then count by their age alone."""
 
@@ -47,8 +49,7 @@ class RoundTrip:
         back = self._under_way[name] = asyncio.get_running_loop().create_future()
         try:
             await self._nc.publish(self._subject, name)
-            async with asyncio.timeout(PATIENCE_S):
-                await back
+            await in_time(back, PATIENCE_S)
         except (TimeoutError, nats.errors.Error):
             return
         finally:

@@ -28,7 +28,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 from client import results, terms, traces
 from client.errors import ClientClosed, FillGap, MatchbusError, OrderNotFound, Unavailable
-from client.order_entry import OrderEntry, Pending
+from client.order_entry import HELD_UP_S, OrderEntry, Pending
 from client.results import Book, Fill, OrderResult, OrderState, Position
 from client.retry import Retry
 from client.session import DEFAULT_DEADLINE_S, Session
@@ -320,7 +320,7 @@ class Client:
         session.check_open()
         retry = Retry(session, session.deadline_s)
         loop = asyncio.get_running_loop()
-        last = since
+        last, was_held_up = since, False
         with session.telling_of_close():
             while True:
                 generation, began_s, brought = session.generation, loop.time(), False
@@ -330,11 +330,11 @@ class Client:
                 try:
                     while True:
                         # Only who follows may hear nothing: a search for old fills says that it goes on.
-                        async with asyncio.timeout(None if follow else retry.remaining_s):
+                        async with asyncio.timeout(None if follow else retry.remaining_s) as patience:
                             batch = await call.read()
                         if not batch:  # EOF
                             break
-                        brought = True
+                        brought, was_held_up = True, False
                         for message in batch.fills:
                             if message.sequence <= last:
                                 continue
@@ -347,7 +347,13 @@ class Client:
                     if not follow:
                         return
                 except TimeoutError:
-                    raise retry.late() from None
+                    # In an event loop that was held up, what came meanwhile is not read yet: it is asked for
+                    # once more.
+                    if was_held_up or loop.time() - (patience.when() or 0.0) <= HELD_UP_S:
+                        raise retry.late() from None
+                    was_held_up = True
+                    retry.progressed()
+                    continue
                 except grpc.aio.AioRpcError as broken:
                     error = broken
                 finally:

@@ -26,6 +26,9 @@ _READY_POLL_S: Final = 0.05
 _CHANNEL_S: Final = 2.0
 """How long one channel is asked: gRPC tries ever more rarely to connect, and reads certificates only once."""
 
+_STOPPED_S: Final = 1.0
+"""With a deadline that is noticed so late, this process was stopped itself."""
+
 _FILES_POLL_S: Final = 0.5
 _CONNECT_S: Final = 1.0
 _LOG_LINES: Final = 15
@@ -74,14 +77,20 @@ class Member(ChildProcess):
         `ProcessFailed` when it ends, or says none of this for `deadline_s`; that is `OutOfReach` when it
         listens and TLS kept us from asking.
         """
-        try:
-            async with asyncio.timeout(deadline_s) as patience:
-                while not await self._is_ready(patience, deadline_s):
-                    if not self.running:
-                        raise ProcessFailed(f"{self.name} ended{self.last_words()}")
-        except TimeoutError:
-            raise await self._lateness(deadline_s) from None
-        self.ready = True
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(deadline_s) as patience:
+                    while not await self._is_ready(patience, deadline_s):
+                        if not self.running:
+                            raise ProcessFailed(f"{self.name} ended{self.last_words()}")
+            except TimeoutError:
+                # Where we were stopped ourselves, by Ctrl-Z perhaps, nobody was asked: that begins anew.
+                if loop.time() - (patience.when() or 0.0) < _STOPPED_S:
+                    raise await self._lateness(deadline_s) from None
+            else:
+                self.ready = True
+                return
 
     async def serves(self) -> bool:
         """Whether it says, asked once, that it serves or, where it may, stands by."""

@@ -112,6 +112,19 @@ async def test_nobody_waits_for_a_server_that_is_away(
     assert time.monotonic() - started < PATIENCE_S
 
 
+async def test_a_loop_that_was_held_up_still_reads_what_came(
+    shared_server: NatsServer, connections: "Connections"
+) -> None:
+    """What came before the message must be read too before anybody judges: the trip is not given up."""
+    trips = await trips_over(await connections.open(shared_server.url))
+    trip = asyncio.create_task(trips.make())
+    await asyncio.sleep(0)
+    (back,) = trips._under_way.values()
+    time.sleep(PATIENCE_S + 0.2)  # noqa: ASYNC251 -- the loop is to stand still
+    await trip
+    assert back.exception() is None
+
+
 async def test_a_closed_connection_makes_no_trips(
     shared_server: NatsServer, connections: "Connections"
 ) -> None:

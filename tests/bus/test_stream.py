@@ -1,6 +1,7 @@
 """Asking a stream of a cluster, whose leader may change; what became of a message that was sent to one."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 import bus.stream
-from bus.connection import Connection
+from bus.connection import Connection, connect
+from bus.server import NatsServer
 from bus.stream import Ack, Publisher, settled_extent, until_connected
 from tests.waiting import until
 
@@ -124,6 +126,54 @@ async def test_attempts_of_one_message_share_their_answers(
     attempt = asyncio.create_task(publisher.attempt(slow.subject, b"", {}))
     await slow.answer(3, 3)
     assert await attempt == Ack(seq=3)
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_counts(
+    shared_server: NatsServer, nats_connection: Connection
+) -> None:
+    """It waits to be read when the event loop goes on, and what is stored is not told as doubtful."""
+    serving, asked, may_answer, ended = (threading.Event() for _ in range(4))
+
+    async def answer(attempt: Msg) -> None:
+        asked.set()
+        may_answer.wait()
+        await attempt.respond(b'{"seq": 1}')
+
+    async def be_stream() -> None:
+        nc = await connect(shared_server.url, name="stream", on_closed=lambda: None)
+        await nc.subscribe("held.stream", cb=answer)
+        await nc.flush()
+        serving.set()
+        await asyncio.to_thread(ended.wait)
+        await nc.close()
+
+    streaming = asyncio.create_task(asyncio.to_thread(asyncio.run, be_stream()))
+    try:
+        await until(serving.is_set)
+        publisher = Publisher(nats_connection)
+        attempt = asyncio.create_task(publisher.attempt("held.stream", b"", {}))
+        await until(asked.is_set)
+        may_answer.set()
+        time.sleep(bus.stream.ANSWER_TIMEOUT_S + 0.2)  # noqa: ASYNC251 -- the loop is to stand still
+        assert await attempt == Ack(seq=1)
+        assert not publisher.trouble
+    finally:
+        may_answer.set()
+        ended.set()
+        await streaming
+
+
+async def test_a_loop_that_was_held_up_does_not_wait_for_ever(
+    nats_connection: Connection, slow: SlowStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an answer an attempt ends a little later."""
+    monkeypatch.setattr(bus.stream, "ANSWER_TIMEOUT_S", 0.1)
+    publisher = Publisher(nats_connection)
+    attempt = asyncio.create_task(publisher.attempt(slow.subject, b"", {}))
+    await until(lambda: slow.attempts)
+    time.sleep(0.3)  # noqa: ASYNC251 -- likewise
+    assert await asyncio.wait_for(attempt, 5) is None
+    assert publisher.trouble == "no answer"
 
 
 async def test_a_message_that_nobody_takes_has_no_answer(nats_connection: Connection) -> None:

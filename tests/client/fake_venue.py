@@ -7,8 +7,10 @@ by client order id, as the contract demands.
 # ruff: noqa: D102, N802 -- the contract names the methods and says what they do
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -52,6 +54,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         self.refuses_fills_with = grpc.StatusCode.UNAVAILABLE
         self.unary_failures: deque[grpc.StatusCode] = deque()
         self.silent = False
+        self.s_until_fills = 0.0
         self.s_per_question = 0.0
         self.s_left: list[float] = []
         """What was left until the deadline of each question when it came."""
@@ -170,6 +173,7 @@ class FakeEngine(matchbus_pb2_grpc.MatchingEngineServicer):
         if self.refuses_fills_after_s is not None:
             await asyncio.sleep(self.refuses_fills_after_s)
             await context.abort(self.refuses_fills_with, "tokens cannot be checked")
+        await asyncio.sleep(self.s_until_fills)
         until = self.fill_breaks.popleft() if self.fill_breaks else None
         position = request.since_sequence
         while True:
@@ -358,3 +362,23 @@ def in_flight(client: Client) -> int:
     """How many messages of the client have no answer yet."""
     assert client._entry is not None
     return len(client._entry._in_flight)
+
+
+@asynccontextmanager
+async def venue_in_a_thread() -> AsyncIterator[FakeVenue]:
+    """A venue that goes on while our event loop is held up."""
+    venue, loop = FakeVenue(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(venue.__aenter__(), loop))
+        yield venue
+        async with asyncio.timeout(10):
+            await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(venue.__aexit__(None, None, None), loop)
+            )
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

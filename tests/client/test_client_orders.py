@@ -1,10 +1,7 @@
 """Submit against an engine that breaks the stream at chosen points, and what becomes of orders in doubt."""
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +23,7 @@ from client import (
 )
 from client.client import check_client_order_id
 from client.order_entry import AMPLE_COMMANDS
-from tests.client.fake_venue import FakeVenue, in_flight
+from tests.client.fake_venue import FakeVenue, in_flight, venue_in_a_thread
 from tests.waiting import until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -314,26 +311,6 @@ async def test_deadline_ends_the_attempts(venue: FakeVenue) -> None:
         venue.engines[0].silent = False
         result = await client.submit("AAPL", "buy", "1", "2", client_order_id="mine")
     assert result.duplicate
-
-
-@asynccontextmanager
-async def venue_in_a_thread() -> AsyncIterator[FakeVenue]:
-    """A venue that goes on while our event loop is held up."""
-    venue, loop = FakeVenue(), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        async with asyncio.timeout(10):
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(venue.__aenter__(), loop))
-        yield venue
-        async with asyncio.timeout(10):
-            await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(venue.__aexit__(None, None, None), loop)
-            )
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
 
 
 async def test_an_answer_that_came_while_the_loop_was_held_up_counts(monkeypatch: pytest.MonkeyPatch) -> None:

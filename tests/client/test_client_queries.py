@@ -22,7 +22,7 @@ from client import (
     retry,
     session,
 )
-from tests.client.fake_venue import FakeVenue
+from tests.client.fake_venue import FakeVenue, venue_in_a_thread
 from tests.waiting import until
 
 
@@ -138,6 +138,33 @@ async def test_a_history_that_does_not_go_on_is_given_up(venue: FakeVenue, fills
         with pytest.raises(Unavailable, match=r"no answer within 0\.5 s$"):
             await anext(history)
     assert not engine.fill_breaks
+
+
+async def test_fills_that_came_while_the_loop_was_held_up_count() -> None:
+    """Past the deadline too: a program that computes for long reads its history all the same."""
+    async with venue_in_a_thread() as venue, venue.client(deadline_s=0.5) as client:
+        engine = venue.engines[0]
+        engine.add_fills(2)
+        engine.s_until_fills = 0.3
+        history = client.fills(follow=False)
+        first = asyncio.ensure_future(anext(history))
+        await until(lambda: engine.fills_asked)
+        time.sleep(1)  # noqa: ASYNC251 -- that is the test
+        sequences = [(await first).sequence, *[fill.sequence async for fill in history]]
+    assert sequences == [1, 2]
+
+
+async def test_a_history_is_given_up_however_often_the_loop_is_held_up(venue: FakeVenue) -> None:
+    """Once more is enough where nothing comes."""
+    venue.engines[0].silent = True
+    async with venue.client(deadline_s=0.3) as client, asyncio.timeout(10):
+        first = asyncio.ensure_future(anext(client.fills(follow=False)))
+        await until(lambda: venue.engines[0].fills_asked)
+        while not first.done():
+            time.sleep(0.5)  # noqa: ASYNC251 -- that is the test
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await first
 
 
 async def test_overload_is_not_answered_with_registrations(venue: FakeVenue) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import nats
 import pytest
+from matchbus.edge import host_and_port_of
 
 from bus import provision, subjects
 from bus.child_process import ChildProcess
@@ -182,23 +183,29 @@ asyncio.run(main())
 """A process that reads what is stored for so many seconds, and then serves or says nothing."""
 
 
-@pytest.mark.parametrize("then", ["serves", "is silent"])
-async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then: str) -> None:
-    """It is ready when it serves, however long that took, and not when it says nothing."""
+def reading(log: Path, reads_s: float, then: str) -> Member:
+    """Such a process at a free port, not started yet."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         host, port = probe.getsockname()
-    command = [sys.executable, "-c", READING, f"{host}:{port}", str(READS_S), then]
-    member = Member("exchange", command, f"{host}:{port}", tmp_path / "log", dict(os.environ))
+    command = [sys.executable, "-c", READING, f"{host}:{port}", str(reads_s), then]
+    return Member("exchange", command, f"{host}:{port}", log, dict(os.environ))
+
+
+def listens(member: Member) -> bool:
+    """Whether it takes connections; it must not have ended."""
+    assert member.running
+    with contextlib.closing(socket.socket()) as caller:
+        return caller.connect_ex(host_and_port_of(member.address)) == 0
+
+
+@pytest.mark.parametrize("then", ["serves", "is silent"])
+async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then: str) -> None:
+    """It is ready when it serves, however long that took, and not when it says nothing."""
+    member = reading(tmp_path / "log", READS_S, then)
     await member.start()
-
-    def listens() -> bool:
-        assert member.running
-        with contextlib.closing(socket.socket()) as caller:
-            return caller.connect_ex((host, port)) == 0
-
     try:
-        await until(listens, START_DEADLINE_S)
+        await until(lambda: listens(member), START_DEADLINE_S)
         began = time.monotonic()
         if then == "serves":
             await member.until_ready(PATIENCE_S)
@@ -206,6 +213,21 @@ async def test_a_process_that_reads_what_is_stored_has_time(tmp_path: Path, then
             with pytest.raises(ProcessFailed, match="exchange was not ready within 1 s"):
                 await member.until_ready(PATIENCE_S)
         assert time.monotonic() - began > READS_S / 2
+    finally:
+        await member.stop()
+
+
+async def test_who_was_stopped_itself_takes_nobody_for_silent(tmp_path: Path) -> None:
+    """Ctrl-Z stops the launcher alone: what it waited for has long come up when it goes on."""
+    member = reading(tmp_path / "log", READS_S, "serves")
+    await member.start()
+    try:
+        await until(lambda: listens(member), START_DEADLINE_S)
+        waiting = asyncio.create_task(member.until_ready(PATIENCE_S))
+        await asyncio.sleep(0)
+        time.sleep(READS_S + 1.0)  # noqa: ASYNC251 -- that is the test
+        await waiting
+        assert member.ready
     finally:
         await member.stop()
 
