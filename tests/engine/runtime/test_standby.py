@@ -290,6 +290,29 @@ async def test_a_standby_waits_for_the_lease_and_says_where_it_is(
     assert standby.commands == sum(len(decode(commands)) for commands in stored)
 
 
+@asynccontextmanager
+async def standing_by(
+    nc: Connection,
+    engine: int,
+    state: State,
+    journal: MemoryJournal,
+    reports: Reports,
+    writer: ExecutionsWriter,
+) -> AsyncIterator[None]:
+    """A standby that waits for the length of a block, while another process keeps the lease."""
+    lease = Lease(nc, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
+    holder = Lease(nc, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
+    assert await holder.acquire()
+    standby = Standby(nc, lease, state, journal, reports, writer)
+    running = [asyncio.create_task(part) for part in (standby.until_reign(0), holder.keep(_never))]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+
+
 async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
     nats_connection: Connection, engine: int
 ) -> None:
@@ -305,23 +328,16 @@ async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
     await catch_up(state, journal, reports)
     assert not reports.queued
     reports.report_again()
-    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
-    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
-    assert await holder.acquire()
     statuses = await nats_connection.subscribe(subjects.standby(engine))
-    standby = Standby(nats_connection, lease, state, journal, reports, writer)
-    waiting = asyncio.create_task(standby.until_reign(0))
-    keeping = asyncio.create_task(holder.keep(_never))
-    for _ in range(2):  # it looks at the stream in between
-        await statuses.next_msg(timeout=5)
-    before = len(primary.reports())
-    await primary.trade(3)
-    await until(lambda: journal.position == primary.journal.position)
-    for _ in range(3):  # one of them may have been on its way, and another on its turn
-        await statuses.next_msg(timeout=5)
-    assert reports.queued == len(primary.reports()) - before > 0
-    waiting.cancel()
-    keeping.cancel()
+    async with standing_by(nats_connection, engine, state, journal, reports, writer):
+        for _ in range(2):  # it looks at the stream in between
+            await statuses.next_msg(timeout=5)
+        before = len(primary.reports())
+        await primary.trade(3)
+        await until(lambda: journal.position == primary.journal.position)
+        for _ in range(3):  # one of them may have been on its way, and another on its turn
+            await statuses.next_msg(timeout=5)
+        assert reports.queued == len(primary.reports()) - before > 0
 
 
 async def test_a_standby_forgets_what_the_primary_has_stored(
@@ -339,15 +355,8 @@ async def test_a_standby_forgets_what_the_primary_has_stored(
     await ExecutionsWriter(nats_connection, engine).publish(
         messages.Executions(engine, 1, 1, state.batch_number, 10**6, _reports(accepted(1)))
     )
-    lease = Lease(nats_connection, LeaseEntry(engine, "standby", "127.0.0.1:2", 2))
-    holder = Lease(nats_connection, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
-    assert await holder.acquire()
-    standby = Standby(nats_connection, lease, state, journal, reports, writer)
-    waiting = asyncio.create_task(standby.until_reign(0))
-    keeping = asyncio.create_task(holder.keep(_never))
-    await until(lambda: not reports.queued)
-    waiting.cancel()
-    keeping.cancel()
+    async with standing_by(nats_connection, engine, state, journal, reports, writer):
+        await until(lambda: not reports.queued)
 
 
 async def test_a_standby_that_owes_no_reports_asks_for_none(nats_connection: Connection, engine: int) -> None:
