@@ -57,7 +57,8 @@ class FeedFollower:
 
     `on_change(engine, symbol)` is called after each change of one book, or of whether it is synced;
     `on_state(engine, feed)` when an engine becomes live, suspect or down, or several of its books become
-    unsynced at once. Both are called synchronously and must not wait.
+    unsynced at once. Both are called synchronously and must not wait. `jitter`, from 0 up to 1, spreads the
+    requests for snapshots over time.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class FeedFollower:
         own_engine: int | None,
         on_change: OnChange | None = None,
         on_state: OnState | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.peers: dict[int, PeerFeed] = {}
         self._nc = nc
         self._own_engine = own_engine
         self._listeners = _Listeners(on_change, on_state)
-        self._random = random.Random()  # noqa: S311 -- spreads requests over time, guards nothing
+        self._jitter = jitter
         self._followings: dict[int, _Following] = {}
         self._has_told_left_out = False
         self._round_trip = RoundTrip(nc)
@@ -90,7 +92,7 @@ class FeedFollower:
                     # Its heartbeats may be waiting to be read: this process may itself have been held up.
                     await self._round_trip.make()
                 for following in list(self._followings.values()):
-                    await following.tick(now_ns, self._random.random())
+                    await following.tick(now_ns, self._jitter())
                 await asyncio.sleep(TICK_S)
         finally:
             await _unsubscribe(discovery, self._nc)

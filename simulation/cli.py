@@ -57,8 +57,11 @@ from simulation.recording import Recording
 from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, left_behind, replay
 from simulation.replay_report import show
 from simulation.report_files import write_report
+from simulation.run import RunOutcome
 from simulation.scenario import Scenario, ScenarioRefused
-from simulation.staging import plan_of
+from simulation.staging import plan_of, virtual_plan_of
+from simulation.virtual import clock
+from simulation.virtual.venue import open_venue
 
 _SAID: Final = (
     *(ClusterError, MatchbusError, OptionRefused, TlsRefused),
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = stdout_console()
     try:
         if options.command == "run":
-            return asyncio.run(_run(options, console))
+            return _run(options, console)
         if options.command == "chaos":
             return _chaos(options, console)
         if options.command == "audit":
@@ -117,6 +120,11 @@ def _add_run(commands: Any) -> None:
         "--report", type=folder, metavar="DIR", help="write a page with plots and the data there"
     )
     run.add_argument("--seed", type=seed, help="default: the scenario's, 1 without one")
+    run.add_argument(
+        "--virtual",
+        action="store_true",
+        help="in this process and in virtual time: the same seed gives the same market",
+    )
     plain = run.add_argument_group("without a scenario")
     plain.add_argument("--engines", type=engines, help="how many (default NUM_ENGINES, 2)")
     plain.add_argument("--clients", type=clients, help="default 10")
@@ -257,25 +265,46 @@ def _scenario(options: argparse.Namespace) -> Scenario:
     return chosen if options.seed is None else msgspec.structs.replace(chosen, seed=options.seed)
 
 
-async def _run(options: argparse.Namespace, console: Console) -> int:
-    logs = Path("logs")
-    password = password_of_environment()
+def _run(options: argparse.Namespace, console: Console) -> int:
     chosen = _scenario(options)
-    folder(str(logs))
-    cluster = Cluster(
-        engines=chosen.engines, standbys=chosen.standbys, password=password, telemetry=Telemetry(log_dir=logs)
-    )
+    logs = folder("logs")
     recording = None if options.report is None else Recording()
-    async with interruptible(lambda: console.print("Stopping…")), cluster:
-        print_sheets(console, report.cluster_sheet(cluster))
-        plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
-        outcome = await run_with_view(plan, console, headless=not console.is_terminal)
+    if options.virtual:
+        outcome = clock.run(lambda: _run_virtual(chosen, console, recording, logs))
+    else:
+        outcome = asyncio.run(_run_processes(chosen, console, recording, logs))
     code = report.show(console, outcome)
     if recording is not None:
         with written("--report", options.report):
             page = write_report(options.report, chosen, outcome, recording)
         console.print(f"The report is in {page}", soft_wrap=True, highlight=False)
     return code
+
+
+async def _run_processes(
+    chosen: Scenario, console: Console, recording: Recording | None, logs: Path
+) -> RunOutcome:
+    cluster = Cluster(
+        engines=chosen.engines,
+        standbys=chosen.standbys,
+        password=password_of_environment(),
+        telemetry=Telemetry(log_dir=logs),
+    )
+    async with interruptible(lambda: console.print("Stopping…")), cluster:
+        print_sheets(console, report.cluster_sheet(cluster))
+        plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
+        return await run_with_view(plan, console, headless=not console.is_terminal)
+
+
+async def _run_virtual(
+    chosen: Scenario, console: Console, recording: Recording | None, logs: Path
+) -> RunOutcome:
+    plan = virtual_plan_of(chosen, recording=recording, log_dir=logs)
+    listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in chosen.symbols]
+    async with interruptible(), open_venue(chosen.engines, listed, chosen.seed) as venue:
+        outcome = await run_with_view(plan, console, headless=True, venue=venue)
+        outcome.digests = venue.digests
+    return outcome
 
 
 async def _replay(options: argparse.Namespace, console: Console) -> int:

@@ -6,12 +6,11 @@ Read only; prices are ticks, quantities lots, times of the event loop's clock.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 import grpc.aio
 from matchbus.v1 import matchbus_pb2 as pb
-from matchbus.v1 import matchbus_pb2_grpc as rpc
 
 from simulation.agents.terms import EngineQuote
 
@@ -24,6 +23,23 @@ Best = tuple[int | None, int | None]
 """The best bid and the best ask."""
 
 
+class Exchange(Protocol):
+    """The two questions, as a stub of the contract's service Exchange puts them."""
+
+    async def GetConsolidatedBook(  # noqa: D102, N802 -- the contract's
+        self,
+        request: pb.GetConsolidatedBookRequest,
+        *,
+        timeout: float,  # noqa: ASYNC109 -- gRPC's
+    ) -> pb.ConsolidatedBook: ...
+    async def ListEngines(  # noqa: D102, N802 -- likewise
+        self,
+        request: pb.ListEnginesRequest,
+        *,
+        timeout: float,  # noqa: ASYNC109
+    ) -> pb.ListEnginesReply: ...
+
+
 @dataclass(slots=True)
 class MarketWatch:
     """The newest consolidated book of each watched symbol, and the engines' states.
@@ -32,7 +48,7 @@ class MarketWatch:
     `on_engines` are called with what came.
     """
 
-    exchange: rpc.ExchangeStub
+    exchange: Exchange
     books: dict[str, pb.ConsolidatedBook] = field(default_factory=dict)
     engines: list[pb.Engine] = field(default_factory=list)
     on_book: Callable[[pb.ConsolidatedBook], None] = lambda _: None

@@ -56,6 +56,7 @@ from simulation.ports import Ports
 from simulation.ready_file import ReadyFileUnwritable
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.stderr_log import log_to_stderr
+from simulation.venues import Venue
 
 _log: Final = logging.getLogger(__name__)
 
@@ -329,7 +330,9 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
         yield
 
 
-async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunOutcome:
+async def run_with_view(
+    plan: Plan, console: Console, *, headless: bool, venue: Venue | None = None
+) -> RunOutcome:
     """Simulate while showing how it goes. Each client has a log and may have a connection of its own."""
     raise_file_limit()
     viewing: list[asyncio.Task[None]] = []
@@ -338,7 +341,7 @@ async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunO
         viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
 
     try:
-        return await simulate(plan, begin)
+        return await simulate(plan, begin, venue)
     finally:
         for view in viewing:
             view.cancel()

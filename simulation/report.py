@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -106,12 +106,22 @@ def _result(check: Check) -> Cell:
     return "\n".join(["VIOLATED", *check.violations[:MAX_SHOWN], *rest]), "red"
 
 
+def digests_sheet(digests: Mapping[int, str]) -> Sheet:
+    """What the same seed gives again."""
+    return Sheet(
+        "The same seed ends in the same states",
+        ("engine", "digest"),
+        [(f"E{engine}", digest) for engine, digest in digests.items()],
+    )
+
+
 def outcome_sheets(outcome: RunOutcome) -> list[Sheet]:
     """The whole summary of a run."""
     return [
         clients_sheet(outcome),
         positions_sheet(outcome),
         fills_sheet(outcome.fills),
+        *([digests_sheet(outcome.digests)] if outcome.digests else []),
         checks_sheet(outcome.checks),
     ]
 
@@ -137,6 +147,7 @@ def outcome_document(outcome: RunOutcome) -> dict[str, Any]:
         ],
         "trades_per_engine": {str(engine): count for engine, count in outcome.fills.per_engine.items()},
         "trades_through_legs": outcome.fills.through_legs,
+        "digests": {str(engine): digest for engine, digest in outcome.digests.items()},
         "checks": [
             {"name": check.name, "checked": check.checked, "violations": check.violations}
             for check in outcome.checks

@@ -9,22 +9,17 @@ import logging
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 import grpc.aio
-from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
-from matchbus.v1 import matchbus_pb2_grpc as rpc
-from nats.aio.client import Client as NatsClient
 
-from bus.connection import connect
-from bus.executions import ExecutionsReader
-from bus.messages import ReportedCancel, engine_of_id
-from client import Client, Fill, MatchbusError
+from bus.messages import Executions, ReportedCancel, engine_of_id
+from client import Fill, MatchbusError
 from client.terms import ENGINE_STATES, OrderStatus
 from client.units import Instrument
 from exchange.runtime.settings import DEFAULT_PASSWORD
@@ -35,6 +30,7 @@ from simulation.load import as_reported
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
 from simulation.trader import Trader
+from simulation.venues import RunningVenue, Venue
 
 KEPT_PERCENT: Final = 90
 """An agent that made a smaller share of the steps its rate asks for is reported."""
@@ -88,6 +84,8 @@ class RunOutcome:
     checks: list[Check]
     fills: FillCounts
     positions: dict[tuple[str, str], int]
+    digests: dict[int, str] = field(default_factory=dict)
+    """Of each engine's state at the end, in virtual time: the same seed gives the same."""
 
     @property
     def holds(self) -> bool:
@@ -156,21 +154,24 @@ class Progress:
         )
 
 
-async def simulate(plan: Plan, on_start: Callable[[Progress], None] = lambda _: None) -> RunOutcome:
+async def simulate(
+    plan: Plan, on_start: Callable[[Progress], None] = lambda _: None, venue: Venue | None = None
+) -> RunOutcome:
     """Let the clients trade for the planned time, wait until all is quiet, and check.
 
-    `on_start` gets what a live view shows. Raises what the client raises, or gRPC, when the market cannot be
-    reached.
+    `on_start` gets what a live view shows. The `venue` is the running market that the plan names, unless one
+    is given. Raises what the client raises, or gRPC, when the market cannot be reached.
     """
     async with contextlib.AsyncExitStack() as stack:
-        progress = await _enter(plan, stack)
-        tally = Tally()
+        if venue is None:
+            venue = await stack.enter_async_context(RunningVenue(plan.exchange, plan.nats, plan.password))
+        progress = await _enter(plan, venue, stack)
+        tally = None
         followers: list[Coroutine[None, None, None]] = [t.follow() for t in progress.traders]
         followers.append(progress.market.run(progress.symbols))
-        if plan.nats:
-            nc = await connect(plan.nats, name="simulation", on_closed=lambda: None)
-            stack.push_async_callback(nc.close)
-            followers.append(_collect(nc, tally, progress.note_cancel))
+        if (reports := venue.reports()) is not None:
+            tally = Tally()
+            followers.append(_collect(reports, tally, progress.note_cancel))
         try:
             # A follower that fails ends the run: the group cancels this body.
             async with asyncio.TaskGroup() as group:
@@ -190,26 +191,19 @@ def _first(faults: ExceptionGroup[Exception]) -> Exception:
     return _first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
-async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
+async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> Progress:
     """Register every client; the stack closes them."""
-    channel = await stack.enter_async_context(tls.channel(plan.exchange))
-    exchange = rpc.ExchangeStub(channel)
-    listed = await exchange.ListInstruments(pb.ListInstrumentsRequest(), timeout=10)
-    all_symbols = [instrument.symbol for instrument in listed.instruments]
-    symbols = list(plan.named_symbols) or all_symbols[: plan.symbols or None]
+    symbols = list(plan.named_symbols) or (await venue.symbols())[: plan.symbols or None]
     if not symbols:
         raise ValueError("the exchange lists no instruments")
-    market = MarketWatch(exchange)
-    progress = Progress(market, [], symbols, asyncio.get_running_loop().time(), plan)
+    progress = Progress(venue.market, [], symbols, asyncio.get_running_loop().time(), plan)
     _client_logs.setLevel(logging.INFO)
     cast = plan.players or players(usual_mix(plan.clients, plan.frequency, only=plan.only), plan.seed)
     for name, player in cast.items():
         log = stack.enter_context(_client_log(name, plan.log_dir))
-        client = await stack.enter_async_context(
-            Client.connect(plan.exchange, client_id=name, password=plan.password, secret=f"simulated {name}")
-        )
+        client = await stack.enter_async_context(venue.account(name))
         log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
-        trader = Trader(name, player, client, market, symbols, log, on_fill=progress.note)
+        trader = Trader(name, player, client, venue.market, symbols, log, on_fill=progress.note)
         await trader.recall()
         if plan.fundamental is not None:
             trader.value, trader.reference = plan.fundamental.value, plan.fundamental.start
@@ -217,7 +211,7 @@ async def _enter(plan: Plan, stack: contextlib.AsyncExitStack) -> Progress:
     return progress
 
 
-async def _trade_and_check(progress: Progress, tally: Tally) -> RunOutcome:
+async def _trade_and_check(progress: Progress, tally: Tally | None) -> RunOutcome:
     clock = asyncio.get_running_loop().time
     plan = progress.plan
     await progress.market.refresh(progress.symbols)
@@ -231,9 +225,9 @@ async def _trade_and_check(progress: Progress, tally: Tally) -> RunOutcome:
         if plan.meanwhile is not None:
             group.create_task(plan.meanwhile(progress))
     elapsed = clock() - progress.started
-    checks, positions = await _settle(progress, tally if plan.nats else None)
+    checks, positions = await _settle(progress, tally)
     _log_positions(progress.traders, positions)
-    if plan.nats:
+    if tally is not None:
         fills = count_fills([fill for fills in tally.fills.values() for fill in fills])
     else:
         fills = FillCounts(dict(sorted(progress.per_engine.items())), progress.through_legs, progress.volume)
@@ -281,8 +275,10 @@ def _quote(book: pb.ConsolidatedBook, instrument: Instrument, at_s: float, value
     )
 
 
-async def _collect(nc: NatsClient, tally: Tally, on_cancel: Callable[[ReportedCancel], None]) -> None:
-    async for message in ExecutionsReader(nc):
+async def _collect(
+    reports: AsyncIterator[Executions], tally: Tally, on_cancel: Callable[[ReportedCancel], None]
+) -> None:
+    async for message in reports:
         for report in message.reports:
             tally.add(report)
             if isinstance(report, ReportedCancel):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from simulation.agents.cast import players
@@ -9,7 +10,7 @@ from simulation.cluster import Cluster
 from simulation.fundamental import Fundamental
 from simulation.recording import EngineStrike, Recording
 from simulation.run import Plan, Progress
-from simulation.scenario import EngineFault, Scenario
+from simulation.scenario import EngineFault, Scenario, ScenarioRefused
 from simulation.strikes import Strikes
 
 
@@ -25,23 +26,45 @@ def plan_of(
 
     `tell` hears of each fault that finds nobody to strike.
     """
-    value = scenario.fundamental
-    fundamental = None if value is None else Fundamental(value, scenario.seed)
 
     async def meanwhile(progress: Progress) -> None:
         note = (lambda _: None) if recording is None else recording.strikes.append
         await strike(cluster, scenario.faults, progress.started, note, tell)
 
-    return Plan(
-        exchange=cluster.exchange.address,
+    return replace(
+        _plan_of(scenario, cluster.exchange.address, recording, log_dir),
         nats=cluster.nats_url,
         password=cluster.password,
+        meanwhile=meanwhile,
+    )
+
+
+def virtual_plan_of(
+    scenario: Scenario, *, recording: Recording | None = None, log_dir: Path | None = None
+) -> Plan:
+    """What to simulate in virtual time. Raises `ScenarioRefused` for what needs processes."""
+    if scenario.faults:
+        raise ScenarioRefused(
+            f"faults[0] is a {scenario.faults[0].kind}: in virtual time there is no process to strike. "
+            "Leave out the faults, or --virtual."
+        )
+    if scenario.standbys:
+        raise ScenarioRefused(
+            f"standbys is {scenario.standbys}: in virtual time there is no process to stand by for. "
+            "Make it 0, or leave out --virtual."
+        )
+    return _plan_of(scenario, "in virtual time", recording, log_dir)
+
+
+def _plan_of(scenario: Scenario, exchange: str, recording: Recording | None, log_dir: Path | None) -> Plan:
+    value = scenario.fundamental
+    return Plan(
+        exchange=exchange,
         duration_s=scenario.duration_s,
         seed=scenario.seed,
         players=players(scenario.agents, scenario.seed),
         named_symbols=scenario.symbols,
-        fundamental=fundamental,
-        meanwhile=meanwhile,
+        fundamental=None if value is None else Fundamental(value, scenario.seed),
         recording=recording,
         log_dir=log_dir,
     )

@@ -10,13 +10,14 @@ from decimal import Decimal
 from typing import Final
 
 from bus.messages import ReportedOrder
-from client import Client, Fill, MatchbusError, OrderResult, Unavailable
+from client import Fill, MatchbusError, OrderResult, Unavailable
 from client.terms import RejectReason
 from engine.terms import OrderType, Side
 from simulation.agents.cast import Player
 from simulation.agents.terms import REFERENCE_PRICE, Cancel, Intent, OpenOrder, Replace, Submit, View
 from simulation.market import MarketWatch
 from simulation.recording import OPEN, SentChange, SentOrder
+from simulation.venues import Account
 
 _GONE: Final = (RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_CLOSED)
 
@@ -32,7 +33,7 @@ class Trader:
 
     name: str
     player: Player
-    client: Client
+    client: Account
     market: MarketWatch
     symbols: Sequence[str]
     log: logging.Logger

@@ -133,7 +133,7 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
             )
         return pb.GetPositionsReply(
             positions=[
-                _position(symbol, holding) for symbol, holding in self._positions.of(client, request.symbol)
+                position(symbol, holding) for symbol, holding in self._positions.of(client, request.symbol)
             ]
         )
 
@@ -186,7 +186,8 @@ class ExchangeServicer(matchbus_pb2_grpc.ExchangeServicer):
         return session.client_id
 
 
-def _position(symbol: str, holding: Holding) -> pb.Position:
+def position(symbol: str, holding: Holding) -> pb.Position:
+    """A holding as its client sees it; numbers saturate at the ends of int64."""
     return pb.Position(
         symbol=symbol,
         position=saturate(holding.lots),

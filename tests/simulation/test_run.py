@@ -66,7 +66,7 @@ async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
 async def test_a_run_lasts_as_long_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     """However early the last agent makes its last step."""
 
-    async def enter(plan: Plan, _: object) -> Progress:
+    async def enter(plan: Plan, *_: object) -> Progress:
         market = SimpleNamespace(run=AsyncMock(), refresh=AsyncMock())
         trader = SimpleNamespace(name="a", log=None, follow=AsyncMock(), trade=AsyncMock())
         return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
@@ -235,7 +235,7 @@ async def test_a_view_without_room_is_told_in_a_line(
     async def watch(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async def run(_: Plan, begin: Callable[[Progress], None]) -> RunOutcome:
+    async def run(_: Plan, begin: Callable[[Progress], None], __: object) -> RunOutcome:
         begin(cast("Progress", None))  # nobody looks at it
         await asyncio.sleep(0)
         return RunOutcome(1.0, [], [], FillCounts({}, 0, 0), {})
@@ -279,7 +279,7 @@ def test_a_market_that_goes_away_is_told_in_a_line(
         await asyncio.sleep(60)
         raise AssertionError
 
-    async def enter(plan: Plan, _: object) -> Progress:
+    async def enter(plan: Plan, *_: object) -> Progress:
         trader, market = SimpleNamespace(follow=follow), SimpleNamespace(run=go_on)
         return Progress(cast("MarketWatch", market), [cast("Trader", trader)], [], 0.0, plan)
 

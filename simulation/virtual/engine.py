@@ -1,0 +1,235 @@
+"""One engine of a virtual market: the parts of `engine.runtime.process`, on a virtual network and journal.
+
+Left out is what needs processes: leases, standbys, snapshots, sessions. Clients call the servicer itself.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from typing import Any, Final, NoReturn, cast
+
+import grpc
+from matchbus.edge import Context
+from matchbus.v1 import matchbus_pb2 as pb
+from nats.aio.client import Client as NatsClient
+
+from bus.executions import ExecutionsWriter, OldFills
+from bus.follower import FeedFollower
+from bus.journal import MemoryJournal
+from bus.messages import (
+    Executions,
+    InstrumentEntry,
+    ReportedFill,
+    decode_executions,
+    encode_executions,
+)
+from bus.peer import PeerState, protected_books
+from bus.replica import BookReplica
+from bus.round_trip import RoundTrip
+from client.errors import Unavailable
+from engine.digest import state_digest
+from engine.runtime.away import AwayView
+from engine.runtime.commit_loop import Batch, CommitLoop
+from engine.runtime.effects import Effects, FillBell, Reports
+from engine.runtime.legs import Legs
+from engine.runtime.listing import Listing
+from engine.runtime.market_data import MarketData
+from engine.runtime.rates import Rates
+from engine.runtime.recovery import begin_next_reign
+from engine.runtime.servicer import MatchingEngineServicer
+from engine.runtime.sessions import Sessions
+from engine.runtime.uncrosser import Uncrosser
+from engine.state import State
+from simulation.virtual import clock
+from simulation.virtual.network import APPEND_S, Delays, Network
+
+UNLIMITED: Final = 0
+"""Orders a second of each client."""
+
+
+class DelayedJournal(MemoryJournal):
+    """A journal in memory that takes as long as a disk."""
+
+    def __init__(self, engine: int, delays: Delays) -> None:
+        super().__init__(engine)
+        self._delays = delays
+
+    async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
+        """As Journal says."""
+        await asyncio.sleep(self._delays.draw(APPEND_S))
+        return await super().append(epoch, time_ns, commands)
+
+
+class ExecutionsList:
+    """The execution reports of all engines, in the order in which they were stored."""
+
+    trouble = ""
+
+    def __init__(self, delays: Delays) -> None:
+        self._delays = delays
+        self._stored: list[Executions] = []
+        self._grown = asyncio.Condition()
+
+    async def publish(self, message: Executions) -> None:
+        """As `bus.executions.ExecutionsWriter` has it."""
+        await asyncio.sleep(self._delays.draw(APPEND_S))
+        stored = decode_executions(encode_executions(message))  # of the reports that readers know
+        async with self._grown:
+            self._stored.append(stored)
+            self._grown.notify_all()
+
+    async def read(self) -> AsyncGenerator[Executions, None]:
+        """All from the first on, for ever."""
+        place = 0
+        while True:
+            async with self._grown:
+                while place == len(self._stored):
+                    await self._grown.wait()
+            yield self._stored[place]
+            place += 1
+
+
+class Call:
+    """A client's call, as the servicer sees it: who calls, and where what it writes goes."""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.written: asyncio.Queue[pb.FillBatch | None] = asyncio.Queue()
+
+    async def send_initial_metadata(self, _metadata: object) -> None:
+        """Nobody waits for it."""
+
+    async def write(self, batch: pb.FillBatch) -> None:
+        """The next message of a stream."""
+        self.written.put_nowait(batch)
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        """End the call. What reaches a simulated client is only that it was refused for now."""
+        raise Unavailable(f"{code.name}: {details}")
+
+    def add_done_callback(self, done: Any) -> None:
+        """Calls end in one turn here."""
+        asyncio.get_running_loop().call_soon(done, None)
+
+
+class _Callers:
+    """In the place of sessions: a call says itself who calls."""
+
+    async def client_of(self, call: Call) -> str:
+        return call.client
+
+
+class _NoOldFills:
+    """Simulated clients follow their fills from the first on."""
+
+    def read(self, *_: object) -> AsyncGenerator[list[ReportedFill], None]:
+        raise AssertionError("no simulated client falls so far behind")
+
+
+class VirtualEngine:
+    """Everything of one engine that trades, started by `start`."""
+
+    def __init__(
+        self, number: int, network: Network, executions: ExecutionsList, group: asyncio.TaskGroup
+    ) -> None:
+        nc = cast("NatsClient", network.link())
+        self.number = number
+        self.state = State(number)
+        self._group = group
+        self.journal = DelayedJournal(number, network.delays)
+        self._listing = Listing(self.state)
+        self._market_data = MarketData(nc, number, monotonic_ns=clock.monotonic_ns)
+        self._follower = FeedFollower(
+            nc, own_engine=number, on_change=self._on_quote, jitter=network.delays.jitter
+        )
+        self._round_trip = RoundTrip(nc)
+        self._reports = Reports(number, cast("ExecutionsWriter", executions), published=(0, 0))
+        away = AwayView(number, self.state, self._follower.peers)
+        self._loop = CommitLoop(
+            self.state,
+            self.journal,
+            catch_up=self._catch_up,
+            attach=away.attach,
+            legs_planned=away.legs_planned,
+            release=self._release,
+            release_trouble=lambda: self._reports.trouble,
+            unrenewed_s=lambda: 0.0,
+            has_peers=lambda: bool(self._follower.peers),
+            delay_s=lambda: 0.0,
+            utc_ns=clock.utc_ns,
+        )
+        self._uncrosser = Uncrosser(self._loop, away.crossing)
+        self._legs = Legs(
+            nc,
+            number,
+            self._loop,
+            away,
+            self._market_data.replicas,
+            group,
+            catch_up=self._round_trip.make,
+        )
+        bell = FillBell()
+        self._effects = Effects(
+            self._market_data,
+            self._reports,
+            bell,
+            send_leg=self._legs.send,
+            uncross=self._uncrosser.look,
+            shown=self._round_trip.make,
+        )
+        self.servicer = MatchingEngineServicer(
+            self._loop,
+            cast("Sessions", _Callers()),
+            bell,
+            self._protected_books,
+            cast("OldFills", _NoOldFills()),
+            Rates(UNLIMITED, clock.monotonic_ns),
+        )
+
+    async def start(self, instruments: Mapping[str, InstrumentEntry]) -> None:
+        """Begin the only reign, and let these symbols trade."""
+        await begin_next_reign(self.state, self.journal, self._reports, 0)
+        await self._round_trip.start()
+        await self._market_data.start(self.state.epoch, {})
+        for part in (
+            self._follower.run(),
+            self._loop.run(),
+            self._market_data.run(),
+            self._reports.run(),
+            self._uncrosser.run(self.state.books),
+        ):
+            self._group.create_task(part)
+        for symbol, entry in instruments.items():
+            self._listing.note(symbol, entry)
+        await self._listing.begin(self._loop)
+        await self._legs.serve()
+
+    def sees(self, number: int) -> bool:
+        """Whether another engine's quotes count here."""
+        peer = self._follower.peers.get(number)
+        return peer is not None and peer.state is PeerState.LIVE
+
+    @property
+    def digest(self) -> str:
+        """Of the state as it is now."""
+        return state_digest(self.state).hex()
+
+    async def _catch_up(self) -> None:
+        if self._follower.peers:
+            await self._round_trip.make()
+
+    async def _release(self, batch: Batch) -> Awaitable[None] | None:
+        self._market_data.note_append(batch.committed_s - batch.append_began_s)
+        return await self._effects.release(batch)
+
+    def _on_quote(self, engine: int, symbol: str) -> None:
+        if engine > self.number:
+            self._uncrosser.look(symbol)
+
+    def _protected_books(self, symbol: str) -> dict[int, BookReplica]:
+        own = self._market_data.replicas[symbol]
+        return {**protected_books(self._follower.peers, symbol), self.number: own}
+
+
+def call_of(client: str) -> Context:
+    """A call of this client."""
+    return cast("Context", Call(client))
