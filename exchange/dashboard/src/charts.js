@@ -83,7 +83,7 @@ export class PriceChart {
     const line = { width: 1.25, points: { show: false }, spanGaps: false, paths: uPlot.paths.stepped({ align: 1 }) };
     const values = (_, splits) => splits.map((value) => value.toFixed(this.#digits()));
     // From zero up, or from below where engines crossed each other for a moment.
-    const spreads = (_, least, most) => [Math.min(0, least ?? 0), most > 0 ? most * 1.1 : 1];
+    const spreads = (_, least, most) => (most == null ? [null, null] : [Math.min(0, least), most > 0 ? most * 1.1 : 1]);
     const incrs = () => steps(this.#digits());
     this.#price = chart(
       priceNode,
