@@ -59,7 +59,7 @@ from simulation.replay_report import show
 from simulation.report_files import write_report
 from simulation.run import RunOutcome
 from simulation.scenario import Scenario, ScenarioRefused
-from simulation.staging import plan_of, virtual_plan_of
+from simulation.staging import plan_of, staged
 from simulation.virtual import clock
 from simulation.virtual.venue import open_venue
 
@@ -299,9 +299,14 @@ async def _run_processes(
 async def _run_virtual(
     chosen: Scenario, console: Console, recording: Recording | None, logs: Path
 ) -> RunOutcome:
-    plan = virtual_plan_of(chosen, recording=recording, log_dir=logs)
+    if chosen.standbys:
+        raise ScenarioRefused(
+            f"standbys is {chosen.standbys}: in virtual time nobody stands by: an engine that ends is "
+            "started again. Make it 0, or leave out --virtual."
+        )
     listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in chosen.symbols]
     async with interruptible(), open_venue(chosen.engines, listed, chosen.seed) as venue:
+        plan = staged(chosen, venue, console.print, recording=recording, log_dir=logs)
         outcome = await run_with_view(plan, console, headless=True, venue=venue)
         outcome.digests = venue.digests
     return outcome

@@ -4,14 +4,26 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from simulation.agents.cast import players
 from simulation.cluster import Cluster
 from simulation.fundamental import Fundamental
 from simulation.recording import EngineStrike, Recording
 from simulation.run import Plan, Progress
-from simulation.scenario import EngineFault, Scenario, ScenarioRefused
+from simulation.scenario import EngineFault, Scenario
 from simulation.strikes import Strikes
+
+
+class Striking(Protocol):
+    """What faults need of a market, as `Strikes` has it."""
+
+    def is_running(self, engine: int) -> bool: ...  # noqa: D102
+    def kill(self, engine: int) -> None: ...  # noqa: D102
+    def freeze(self, engine: int, lasts_s: float) -> None: ...  # noqa: D102
+    def restart(self, engine: int) -> None: ...  # noqa: D102
+    async def until_thawed(self) -> None: ...  # noqa: D102
+    async def thaw_all(self) -> None: ...  # noqa: D102
 
 
 def plan_of(
@@ -26,52 +38,44 @@ def plan_of(
 
     `tell` hears of each fault that finds nobody to strike.
     """
-
-    async def meanwhile(progress: Progress) -> None:
-        note = (lambda _: None) if recording is None else recording.strikes.append
-        await strike(cluster, scenario.faults, progress.started, note, tell)
-
     return replace(
-        _plan_of(scenario, cluster.exchange.address, recording, log_dir),
+        staged(scenario, Strikes(cluster), tell, recording=recording, log_dir=log_dir),
+        exchange=cluster.exchange.address,
         nats=cluster.nats_url,
         password=cluster.password,
-        meanwhile=meanwhile,
     )
 
 
-def virtual_plan_of(
-    scenario: Scenario, *, recording: Recording | None = None, log_dir: Path | None = None
+def staged(
+    scenario: Scenario,
+    strikes: Striking,
+    tell: Callable[[str], None],
+    *,
+    recording: Recording | None = None,
+    log_dir: Path | None = None,
 ) -> Plan:
-    """What to simulate in virtual time. Raises `ScenarioRefused` for what needs processes."""
-    if scenario.faults:
-        raise ScenarioRefused(
-            f"faults[0] is a {scenario.faults[0].kind}: in virtual time there is no process to strike. "
-            "Leave out the faults, or --virtual."
-        )
-    if scenario.standbys:
-        raise ScenarioRefused(
-            f"standbys is {scenario.standbys}: in virtual time there is no process to stand by for. "
-            "Make it 0, or leave out --virtual."
-        )
-    return _plan_of(scenario, "in virtual time", recording, log_dir)
-
-
-def _plan_of(scenario: Scenario, exchange: str, recording: Recording | None, log_dir: Path | None) -> Plan:
+    """The same on any market; which one, the plan does not say."""
     value = scenario.fundamental
+
+    async def meanwhile(progress: Progress) -> None:
+        note = (lambda _: None) if recording is None else recording.strikes.append
+        await strike(strikes, scenario.faults, progress.started, note, tell)
+
     return Plan(
-        exchange=exchange,
+        exchange="",
         duration_s=scenario.duration_s,
         seed=scenario.seed,
         players=players(scenario.agents, scenario.seed),
         named_symbols=scenario.symbols,
         fundamental=None if value is None else Fundamental(value, scenario.seed),
+        meanwhile=meanwhile,
         recording=recording,
         log_dir=log_dir,
     )
 
 
 async def strike(
-    cluster: Cluster,
+    strikes: Striking,
     faults: Sequence[EngineFault],
     started: float,
     note: Callable[[EngineStrike], None],
@@ -83,11 +87,10 @@ async def strike(
     nothing frozen.
     """
     clock = asyncio.get_running_loop().time
-    strikes = Strikes(cluster)
     try:
         for fault in sorted(faults, key=lambda fault: fault.at_s):
             await asyncio.sleep(started + fault.at_s - clock())
-            missed = not cluster.engines[fault.engine].running
+            missed = not strikes.is_running(fault.engine)
             lasts_s = fault.lasts_s if fault.kind == "freeze" else 0.0
             note(EngineStrike(clock() - started, fault.kind, fault.engine, lasts_s, missed))
             if missed:

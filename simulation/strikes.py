@@ -49,6 +49,10 @@ class Strikes:
         self._freezes = Freezes()
         self._thaws: set[asyncio.Task[bool]] = set()
 
+    def is_running(self, engine: int) -> bool:
+        """Whether there is such a process just now."""
+        return self._cluster.engines[engine].running
+
     def kill(self, engine: int) -> None:
         """SIGKILL."""
         process = self._cluster.engines[engine]

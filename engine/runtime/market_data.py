@@ -23,6 +23,8 @@ from nats.aio.msg import Msg
 
 from bus import subjects
 from bus.messages import (
+    ASK,
+    BID,
     MAX_TROUBLE,
     NO_MESSAGE,
     BookDelta,
@@ -36,6 +38,7 @@ from bus.messages import (
 from bus.replica import BookReplica
 from engine.events import BookChanged, Fill
 from engine.runtime.append_times import AppendTimes
+from engine.state import State
 from engine.terms import Liquidity
 
 HEARTBEAT_NS: Final = 100_000_000
@@ -75,6 +78,14 @@ MAX_TRADES_PER_MESSAGE: Final = 4_000
 MAX_PENDING_REQUESTS: Final = 1_000
 
 _MAKER: Final = int(Liquidity.MAKER)
+
+
+def books_of(state: State) -> dict[str, tuple[int, list[LevelChange]]]:
+    """Every book of a state as `MarketData.start` takes them."""
+    return {
+        symbol: (book.sequence, [(side, *level) for side in (BID, ASK) for level in book.levels(side)])
+        for symbol, book in state.books.items()
+    }
 
 
 class MarketData:

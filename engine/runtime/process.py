@@ -53,7 +53,7 @@ from engine.runtime.effects import LOOK_S, Effects, FillBell, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
 from engine.runtime.legs import Legs
 from engine.runtime.listing import Listing
-from engine.runtime.market_data import MarketData
+from engine.runtime.market_data import MarketData, books_of
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_next_reign, replay
@@ -407,13 +407,7 @@ class Engine:
         state = self._state
         await self._market_data.start(
             state.epoch,
-            {
-                symbol: (
-                    book.sequence,
-                    [(side, *level) for side in (messages.BID, messages.ASK) for level in book.levels(side)],
-                )
-                for symbol, book in state.books.items()
-            },
+            books_of(state),
             batch_number=state.batch_number,
             time_ns=state.accounts.time_ns,
         )

@@ -1,6 +1,7 @@
 """One engine of a virtual market: the parts of `engine.runtime.process`, on a virtual network and journal.
 
-Left out is what needs processes: leases, standbys, snapshots, sessions. Clients call the servicer itself.
+Left out is what needs more than one process: leases, standbys; and snapshots and sessions. Clients call the
+servicer itself.
 """
 
 import asyncio
@@ -8,7 +9,6 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, Final, NoReturn, cast
 
 import grpc
-from matchbus.edge import Context
 from matchbus.v1 import matchbus_pb2 as pb
 from nats.aio.client import Client as NatsClient
 
@@ -32,15 +32,15 @@ from engine.runtime.commit_loop import Batch, CommitLoop
 from engine.runtime.effects import Effects, FillBell, Reports
 from engine.runtime.legs import Legs
 from engine.runtime.listing import Listing
-from engine.runtime.market_data import MarketData
+from engine.runtime.market_data import MarketData, books_of
 from engine.runtime.rates import Rates
-from engine.runtime.recovery import begin_next_reign
+from engine.runtime.recovery import begin_next_reign, replay
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
 from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
 from simulation.virtual import clock
-from simulation.virtual.network import APPEND_S, Delays, Network
+from simulation.virtual.network import APPEND_S, Delays, Life, Network
 
 UNLIMITED: Final = 0
 """Orders a second of each client."""
@@ -49,14 +49,20 @@ UNLIMITED: Final = 0
 class DelayedJournal(MemoryJournal):
     """A journal in memory that takes as long as a disk."""
 
-    def __init__(self, engine: int, delays: Delays) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: int, stored: list[bytes], delays: Delays, life: Life) -> None:
+        super().__init__(engine, stored)
         self._delays = delays
+        self._life = life
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
-        """As Journal says."""
-        await asyncio.sleep(self._delays.draw(APPEND_S))
-        return await super().append(epoch, time_ns, commands)
+        """As Journal says. Who is killed meanwhile may have a batch stored of which it does not know."""
+        took_s = self._delays.draw(APPEND_S)
+        await asyncio.sleep(took_s / 2)
+        await self._life.thawed.wait()
+        number = await super().append(epoch, time_ns, commands)
+        await asyncio.sleep(took_s / 2)
+        await self._life.thawed.wait()
+        return number
 
 
 class ExecutionsList:
@@ -69,13 +75,20 @@ class ExecutionsList:
         self._stored: list[Executions] = []
         self._grown = asyncio.Condition()
 
+    def published(self, engine: int) -> tuple[int, int]:
+        """As `bus.executions.ExecutionsWriter.start` tells it."""
+        newest = next((stored for stored in reversed(self._stored) if stored.engine == engine), None)
+        return (newest.last_batch, newest.last_reports) if newest is not None else (0, 0)
+
     async def publish(self, message: Executions) -> None:
         """As `bus.executions.ExecutionsWriter` has it."""
-        await asyncio.sleep(self._delays.draw(APPEND_S))
+        took_s = self._delays.draw(APPEND_S)
+        await asyncio.sleep(took_s / 2)
         stored = decode_executions(encode_executions(message))  # of the reports that readers know
         async with self._grown:
             self._stored.append(stored)
             self._grown.notify_all()
+        await asyncio.sleep(took_s / 2)
 
     async def read(self) -> AsyncGenerator[Executions, None]:
         """All from the first on, for ever."""
@@ -102,6 +115,10 @@ class Call:
         """The next message of a stream."""
         self.written.put_nowait(batch)
 
+    def end(self, _: object) -> None:
+        """Nothing more is written."""
+        self.written.put_nowait(None)
+
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """End the call. What reaches a simulated client is only that it was refused for now."""
         raise Unavailable(f"{code.name}: {details}")
@@ -126,16 +143,22 @@ class _NoOldFills:
 
 
 class VirtualEngine:
-    """Everything of one engine that trades, started by `start`."""
+    """One process of an engine: everything that trades, from `start` until its `life` ends.
+
+    `stored` has the records of the processes before it, whose work it goes on with.
+    """
 
     def __init__(
-        self, number: int, network: Network, executions: ExecutionsList, group: asyncio.TaskGroup
+        self, number: int, network: Network, executions: ExecutionsList, life: Life, stored: list[bytes]
     ) -> None:
-        nc = cast("NatsClient", network.link())
+        nc = cast("NatsClient", network.link(life))
         self.number = number
+        self.life = life
         self.state = State(number)
-        self._group = group
-        self.journal = DelayedJournal(number, network.delays)
+        self.journal = DelayedJournal(number, stored, network.delays, life)
+        self.serves = asyncio.Event()
+        """Set once clients may call."""
+        self._executions = executions
         self._listing = Listing(self.state)
         self._market_data = MarketData(nc, number, monotonic_ns=clock.monotonic_ns)
         self._follower = FeedFollower(
@@ -164,7 +187,7 @@ class VirtualEngine:
             self._loop,
             away,
             self._market_data.replicas,
-            group,
+            cast("asyncio.TaskGroup", life),
             catch_up=self._round_trip.make,
         )
         bell = FillBell()
@@ -186,21 +209,32 @@ class VirtualEngine:
         )
 
     async def start(self, instruments: Mapping[str, InstrumentEntry]) -> None:
-        """Begin the only reign, and let these symbols trade."""
-        await begin_next_reign(self.state, self.journal, self._reports, 0)
+        """Replay what there is, begin a reign, and let these symbols trade."""
+        state = self.state
+        self._reports.leave_out(self._executions.published(self.number))
+        await replay(state, self.journal, self._reports)
+        await begin_next_reign(state, self.journal, self._reports, 0)
+        earlier = [leg.sent for leg in state.legs.values()]
         await self._round_trip.start()
-        await self._market_data.start(self.state.epoch, {})
+        await self._market_data.start(
+            state.epoch,
+            books_of(state),
+            batch_number=state.batch_number,
+            time_ns=state.accounts.time_ns,
+        )
         for part in (
             self._follower.run(),
             self._loop.run(),
             self._market_data.run(),
             self._reports.run(),
-            self._uncrosser.run(self.state.books),
+            self._uncrosser.run(state.books),
         ):
-            self._group.create_task(part)
+            self.life.create_task(part)
         for symbol, entry in instruments.items():
             self._listing.note(symbol, entry)
         await self._listing.begin(self._loop)
+        for leg in earlier:
+            self._legs.resume(leg)
         await self._legs.serve()
 
     def sees(self, number: int) -> bool:
@@ -228,8 +262,3 @@ class VirtualEngine:
     def _protected_books(self, symbol: str) -> dict[int, BookReplica]:
         own = self._market_data.replicas[symbol]
         return {**protected_books(self._follower.peers, symbol), self.number: own}
-
-
-def call_of(client: str) -> Context:
-    """A call of this client."""
-    return cast("Context", Call(client))

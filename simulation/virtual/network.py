@@ -8,9 +8,9 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 LINK_S: Final = (0.000_05, 0.000_25)
 """From a process to the server, or from there to a process: the shortest and the longest time."""
@@ -19,13 +19,18 @@ CALL_S: Final = (0.000_15, 0.000_6)
 """From a client to its engine, and back."""
 
 APPEND_S: Final = (0.000_3, 0.001_5)
-"""Until a batch, or a message of execution reports, is stored."""
+"""Until a batch, or a message of execution reports, is stored and its engine knows it."""
+
+RESTART_S: Final = (0.8, 1.6)
+"""From the end of an engine to the start of its next process."""
 
 MAX_PAYLOAD_BYTES: Final = 1_048_576
 """As nats-server has it."""
 
 _APART_S: Final = 1e-6
 """What keeps two messages on one link in their order."""
+
+T = TypeVar("T")
 
 
 class Delays:
@@ -59,10 +64,8 @@ class Subscription:
         link: "Link",
         pattern: str,
         take: Callable[[Message], Awaitable[None]],
-        group: asyncio.TaskGroup,
     ) -> None:
         self._link = link
-        self._group = group
         self._pattern = pattern.split(".")
         self._take = take
         self._waiting: deque[Message] = deque()
@@ -84,7 +87,7 @@ class Subscription:
             return
         self._waiting.append(message)
         if self._taking is None:
-            self._taking = self._group.create_task(self._take_all())
+            self._taking = self._link.life.create_task(self._take_all())
 
     async def _take_all(self) -> None:
         try:
@@ -99,18 +102,65 @@ class Subscription:
         self._link.subscriptions.remove(self)
 
 
-class Network:
-    """One server and its links. A fault of whoever takes a message ends the `group`."""
+class Life:
+    """The tasks of one process. A fault of one ends the `group`; `end` ends them all, as SIGKILL would.
 
-    def __init__(self, delays: Delays, group: asyncio.TaskGroup) -> None:
+    While it `is_frozen` nothing comes to the process or leaves it, and its journal takes nothing.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self.over = asyncio.Event()
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+        self._freezes = 0
+        self.ways: list[_Way] = []
+        """What it holds up while it is frozen."""
+        self._group = group
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, as a set is not
+
+    def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """As a group does."""
+        task = self._group.create_task(coroutine)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+        return task
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing passes just now."""
+        return not self.thawed.is_set()
+
+    async def freeze(self, lasts_s: float) -> None:
+        """Hold everything up for a while, or until cancelled; then let it go on, in its order."""
+        self._freezes += 1
+        self.thawed.clear()
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            self._freezes -= 1
+            if not self._freezes:
+                self.thawed.set()
+                for way in self.ways:
+                    way.go_on()
+
+    def end(self) -> None:
+        """Nothing of it goes on, and what was held up is gone."""
+        self.over.set()
+        for task in list(self._tasks):
+            task.cancel()
+
+
+class Network:
+    """One server and its links."""
+
+    def __init__(self, delays: Delays) -> None:
         self.delays = delays
-        self.group = group
         self._links: list[Link] = []
         self._inboxes = count(1)
 
-    def link(self) -> "Link":
+    def link(self, life: Life) -> "Link":
         """Connect one more process."""
-        link = Link(self)
+        link = Link(self, life)
         self._links.append(link)
         return link
 
@@ -120,26 +170,32 @@ class Network:
 
     def route(self, message: Message) -> None:
         """A message has come to the server: it leaves for all who want it."""
+        self._links = [link for link in self._links if not link.is_closed]
         for link in self._links:
-            wanting = list(link.wanting(message.subject))
-            if wanting:
-                link.arrive(message, wanting)
+            if link.wants(message.subject):
+                link.arrive(message)
 
 
 class Link:
-    """One process's connection, as nats-py's client has it."""
+    """One process's connection, as nats-py's client has it. While its process is frozen nothing passes."""
 
     is_connected = True
-    is_closed = False
     pending_data_size = 0
     max_payload = MAX_PAYLOAD_BYTES
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, life: Life) -> None:
+        self.life = life
         self.subscriptions: list[Subscription] = []
         self.stats = {"reconnects": 0}
         self._network = network
-        self._up_s = self._down_s = 0.0  # when the newest message each way arrives
+        self._up = _Way(network.delays, life, network.route)
+        self._down = _Way(network.delays, life, self._take)
         self._answers: dict[str, asyncio.Future[Message]] = {}
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its process has ended."""
+        return self.life.over.is_set()
 
     def new_inbox(self) -> str:
         """As nats-py has it."""
@@ -149,15 +205,13 @@ class Link:
         self, subject: str, *, cb: Callable[[Message], Awaitable[None]], **_limits: int
     ) -> Subscription:
         """As nats-py has it; queues are not limited, as nobody is slow here."""
-        subscription = Subscription(self, subject, cb, self._network.group)
+        subscription = Subscription(self, subject, cb)
         self.subscriptions.append(subscription)
         return subscription
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
         """As nats-py has it."""
-        self._up_s = self._arrival_s(self._up_s)
-        message = Message(subject, payload, reply)
-        asyncio.get_running_loop().call_at(self._up_s, self._network.route, message)
+        self._up.send(Message(subject, payload, reply))
 
     async def request(self, subject: str, payload: bytes, timeout: float) -> Message:  # noqa: ASYNC109 -- nats-py's
         """As nats-py has it, but that nobody here asks with a timeout: who waits no longer cancels it."""
@@ -171,25 +225,51 @@ class Link:
         finally:
             del self._answers[inbox]
 
-    def wanting(self, subject: str) -> Iterator[Callable[[Message], None]]:
-        """Who on this link wants messages of a subject."""
-        if subject in self._answers:
-            yield self._answer
-        for subscription in self.subscriptions:
-            if subscription.fits(subject):
-                yield subscription.deliver
+    def wants(self, subject: str) -> bool:
+        """Whether messages of a subject are to come here."""
+        return subject in self._answers or any(one.fits(subject) for one in self.subscriptions)
 
-    def arrive(self, message: Message, wanting: list[Callable[[Message], None]]) -> None:
+    def arrive(self, message: Message) -> None:
         """Let a message come down the link."""
-        self._down_s = self._arrival_s(self._down_s)
-        for take in wanting:
-            asyncio.get_running_loop().call_at(self._down_s, take, message)
+        self._down.send(message)
 
-    def _answer(self, message: Message) -> None:
+    def _take(self, message: Message) -> None:
+        if self.is_closed:
+            return
         answer = self._answers.get(message.subject)
         if answer is not None and not answer.done():
             answer.set_result(message)
+        for subscription in self.subscriptions:
+            if subscription.fits(message.subject):
+                subscription.deliver(message)
 
-    def _arrival_s(self, earlier_s: float) -> float:
-        now_s = asyncio.get_running_loop().time()
-        return max(now_s + self._network.delays.draw(LINK_S), earlier_s + _APART_S)
+
+class _Way:
+    """One direction of a link: messages arrive in the order in which they left."""
+
+    def __init__(self, delays: Delays, life: Life, arrive: Callable[[Message], None]) -> None:
+        self._delays = delays
+        self._life = life
+        self._arrive = arrive
+        self._newest_s = 0.0  # when the newest message arrives
+        self._under_way: deque[Message] = deque()
+        self._late = 0  # how many of them should have arrived
+        life.ways.append(self)
+
+    def send(self, message: Message) -> None:
+        """Let a message leave."""
+        loop = asyncio.get_running_loop()
+        self._newest_s = max(loop.time() + self._delays.draw(LINK_S), self._newest_s + _APART_S)
+        self._under_way.append(message)
+        loop.call_at(self._newest_s, self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._late += 1
+        if not self._life.is_frozen:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Let arrive whatever should have by now."""
+        while self._late:
+            self._late -= 1
+            self._arrive(self._under_way.popleft())

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Final, cast
+from typing import Any, Final, cast
 
+from google.protobuf.message import Message
 from matchbus.edge import Context
 from matchbus.v1 import matchbus_pb2 as pb
 from nats.aio.client import Client as NatsClient
@@ -22,10 +23,14 @@ from exchange.runtime.feeds import are_all_there, consolidated_book, listed_engi
 from exchange.runtime.servicer import position
 from simulation.market import MarketWatch
 from simulation.virtual import clock
-from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine, call_of
-from simulation.virtual.network import CALL_S, Delays, Network
+from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
+from simulation.virtual.network import CALL_S, RESTART_S, Delays, Life, Network
+
+PEERS_FIRST_S: Final = 0.5
+"""How long an engine that starts again waits for the others' quotes before it serves."""
 
 _LOOK_S: Final = 0.02
+_RETRY_S: Final = 0.05
 
 
 class _Over(Exception):
@@ -33,26 +38,30 @@ class _Over(Exception):
 
 
 class VirtualVenue:
-    """Engines 1 to `engines` and an exchange; `open_venue` makes and starts one."""
+    """Engines 1 to `engines` and an exchange; `open_venue` makes and starts one.
+
+    It also takes what a scenario's faults do (`simulation.staging.Striking`). An engine that ends is started
+    again.
+    """
 
     def __init__(
         self, engines: int, instruments: list[InstrumentEntry], delays: Delays, group: asyncio.TaskGroup
     ) -> None:
-        network = Network(delays, group)
         self.delays = delays
         self.executions = ExecutionsList(delays)
-        self.engines = {
-            number: VirtualEngine(number, network, self.executions, group) for number in range(1, engines + 1)
-        }
         self.instruments = {entry.symbol: _instrument(entry) for entry in instruments}
         self.positions = Positions()
         self.market = MarketWatch(self)
         self._entries = {entry.symbol: entry for entry in instruments}
+        self._network = Network(delays)
+        self._group = group
+        self.engines = {number: self._process(number, []) for number in range(1, engines + 1)}
+        """The newest process of each."""
         self._follower = FeedFollower(
-            cast("NatsClient", network.link()), own_engine=None, jitter=delays.jitter
+            cast("NatsClient", self._network.link(Life(group))), own_engine=None, jitter=delays.jitter
         )
         self._clients: Counter[int] = Counter()
-        self._group = group
+        self._thaws: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
         """Return when every engine trades, and all see each other."""
@@ -62,16 +71,63 @@ class VirtualVenue:
             await engine.start(self._entries)
         while not self._is_up():  # noqa: ASYNC110 -- time alone changes how feeds are seen
             await asyncio.sleep(_LOOK_S)
+        for engine in self.engines.values():
+            engine.serves.set()
+
+    def _process(self, number: int, stored: list[bytes]) -> VirtualEngine:
+        return VirtualEngine(number, self._network, self.executions, Life(self._group), stored)
 
     def _is_up(self) -> bool:
         engines = self.engines
         return are_all_there(engines, self._follower.peers, self._entries) and all(
-            engine.sees(other) for engine in engines.values() for other in engines if other != engine.number
+            map(self._sees_all, engines.values())
         )
+
+    def _sees_all(self, engine: VirtualEngine) -> bool:
+        return all(engine.sees(other) for other in self.engines if other != engine.number)
 
     async def _sum_up(self) -> None:
         async for executions in self.executions.read():
             self.positions.apply(executions)
+
+    def is_running(self, engine: int) -> bool:
+        """As Striking says."""
+        return not self.engines[engine].life.over.is_set()
+
+    def kill(self, engine: int) -> None:
+        """As Striking says."""
+        ended = self.engines[engine]
+        ended.life.end()
+        self._group.create_task(self._start_again(ended))
+
+    def restart(self, engine: int) -> None:
+        """As Striking says; here nobody is asked first, so it is a kill."""
+        self.kill(engine)
+
+    def freeze(self, engine: int, lasts_s: float) -> None:
+        """As Striking says."""
+        thaw = self._group.create_task(self.engines[engine].life.freeze(lasts_s))
+        self._thaws[thaw] = None
+        thaw.add_done_callback(self._thaws.pop)
+
+    async def until_thawed(self) -> None:
+        """As Striking says."""
+        await asyncio.gather(*self._thaws)
+
+    async def thaw_all(self) -> None:
+        """As Striking says."""
+        for thaw in list(self._thaws):
+            thaw.cancel()
+        await asyncio.gather(*self._thaws, return_exceptions=True)
+
+    async def _start_again(self, ended: VirtualEngine) -> None:
+        await asyncio.sleep(self.delays.draw(RESTART_S))
+        engine = self.engines[ended.number] = self._process(ended.number, ended.journal.stored)
+        await engine.start(self._entries)
+        until_s = asyncio.get_running_loop().time() + PEERS_FIRST_S
+        while not self._sees_all(engine) and asyncio.get_running_loop().time() < until_s:  # noqa: ASYNC110 -- as above
+            await asyncio.sleep(_LOOK_S)
+        engine.serves.set()
 
     @property
     def digests(self) -> dict[int, str]:
@@ -91,7 +147,7 @@ class VirtualVenue:
         """As Venue says."""
         home = choose_home(0, self.engines, self.engines, self._clients)
         self._clients[home] += 1
-        yield VirtualAccount(name, self, self.engines[home])
+        yield VirtualAccount(name, self, home)
 
     async def GetConsolidatedBook(  # noqa: N802 -- the contract's
         self,
@@ -125,7 +181,7 @@ class VirtualVenue:
 class VirtualAccount:
     """One client of a virtual market: what simulated traders use of `client.Client`, as said there."""
 
-    def __init__(self, name: str, venue: VirtualVenue, home: VirtualEngine) -> None:
+    def __init__(self, name: str, venue: VirtualVenue, home: int) -> None:
         self._name = name
         self._venue = venue
         self._home = home
@@ -140,7 +196,7 @@ class VirtualAccount:
     @property
     def engine(self) -> int:
         """As Client says."""
-        return self._home.number
+        return self._home
 
     async def submit(
         self,
@@ -171,18 +227,12 @@ class VirtualAccount:
                 terms.SELF_TRADE_PREVENTION_NUMBERS, self_trade_prevention, "self_trade_prevention"
             ),
         )
-        await self._pass()
-        reply = await self._home.servicer.SubmitOrder(request, call_of(self._name))
-        await self._pass()
-        return results.order_result(reply, instrument)
+        return results.order_result(await self._ask("SubmitOrder", request), instrument)
 
     async def cancel(self, *, client_order_id: str) -> OrderResult:
         """As Client says."""
         request = pb.CancelOrderRequest(client_order_id=client_order_id)
-        await self._pass()
-        reply = await self._home.servicer.CancelOrder(request, call_of(self._name))
-        await self._pass()
-        return results.order_result(reply, self._traded_in[client_order_id])
+        return results.order_result(await self._ask("CancelOrder", request), self._traded_in[client_order_id])
 
     async def replace(self, *, price: Number, quantity: Number, client_order_id: str) -> OrderResult:
         """As Client says."""
@@ -192,29 +242,31 @@ class VirtualAccount:
             price=instrument.ticks(price),
             quantity=instrument.lots(quantity),
         )
-        await self._pass()
-        reply = await self._home.servicer.ReplaceOrder(request, call_of(self._name))
-        await self._pass()
-        return results.order_result(reply, instrument)
+        return results.order_result(await self._ask("ReplaceOrder", request), instrument)
 
     async def fills(self, since: int = 0, *, follow: bool = True) -> AsyncGenerator[Fill, None]:
         """As Client says."""
-        context = Call(self._name)
-        request = pb.GetFillsRequest(since_sequence=since, follow=follow)
-        call = asyncio.create_task(self._home.servicer.GetFills(request, cast("Context", context)))
-        call.add_done_callback(lambda _: context.written.put_nowait(None))
-        try:
-            while (batch := await context.written.get()) is not None:
-                await self._pass()
-                for message in batch.fills:
-                    yield results.fill(message, self.instruments[message.symbol])
-            await call
-        finally:
-            call.cancel()
+        while True:
+            home = await self._serving()
+            context = Call(self._name)
+            request = pb.GetFillsRequest(since_sequence=since, follow=follow)
+            call = home.life.create_task(home.servicer.GetFills(request, cast("Context", context)))
+            call.add_done_callback(context.end)
+            try:
+                while (batch := await context.written.get()) is not None:
+                    await self._pass(home)
+                    for message in batch.fills:
+                        since = message.sequence
+                        yield results.fill(message, self.instruments[message.symbol])
+            finally:
+                call.cancel()
+            if not home.life.over.is_set():
+                await call
+                return
 
     async def open_orders(self) -> list[OrderState]:
         """As Client says."""
-        reply = await self._home.servicer.ListOpenOrders(pb.ListOpenOrdersRequest(), call_of(self._name))
+        reply: pb.ListOpenOrdersReply = await self._ask("ListOpenOrders", pb.ListOpenOrdersRequest())
         return [results.order_state(order, self.instruments[order.symbol]) for order in reply.orders]
 
     async def positions(self) -> dict[str, Position]:
@@ -224,9 +276,32 @@ class VirtualAccount:
             for symbol, holding in self._venue.positions.of(self._name)
         }
 
-    async def _pass(self) -> None:
-        """Let the time of one way between client and engine pass."""
+    async def _ask(self, method: str, request: Message) -> Any:
+        """The home engine's answer; asked again, with the same ids, where a process ended before it came."""
+        while True:
+            home = await self._serving()
+            await self._pass(home)
+            if home.life.over.is_set():
+                continue
+            call = home.life.create_task(getattr(home.servicer, method)(request, Call(self._name)))
+            await asyncio.wait((call,))
+            if not call.cancelled():
+                await self._pass(home)
+                if not home.life.over.is_set():
+                    return call.result()
+
+    async def _serving(self) -> VirtualEngine:
+        """The home engine's process, once there is one that takes calls."""
+        while True:
+            home = self._venue.engines[self.engine]
+            if home.serves.is_set() and not home.life.over.is_set():
+                return home
+            await asyncio.sleep(_RETRY_S)
+
+    async def _pass(self, home: VirtualEngine) -> None:
+        """Let the time of one way between client and engine pass; longer where the engine is frozen."""
         await asyncio.sleep(self._venue.delays.draw(CALL_S))
+        await home.life.thawed.wait()
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from simulation.member import Member
 from simulation.recording import EngineStrike
 from simulation.scenario import EngineFault
 from simulation.staging import plan_of, strike
+from simulation.strikes import Strikes
 from tests.waiting import is_frozen, until
 
 
@@ -19,7 +20,7 @@ def striking(
 ) -> asyncio.Task[None]:
     """The faults of a run that begins now."""
     now = asyncio.get_running_loop().time()
-    return asyncio.create_task(strike(cluster, faults, now, noted.append, tell))
+    return asyncio.create_task(strike(Strikes(cluster), faults, now, noted.append, tell))
 
 
 async def test_faults_strike_in_the_order_of_their_times(cluster: Cluster, member: Member) -> None:
