@@ -57,7 +57,9 @@ class Plan:
     (0: all). `meanwhile` runs beside the clients, from their start on. A `recording` is filled.
     """
 
-    exchange: str
+    exchange: str = ""
+    """Where the market is; not needed where one is given."""
+
     nats: str = ""
     """Where the execution reports are; without it only what clients can see is checked."""
     password: str = DEFAULT_PASSWORD

@@ -20,8 +20,11 @@ from client.units import instrument as instrument_of
 from exchange.assignment import choose_home
 from exchange.positions import Positions
 from exchange.runtime.feeds import are_all_there, consolidated_book, listed_engines
+from exchange.runtime.instruments import read_instruments
 from exchange.runtime.servicer import position
+from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.market import MarketWatch
+from simulation.run import Plan, RunOutcome, simulate
 from simulation.virtual import clock
 from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
 from simulation.virtual.network import CALL_S, RESTART_S, Delays, Life, Network
@@ -321,6 +324,21 @@ async def open_venue(
 
 async def _end() -> None:
     raise _Over
+
+
+def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
+    """As `simulation.run.simulate`, on a virtual market of its own: plans made alike come to the same.
+
+    Agents remember, so each run needs a plan made anew. Not from within an event loop, as this runs one.
+    """
+
+    async def run() -> RunOutcome:
+        async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed) as venue:
+            outcome = await simulate(plan, venue=venue)
+            outcome.digests = venue.digests
+            return outcome
+
+    return clock.run(run)
 
 
 def _instrument(entry: InstrumentEntry) -> Instrument:

@@ -250,3 +250,19 @@ def test_ctrl_c_stops_it(tmp_path: Path) -> None:
         rest, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert rest.endswith("Stopped.\n")
+
+
+def test_compare_agents() -> None:
+    """The example says the same each time, and something else of each quantity."""
+    command = [sys.executable, str(ROOT / "examples" / "compare_agents.py"), "2"]
+    first, again = (
+        subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == again
+    lines = first.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["quantity  10", "quantity  50", "quantity 200"]
+    assert len({line.partition(":")[2] for line in lines}) == 3
+    done = subprocess.run([*command[:2], "many"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "compare_agents.py [SEEDS]" in done.stderr
