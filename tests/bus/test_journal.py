@@ -244,7 +244,7 @@ async def test_a_record_of_a_replaced_epoch_is_left_out(store: Store) -> None:
     assert [record.batch_number for record in await _replayed(store.open())] == [1, 2, 3, 4]
 
 
-async def _assert_damaged(store: Store, payload: bytes, what: str, sequence: int = 3) -> None:
+async def _assert_damaged(store: Store, payload: bytes, what: str) -> None:
     """With these bytes stored after two batches, a replay gives the two and then says what is wrong."""
     await store.force(payload)
     seen: list[int] = []
@@ -256,7 +256,7 @@ async def _assert_damaged(store: Store, payload: bytes, what: str, sequence: int
 
     with pytest.raises(JournalDamaged, match=what) as caught:
         await read()
-    assert caught.value.sequence == sequence
+    assert caught.value.sequence == 3
     assert seen == [1, 2]
     assert reader.position.batch_number == 2
 

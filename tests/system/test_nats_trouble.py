@@ -65,10 +65,10 @@ class Watchers:
     stopping: bool = False
 
     @contextlib.asynccontextmanager
-    async def submitting(self, lanes: int = 8) -> AsyncIterator[None]:
-        """Submit in so many lanes; what was begun is finished at the end."""
+    async def submitting(self) -> AsyncIterator[None]:
+        """Submit in eight lanes; what was begun is finished at the end."""
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for _ in range(lanes):
+            for _ in range(8):
                 group.create_task(self._submit())
             try:
                 yield

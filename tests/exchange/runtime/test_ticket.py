@@ -75,10 +75,10 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def served(page: Page, host: str = "127.0.0.1") -> AsyncIterator[Page]:
+async def served(page: Page) -> AsyncIterator[Page]:
     """The page's endpoint, for as long as the body runs."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    app = dashboard.make_app((), host, page.tickets.routes())
+    app = dashboard.make_app((), "127.0.0.1", page.tickets.routes())
     async with page.tickets.kept():
         serving = asyncio.create_task(web.serve(app, "127.0.0.1:0", listening.set_result))
         page.address = await listening
