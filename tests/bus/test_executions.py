@@ -27,7 +27,7 @@ from bus.messages import Executions, ReportedCancel, ReportedFill, encode_execut
 from bus.server import NatsServer
 from bus.stream import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Extent, Stored
 from bus.stream_reader import MAX_REQUEST_BYTES, StreamReader
-from tests.waiting import until
+from tests.waiting import running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -59,11 +59,8 @@ async def _stored(connection: Connection, *engines: int) -> list[Executions]:
             if message.engine in engines:
                 found.append(message)  # noqa: PERF401 -- it never ends
 
-    collecting = asyncio.create_task(collect())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5), running(collect()):
         await reader.caught_up.wait()
-    collecting.cancel()
-    await asyncio.wait([collecting])
     return found
 
 
