@@ -218,9 +218,7 @@ async def test_a_watch_lives_through_a_restart(
         assert watched.told == ["1", "2", "3"], "nothing twice"
 
 
-async def test_a_lost_consumer_heals(
-    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lost_consumer_heals(bucket: Bucket[EngineEntry], own_connection: Connection) -> None:
     """When the server forgets the watch's consumer, updates are told again within seconds."""
     async with watching(bucket) as watched:
         await until(watched.filled.is_set)

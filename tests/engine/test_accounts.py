@@ -10,19 +10,12 @@ from engine.invariants import check
 from engine.orders import Landmark
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
 from tests.engine.flow import SYMBOLS, Flow
-from tests.engine.venue import Venue, answered
+from tests.engine.venue import Venue, answered, venue
 
 
 def order(client: str, name: str, side: Side, quantity: int = 5, price: int = 100) -> NewOrder:
     """A GTC limit order."""
     return NewOrder(client, name, "ACME", side, OrderType.LIMIT, TimeInForce.GTC, price, quantity)
-
-
-def venue() -> Venue:
-    """An engine with one instrument."""
-    made = Venue()
-    made.add_instrument("ACME")
-    return made
 
 
 def answer(market: Venue, command: OrderCommand) -> Answered:

@@ -203,9 +203,7 @@ async def test_requests_are_answered_once_for_all_who_ask(
     assert all(subject.endswith((".AAPL", ".BRK=B")) for subject in answers)
 
 
-async def test_an_active_book_is_shown_again_without_being_asked(
-    market_data: MarketData, tape: Tape, engine: int
-) -> None:
+async def test_an_active_book_is_shown_again_without_being_asked(market_data: MarketData, tape: Tape) -> None:
     """A snapshot of what changes comes round within two seconds."""
     async with running(market_data.run()):
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])

@@ -219,7 +219,6 @@ async def test_a_server_whose_jetstream_is_away_ends_a_start(
 
 async def test_calls_work_again_after_the_nats_server_was_killed(
     own_server: NatsServer,
-    own_connection: Connection,
     two_engines: list[FakeEngine],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
