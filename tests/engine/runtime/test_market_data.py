@@ -376,10 +376,9 @@ async def test_thousands_of_new_symbols_hold_nothing_up(market_data: MarketData)
             turns += 1
             await asyncio.sleep(0)
 
-    having_turns = asyncio.create_task(others())
-    for number in range(100):
-        await market_data.add_book(f"S{number}")
-    having_turns.cancel()
+    async with running(others()):
+        for number in range(100):
+            await market_data.add_book(f"S{number}")
     assert turns >= 100
 
 
