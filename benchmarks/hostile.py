@@ -58,8 +58,8 @@ class Made(msgspec.Struct, frozen=True):
 class Writer:
     """Writes commands and numbers the orders as an engine will."""
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+    def __init__(self) -> None:
+        self.random = random.Random(1)
         self.count = 0
         self.commands: list[Command] = [EpochStarted(1), AddInstrument(SYMBOL, "0.01", "1")]
 
@@ -89,16 +89,16 @@ class Writer:
         return f"client{number % CLIENTS}"
 
 
-def usual(seed: int, sizes: Sizes) -> Made:
+def usual(sizes: Sizes) -> Made:
     """The flow that the others stand beside."""
-    flow = Flow(seed, 1)
+    flow = Flow(1, 1)
     operations = flow.commands(sizes.operations)
     return Made(flow.opening, operations)
 
 
-def long_queue(seed: int, sizes: Sizes) -> Made:
+def long_queue(sizes: Sizes) -> Made:
     """All at one price: half are cancelled anywhere in the queue, then takers eat what is left."""
-    writer = Writer(seed)
+    writer = Writer()
     queue = [writer.order(Side.SELL, MIDDLE, 10) for _ in range(sizes.size)]
     opening = writer.cut()
     gone = set(writer.random.sample(queue, len(queue) // 2))
@@ -109,9 +109,9 @@ def long_queue(seed: int, sizes: Sizes) -> Made:
     return Made(opening, writer.cut())
 
 
-def thin_levels(seed: int, sizes: Sizes) -> Made:
+def thin_levels(sizes: Sizes) -> Made:
     """One order a level: best ones are taken, others are cancelled, and new levels take their place."""
-    writer = Writer(seed)
+    writer = Writer()
     levels = max(10, sizes.size // 10)
     prices = writer.random.sample(range(MIDDLE, MIDDLE + 10 * levels), levels)
     live = SortedDict({price: writer.order(Side.SELL, price, 10) for price in prices})
@@ -130,9 +130,9 @@ def thin_levels(seed: int, sizes: Sizes) -> Made:
     return Made(opening, writer.cut())
 
 
-def far_orders(seed: int, sizes: Sizes) -> Made:
+def far_orders(sizes: Sizes) -> Made:
     """Orders nobody will ever trade with come and go, each at a price of its own."""
-    writer = Writer(seed)
+    writer = Writer()
     for place in range(1_000):
         writer.order(Side.BUY, MIDDLE - 1 - place % 100, 10)
         writer.order(Side.SELL, MIDDLE + 1 + place % 100, 10)
@@ -143,9 +143,9 @@ def far_orders(seed: int, sizes: Sizes) -> Made:
     return Made(opening, writer.cut())
 
 
-def drained(seed: int, sizes: Sizes) -> Made:
+def drained(sizes: Sizes) -> Made:
     """Two cancels for an order, while there is one to cancel."""
-    writer = Writer(seed)
+    writer = Writer()
     live: list[int] = []
     for place in range(1_000):
         side = Side.BUY if place % 2 else Side.SELL
@@ -166,7 +166,7 @@ def _resting(writer: Writer, side: Side) -> int:
     return writer.order(side, MIDDLE - away if side is Side.BUY else MIDDLE + away, 10)
 
 
-FLOWS: Final[dict[str, Callable[[int, Sizes], Made]]] = {
+FLOWS: Final[dict[str, Callable[[Sizes], Made]]] = {
     "one long queue": long_queue,
     "thin levels": thin_levels,
     "far orders": far_orders,
@@ -195,10 +195,10 @@ LAYERS: Final[dict[str, Callable[[Made], float]]] = {"engine": engine_ns, "book"
 def measure(sizes: Sizes, output: Console) -> list[Figure]:
     """Each flow beside the usual one, in turns, and what is left of a million far orders."""
     figures = []
-    base = usual(1, sizes)
+    base = usual(sizes)
     for name, make in FLOWS.items():
         with output.status(f"hostile flow: {name}"):
-            flow = make(1, sizes)
+            flow = make(sizes)
             for layer, nanoseconds in LAYERS.items():
                 turns, base_turns = [], []
                 for _ in range(sizes.pairs):

@@ -19,9 +19,3 @@ def resident_bytes(pid: int) -> int:
     """What the process has in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def own_bytes(pid: int) -> int:
-    """What the process has in memory that is of no file: those pages come and go as the kernel likes."""
-    _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
-    return (int(resident) - int(of_files)) * os.sysconf("SC_PAGE_SIZE")

@@ -199,7 +199,7 @@ def _show(
         output.print("If the cost is meant: `python -m benchmarks --keep 10`, and say why in the commit.")
 
 
-def keep(runs: int, output: Console, path: Path = KEPT) -> None:
+def keep(runs: int, output: Console) -> None:
     """Measure so often and write down what is steady."""
     made_on = machine()
     made = []
@@ -208,7 +208,7 @@ def keep(runs: int, output: Console, path: Path = KEPT) -> None:
         made.append(measure(list(MEASURED), output))
     steady, unsteady = steady_ones(made)
     kept = KeptRatios(made_on=made_on, runs=runs, steady=steady, unsteady=unsteady)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
+    KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
     table = Table("ratio", "median", "spread", "kept", title=f"{runs} runs; steady is within {STEADY:.0%}")
     for key, one in steady.items():
         table.add_row(escape(key), f"{one.ratio:.3g}", f"{one.spread:.1%}", "yes")

@@ -10,14 +10,12 @@ same journal and doing nothing with it.
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import grpc
 import msgspec
@@ -41,6 +39,7 @@ from engine import commands
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder
 from engine.runtime.snapshots import SnapshotMaker
 from engine.state import State
+from simulation.ports import LOOPBACK, claim_port
 
 PART = "Recovery"
 BATCH = 2_000
@@ -107,11 +106,11 @@ async def write(url: str, orders: int, count: int, output: Console) -> State:
 
 
 @asynccontextmanager
-async def engine(url: str, directory: Path, output: Path) -> Any:
+async def engine(url: str, directory: Path, output: Path) -> AsyncIterator[float]:
     """A real engine process; gives the seconds until it said SERVING."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "engine.runtime.process", "--number", str(ENGINE), "--nats", url]
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"{LOOPBACK}:{claim_port(LOOPBACK, 0, 'the engine')}"
     command += ["--listen", address, "--snapshot-every", "0", "--state-dir", str(directory)]
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stderr=log)
@@ -129,13 +128,6 @@ async def engine(url: str, directory: Path, output: Path) -> Any:
     finally:
         process.terminate()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 async def start_cost() -> float:
@@ -181,12 +173,12 @@ async def measure(sizes: Sizes, *, with_snapshot: bool, output: Console) -> list
             if with_snapshot:
                 pauses = [await start_cost() for _ in range(sizes.pairs)]
                 note("ms, longest pause of an event loop that starts a maker", *pauses)
-                made = time.perf_counter()
+                began = time.perf_counter()
                 maker = [sys.executable, "-m", "engine.runtime.snapshots", "--number", str(ENGINE)]
                 child = await asyncio.create_subprocess_exec(*maker, "--nats", server.url)
                 assert await child.wait() == 0, "no snapshot was made"
                 await settle_reports(server.url)
-                note("s until a snapshot is made from the journal", time.perf_counter() - made)
+                note("s until a snapshot is made from the journal", time.perf_counter() - began)
                 note("MB that the snapshot takes", (await _stored_bytes(server.url)) / 1e6)
             del state
             log = Path(directory) / "engine.log"

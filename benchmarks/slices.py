@@ -108,7 +108,7 @@ def flows(operations: int) -> dict[str, hostile.Made]:
     sizes = hostile.Sizes(size=20_000, operations=operations)
     for name, make in hostile.FLOWS.items():
         if make is not hostile.long_queue:
-            made[name] = make(1, sizes)
+            made[name] = make(sizes)
     return made
 
 

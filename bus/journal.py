@@ -186,7 +186,7 @@ class MemoryJournal(_Chained):
     unanswered_since: float | None = None
     trouble = ""
 
-    def __init__(self, engine: int = 1, stored: list[bytes] | None = None) -> None:
+    def __init__(self, engine: int, stored: list[bytes] | None = None) -> None:
         super().__init__(engine)
         self.stored = stored if stored is not None else []
         """The bytes of every record."""

@@ -255,7 +255,7 @@ class PeerFeed:
         if self._sent_ns is None:
             self._least_difference_ns = difference_ns
         else:
-            drift_ns = max(0, received_ns - self._heard_ns) * _DRIFT_PER_MILLION // 1_000_000
+            drift_ns = (received_ns - self._heard_ns) * _DRIFT_PER_MILLION // 1_000_000
             self._least_difference_ns = min(difference_ns, self._least_difference_ns + drift_ns)
         self._note_steadiness(difference_ns, received_ns)
         self._heard_ns = received_ns

@@ -7,6 +7,7 @@ journal may be trimmed are the exchange's choice alone.
 
     ProvisionError
     ├── ConfigurationMismatch   it exists with other settings
+    ├── StoreTooSmall           it does not fit into what the server may keep
     └── NotProvisioned          it does not exist and nobody made it in time
 """
 

@@ -132,7 +132,8 @@ class BookReplica:
         self.sequence = 0
         self.synced = False
         self.checksum = 0
-        # The highest sequence this epoch is known to have reached; a snapshot below it is out of date.
+        # The highest sequence that a heartbeat, or a delta which had to wait, told of in this epoch: a
+        # snapshot below it is out of date.
         self._horizon = 0
         self._sides = {BID: _Side(BID), ASK: _Side(ASK)}
         self._waiting: deque[BookDelta] = deque(maxlen=MAX_WAITING)
@@ -161,7 +162,6 @@ class BookReplica:
             self._wait(delta)
             return Outcome.GAP
         self._put(delta.sequence, delta.levels)
-        self._horizon = max(self._horizon, delta.sequence)
         if self.checksum != delta.checksum:
             self.lose()
             return Outcome.CHECKSUM
@@ -226,7 +226,6 @@ class BookReplica:
     def advance(self, sequence: int, levels: Iterable[LevelChange]) -> int:
         """The source's own step: apply, and return the checksum that goes out with it."""
         self._put(sequence, levels)
-        self._horizon = sequence
         return self.checksum
 
     def snapshot(self, batch_number: int, time_ns: int) -> BookSnapshot:
@@ -305,8 +304,7 @@ class BookReplica:
                     return Outcome.CHECKSUM
             elif delta.sequence > self.sequence:
                 self._waiting.append(delta)
-        self._horizon = max(self._horizon, self.sequence)
-        self.synced = self.sequence == self._horizon
+        self.synced = self.sequence >= self._horizon
         return Outcome.APPLIED if self.synced else Outcome.GAP
 
 

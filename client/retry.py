@@ -14,9 +14,9 @@ The rules, the same for order entry, fills and single calls:
                                      while the exchange is away too, try the engine's processes in turn
     everything else                  back off with jitter and try again
 
-From the second failure in a row on, an exchange that does not know the home engine, or knows no ListEngines,
-is registered with again instead; so it is after INTERNAL, behind which gRPC may hide a refusal. Registering
-mends nothing else, and costs the exchange a slow hash each time.
+From the second failure in a row on, an exchange that does not know the home engine is registered with again
+instead; so it is after INTERNAL, behind which gRPC may hide a refusal. Registering mends nothing else, and
+costs the exchange a slow hash each time.
 """
 
 import asyncio
@@ -58,8 +58,6 @@ _MOST_SHORT_LIVES: Final = 3
 _USELESS_TO_REPEAT: Final = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.ALREADY_EXISTS,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.PERMISSION_DENIED,

@@ -3,7 +3,7 @@
 Fetching the wheel and carrying the commands live in `simulation/replay.py`. Prices are ticks of 0.1,
 quantities lots of 1e-8; a number that does not fit those exactly raises `CaptureMalformed`, never rounds.
 
-How the capture reads (each rule is one function below):
+How the capture reads:
 
 - created: a limit order. One whose next event is its deletion with the volume unchanged never took
   liquidity, so it is post-only.

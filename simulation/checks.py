@@ -59,7 +59,6 @@ class Tally:
     limits: Check = field(default_factory=lambda: Check("no trade beyond an order's limit"))
     fills: dict[str, list[ReportedFill]] = field(default_factory=lambda: defaultdict(list))
     """Every client's fills in the order of its home engine."""
-    prevented: int = 0
     _orders: dict[int, _Order] = field(default_factory=dict)
 
     def add(self, report: Report) -> None:
@@ -87,7 +86,7 @@ class Tally:
                     order.leaves = report.leaves
                     self._balance(report.order_id, order)
             case ReportedPrevention():
-                self.prevented += 1
+                pass  # it changes nothing
 
     def _add_fill(self, fill: ReportedFill) -> None:
         self.fills[fill.client].append(fill)

@@ -180,6 +180,7 @@ async def _read(
     except JournalDamaged as error:
         if isinstance(error.__cause__, StreamMissing) and not await _has_snapshots(nc, findings.engine):
             raise NeverRan(findings.engine) from error
+        # The journal itself knows of a trim (JournalTrimmed) only where it has read something before it.
         first = (await _extent(nc, findings.stream)).first_seq
         if first > before.first_seq > 0 and first > journal.sequence + 1:
             raise TrimmedMeanwhile(findings.stream, first) from error

@@ -19,12 +19,11 @@ from rich.text import Text
 from bus.messages import engine_of_id
 from client.cli.sheets import counted
 from client.units import Instrument
-from simulation.run import Progress
+from simulation.run import LAST_FILLS, Progress
 
 SHOWN_SYMBOLS: Final = 2
 SHOWN_LEVELS: Final = 10
-SHOWN_TRADES: Final = 5
-_OTHER_LINES: Final = 2 + 1 + 4 + 1 + (3 + SHOWN_TRADES) + 1
+_OTHER_LINES: Final = 2 + 1 + 4 + 1 + (3 + LAST_FILLS) + 1
 """Progress and engines, a blank one, what books have beside levels, a blank one, trades with their head; and
 the last line, where the cursor is."""
 
@@ -62,7 +61,7 @@ def fills_table(progress: Progress) -> Table:
     for column in ("taker", "side", "quantity", "symbol", "price", "traded on"):
         # Where all is too wide, what is in words takes more lines; half a number says nothing.
         table.add_column(column, no_wrap=column != "traded on")
-    for name, fill in list(reversed(progress.last_fills))[:SHOWN_TRADES]:
+    for name, fill in reversed(progress.last_fills):
         home = engine_of_id(fill.order_id)
         route = f"E{fill.engine}" if home == fill.engine else f"E{fill.engine}, routed there by E{home}"
         table.add_row(name, fill.side, f"{fill.quantity:f}", fill.symbol, f"{fill.price:f}", route)

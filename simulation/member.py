@@ -20,7 +20,7 @@ READY_DEADLINE_S: Final = 30.0
 """How long a process may neither serve nor say what it is doing."""
 
 STOP_GRACE_S: Final = 1.5
-"""How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 3 s after that."""
+"""How long engines and exchange have between SIGTERM and SIGKILL; nats-server has 2 s after that."""
 
 _READY_POLL_S: Final = 0.05
 _CHANNEL_S: Final = 2.0

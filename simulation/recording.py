@@ -11,11 +11,12 @@ from bus.messages import engine_of_id
 from client import Fill
 from client.terms import OrderStatus
 
-NS_PER_S = 1_000_000_000
 VENUE_CANCEL: Final = "venue_cancel"
 
 OPEN: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING)
 """What an order is while it may still trade."""
+
+_NS_PER_S: Final = 1_000_000_000
 
 
 class Quote(NamedTuple):
@@ -141,7 +142,7 @@ class Recording:
 
     def note_fill(self, client: str, kind: str, fill: Fill) -> None:
         """Place a fill by the time that its engine gave it."""
-        at_s = (fill.timestamp_ns - self.started_ns) / NS_PER_S
+        at_s = (fill.timestamp_ns - self.started_ns) / _NS_PER_S
         self.fills.append(TimedFill(at_s, client, kind, fill))
 
     def calls(self) -> list[SentCall]:

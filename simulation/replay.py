@@ -26,7 +26,7 @@ from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc as rpc
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus.messages import engine_of_id
 from client.cli.sheets import counted
@@ -297,10 +297,10 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             console.print(_resting_line(resting), highlight=False)
         bar = stack.enter_context(_progress_bar(console))
         task = bar.add_task("replay", total=len(instructions), rate="")
-        started = time.monotonic()
 
         def advance(count: int) -> None:
-            _advance(bar, task, count, started)
+            done = bar.tasks[0].completed + count
+            bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-3):,.0f}/s")
 
         carriers = [
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
@@ -476,8 +476,3 @@ def _progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
-
-
-def _advance(bar: Progress, task: TaskID, count: int, started: float) -> None:
-    done = bar.tasks[0].completed + count
-    bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-3):,.0f}/s")

@@ -38,7 +38,8 @@ KEPT_PERCENT: Final = 90
 SETTLE_DEADLINE_S: Final = 10.0
 """How long reports, fills and books have to agree once the clients are quiet."""
 
-LAST_FILLS: Final = 12
+LAST_FILLS: Final = 5
+"""How many of the newest trades a view shows."""
 
 _SETTLE_POLL_S: Final = 0.1
 _SILENT: Final = logging.CRITICAL + 1

@@ -1,11 +1,12 @@
-"""Waiting in tests: for a condition, with a deadline, never for a while."""
+"""Waiting in tests: for a condition, with a deadline, never for a while; and what runs meanwhile."""
 
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -13,6 +14,20 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 -- what is waited for may be another process, which sets no event
             await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running(*parts: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    """These run for the length of a block, as tasks; a failure of one fails the test."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def freeze(pid: int) -> None:

@@ -60,10 +60,8 @@ async def status(options: Options, desk: Desk) -> int:
         "nats": bus,
         "engines": engines,
         "refusing": [engine.engine for engine in refusing],
-        "client": client,
+        "client": None if client is None else client | {"positions": positions},
     }
-    if client is not None:
-        document["client"] = client | {"positions": positions}
     if desk.output.as_json:
         desk.output.answer(document)
     else:

@@ -278,8 +278,6 @@ class CommitLoop:
             raise JournalUnavailable(doubt)
         if not self.is_appending:
             return query()
-        if trouble := self.trouble():
-            raise JournalUnavailable(trouble)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._reads.append((query, answer))
         return await answer
@@ -318,7 +316,6 @@ class CommitLoop:
                     self._releasing_since = batch.committed_s
                     shown = await self._release(batch)
                     self._releasing_since = None
-                    self._in_flight = []
                 if shown is None and (answering is None or answering.done()):
                     self._answer(batch)
                 else:  # the next batch need not wait until the last one is seen, only its answers
@@ -498,7 +495,7 @@ class CommitLoop:
     def _settle(self, events: list[Event], batch: Batch) -> None:
         """Note for those who wait for an order's legs the answer that a leg's result brought."""
         for event in events:
-            if type(event) is Answered and event.status != _PENDING:
+            if type(event) is Answered:
                 future = self._settling.pop(event.order_id, None)
                 if future is not None:
                     batch.settled.append((future, event))

@@ -304,7 +304,7 @@ _FAULTS: Final = (
 
 
 def main() -> None:
-    """Make one snapshot: what the engine starts, and `matchbus snapshot make`."""
+    """Make one snapshot, in the process that the engine starts for it."""
 
     def start() -> Coroutine[Any, Any, None]:
         parser = argparse.ArgumentParser(prog="engine.runtime.snapshots")

@@ -132,10 +132,10 @@ def client_credentials(environment: Mapping[str, str] = os.environ) -> grpc.Chan
         raise TlsRefused(f"{CA_VARIABLE}, _CERT, _KEY in the environment: {error}") from error
 
 
-def told(environment: Mapping[str, str] = os.environ) -> dict[str, Path]:
+def told() -> dict[str, Path]:
     """What has to be set in another terminal to connect as this process does."""
     names = (CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE)
-    return {name: Path(environment[name]).resolve() for name in names if environment.get(name)}
+    return {name: Path(os.environ[name]).resolve() for name in names if os.environ.get(name)}
 
 
 def channel(address: str) -> grpc.aio.Channel:

@@ -27,7 +27,7 @@ from bus.messages import Executions, ReportedCancel, ReportedFill, encode_execut
 from bus.server import NatsServer
 from bus.stream import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Extent, Stored
 from bus.stream_reader import MAX_REQUEST_BYTES, StreamReader
-from tests.waiting import until
+from tests.waiting import running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -59,11 +59,8 @@ async def _stored(connection: Connection, *engines: int) -> list[Executions]:
             if message.engine in engines:
                 found.append(message)  # noqa: PERF401 -- it never ends
 
-    collecting = asyncio.create_task(collect())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5), running(collect()):
         await reader.caught_up.wait()
-    collecting.cancel()
-    await asyncio.wait([collecting])
     return found
 
 
@@ -385,12 +382,10 @@ def _fills(engine: int, batch: int, *owned: tuple[str, int], epoch: int = 1) -> 
     return Executions(engine, epoch, batch, batch, len(fills), fills)
 
 
-async def _read_old(
-    fills: OldFills, owner: str, since: int, place: tuple[int, int], count: int
-) -> list[tuple[int, int]]:
-    """(number, batch) of the owner's next `count` fills, or those up to one that is missing."""
+async def _read_old(fills: OldFills, since: int, place: tuple[int, int], count: int) -> list[tuple[int, int]]:
+    """(number, batch) of ann's next `count` fills, or those up to one that is missing."""
     found: list[tuple[int, int]] = []
-    async with asyncio.timeout(5), contextlib.aclosing(fills.read(owner, since, *place)) as messages:
+    async with asyncio.timeout(5), contextlib.aclosing(fills.read("ann", since, *place)) as messages:
         async for message in messages:
             found += [(fill.sequence, fill.time_ns) for fill in message]
             if len(found) >= count:
@@ -412,7 +407,7 @@ async def test_old_fills_are_found_from_any_place(connection: Connection, engine
     for since in range(10):
         epoch_and_batch = (1 + history[since][1] // 20, history[since][1] - 1)
         for place in ((0, 0), epoch_and_batch):
-            assert await _read_old(old, "ann", since, place, 10 - since) == history[since:]
+            assert await _read_old(old, since, place, 10 - since) == history[since:]
 
 
 async def test_who_reads_old_fills_beside_others_asks_for_less(
@@ -437,7 +432,7 @@ async def test_who_reads_old_fills_beside_others_asks_for_less(
             await anext(reading)
     alone = MAX_REQUEST_BYTES // MAX_MESSAGE_BYTES
     assert asked == [alone, alone // 2, alone // 3, alone // 4]
-    await _read_old(old, "ann", 0, (0, 0), 1)
+    await _read_old(old, 0, (0, 0), 1)
     assert asked[4:] == [alone]
 
 
@@ -465,7 +460,7 @@ async def test_a_missing_old_fill_is_told(connection: Connection, engine: int) -
     for batch, number in ((2, 1), (3, 3)):
         await writer.publish(_fills(engine, batch, ("ann", number)))
     with pytest.raises(ExecutionsDamaged, match="fills 2 to 2"):
-        await _read_old(OldFills(connection, engine), "ann", 0, (0, 0), 2)
+        await _read_old(OldFills(connection, engine), 0, (0, 0), 2)
 
 
 async def test_old_fills_that_are_not_stored_yet_are_waited_for(connection: Connection, engine: int) -> None:
@@ -473,7 +468,7 @@ async def test_old_fills_that_are_not_stored_yet_are_waited_for(connection: Conn
     writer = ExecutionsWriter(connection, engine)
     await writer.start()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-        reading = group.create_task(_read_old(OldFills(connection, engine), "ann", 0, (0, 0), 1))
+        reading = group.create_task(_read_old(OldFills(connection, engine), 0, (0, 0), 1))
         await asyncio.sleep(0)
         await writer.publish(_fills(engine, 2, ("ann", 1)))
     assert reading.result() == [(1, 2)]

@@ -4,8 +4,6 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ from bus.server import NatsServer
 from engine.events import BookChanged, Fill
 from engine.runtime.market_data import MarketData
 from engine.terms import Liquidity, Side
-from tests.waiting import until
+from tests.waiting import running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -63,19 +61,6 @@ class Venue:
         await self.market_data.publish(self._epoch, self._batch, self._batch, changes, fills)
 
 
-@asynccontextmanager
-async def running(*parts: MarketData | FeedFollower) -> AsyncIterator[None]:
-    """`run` of each for the length of a block; a failure fails the test."""
-    tasks = [asyncio.create_task(part.run()) for part in parts]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
 def agrees(follower: FeedFollower, venue: Venue, symbol: str) -> bool:
     """Whether the follower has the venue's book, protected."""
     feed = follower.peers.get(venue.number)
@@ -102,7 +87,7 @@ async def test_a_late_joiner_gets_every_book_and_follows(venue: Venue, nats_conn
         on_change=lambda engine, symbol: changes.append((engine, symbol)),
         on_state=lambda engine, feed: states.append(feed.state) if engine == venue.number else None,
     )
-    async with running(venue.market_data, follower):
+    async with running(venue.market_data.run(), follower.run()):
         await until(lambda: agrees(follower, venue, "AAPL") and agrees(follower, venue, "BRK.B"))
         maker = Fill("a", 1, 9, 1, "c", "AAPL", Side.SELL, 101, 2, Liquidity.MAKER, 2, 0, venue.number, 1, 2)
         await venue.change("AAPL", (ASK, 101, 0, 0), fills=(maker,))
@@ -116,7 +101,7 @@ async def test_a_follower_that_ends_leaves_no_subscription(venue: Venue, nats_co
     """Whoever goes on with the connection gets nothing that nobody reads."""
     before = set(nats_connection._subs)
     follower = FeedFollower(nats_connection, own_engine=None)
-    async with running(venue.market_data, follower):
+    async with running(venue.market_data.run(), follower.run()):
         await until(lambda: agrees(follower, venue, "AAPL"))
         assert set(nats_connection._subs) > before
     assert set(nats_connection._subs) == before
@@ -127,7 +112,7 @@ async def test_own_engine_is_not_followed(venue: Venue, nats_connection: Connect
     other = Venue(nats_connection, venue.number + 10_000)
     await other.start("AAPL")
     follower = FeedFollower(nats_connection, own_engine=venue.number)
-    async with running(venue.market_data, other.market_data, follower):
+    async with running(venue.market_data.run(), other.market_data.run(), follower.run()):
         await until(lambda: agrees(follower, other, "AAPL"))
     assert venue.number not in follower.peers
 
@@ -147,7 +132,7 @@ async def test_an_engine_too_many_is_told_of_once(
         heartbeat = encode(Heartbeat(number, 1, batch_number, 1, {}))
         await nats_connection.publish(subjects.heartbeat(number), heartbeat)
 
-    async with running(follower):
+    async with running(follower.run()):
         await nats_connection.flush()  # it has subscribed meanwhile
         await beat(engine, 1)
         await until(lambda: engine in follower.peers)
@@ -171,7 +156,7 @@ async def test_a_symbol_too_many_is_told_of_once(
     monkeypatch.setattr("bus.follower.MAX_SYMBOLS", 1)
     await venue.start("AAPL", "BRK.B", "MSFT")
     follower = FeedFollower(nats_connection, own_engine=None)
-    async with running(venue.market_data, follower):
+    async with running(venue.market_data.run(), follower.run()):
         await until(lambda: caplog.messages)
         (kept,) = follower.peers[venue.number].replicas
         for _ in range(3):
@@ -193,15 +178,15 @@ async def test_silence_takes_the_quotes_away_and_the_return_gives_them_back(
         own_engine=None,
         on_state=lambda engine, feed: states.append(feed.state) if engine == venue.number else None,
     )
-    async with running(follower):
-        async with running(venue.market_data):
+    async with running(follower.run()):
+        async with running(venue.market_data.run()):
             await until(lambda: agrees(follower, venue, "AAPL"))
         feed = follower.peers[venue.number]
         await until(lambda: feed.state is PeerState.DOWN, timeout_s=2)
         assert feed.protected("AAPL") is None
         await until(lambda: states[-1] is PeerState.DOWN)
         await venue.start("AAPL", "BRK.B")
-        async with running(venue.market_data):
+        async with running(venue.market_data.run()):
             await until(lambda: agrees(follower, venue, "AAPL"))
         assert feed.epoch == 2
 
@@ -217,7 +202,7 @@ async def test_a_reader_that_is_held_up_does_not_take_that_for_silence(
         nc = await connect(shared_server.url, name="engine", on_closed=lambda: None)
         venue = Venue(nc, engine)
         await venue.start("AAPL")
-        async with running(venue.market_data):
+        async with running(venue.market_data.run()):
             await asyncio.to_thread(ended.wait)
         await nc.close()
 
@@ -228,7 +213,7 @@ async def test_a_reader_that_is_held_up_does_not_take_that_for_silence(
     )
     trading = asyncio.create_task(asyncio.to_thread(asyncio.run, trade()))
     try:
-        async with running(follower):
+        async with running(follower.run()):
             await until(lambda: states and states[-1] is PeerState.LIVE)
             states.clear()
             feed = follower.peers[engine]
@@ -268,7 +253,7 @@ async def test_malformed_messages_cost_the_books_until_the_next_snapshot(
         (f"md.{number}.book.AAPL.X", venue.market_data.replicas["AAPL"].snapshot(1, 1)),
         (book, Trades(1, 1, 1, ())),
     ]
-    async with running(venue.market_data, follower):
+    async with running(venue.market_data.run(), follower.run()):
         await until(lambda: agrees(follower, venue, "AAPL"))
         feed = follower.peers[number]
         for token in ("x", "0", "99999", "6_5_5_3_5", "99999999"):
@@ -295,7 +280,7 @@ async def test_an_overflow_throws_the_queue_away_and_resyncs(
     nc = await connect(shared_server.url, name="small", on_closed=lambda: None, on_error=on_error)
     monkeypatch.setattr(bus.follower, "MAX_PENDING_MESSAGES", 20)
     follower = FeedFollower(nc, own_engine=None)
-    async with running(venue.market_data, follower):
+    async with running(venue.market_data.run(), follower.run()):
         await until(lambda: agrees(follower, venue, "AAPL"))
         applied = follower.peers[venue.number].counters.applied
         await venue.change_at_once("AAPL", 3_000)
@@ -322,7 +307,7 @@ async def test_a_reconnect_resyncs_every_book(own_server: NatsServer, connection
         on_error=lambda _: None,
     )
     follower = FeedFollower(nc, own_engine=None)
-    async with running(venue.market_data, follower):
+    async with running(venue.market_data.run(), follower.run()):
         await until(lambda: agrees(follower, venue, "AAPL"))
         losses = follower.peers[1].counters.losses
         await own_server.kill()
@@ -355,7 +340,7 @@ async def test_the_example_holds_a_correct_book(shared_server: NatsServer, venue
                 assert words[:2] == [str(replica.sequence), str(replica.checksum)]
             return " ".join(words[2:] or words)
 
-    async with running(venue.market_data):
+    async with running(venue.market_data.run()):
         assert await line() == "unsynced"
         assert await line() == "(100, 5) (101, 2)"
         await venue.change("BRK.B", (BID, 100, 0, 0))

@@ -28,7 +28,7 @@ from bus.journal import (
 from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
 from bus.stream import Ack, Extent
-from tests.waiting import freeze, until
+from tests.waiting import freeze, running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -244,7 +244,7 @@ async def test_a_record_of_a_replaced_epoch_is_left_out(store: Store) -> None:
     assert [record.batch_number for record in await _replayed(store.open())] == [1, 2, 3, 4]
 
 
-async def _assert_damaged(store: Store, payload: bytes, what: str, sequence: int = 3) -> None:
+async def _assert_damaged(store: Store, payload: bytes, what: str) -> None:
     """With these bytes stored after two batches, a replay gives the two and then says what is wrong."""
     await store.force(payload)
     seen: list[int] = []
@@ -256,7 +256,7 @@ async def _assert_damaged(store: Store, payload: bytes, what: str, sequence: int
 
     with pytest.raises(JournalDamaged, match=what) as caught:
         await read()
-    assert caught.value.sequence == sequence
+    assert caught.value.sequence == 3
     assert seen == [1, 2]
     assert reader.position.batch_number == 2
 
@@ -582,14 +582,12 @@ async def test_a_tail_gives_records_as_they_come(store: Store) -> None:
     reader = store.open()
     assert await reader.lag() == 3
     seen: list[Record] = []
-    following = asyncio.create_task(_follow(reader, seen))
-    await until(lambda: len(seen) == 3)
-    assert await reader.lag() == 0
-    for number in range(4, 7):
-        await writer.append(1, number, b"later")
-    await until(lambda: len(seen) == 6)
-    following.cancel()
-    await asyncio.wait((following,))
+    async with running(_follow(reader, seen)):
+        await until(lambda: len(seen) == 3)
+        assert await reader.lag() == 0
+        for number in range(4, 7):
+            await writer.append(1, number, b"later")
+        await until(lambda: len(seen) == 6)
     await writer.append(1, 7, b"unread")
     assert await reader.lag() == 1
     assert [record.batch_number for record in await _replayed(reader)] == [7]
@@ -605,11 +603,9 @@ async def test_a_tail_leaves_out_a_replaced_primary(store: Store) -> None:
     await store.force(encode_record(store.engine, 1, old, 30, b"zombie"))
     reader = store.open()
     seen: list[Record] = []
-    following = asyncio.create_task(_follow(reader, seen))
-    while await reader.lag():  # noqa: ASYNC110 -- it has yet to come to the zombie's record
-        await asyncio.sleep(0.002)
-    following.cancel()
-    await asyncio.wait((following,))
+    async with asyncio.timeout(10), running(_follow(reader, seen)):
+        while await reader.lag():  # noqa: ASYNC110 -- it has yet to come to the zombie's record
+            await asyncio.sleep(0.002)
     assert [record.commands for record in seen] == [b"commands 1", b"successor"]
 
 
@@ -666,10 +662,8 @@ async def test_a_journal_that_was_trimmed_beyond_its_reader_is_not_called_damage
     writer = await _written(store, 2)
     reader, idle = store.open(), store.open()
     seen: list[Record] = []
-    following = asyncio.create_task(_follow(reader, seen))
-    await until(lambda: len(seen) == 2)
-    following.cancel()
-    await asyncio.wait((following,))
+    async with running(_follow(reader, seen)):
+        await until(lambda: len(seen) == 2)
     for number in (3, 4, 5):
         await writer.append(1, number, b"more")
     await provision.trim_journal(nats_connection, engine, 5)

@@ -15,7 +15,7 @@ from bus.registry import Bucket
 from bus.server import NatsServer
 from bus.stream import Ack, ApiFault, Publisher, Stored, last_message
 from bus.subjects import LEASES_BUCKET, bucket_stream, bucket_subject, engine_token
-from tests.waiting import frozen, until
+from tests.waiting import frozen, running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -81,15 +81,10 @@ async def test_what_is_renewed_stays(rivals: tuple[Lease, Lease]) -> None:
     """For three times its life nobody else gets it."""
     first, second = rivals
     assert await first.acquire()
-    keeping = asyncio.create_task(first.keep(_lapsed))
-    claiming = asyncio.create_task(second.claim())
-    await asyncio.wait((keeping, claiming), timeout=3 * TTL_S)
-    assert not keeping.done()
-    assert not claiming.done()
-    assert await holder_of(second) == first.entry
-    for task in (keeping, claiming):
-        task.cancel()
-    await asyncio.gather(keeping, claiming, return_exceptions=True)
+    async with running(first.keep(_lapsed), second.claim()) as tasks:
+        await asyncio.wait(tasks, timeout=3 * TTL_S, return_when=asyncio.FIRST_COMPLETED)
+        assert not any(task.done() for task in tasks)
+        assert await holder_of(second) == first.entry
 
 
 async def test_what_nobody_renews_is_free_after_its_life(rivals: tuple[Lease, Lease]) -> None:
@@ -271,10 +266,9 @@ async def test_who_keeps_a_lease_hears_that_it_lapsed(rivals: tuple[Lease, Lease
     async def lapsed() -> None:
         heard.set()
 
-    keeping = asyncio.create_task(first.keep(lapsed))
-    await asyncio.wait_for(heard.wait(), 5)
-    assert await holder_of(second) == first.entry
-    keeping.cancel()
+    async with running(first.keep(lapsed)):
+        await asyncio.wait_for(heard.wait(), 5)
+        assert await holder_of(second) == first.entry
 
 
 async def test_a_lease_found_free_is_told_of_though_an_answer_is_lost(
@@ -316,16 +310,15 @@ async def test_who_reigns_writes_over_junk(ready: Connection, rivals: tuple[Leas
     """What is no lease is nobody's: a standby leaves its holder the time to renew, which says it lapsed."""
     first, second = rivals
     assert await first.acquire()
-    claiming = asyncio.create_task(second.claim())
-    await asyncio.wait((claiming,), timeout=0.1)
-    await spoil(ready, first.entry.engine)
-    assert await holder_of(first) is None
-    await asyncio.wait((claiming,), timeout=RENEW_S)
-    assert not await first.renew()
-    assert await holder_of(second) == first.entry
-    assert await first.renew()
-    assert not claiming.done()
-    claiming.cancel()
+    async with running(second.claim()) as (claiming,):
+        await asyncio.wait((claiming,), timeout=0.1)
+        await spoil(ready, first.entry.engine)
+        assert await holder_of(first) is None
+        await asyncio.wait((claiming,), timeout=RENEW_S)
+        assert not await first.renew()
+        assert await holder_of(second) == first.entry
+        assert await first.renew()
+        assert not claiming.done()
 
 
 async def test_junk_is_taken_when_nobody_reigns(ready: Connection, rivals: tuple[Lease, Lease]) -> None:

@@ -22,7 +22,7 @@ from bus.metrics import (
     histogram,
     targets_file,
 )
-from tests.waiting import until
+from tests.waiting import running, until
 
 
 class OneGauge(Collector):
@@ -167,13 +167,11 @@ async def test_a_late_loop_and_a_collection_are_measured(monkeypatch: pytest.Mon
     monkeypatch.setattr(metrics, "LAG_PERIOD_S", 0.001)
     health = ProcessHealth()
     before = len(gc.callbacks)
-    running = asyncio.create_task(health.run())
-    await until(lambda: health.lag.buckets[-1][1] > 2)
-    gc.collect(1)
-    assert health.pauses[1].buckets[-1][1] == 1
-    assert health.pauses[1].sum > 0
-    running.cancel()
-    await asyncio.wait([running])
+    async with running(health.run()):
+        await until(lambda: health.lag.buckets[-1][1] > 2)
+        gc.collect(1)
+        assert health.pauses[1].buckets[-1][1] == 1
+        assert health.pauses[1].sum > 0
     assert len(gc.callbacks) == before
 
 

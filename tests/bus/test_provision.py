@@ -2,7 +2,6 @@
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
@@ -163,7 +162,7 @@ async def test_an_answer_that_is_none_is_asked_for_again(nats_connection: Connec
         await provision.await_journal(nats_connection, engine, 0.2)
 
 
-async def test_many_engines_fit(own_connection: Connection, tmp_path: Path) -> None:
+async def test_many_engines_fit(own_connection: Connection) -> None:
     """What streams reserve does not depend on the free disk: sixteen engines start on any machine."""
     await provision.provision_shared(own_connection)
     for number in range(1, 17):

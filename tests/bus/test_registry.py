@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from bus.messages import EngineEntry
 from bus.registry import Bucket, BucketDamaged, BucketUnavailable
 from bus.server import NatsServer
 from bus.stream import StreamMissing
-from tests.waiting import freeze, until
+from tests.waiting import freeze, running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -143,26 +145,31 @@ class Watched:
             await until(lambda: self.table == table)
 
 
+@asynccontextmanager
+async def watching(bucket: Bucket[EngineEntry]) -> AsyncIterator[Watched]:
+    """What a watch of the bucket tells for the length of a block."""
+    watched = Watched()
+    async with running(bucket.watch(watched.note, filled=watched.filled)):
+        yield watched
+
+
 async def test_a_watch_fills_then_follows(
     own_server: NatsServer, connections: "Connections", bucket: Bucket[EngineEntry]
 ) -> None:
     """`filled` is set when everything that was there has been told; puts, changes and removals follow."""
     for engine in range(1, 301):
         await bucket.put(str(engine), _entry(engine))
-    watched = Watched()
     other = await connections.open(own_server.url)
-    watching = asyncio.create_task(_bucket(other).watch(watched.note, filled=watched.filled))
-    async with asyncio.timeout(3):
-        await watched.filled.wait()
-    expected = {str(engine): _entry(engine) for engine in range(1, 301)}
-    assert watched.table == expected
-    await bucket.put("7", _entry(7, epoch=2))
-    await bucket.put("400", _entry(400))
-    await (await other.jetstream().key_value(subjects.ENGINES_BUCKET)).delete("8")
-    del expected["8"]
-    await watched.until(expected | {"7": _entry(7, epoch=2), "400": _entry(400)})
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching(_bucket(other)) as watched:
+        async with asyncio.timeout(3):
+            await watched.filled.wait()
+        expected = {str(engine): _entry(engine) for engine in range(1, 301)}
+        assert watched.table == expected
+        await bucket.put("7", _entry(7, epoch=2))
+        await bucket.put("400", _entry(400))
+        await (await other.jetstream().key_value(subjects.ENGINES_BUCKET)).delete("8")
+        del expected["8"]
+        await watched.until(expected | {"7": _entry(7, epoch=2), "400": _entry(400)})
 
 
 async def test_a_removed_key_is_gone_without_a_word(
@@ -171,36 +178,27 @@ async def test_a_removed_key_is_gone_without_a_word(
     """Who watches has let go of it already; who comes later never hears of it, and the key may come back."""
     for engine in (1, 2, 3):
         await bucket.put(str(engine), _entry(engine))
-    watched = Watched()
-    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
-    await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3)})
-    await bucket.remove("2")
-    assert await bucket.get("2") is None
-    late = Watched()
-    other = await connections.open(own_server.url)
-    watching_late = asyncio.create_task(_bucket(other).watch(late.note, filled=late.filled))
-    await late.until({"1": _entry(1), "3": _entry(3)})
-    await bucket.put("2", _entry(2, epoch=2))
-    await late.until({"1": _entry(1), "3": _entry(3), "2": _entry(2, epoch=2)})
-    await watched.until({"1": _entry(1), "3": _entry(3), "2": _entry(2, epoch=2)})
-    assert watched.told == ["1", "2", "3", "2"]
-    await own_server.kill()
-    with pytest.raises(BucketUnavailable, match="1 is not removed"):
-        await bucket.remove("1")
-    watching.cancel()
-    watching_late.cancel()
-    await asyncio.wait([watching, watching_late])
+    async with watching(bucket) as watched:
+        await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3)})
+        await bucket.remove("2")
+        assert await bucket.get("2") is None
+        other = await connections.open(own_server.url)
+        async with watching(_bucket(other)) as late:
+            await late.until({"1": _entry(1), "3": _entry(3)})
+            await bucket.put("2", _entry(2, epoch=2))
+            await late.until({"1": _entry(1), "3": _entry(3), "2": _entry(2, epoch=2)})
+            await watched.until({"1": _entry(1), "3": _entry(3), "2": _entry(2, epoch=2)})
+            assert watched.told == ["1", "2", "3", "2"]
+            await own_server.kill()
+            with pytest.raises(BucketUnavailable, match="1 is not removed"):
+                await bucket.remove("1")
 
 
 async def test_a_watch_of_an_empty_bucket_is_filled(bucket: Bucket[EngineEntry]) -> None:
     """Nothing to tell is told at once."""
-    watched = Watched()
-    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
-    async with asyncio.timeout(10):
-        await watched.filled.wait()
-    assert watched.told == []
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching(bucket) as watched:
+        await until(watched.filled.is_set)
+        assert watched.told == []
 
 
 async def test_a_watch_lives_through_a_restart(
@@ -208,49 +206,39 @@ async def test_a_watch_lives_through_a_restart(
 ) -> None:
     """What was put while the watcher was cut off, and what comes after, is told without another call."""
     await bucket.put("1", _entry(1))
-    watched = Watched()
     other = await connections.open(own_server.url)
-    watching = asyncio.create_task(_bucket(other).watch(watched.note, filled=watched.filled))
-    await watched.until({"1": _entry(1)})
-    await own_server.kill()
-    await own_server.start()
-    await bucket.put("2", _entry(2))
-    await watched.until({"1": _entry(1), "2": _entry(2)})
-    await bucket.put("3", _entry(3))
-    await watched.until({"1": _entry(1), "2": _entry(2), "3": _entry(3)})
-    assert watched.told == ["1", "2", "3"], "nothing twice"
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching(_bucket(other)) as watched:
+        await watched.until({"1": _entry(1)})
+        await own_server.kill()
+        await own_server.start()
+        await bucket.put("2", _entry(2))
+        await watched.until({"1": _entry(1), "2": _entry(2)})
+        await bucket.put("3", _entry(3))
+        await watched.until({"1": _entry(1), "2": _entry(2), "3": _entry(3)})
+        assert watched.told == ["1", "2", "3"], "nothing twice"
 
 
-async def test_a_lost_consumer_heals(
-    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lost_consumer_heals(bucket: Bucket[EngineEntry], own_connection: Connection) -> None:
     """When the server forgets the watch's consumer, updates are told again within seconds."""
-    watched = Watched()
-    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
-    async with asyncio.timeout(10):
-        await watched.filled.wait()
-    await bucket.put("1", _entry(1))
-    await watched.until({"1": _entry(1)})
-    stream = subjects.bucket_stream(subjects.ENGINES_BUCKET)
-    for consumer in await own_connection.jetstream().consumers_info(stream):
-        await own_connection.jetstream().delete_consumer(stream, consumer.name)
-    await bucket.put("2", _entry(2))
-    await watched.until({"1": _entry(1), "2": _entry(2)})
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching(bucket) as watched:
+        await until(watched.filled.is_set)
+        await bucket.put("1", _entry(1))
+        await watched.until({"1": _entry(1)})
+        stream = subjects.bucket_stream(subjects.ENGINES_BUCKET)
+        for consumer in await own_connection.jetstream().consumers_info(stream):
+            await own_connection.jetstream().delete_consumer(stream, consumer.name)
+        await bucket.put("2", _entry(2))
+        await watched.until({"1": _entry(1), "2": _entry(2)})
 
 
-async def follow_three(bucket: Bucket[EngineEntry]) -> tuple[Watched, "asyncio.Task[None]"]:
-    """Put three engines into the bucket and follow it: what the watch has told, and its task."""
+@asynccontextmanager
+async def watching_three(bucket: Bucket[EngineEntry]) -> AsyncIterator[Watched]:
+    """Three engines stand in the bucket, and a watch has told of them."""
     for engine in (1, 2, 3):
         await bucket.put(str(engine), _entry(engine))
-    watched = Watched()
-    watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
-    async with asyncio.timeout(10):
-        await watched.filled.wait()
-    return watched, watching
+    async with watching(bucket) as watched:
+        await until(watched.filled.is_set)
+        yield watched
 
 
 async def test_a_start_does_not_wait_for_a_value_that_is_lost(
@@ -258,16 +246,14 @@ async def test_a_start_does_not_wait_for_a_value_that_is_lost(
 ) -> None:
     """The stream counts it, as after a flipped bit on the disk; who follows already goes on."""
     monkeypatch.setattr(registry, "RELIST_S", 0.2)
-    watched, watching = await follow_three(bucket)
-    stream = subjects.bucket_stream(subjects.ENGINES_BUCKET)
-    await own_connection.jetstream().purge_stream(stream, subject=f"$KV.{subjects.ENGINES_BUCKET}.3")
-    with pytest.raises(BucketDamaged, match="bucket engines: value 3 is counted and missing: restore"):
-        async with asyncio.timeout(10):
-            await bucket.watch(watched.note, filled=asyncio.Event())
-    await bucket.put("4", _entry(4))
-    await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3, 4)})
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching_three(bucket) as watched:
+        stream = subjects.bucket_stream(subjects.ENGINES_BUCKET)
+        await own_connection.jetstream().purge_stream(stream, subject=f"$KV.{subjects.ENGINES_BUCKET}.3")
+        with pytest.raises(BucketDamaged, match="bucket engines: value 3 is counted and missing: restore"):
+            async with asyncio.timeout(10):
+                await bucket.watch(watched.note, filled=asyncio.Event())
+        await bucket.put("4", _entry(4))
+        await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3, 4)})
 
 
 async def test_a_bucket_made_anew_is_read_anew(
@@ -275,13 +261,11 @@ async def test_a_bucket_made_anew_is_read_anew(
 ) -> None:
     """When a bucket was thrown away and made again, a watch tells what is gone and what is there now."""
     monkeypatch.setattr(registry, "RELIST_S", 0.2)
-    watched, watching = await follow_three(bucket)
-    await own_connection.jetstream().delete_stream(subjects.bucket_stream(subjects.ENGINES_BUCKET))
-    await provision.provision_shared(own_connection)
-    await bucket.put("9", _entry(9))
-    await watched.until({"9": _entry(9)})
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching_three(bucket) as watched:
+        await own_connection.jetstream().delete_stream(subjects.bucket_stream(subjects.ENGINES_BUCKET))
+        await provision.provision_shared(own_connection)
+        await bucket.put("9", _entry(9))
+        await watched.until({"9": _entry(9)})
 
 
 async def test_a_bucket_that_lost_its_end_is_read_anew(
@@ -295,19 +279,16 @@ async def test_a_bucket_that_lost_its_end_is_read_anew(
     await own_server.start()
     for engine in (2, 3):
         await bucket.put(str(engine), _entry(engine))
-    watched = Watched()
     other = await connections.open(own_server.url)
-    watching = asyncio.create_task(_bucket(other).watch(watched.note))
-    await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3)})
-    await own_server.kill()
-    shutil.rmtree(data)
-    shutil.copytree(copy, data)
-    await own_server.start()
-    for engine in (4, 5, 6):
-        await bucket.put(str(engine), _entry(engine))
-    await watched.until({str(engine): _entry(engine) for engine in (1, 4, 5, 6)}, 10)
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching(_bucket(other)) as watched:
+        await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3)})
+        await own_server.kill()
+        shutil.rmtree(data)
+        shutil.copytree(copy, data)
+        await own_server.start()
+        for engine in (4, 5, 6):
+            await bucket.put(str(engine), _entry(engine))
+        await watched.until({str(engine): _entry(engine) for engine in (1, 4, 5, 6)}, 10)
 
 
 @pytest.mark.parametrize(
@@ -327,16 +308,13 @@ async def test_a_bad_value_is_left_out(
     """A value that cannot be decoded is logged and counts as none, until a put writes over it."""
     await own_connection.jetstream().publish(subjects.bucket_subject(subjects.ENGINES_BUCKET, "1"), junk)
     await bucket.put("2", _entry(2))
-    watched = Watched()
-    with caplog.at_level(logging.ERROR):
-        watching = asyncio.create_task(bucket.watch(watched.note, filled=watched.filled))
-        await watched.until({"2": _entry(2)})
-    assert "'1' is left out" in caplog.text
-    assert await bucket.get("1") is None
-    await bucket.put("1", _entry(1))
-    await watched.until({"1": _entry(1), "2": _entry(2)})
-    watching.cancel()
-    await asyncio.wait([watching])
+    async with watching(bucket) as watched:
+        with caplog.at_level(logging.ERROR):
+            await watched.until({"2": _entry(2)})
+        assert "'1' is left out" in caplog.text
+        assert await bucket.get("1") is None
+        await bucket.put("1", _entry(1))
+        await watched.until({"1": _entry(1), "2": _entry(2)})
 
 
 async def test_a_missing_bucket_is_named(own_connection: Connection) -> None:

@@ -20,6 +20,7 @@ from client import (
     Unavailable,
     UnknownSymbol,
     order_entry,
+    retry,
 )
 from client.client import check_client_order_id
 from client.order_entry import AMPLE_COMMANDS
@@ -447,14 +448,16 @@ async def test_request_that_makes_no_sense_is_not_repeated(venue: FakeVenue) -> 
 async def test_an_order_that_the_venue_never_saw_makes_sense(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INVALID_ARGUMENT is said of what was sent: what waited behind it goes on."""
+    """INVALID_ARGUMENT is said of what was sent: what waited behind it goes on, with all its attempts."""
     monkeypatch.setattr(order_entry, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(retry, "TOKEN_GRACE_S", 0.0)
     engine = venue.engines[0]
     engine.hold = asyncio.Event()
-    engine.break_before.append(grpc.StatusCode.INVALID_ARGUMENT)
+    engine.break_before.extend([grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED])
     async with venue.client() as client, asyncio.timeout(20):
+        venue.tokens.clear()
         sent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
-        await until(lambda: in_flight(client) == 1)
+        await until(lambda: client._session.generation > 1 and in_flight(client) == 1)
         unsent = asyncio.create_task(client.submit("AAPL", "buy", "1", "2"))
         await asyncio.sleep(0)
         engine.hold.set()

@@ -1,12 +1,14 @@
-"""Seeded random commands in a narrow price range, so that every rule is met often."""
+"""Seeded random commands in a narrow price range, so that every rule is met often, and who has had some."""
 
 import random
 from collections.abc import Iterator
+from itertools import cycle, islice
 
 import msgspec
 
 from engine.commands import CancelAll, CancelOrder, NewOrder, OrderCommand, ReplaceOrder
 from engine.terms import OrderType, SelfTradePrevention, Side, TimeInForce
+from tests.engine.venue import Venue
 
 SYMBOLS = {"ACME": 0, "BOLT": 300, "CORK": 2000}
 """Symbols and their collars in hundredths of a percent."""
@@ -121,3 +123,19 @@ class Flow:
 
     def _quantity(self) -> int:
         return self.random.choice((1, 1, 2, 3, 5, 8, 13, 20))
+
+
+def listed_venue() -> Venue:
+    """An engine that lists all symbols."""
+    venue = Venue()
+    for symbol, collar_bps in SYMBOLS.items():
+        venue.add_instrument(symbol, collar_bps)
+    return venue
+
+
+def busy_venue(seed: int, batches: int) -> Venue:
+    """An engine after so many batches, of several sizes, of random commands."""
+    venue, flow = listed_venue(), Flow(seed)
+    for size in islice(cycle((1, 7, 60)), batches):
+        venue.execute_batch(list(flow.commands(size)))
+    return venue

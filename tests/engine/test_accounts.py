@@ -9,20 +9,13 @@ from engine.events import Answered, Fill, LegSent
 from engine.invariants import check
 from engine.orders import Landmark
 from engine.terms import OrderStatus, OrderType, RejectReason, Side, TimeInForce
-from tests.engine.flow import SYMBOLS, Flow
-from tests.engine.venue import Venue, answered
+from tests.engine.flow import Flow, listed_venue
+from tests.engine.venue import Venue, answered, venue
 
 
 def order(client: str, name: str, side: Side, quantity: int = 5, price: int = 100) -> NewOrder:
     """A GTC limit order."""
     return NewOrder(client, name, "ACME", side, OrderType.LIMIT, TimeInForce.GTC, price, quantity)
-
-
-def venue() -> Venue:
-    """An engine with one instrument."""
-    made = Venue()
-    made.add_instrument("ACME")
-    return made
 
 
 def answer(market: Venue, command: OrderCommand) -> Answered:
@@ -190,10 +183,7 @@ def test_what_is_forgotten_changes_no_event(seed: int, monkeypatch: pytest.Monke
     events = []
     for remembered in (2, 10_000):
         monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", remembered)
-        market = Venue()
-        for symbol, collar_bps in SYMBOLS.items():
-            market.add_instrument(symbol, collar_bps)
-        flow = Flow(seed)
+        market, flow = listed_venue(), Flow(seed)
         for _ in range(100):
             market.apply_batch(list(flow.commands(5)))
             check(market.state)

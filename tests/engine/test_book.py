@@ -13,10 +13,10 @@ from engine.orders import Order
 from engine.terms import Side
 
 
-def resting(number: int, side: Side, price: int, quantity: int, priority: int = 0) -> Order:
+def resting(number: int, side: Side, price: int, quantity: int) -> Order:
     """An order that could rest."""
     request = NewOrder("ann", str(number), "ACME", side, 1, 1, price, quantity)
-    return Order(number, None, request, side, price, quantity, quantity, 0, priority=priority or number)
+    return Order(number, None, request, side, price, quantity, quantity, 0, priority=number)
 
 
 def side_with(side: Side, *orders: tuple[int, int, int]) -> tuple[BookSide, dict[int, Order]]:

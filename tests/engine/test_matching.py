@@ -26,7 +26,7 @@ from engine.matching import can_take
 from engine.orders import Order
 from engine.state import State
 from engine.terms import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
-from tests.engine.flow import CLIENTS, SYMBOLS, Flow
+from tests.engine.flow import CLIENTS, SYMBOLS, Flow, listed_venue
 from tests.engine.venue import Venue, apply_batch
 from tests.feed_checksum import checksum
 from tests.reference_book import Answer, ReferenceMarket
@@ -42,11 +42,10 @@ BATCH_SIZES = (1, 1, 2, 5, 40)
 
 def venue_and_model() -> tuple[Venue, ReferenceMarket]:
     """An engine and a model with the same instruments."""
-    venue, model = Venue(), ReferenceMarket()
+    model = ReferenceMarket()
     for symbol, collar_bps in SYMBOLS.items():
-        venue.add_instrument(symbol, collar_bps)
         model.add_instrument(symbol, collar_bps)
-    return venue, model
+    return listed_venue(), model
 
 
 def by_order_id(command: OrderCommand | CancelAll, venue: Venue) -> OrderCommand | CancelAll:

@@ -1,6 +1,5 @@
 """The same batches, through the bytes of the journal, give the same events and the same digest."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,11 +13,9 @@ from engine.events import BookChanged, Event, Prevented
 from engine.orders import Landmark, Order, Owed
 from engine.state import State
 from engine.terms import Side
-from tests.engine.flow import SYMBOLS, Flow
+from tests.engine.flow import SYMBOLS, busy_venue
 from tests.engine.venue import Venue, apply_batch, restored
 from tests.engine.world import SYMBOL, World, limit_order
-
-SIZES = (1, 7, 60)
 
 
 def replay(batches: Sequence[bytes]) -> tuple[list[Event], list[bytes]]:
@@ -37,14 +34,8 @@ def replay(batches: Sequence[bytes]) -> tuple[list[Event], list[bytes]]:
 
 @pytest.fixture(scope="module")
 def venue() -> Venue:
-    """An engine after a few thousand random commands in batches of several sizes."""
-    venue = Venue()
-    for symbol, collar_bps in SYMBOLS.items():
-        venue.add_instrument(symbol, collar_bps)
-    flow = Flow(77)
-    for size in itertools.islice(itertools.cycle(SIZES), 120):
-        venue.execute_batch(list(flow.commands(size)))
-    return venue
+    """An engine after a few thousand random commands."""
+    return busy_venue(77, batches=120)
 
 
 def test_replay_gives_the_same_events_and_digest(venue: Venue) -> None:

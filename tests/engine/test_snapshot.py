@@ -1,7 +1,5 @@
 """A restored state is the state that was taken, and goes on as it would have."""
 
-import itertools
-
 import msgspec
 import pytest
 
@@ -10,21 +8,8 @@ from engine.digest import state_digest
 from engine.snapshot import FORMAT, NotASnapshot
 from engine.state import State
 from engine.terms import MAX_PRICE
-from tests.engine.flow import SYMBOLS, Flow
+from tests.engine.flow import busy_venue
 from tests.engine.venue import Venue, apply_batch, restored
-
-SIZES = (1, 7, 60)
-
-
-def busy_venue(seed: int) -> Venue:
-    """An engine after some hundred random commands in batches of several sizes."""
-    venue = Venue()
-    for symbol, collar_bps in SYMBOLS.items():
-        venue.add_instrument(symbol, collar_bps)
-    flow = Flow(seed)
-    for size in itertools.islice(itertools.cycle(SIZES), 40):
-        venue.execute_batch(list(flow.commands(size)))
-    return venue
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,7 +20,7 @@ def test_a_snapshot_after_any_batch_rolls_forward_to_the_same(
     """Taken anywhere, it has the same digest; the next batch gives the same events and the same digest."""
     monkeypatch.setattr("engine.accounts.REMEMBERED_FILLS", remembered_fills)
     state = State(1)
-    for number, batch in enumerate(busy_venue(seed).batches, start=1):
+    for number, batch in enumerate(busy_venue(seed, batches=40).batches, start=1):
         copy = restored(state)
         assert state_digest(copy) == state_digest(state)
         invariants.check(copy)
@@ -47,7 +32,7 @@ def test_a_snapshot_after_any_batch_rolls_forward_to_the_same(
 
 def test_a_snapshot_of_a_restored_state_is_the_same_bytes() -> None:
     """Nothing is lost on the way, and nothing depends on how the state came about."""
-    state = busy_venue(7).state
+    state = busy_venue(7, batches=40).state
     assert snapshot.take(restored(state)) == snapshot.take(state)
 
 
@@ -102,5 +87,5 @@ def test_other_bytes_are_refused_by_name(damage: "object", why: str) -> None:
     assert callable(damage)
     empty = State(1)
     with pytest.raises(NotASnapshot, match=why):
-        snapshot.restore(empty, damage(snapshot.take(busy_venue(1).state)))
+        snapshot.restore(empty, damage(snapshot.take(busy_venue(1, batches=40).state)))
     assert state_digest(empty) == state_digest(State(1))

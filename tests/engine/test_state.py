@@ -26,7 +26,7 @@ from engine.invariants import check
 from engine.orders import Account, Order, Owed
 from engine.state import OutLeg, State
 from engine.terms import OrderStatus, OrderType, RejectReason, SelfTradePrevention, Side, TimeInForce
-from tests.engine.venue import Venue, answered, apply_batch
+from tests.engine.venue import answered, apply_batch, venue
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -34,13 +34,6 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 def order(name: str, side: Side, quantity: int = 5, price: int = 100) -> NewOrder:
     """A GTC limit order of a client of the same name."""
     return NewOrder(name, name, "ACME", side, OrderType.LIMIT, TimeInForce.GTC, price, quantity)
-
-
-def venue() -> Venue:
-    """An engine with one instrument."""
-    made = Venue()
-    made.add_instrument("ACME")
-    return made
 
 
 def test_events_tell_the_facts_in_order() -> None:

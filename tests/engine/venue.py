@@ -170,6 +170,13 @@ class Venue:
         )
 
 
+def venue() -> Venue:
+    """An engine with one instrument."""
+    made = Venue()
+    made.add_instrument("ACME")
+    return made
+
+
 def answer_of(event: Event) -> Event:
     """The answer that a command's last event stands for: `Accepted` says that the order rests whole."""
     if not isinstance(event, Accepted):

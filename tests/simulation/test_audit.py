@@ -230,11 +230,8 @@ def test_examples_are_few(market: Market) -> None:
 
 
 PEER_LEG = (1 << 48) + 1
-
-
-def to_peer(quantity: int) -> TakeLeg:
-    """The first leg of engine 1 as it arrives at engine 2."""
-    return TakeLeg(PEER_LEG, 1, 1, (1 << 48) + 2, "AAPL", 1, 100, quantity, PEER_LEG)
+TO_PEER = TakeLeg(PEER_LEG, 1, 1, (1 << 48) + 2, "AAPL", 1, 100, 3, PEER_LEG)
+"""The first leg of engine 1 as it arrives at engine 2."""
 
 
 @pytest.fixture
@@ -252,7 +249,7 @@ def asks_for(quantity: int, sequence: int) -> tuple[NewOrder, NewOrder]:
 
 def test_a_leg_that_was_answered_is_not_subtracted_again(leg_out: Market) -> None:
     """Of 5, 3 are taken and 1 is asked for; the book that shows it was known, so to leave 1 is a bug."""
-    leg_out.batch(2, 501, to_peer(3))
+    leg_out.batch(2, 501, TO_PEER)
     audit = leg_out.batch(1, 502, *asks_for(1, 2))
     assert judged(audit) == (0, 1)
     (bug,) = audit.bugs
@@ -283,14 +280,14 @@ def test_what_the_view_cannot_say_yet_is_no_bug(leg_out: Market) -> None:
 
 def test_without_a_quote_in_the_batch_nothing_was_known(leg_out: Market) -> None:
     """The same order is an old view in a batch that names no state of the other book, or one before."""
-    leg_out.batch(2, 501, to_peer(3))
+    leg_out.batch(2, 501, TO_PEER)
     assert judged(leg_out.batch(1, 502, order("past", 1, 101, 1))) == (1, 0)
     assert judged(leg_out.batch(1, 503, *asks_for(2, 1))) == (1, 0)
 
 
 def test_an_answer_is_waited_for_until_the_book_shows_it(leg_out: Market) -> None:
     """The result is here before the book that has lost 3: they are subtracted, and no longer once it is."""
-    leg_out.batch(2, 501, to_peer(3))
+    leg_out.batch(2, 501, TO_PEER)
     fills = (LegFill(1, 100, 3, (2 << 48) + 1, 501 * MS),)
     leg_out.batch(1, 502, LegResult(PEER_LEG, fills))
     assert judged(leg_out.batch(1, 503, *asks_for(2, 1))) == (0, 0)
@@ -298,7 +295,7 @@ def test_an_answer_is_waited_for_until_the_book_shows_it(leg_out: Market) -> Non
 
 def test_nothing_is_subtracted_for_what_a_restart_queries(leg_out: Market) -> None:
     """Of the 2 that are left at engine 2, as was known, 1 is asked for."""
-    leg_out.batch(2, 501, to_peer(3))
+    leg_out.batch(2, 501, TO_PEER)
     leg_out.batch(1, 505, EpochStarted(2))
     assert judged(leg_out.batch(1, 800, *asks_for(1, 2))) == (0, 1)
 
@@ -311,7 +308,7 @@ def test_nothing_is_subtracted_for_an_earlier_leg_that_is_under_way(leg_out: Mar
 
 def test_a_view_of_an_earlier_reign_knew_nothing(leg_out: Market) -> None:
     """Engine 2 started again: what was known of its reign before is not what it shows."""
-    leg_out.batch(2, 501, to_peer(3))
+    leg_out.batch(2, 501, TO_PEER)
     leg_out.batch(2, 502, EpochStarted(2))
     assert judged(leg_out.batch(1, 700, *asks_for(1, 2))) == (1, 0)
 

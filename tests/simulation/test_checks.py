@@ -29,7 +29,6 @@ def fill(
     quantity: int,
     *,
     sequence: int = 1,
-    execution: int = 1,
     price: int = 100,
     cumulative: int | None = None,
     leaves: int = 0,
@@ -38,7 +37,7 @@ def fill(
 ) -> ReportedFill:
     """One side of a trade in AAPL."""
     return ReportedFill(
-        *(client, sequence, execution, order_id, f"id-{order_id}", "AAPL", side, price, quantity),
+        *(client, sequence, 1, order_id, f"id-{order_id}", "AAPL", side, price, quantity),
         *(liquidity, quantity if cumulative is None else cumulative, leaves, engine, 0, 0),
     )
 
@@ -72,7 +71,6 @@ def test_sound_reports_hold() -> None:
     checks = [made.quantity, made.limits, made.trades(), made.zero_sum(), made.gap_free()]
     assert [check.violations for check in checks] == [[]] * 5
     assert made.positions() == {("ann", "AAPL"): -5, ("bob", "AAPL"): 5}
-    assert made.prevented == 1
 
 
 def test_over_fill_is_found() -> None:

@@ -49,6 +49,16 @@ async def journal(nats_connection: Connection, engine: int) -> JetStreamJournal:
     return written
 
 
+@pytest.fixture
+async def trimmable(nats_connection: Connection, engine: int) -> JetStreamJournal:
+    """A journal with a few real commands, which may be trimmed."""
+    await provision.provision_journal(nats_connection, engine, trimmable=True)
+    written = JetStreamJournal(nats_connection, engine)
+    for number, commands in enumerate(COMMANDS, 1):
+        await written.append(1, number * 10, encode(commands))
+    return written
+
+
 async def force(connection: Connection, engine: int, payload: bytes) -> None:
     """Store a record as a writer without manners would."""
     await connection.jetstream().publish(subjects.journal(engine), payload)
@@ -139,19 +149,16 @@ async def test_commands_that_cannot_be_read_are_damage(
 
 
 async def test_damage_is_placed_in_a_trimmed_journal_too(
-    shared_server: NatsServer, nats_connection: Connection, engine: int
+    shared_server: NatsServer, nats_connection: Connection, engine: int, trimmable: JetStreamJournal
 ) -> None:
     """By its sequence in the stream, not by how many records were left before it."""
-    await provision.provision_journal(nats_connection, engine, trimmable=True)
-    written = JetStreamJournal(nats_connection, engine)
-    for number, commands in enumerate(COMMANDS, 1):
-        await written.append(1, number * 10, encode(commands))
-    await force(nats_connection, engine, encode_record(engine, 1, written.position, 70, b"\x91\x91\xa1x"))
+    await force(nats_connection, engine, encode_record(engine, 1, trimmable.position, 70, b"\x91\x91\xa1x"))
     await provision.trim_journal(nats_connection, engine, 3)
     findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
     assert (findings.damaged_at, findings.first_batch, findings.batches) == (5, 3, 2)
 
 
+@pytest.mark.usefixtures("trimmable")
 async def test_what_was_trimmed_is_not_waited_for(
     shared_server: NatsServer, nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,16 +170,13 @@ async def test_what_was_trimmed_is_not_waited_for(
         totals.append(total)
         yield lambda _: None
 
-    await provision.provision_journal(nats_connection, engine, trimmable=True)
-    written = JetStreamJournal(nats_connection, engine)
-    for number, commands in enumerate(COMMANDS, 1):
-        await written.append(1, number * 10, encode(commands))
     await provision.trim_journal(nats_connection, engine, 3)
     monkeypatch.setattr(journal_tools, "progress", noted)
     findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
     assert totals == [findings.batches] == [2]
 
 
+@pytest.mark.usefixtures("trimmable")
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_a_journal_that_is_trimmed_meanwhile_is_not_damaged(
     shared_server: NatsServer,
@@ -182,10 +186,6 @@ async def test_a_journal_that_is_trimmed_meanwhile_is_not_damaged(
     action: str,
 ) -> None:
     """That is said, with another code than that of damage."""
-    await provision.provision_journal(nats_connection, engine, trimmable=True)
-    written = JetStreamJournal(nats_connection, engine)
-    for number, commands in enumerate(COMMANDS, 1):
-        await written.append(1, number * 10, encode(commands))
     replay = JetStreamJournal.replay
 
     async def replay_while_trimmed(self: JetStreamJournal) -> AsyncIterator[Record]:

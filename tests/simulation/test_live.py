@@ -11,7 +11,8 @@ from rich.console import Console
 
 from client import Fill
 from client.units import Instrument
-from simulation.live import SHOWN_TRADES, fills_table, screen
+from simulation.live import fills_table, screen
+from simulation.run import LAST_FILLS
 
 SYMBOLS = ["AAPL", "BTC-USD", "GOOG"]
 
@@ -44,7 +45,7 @@ async def progress() -> Any:
         symbol="BTC-USD",
         price=Decimal("99.99"),
     )
-    fills: deque[tuple[str, Fill]] = deque([("momentum-4", fill)] * 8)  # type: ignore[list-item]  # what is shown of one
+    fills: deque[tuple[str, Fill]] = deque([("momentum-4", fill)] * LAST_FILLS)  # type: ignore[list-item]  # what is shown of one
     return SimpleNamespace(
         market=SimpleNamespace(books={symbol: book(symbol) for symbol in SYMBOLS}, engines=engines),
         traders=[SimpleNamespace(submitted=900, client=SimpleNamespace(instruments=instruments))],
@@ -80,4 +81,4 @@ async def test_no_number_is_cut_short_on_a_narrow_terminal() -> None:
     console = Console(width=60, color_system=None)
     with console.capture() as captured:
         console.print(fills_table(running))
-    assert captured.get().count("momentum-4   sell   0.00000062   BTC-USD   99.99") == SHOWN_TRADES
+    assert captured.get().count("momentum-4   sell   0.00000062   BTC-USD   99.99") == LAST_FILLS

@@ -17,10 +17,19 @@ from client.units import Instrument
 from engine.terms import OrderType, Side, TimeInForce
 from simulation.agents.arrivals import Steady
 from simulation.agents.cast import Player
-from simulation.agents.terms import Cancel, Intent, Replace, Submit, View
+from simulation.agents.terms import Agent, Cancel, Intent, Replace, Submit, View
 from simulation.recording import SentChange
 from simulation.trader import Trader
-from tests.waiting import until
+from tests.waiting import running, until
+
+
+def trader_of(agent: Agent, rate: float, **calls: object) -> Trader:
+    """Steps so often, on an empty market, with a client that has these calls."""
+    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
+    client = cast("Any", SimpleNamespace(instruments=instruments, engine=1, **calls))
+    market = cast("Any", SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ()))
+    player = Player("tested", agent, Steady(rate))
+    return Trader("c", player, client, market, ["AAPL"], logging.getLogger("unheard"))
 
 
 class Canceller:
@@ -28,7 +37,7 @@ class Canceller:
 
     def decide(self, views: Sequence[View]) -> list[Intent]:
         """Whatever it sees."""
-        assert not views
+        assert views
         return [Cancel("none")]
 
 
@@ -40,8 +49,7 @@ async def test_steps_are_counted_with_those_that_were_wanted(answer_s: float, ke
         await asyncio.sleep(answer_s)
         raise MatchbusError
 
-    player, client = Player("canceller", Canceller(), Steady(20)), cast("Any", SimpleNamespace(cancel=cancel))
-    trader = Trader("c", player, client, cast("Any", None), [], logging.getLogger("unheard"))
+    trader = trader_of(Canceller(), 20, cancel=cancel)
     changes: list[SentChange] = []
     trader.on_change = changes.append
     await trader.trade(asyncio.get_running_loop().time(), 1.0)
@@ -63,14 +71,9 @@ async def test_fills_are_followed_past_the_deadline_of_the_client() -> None:
             raise Unavailable("no answer within 30 s")
         await asyncio.sleep(60)
 
-    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
-    client = cast("Any", SimpleNamespace(fills=fills, instruments=instruments))
-    player = Player("canceller", Canceller(), Steady(20))
-    trader = Trader("c", player, client, cast("Any", None), [], logging.getLogger("unheard"))
-    following = asyncio.create_task(trader.follow())
-    await until(lambda: following.done() or len(trader.fills) > 1)
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
+    trader = trader_of(Canceller(), 20, fills=fills)
+    async with running(trader.follow()) as (following,):
+        await until(lambda: following.done() or len(trader.fills) > 1)
     assert [fill.sequence for fill in trader.fills] == [1, 2]
     assert asked_since == [0, 1]
 
@@ -103,12 +106,7 @@ async def test_only_orders_that_were_taken_count_as_acknowledged() -> None:
             raise answer
         return answer
 
-    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
-    client = SimpleNamespace(submit=submit, instruments=instruments, engine=1)
-    market = SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ())
-    player = Player("submitter", Submitter(), Steady(20))
-    log = logging.getLogger("unheard")
-    trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
+    trader = trader_of(Submitter(), 20, submit=submit)
     await trader.trade(asyncio.get_running_loop().time(), 0.2)
     assert trader.acknowledged == {7: ReportedOrder("c", 7, "c", "AAPL", 1, 1, 1, 100, 5)}
     assert (trader.submitted, trader.refusals.total(), trader.failures) == (3, 1, 1)
@@ -146,27 +144,19 @@ async def test_an_order_whose_replace_was_refused_is_there_as_before(
     async def refuse(**_: object) -> OrderResult:
         return OrderResult("a", 7, OrderStatus.REJECTED, reason)
 
-    instruments = {"AAPL": Instrument("AAPL", Decimal("0.01"), Decimal(1))}
-
     async def fills(**_: object) -> AsyncGenerator[Fill, None]:
         for sequence in (1, 2):
             trade = ("AAPL", terms.Side.BUY, Decimal(1), Decimal(1), Liquidity.TAKER)
             yield Fill(sequence, sequence, 7, "a", *trade, Decimal(sequence), Decimal(5), 1, 1, Decimal(0), 8)
         await asyncio.sleep(60)
 
-    client = SimpleNamespace(submit=submit, replace=refuse, fills=fills, instruments=instruments, engine=1)
-    market = SimpleNamespace(quotes=lambda _: (None, None), engine_quotes=lambda *_: ())
-    player = Player("replacer", Replacer(), Steady(100))
-    log = logging.getLogger("unheard")
-    trader = Trader("c", player, cast("Any", client), cast("Any", market), ["AAPL"], log)
+    trader = trader_of(Replacer(), 100, submit=submit, replace=refuse, fills=fills)
     changes: list[SentChange] = []
     trader.on_change = changes.append
-    following = asyncio.create_task(trader.follow())
-    await until(lambda: len(trader.fills) > 1)
-    trading = asyncio.create_task(trader.trade(asyncio.get_running_loop().time(), 60.0))
-    await until(lambda: len(views) > 2)
-    following.cancel()
-    trading.cancel()
+    async with running(trader.follow()):
+        await until(lambda: len(trader.fills) > 1)
+        async with running(trader.trade(asyncio.get_running_loop().time(), 60.0)):
+            await until(lambda: len(views) > 2)
     assert trader.replaces == 1
     (change,) = changes
     assert (change.change, change.order_id, change.reason) == ("replace", 7, str(reason))

@@ -103,14 +103,14 @@ class Load:
         """Whether commands wait for answers of this engine."""
         return self.under_way[engine] > 0
 
-    async def acknowledged(self, count: int, timeout_s: float = 40.0) -> None:
+    async def acknowledged(self, count: int) -> None:
         """Wait until this many more orders are acknowledged."""
         goal = len(self.answers) + count
 
         async def reached() -> bool:
             return len(self.answers) >= goal
 
-        await eventually(reached, timeout_s, f"{count} more orders acknowledged after {len(self.answers)}")
+        await eventually(reached, 40, f"{count} more orders acknowledged after {len(self.answers)}")
 
 
 async def history(trader: Trader) -> list[pb.Fill]:

@@ -11,10 +11,9 @@ import grpc
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
-from benchmarks.processes import own_bytes
 from engine.runtime.servicer import MAX_FILL_STREAMS
 from tests.system.test_crashes import history
-from tests.system.venue import Trader, Venue, expect_status, floor, fresh, limit, show
+from tests.system.venue import Trader, Venue, expect_status, floor, fresh, limit, own_bytes, show
 from tests.waiting import until
 
 MEGABYTE = 1024 * 1024

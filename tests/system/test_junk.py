@@ -15,7 +15,6 @@ import grpc
 import pytest
 from matchbus.v1 import matchbus_pb2 as pb
 
-from benchmarks.processes import own_bytes
 from bus import messages, provision, subjects
 from bus.connection import Connection
 from bus.registry import Bucket
@@ -25,7 +24,17 @@ from engine.runtime.process import run
 from engine.runtime.servicer import MAX_ENTRY_STREAMS, MAX_LISTINGS
 from engine.runtime.settings import EngineSettings
 from tests.bad_request import violations
-from tests.system.venue import CALL_TIMEOUT_S, Trader, Venue, eventually, floor, fresh, levels, limit
+from tests.system.venue import (
+    CALL_TIMEOUT_S,
+    Trader,
+    Venue,
+    eventually,
+    floor,
+    fresh,
+    levels,
+    limit,
+    own_bytes,
+)
 
 MEGABYTE = "A" * 1_000_000
 INT64_MAX = 2**63 - 1

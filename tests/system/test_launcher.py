@@ -1,16 +1,14 @@
 """What `matchbus up` does when a fault meets itself: its own certificates, what it reads, what it writes."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matchbus import tls
@@ -28,7 +26,7 @@ from simulation.cluster_settings import Access
 from simulation.member import Member
 from tests.certificates import Authority
 from tests.conftest import Connections
-from tests.waiting import until
+from tests.waiting import running, until
 
 
 @pytest.fixture
@@ -135,25 +133,13 @@ class Followed(Cluster):
         self.engines, self.standbys = {1: first}, {1: second}
 
 
-@contextlib.asynccontextmanager
-async def running(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """Do this in the background."""
-    task = asyncio.create_task(work())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
 async def test_who_reigns_is_followed_though_the_bucket_was_gone(
     own_server: NatsServer, connections: Connections, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever deleted it, the ready file names the right primaries once there is another."""
     cluster = Followed(own_server, tmp_path / "log")
     connection = await connections.open(own_server.url)
-    async with running(cluster._follow_reigns):
+    async with running(cluster._follow_reigns()):
         for epoch, address in enumerate(("127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"), start=1):
             await until(lambda: said(caplog, "no stream KV_engines"))
             await provision_shared(connection)
@@ -179,7 +165,7 @@ async def test_what_looks_after_the_market_begins_again(
 
     works: dict[str, Work] = {name: partial(work, name) for name in ("steady", "faulty")}
     cluster._keepers = {asyncio.create_task(begin(), name=name): begin for name, begin in works.items()}
-    async with running(cluster._oversee):
+    async with running(cluster._oversee()):
         await until(lambda: begun.count("faulty") == 3)
     assert begun.count("steady") == 1
     assert said(caplog, "faulty failed, and begins again") == 2

@@ -65,10 +65,10 @@ class Watchers:
     stopping: bool = False
 
     @contextlib.asynccontextmanager
-    async def submitting(self, lanes: int = 8) -> AsyncIterator[None]:
-        """Submit in so many lanes; what was begun is finished at the end."""
+    async def submitting(self) -> AsyncIterator[None]:
+        """Submit in eight lanes; what was begun is finished at the end."""
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for _ in range(lanes):
+            for _ in range(8):
                 group.create_task(self._submit())
             try:
                 yield
@@ -236,11 +236,7 @@ async def test_a_full_journal_refuses_with_the_reason_until_it_has_room(own_serv
             await eventually(partial(is_not_serving, engine.address), 2, "health says NOT_SERVING")
             assert not engine.is_serving()
             seen = len(clients.refused)
-
-            async def still_refused() -> bool:
-                return len(clients.refused) >= seen + 50
-
-            await eventually(still_refused, 10, "50 more refusals")
+            await until(lambda: len(clients.refused) >= seen + 50)
             assert not engine.running.done()
             connection = await connect(own_server.url, name="test", on_closed=lambda: None)
             assert await stored_orders(connection) >= set(clients.acknowledged)
@@ -343,11 +339,7 @@ async def test_a_full_disk_loses_nothing(
             full = time.monotonic()
             await eventually(partial(is_not_serving, venue.address(1)), 2, "health says NOT_SERVING")
             seen = len(clients.refused)
-
-            async def still_refused() -> bool:
-                return len(clients.refused) >= seen + 50
-
-            await eventually(still_refused, 10, "50 more refusals")
+            await until(lambda: len(clients.refused) >= seen + 50)
             assert max(at for at, _ in clients.acknowledged.values()) < full - PATIENCE_S + 0.5
             filler.unlink()
             await clients.have_acknowledged(100, 15)

@@ -34,6 +34,7 @@ from bus.stream_reader import StreamReader
 from client import Client, Fill, OrderResult
 from engine.runtime.commit_loop import REIGN_PATIENCE_S
 from simulation.cluster import Cluster
+from simulation.member import Member
 from simulation.proxy import Condition, Proxy
 from tests.system.engine_process import is_not_serving
 from tests.system.venue import REPOSITORY, eventually, free_port, limit, show
@@ -202,6 +203,15 @@ class Market:
                 return standby
         return None
 
+    async def until_back(self, primary: Member, pid: int) -> None:
+        """Return when who reigned over engine 1 by this process id has ended, and stands by for it."""
+
+        async def is_back() -> bool:
+            shown = await self.standby_of(1)
+            return primary.pid != pid and shown is not None and shown.address == primary.address
+
+        await eventually(is_back, 20, f"{primary.name} ended and is back as a standby")
+
     async def records(self, engine: int) -> list[Record]:
         """Every record of a journal as it is stored, those of replaced epochs too."""
         stream = subjects.journal_stream(engine)
@@ -309,12 +319,7 @@ async def test_a_frozen_primary_is_replaced_and_does_no_harm_when_it_wakes(
             frozen_s = await market.first_answer_s()
         assert cluster.engines[1] is standby
         await load.acknowledged(100)
-
-    async def replaced() -> bool:
-        shown = await market.standby_of(1)
-        return primary.pid != pid and shown is not None and shown.address == primary.address
-
-    await eventually(replaced, 20, "the zombie ended and is back as a standby")
+    await market.until_back(primary, pid)
     records = await market.records(1)
     epochs = [record.epoch for record in records]
     assert epochs == sorted(epochs), "a replaced primary stored something after its successor"
@@ -360,12 +365,7 @@ async def test_a_primary_that_is_cut_off_from_nats_sends_its_readers_away(tmp_pa
             await until(lambda: len(followed) == 2, 30)
             assert followed == [fill async for fill in market.alice.fills(follow=False)]
             proxy.heal()
-
-            async def replaced() -> bool:
-                shown = await market.standby_of(1)
-                return primary.pid != pid and shown is not None and shown.address == primary.address
-
-            await eventually(replaced, 20, "the old primary ended and is back as a standby")
+            await market.until_back(primary, pid)
             await market.everything()
 
 
@@ -430,12 +430,7 @@ async def test_a_planned_hand_over_interrupts_for_a_moment(make_market: Callable
         assert (told[1], told[2]) == (primary.address, standby.address)
         assert int(told[3]) < 1000
         await load.acknowledged(100)
-
-    async def replaced() -> bool:
-        shown = await market.standby_of(1)
-        return primary.pid != pid and shown is not None and shown.address == primary.address
-
-    await eventually(replaced, 20, "the old primary is back as a standby")
+    await market.until_back(primary, pid)
     assert cluster.engines[1] is standby
     log = (cluster.data_dir / "output" / "engine_1.log").read_text()
     assert "E1 is handed over" in log

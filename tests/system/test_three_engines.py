@@ -72,6 +72,15 @@ async def consolidated_book(trading: Floor, symbol: str) -> PriceLevels:
     return combined([book])
 
 
+async def until_shown(trading: Floor, symbol: str, book: PriceLevels) -> None:
+    """Return when this is the exchange's consolidated book."""
+
+    async def is_shown() -> bool:
+        return await consolidated_book(trading, symbol) == book
+
+    await eventually(is_shown, QUIET_DEADLINE_S, f"the exchange shows {symbol} as it is")
+
+
 async def test_orders_dealt_over_three_engines_trade_as_on_one(three_engines: Venue) -> None:
     """Every taker trades the same quantity at each price as on one engine, and the combined book is the same.
 
@@ -119,11 +128,7 @@ async def test_orders_dealt_over_three_engines_trade_as_on_one(three_engines: Ve
             together = await combined_book(viewers, symbol)
             if together != alone:
                 wrong.append(f"{symbol}: combined {together}, alone {alone}")
-
-            async def shown(symbol: str = symbol, together: PriceLevels = together) -> bool:
-                return await consolidated_book(trading, symbol) == together
-
-            await eventually(shown, QUIET_DEADLINE_S, f"the exchange shows {symbol} as it is")
+            await until_shown(trading, symbol, together)
         took.sort()
         show(
             f"{len(took)} orders, {pending} pending, "
@@ -167,11 +172,7 @@ async def test_concurrent_crossing_orders_end_uncrossed_and_conserved(three_engi
         await eventually(quiet, QUIET_DEADLINE_S, "uncrossed and nothing pending")
         for symbol in symbols:
             together = await combined_book(traders, symbol)
-
-            async def shown(symbol: str = symbol, together: PriceLevels = together) -> bool:
-                return await consolidated_book(trading, symbol) == together
-
-            await eventually(shown, QUIET_DEADLINE_S, f"the exchange shows {symbol} as it is")
+            await until_shown(trading, symbol, together)
         fills = {trader.name: await trader.fills() for trader in traders}
         for trader in traders:
             await check_orders(trader, sent[trader.name], fills[trader.name])

@@ -54,7 +54,7 @@ def run_command(*arguments: str) -> str:
     ).stdout
 
 
-def fresh(prefix: str = "c") -> str:
+def fresh(prefix: str) -> str:
     """A name that nobody used before in this test run."""
     return f"{prefix}{next(_names)}"
 
@@ -393,6 +393,12 @@ async def eventually(condition: Callable[[], Any], timeout_s: float, what: str) 
             return result
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         await asyncio.sleep(0.02)
+
+
+def own_bytes(pid: int) -> int:
+    """What the process has in memory that is of no file: those pages come and go as the kernel likes."""
+    _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    return (int(resident) - int(of_files)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def levels(book: pb.OrderBook) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from engine.runtime.commit_loop import Batch, CommitLoop, Submission
 from engine.runtime.recovery import begin_reign
 from engine.state import State
 from engine.terms import Side
-from tests.waiting import until
+from tests.waiting import running, until
 
 
 class HeldJournal(MemoryJournal):
@@ -110,15 +110,8 @@ class Rig:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
         """`run` and `watch` for the length of a block; a fault of theirs fails the test."""
-        tasks = [asyncio.create_task(self.loop.run()), asyncio.create_task(self.loop.watch())]
-        try:
-            yield tasks[0]
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
+        async with running(self.loop.run(), self.loop.watch()) as (run, _):
+            yield run
 
     def submit(self, *commands: Command, may_take: bool = True) -> asyncio.Future[Submission]:
         """Queue commands."""

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -32,7 +31,7 @@ from engine.events import (
 from engine.runtime import effects, order_trace
 from engine.runtime.commit_loop import Batch
 from engine.runtime.effects import REPORTED, Effects, FillBell, Reports
-from tests.waiting import until
+from tests.waiting import running, until
 
 if TYPE_CHECKING:
     from bus.executions import ExecutionsWriter
@@ -64,7 +63,7 @@ async def test_every_report_is_told_by_its_order(
     reports = reports_to(stream)
     reports.add(1, 1, list(EVENTS.values()))
     with caplog.at_level(logging.DEBUG, "orders"):
-        async with running(reports):
+        async with running(reports.run()):
             await reports.drained()
     told = [record.order for record in caplog.records if record.message == "report stored"]  # type: ignore[attr-defined]  # "extra"
     assert told == traced == [1, 3, 1, 1, 1]
@@ -120,18 +119,6 @@ def cancels(*order_ids: int) -> list[Event]:
     return [Cancelled("alice", order_id, "c", "AAPL", 1, 0) for order_id in order_ids]
 
 
-@asynccontextmanager
-async def running(reports: Reports) -> AsyncIterator[None]:
-    """`run` for the length of a block; its failure fails the test."""
-    task = asyncio.create_task(reports.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
 @pytest.fixture
 def stream() -> Stream:
     """An empty stream."""
@@ -150,7 +137,7 @@ async def test_an_event_goes_out_as_the_report_it_is(kind: type, stream: Stream)
     event = EVENTS[kind]
     reports = reports_to(stream)
     reports.add(1, 1, [event])
-    async with running(reports):
+    async with running(reports.run()):
         await until(lambda: bool(stream.stored))
     (report,) = stream.reports()
     assert type(report) is KINDS[kind]
@@ -164,7 +151,7 @@ async def test_several_batches_share_a_message(stream: Stream) -> None:
     reports.add(3, 5, cancels(1, 2))
     reports.add(3, 6, [])
     reports.add(3, 8, cancels(3))
-    async with running(reports):
+    async with running(reports.run()):
         await until(lambda: bool(stream.stored))
     (message,) = stream.stored
     assert (message.engine, message.epoch, message.first_batch, message.last_batch) == (7, 3, 5, 8)
@@ -182,7 +169,7 @@ async def test_every_report_goes_out_once_and_in_order(
     sizes = [1, 3, 4, 5, 9, 0, 2, 2, 1] * 10
     expected = list(range(sum(sizes)))
     left = iter(expected)
-    async with running(reports):
+    async with running(reports.run()):
         for batch_number, size in enumerate(sizes, start=1):
             reports.add(1, batch_number, cancels(*(next(left) for _ in range(size))))
             if batch_number % 7 == 0:
@@ -201,7 +188,7 @@ async def test_a_batch_larger_than_a_message_is_divided(stream: Stream) -> None:
     )  # fmt: skip
     reports.add(1, 5, [fill] * 11_000)
     reports.add(1, 6, cancels(1))
-    async with running(reports):
+    async with running(reports.run()):
         await until(lambda: len(stream.reports()) == 11_001)
     assert stream.largest <= MAX_PAYLOAD_BYTES
     assert {message.first_batch for message in stream.stored} == {5}
@@ -213,7 +200,7 @@ async def test_as_many_reports_share_a_message_as_it_takes(stream: Stream) -> No
     """Reports with short names go out two thousand to a message."""
     reports = reports_to(stream)
     reports.add(1, 5, cancels(*range(3_000)))
-    async with running(reports):
+    async with running(reports.run()):
         await until(lambda: len(stream.reports()) == 3_000)
     assert [len(message.reports) for message in stream.stored] == [2_000, 1_000]
 
@@ -231,7 +218,7 @@ async def test_what_the_stream_has_is_not_reported_again(stream: Stream, publish
         for place, order_id in enumerate(order_ids, start=1)
         if (batch_number, place) > published
     }
-    async with running(reports):
+    async with running(reports.run()):
         await until(lambda: len(stream.order_ids()) >= len(owed))
         reports.add(1, 10, cancels(100))
         await until(lambda: 100 in stream.order_ids())
@@ -249,7 +236,7 @@ async def test_what_another_process_stored_leaves_nothing_behind(
     reports.leave_out((5, 2))
     assert not reports.queued
     await asyncio.wait_for(reports.room(), 1)
-    async with running(reports):
+    async with running(reports.run()):
         await asyncio.sleep(0)  # it begins with nothing to store
         reports.add(1, 6, cancels(3))
         await until(lambda: stream.order_ids() == [3])
@@ -260,7 +247,7 @@ async def test_two_epochs_never_share_a_message(stream: Stream) -> None:
     reports = reports_to(stream)
     for epoch, batch_number in ((1, 1), (1, 2), (2, 3), (2, 4)):
         reports.add(epoch, batch_number, cancels(batch_number))
-    async with running(reports):
+    async with running(reports.run()):
         await until(lambda: len(stream.stored) == 2)
     assert [(message.epoch, message.first_batch, message.last_batch) for message in stream.stored] == [
         (1, 1, 2),
@@ -273,7 +260,7 @@ async def test_messages_keep_their_distance(stream: Stream, monkeypatch: pytest.
     monkeypatch.setattr(effects, "PACE_S", 0.1)
     reports = reports_to(stream)
     started = time.monotonic()
-    async with running(reports):
+    async with running(reports.run()):
         for batch_number in range(1, 30):
             reports.add(1, batch_number, cancels(batch_number))
             await asyncio.sleep(0.01)
@@ -308,7 +295,7 @@ async def test_an_engine_waits_when_too_much_is_queued(
     monkeypatch.setattr(effects, "MAX_REPORTS_PER_MESSAGE", 2)
     reports = reports_to(stream)
     stream.open.clear()
-    async with running(reports):
+    async with running(reports.run()):
         reports.add(1, 1, cancels(1, 2, 3))
         await asyncio.wait_for(reports.room(), 1)
         reports.add(1, 2, cancels(4, 5))

@@ -3,8 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -33,7 +32,7 @@ from bus.server import NatsServer
 from engine.events import BookChanged, Fill
 from engine.runtime.market_data import MAX_ACTIVE_PER_BEAT, MarketData
 from engine.terms import Liquidity, Side
-from tests.waiting import freeze
+from tests.waiting import freeze, running
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -79,18 +78,6 @@ async def tape_of(nc: Client, engine: int) -> Tape:
     await nc.subscribe(subjects.feed(engine), cb=tape.take)
     await nc.flush()
     return tape
-
-
-@asynccontextmanager
-async def running(market_data: MarketData) -> AsyncIterator[None]:
-    """`run` for the length of a block; its failure fails the test."""
-    task = asyncio.create_task(market_data.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def fill(engine: int, liquidity: Liquidity, side: Side = Side.SELL, execution_id: int = 1) -> Fill:
@@ -161,7 +148,7 @@ async def test_heartbeats_keep_their_rhythm_and_name_what_changed(
             await asyncio.sleep(0.03)  # with a pause of 100 ms after each of these, ten would take 1,300 ms
 
     monkeypatch.setattr(nats_connection, "publish", slow_publish)
-    async with running(market_data):
+    async with running(market_data.run()):
         await tape.until(lambda: len(tape.heartbeats) == 1)
         assert tape.heartbeats[0].sequences == {}
         assert tape.heartbeats[0].append_max_us == 0
@@ -190,7 +177,7 @@ async def test_a_quiet_symbol_leaves_the_heartbeats(nats_connection: Connection,
     await market_data.publish(3, 2, 1, [BookChanged("AAPL", 9, level)])
     for beats, step_ns in ((1, 1_000 * MS), (2, MS), (3, 1_000 * MS)):
         clock[0] += step_ns
-        async with running(market_data):
+        async with running(market_data.run()):
             await tape.until(lambda beats=beats: len(tape.heartbeats) == beats)  # type: ignore[misc]  # mypy does not see the default's type
     assert [heartbeat.sequences for heartbeat in tape.heartbeats] == [
         {"AAPL": 9, "BRK.B": 8},
@@ -203,7 +190,7 @@ async def test_requests_are_answered_once_for_all_who_ask(
     market_data: MarketData, tape: Tape, nats_connection: Connection, engine: int
 ) -> None:
     """Fifty requests within 100 ms cost one snapshot; unknown symbols and nonsense cost nothing."""
-    async with running(market_data):
+    async with running(market_data.run()):
         await tape.until(lambda: len(tape.heartbeats) > 1)
         before = len(tape.snapshots)
         for payload in (b"", b"[", b'["snapshot_request",["\xff"]]', b"[" * 100_000):
@@ -216,11 +203,9 @@ async def test_requests_are_answered_once_for_all_who_ask(
     assert all(subject.endswith((".AAPL", ".BRK=B")) for subject in answers)
 
 
-async def test_an_active_book_is_shown_again_without_being_asked(
-    market_data: MarketData, tape: Tape, engine: int
-) -> None:
+async def test_an_active_book_is_shown_again_without_being_asked(market_data: MarketData, tape: Tape) -> None:
     """A snapshot of what changes comes round within two seconds."""
-    async with running(market_data):
+    async with running(market_data.run()):
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, ((BID, 99, 1, 1),))])
         await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
     assert len(tape.heartbeats) <= 20
@@ -231,7 +216,7 @@ async def test_an_idle_book_is_shown_again_now_and_then(
 ) -> None:
     """A few books come round as seldom as many do: a deep one costs whoever follows it."""
     monkeypatch.setattr("engine.runtime.market_data.IDLE_CYCLE_NS", 700_000_000)
-    async with running(market_data):
+    async with running(market_data.run()):
         await tape.until(lambda: len(tape.snapshots) >= 4 * len(BOOKS))
     shown: dict[str, list[int]] = {}
     beat_ns = 0
@@ -263,7 +248,7 @@ async def test_snapshots_of_very_many_active_books_take_turns(
     await market_data.start(3, dict.fromkeys(symbols, (0, ())))
     changes = [BookChanged(symbol, 1, ((BID, 100, 5, 1),)) for symbol in symbols]
     await market_data.publish(3, 1, 5, changes)
-    async with running(market_data):
+    async with running(market_data.run()):
         await tape.until(lambda: len({subject for subject, _ in tape.snapshots[250:]}) == 250)
     kinds = "".join("h" if isinstance(message, Heartbeat) else "s" for _, message in tape.messages[500:])
     assert max(map(len, kinds.split("h"))) <= MAX_ACTIVE_PER_BEAT
@@ -284,7 +269,7 @@ async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(
     nc = await connections.open(own_server.url)
     market_data = MarketData(nc, 1)
     await market_data.start(3, BOOKS)
-    async with running(market_data):
+    async with running(market_data.run()):
         await own_server.kill()
         async with asyncio.timeout(5):
             while nc.is_connected:  # noqa: ASYNC110 -- nats-py tells it to one owner only
@@ -303,7 +288,7 @@ async def test_what_was_left_out_while_nats_was_away_comes_as_snapshots(
 async def test_a_delta_too_large_for_nats_comes_as_a_snapshot(market_data: MarketData, tape: Tape) -> None:
     """A batch that removes a hundred thousand levels is not lost: the small book after it is shown."""
     levels = tuple((BID, price, 0, 0) for price in range(1_000, 150_000))
-    async with running(market_data):
+    async with running(market_data.run()):
         await market_data.publish(3, 41, 10, [BookChanged("AAPL", 8, levels)])
         await tape.until(lambda: any(snapshot.sequence == 8 for _, snapshot in tape.snapshots))
     assert market_data.messages_left_out == 1
@@ -326,7 +311,7 @@ async def test_a_book_too_large_for_nats_is_shown_in_parts(
     assert market_data.messages_left_out > 0, "the rest waits for the socket"
     replica = BookReplica("AAPL")
 
-    async with running(market_data):
+    async with running(market_data.run()):
         await tape.until(lambda: tape.snapshots[-1:] != [] and "BRK=B" in tape.snapshots[-1][0])
     outcomes = [
         replica.apply_snapshot(snapshot)
@@ -391,10 +376,9 @@ async def test_thousands_of_new_symbols_hold_nothing_up(market_data: MarketData)
             turns += 1
             await asyncio.sleep(0)
 
-    having_turns = asyncio.create_task(others())
-    for number in range(100):
-        await market_data.add_book(f"S{number}")
-    having_turns.cancel()
+    async with running(others()):
+        for number in range(100):
+            await market_data.add_book(f"S{number}")
     assert turns >= 100
 
 

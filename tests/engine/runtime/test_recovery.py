@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -40,6 +39,7 @@ from engine.runtime.high_water import MarkedJournal
 from engine.runtime.recovery import begin_next_reign, begin_reign, replay
 from engine.state import State
 from engine.terms import Side
+from tests.waiting import running
 
 if TYPE_CHECKING:
     from bus.executions import ExecutionsWriter
@@ -85,21 +85,10 @@ class Reign:
             utc_ns=lambda: source.randrange(10**9),
         )
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """`run` for the length of a block; its failure fails the test."""
-        task = asyncio.create_task(self.loop.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
     async def trade(self, rounds: int) -> None:
         """Submit bursts of everything that clients and peers may send, so that batches differ in size."""
         source = self._source
-        async with self.running():
+        async with running(self.loop.run()):
             for number in range(rounds):
                 burst = source.randrange(1, 12)
                 waiting = [
@@ -168,20 +157,15 @@ def reports_to(stream: Stream, published: tuple[int, int] = (0, 0)) -> Reports:
 
 async def publish(reports: Reports) -> None:
     """Let out all that is queued."""
-    task = asyncio.create_task(reports.run())
-    try:
+    async with running(reports.run()):
         await asyncio.wait_for(reports.drained(), 10)
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def first_reign(seed: int, rounds: int = 60) -> Reign:
     """An engine that has traded for a while."""
     reign = Reign(State(1), MemoryJournal(1), random.Random(seed))
     await begin_reign(reign.state, reign.journal, 1, 5)
-    async with reign.running():
+    async with running(reign.loop.run()):
         for symbol in SYMBOLS:
             await reign.loop.submit_own(AddInstrument(symbol, "0.01", "1"))
     await reign.trade(rounds)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import grpc
@@ -22,7 +22,7 @@ from engine.runtime.recovery import begin_reign
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.state import State
 from engine.terms import OrderStatus, Side
-from tests.waiting import until
+from tests.waiting import running, until
 
 if TYPE_CHECKING:
     from matchbus.edge import Context
@@ -133,14 +133,9 @@ class Venue:
     async def open(self) -> AsyncIterator[None]:
         """Commit for the length of a block."""
         await begin_reign(self.state, self._journal, 1, 1)
-        run = asyncio.create_task(self.loop.run())
-        try:
+        async with running(self.loop.run()):
             await self.loop.submit_own(AddInstrument("AAPL", "0.01", "1"))
             yield
-        finally:
-            run.cancel()
-            with suppress(asyncio.CancelledError):
-                await run
 
     def submit(self, client: str, side: Side, quantity: int, name: str = "") -> asyncio.Task[pb.OrderReply]:
         """An order at 100; without a name one that says how many orders there are."""

@@ -35,7 +35,7 @@ from engine.runtime.recovery import replay
 from engine.state import State
 from tests.conftest import Connections
 from tests.engine.flow import SYMBOLS, Flow
-from tests.waiting import until
+from tests.waiting import running, until
 
 EVERYTHING = (2**62, 0)
 """All execution reports are stored."""
@@ -306,9 +306,8 @@ async def test_a_maker_that_hangs_is_killed(
     maker = market.maker(commands_per_snapshot=1)
     monkeypatch.setattr(maker, "_command", [sys.executable, "-c", "import signal; signal.pause()"])
     maker.note(1)
-    running = asyncio.create_task(maker.run())
-    await until(lambda: maker.failures == 1)
-    running.cancel()
+    async with running(maker.run()):
+        await until(lambda: maker.failures == 1)
     assert "its maker is killed" in caplog.text
     assert f"ended with code {-signal.SIGKILL}" in caplog.text
 
@@ -319,12 +318,11 @@ async def test_a_maker_that_cannot_be_started_is_a_failure_and_no_more(
     """A snapshot is only a cache: the engine goes on without it, and the next one is tried."""
     maker = market.maker(commands_per_snapshot=1)
     monkeypatch.setattr(maker, "_command", ["/no/such/program"])
-    running = asyncio.create_task(maker.run())
-    maker.note(1)
-    await until(lambda: maker.failures == 1)
-    maker.note(1)
-    await until(lambda: maker.failures == 2)
-    running.cancel()
+    async with running(maker.run()):
+        maker.note(1)
+        await until(lambda: maker.failures == 1)
+        maker.note(1)
+        await until(lambda: maker.failures == 2)
     assert "no snapshot was made: " in caplog.text
 
 
@@ -341,21 +339,20 @@ async def test_commands_count_until_a_snapshot_has_them(
     monkeypatch.setattr(snapshots, "_LOOK_PERIOD_S", 0.01)
     maker = market.maker(commands_per_snapshot=3)
     monkeypatch.setattr(maker, "_command", ["/no/such/program"])
-    running = asyncio.create_task(maker.run())
-    maker.note(4)
-    await until(lambda: maker.failures == 1)
-    assert maker.commands == 4
-    maker.note(2)
-    await asyncio.wait([running], timeout=0.1)  # it looks several times
-    assert (maker.commands, maker.failures) == (6, 1)
-    monkeypatch.setattr(maker, "_command", [sys.executable, "-c", work])
-    maker.note(1)
-    await until(begun.exists)
-    maker.note(2)
-    may_end.touch()
-    await until(lambda: maker.commands == 2)
-    assert maker.failures == 1
-    running.cancel()
+    async with running(maker.run()) as (making,):
+        maker.note(4)
+        await until(lambda: maker.failures == 1)
+        assert maker.commands == 4
+        maker.note(2)
+        await asyncio.wait([making], timeout=0.1)  # it looks several times
+        assert (maker.commands, maker.failures) == (6, 1)
+        monkeypatch.setattr(maker, "_command", [sys.executable, "-c", work])
+        maker.note(1)
+        await until(begun.exists)
+        maker.note(2)
+        may_end.touch()
+        await until(lambda: maker.commands == 2)
+        assert maker.failures == 1
 
 
 async def test_commands_that_were_followed_count_as_the_predecessor_left_them(market: Market) -> None:

@@ -37,26 +37,14 @@ from engine.runtime.standby import LEAVE_FIRST_S, MAX_HANDOVER_LAG, HandedOver, 
 from engine.state import State
 from tests.engine.runtime.nodes import tasks
 from tests.engine.runtime.test_recovery import Reign, Stream, first_reign, publish, reports_to
-from tests.waiting import until
-
-
-@asynccontextmanager
-async def following(state: State, journal: MemoryJournal, reports: Reports) -> AsyncIterator[None]:
-    """A standby at work for the length of a block."""
-    task = asyncio.create_task(follow(state, journal, reports, lambda _: None))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+from tests.waiting import running, until
 
 
 async def test_a_standby_has_the_state_of_the_primary_and_goes_on_with_it() -> None:
     """It follows while the primary trades, takes over, and a replay of both reigns ends the same."""
     primary = await first_reign(5, rounds=5)
     state, journal = State(1), MemoryJournal(1, primary.journal.stored)
-    async with following(state, journal, reports_to(Stream())):
+    async with running(follow(state, journal, reports_to(Stream()), lambda _: None)):
         await primary.trade(20)
         await until(lambda: journal.position == primary.journal.position)
         assert state_digest(state) == state_digest(primary.state)
@@ -117,11 +105,10 @@ async def test_a_successor_fences_the_reports_of_its_predecessor(
     with pytest.raises(PrimaryReplaced):
         await zombie.publish(messages.Executions(engine, 1, 2, 2, 1, _reports(accepted(2))))
     assert await writer.start() == ((9, 0) if not owed else (3, 1))
-    running = asyncio.create_task(reports.run())
-    reports.add(2, 10, [accepted(10)])
-    await asyncio.wait_for(reports.drained(), 5)
+    async with running(reports.run()):
+        reports.add(2, 10, [accepted(10)])
+        await asyncio.wait_for(reports.drained(), 5)
     assert await writer.start() == (10, 1)
-    running.cancel()
 
 
 async def test_a_predecessor_that_stores_in_the_middle_of_a_take_over_repeats_nothing(engine: int) -> None:
@@ -172,10 +159,9 @@ async def test_after_a_loss_a_faster_predecessor_takes_no_reports_away(engine: i
     for number in (1, 2, 3):
         reports.add(1, number, [accepted(number)])
     await reports.take_over(2, 9, _alone)
-    running = asyncio.create_task(reports.run())
-    reports.add(2, 10, [accepted(4)])
-    await asyncio.wait_for(reports.drained(), 5)
-    running.cancel()
+    async with running(reports.run()):
+        reports.add(2, 10, [accepted(4)])
+        await asyncio.wait_for(reports.drained(), 5)
     ids = [report.order_id for message in stored for report in message.reports]  # type: ignore[union-attr]  # all have one
     assert ids == [1, 2, 3, 4]
 
@@ -304,13 +290,8 @@ async def standing_by(
     holder = Lease(nc, LeaseEntry(engine, "primary", "127.0.0.1:1", 1))
     assert await holder.acquire()
     standby = Standby(nc, lease, state, journal, reports, writer)
-    running = [asyncio.create_task(part) for part in (standby.until_reign(0), holder.keep(_never))]
-    try:
+    async with running(standby.until_reign(0), holder.keep(_never)):
         yield
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running)
 
 
 async def test_a_standby_forgets_nothing_that_bears_the_number_of_a_lost_batch(
@@ -369,13 +350,10 @@ async def test_a_standby_that_owes_no_reports_asks_for_none(nats_connection: Con
     reports = Reports(engine, writer, (0, 0))
     standby = Standby(nats_connection, lease, State(engine), MemoryJournal(engine), reports, writer)
     statuses = await nats_connection.subscribe(subjects.standby(engine))
-    waiting = asyncio.create_task(standby.until_reign(0))
-    keeping = asyncio.create_task(holder.keep(_never))
-    for _ in range(2):  # it would ask in between
-        await statuses.next_msg(timeout=5)
+    async with running(standby.until_reign(0), holder.keep(_never)):
+        for _ in range(2):  # it would ask in between
+            await statuses.next_msg(timeout=5)
     writer.start.assert_not_awaited()
-    waiting.cancel()
-    keeping.cancel()
 
 
 async def test_a_process_that_takes_over_counts_what_it_followed() -> None:
@@ -475,7 +453,7 @@ async def test_a_retired_loop_finishes_what_it_took_and_takes_no_more() -> None:
     """Commands that were taken are answered; new ones hear that another process takes over."""
     reign = await first_reign(1, rounds=1)
     loop: CommitLoop = reign.loop
-    async with reign.running():
+    async with running(reign.loop.run()):
         taken = [loop.submit([]) for _ in range(3)]
         assert not loop.is_idle
         loop.retired = True
@@ -504,7 +482,7 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
         _keeping=keeping,
     )
     lease = AsyncMock(spec_set=Lease)
-    async with reign.running():
+    async with running(reign.loop.run()):
         await until(lambda: loop.is_idle)
         end = loop.journal.position
         await Engine._retire(retiring, lease, loop)

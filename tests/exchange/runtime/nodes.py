@@ -28,6 +28,7 @@ from tests.feed_checksum import checksum
 INSTRUMENTS = '[[instrument]]\nsymbol = "AAPL"\ntick_size = "0.01"\nlot_size = "1"\n'
 PASSWORD = "open sesame"
 DEADLINE_S = 10.0
+EPOCH = 3
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -115,25 +116,17 @@ class FakeEngine:
     """An engine's entry and its feed with one bid and one ask, without an engine behind them."""
 
     def __init__(
-        self,
-        nc: Client,
-        number: int,
-        *,
-        bid: int = 99,
-        ask: int = 101,
-        epoch: int = 3,
-        levels: tuple[LevelChange, ...] = (),
+        self, nc: Client, number: int, *, bid: int = 99, levels: tuple[LevelChange, ...] = ()
     ) -> None:
         self._nc = nc
         self._number = number
-        self._epoch = epoch
-        self._levels = levels or ((BID, bid, 5, 1), (ASK, ask, 7, 2))
+        self._levels = levels or ((BID, bid, 5, 1), (ASK, 101, 7, 2))
         self._beating: asyncio.Task[None] | None = None
 
     async def enter(self) -> None:
         """Write the entry that the exchange finds."""
         bucket = Bucket(self._nc, subjects.ENGINES_BUCKET, messages.decode_engine)
-        await bucket.put(str(self._number), EngineEntry(self._number, self._epoch, f"host:{self._number}", 1))
+        await bucket.put(str(self._number), EngineEntry(self._number, EPOCH, f"host:{self._number}", 1))
 
     async def start(self) -> None:
         """Send heartbeats, and snapshots when asked."""
@@ -149,13 +142,13 @@ class FakeEngine:
 
     async def _beat(self) -> None:
         while True:
-            heartbeat = Heartbeat(self._number, self._epoch, 1, time.monotonic_ns(), {"AAPL": 1})
+            heartbeat = Heartbeat(self._number, EPOCH, 1, time.monotonic_ns(), {"AAPL": 1})
             await self._nc.publish(subjects.heartbeat(self._number), messages.encode(heartbeat))
             await asyncio.sleep(0.03)
 
     async def _send_snapshot(self, request: Msg) -> None:
         sides = ([level[1:] for level in self._levels if level[0] == side] for side in (BID, ASK))
-        snapshot = BookSnapshot(self._epoch, 1, 1, 0, self._levels, checksum(*sides))
+        snapshot = BookSnapshot(EPOCH, 1, 1, 0, self._levels, checksum(*sides))
         await self._nc.publish(subjects.book(self._number, "AAPL"), messages.encode(snapshot))
 
 

@@ -40,6 +40,7 @@ from tests.exchange.runtime.nodes import (
     fill,
     refused,
 )
+from tests.waiting import running
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -175,9 +176,9 @@ async def test_calls_hear_that_the_exchange_is_starting(
     file = tmp_path / "instruments.toml"
     file.write_text(INSTRUMENTS)
     address = f"127.0.0.1:{claim_port('127.0.0.1', 0, 'exchange')}"
-    running = asyncio.create_task(run(ExchangeSettings(own_server.url, address, PASSWORD, file, None, 1)))
     caller = Caller(address)
-    try:
+    settings = ExchangeSettings(own_server.url, address, PASSWORD, file, None, 1)
+    async with running(run(settings)), caller.channel:
         await asyncio.wait_for(caller.channel.channel_ready(), DEADLINE_S)
         await eventually(lambda: caller.is_serving(RECOVERING_ROLE))
         refusal = await refused(caller.instruments(), grpc.StatusCode.UNAVAILABLE)
@@ -195,11 +196,6 @@ async def test_calls_hear_that_the_exchange_is_starting(
         may_read.set()
         await eventually(caller.is_serving)
         assert not await caller.is_serving(RECOVERING_ROLE)
-    finally:
-        await caller.channel.close(None)
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
 
 
 async def test_a_server_whose_jetstream_is_away_ends_a_start(
@@ -219,7 +215,6 @@ async def test_a_server_whose_jetstream_is_away_ends_a_start(
 
 async def test_calls_work_again_after_the_nats_server_was_killed(
     own_server: NatsServer,
-    own_connection: Connection,
     two_engines: list[FakeEngine],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

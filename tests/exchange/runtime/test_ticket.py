@@ -16,7 +16,7 @@ from client import Client, DataLost, Instrument, OrderState, results
 from exchange.runtime import dashboard, ticket, web
 from exchange.runtime.ticket import GIVEN_UP_S, IDLE_S, MAX_FILLS, MAX_ORDERS, TOKEN_HEADER, Tickets
 from tests.client.fake_venue import PASSWORD, FakeVenue
-from tests.waiting import until
+from tests.waiting import running, until
 
 ALICE = {"client": "alice", "password": PASSWORD, "secret": "mine"}
 QUOTE = {"symbol": "AAPL", "side": "buy", "quantity": "0.3", "price": "101.25"}
@@ -75,19 +75,13 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def served(page: Page, host: str = "127.0.0.1") -> AsyncIterator[Page]:
+async def served(page: Page) -> AsyncIterator[Page]:
     """The page's endpoint, for as long as the body runs."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    app = dashboard.make_app((), host, page.tickets.routes())
-    async with page.tickets.kept():
-        serving = asyncio.create_task(web.serve(app, "127.0.0.1:0", listening.set_result))
+    app = dashboard.make_app((), "127.0.0.1", page.tickets.routes())
+    async with page.tickets.kept(), running(web.serve(app, "127.0.0.1:0", listening.set_result)):
         page.address = await listening
-        try:
-            yield page
-        finally:
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+        yield page
     assert not page.tickets._sessions, "who was signed in is signed out in the end"
 
 

@@ -35,6 +35,7 @@ from tests.exchange.runtime.nodes import (
     refused,
     violated_field,
 )
+from tests.waiting import until
 
 
 async def test_market_views(
@@ -116,22 +117,19 @@ async def test_views_are_published(
     async with exchange(own_server, tmp_path) as caller:
         await eventually(caller.sees_two_live_engines)
         await writer.publish(Executions(1, 3, 2, 2, 1, (fill("ann", 2, 1, 5, 101),)))
-
-        async def all_shown() -> bool:
-            return "view.trades.AAPL" in seen and seen.get("nbbo.AAPL", {}).get("ask") == [101, 14, 4]
-
-        await eventually(all_shown)
+        await until(lambda: "view.trades.AAPL" in seen)
+        await until(lambda: seen.get("nbbo.AAPL", {}).get("ask") == [101, 14, 4])
         assert seen["view.symbols"]["symbols"] == [{"symbol": "AAPL", "tick_size": "0.01", "lot_size": "1"}]
         assert seen["view.book.AAPL"]["bids"] == [[99, 5, 1, [[1, 5, 1]]], [98, 5, 1, [[2, 5, 1]]]]
         assert trades == [[1, 0, 101, 5, 2]]
         assert [engine["state"] for engine in seen["view.engines"]["engines"]] == ["live", "live"]
         await two_engines[0].stop()
 
-        async def one_is_down() -> bool:
+        def one_is_down() -> bool:
             states = [engine["state"] for engine in seen["view.engines"]["engines"]]
             return states == ["down", "live"] and seen["view.book.AAPL"]["bids"] == [[98, 5, 1, [[2, 5, 1]]]]
 
-        await eventually(one_is_down)
+        await until(one_is_down)
 
 
 async def test_views_begin_with_the_whole_market(
@@ -154,11 +152,7 @@ async def test_views_begin_with_the_whole_market(
         assert await caller.sees_two_live_engines()
         request = pb.GetConsolidatedBookRequest(symbol="AAPL")
         assert (await caller.stub.GetConsolidatedBook(request)).best_ask.quantity == 14
-
-        async def all_seen() -> bool:
-            return len(first) == 3
-
-        await eventually(all_seen)
+        await until(lambda: len(first) == 3)
         engines = first["view.engines"]["engines"]
         assert [(engine["engine"], engine["state"]) for engine in engines] == [(1, "live"), (2, "live")]
         assert (first["nbbo.AAPL"]["bid"], first["nbbo.AAPL"]["ask"]) == ([99, 5, 1], [101, 14, 4])
@@ -222,25 +216,18 @@ async def test_views_that_cannot_leave_at_once_are_dropped(
     counts = ViewCounts()
     monkeypatch.setattr(process, "ViewCounts", lambda: counts)
     async with exchange(own_server, tmp_path):
-
-        async def some_published() -> bool:
-            return counts.published > published
-
-        async def some_dropped() -> bool:
-            return counts.dropped > dropped
-
         published, dropped = counts.published, counts.dropped
-        await eventually(some_published)
+        await until(lambda: counts.published > published)
         with monkeypatch.context() as no_room:
             no_room.setattr(process, "_MAX_UNSENT_VIEWS_BYTES", 0)
-            await eventually(some_dropped)
+            await until(lambda: counts.dropped > dropped)
         os.kill(own_server.pid, signal.SIGKILL)
         await own_server.wait()
         dropped = counts.dropped
-        await eventually(some_dropped)
+        await until(lambda: counts.dropped > dropped)
         await own_server.restart()
         published = counts.published
-        await eventually(some_published)
+        await until(lambda: counts.published > published)
 
 
 async def test_standbys_are_shown_behind_the_primaries(
