@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 -- what is waited for may be another process, which sets no event
             await asyncio.sleep(0.002)
+
+
+def hold_up(pause_s: float) -> None:
+    """As in a stopped process: the event loop stands still as soon as the caller waits for something."""
+    asyncio.get_running_loop().call_soon(time.sleep, pause_s)
 
 
 async def freeze(pid: int) -> None:
