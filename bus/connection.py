@@ -7,11 +7,13 @@ crash-only. A bug in what takes its messages is told as such an end.
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 import nats.errors
 from nats.aio.client import Client, Srv
@@ -28,7 +30,7 @@ _HELD_UP_S: Final = 0.02
 """With a deadline that is noticed so late, this process was held up: by its work, a busy machine, a stop."""
 
 _TAKING_IN_S: Final = 0.25
-"""How long what came meanwhile then has to be read."""
+"""How long what came meanwhile then has to be read, at least."""
 
 _PENDING_BYTES: Final = 2 * 1024 * 1024
 _UNSENT_BYTES: Final = 64 * 1024
@@ -68,30 +70,49 @@ class LastError:
         return True
 
 
-async def in_time(answer: asyncio.Future[T], patience_s: float) -> T:
-    """What an answer says that comes within so many seconds; else raises TimeoutError.
+class Patience:
+    """`async with Patience(5):` is around what raises TimeoutError unless it is done within so many seconds.
 
-    An event loop that was held up past the deadline notices that before it reads its sockets, where the
-    answer may have lain for long: then there is a moment to read them.
+    An event loop that was held up past the deadline notices that before it reads its sockets, where what the
+    body waits for may have lain for long: then the body has half as long again, and at least a moment.
     """
-    loop = asyncio.get_running_loop()
-    due_s = time.monotonic() + patience_s
 
-    def give_up() -> None:
-        if not answer.done():
-            answer.set_exception(TimeoutError())
+    __slots__ = ("_due_s", "_limit_s", "_timeout", "_timer")
 
-    def at_deadline() -> None:
-        if time.monotonic() - due_s > _HELD_UP_S:
-            loop.call_later(_TAKING_IN_S, give_up)
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def renew(self, limit_s: float) -> None:
+        """From now on the body has so many seconds."""
+        self._timer.cancel()
+        self._limit_s = limit_s
+        self._begin()
+
+    def _begin(self) -> None:
+        self._due_s = time.monotonic() + self._limit_s
+        self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._at_deadline)
+
+    def _at_deadline(self) -> None:
+        if time.monotonic() - self._due_s > _HELD_UP_S:
+            more_s = max(self._limit_s / 2, _TAKING_IN_S)
+            self._timer = asyncio.get_running_loop().call_later(more_s, self._give_up)
         else:
-            give_up()
+            self._give_up()
 
-    timer = loop.call_later(patience_s, at_deadline)
-    try:
-        return await answer
-    finally:
-        timer.cancel()
+    def _give_up(self) -> None:
+        self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
 async def heed_cancellation(waiting: Awaitable[T]) -> T:
@@ -254,11 +275,22 @@ class Connection(Client):
         if (socket := self._socket) is not None:
             socket.abort()
 
-    async def request(self, *question: Any, **terms: Any) -> Msg:
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,  # noqa: ASYNC109 -- as nats-py's
+        *others: Any,
+        **terms: Any,
+    ) -> Msg:
         """As nats-py's, with which all of JetStream asks; a task that is cancelled meanwhile ends."""
         if self.is_reconnecting and not self._max_pending_size:
             raise nats.errors.OutboundBufferLimitError  # nats-py would, too, and keep the question for ever
-        return await heed_cancellation(super().request(*question, **terms))
+        try:
+            async with Patience(timeout):  # nats-py's own would give up what came while we were held up
+                return await heed_cancellation(super().request(subject, payload, math.inf, *others, **terms))
+        except TimeoutError:
+            raise nats.errors.TimeoutError from None
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         """As nats-py's; but what the socket takes it gets now, not when a task of nats-py's has woken."""

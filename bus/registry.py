@@ -21,6 +21,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from bus import messages
+from bus.connection import Patience
 from bus.stream import (
     AWAY,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -136,7 +137,7 @@ class Bucket(Generic[T]):
     async def _turn(self, deadline: float) -> None:
         """Take the lock of the writers; BucketUnavailable at the deadline."""
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with Patience(deadline - time.monotonic()):
                 await self._writing.acquire()
         except TimeoutError:
             raise BucketUnavailable(f"bucket {self._bucket} does not answer those who came before") from None

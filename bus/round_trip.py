@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from bus.connection import in_time
+from bus.connection import Patience
 
 PATIENCE_S: Final = 0.25
 """With NATS slower than this nobody waits: quotes then count by their age alone."""
@@ -49,7 +49,8 @@ class RoundTrip:
         back = self._under_way[name] = asyncio.get_running_loop().create_future()
         try:
             await self._nc.publish(self._subject, name)
-            await in_time(back, PATIENCE_S)
+            async with Patience(PATIENCE_S):
+                await back
         except (TimeoutError, nats.errors.Error):
             return
         finally:

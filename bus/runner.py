@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import nats.errors
 import uvloop
 
-from bus.connection import Connection, LastError, connect, has_jetstream, heed_cancellation, shown
+from bus.connection import Connection, LastError, Patience, connect, has_jetstream, heed_cancellation, shown
 from bus.logs import LogForm, LogLevel, StderrHandler, formatter
 
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
@@ -119,7 +119,7 @@ class NatsLink:
         With several servers it then waits for one where JetStream answers, though not for long.
         """
         try:
-            async with asyncio.timeout(START_DEADLINE_S):
+            async with Patience(START_DEADLINE_S):
                 connection = await connect(
                     self.url,
                     name=name,

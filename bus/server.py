@@ -31,7 +31,7 @@ from typing import Final, Self, TextIO
 import msgspec
 
 from bus.child_process import ChildProcess
-from bus.connection import has_jetstream
+from bus.connection import Patience, has_jetstream
 from bus.dies_with import dying_with_us
 
 MINIMUM_VERSION: Final = (2, 14)
@@ -234,7 +234,7 @@ class NatsServer(ChildProcess):
         async with self._claimed_store() as lock:
             await self._launch_on(binary, lock)
         try:
-            async with asyncio.timeout(START_DEADLINE_S):
+            async with Patience(START_DEADLINE_S):
                 await self._find_ports()
                 await self._await_jetstream()
         except TimeoutError as error:

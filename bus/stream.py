@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from bus import crash_points
-from bus.connection import in_time
+from bus.connection import Patience
 
 ANSWER_TIMEOUT_S: Final = 0.5
 """How long one question to JetStream waits. A server that fsyncs on a slow disk still answers in a tenth."""
@@ -260,7 +260,8 @@ class Publisher:
             await self._nc.publish(
                 subject, payload, reply=f"{self._inbox}.{self._message_number}", headers=headers
             )
-            answer = await in_time(self._answer, ANSWER_TIMEOUT_S)
+            async with Patience(ANSWER_TIMEOUT_S):
+                answer = await self._answer
         except (TimeoutError, *AWAY) as error:
             self.trouble = "no answer" if isinstance(error, TimeoutError) else f"NATS is away: {error}"
             said = self._nc.last_error  # a denied publish has no answer of its own, only this

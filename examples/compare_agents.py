@@ -1,4 +1,4 @@
-"""How much should a maker quote? The same markets, again and again: python examples/compare_agents.py [SEEDS].
+"""How much should a maker quote? The same markets for each answer: python examples/compare_agents.py [SEEDS].
 
 Each seed is a market in virtual time, run once for each quantity; nothing else differs (docs/simulation.md).
 """

@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.connection import shown
+from bus.connection import Patience, shown
 from bus.journal import JetStreamJournal, JournalTrimmed
 from bus.peer import LIVE_NS
 from bus.records import JournalDamaged, Record
@@ -107,15 +107,14 @@ async def read(url: str, window_ms: int) -> dict[int, Audit]:
     try:
         async with (
             connected(url, "simulation-audit") as nc,
-            asyncio.timeout(PATIENCE_S) as patience,
+            Patience(PATIENCE_S) as patience,
         ):
             return await _read(nc, url, window_ms, patience)
     except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(url, error) from error
 
 
-async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout) -> dict[int, Audit]:
-    loop = asyncio.get_running_loop()
+async def _read(nc: Client, url: str, window_ms: int, patience: Patience) -> dict[int, Audit]:
     engines = await provision.journaled_engines(nc)
     if not engines:
         raise NotJudged(
@@ -144,7 +143,7 @@ async def _read(nc: Client, url: str, window_ms: int, patience: asyncio.Timeout)
             }
             done = 0
             async for record in merged(sources):
-                patience.reschedule(loop.time() + PATIENCE_S)
+                patience.renew(PATIENCE_S)
                 if record.time_ns > until_ns:
                     break
                 commands = commands_of(record, journals[record.engine].sequence)

@@ -17,6 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
+from bus.connection import Patience
 from bus.runner import raise_file_limit
 from client import Client, EngineRole, MatchbusError, OrderStatus
 from client.cli.output import print_sheets
@@ -297,7 +298,10 @@ class ChaosRun:
 
         A client would give them again for ever, and a run without end has no verdict.
         """
-        _, waiting = await asyncio.wait(trading, timeout=ANSWERS_DEADLINE_S)
+        with contextlib.suppress(TimeoutError):
+            async with Patience(ANSWERS_DEADLINE_S):
+                await asyncio.wait(trading)
+        waiting = [task for task in trading if not task.done()]
         for task in waiting:
             task.cancel()
         self._console.print(
@@ -324,7 +328,7 @@ class ChaosRun:
         """Return once nothing speaks against it, or at the deadline; what does so then."""
         why = "nobody answers"
         try:
-            async with asyncio.timeout(deadline_s):
+            async with Patience(deadline_s):
                 while why := await why_not():  # noqa: ASYNC110 -- other processes set no event
                     await asyncio.sleep(_POLL_S)
         except (TimeoutError, MatchbusError) as error:

@@ -26,7 +26,7 @@ from matchbus import tls
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
-from bus.connection import connect
+from bus.connection import Patience, connect
 from bus.messages import EngineEntry
 from bus.metrics import targets_file
 from bus.registry import Bucket
@@ -236,7 +236,7 @@ class Cluster:
         """
         try:
             async with (
-                asyncio.timeout(READY_DEADLINE_S),
+                Patience(READY_DEADLINE_S),
                 tls.channel(self.exchange.address) as channel,
             ):
                 stub = matchbus_pb2_grpc.ExchangeStub(channel)

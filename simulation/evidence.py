@@ -124,16 +124,15 @@ async def _payloads(nc: Connection, stream: str) -> list[bytes]:
     end = (await extent(nc, stream)).last_seq
     reader = StreamReader(nc, stream)
     payloads: list[bytes] = []
-    heard = time.monotonic()
+    quiet_looks = 0  # by the clock what came while we were held up would count as silence, unread
     try:
         while len(payloads) < end:
             arrived = await reader.read(_LOOK_S)
             payloads += [stored.payload for stored in arrived]
-            if arrived:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_S:
+            quiet_looks = 0 if arrived else quiet_looks + 1
+            if quiet_looks * _LOOK_S > _SILENCE_S:
                 raise StreamError(f"stream {stream}: nothing has come for {_SILENCE_S:g} s")
-            elif await reader.is_next_lost():
+            if not arrived and await reader.is_next_lost():
                 raise StreamError(f"stream {stream}: message {reader.next_sequence} of {end} is gone")
     finally:
         await reader.close()

@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import messages, subjects
+from bus.connection import Patience
 from bus.messages import EngineEntry, HandoverRequest
 from bus.registry import Bucket, BucketUnavailable
 from bus.stream import StreamError
@@ -117,7 +118,7 @@ async def _hand_over(nc: Client, engine: int) -> Done:
     if refusal:
         raise HandoverFailed(refusal, _HOW_TO_STAND_BY if "no standby" in refusal else "")
     try:
-        async with asyncio.timeout(SERVE_TIMEOUT_S):
+        async with Patience(SERVE_TIMEOUT_S):
             new = await _successor(bucket, old)
     except TimeoutError:
         raise HandoverFailed(f"nobody serves as engine {engine} after {SERVE_TIMEOUT_S:g} s") from None

@@ -13,7 +13,6 @@ A journal that lost its end is shorter, but whole: only its engine knows that it
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import sys
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus import runner, subjects
+from bus.connection import Patience
 from bus.journal import JetStreamJournal
 from bus.records import JournalDamaged, Record
 from bus.snapshots import SnapshotStore
@@ -136,7 +136,7 @@ async def read(
     try:
         async with (
             connected(url, f"journal-tools-{engine}") as nc,
-            asyncio.timeout(PATIENCE_S) as patience,
+            Patience(PATIENCE_S) as patience,
         ):
             await _read(nc, findings, each, last, patience, state)
     except (TimeoutError, nats.errors.Error) as error:
@@ -149,10 +149,9 @@ async def _read(
     findings: Findings,
     each: Each,
     last: int | None,
-    patience: asyncio.Timeout,
+    patience: Patience,
     state: State | None,
 ) -> None:
-    loop = asyncio.get_running_loop()
     journal = JetStreamJournal(nc, findings.engine)
     before = await _extent(nc, findings.stream)
     try:
@@ -168,7 +167,7 @@ async def _read(
                         break
                     commands = commands_of(record, journal.sequence)
                     each(record, commands)
-                    patience.reschedule(loop.time() + PATIENCE_S)
+                    patience.renew(PATIENCE_S)
                     findings.batches += 1
                     findings.first_batch = findings.first_batch or record.batch_number
                     findings.commands += len(commands)

@@ -8,7 +8,6 @@ finding anything there has an exit code of its own, because 1 says that what was
 """
 
 import argparse
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,7 +16,7 @@ from typing import Final
 import nats.errors
 
 from bus import runner, subjects
-from bus.connection import Connection, LastError, connect, shown
+from bus.connection import Connection, LastError, Patience, connect, shown
 from client.cli.arguments import nats_address
 from client.cli.failures import Failure
 from client.cli.settings import DEFAULT_NATS, contexts_file, load, resolve
@@ -73,7 +72,7 @@ async def connected(url: str, name: str) -> AsyncIterator[Connection]:
     """
     last_error = LastError()
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with Patience(PATIENCE_S):
             nc = await connect(url, name=name, on_closed=lambda: None, on_error=last_error.note)
     except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(url, str(error) or last_error.text, reached=False) from error
@@ -93,12 +92,11 @@ async def _check_jetstream(nc: Connection, url: str) -> None:
 
 
 @contextmanager
-def unhurried(patience: asyncio.Timeout) -> Iterator[None]:
+def unhurried(patience: Patience) -> Iterator[None]:
     """Let `patience` wait while the body loads a snapshot: that it hears nothing meanwhile is no silence."""
-    loop = asyncio.get_running_loop()
-    patience.reschedule(loop.time() + SNAPSHOT_PATIENCE_S)
+    patience.renew(SNAPSHOT_PATIENCE_S)
     yield
-    patience.reschedule(loop.time() + PATIENCE_S)
+    patience.renew(PATIENCE_S)
 
 
 def add_nats_option(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has
 """
 
 import argparse
-import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,6 +17,7 @@ import nats.errors
 import nats.js.errors
 from rich.console import Console
 
+from bus.connection import Patience
 from bus.executions import ExecutionsDamaged
 from bus.records import JournalError
 from bus.snapshots import SnapshotEntry, SnapshotStore
@@ -62,7 +62,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
             if options.action == "verify":
                 with console.status("restoring each snapshot"):
                     for number, entry in enumerate(entries):
-                        async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
+                        async with Patience(SNAPSHOT_PATIENCE_S):
                             verdicts[number] = await snapshots.verify(options.engine, store, entry) or GOOD
     except (JournalError, ExecutionsDamaged) as error:
         raise Failure(str(error)) from error

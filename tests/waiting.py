@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,11 @@ async def running(*parts: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asynci
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def hold_up(pause_s: float) -> None:
+    """As in a stopped process: the event loop stands still as soon as the caller waits for something."""
+    asyncio.get_running_loop().call_soon(time.sleep, pause_s)
 
 
 async def freeze(pid: int) -> None:

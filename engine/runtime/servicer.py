@@ -23,6 +23,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
 from bus import consolidated
+from bus.connection import Patience
 from bus.executions import ExecutionsDamaged, OldFills
 from bus.messages import ReportedFill
 from bus.replica import BookReplica
@@ -401,7 +402,7 @@ class MatchingEngineServicer(matchbus_pb2_grpc.MatchingEngineServicer):
         try:
             async with contextlib.aclosing(reading) as messages:
                 while since < account.forgotten:
-                    async with asyncio.timeout(OLD_FILLS_PATIENCE_S):
+                    async with Patience(OLD_FILLS_PATIENCE_S):
                         fills = await anext(messages)
                     for first in range(0, len(fills), MAX_FILLS_PER_BATCH):
                         await _write_fills(fills[first : first + MAX_FILLS_PER_BATCH], context)
@@ -445,7 +446,7 @@ async def _write_fills(fills: Sequence[Fill | ReportedFill], context: Context) -
 async def _write(message: Message, context: Context, how_to_go_on: str) -> None:
     """Send a message to a reader that takes it."""
     try:
-        async with asyncio.timeout(STALLED_READER_S):
+        async with Patience(STALLED_READER_S):
             await context.write(message)
     except TimeoutError:
         # The refusal stands behind what is not read, so gRPC may wait for the reader to send it. We do not.

@@ -22,13 +22,19 @@ FIRST_REQUEST_S: Final = 10.0
 SILENCE_S: Final = 5
 """How long after an answer a connection may be without another whole request, or leave answers unread."""
 
+_LAST_LOOK_S: Final = 0.1
+"""Where the event loop was held up, a request may lie unread when such a time is over."""
+
 
 class _Protocol(H11Protocol):
     """Closes a connection that asks for nothing."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self.loop.call_later(FIRST_REQUEST_S, self._close_if_silent)
+        self.loop.call_later(FIRST_REQUEST_S, self.loop.call_later, _LAST_LOOK_S, self._close_if_silent)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(_LAST_LOOK_S, super().timeout_keep_alive_handler)
 
     def _close_if_silent(self) -> None:
         if self.cycle is None:

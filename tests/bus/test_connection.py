@@ -16,7 +16,7 @@ import pytest
 import uvloop
 from nats.aio.msg import Msg
 
-from bus.connection import Connection, connect, has_jetstream, heed_cancellation
+from bus.connection import Connection, Patience, connect, has_jetstream, heed_cancellation
 from bus.server import NatsServer
 from bus.stream import AWAY
 from tests.waiting import freeze, frozen, until
@@ -427,6 +427,53 @@ async def test_unbuffered_publishes_fail_while_the_server_is_away(own_server: Na
         await connection.request("anything", b"")
     assert not connection._resp_map
     await connection.close()
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_counts(nats_connection: Connection) -> None:
+    """It waits to be read when the event loop goes on: who answered in time is not told as silent."""
+    await nats_connection.request("$JS.API.INFO")  # the first one waits to have an inbox
+    asking = asyncio.create_task(nats_connection.request("$JS.API.INFO", timeout=0.2))
+    await asyncio.sleep(0)
+    assert nats_connection._resp_map, "it has left"
+    time.sleep(0.4)  # noqa: ASYNC251 -- the loop is to stand still
+    assert (await asking).data
+
+
+async def test_a_question_that_nobody_answers_ends(nats_connection: Connection) -> None:
+    """As nats-py's, once the event loop was held up a little later, however often it is held up."""
+
+    async def say_nothing(_: Msg) -> None: ...
+
+    await nats_connection.subscribe("silence", cb=say_nothing)
+    with pytest.raises(nats.errors.TimeoutError):
+        await nats_connection.request("silence", timeout=0.1)
+    asking = asyncio.create_task(nats_connection.request("silence", timeout=0.1))
+    async with asyncio.timeout(10):
+        while not asking.done():
+            await asyncio.sleep(0)
+            time.sleep(0.15)  # noqa: ASYNC251 -- likewise
+    with pytest.raises(nats.errors.TimeoutError):
+        await asking
+    assert not nats_connection._resp_map
+
+
+async def test_patience_that_is_renewed_begins_anew() -> None:
+    """What goes on has as long as it takes; from the last word on it is limited."""
+    words = 0
+
+    async def go_on() -> None:
+        nonlocal words
+        async with Patience(60) as patience:
+            for words in range(1, 5):  # noqa: B007 -- it tells how far this came
+                patience.renew(0.3)
+                await asyncio.sleep(0.1)
+            await asyncio.Event().wait()
+
+    going = asyncio.create_task(go_on())
+    ended, _ = await asyncio.wait((going,), timeout=10)
+    assert ended
+    assert isinstance(going.exception(), TimeoutError)
+    assert words == 4
 
 
 @pytest.mark.parametrize("buffered", [True, False])

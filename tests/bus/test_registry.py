@@ -19,7 +19,7 @@ from bus.messages import EngineEntry
 from bus.registry import Bucket, BucketDamaged, BucketUnavailable
 from bus.server import NatsServer
 from bus.stream import StreamMissing
-from tests.waiting import freeze, running, until
+from tests.waiting import freeze, hold_up, running, until
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -356,6 +356,17 @@ async def test_no_writer_waits_longer_for_those_before_it(
         os.kill(own_server.pid, signal.SIGCONT)
     assert max(waits) < 2, "the deadline, and one question to the server"
     await bucket.put("1", _entry(1))
+
+
+async def test_a_loop_that_was_held_up_still_writes_all(
+    bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than the deadline, with one answer on its way and another writer behind it."""
+    await bucket.put("1", _entry(1))
+    monkeypatch.setattr(registry, "DEADLINE_S", 1.0)
+    writing = [asyncio.create_task(bucket.put(str(engine), _entry(engine))) for engine in (1, 2)]
+    hold_up(1.5)
+    assert await asyncio.gather(*writing) == [True, True]
 
 
 async def test_without_a_server_the_answer_is_an_error(

@@ -20,7 +20,7 @@ from bus import runner
 from bus.runner import NatsLink, ProcessFault, host_and_port
 from bus.server import NatsServer, find_nats_conf
 from tests.bus.test_logs import fill
-from tests.waiting import freeze, until
+from tests.waiting import freeze, hold_up, until
 
 PROGRAM = """
 import asyncio, logging, resource, sys, time
@@ -477,6 +477,17 @@ async def test_what_the_owner_deals_with_is_not_logged(
     await overflow(dealt_with=False)
     assert set(reports) == {True, False}
     assert "SlowConsumer" in caplog.messages[0]
+    await link.close()
+
+
+async def test_a_start_that_was_held_up_still_connects(
+    shared_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than the deadline: what the server said meanwhile is read."""
+    monkeypatch.setattr(runner, "START_DEADLINE_S", 1.0)
+    link = NatsLink(shared_server.url)
+    hold_up(1.5)
+    await link.open("test")
     await link.close()
 
 

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from bus.server import NatsServer, ServerFailed, ServerUnusable, find_nats_conf, find_nats_server
-from tests.waiting import freeze
+from tests.waiting import freeze, hold_up
 
 if TYPE_CHECKING:
     from tests.conftest import Connections
@@ -98,6 +98,22 @@ async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         with pytest.raises(ServerFailed, match="address already in use"):
             await second.start()
         assert await second.wait() != 0
+
+
+async def test_a_start_that_was_stopped_itself_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, for longer than the server may take: it came up meanwhile, and is not silent."""
+    monkeypatch.setattr("bus.server.START_DEADLINE_S", 3.0)
+    find_ports = NatsServer._find_ports
+
+    async def stop_and_find(server: NatsServer) -> None:
+        hold_up(3.5)
+        await find_ports(server)
+
+    monkeypatch.setattr(NatsServer, "_find_ports", stop_and_find)
+    async with NatsServer(tmp_path) as server:
+        assert server.port
 
 
 async def test_no_python_runs_between_fork_and_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

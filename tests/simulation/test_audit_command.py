@@ -18,12 +18,14 @@ from bus.connection import Connection
 from bus.journal import JetStreamJournal, MemoryJournal
 from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
+from bus.stream_reader import StreamReader
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
 from engine.runtime.snapshots import make
 from simulation import audit_command, cli, nats_option
 from simulation.audit import Audit
 from simulation.audit_command import merged
 from tests.conftest import Connections
+from tests.waiting import hold_up
 
 MS = 1_000_000
 OPENING = (EpochStarted(1), AddInstrument("AAA", "0.01", "1"))
@@ -128,6 +130,29 @@ async def test_what_is_stamped_later_than_now_is_told(own_server: NatsServer, tm
     assert (code, errors) == (0, "")
     assert "of E1 not the newest 2: they are stamped later than now" in output
     assert "of E2 not the newest 1: they are stamped later than now" in output
+    await connections.close()
+
+
+async def test_an_audit_that_was_stopped_itself_goes_on(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, while it waited for records: they come, and NATS is not told as silent."""
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    for engine in (1, 2):
+        await keep(nats, engine, (1, list(OPENING)))
+    monkeypatch.setattr(audit_command, "PATIENCE_S", 2.0)
+    pauses = iter((2.5,))
+    ask = StreamReader._ask
+
+    async def ask_and_stop(reader: StreamReader) -> None:
+        await ask(reader)
+        hold_up(next(pauses, 0))
+
+    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    market = await audit_command.read(own_server.url, audit_command.WINDOW_MS)
+    assert [audit.batches for audit in market.values()] == [1, 1]
+    assert not list(pauses)
     await connections.close()
 
 

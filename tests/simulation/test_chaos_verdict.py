@@ -3,25 +3,31 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from bus import subjects
 from bus.connection import Connection
 from bus.server import NatsServer
+from bus.stream_reader import StreamReader
 from client import FillGap, Unavailable
 from client.results import Book
 from client.units import Instrument
-from simulation import chaos, chaos_report, cli, report
+from simulation import chaos, chaos_report, cli, evidence, report
+from simulation.chaos import ChaosRun
 from simulation.evidence import read_evidence
 from simulation.load import Acknowledgements, Loader, Middles
 from simulation.witness import ClientLog, Totals
+from tests.waiting import hold_up
 
 INSTRUMENT = Instrument("AAPL", Decimal("0.01"), Decimal(1))
 
@@ -106,6 +112,46 @@ async def test_messages_that_a_stream_only_counts_are_a_violation(
     async with asyncio.timeout(30):
         _, readable = await read_evidence(own_server.url, [ann], 1, 0)
     assert readable.violations == [f"stream {subjects.EXECUTIONS_STREAM}: message 2 of 2 is gone"]
+
+
+async def test_messages_that_came_while_we_were_stopped_are_read(
+    own_server: NatsServer, own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, for longer than nats-server may be silent: the run is judged by what it left."""
+    jetstream = own_connection.jetstream()
+    await jetstream.add_stream(name=subjects.EXECUTIONS_STREAM, subjects=[subjects.execution(1)])
+    await jetstream.publish(subjects.execution(1), b"")
+    monkeypatch.setattr(evidence, "_SILENCE_S", 1.5)
+    pauses = iter((2.0,))
+    ask = StreamReader._ask
+
+    async def ask_and_stop(reader: StreamReader) -> None:
+        await ask(reader)
+        hold_up(next(pauses, 0))
+
+    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    async with asyncio.timeout(30):
+        assert await evidence._payloads(own_connection, subjects.EXECUTIONS_STREAM) == [b""]
+    assert not list(pauses)
+
+
+async def test_what_healed_while_we_were_stopped_has_healed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-Z, say, for longer than it may take: it is looked once more, and answers are read."""
+    monkeypatch.setattr(chaos, "ANSWERS_DEADLINE_S", 0.5)
+    said, reasons = StringIO(), ["an order waits"]
+    run = cast("ChaosRun", SimpleNamespace(_console=Console(file=said)))
+
+    async def why_not() -> str:
+        return reasons.pop() if reasons else ""
+
+    hold_up(1.0)
+    assert await ChaosRun._until(run, why_not, 0.5, "no order waits") == ""
+    trading = asyncio.create_task(asyncio.to_thread(time.sleep, 0.1))
+    await asyncio.sleep(0)
+    hold_up(1.0)
+    await ChaosRun._until_answered(run, [trading])
+    assert not trading.cancelled()
+    assert "not within" not in said.getvalue()
 
 
 async def test_a_client_whose_history_is_damaged_follows_it_no_further() -> None:

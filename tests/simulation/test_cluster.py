@@ -36,8 +36,9 @@ from simulation.data_directory import Durability, check_engines, check_nodes, ke
 from simulation.member import Member
 from simulation.ports import Ports, claim_ports
 from tests.bus.test_logs import fill
+from tests.client.fake_venue import venue_in_a_thread
 from tests.system.venue import alive
-from tests.waiting import until
+from tests.waiting import hold_up, until
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 40.0
@@ -157,6 +158,19 @@ async def test_who_is_silent_when_the_feeds_do_not_come_to_life_shows_its_last_w
     cluster.engines[1] = Member("engine 1", [], nobody, tmp_path / "log", {})
     said = "engine 1 does not serve; its log ends with:\nthe journal is full"
     with pytest.raises(ProcessFailed, match=said):
+        await cluster._until_live()
+
+
+async def test_feeds_that_came_to_life_while_we_were_stopped_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, for longer than they may take: the market is not stopped again for that."""
+    monkeypatch.setattr("simulation.cluster.READY_DEADLINE_S", 2.0)
+    async with venue_in_a_thread() as venue:
+        cluster = Cluster(data_dir=tmp_path)
+        cluster._exchange = Member("exchange", [], venue.address, tmp_path / "none", {})
+        cluster.engine_count = 1
+        hold_up(2.5)
         await cluster._until_live()
 
 

@@ -1,21 +1,26 @@
 """Where tools look for a market: which server is none of its, and how long it may be silent."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
-from bus.connection import connect
+from bus import messages, provision, subjects
+from bus.connection import Connection, Patience, connect
+from bus.messages import EngineEntry, HandoverReply
+from bus.registry import Bucket
 from bus.server import NatsServer, find_nats_server
 from client.cli.health import _nats
-from simulation import audit_command, nats_option
+from simulation import audit_command, handover, nats_option
 from simulation.handover import hand_over
-from simulation.nats_option import PATIENCE_S, NatsAway, connected, unhurried
+from simulation.nats_option import NatsAway, connected, unhurried
 from tests.certificates import Authority
-from tests.waiting import until
+from tests.waiting import hold_up, until
 
 
 @asynccontextmanager
@@ -104,11 +109,53 @@ async def test_so_does_one_behind_tls_that_is_not_trusted(
     assert caplog.messages == []
 
 
-async def test_loading_a_snapshot_is_no_silence() -> None:
+async def test_who_was_stopped_itself_takes_nats_for_no_silent_one(
+    shared_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, while it connected: what NATS said meanwhile is read."""
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 1.0)
+    hold_up(1.5)
+    async with connected(shared_server.url, "test") as nc:
+        assert nc.is_connected
+
+
+async def test_a_hand_over_that_was_done_while_we_were_stopped_is_told(
+    own_server: NatsServer, own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, for longer than it may take: it did not fail."""
+    await provision.provision_shared(own_connection)
+    old, new = (EngineEntry(1, epoch, "127.0.0.1:1", 1) for epoch in (1, 2))
+    await Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine).put("1", old)
+
+    async def agree(request: Msg) -> None:
+        await request.respond(messages.encode(HandoverReply()))
+
+    async def successor(*_: object) -> EngineEntry:
+        hold_up(1.0)
+        await asyncio.to_thread(time.sleep, 0.1)
+        return new
+
+    await own_connection.subscribe(subjects.handover(1), cb=agree)
+    monkeypatch.setattr(handover, "_successor", successor)
+    monkeypatch.setattr(handover, "SERVE_TIMEOUT_S", 0.5)
+    assert (await hand_over(own_server.url, 1)).new == new
+
+
+async def test_loading_a_snapshot_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """NATS is waited for as long as that takes; afterwards its silence counts anew."""
-    async with asyncio.timeout(0.05) as patience:
-        with unhurried(patience):
-            await asyncio.sleep(0.2)
-        until_s = patience.when()
-        assert until_s is not None
-        assert 0 < until_s - asyncio.get_running_loop().time() <= PATIENCE_S
+    monkeypatch.setattr(nats_option, "PATIENCE_S", 0.3)
+    loaded = False
+
+    async def load() -> None:
+        nonlocal loaded
+        async with Patience(0.05) as patience:
+            with unhurried(patience):
+                await asyncio.sleep(0.2)
+            loaded = True
+            await asyncio.Event().wait()
+
+    loading = asyncio.create_task(load())
+    ended, _ = await asyncio.wait((loading,), timeout=10)
+    assert ended
+    assert isinstance(loading.exception(), TimeoutError)
+    assert loaded

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import msgspec
@@ -22,7 +22,7 @@ from engine.runtime.recovery import begin_reign
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.state import State
 from engine.terms import OrderStatus, Side
-from tests.waiting import running, until
+from tests.waiting import hold_up, running, until
 
 if TYPE_CHECKING:
     from matchbus.edge import Context
@@ -251,6 +251,28 @@ async def test_a_long_search_for_old_fills_says_that_it_goes_on(
     assert patient.sequences == bobs.sequences == [1, 2]
 
 
+async def test_old_fills_that_came_while_the_loop_was_held_up_are_sent(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait to be read when the event loop goes on: the reports are not told as silent."""
+    await venue.submit("bob", Side.SELL, 10)
+    await venue.submit("ann", Side.BUY, 1)
+    venue.old_fills = [[venue.state.accounts.by_name["bob"].fills.pop()]]
+    read = venue.read
+
+    async def read_meanwhile(*question: Any) -> AsyncGenerator[list[Fill]]:
+        hold_up(0.8)
+        await asyncio.to_thread(time.sleep, 0.1)
+        async for fills in read(*question):
+            yield fills
+
+    monkeypatch.setattr(venue, "read", read_meanwhile)
+    monkeypatch.setattr(servicer, "OLD_FILLS_PATIENCE_S", 0.5)
+    bobs = Call("bob")
+    await venue.fills(bobs, follow=False)
+    assert bobs.sequences == [1]
+
+
 async def test_who_follows_fills_is_sent_away_by_an_engine_that_may_have_been_replaced(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,3 +423,20 @@ async def test_what_waits_for_answers_on_a_stream_is_bounded(
         call.reads.release()
     await entering
     assert call.read == sizes
+
+
+async def test_what_was_read_while_the_loop_was_held_up_counts(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word of it waits when the event loop goes on: the reader is not told that it read nothing."""
+
+    class ReadMeanwhile(SlowReader):
+        async def write(self, response: pb.OrderEntryResponse) -> None:  # type: ignore[override]  # as above
+            hold_up(0.8)
+            await asyncio.to_thread(time.sleep, 0.1)
+            self.read.append(len(response.replies))
+
+    monkeypatch.setattr(servicer, "STALLED_READER_S", 0.5)
+    call = ReadMeanwhile("ann")
+    await venue.servicer.OrderEntry(entries([2, 1]), cast("Context", call))
+    assert call.read == [2, 1]

@@ -4,6 +4,8 @@ import asyncio
 import builtins
 import contextlib
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from exchange.runtime.process import run
 from exchange.runtime.settings import ExchangeSettings, SettingsRefused, parse_settings
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from tests.exchange.runtime.nodes import eventually
+from tests.waiting import frozen
 
 NATS = ("ws://127.0.0.1:1", "ws://127.0.0.1:2")
 EXCHANGE = "127.0.0.1:3"
@@ -164,6 +167,36 @@ async def test_a_connection_that_has_asked_makes_room(monkeypatch: pytest.Monkey
             assert await asyncio.to_thread(silent.recv, 1)
             silent.sendall(said)
             await eventually(lambda: is_answered(url))
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+async def test_a_request_that_came_while_the_process_was_stopped_is_answered(*, asked_before: bool) -> None:
+    """Uvloop notices that a time is over before it reads what came: an order would be lost without a word."""
+    program = (
+        "import uvloop; from exchange.runtime import dashboard, web; web.FIRST_REQUEST_S = web.SILENCE_S = 2;"
+        "told = lambda address: print(address, flush=True);"
+        "uvloop.run(dashboard.serve('127.0.0.1:0', (), '127.0.0.1:3', lambda _: 0, told))"
+    )
+    ask = b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
+    try:
+        async with asyncio.timeout(30):
+            assert server.stdout is not None
+            reader, writer = await asyncio.open_connection(
+                *(await server.stdout.readline()).decode().strip().split(":")
+            )
+            if asked_before:
+                writer.write(ask)
+                await reader.readuntil(b"HTTP/1.1 404 Not Found\r\n")
+            await asyncio.sleep(0.3)  # the server has come to rest
+            async with frozen(server.pid):
+                writer.write(ask)
+                await asyncio.sleep(2.5)
+            await reader.readuntil(b"HTTP/1.1 404 Not Found\r\n")
+            writer.close()
+    finally:
+        server.kill()
+        await server.wait()
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
