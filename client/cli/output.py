@@ -11,25 +11,19 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from client.cli.failures import Failure
 from client.cli.sheets import Sheet, plain
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
-    from rich.text import Text
+    from rich.console import Console
 
 QUIET_S: Final = 1.0
 """What takes longer than this shows that it is under way."""
 
 _WIDE: Final = 240
 """Columns of a table that goes into a file or a pipe: nothing is to be folded there."""
-
-_AROUND_A_CELL: Final = 3
-"""Columns that a table takes for a cell besides its text: a blank on each side, and a line."""
-
-_GAP: Final = "  "
 
 
 class Output:
@@ -117,11 +111,13 @@ class Output:
             return
         from rich.live import Live  # noqa: PLC0415 -- see the module's docstring
 
+        from client.cli.drawing import drawn  # noqa: PLC0415 -- likewise
+
         with Live(console=stdout_console(), auto_refresh=False) as live:
 
             def redraw(answer: Any, sheet: Callable[[], Sheet]) -> None:
                 if news(answer):
-                    live.update(drawn(sheet(), live.console.width), refresh=True)
+                    live.update(drawn(sheet(), live.console), refresh=True)
 
             yield redraw
 
@@ -140,72 +136,12 @@ def _writing() -> Iterator[None]:
         ) from error
 
 
-def drawn(sheet: Sheet, width: int) -> "Group":
-    """What people see: the table, and the note below it.
-
-    Cells are wrapped between words only. A table that is too wide for that becomes a list: a shortened id or
-    number is useless.
-    """
-    from rich.cells import cell_len  # noqa: PLC0415 -- see the module's docstring
-    from rich.console import Group  # noqa: PLC0415 -- likewise
-    from rich.table import Table  # noqa: PLC0415 -- likewise
-    from rich.text import Text  # noqa: PLC0415 -- likewise
-
-    # Text, not markup: what clients have named must not colour the screen.
-    rows = [
-        [Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row]
-        for row in sheet.rows
-    ]
-    names = [column.removeprefix(">") for column in sheet.columns]
-    texts = [[name, *(row[place].plain for row in rows)] for place, name in enumerate(names)]
-    least = [
-        max(map(cell_len, (name, *(word for text in cells for word in text.split()))))
-        for name, *cells in texts
-    ]
-    spare = width - 1 - sum(columns + _AROUND_A_CELL for columns in least)
-    if spare < 0:
-        listed = [_listed(names, row, width) for row in rows]
-        return Group(*(Text(text) for text in (sheet.title,) if text), *listed, *_note(sheet))
-    table = Table()
-    for column, name, cells, narrow in zip(sheet.columns, names, texts, least, strict=True):
-        # Left to itself rich takes from the widest column, and folds the longest ids.
-        wide = min(max(cell_len(line) for text in cells for line in text.split("\n")), narrow + spare)
-        spare -= wide - narrow
-        justify: Literal["left", "right"] = "right" if name != column else "left"
-        table.add_column(name, justify=justify, width=wide, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # A title of the table's own would be folded to its width.
-    title = (Text(sheet.title, style="table.title"),) if sheet.title else ()
-    return Group(*title, table, *_note(sheet))
-
-
-def _note(sheet: Sheet) -> "list[Text]":
-    from rich.text import Text  # noqa: PLC0415 -- see the module's docstring
-
-    return [Text(sheet.note)] if sheet.note else []
-
-
-def _listed(names: Sequence[str], row: "Sequence[Text]", width: int) -> "Text":
-    """A row as `name value  name value ...`, on as few lines as it takes; only the first is not indented."""
-    from rich.text import Text  # noqa: PLC0415 -- see the module's docstring
-
-    lines: list[Text] = []
-    for name, cell in zip(names, row, strict=True):
-        if not cell.plain:
-            continue
-        entry = Text.assemble((name, "dim"), " " if name else "", cell)
-        if lines and lines[-1].cell_len + len(_GAP) + entry.cell_len <= width:
-            lines[-1].append(_GAP).append_text(entry)
-        else:
-            lines.append(Text(_GAP if lines else "").append_text(entry))
-    return Text("\n", overflow="fold").join(lines)
-
-
 def print_sheets(console: "Console", *sheets: Sheet) -> None:
     """Draw tables as wide as the console is."""
+    from client.cli.drawing import drawn  # noqa: PLC0415 -- see the module's docstring
+
     for sheet in sheets:
-        console.print(drawn(sheet, console.width))
+        console.print(drawn(sheet, console))
 
 
 def stdout_console() -> "Console":

@@ -2,9 +2,12 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from client.cli.failures import Failure
 from client.cli.output import Output, stdout_console
@@ -70,6 +73,38 @@ def test_a_long_id_is_whole_beside_words_at_any_width(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     assert any(digest in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [120, 60], ids=["table", "list"])
+def test_many_rows_are_drawn_quickly(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What need not be wrapped is not drawn by rich, which takes several times as long."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    sheet = orders_sheet([ORDER] * 1500)
+    by_rich = Table()
+    for column in sheet.columns:
+        by_rich.add_column(column, width=20)
+    for row in sheet.rows:
+        by_rich.add_row(*(Text(cell if isinstance(cell, str) else cell[0]) for cell in row))
+
+    def cpu_s(draw: Callable[[], None]) -> float:
+        began = time.process_time()
+        draw()
+        return time.process_time() - began
+
+    ours = cpu_s(lambda: Output(as_json=False).sheets(sheet))
+    assert capsys.readouterr().out.count(ORDER.client_order_id) == 1500
+    assert ours < cpu_s(lambda: stdout_console().print(by_rich)) / 3
+
+
+def test_cells_of_any_kind_stand_in_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide characters count twice, and what would steer a terminal is left out."""
+    monkeypatch.setenv("COLUMNS", "40")
+    Output(as_json=False).sheets(Sheet("", ("name", ">number"), [("漢字", "5"), ("a\bb", ("17", "red"))]))
+    assert capsys.readouterr().out.splitlines()[3:5] == ["│ 漢字 │      5 │", "│ ab   │     17 │"]
 
 
 def test_a_character_that_the_terminal_lacks_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
