@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc.aio
 import msgspec
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused
 from rich.console import Console
 
@@ -234,9 +234,12 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             with written("--json", options.json):
                 options.json.write_text(chaos_report.document(outcome))
     finally:  # whatever became of the file, the outcome is told
-        print_sheets(console, *chaos_report.sheets(outcome))
-        console.print("All checks hold." if outcome.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
-    return 0 if outcome.holds else 1
+        code = 0 if outcome.holds else 1
+        with ending_with(code):
+            print_sheets(console, *chaos_report.sheets(outcome))
+            verdict = "All checks hold." if outcome.holds else f"[red]VIOLATED[/] with seed {settings.seed}"
+            console.print(verdict)
+    return code
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import nats.errors
 import nats.js.errors
+from matchbus.program import ending_with
 from rich.console import Console
 
 from bus.executions import ExecutionsDamaged
@@ -70,8 +71,10 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         raise NeverRan(options.engine) from error
     except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(options.nats, error) from error
-    _show(options, console, entries, verdicts)
-    return DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
+    code = DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
+    with ending_with(code):
+        _show(options, console, entries, verdicts)
+    return code
 
 
 def _show(

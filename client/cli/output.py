@@ -13,7 +13,9 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from client.cli.failures import Failure
+from matchbus.program import ending_with
+
+from client.cli.failures import DONE, Failure
 from client.cli.sheets import Sheet, plain
 
 if TYPE_CHECKING:
@@ -35,13 +37,12 @@ class Output:
     def line(self, text: str) -> None:
         """A sentence for people; nothing in JSON."""
         if not self.as_json:
-            with _writing():
-                print(text, flush=True)
+            _write(text)
 
-    def answer(self, answer: Any, *lines: str) -> None:
-        """One answer: an object in JSON, else the lines."""
-        with _writing():
-            print(json.dumps(plain(answer)) if self.as_json else "\n".join(lines), flush=True)
+    def answer(self, answer: Any, *lines: str, code: int = DONE) -> None:
+        """One answer: an object in JSON, else the lines. `code` is the exit code, also when unread."""
+        with ending_with(code):
+            _write(json.dumps(plain(answer)) if self.as_json else "\n".join(lines))
 
     def table(self, answers: Sequence[Any], sheet: Callable[[], Sheet], *, nothing: str = "") -> None:
         """Many answers: an object a line in JSON, else a table, or `nothing` when there are none."""
@@ -53,9 +54,9 @@ class Output:
         else:
             self.line(nothing)
 
-    def sheets(self, *sheets: Sheet) -> None:
-        """Draw tables."""
-        with _writing():
+    def sheets(self, *sheets: Sheet, code: int = DONE) -> None:
+        """Draw tables, which have that exit code."""
+        with _writing(), ending_with(code):
             print_sheets(stdout_console(), *sheets)
             sys.stdout.flush()
 
@@ -122,18 +123,21 @@ class Output:
             yield redraw
 
 
+def _write(text: str) -> None:
+    """Write an answer to stdout; a `Failure` tells it where it cannot be written: it may be an order's."""
+    with _writing(f"the answer is: {text}"):
+        print(text, flush=True)
+
+
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
+def _writing(hint: str = "make room, and ask again") -> Iterator[None]:
     """Around what goes to stdout: that nothing can be written there is a `Failure`."""
     try:
         yield
     except BrokenPipeError:  # none: `| head` has seen enough
         raise
     except OSError as error:
-        raise Failure(
-            f"the answer cannot be written: {error.strerror}",
-            "what was asked for is done all the same: make room, and look before you repeat an order",
-        ) from error
+        raise Failure(f"the answer cannot be written: {error.strerror}", hint) from error
 
 
 def print_sheets(console: "Console", *sheets: Sheet) -> None:
