@@ -57,6 +57,7 @@ from simulation.recording import Recording
 from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, left_behind, replay
 from simulation.replay_report import show
 from simulation.report_files import write_report
+from simulation.run import Progress, RunOutcome, cut_short
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of
 
@@ -269,15 +270,32 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
         engines=chosen.engines, standbys=chosen.standbys, password=password, telemetry=Telemetry(log_dir=logs)
     )
     recording = None if options.report is None else Recording()
-    async with interruptible(lambda: console.print("Stopping…")), cluster:
-        print_sheets(console, report.cluster_sheet(cluster))
-        plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
-        outcome = await run_with_view(plan, console, headless=not console.is_terminal)
+    begun: list[Progress] = []
+    so_far: list[RunOutcome] = []
+
+    def stopping() -> None:
+        so_far.extend(map(cut_short, begun))
+        console.print("Stopping…")
+
+    def write(outcome: RunOutcome, what: str) -> None:
+        if recording is not None:
+            with written("--report", options.report):
+                page = write_report(options.report, chosen, outcome, recording)
+            console.print(f"{what} is in {page}", soft_wrap=True, highlight=False)
+
+    try:
+        async with interruptible(stopping), cluster:
+            print_sheets(console, report.cluster_sheet(cluster))
+            plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
+            outcome = await run_with_view(
+                plan, console, headless=not console.is_terminal, on_start=begun.append
+            )
+    except Stopped:
+        for outcome in so_far:
+            write(outcome, f"The report of the {outcome.duration_s:.1f} s until then")
+        raise
     code = report.show(console, outcome)
-    if recording is not None:
-        with written("--report", options.report):
-            page = write_report(options.report, chosen, outcome, recording)
-        console.print(f"The report is in {page}", soft_wrap=True, highlight=False)
+    write(outcome, "The report")
     return code
 
 

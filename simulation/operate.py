@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -329,12 +329,15 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
         yield
 
 
-async def run_with_view(plan: Plan, console: Console, *, headless: bool) -> RunOutcome:
+async def run_with_view(
+    plan: Plan, console: Console, *, headless: bool, on_start: Callable[[Progress], object] = lambda _: None
+) -> RunOutcome:
     """Simulate while showing how it goes. Each client has a log and may have a connection of its own."""
     raise_file_limit()
     viewing: list[asyncio.Task[None]] = []
 
     def begin(progress: Progress) -> None:
+        on_start(progress)
         viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
 
     try:

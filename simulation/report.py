@@ -121,6 +121,7 @@ def outcome_document(outcome: RunOutcome) -> dict[str, Any]:
     """The summary of a run for a program."""
     return {
         "holds": outcome.holds,
+        "interrupted": outcome.interrupted,
         "duration_s": outcome.duration_s,
         "clients": [
             {
