@@ -10,6 +10,7 @@ Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has
 import argparse
 import asyncio
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -96,6 +97,6 @@ def _show(
     for entry, verdict in zip(entries, verdicts, strict=True):
         made = datetime.fromtimestamp(entry.time_ns / _NS, UTC)
         row = [f"{entry.batch_number:,}", str(entry.epoch), f"{made:%Y-%m-%d %H:%M:%S}"]
-        row += [f"{entry.size / 1000:,.0f}", entry.state_digest[:12]]
+        row += [f"{math.ceil(entry.size / 1000):,}", entry.state_digest[:12]]
         sheet.rows.append((*row, *((verdict,) if verdict else ())))
     print_sheets(console, sheet)
