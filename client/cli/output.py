@@ -21,6 +21,9 @@ from client.cli.sheets import Sheet, plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+_TOLD_AT_MOST: Final = 1_000
+"""Characters of an answer that a failure tells: a book may have thousands of levels."""
+
 QUIET_S: Final = 1.0
 """What takes longer than this shows that it is under way."""
 
@@ -125,7 +128,7 @@ class Output:
 
 def _write(text: str) -> None:
     """Write an answer to stdout; a `Failure` tells it where it cannot be written: it may be an order's."""
-    with _writing(f"the answer is: {text}"):
+    with _writing(f"the answer is: {text:.{_TOLD_AT_MOST}}"):
         print(text, flush=True)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from client.cli.failures import Failure
 from client.cli.output import Output, stdout_console
 from client.cli.sheets import FILL_COLUMNS, Cell, Sheet, fill_cells, orders_sheet
+from tests.client.cli.outputs import no_room
 from tests.client.cli.test_cli_sheets import FILL, ORDER
 from tests.waiting import until
 
@@ -116,6 +117,16 @@ def test_a_character_that_the_terminal_lacks_ends_nothing(monkeypatch: pytest.Mo
         stdout_console().print("E1 → E2")
         stdout.flush()
         assert written.getvalue().decode("latin-1") == f"E1 {shown} E2\n"
+
+
+def test_a_failure_does_not_tell_a_whole_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells as much of an answer that cannot be written as an order's takes."""
+    with no_room() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Failure) as failed:
+            Output(as_json=True).answer({"bids": [{"price": "1"}] * 10_000})
+    assert failed.value.hint.startswith('the answer is: {"bids": ')
+    assert len(failed.value.hint) < 2_000
 
 
 def test_no_answers_are_told_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:
