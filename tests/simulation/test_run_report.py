@@ -11,6 +11,7 @@ from collections import defaultdict
 from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -84,11 +85,14 @@ def test_an_interrupted_run_reports_what_happened_until_then(number: signal.Sign
         text=True,
     ) as run:
         assert run.stdout is not None
+        deadline = Timer(DEADLINE_S, run.kill)
+        deadline.start()
         try:
             trades = any(re.search(r"of 600 s: .* [1-9]\d* trades", line) for line in run.stdout)
             run.send_signal(number)
-            told = run.communicate(timeout=DEADLINE_S)[0]
+            told = run.communicate()[0]
         finally:
+            deadline.cancel()
             run.kill()
     assert trades
     assert run.returncode == INTERRUPTED
