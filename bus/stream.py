@@ -71,7 +71,9 @@ class StreamGap(StreamError):
     """Messages `expected` to `found - 1` are gone."""
 
     def __init__(self, stream: str, expected: int, found: int) -> None:
-        super().__init__(f"stream {stream}: messages {expected} to {found - 1} are missing")
+        last = found - 1
+        gone = f"message {last} is" if expected == last else f"messages {expected} to {last} are"
+        super().__init__(f"stream {stream}: {gone} missing")
         self.stream = stream
         self.expected = expected
         self.found = found

@@ -1,9 +1,9 @@
 """Follow a book with nothing but nats-py, docs/feed.md in code. Arguments: nats://HOST:PORT AAPL [engine]."""
 
-import asyncio
 import json
 import sys
 import zlib
+from asyncio import Queue, run, wait_for
 from typing import Any
 
 import nats
@@ -17,9 +17,9 @@ def checksum(book: dict[int, dict[int, int]]) -> int:
 
 async def main(url: str, symbol: str, engine: str = "1") -> None:
     """Print sequence, checksum, best bid and ask at every change; `unsynced` while nobody can know."""
-    nc, shown = await asyncio.wait_for(nats.connect(url, error_cb=asyncio.Queue[Exception]().put), 5), ""
+    nc = await wait_for(nats.connect(url, error_cb=Queue[Exception]().put, max_reconnect_attempts=-1), 5)
     subject, feed = f"md.{engine}.book.{symbol.replace('.', '=')}", await nc.subscribe(f"md.{engine}.>")
-    book, epoch, sequence = dict[int, dict[int, int]]({1: {}, 2: {}}), 0, -1  # sequence -1: unsynced
+    book, epoch, sequence, shown = dict[int, dict[int, int]]({1: {}, 2: {}}), 0, -1, ""  # -1: unsynced
     parts, waiting = list[Any](), list[Any]()  # of a snapshot that is not whole yet; deltas before it is
     while True:  # ONE subscription for all: two would reorder against each other
         try:
@@ -54,6 +54,6 @@ async def main(url: str, symbol: str, engine: str = "1") -> None:
 
 
 try:
-    asyncio.run(main(*sys.argv[1:])) if len(sys.argv) > 2 else sys.exit(__doc__)
+    run(main(*sys.argv[1:])) if len(sys.argv) > 2 else sys.exit(__doc__)
 except (KeyboardInterrupt, TimeoutError) as end:
     sys.exit(f"no NATS answers at {sys.argv[1]}" if isinstance(end, TimeoutError) else 0)

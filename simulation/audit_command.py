@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import nats.errors
+from matchbus.program import ending_with
 from nats.aio.client import Client
 from rich.console import Console
 
@@ -92,11 +93,13 @@ async def run(options: argparse.Namespace, console: Console) -> int:
     except NotJudged as error:
         print(error, file=sys.stderr)
         return NOT_JUDGED
-    if options.json:
-        print(json.dumps(document(market, options.window_ms)))
-    else:
-        _show(market, options.window_ms, console)
-    return FAULTY if any(audit.bugs for audit in market.values()) else NO_BUG
+    code = FAULTY if any(audit.bugs for audit in market.values()) else NO_BUG
+    with ending_with(code):
+        if options.json:
+            print(json.dumps(document(market, options.window_ms)))
+        else:
+            _show(market, options.window_ms, console)
+    return code
 
 
 async def read(url: str, window_ms: int) -> dict[int, Audit]:

@@ -6,13 +6,13 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
 import msgspec
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused
 from rich.console import Console
 
@@ -57,11 +57,13 @@ from simulation.recording import Recording
 from simulation.replay import ReplayFailed, ReplaySettings, cache_dir, fetch, left_behind, replay
 from simulation.replay_report import show
 from simulation.report_files import write_report
-from simulation.run import RunOutcome
+from simulation.run import Progress, RunOutcome, cut_short
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of, staged
 from simulation.virtual import clock
 from simulation.virtual.venue import open_venue
+
+_Begin = Callable[[Progress], object]
 
 _SAID: Final = (
     *(ClusterError, MatchbusError, OptionRefused, TlsRefused),
@@ -242,9 +244,12 @@ def _chaos(options: argparse.Namespace, console: Console) -> int:
             with written("--json", options.json):
                 options.json.write_text(chaos_report.document(outcome))
     finally:  # whatever became of the file, the outcome is told
-        print_sheets(console, *chaos_report.sheets(outcome))
-        console.print("All checks hold." if outcome.holds else f"[red]VIOLATED[/] with seed {settings.seed}")
-    return 0 if outcome.holds else 1
+        code = 0 if outcome.holds else 1
+        with ending_with(code):
+            print_sheets(console, *chaos_report.sheets(outcome))
+            verdict = "All checks hold." if outcome.holds else f"[red]VIOLATED[/] with seed {settings.seed}"
+            console.print(verdict)
+    return code
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:
@@ -269,20 +274,37 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     chosen = _scenario(options)
     logs = folder("logs")
     recording = None if options.report is None else Recording()
-    if options.virtual:
-        outcome = clock.run(lambda: _run_virtual(chosen, console, recording, logs))
-    else:
-        outcome = asyncio.run(_run_processes(chosen, console, recording, logs))
+    begun: list[Progress] = []
+    so_far: list[RunOutcome] = []
+    run_on = _run_virtual if options.virtual else _run_processes
+
+    def stopping() -> None:
+        so_far.extend(map(cut_short, begun))
+        console.print("Stopping…")
+
+    def write(outcome: RunOutcome, what: str) -> None:
+        if recording is not None:
+            with written("--report", options.report):
+                page = write_report(options.report, chosen, outcome, recording)
+            console.print(f"{what} is in {page}", soft_wrap=True, highlight=False)
+
+    async def run() -> RunOutcome:
+        async with interruptible(stopping):
+            return await run_on(chosen, console, recording, logs, begun.append)
+
+    try:
+        outcome = clock.run(run) if options.virtual else asyncio.run(run())
+    except Stopped:
+        for outcome in so_far:
+            write(outcome, f"The report of the {outcome.duration_s:.1f} s until then")
+        raise
     code = report.show(console, outcome)
-    if recording is not None:
-        with written("--report", options.report):
-            page = write_report(options.report, chosen, outcome, recording)
-        console.print(f"The report is in {page}", soft_wrap=True, highlight=False)
+    write(outcome, "The report")
     return code
 
 
 async def _run_processes(
-    chosen: Scenario, console: Console, recording: Recording | None, logs: Path
+    chosen: Scenario, console: Console, recording: Recording | None, logs: Path, begin: _Begin
 ) -> RunOutcome:
     cluster = Cluster(
         engines=chosen.engines,
@@ -290,14 +312,14 @@ async def _run_processes(
         password=password_of_environment(),
         telemetry=Telemetry(log_dir=logs),
     )
-    async with interruptible(lambda: console.print("Stopping…")), cluster:
+    async with cluster:
         print_sheets(console, report.cluster_sheet(cluster))
         plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
-        return await run_with_view(plan, console, headless=not console.is_terminal)
+        return await run_with_view(plan, console, headless=not console.is_terminal, on_start=begin)
 
 
 async def _run_virtual(
-    chosen: Scenario, console: Console, recording: Recording | None, logs: Path
+    chosen: Scenario, console: Console, recording: Recording | None, logs: Path, begin: _Begin
 ) -> RunOutcome:
     if chosen.standbys:
         raise ScenarioRefused(
@@ -305,9 +327,9 @@ async def _run_virtual(
             "started again. Make it 0, or leave out --virtual."
         )
     listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in chosen.symbols]
-    async with interruptible(), open_venue(chosen.engines, listed, chosen.seed) as venue:
+    async with open_venue(chosen.engines, listed, chosen.seed) as venue:
         plan = staged(chosen, venue, console.print, recording=recording, log_dir=logs)
-        outcome = await run_with_view(plan, console, headless=True, venue=venue)
+        outcome = await run_with_view(plan, console, headless=True, on_start=begin, venue=venue)
         outcome.digests = venue.digests
     return outcome
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import msgspec
 import nats.errors
+from matchbus.program import ending_with
 from nats.aio.client import Client
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -254,7 +255,8 @@ async def _verify(options: argparse.Namespace, console: Console) -> int:
         ("last batch", f"{findings.last_batch} ({findings.last_digest or 'no record'})"),
         ("first damage", f"{_where(findings)}: {findings.damage}" if findings.damage else "none"),
     ]
-    print_sheets(console, Sheet(f"Journal of engine {findings.engine}", ("what", "found"), rows))
+    with ending_with(findings.code):
+        print_sheets(console, Sheet(f"Journal of engine {findings.engine}", ("what", "found"), rows))
     return findings.code
 
 

@@ -86,6 +86,11 @@ def _operate(name: str, words: list[str]) -> int:
         return int(load("simulation.operate").main(words))
     from client.cli.failures import Misuse  # noqa: PLC0415 -- not for help
 
+    if name.startswith("-"):
+        raise Misuse(
+            f"{name} stands before the command",
+            "options come behind it, as in `matchbus orders --json`; `matchbus --help` lists the commands",
+        )
     raise Misuse(f"there is no command {name!r}{_nearest(name)}", "`matchbus --help` lists the commands")
 
 

@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -331,13 +331,19 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
 
 
 async def run_with_view(
-    plan: Plan, console: Console, *, headless: bool, venue: Venue | None = None
+    plan: Plan,
+    console: Console,
+    *,
+    headless: bool,
+    on_start: Callable[[Progress], object] = lambda _: None,
+    venue: Venue | None = None,
 ) -> RunOutcome:
     """Simulate while showing how it goes. Each client has a log and may have a connection of its own."""
     raise_file_limit()
     viewing: list[asyncio.Task[None]] = []
 
     def begin(progress: Progress) -> None:
+        on_start(progress)
         viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
 
     try:

@@ -93,23 +93,22 @@ class _Time(NamedTuple):
 def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
     """The whole page."""
     title = scenario.title or "A simulated market"
-    faults = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
+    end_s = ended_s(scenario, outcome)
+    faults = analysis.outages(recording.calls(), recording.strikes, recording.states, end_s)
     time = _Time(
-        scenario.duration_s,
+        end_s,
         [
             Mark(strike.at_s, f"{strike.kind} E{strike.engine}")
             for strike in recording.strikes
             if not strike.missed
         ],
-        [
-            _span(fault.strike.engine, fault.silence, scenario.duration_s)
-            for fault in faults
-            if fault.silence is not None
-        ],
+        [_span(fault.strike.engine, fault.silence, end_s) for fault in faults if fault.silence is not None],
     )
     verdict = (
         '<span class="holds">All checks hold.</span>'
         if outcome.holds
+        else f'<span class="violated">Interrupted after {end_s:.1f} s: nothing was checked.</span>'
+        if outcome.interrupted
         else '<span class="violated">An invariant is violated.</span>'
     )
     body = [
@@ -123,7 +122,7 @@ def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
         ),
         _trading(scenario, recording, time),
         _agents(outcome, recording, time),
-        _checks(outcome),
+        *(() if outcome.interrupted else (_checks(outcome),)),
         _files(),
     ]
     return (
@@ -133,6 +132,11 @@ def page(scenario: Scenario, outcome: RunOutcome, recording: Recording) -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def ended_s(scenario: Scenario, outcome: RunOutcome) -> float:
+    """When the run ended: as planned, or where it was interrupted."""
+    return outcome.duration_s if outcome.interrupted else scenario.duration_s
 
 
 def _description(scenario: Scenario) -> str:

@@ -1,7 +1,9 @@
 """What the venue made of a capture, for people: counts, trades that differ, and whether it is well."""
 
+from collections.abc import Sequence
 from typing import Final
 
+from matchbus.program import ending_with
 from rich.console import Console
 
 from client.cli.output import print_sheets
@@ -37,16 +39,21 @@ def show(outcome: ReplayOutcome, engines: int, console: Console) -> int:
         counts["trades through legs"] = str(outcome.through_legs)
     title = f"Replay through {counted(engines, 'engine')}"
     note = 'docs/simulation.md says under "Real orders" why so many are refused.' if outcome.refusals else ""
-    print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items()), note))
-    for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
-        for trade in trades[:_SHOWN_TRADES]:
-            console.print(f"{name}: {_words(trade)}", highlight=False)
+    bugs = [bug for audit in outcome.audits for bug in audit.bugs]
     if engines == 1:
         failed = bool(comparison.missed or comparison.extra)
     else:
         idle = wanted > 0 and not comparison.matched and not comparison.extra
-        failed = _show_audits(outcome, console) or idle
-    return 1 if failed or outcome.one_sided or outcome.crossed else 0
+        failed = bool(bugs) or idle
+    code = 1 if failed or outcome.one_sided or outcome.crossed else 0
+    with ending_with(code):
+        print_sheets(console, Sheet(title, ("what", ">count"), list(counts.items()), note))
+        for name, trades in (("missed", comparison.missed), ("extra", comparison.extra)):
+            for trade in trades[:_SHOWN_TRADES]:
+                console.print(f"{name}: {_words(trade)}", highlight=False)
+        if engines > 1:
+            _show_audits(outcome, bugs, console)
+    return code
 
 
 def _words(trade: Trade) -> str:
@@ -56,9 +63,8 @@ def _words(trade: Trade) -> str:
     )
 
 
-def _show_audits(outcome: ReplayOutcome, console: Console) -> bool:
-    """Print what came of the routing; whether there was a bug."""
-    bugs = [bug for audit in outcome.audits for bug in audit.bugs]
+def _show_audits(outcome: ReplayOutcome, bugs: Sequence[str], console: Console) -> None:
+    """Print what came of the routing."""
     if outcome.audits:
         decisions = sum(audit.decisions for audit in outcome.audits)
         knowing = sum(audit.with_away_quotes for audit in outcome.audits)
@@ -75,4 +81,3 @@ def _show_audits(outcome: ReplayOutcome, console: Console) -> bool:
     for bug in bugs[:_SHOWN_TRADES]:
         console.print(bug, highlight=False)
     console.print(f"The consolidated book is {'CROSSED' if outcome.crossed else 'not crossed'}.")
-    return bool(bugs)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from matchbus import tls
+from matchbus.program import ending_with
 from rich.console import Console
 
 from client.cli.output import print_sheets
@@ -130,6 +131,7 @@ def outcome_document(outcome: RunOutcome) -> dict[str, Any]:
     """The summary of a run for a program."""
     return {
         "holds": outcome.holds,
+        "interrupted": outcome.interrupted,
         "duration_s": outcome.duration_s,
         "clients": [
             {
@@ -164,11 +166,13 @@ def _positions(trader: Trader, outcome: RunOutcome) -> dict[str, str]:
 
 def show(console: Console, outcome: RunOutcome) -> int:
     """Print the summary; the exit code: 1 when an invariant is violated."""
-    print_sheets(console, *outcome_sheets(outcome))
-    failures = sum(trader.failures for trader in outcome.traders)
-    if failures:
-        console.print(f"{counted(failures, 'command')} got no answer.")
-    if outcome.pace_warning:
-        console.print(outcome.pace_warning, highlight=False)
-    console.print("All checks hold." if outcome.holds else "[red]An invariant is violated.[/]")
-    return 0 if outcome.holds else 1
+    code = 0 if outcome.holds else 1
+    with ending_with(code):
+        print_sheets(console, *outcome_sheets(outcome))
+        failures = sum(trader.failures for trader in outcome.traders)
+        if failures:
+            console.print(f"{counted(failures, 'command')} got no answer.")
+        if outcome.pace_warning:
+            console.print(outcome.pace_warning, highlight=False)
+        console.print("All checks hold." if outcome.holds else "[red]An invariant is violated.[/]")
+    return code

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from simulation import analysis
-from simulation.page import page
+from simulation.page import ended_s, page
 from simulation.recording import Quote, Recording, SentChange, SentOrder, TimedFill
 from simulation.report import outcome_document
 from simulation.run import RunOutcome
@@ -43,15 +43,16 @@ _PERCENTILES: Final = {"p50": 50, "p99": 99, "longest": 100}
 
 def write_report(folder: Path, scenario: Scenario, outcome: RunOutcome, recording: Recording) -> Path:
     """Write everything, over what an earlier report left there; the path of the page."""
+    end_s = ended_s(scenario, outcome)
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "quotes.csv", QUOTE_COLUMNS, map(_quote_row, recording.quotes))
     orders = sorted(recording.orders, key=lambda order: order.sent_s)  # recorded when answered
     _write_csv(folder / "orders.csv", ORDER_COLUMNS, map(_order_row, orders))
     _write_csv(folder / "changes.csv", CHANGE_COLUMNS, map(_change_row, recording.all_changes()))
     _write_csv(folder / "fills.csv", FILL_COLUMNS, map(_fill_row, analysis.in_order(recording.fills)))
-    outages = analysis.outages(recording.calls(), recording.strikes, recording.states, scenario.duration_s)
+    outages = analysis.outages(recording.calls(), recording.strikes, recording.states, end_s)
     (folder / "faults.jsonl").write_text("".join(json.dumps(_fault(outage)) + "\n" for outage in outages))
-    by_kind = analysis.books_by_kind(outcome.kinds, recording.fills, scenario.duration_s, 1)
+    by_kind = analysis.books_by_kind(outcome.kinds, recording.fills, end_s, 1)
     document = {
         "matchbus_version": version("matchbus"),
         "scenario": msgspec.to_builtins(scenario),

@@ -80,7 +80,7 @@ class Plan:
 
 @dataclass(slots=True)
 class RunOutcome:
-    """What a run came to."""
+    """What a run came to. Of one that was `interrupted` nothing was checked."""
 
     duration_s: float
     traders: list[Trader]
@@ -90,10 +90,12 @@ class RunOutcome:
     digests: dict[int, str] = field(default_factory=dict)
     """Of each engine's state at the end, in virtual time: the same seed gives the same."""
 
+    interrupted: bool = False
+
     @property
     def holds(self) -> bool:
-        """Whether no invariant was violated."""
-        return all(check.holds for check in self.checks)
+        """Whether it was checked, and no invariant was violated."""
+        return not self.interrupted and all(check.holds for check in self.checks)
 
     @property
     def kinds(self) -> list[str]:
@@ -233,8 +235,24 @@ async def _trade_and_check(progress: Progress, tally: Tally | None) -> RunOutcom
     if tally is not None:
         fills = count_fills([fill for fills in tally.fills.values() for fill in fills])
     else:
-        fills = FillCounts(dict(sorted(progress.per_engine.items())), progress.through_legs, progress.volume)
+        fills = _fills_seen(progress)
     return RunOutcome(elapsed, progress.traders, checks, fills, positions)
+
+
+def cut_short(progress: Progress) -> RunOutcome:
+    """What a run has come to that is interrupted now, by what its clients were told."""
+    elapsed = min(asyncio.get_running_loop().time() - progress.started, progress.plan.duration_s)
+    positions = {
+        (trader.name, symbol): lots
+        for trader in progress.traders
+        for symbol, lots in trader.positions().items()
+    }
+    return RunOutcome(elapsed, progress.traders, [], _fills_seen(progress), positions, interrupted=True)
+
+
+def _fills_seen(progress: Progress) -> FillCounts:
+    """Of the trades whose taker was told."""
+    return FillCounts(dict(sorted(progress.per_engine.items())), progress.through_legs, progress.volume)
 
 
 def _record(progress: Progress, recording: Recording) -> None:

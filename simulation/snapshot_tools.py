@@ -9,12 +9,14 @@ Exit codes: 0 all is well, 1 a snapshot is damaged, 2 NATS is unreachable or has
 
 import argparse
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 import nats.errors
 import nats.js.errors
+from matchbus.program import ending_with
 from rich.console import Console
 
 from bus.connection import Patience
@@ -70,8 +72,10 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         raise NeverRan(options.engine) from error
     except (TimeoutError, nats.errors.Error) as error:
         raise NatsAway(options.nats, error) from error
-    _show(options, console, entries, verdicts)
-    return DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
+    code = DAMAGED if any(verdict not in ("", GOOD) for verdict in verdicts) else WELL
+    with ending_with(code):
+        _show(options, console, entries, verdicts)
+    return code
 
 
 def _show(
@@ -93,6 +97,6 @@ def _show(
     for entry, verdict in zip(entries, verdicts, strict=True):
         made = datetime.fromtimestamp(entry.time_ns / _NS, UTC)
         row = [f"{entry.batch_number:,}", str(entry.epoch), f"{made:%Y-%m-%d %H:%M:%S}"]
-        row += [f"{entry.size / 1000:,.0f}", entry.state_digest[:12]]
+        row += [f"{math.ceil(entry.size / 1000):,}", entry.state_digest[:12]]
         sheet.rows.append((*row, *((verdict,) if verdict else ())))
     print_sheets(console, sheet)

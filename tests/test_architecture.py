@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "client.cli": ("client",),
     "client.cli.feed": ("client", "bus"),
     "client.cli.health": ("client", "bus", "matchbus"),
+    "client.cli.output": ("client", "matchbus"),
     "simulation": ("simulation", "engine", "bus", "exchange", "client", "matchbus"),
 }
 """What the modules of a package may import of ours."""

@@ -1,16 +1,23 @@
 """What holds for every example; what each does is tried where the market it needs is."""
 
 import asyncio
+import json
 import re
 import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import nats
 import pytest
+from nats.aio.client import Client as Nats
+
+from bus.server import NatsServer
+from tests.conftest import Connections
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = [path for path in sorted((ROOT / "examples").iterdir()) if path.suffix in {".py", ".mjs", ".sh"}]
@@ -75,6 +82,56 @@ def test_without_a_market_an_example_says_so_in_a_line() -> None:
         )
     for done in ends:
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
+
+
+def follower(program: dict[str, Any], url: str) -> asyncio.Task[Any]:
+    """What follows AAPL in the program that a page or an example shows."""
+    if "follow" in program:
+        return asyncio.create_task(anext(program["follow"](url, "AAPL")))
+    return asyncio.create_task(program["main"](url, "AAPL"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/follow_feed.py"])
+async def test_a_follower_outlasts_nats_being_away(
+    page: str, own_server: NatsServer, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py gives up after sixty attempts, in two minutes: it does not, and asks for the book again."""
+    failures: list[Exception] = []
+    opened: list[Nats] = []
+
+    async def note(error: Exception) -> None:
+        failures.append(error)
+
+    async def hasty(url: str, open_connection: Any = nats.connect, **terms: Any) -> Nats:
+        nc: Nats = await open_connection(url, **terms | {"reconnect_time_wait": 0.001, "error_cb": note})
+        opened.append(nc)
+        return nc
+
+    monkeypatch.setattr(nats, "connect", hasty)
+    text = (ROOT / page).read_text()
+    shown = re.search(r"```python\n([^`]*nats\.connect.*?)```", text, re.DOTALL)
+    source = shown[1] if shown else text.partition("\ntry:\n    run(")[0]
+    program: dict[str, Any] = {"__name__": "follower"}
+    exec(source, program)
+    following = follower(program, own_server.url)
+    try:
+        await until(lambda: opened)
+        await own_server.kill()
+        await until(lambda: len(failures) > 70 or following.done(), 30)
+        assert not following.done(), following.exception()
+        await own_server.start()
+        nc = await connections.open(own_server.url)
+        asked = await nc.subscribe("snapshot.1")
+        async with asyncio.timeout(20):
+            while not asked.pending_msgs:
+                await nc.publish("md.1.heartbeat", json.dumps(["heartbeat", 1, 1, 0, 0, {}]).encode())
+                await asyncio.sleep(0.05)
+        assert b"AAPL" in (await asked.next_msg()).data
+    finally:
+        following.cancel()
+        await asyncio.wait((following,))
+        for connection in opened:
+            await connection.close()
 
 
 async def test_the_drop_copy_follower_outlasts_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,42 @@ def test_a_full_disk_is_said_in_a_sentence(command: list[str], tmp_path: Path) -
         assert set(json.loads(done.stderr)) == {"error", "hint"}
 
 
+def test_help_without_room_is_said_without_buffers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers often have Python write at once; then argparse itself meets the error."""
+    monkeypatch.setattr(f"{__name__}.environment", lambda **more: {**os.environ, **more})
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    for words in (["submit", "--help"], ["journal", "dump", "--help"]):
+        (tmp_path / words[0]).mkdir()
+        done = printed_to(">/dev/full", [str(INSTALLED / "matchbus"), *words], tmp_path / words[0])
+        assert done.returncode == 1
+        assert done.stderr == "matchbus: nothing more can be written: No space left on device\n"
+
+
+VERDICT = """
+import sys
+from matchbus.program import ending_with, run_program
+from rich.console import Console
+
+def work():
+    with ending_with(3):
+        {printing}
+
+sys.exit(run_program("verdict", work))
+"""
+
+
+@pytest.mark.parametrize("printing", ["print('bad', flush=True)", "Console().print('bad')"])
+def test_a_verdict_that_nobody_reads_is_the_exit_code(printing: str, tmp_path: Path) -> None:
+    """Whether plain Python prints it or rich."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = printed_to("", [sys.executable, "-c", VERDICT.format(printing=printing)], tmp_path, writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 @pytest.mark.parametrize("command", MATCHBUS, ids=named)
 def test_a_closed_output_is_no_failure(command: list[str], tmp_path: Path) -> None:
     """Where stdout is closed, what is printed goes nowhere."""

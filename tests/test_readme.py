@@ -70,9 +70,11 @@ async def test_feed_subscriber(venue: Cluster, monkeypatch: pytest.MonkeyPatch) 
     exec(compile(FEED_SUBSCRIBER, "README.md", "exec"), subscriber.__dict__)
     closing = AsyncExitStack()
 
-    async def connect(url: str, open_connection: Callable[..., Awaitable[Nats]] = nats.connect) -> Nats:
-        """The subscriber's connection ends with its process; here it would try to reconnect for minutes."""
-        connection = await open_connection(url)
+    async def connect(
+        url: str, open_connection: Callable[..., Awaitable[Nats]] = nats.connect, **terms: int
+    ) -> Nats:
+        """The subscriber's connection ends with its process; here it would try to reconnect for ever."""
+        connection = await open_connection(url, **terms)
         closing.push_async_callback(connection.close)
         return connection
 

@@ -53,6 +53,10 @@ class Parser(argparse.ArgumentParser):
         self._usage = self._short_usage()  # while it reads, options and words are hidden from each other
         return self.parse_intermixed_args(words)
 
+    def print_help(self, file: Any = None) -> None:
+        """Print it. Raises OSError, which argparse itself drops."""
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str) -> NoReturn:
         """Raise `Misuse`."""
         raise Misuse(message, self._usage or self._short_usage())

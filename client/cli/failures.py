@@ -17,6 +17,7 @@ from client import (
     MatchbusError,
     OrderNotFound,
     RejectReason,
+    RequestInvalid,
     Unavailable,
     UnknownSymbol,
 )
@@ -42,6 +43,22 @@ _START_ONE: Final = (
 
 _ASK_WHO: Final = (
     f"it may be waiting for NATS, which `matchbus status` shows; if it is not there, {_START_ONE}"
+)
+
+_MUTE: Final = ("before receiving SETTINGS frame",)
+"""What gRPC says where somebody takes the connection and then says nothing."""
+
+_WAKE_IT: Final = (
+    "somebody listens there and says nothing: frozen, overloaded or no exchange. Wait, or end that process "
+    "by kill -9 and start it anew; another one is named by --exchange HOST:PORT"
+)
+
+_OTHERS: Final = ("Failed parsing HTTP/2", "there is no such method")
+"""What is said where something else listens, such as NATS, or an engine."""
+
+_NAME_IT: Final = (
+    "something else listens there: `matchbus up` shows the address of the exchange, which --exchange takes; "
+    "that of NATS goes into --nats, and engines are found by the exchange"
 )
 
 _CHECK_TLS: Final = (
@@ -107,6 +124,10 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
                 f"{reason_of(error.cause)}",
                 _CHECK_TLS
                 if _says(error, _HUNG_UP)
+                else _NAME_IT
+                if _says(error, _OTHERS)
+                else _WAKE_IT
+                if _says(error, _MUTE)
                 else _ASK_WHO
                 if _says(error, ("DEADLINE_EXCEEDED",))
                 else _START_ONE,
@@ -124,6 +145,10 @@ def explain(error: Exception, settings: Settings, listed: list[str]) -> Failure:
             )
         case OrderNotFound():
             return Failure(str(error), "`matchbus orders` lists what is open")
+        case RequestInvalid() if _says(error, _OTHERS):
+            return Failure(
+                f"no exchange is at {settings.exchange} ({settings.source('exchange')}): {error}", _NAME_IT
+            )
         # All that the exchange says of it; of a wrong secret it says more, with the client's name.
         case AuthenticationFailed() if str(error) == "wrong password":
             return Failure(

@@ -62,13 +62,14 @@ async def status(options: Options, desk: Desk) -> int:
         "refusing": [engine.engine for engine in refusing],
         "client": None if client is None else client | {"positions": positions},
     }
+    code = DONE if well else REFUSED
     if desk.output.as_json:
-        desk.output.answer(document)
+        desk.output.answer(document, code=code)
     else:
-        desk.output.sheets(_venue_sheet(exchange, bus, refusing, client), engines_sheet(engines))
-        if positions:
-            desk.output.sheets(positions_sheet(positions))
-    return DONE if well else REFUSED
+        sheets = [_venue_sheet(exchange, bus, refusing, client), engines_sheet(engines)]
+        sheets += [positions_sheet(positions)] if positions else []
+        desk.output.sheets(*sheets, code=code)
+    return code
 
 
 async def _exchange(desk: Desk) -> tuple[dict[str, Any], list[EngineStatus]]:

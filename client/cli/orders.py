@@ -238,8 +238,9 @@ def _check_one(name: str, given: dict[str, bool]) -> None:
 
 def _answer(desk: Desk, result: OrderResult, what: str, instrument: Instrument | None = None) -> int:
     """Show the engine's answer; the exit code."""
-    desk.output.answer(result, *result_lines(result, what, instrument))
-    return REFUSED if result.status is OrderStatus.REJECTED else DONE
+    code = REFUSED if result.status is OrderStatus.REJECTED else DONE
+    desk.output.answer(result, *result_lines(result, what, instrument), code=code)
+    return code
 
 
 COMMANDS: Final = (

@@ -11,25 +11,24 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from client.cli.failures import Failure
+from matchbus.program import ending_with
+
+from client.cli.failures import DONE, Failure
 from client.cli.sheets import Sheet, plain
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
-    from rich.text import Text
+    from rich.console import Console
+
+_TOLD_AT_MOST: Final = 1_000
+"""Characters of an answer that a failure tells: a book may have thousands of levels."""
 
 QUIET_S: Final = 1.0
 """What takes longer than this shows that it is under way."""
 
 _WIDE: Final = 240
 """Columns of a table that goes into a file or a pipe: nothing is to be folded there."""
-
-_AROUND_A_CELL: Final = 3
-"""Columns that a table takes for a cell besides its text: a blank on each side, and a line."""
-
-_GAP: Final = "  "
 
 
 class Output:
@@ -41,13 +40,12 @@ class Output:
     def line(self, text: str) -> None:
         """A sentence for people; nothing in JSON."""
         if not self.as_json:
-            with _writing():
-                print(text, flush=True)
+            _write(text)
 
-    def answer(self, answer: Any, *lines: str) -> None:
-        """One answer: an object in JSON, else the lines."""
-        with _writing():
-            print(json.dumps(plain(answer)) if self.as_json else "\n".join(lines), flush=True)
+    def answer(self, answer: Any, *lines: str, code: int = DONE) -> None:
+        """One answer: an object in JSON, else the lines. `code` is the exit code, also when unread."""
+        with ending_with(code):
+            _write(json.dumps(plain(answer)) if self.as_json else "\n".join(lines))
 
     def table(self, answers: Sequence[Any], sheet: Callable[[], Sheet], *, nothing: str = "") -> None:
         """Many answers: an object a line in JSON, else a table, or `nothing` when there are none."""
@@ -59,9 +57,9 @@ class Output:
         else:
             self.line(nothing)
 
-    def sheets(self, *sheets: Sheet) -> None:
-        """Draw tables."""
-        with _writing():
+    def sheets(self, *sheets: Sheet, code: int = DONE) -> None:
+        """Draw tables, which have that exit code."""
+        with _writing(), ending_with(code):
             print_sheets(stdout_console(), *sheets)
             sys.stdout.flush()
 
@@ -117,95 +115,40 @@ class Output:
             return
         from rich.live import Live  # noqa: PLC0415 -- see the module's docstring
 
+        from client.cli.drawing import drawn  # noqa: PLC0415 -- likewise
+
         with Live(console=stdout_console(), auto_refresh=False) as live:
 
             def redraw(answer: Any, sheet: Callable[[], Sheet]) -> None:
                 if news(answer):
-                    live.update(drawn(sheet(), live.console.width), refresh=True)
+                    live.update(drawn(sheet(), live.console), refresh=True)
 
             yield redraw
 
 
+def _write(text: str) -> None:
+    """Write an answer to stdout; a `Failure` tells it where it cannot be written: it may be an order's."""
+    with _writing(f"the answer is: {text:.{_TOLD_AT_MOST}}"):
+        print(text, flush=True)
+
+
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
+def _writing(hint: str = "make room, and ask again") -> Iterator[None]:
     """Around what goes to stdout: that nothing can be written there is a `Failure`."""
     try:
         yield
     except BrokenPipeError:  # none: `| head` has seen enough
         raise
     except OSError as error:
-        raise Failure(
-            f"the answer cannot be written: {error.strerror}",
-            "what was asked for is done all the same: make room, and look before you repeat an order",
-        ) from error
-
-
-def drawn(sheet: Sheet, width: int) -> "Group":
-    """What people see: the table, and the note below it.
-
-    Cells are wrapped between words only. A table that is too wide for that becomes a list: a shortened id or
-    number is useless.
-    """
-    from rich.cells import cell_len  # noqa: PLC0415 -- see the module's docstring
-    from rich.console import Group  # noqa: PLC0415 -- likewise
-    from rich.table import Table  # noqa: PLC0415 -- likewise
-    from rich.text import Text  # noqa: PLC0415 -- likewise
-
-    # Text, not markup: what clients have named must not colour the screen.
-    rows = [
-        [Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row]
-        for row in sheet.rows
-    ]
-    names = [column.removeprefix(">") for column in sheet.columns]
-    texts = [[name, *(row[place].plain for row in rows)] for place, name in enumerate(names)]
-    least = [
-        max(map(cell_len, (name, *(word for text in cells for word in text.split()))))
-        for name, *cells in texts
-    ]
-    spare = width - 1 - sum(columns + _AROUND_A_CELL for columns in least)
-    if spare < 0:
-        listed = [_listed(names, row, width) for row in rows]
-        return Group(*(Text(text) for text in (sheet.title,) if text), *listed, *_note(sheet))
-    table = Table()
-    for column, name, cells, narrow in zip(sheet.columns, names, texts, least, strict=True):
-        # Left to itself rich takes from the widest column, and folds the longest ids.
-        wide = min(max(cell_len(line) for text in cells for line in text.split("\n")), narrow + spare)
-        spare -= wide - narrow
-        justify: Literal["left", "right"] = "right" if name != column else "left"
-        table.add_column(name, justify=justify, width=wide, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # A title of the table's own would be folded to its width.
-    title = (Text(sheet.title, style="table.title"),) if sheet.title else ()
-    return Group(*title, table, *_note(sheet))
-
-
-def _note(sheet: Sheet) -> "list[Text]":
-    from rich.text import Text  # noqa: PLC0415 -- see the module's docstring
-
-    return [Text(sheet.note)] if sheet.note else []
-
-
-def _listed(names: Sequence[str], row: "Sequence[Text]", width: int) -> "Text":
-    """A row as `name value  name value ...`, on as few lines as it takes; only the first is not indented."""
-    from rich.text import Text  # noqa: PLC0415 -- see the module's docstring
-
-    lines: list[Text] = []
-    for name, cell in zip(names, row, strict=True):
-        if not cell.plain:
-            continue
-        entry = Text.assemble((name, "dim"), " " if name else "", cell)
-        if lines and lines[-1].cell_len + len(_GAP) + entry.cell_len <= width:
-            lines[-1].append(_GAP).append_text(entry)
-        else:
-            lines.append(Text(_GAP if lines else "").append_text(entry))
-    return Text("\n", overflow="fold").join(lines)
+        raise Failure(f"the answer cannot be written: {error.strerror}", hint) from error
 
 
 def print_sheets(console: "Console", *sheets: Sheet) -> None:
     """Draw tables as wide as the console is."""
+    from client.cli.drawing import drawn  # noqa: PLC0415 -- see the module's docstring
+
     for sheet in sheets:
-        console.print(drawn(sheet, console.width))
+        console.print(drawn(sheet, console))
 
 
 def stdout_console() -> "Console":

@@ -68,8 +68,14 @@ async def trade(options: Options, desk: Desk) -> int:
         async with aclosing(_piped_lines()) as lines:
             async for line in lines:
                 number += 1
-                if await execute(line, desk, f"line {number}: ") != DONE:
-                    code = REFUSED
+                try:
+                    if await execute(line, desk, f"line {number}: ") != DONE:
+                        code = REFUSED
+                except BrokenPipeError as error:
+                    raise Failure(
+                        f"line {number}: nobody reads the answers any more",
+                        "the line was carried out; what stands behind it was not, as nobody would see it",
+                    ) from error
     return code
 
 

@@ -65,10 +65,10 @@ def lost(mark: Mark, there: JournalPosition | None, end: JournalPosition) -> str
     """
     if end.batch_number < mark.batch_number:
         missing = mark.batch_number - end.batch_number
+        those = f"{end.batch_number + 1} to {mark.batch_number}" if missing > 1 else f"{mark.batch_number}"
         return (
             f"it ends at batch {end.batch_number}, but batch {mark.batch_number} of epoch {mark.epoch} had"
-            f" been stored: {missing} {'batch is' if missing == 1 else 'batches are'} missing,"
-            f" {end.batch_number + 1} to {mark.batch_number}"
+            f" been stored: {missing} {'batch is' if missing == 1 else 'batches are'} missing, {those}"
         )
     if there is None or there.digest.hex() != mark.digest:
         holds = "is not there" if there is None else f"has digest {there.digest.hex()}"

@@ -1,14 +1,18 @@
 """How every command of ours begins and ends: interrupted, without room for its output, without a reader.
 
+A reader that is gone (`| head`) ends a command quietly, with 0; with its own code where that tells what was
+refused or found wrong (`ending_with`). Output for which there is no room is a failure, said on stderr.
+
 What a command needs takes most of a second to load, and Ctrl-C may come meanwhile. So an entry is thin: it
 imports this alone, and what does the work only by `load`, within `run_program`.
 """
 
+import contextlib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import FrameType
 from typing import Any, Final, TextIO
@@ -17,6 +21,27 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE_ERROR: Final = 2
 INTERRUPTED: Final = 130
+
+
+class Unread(BrokenPipeError):
+    """Nobody reads what tells the same as the exit code `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(errno.EPIPE, os.strerror(errno.EPIPE))
+        self.code = code
+
+
+@contextlib.contextmanager
+def ending_with(code: int) -> Iterator[None]:
+    """Around what prints a verdict: raises `Unread` when nobody reads it."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise Unread(code) from error
+    except SystemExit as end:
+        if not _of_broken_pipe(end):
+            raise
+        raise Unread(code) from end
 
 
 def run_program(
@@ -43,6 +68,8 @@ def run_program(
         code = work() or DONE
     except KeyboardInterrupt:
         code = interrupted
+    except Unread as unread:
+        code = unread.code
     except BrokenPipeError:  # `| head` has seen enough
         code = DONE
     except OSError as error:
@@ -50,8 +77,7 @@ def run_program(
             raise
         code = _unwritten(say, error)
     except SystemExit as end:
-        # From argparse, after its help or a wrong word, or from rich, which makes this of a broken pipe.
-        code = DONE if isinstance(end.__context__, BrokenPipeError) else int(end.code or DONE)
+        code = DONE if _of_broken_pipe(end) else int(end.code or DONE)  # else from argparse
     finally:
         _at_interrupt(signal.default_int_handler)
     return _written_out(say, code)
@@ -62,6 +88,11 @@ def load(module: str) -> Any:
     loaded = import_module(module)
     _at_interrupt(signal.default_int_handler)
     return loaded
+
+
+def _of_broken_pipe(end: SystemExit) -> bool:
+    """Whether rich has made this of one."""
+    return isinstance(end.__context__, BrokenPipeError)
 
 
 def _at_interrupt(handler: Callable[[int, FrameType | None], object]) -> None:

@@ -142,10 +142,16 @@ async def test_a_gap_in_the_stream_is_told(nats_connection: Connection) -> None:
     with pytest.raises(StreamGap) as caught:
         await reader.read(5)
     assert (caught.value.expected, caught.value.found) == (3, 5)
+    assert str(caught.value) == "stream GAPPED: messages 3 to 4 are missing"
     await reader.close()
     jumping = StreamReader(nats_connection, "GAPPED", contiguous=False)
     assert await _read(jumping, 6) == [1, 2, 5, 6]
     await jumping.close()
+
+
+def test_one_missing_message_is_told_as_one() -> None:
+    """It has a number, and no range."""
+    assert str(StreamGap("GAPPED", 5, 6)) == "stream GAPPED: message 5 is missing"
 
 
 @pytest.mark.parametrize("written_since", [0, 1, 3])

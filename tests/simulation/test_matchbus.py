@@ -119,6 +119,14 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     assert "did you mean" not in capsys.readouterr().err
 
 
+def test_an_option_before_the_command_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is no command that is spelled wrongly, though one has nearly its name."""
+    assert matchbus.main(["--context", "alice", "orders"]) == 2
+    told = capsys.readouterr().err
+    assert "--context stands before the command" in told
+    assert "did you mean" not in told
+
+
 @pytest.mark.parametrize(
     ("statement", "not_needed"),
     [

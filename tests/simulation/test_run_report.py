@@ -4,15 +4,18 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import defaultdict
 from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
+from matchbus.program import INTERRUPTED
 
 from simulation import cli, report_files
 from simulation.page import FILES
@@ -67,6 +70,40 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The report is in out/report/index.html" in done.stdout
     return folder / "out" / "report"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_reports_what_happened_until_then(number: signal.Signals, tmp_path: Path) -> None:
+    """Hours of it are not lost, and nobody takes it for a run that was checked."""
+    (tmp_path / "rough.toml").write_text(SCENARIO.replace("duration_s = 6", "duration_s = 600"))
+    script = str(ROOT / "simulation" / "simulation.py")
+    with subprocess.Popen(
+        [sys.executable, script, "--scenario", "rough.toml", "--report", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        deadline = Timer(DEADLINE_S, run.kill)
+        deadline.start()
+        try:
+            trades = any(re.search(r"of 600 s: .* [1-9]\d* trades", line) for line in run.stdout)
+            run.send_signal(number)
+            told = run.communicate()[0]
+        finally:
+            deadline.cancel()
+            run.kill()
+    assert trades
+    assert run.returncode == INTERRUPTED
+    assert re.search(r"The report of the \d+\.\d s until then is in out/index.html\nStopped.\n$", told), told
+    out = tmp_path / "out"
+    outcome = json.loads((out / "outcome.json").read_text())
+    assert (outcome["holds"], outcome["interrupted"], outcome["checks"]) == (False, True, [])
+    assert outcome["scenario"]["duration_s"] == 600
+    assert 0 < sum(outcome["trades_per_engine"].values()) <= len(rows(out / "fills.csv"))
+    page = (out / report_files.PAGE).read_text()
+    assert f"Interrupted after {outcome['duration_s']:.1f} s: nothing was checked." in page
 
 
 def rows(file: Path) -> list[dict[str, str]]:

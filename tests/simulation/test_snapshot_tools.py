@@ -11,11 +11,20 @@ from bus import provision
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
 from bus.server import NatsServer
+from bus.snapshots import SnapshotEntry
 from client.cli.failures import Failure
 from engine.commands import EpochStarted, encode
 from engine.runtime import snapshots
 from simulation import snapshot_tools
 from tests.waiting import hold_up
+
+
+def test_a_small_snapshot_is_not_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its size is rounded up: none that is stored takes 0 kB."""
+    entries = [SnapshotEntry(7, 1, 7, "ab", "abcd", 0, 0, 0, size) for size in (1, 1_000, 1_001)]
+    snapshot_tools._show(Namespace(json=False, action="list", engine=1), Console(), entries, ["", "", ""])
+    sizes = [line.split("│")[4].strip() for line in capsys.readouterr().out.splitlines() if "abcd" in line]
+    assert sizes == ["1", "1", "2"]
 
 
 async def test_lost_reports_are_told(own_server: NatsServer, own_connection: Connection) -> None:

@@ -14,6 +14,7 @@ from client import (
     MatchbusError,
     OrderNotFound,
     RejectReason,
+    RequestInvalid,
     Unavailable,
     UnknownSymbol,
 )
@@ -31,6 +32,14 @@ REFUSED_CONNECTION = (
     "ipv4:127.0.0.1:1: Failed to connect to remote host: connect: Connection refused (111)"
 )
 HUNG_UP = "no answer within 5 s, last failure: UNAVAILABLE: last error: UNAVAILABLE: ipv4:1: Socket closed"
+MUTE = (
+    "no answer within 5 s, last failure: UNAVAILABLE: failed to connect to all addresses; last error: "
+    "UNKNOWN: ipv4:1: connection attempt timed out before receiving SETTINGS frame"
+)
+NO_GRPC = (
+    "no answer within 5 s, last failure: UNAVAILABLE: failed to connect to all addresses; last error: "
+    "UNAVAILABLE: ipv4:1: Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame)"
+)
 DISBELIEVED = (
     "no answer within 5 s, last failure: UNAVAILABLE: last error: UNKNOWN: ipv4:1: Tls handshake failed "
     "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate"
@@ -48,6 +57,9 @@ def settings() -> Settings:
     [
         (ExchangeAway(Unavailable(REFUSED_CONNECTION)), "host:1 (from context alice)", "matchbus up"),
         (ExchangeAway(Unavailable(HUNG_UP)), "host:1 (from context alice)", "MATCHBUS_TLS_CA"),
+        (ExchangeAway(Unavailable(MUTE)), "host:1 (from context alice)", "frozen"),
+        (ExchangeAway(Unavailable(NO_GRPC)), "host:1 (from context alice)", "something else listens there"),
+        (RequestInvalid("there is no such method"), "host:1 (from context alice)", "engines are found by"),
         (ExchangeAway(Unavailable(DISBELIEVED)), "CERTIFICATE_VERIFY_FAILED", "MATCHBUS_TLS_CA"),
         (Unavailable("no answer within 5 s"), "no answer within 5 s", "matchbus status"),
         (UnknownSymbol("APPL"), "did you mean AAPL?", "AAPL, MSFT"),

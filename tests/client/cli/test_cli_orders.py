@@ -2,16 +2,19 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import grpc
 import pytest
+from matchbus.program import Unread
 from matchbus.v1 import matchbus_pb2 as pb
 
 from client.cli import prompt
 from client.cli.failures import how_to_find_out
 from client.cli.main import find, run
 from client.cli.output import Output
+from tests.client.cli.outputs import no_reader, no_room
 from tests.client.fake_venue import FakeEngine, FakeVenue, refusal
 from tests.waiting import until
 
@@ -91,6 +94,34 @@ async def test_a_command_without_an_answer_says_what_may_have_been_done(
     told = capsys.readouterr().err
     assert f"the order may or may not have been {doubt}: no answer within 1 s" in told
     assert hint.format(own=engine.commands[0].new.client_order_id) in told
+
+
+async def test_a_refusal_that_nobody_reads_is_in_the_exit_code(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`| true` behind it does not make an order of it."""
+    engine.silent = False
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Unread) as refused:
+            await typed("cancel 6", engine)
+        with pytest.raises(Unread) as done:
+            await typed("cancel 5", engine)
+    assert (refused.value.code, done.value.code) == (1, 0)
+
+
+async def test_an_answer_that_cannot_be_written_is_told_as_a_failure(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is left to look up: what has become of the order is said on stderr."""
+    engine.silent = False
+    for words, answer in (("cancel 6", "REFUSED  UNKNOWN_ORDER"), ("cancel 5", "CANCELLED  order 5")):
+        with no_room() as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert await typed(words, engine) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("matchbus: the answer cannot be written: No space left on device")
+        assert f"the answer is: {answer}" in told
 
 
 @pytest.mark.parametrize("own", ["-x", "my own", "`it's`"])

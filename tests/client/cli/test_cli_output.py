@@ -2,13 +2,17 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from client.cli.failures import Failure
 from client.cli.output import Output, stdout_console
 from client.cli.sheets import FILL_COLUMNS, Cell, Sheet, fill_cells, orders_sheet
+from tests.client.cli.outputs import no_room
 from tests.client.cli.test_cli_sheets import FILL, ORDER
 from tests.waiting import until
 
@@ -72,6 +76,38 @@ def test_a_long_id_is_whole_beside_words_at_any_width(
     assert any(digest in line for line in lines)
 
 
+@pytest.mark.parametrize("width", [120, 60], ids=["table", "list"])
+def test_many_rows_are_drawn_quickly(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What need not be wrapped is not drawn by rich, which takes several times as long."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    sheet = orders_sheet([ORDER] * 1500)
+    by_rich = Table()
+    for column in sheet.columns:
+        by_rich.add_column(column, width=20)
+    for row in sheet.rows:
+        by_rich.add_row(*(Text(cell if isinstance(cell, str) else cell[0]) for cell in row))
+
+    def cpu_s(draw: Callable[[], None]) -> float:
+        began = time.process_time()
+        draw()
+        return time.process_time() - began
+
+    ours = cpu_s(lambda: Output(as_json=False).sheets(sheet))
+    assert capsys.readouterr().out.count(ORDER.client_order_id) == 1500
+    assert ours < cpu_s(lambda: stdout_console().print(by_rich)) / 3
+
+
+def test_cells_of_any_kind_stand_in_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide characters count twice, and what would steer a terminal is left out."""
+    monkeypatch.setenv("COLUMNS", "40")
+    Output(as_json=False).sheets(Sheet("", ("name", ">number"), [("漢字", "5"), ("a\bb", ("17", "red"))]))
+    assert capsys.readouterr().out.splitlines()[3:5] == ["│ 漢字 │      5 │", "│ ab   │     17 │"]
+
+
 def test_a_character_that_the_terminal_lacks_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a `?` where it would have raised, and what the user has said about such characters holds."""
     for errors, shown in (("strict", "?"), ("backslashreplace", "\\u2192")):
@@ -81,6 +117,16 @@ def test_a_character_that_the_terminal_lacks_ends_nothing(monkeypatch: pytest.Mo
         stdout_console().print("E1 → E2")
         stdout.flush()
         assert written.getvalue().decode("latin-1") == f"E1 {shown} E2\n"
+
+
+def test_a_failure_does_not_tell_a_whole_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells as much of an answer that cannot be written as an order's takes."""
+    with no_room() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Failure) as failed:
+            Output(as_json=True).answer({"bids": [{"price": "1"}] * 10_000})
+    assert failed.value.hint.startswith('the answer is: {"bids": ')
+    assert len(failed.value.hint) < 2_000
 
 
 def test_no_answers_are_told_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from client.cli.desk import Desk
 from client.cli.failures import Misuse
 from client.cli.main import find, run
 from client.cli.output import Output
+from tests.client.cli.outputs import no_reader
 from tests.client.cli.screen import Screen
 from tests.client.cli.test_cli_sheets import ORDER
 from tests.client.fake_venue import FakeVenue
@@ -226,6 +227,25 @@ async def test_a_pipe_stays_as_it_was(piped: Piped, capsys: pytest.CaptureFixtur
     assert os.get_blocking(sys.stdin.fileno())
     signal.raise_signal(signal.SIGTERM)
     assert await trading == 0
+
+
+@pytest.mark.parametrize("line", ["buy 1 AAPL 2", "orders"])
+async def test_no_line_is_done_whose_answer_nobody_would_read(
+    line: str,
+    venue: FakeVenue,
+    trade: Trade,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`| head` ends it, and as lines may be left it does not end well; which was the last is said."""
+    (tmp_path / "lines").write_text(f"# first\n{line}\nsell 1 AAPL 9\n")
+    with (tmp_path / "lines").open() as lines, no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdin", lines)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert await trade() == 1
+    assert len(venue.engines[0].orders) == (1 if line.startswith("buy") else 0)
+    assert "line 2: nobody reads the answers any more" in capsys.readouterr().err
 
 
 async def test_lines_are_done_though_nobody_reads_what_failed(
