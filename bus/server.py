@@ -205,6 +205,11 @@ class NatsServer(ChildProcess):
         self._monitoring_port = 0
 
     @property
+    def name(self) -> str:
+        """What to call it: one of several servers is told by the name of its node."""
+        return f"nats-server {self.node.name}" if self.node is not None else "nats-server"
+
+    @property
     def url(self) -> str:
         """Where clients connect. Known once started."""
         return f"nats://{_HOST}:{self.port}"
@@ -240,7 +245,7 @@ class NatsServer(ChildProcess):
         except TimeoutError as error:
             await self.stop()
             raise ServerFailed(
-                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._last_lines()
+                f"{self.name} did not answer within {START_DEADLINE_S:g} s", self._last_lines()
             ) from error
         except BaseException:
             await self.stop()
@@ -366,7 +371,7 @@ class NatsServer(ChildProcess):
     def _check_alive(self) -> None:
         code = self._started.returncode
         if code is not None:
-            raise ServerFailed(f"nats-server ended with code {code}", self._last_lines())
+            raise ServerFailed(f"{self.name} ended with code {code}", self._last_lines())
 
     def _last_lines(self) -> str:
         with contextlib.suppress(OSError):
