@@ -418,9 +418,12 @@ async def _provision(nc: Client, settings: ExchangeSettings) -> bool:
                 except AWAY:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError as error:
-        raise ProcessFault(
-            "the NATS server answers but its JetStream does not: start it with nats.conf, and see its log"
-        ) from error
+        why = (
+            "start it with nats.conf, and see its log"
+            if replicas == 1
+            else f"more than half of the {replicas} servers must run, and all of them when they first start"
+        )
+        raise ProcessFault(f"the NATS server answers but its JetStream does not: {why}") from error
 
 
 def main() -> None:
