@@ -219,11 +219,36 @@ async def test_a_server_whose_jetstream_is_away_ends_a_start(
 
     monkeypatch.setattr(provision, "provision_shared", away)
     monkeypatch.setattr(process, "START_DEADLINE_S", 0.3)
+    monkeypatch.setattr(process, "ELECTIONS_S", 0.3)
     file = tmp_path / "instruments.toml"
     file.write_text(INSTRUMENTS)
     settings = ExchangeSettings(own_server.url, "127.0.0.1:0", PASSWORD, file, None, replicas)
     with pytest.raises(ProcessFault, match=f"answers but its JetStream does not: {what_to_do}"):
         await run(settings)
+
+
+async def test_a_start_outlasts_elections(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster that has just lost a server is silent for longer than one server that starts."""
+    began = asyncio.get_running_loop().time()
+    provisioned = asyncio.Event()
+
+    async def elect(*_: Any, **__: Any) -> None:
+        if asyncio.get_running_loop().time() - began < 1.0:
+            raise nats.errors.TimeoutError
+        provisioned.set()
+
+    async def adjust(*_: Any, **__: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(provision, "provision_shared", elect)
+    monkeypatch.setattr(provision, "adjust_journals", adjust)
+    monkeypatch.setattr(process, "START_DEADLINE_S", 0.1)
+    settings = ExchangeSettings(own_server.url, "127.0.0.1:0", PASSWORD, tmp_path / "none", None, 3)
+    async with asyncio.timeout(10):
+        await process._provision(own_connection, settings)
+    assert provisioned.is_set()
 
 
 async def test_calls_work_again_after_the_nats_server_was_killed(
