@@ -30,6 +30,7 @@ from bus.stream import (
     last_message,
     next_message,
     settled_extent,
+    settled_last_message,
     until_connected,
 )
 from bus.stream_reader import StreamReader
@@ -148,8 +149,9 @@ class ExecutionsWriter:
         try:
             stored = await last_message(self._nc, subjects.EXECUTIONS_STREAM, self._subject)
             if self._is_behind(stored):  # a cluster's new leader may not have all that was stored yet
-                await settled_extent(self._nc, subjects.EXECUTIONS_STREAM, self._sequence)
-                stored = await last_message(self._nc, subjects.EXECUTIONS_STREAM, self._subject)
+                stored = await settled_last_message(
+                    self._nc, subjects.EXECUTIONS_STREAM, self._subject, self._sequence
+                )
         except StreamError as error:
             raise ExecutionsDamaged(str(error)) from error
         if self._is_behind(stored):

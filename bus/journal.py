@@ -41,14 +41,13 @@ from bus.records import (
     encode_record,
 )
 from bus.stream import (
-    AWAY,
     EXPECTED_LAST_SEQUENCE,
     Extent,
     Publisher,
     StreamError,
     StreamGap,
-    message_at,
     settled_extent,
+    settled_message,
     until_connected,
 )
 from bus.stream_reader import StreamReader
@@ -342,13 +341,8 @@ class JetStreamJournal(_Chained):
         self._sequence = first - 1
 
     async def _record_at(self, sequence: int) -> bytes | None:
-        while True:
-            try:
-                found = await message_at(self._nc, self._stream, sequence)
-            except AWAY:
-                await until_connected(self._nc)
-            else:
-                return found.payload if found is not None else None
+        found = await settled_message(self._nc, self._stream, sequence)
+        return found.payload if found is not None else None
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says. Costs one round trip and one fsync of the server."""
@@ -407,24 +401,20 @@ class JetStreamJournal(_Chained):
     async def _find(self, payload: bytes, epoch: int) -> bool:
         """Look who has our place: True if we do; False if nobody does: the same bytes must be sent again."""
         place = self._sequence + 1
-        while True:
-            await until_connected(self._nc)
-            end = (await settled_extent(self._nc, self._stream, self._sequence)).last_seq
-            try:
-                found = await message_at(self._nc, self._stream, place) if end >= place else None
-            except AWAY:
-                continue
-            if end == self._sequence:
-                return False
-            if end < self._sequence:
-                raise JournalDamaged(
-                    self._engine, end + 1, f"the stream ends here, though it had stored {self._sequence}"
-                )
-            if found is None:
-                raise JournalDamaged(self._engine, place, "the record is gone, though there are later ones")
-            if found.payload == payload and f"{_WRITER}: {self._writer}\r\n".encode() in found.headers:
-                return True
-            raise _replaced(self._stream, place, epoch, found.payload)
+        await until_connected(self._nc)
+        end = (await settled_extent(self._nc, self._stream, self._sequence)).last_seq
+        if end == self._sequence:
+            return False
+        if end < self._sequence:
+            raise JournalDamaged(
+                self._engine, end + 1, f"the stream ends here, though it had stored {self._sequence}"
+            )
+        found = await settled_message(self._nc, self._stream, place)
+        if found is None:
+            raise JournalDamaged(self._engine, place, "the record is gone, though there are later ones")
+        if found.payload == payload and f"{_WRITER}: {self._writer}\r\n".encode() in found.headers:
+            return True
+        raise _replaced(self._stream, place, epoch, found.payload)
 
     async def _end(self, reached: int) -> int:
         """The stream's last sequence; JournalDamaged when its head, or what it had `reached`, is gone."""

@@ -9,7 +9,6 @@ too.
 """
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
@@ -30,8 +29,8 @@ from bus.stream import (
     StreamError,
     StreamLostEnd,
     last_message,
-    message_at,
     settled_extent,
+    settled_message,
     until_connected,
 )
 from bus.stream_reader import StreamReader
@@ -207,12 +206,11 @@ class Bucket(Generic[T]):
 
     async def _check_end(self, end: int) -> None:
         """A start waits for all that there is: for a value that is lost it would wait for ever."""
-        with contextlib.suppress(*AWAY):
-            if await message_at(self._nc, self._stream, end) is None and await self._end() == end:
-                raise BucketDamaged(
-                    f"bucket {self._bucket}: value {end} is counted and missing:"
-                    " restore the NATS store from a copy"
-                )
+        if await settled_message(self._nc, self._stream, end) is None and await self._end() == end:
+            raise BucketDamaged(
+                f"bucket {self._bucket}: value {end} is counted and missing:"
+                " restore the NATS store from a copy"
+            )
 
     async def _pause(self, deadline: float, trouble: str = "no answer") -> None:
         """Wait for the server; BucketUnavailable at the deadline, with what the trouble is."""

@@ -36,6 +36,9 @@ from bus.dies_with import dying_with_us
 
 MINIMUM_VERSION: Final = (2, 14)
 START_DEADLINE_S: Final = 15.0
+STORE_BYTES_PER_S: Final = 50 * 1024**2
+"""What a slow disk reads. A store without its index, as after a crash, is read before the first answer."""
+
 STORE: Final = "data/nats"
 """Where `nats.conf` puts the store, below the directory the server is started in."""
 
@@ -205,6 +208,11 @@ class NatsServer(ChildProcess):
         self._monitoring_port = 0
 
     @property
+    def name(self) -> str:
+        """What to call it: one of several servers is told by the name of its node."""
+        return f"nats-server {self.node.name}" if self.node is not None else "nats-server"
+
+    @property
     def url(self) -> str:
         """Where clients connect. Known once started."""
         return f"nats://{_HOST}:{self.port}"
@@ -226,21 +234,23 @@ class NatsServer(ChildProcess):
     async def start(self) -> None:
         """Start the child and return when JetStream answers.
 
-        Raises ServerUnusable, or ServerFailed when it ended or was silent for 15 s; then no child is left.
+        Raises ServerUnusable, or ServerFailed when it ended or was silent for 15 s, and for as long as it may
+        take to read what is stored; then no child is left.
         """
         binary = await asyncio.to_thread(find_nats_server)
         self._store_dir.mkdir(parents=True, exist_ok=True)
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        patience_s = START_DEADLINE_S + await asyncio.to_thread(self._stored_bytes) / STORE_BYTES_PER_S
         async with self._claimed_store() as lock:
             await self._launch_on(binary, lock)
         try:
-            async with Patience(START_DEADLINE_S):
+            async with Patience(patience_s):
                 await self._find_ports()
                 await self._await_jetstream()
         except TimeoutError as error:
             await self.stop()
             raise ServerFailed(
-                f"nats-server did not answer within {START_DEADLINE_S:g} s", self._last_lines()
+                f"{self.name} did not answer within {patience_s:.0f} s", self._last_lines()
             ) from error
         except BaseException:
             await self.stop()
@@ -333,6 +343,14 @@ class NatsServer(ChildProcess):
         disk = os.statvfs(self._store_dir / STORE)
         return disk.f_bavail * disk.f_frsize > _ROOM_BYTES
 
+    def _stored_bytes(self) -> int:
+        """How large the store is; another server may just be ending on it."""
+        size = 0
+        for path in (self._store_dir / STORE).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                size += path.stat().st_size
+        return size
+
     def _health(self) -> str:
         """What is wrong with the server in its own words; empty when nothing is, or it does not answer."""
         connection = http.client.HTTPConnection(_HOST, self._monitoring_port, timeout=_HEALTH_TIMEOUT_S)
@@ -366,7 +384,7 @@ class NatsServer(ChildProcess):
     def _check_alive(self) -> None:
         code = self._started.returncode
         if code is not None:
-            raise ServerFailed(f"nats-server ended with code {code}", self._last_lines())
+            raise ServerFailed(f"{self.name} ended with code {code}", self._last_lines())
 
     def _last_lines(self) -> str:
         with contextlib.suppress(OSError):

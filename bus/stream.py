@@ -14,8 +14,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 import nats.errors
@@ -53,6 +53,8 @@ _NO_MESSAGE_FOUND: Final = 10_037
 _UNAVAILABLE: Final = 503
 _STALE_S: Final = 10.0
 _RETRY_S: Final = 0.05
+
+T = TypeVar("T")
 
 
 class StreamError(Exception):
@@ -171,21 +173,61 @@ async def extent(nc: Client, stream: str) -> Extent:
 async def settled_extent(nc: Client, stream: str, reached: int = 0) -> Extent:
     """What the stream holds now, asked for until there is an answer.
 
-    `reached` is known to have been stored. For a replicated stream the answer may come from a server that has
-    just become its leader, or does not know yet that it no longer is: then the question is asked again, for
-    10 s at most. Raises StreamMissing, StreamError, or nats' ConnectionClosedError.
+    `reached` is known to have been stored. Raises StreamMissing, StreamError, or nats' ConnectionClosedError.
+    """
+
+    async def ask() -> tuple[Extent, bool]:
+        found = await extent(nc, stream)
+        return found, found.last_seq >= reached or found.replicas == 1
+
+    return await _settled(nc, ask)
+
+
+async def settled_message(nc: Client, stream: str, sequence: int) -> Stored | None:
+    """The message with this sequence, which is known to have been stored; None when it is gone.
+
+    Asked for until there is an answer. Raises as `settled_extent` does.
+    """
+
+    async def ask() -> tuple[Stored | None, bool]:
+        found = await message_at(nc, stream, sequence)
+        return found, found is not None or (await extent(nc, stream)).replicas == 1
+
+    return await _settled(nc, ask)
+
+
+async def settled_last_message(nc: Client, stream: str, subject: str, reached: int) -> Stored | None:
+    """The newest message of a subject, of which the one at `reached` is known to have been stored.
+
+    Asked for until there is an answer. Raises as `settled_extent` does.
+    """
+
+    async def ask() -> tuple[Stored | None, bool]:
+        found = await last_message(nc, stream, subject)
+        is_there = found is not None and found.sequence >= reached
+        return found, is_there or (await extent(nc, stream)).replicas == 1
+
+    return await _settled(nc, ask)
+
+
+async def _settled(nc: Client, ask: Callable[[], Awaitable[tuple[T, bool]]]) -> T:
+    """What is answered, as soon as it says that nothing is missing from it.
+
+    For a replicated stream it may come from a server that has just become its leader, or does not know yet
+    that it no longer is: then the question is asked again, for 10 s at most. One answer says nothing of the
+    next: for a moment two servers may give them.
     """
     short_since: float | None = None
     while True:
         try:
-            found = await extent(nc, stream)
+            found, is_whole = await ask()
         except AWAY:
             short_since = None
         else:
             now = time.monotonic()
             if short_since is None:
                 short_since = now
-            if found.last_seq >= reached or found.replicas == 1 or now - short_since > _STALE_S:
+            if is_whole or now - short_since > _STALE_S:
                 return found
         await until_connected(nc)
 

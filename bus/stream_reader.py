@@ -28,6 +28,7 @@ from bus.stream import (
     StreamMissing,
     message_at,
     settled_extent,
+    settled_message,
     until_connected,
 )
 
@@ -117,9 +118,10 @@ class StreamReader:
         Raises StreamMissing, or nats' ConnectionClosedError.
         """
         try:
-            return await message_at(self._nc, self._stream, self.next_sequence) is None
+            found = await message_at(self._nc, self._stream, self.next_sequence)
         except AWAY:
             return False
+        return found is None and await settled_message(self._nc, self._stream, self.next_sequence) is None
 
     async def renew(self) -> None:
         """Begin anew after `next_sequence`, as soon as the server is there."""

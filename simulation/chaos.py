@@ -277,7 +277,7 @@ class ChaosRun:
         """Which process does not say, asked now, that it serves."""
         members = self._cluster.members
         answers = await asyncio.gather(*(member.serves() for member in members))
-        names = ["nats-server" for server in self._cluster.nats if not server.running]
+        names = [server.name for server in self._cluster.nats if not server.running]
         names += [member.name for member, serves in zip(members, answers, strict=True) if not serves]
         return ", ".join(f"{name} does not serve" for name in names)
 

@@ -198,8 +198,11 @@ class Cluster:
         await self._until_live()
         keep_engines(self.data_dir, self.engine_count)
         works: list[tuple[str, Work]] = [
-            *(("keeping nats-server", partial(self._keep_nats, server)) for server in self.nats),
-            *(("helping nats-server after a full disk", partial(self._unstick_nats, s)) for s in self.nats),
+            *((f"keeping {server.name}", partial(self._keep_nats, server)) for server in self.nats),
+            *(
+                (f"helping {one.name} after a full disk", partial(self._unstick_nats, one))
+                for one in self.nats
+            ),
             *((f"keeping {member.name}", partial(self._keep, member)) for member in self.members),
             *([("following who reigns", self._follow_reigns)] if self.standby_count else []),
         ]
@@ -404,12 +407,12 @@ class Cluster:
             code = await server.wait()
             failures = 0 if time.monotonic() - started > _STEADY_S else failures + 1
             pause = _pause_s(failures)
-            _log.warning("nats-server ended with code %d; it starts again in %.1f s", code, pause)
+            _log.warning("%s ended with code %d; it starts again in %.1f s", server.name, code, pause)
             await asyncio.sleep(pause)
             try:
                 await server.restart()
             except (ServerError, OSError) as error:
-                _log.warning("nats-server cannot be started: %s", error)
+                _log.warning("%s cannot be started: %s", server.name, error)
             else:
                 self._on_change()
 
@@ -426,14 +429,16 @@ class Cluster:
             if not server.has_room():
                 if not told:
                     _log.warning(
-                        "nats-server stores nothing: the disk is full; it is started again once there is room"
+                        "%s stores nothing: the disk is full; it is started again once there is room",
+                        server.name,
                     )
                 told = True
             else:
                 told = False
                 _log.warning(
-                    "nats-server stores nothing, though there is room: the disk was full, or it may not write"
-                    " its files, which its log says; it is started again"
+                    "%s stores nothing, though there is room: the disk was full, or it may not write its"
+                    " files, which its log says; it is started again",
+                    server.name,
                 )
                 await server.stop()
 

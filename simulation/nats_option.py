@@ -46,7 +46,10 @@ class NatsAway(Failure):
         reason = f" ({why})" if str(why) else ""
         if reached:
             text = "JetStream does not answer"
-            hint = "of three servers two must run; or name another by --nats"
+            hint = (
+                "of three servers two must run, and after a fault they may take 10 s to choose a leader; or"
+                " name another by --nats"
+            )
         else:
             text, hint = "no NATS server answers", "start it, or name another by --nats"
         super().__init__(f"{text} at {shown(url)}{reason}", hint)

@@ -29,7 +29,7 @@ def cluster_sheet(cluster: Cluster) -> Sheet:
         sheet.rows.append((process, address, str(pid), *((served,) if metrics else ())))
 
     for server in cluster.nats:
-        add(f"nats-server {server.node.name}" if server.node else "nats-server", server.url, server.pid)
+        add(server.name, server.url, server.pid)
     for member in cluster.members:
         add(member.name, member.address, member.pid, member.metrics)
     if cluster.dashboard_url:

@@ -60,7 +60,7 @@ reign the order may find what it was after."""
 
 TELL_S: Final = 10.0
 """At most one line of the log in this time says that a peer's legs have no answer, and one that peers' legs
-were left out: each is queried again and again while a journal is full, and that may be for days."""
+get none: each is queried again and again while a journal is full, and that may be for days."""
 
 MAX_PENDING_LEGS: Final = 20_000
 """Legs of peers waiting to be read; one left out is queried by its sender."""
@@ -295,27 +295,29 @@ class Legs:
         except CommitError as fault:
             self._tell_left_out(message, fault)
             return
-        answering = self._answer(request.reply, done)
+        answering = self._answer(request.reply, message, done)
         try:
             self._group.create_task(answering)
         except RuntimeError:  # the engine ends, and the group takes no more: queried, the next reign answers
             answering.close()
 
     def _tell_left_out(self, message: Leg | LegQuery, fault: CommitError) -> None:
-        """Log that legs of peers are not taken, naming one of them."""
+        """Log that legs of peers are not taken, or not stored yet, naming one of them."""
         self._left_out += 1
         now_s = time.monotonic()
         if now_s - self._told_left_out_s >= TELL_S:
             fields = {"leg": message.leg_id, "peer": message.sender, "left_out": self._left_out}
-            _log.warning("legs of peers are left out, this one among others: %s", fault, extra=fields)
+            _log.warning(
+                "legs of peers are left without an answer, this one among others: %s", fault, extra=fields
+            )
             self._left_out, self._told_left_out_s = 0, now_s
 
-    async def _answer(self, reply: str, done: asyncio.Future[Submission]) -> None:
+    async def _answer(self, reply: str, message: Leg | LegQuery, done: asyncio.Future[Submission]) -> None:
         """Answer a peer once the journal has the result."""
         try:
             taken = (await done).answers[0]
         except CommitError as fault:
-            _log.warning("a leg waits for the journal: %s", fault)
+            self._tell_left_out(message, fault)
             return
         assert isinstance(taken, LegTaken)
         crash_points.reach("leg journaled")

@@ -64,6 +64,9 @@ FEEDS_PATIENCE_S: Final = 1.0
 
 _FEEDS_POLL_S: Final = 0.02
 _HEALTH_PERIOD_S: Final = 0.1
+ELECTIONS_S: Final = 15.0
+"""How much longer a start waits where several servers first choose who leads, all streams one by one."""
+
 _RETRY_S: Final = 0.1
 _TURN_S: Final = 0.02
 """How long counting up old reports may keep all else waiting."""
@@ -408,7 +411,7 @@ async def _provision(nc: Client, settings: ExchangeSettings) -> bool:
     """
     executions_bytes, replicas = settings.executions_bytes, settings.replicas
     try:
-        async with asyncio.timeout(START_DEADLINE_S):
+        async with asyncio.timeout(START_DEADLINE_S + (ELECTIONS_S if replicas > 1 else 0.0)):
             while True:
                 try:
                     await provision.provision_shared(nc, executions_bytes=executions_bytes, replicas=replicas)
@@ -418,9 +421,12 @@ async def _provision(nc: Client, settings: ExchangeSettings) -> bool:
                 except AWAY:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError as error:
-        raise ProcessFault(
-            "the NATS server answers but its JetStream does not: start it with nats.conf, and see its log"
-        ) from error
+        why = (
+            "start it with nats.conf, and see its log"
+            if replicas == 1
+            else f"more than half of the {replicas} servers must run, and all of them when they first start"
+        )
+        raise ProcessFault(f"the NATS server answers but its JetStream does not: {why}") from error
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from bus.messages import Executions, ReportedCancel, ReportedFill, encode_execut
 from bus.server import NatsServer
 from bus.stream import MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Extent, Stored
 from bus.stream_reader import MAX_REQUEST_BYTES, StreamReader
+from tests.old_leader import wakes
 from tests.waiting import running, until
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ async def test_a_leader_that_is_behind_is_asked_again(
     publisher = writer._publisher
     attempt = publisher.attempt
     monkeypatch.setattr(bus.stream, "extent", extent)
-    monkeypatch.setattr(bus.executions, "last_message", last)
+    for module in (bus.executions, bus.stream):
+        monkeypatch.setattr(module, "last_message", last)
     monkeypatch.setattr(publisher, "attempt", losing)
     if stays_behind:
         with pytest.raises(ExecutionsDamaged, match="was stored and is gone"):
@@ -242,7 +244,8 @@ async def test_a_server_that_is_away_or_behind_has_lost_nothing(
     async def last(nc: Connection, stream: str, subject: str) -> Stored | None:
         return behind.pop() if behind else await find(nc, stream, subject)
 
-    monkeypatch.setattr(bus.executions, "last_message", last)
+    for module in (bus.executions, bus.stream):
+        monkeypatch.setattr(module, "last_message", last)
     await writer.check()
     assert not behind
     await own_server.kill()
@@ -252,6 +255,18 @@ async def test_a_server_that_is_away_or_behind_has_lost_nothing(
     async with asyncio.timeout(5):
         await writer.publish(_message(1, 2, 2))
     await writer.check()
+
+
+async def test_a_leader_that_wakes_has_lost_no_reports(
+    connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it answers instead of the one that leads."""
+    writer = ExecutionsWriter(connection, engine)
+    await writer.start()
+    await writer.publish(_message(engine, 1, 1))
+    behind = wakes(monkeypatch, answers=3)
+    await writer.check()
+    assert not behind
 
 
 async def test_kills_lose_and_repeat_nothing(own_server: NatsServer, connections: "Connections") -> None:

@@ -28,6 +28,7 @@ from bus.journal import (
 from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
 from bus.server import NatsServer
 from bus.stream import Ack, Extent
+from tests.old_leader import wakes
 from tests.waiting import freeze, running, until
 
 if TYPE_CHECKING:
@@ -403,6 +404,22 @@ async def test_a_lost_answer_is_found_in_the_stream(
     assert len(await _replayed(JetStreamJournal(nats_connection, engine))) == 2
 
 
+async def test_a_leader_that_wakes_does_not_end_an_append(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows nothing of a record whose answer was lost, though the stream has it."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    attempt = journal._publisher.attempt
+
+    async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        await attempt(subject, payload, headers)
+
+    monkeypatch.setattr(journal._publisher, "attempt", losing)
+    behind = wakes(monkeypatch)
+    assert await journal.append(1, 1, b"") == 1
+    assert not behind
+
+
 async def test_an_answer_for_another_place_is_damage(
     nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +437,7 @@ async def test_a_record_that_is_gone_from_its_place_is_damage(
     """Without an answer the place is looked at: the server counts what it no longer has."""
     journal = await _jetstream_journal(nats_connection, engine)
     await JetStreamStore(nats_connection, engine).force(b"lost")
-    monkeypatch.setattr("bus.journal.message_at", AsyncMock(return_value=None))
+    monkeypatch.setattr("bus.stream.message_at", AsyncMock(return_value=None))
     with pytest.raises(JournalDamaged, match="the record is gone, though there are later ones"):
         await asyncio.wait_for(journal.append(1, 1, b""), 5)
 
@@ -555,6 +572,19 @@ async def test_resuming_waits_for_a_leader_that_is_behind(
         return behind.pop() if behind else await ask(nc, stream)
 
     monkeypatch.setattr(bus.stream, "extent", extent)
+    resumed = JetStreamJournal(nats_connection, engine)
+    await resumed.resume(journal.position, journal.sequence)
+    assert resumed.position == journal.position
+    assert not behind
+
+
+async def test_resuming_asks_past_a_leader_that_wakes(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what a snapshot was made from missing because that one does not know of it."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    await journal.append(1, 1, b"")
+    behind = wakes(monkeypatch)
     resumed = JetStreamJournal(nats_connection, engine)
     await resumed.resume(journal.position, journal.sequence)
     assert resumed.position == journal.position

@@ -19,6 +19,7 @@ from bus.messages import EngineEntry
 from bus.registry import Bucket, BucketDamaged, BucketUnavailable
 from bus.server import NatsServer
 from bus.stream import StreamMissing
+from tests.old_leader import wakes
 from tests.waiting import freeze, hold_up, running, until
 
 if TYPE_CHECKING:
@@ -254,6 +255,16 @@ async def test_a_start_does_not_wait_for_a_value_that_is_lost(
                 await bucket.watch(watched.note, filled=asyncio.Event())
         await bucket.put("4", _entry(4))
         await watched.until({str(engine): _entry(engine) for engine in (1, 2, 3, 4)})
+
+
+async def test_a_leader_that_wakes_has_lost_no_value(
+    bucket: Bucket[EngineEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that waits for the newest value asks again whether it is there."""
+    await bucket.put("1", _entry(1))
+    behind = wakes(monkeypatch)
+    await bucket._check_end(1)
+    assert not behind
 
 
 async def test_a_bucket_made_anew_is_read_anew(

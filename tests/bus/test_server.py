@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from bus.server import NatsServer, ServerFailed, ServerUnusable, find_nats_conf, find_nats_server
+from bus.server import (
+    STORE,
+    STORE_BYTES_PER_S,
+    NatsServer,
+    ServerFailed,
+    ServerUnusable,
+    find_nats_conf,
+    find_nats_server,
+)
 from tests.waiting import freeze, hold_up
 
 if TYPE_CHECKING:
@@ -47,6 +55,16 @@ async def test_restart_keeps_the_ports_and_the_streams(
     assert own_server.pid != pid
     again = await connections.open(own_server.url)
     assert (await again.jetstream().stream_info("KEPT")).state.messages == 1
+
+
+async def test_a_large_store_has_time_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its index, as after a crash, all of it is read before the server answers."""
+    monkeypatch.setattr("bus.server.START_DEADLINE_S", 0.0)
+    (tmp_path / STORE).mkdir(parents=True)
+    with (tmp_path / STORE / "large").open("wb") as large:
+        large.truncate(20 * STORE_BYTES_PER_S)
+    async with NatsServer(tmp_path) as server:
+        assert server.running
 
 
 async def test_two_servers_never_share_a_store(

@@ -15,6 +15,7 @@ from bus.connection import Connection, connect
 from bus.server import NatsServer
 from bus.stream import MAX_MESSAGE_BYTES, Publisher, Stored, StreamGap, StreamLostEnd
 from bus.stream_reader import MAX_REQUEST_BYTES, StreamReader
+from tests.old_leader import wakes
 from tests.waiting import freeze, until
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ async def _read(reader: StreamReader, last: int, patience_s: float | None = None
             found += await reader.read(patience_s)
     assert [stored.sequence for stored in found] == [int(stored.payload) for stored in found]
     return [stored.sequence for stored in found]
+
+
+async def test_a_leader_that_wakes_has_lost_nothing(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a silence it is asked again for what comes next, which the stream has."""
+    reader = StreamReader(nats_connection, await _fill(nats_connection, engine, 1))
+    behind = wakes(monkeypatch)
+    assert not await reader.is_next_lost()
+    assert not behind
 
 
 async def test_a_reader_that_took_long_asks_on(nats_connection: Connection, engine: int) -> None:

@@ -18,7 +18,7 @@ from matchbus.edge import host_and_port_of
 from bus import provision, subjects
 from bus.child_process import ChildProcess
 from bus.provision import GIB
-from bus.server import NatsServer
+from bus.server import NatsServer, Node
 from exchange.runtime.settings import parse_settings
 from simulation.cluster import Cluster
 from simulation.cluster_errors import (
@@ -264,18 +264,27 @@ class _FullDisk(NatsServer):
         self.stopped = True
 
 
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [(None, "nats-server"), (Node("n2", 1, ()), "nats-server n2")],
+    ids=["alone", "of three"],
+)
 async def test_a_full_disk_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    node: Node | None,
+    name: str,
 ) -> None:
-    """While it is full: whoever looks after the market is to make room."""
+    """While it is full: whoever looks after the market is to make room, of three disks on the right one."""
     monkeypatch.setattr("simulation.cluster._STUCK_PERIOD_S", 0)
-    server = _FullDisk(tmp_path / "nats")
+    server = _FullDisk(tmp_path / "nats", node=node)
     helping = asyncio.create_task(Cluster(data_dir=tmp_path)._unstick_nats(server))
     await until(lambda: server.stopped)
     helping.cancel()
     assert [message.partition(";")[0] for message in caplog.messages] == [
-        "nats-server stores nothing: the disk is full",
-        "nats-server stores nothing, though there is room: the disk was full, or it may not write its files,"
+        f"{name} stores nothing: the disk is full",
+        f"{name} stores nothing, though there is room: the disk was full, or it may not write its files,"
         " which its log says",
     ]
 

@@ -68,9 +68,10 @@ async def test_a_silent_jetstream_is_no_server_that_is_away(
     nc = await connect(plain_nats, name="silent", on_closed=lambda: None)
     await nc.subscribe("$JS.API.INFO")
     await nc.flush()
-    with pytest.raises(NatsAway, match=f"JetStream does not answer at {plain_nats}"):
+    with pytest.raises(NatsAway, match=f"JetStream does not answer at {plain_nats}") as away:
         async with connected(plain_nats, "test"):
             pass
+    assert "two must run, and after a fault they may take 10 s to choose a leader" in away.value.hint
     seen = await _nats(plain_nats, 2)
     assert seen["error"].startswith("JetStream does not answer there")
     await nc.close()

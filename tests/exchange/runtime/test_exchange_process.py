@@ -198,19 +198,53 @@ async def test_calls_hear_that_the_exchange_is_starting(
         assert not await caller.is_serving(RECOVERING_ROLE)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "what_to_do"),
+    [
+        (1, "start it with nats.conf, and see its log"),
+        (3, "more than half of the 3 servers must run, and all"),
+    ],
+)
 async def test_a_server_whose_jetstream_is_away_ends_a_start(
-    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replicas: int, what_to_do: str
 ) -> None:
-    """It is waited for a while, and then told what is amiss."""
+    """It is waited for a while, and then told what is amiss: of several servers, that too few may run."""
 
     async def away(*_: Any, **__: Any) -> None:
         raise nats.errors.TimeoutError
 
     monkeypatch.setattr(provision, "provision_shared", away)
     monkeypatch.setattr(process, "START_DEADLINE_S", 0.3)
-    with pytest.raises(ProcessFault, match="answers but its JetStream does not"):
-        async with exchange(own_server, tmp_path):
-            pass
+    monkeypatch.setattr(process, "ELECTIONS_S", 0.3)
+    file = tmp_path / "instruments.toml"
+    file.write_text(INSTRUMENTS)
+    settings = ExchangeSettings(own_server.url, "127.0.0.1:0", PASSWORD, file, None, replicas)
+    with pytest.raises(ProcessFault, match=f"answers but its JetStream does not: {what_to_do}"):
+        await run(settings)
+
+
+async def test_a_start_outlasts_elections(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster that has just lost a server is silent for longer than one server that starts."""
+    began = asyncio.get_running_loop().time()
+    provisioned = asyncio.Event()
+
+    async def elect(*_: Any, **__: Any) -> None:
+        if asyncio.get_running_loop().time() - began < 1.0:
+            raise nats.errors.TimeoutError
+        provisioned.set()
+
+    async def adjust(*_: Any, **__: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(provision, "provision_shared", elect)
+    monkeypatch.setattr(provision, "adjust_journals", adjust)
+    monkeypatch.setattr(process, "START_DEADLINE_S", 0.1)
+    settings = ExchangeSettings(own_server.url, "127.0.0.1:0", PASSWORD, tmp_path / "none", None, 3)
+    async with asyncio.timeout(10):
+        await process._provision(own_connection, settings)
+    assert provisioned.is_set()
 
 
 async def test_calls_work_again_after_the_nats_server_was_killed(
