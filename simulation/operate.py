@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 from rich.console import Console
@@ -312,8 +312,10 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
         view.print("Stopped.")
         return INTERRUPTED
     if options.json:
-        print(json.dumps(report.outcome_document(outcome)))
-        return 0 if outcome.holds else 1
+        code = 0 if outcome.holds else 1
+        with ending_with(code):
+            print(json.dumps(report.outcome_document(outcome)))
+        return code
     return report.show(console, outcome)
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from matchbus.program import USAGE_ERROR
+from matchbus.program import USAGE_ERROR, Unread
 from rich.console import Console
 
 from bus import provision, subjects
@@ -26,6 +26,7 @@ from engine.digest import state_digest
 from engine.state import State
 from simulation import journal_tools, matchbus, nats_option
 from simulation.nats_option import NOTHING_FOUND
+from tests.client.cli.outputs import no_reader
 from tests.waiting import hold_up
 
 ACTIONS = ("verify", "dump", "digest")
@@ -137,6 +138,26 @@ async def test_damage_is_placed_and_explained(
     assert code == 1
     assert "stream sequence 7: this is no record" in " ".join((output + errors).replace("│", "").split())
     assert "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("journal")
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_damage_that_nobody_reads_is_the_exit_code(
+    shared_server: NatsServer,
+    nats_connection: Connection,
+    engine: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    as_json: bool,
+) -> None:
+    """A verdict that goes into a pipe without a reader is none of a whole journal."""
+    await force(nats_connection, engine, b"garbage")
+    options = Namespace(action="verify", engine=engine, nats=shared_server.url, json=as_json)
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Unread) as damaged:
+            await journal_tools.run(options, Console())
+    assert damaged.value.code == 1
 
 
 async def test_commands_that_cannot_be_read_are_damage(

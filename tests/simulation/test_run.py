@@ -9,10 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, Unread
 from rich.console import Console
 
 from bus.messages import ReportedCancel, ReportedOrder
@@ -21,12 +21,13 @@ from client.terms import Liquidity, Side
 from client.units import Instrument
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import by_hand, cli, live, operate, run
-from simulation.checks import FillCounts
+from simulation.checks import Check, FillCounts
 from simulation.cluster import Cluster
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Recording, SentChange, SentOrder
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.trader import Trader
+from tests.client.cli.outputs import no_reader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -289,6 +290,19 @@ def test_a_market_that_goes_away_is_told_in_a_line(
     monkeypatch.setattr(run, "_trade_and_check", go_on)
     assert by_hand.start_clients() == 1
     assert capsys.readouterr().err == "the exchange gave no answer\n"
+
+
+def test_a_violation_that_nobody_reads_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document about many clients is longer than what Python keeps before it writes."""
+    broken = Check("no trade beyond an order's limit", 1, ["a trade beyond an order's limit"])
+    outcome = RunOutcome(1.0, [], [broken], FillCounts({}, 0, 0), {})
+    monkeypatch.setattr(operate, "Cluster", MagicMock(return_value=MagicMock(dashboard_url="")))
+    monkeypatch.setattr(operate, "run_with_view", AsyncMock(return_value=outcome))
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Unread) as violated:
+            operate.main(["demo", "--json", "--no-dashboard"])
+    assert violated.value.code == 1
 
 
 async def interrupted(*_: object, **__: object) -> NoReturn:
