@@ -309,7 +309,8 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
             async with _demo_page(cluster, view):
                 outcome = await run_with_view(plan, view, headless=options.headless or options.json)
     except Stopped:
-        view.print("Stopped.")
+        with ending_with(INTERRUPTED):
+            view.print("Stopped.")
         return INTERRUPTED
     if options.json:
         code = 0 if outcome.holds else 1

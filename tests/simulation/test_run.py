@@ -6,13 +6,14 @@ import signal
 import sys
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
-from matchbus.program import INTERRUPTED, Unread
+from matchbus.program import INTERRUPTED, Unread, run_program
 from rich.console import Console
 
 from bus.messages import ReportedCancel, ReportedOrder
@@ -318,24 +319,40 @@ class InterruptedCluster(Cluster):
     start = interrupted
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["simulation run", "simulation replay", "simulation chaos", "matchbus demo", "client_start.py"],
+@pytest.fixture(
+    params=["simulation run", "simulation replay", "simulation chaos", "matchbus demo", "client_start.py"]
 )
-def test_an_interrupted_run_is_neither_held_nor_violated(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing was checked, so the exit code is that of an interrupt, the same for all."""
+def run_interrupted(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], int]:
+    """A command that is interrupted as soon as it has begun: its exit code."""
     monkeypatch.chdir(tmp_path)
     for module in (cli, operate):
         monkeypatch.setattr(module, "Cluster", InterruptedCluster)
     monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
     monkeypatch.setattr(cli, "chaos", interrupted)
     monkeypatch.setattr(by_hand, "_await_exchange", interrupted)
-    program, *rest = words.split()
+    program, *rest = request.param.split()
     mains = {"simulation": cli.main, "matchbus": operate.main}
-    assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
+    work = partial(mains[program], rest) if rest else by_hand.start_clients
+    return partial(run_program, program, work)
+
+
+def test_an_interrupted_run_is_neither_held_nor_violated(
+    run_interrupted: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was checked, so the exit code is that of an interrupt, the same for all."""
+    assert run_interrupted() == INTERRUPTED
     assert capsys.readouterr().out.endswith("Stopped.\n")
+
+
+def test_a_run_that_is_interrupted_together_with_its_reader_is_not_done(
+    run_interrupted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends `| tee` too, and then nobody reads that it stopped."""
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_interrupted() == INTERRUPTED
 
 
 def test_clients_with_an_unusable_certificate_say_so(
