@@ -19,7 +19,6 @@ from bus.connection import Connection
 from bus.journal import JetStreamJournal
 from bus.records import JournalPosition, Record, encode_record
 from bus.server import NatsServer
-from bus.stream_reader import StreamReader
 from client.cli.failures import Failure
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.digest import state_digest
@@ -27,7 +26,7 @@ from engine.state import State
 from simulation import journal_tools, matchbus, nats_option
 from simulation.nats_option import NOTHING_FOUND
 from tests.client.cli.outputs import no_reader
-from tests.waiting import hold_up
+from tests.waiting import hold_up_a_reader
 
 ACTIONS = ("verify", "dump", "digest")
 COMMANDS: list[list[Command]] = [
@@ -292,14 +291,7 @@ async def test_a_reader_that_was_stopped_itself_goes_on(
 ) -> None:
     """By Ctrl-Z, say, while it waited for a record: it comes, and NATS is not told as silent."""
     monkeypatch.setattr(journal_tools, "PATIENCE_S", 2.0)
-    pauses = iter((2.5,))
-    ask = StreamReader._ask
-
-    async def ask_and_stop(reader: StreamReader) -> None:
-        await ask(reader)
-        hold_up(next(pauses, 0))
-
-    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    pauses = hold_up_a_reader(monkeypatch, 2.5)
     findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
     assert findings.batches == 5
     assert not list(pauses)
