@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import NoReturn, cast
 from unittest.mock import AsyncMock, MagicMock
 
+import grpc.aio
 import pytest
 from matchbus.program import INTERRUPTED, Unread, run_program
 from rich.console import Console
@@ -265,6 +266,13 @@ async def test_a_run_may_open_as_many_files_as_the_system_lets_it(monkeypatch: p
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert seen == [(most, most)]
+
+
+async def test_a_market_whose_nats_is_away_too_is_told_as_away() -> None:
+    """NATS is waited for as long as it takes, but not before an exchange has answered."""
+    async with asyncio.timeout(20):
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+            await simulate(Plan("127.0.0.1:1", nats="nats://127.0.0.1:1"))
 
 
 @pytest.mark.parametrize("nested", [False, True])
