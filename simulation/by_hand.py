@@ -12,7 +12,7 @@ from typing import Final
 
 import grpc
 import grpc.aio
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused
 from rich.console import Console
 
@@ -121,6 +121,7 @@ async def _trade(exchange: str, console: Console) -> int:
             await _await_exchange(exchange, console)
             outcome = await run_with_view(plan, console, headless=True)
     except Stopped:
-        console.print("Stopped.")
+        with ending_with(INTERRUPTED):
+            console.print("Stopped.")
         return INTERRUPTED
     return report.show(console, outcome)

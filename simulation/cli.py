@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(audit_command.run(options, console))
         return asyncio.run(_replay(options, console))
     except Stopped:  # nothing was checked: neither a success nor a violation
-        console.print("Stopped.")
+        with ending_with(INTERRUPTED):
+            console.print("Stopped.")
         return INTERRUPTED
     except _SAID as error:
         print(error, file=sys.stderr)
@@ -295,8 +296,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     try:
         outcome = clock.run(run) if options.virtual else asyncio.run(run())
     except Stopped:
-        for outcome in so_far:
-            write(outcome, f"The report of the {outcome.duration_s:.1f} s until then")
+        with ending_with(INTERRUPTED):
+            for outcome in so_far:
+                write(outcome, f"The report of the {outcome.duration_s:.1f} s until then")
         raise
     code = report.show(console, outcome)
     write(outcome, "The report")

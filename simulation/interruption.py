@@ -45,7 +45,10 @@ async def interruptible(stopping: Callable[[], object] = lambda: None) -> AsyncI
         async def cancel_when_asked() -> None:
             await stop.wait()
             body.cancel()
-            stopping()  # may fail: a terminal that was closed takes no word
+            # A terminal that was closed takes no word, nor does `| tee`, which Ctrl-C ended too: of that rich
+            # makes a SystemExit, which would end the event loop before the body has cleaned up.
+            with contextlib.suppress(OSError, SystemExit):
+                stopping()
 
         waiting = asyncio.create_task(cancel_when_asked())
         try:

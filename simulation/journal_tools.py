@@ -243,7 +243,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 async def _verify(options: argparse.Namespace, console: Console) -> int:
     findings = await read(options.nats, options.engine, lambda _record, _commands: None)
     if options.json:
-        print(json.dumps(asdict(findings)))
+        with ending_with(findings.code):
+            print(json.dumps(asdict(findings)))
         return findings.code
     rows: list[tuple[Cell, ...]] = [
         ("stream", findings.stream),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 from rich.console import Console
@@ -309,11 +309,14 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
             async with _demo_page(cluster, view):
                 outcome = await run_with_view(plan, view, headless=options.headless or options.json)
     except Stopped:
-        view.print("Stopped.")
+        with ending_with(INTERRUPTED):
+            view.print("Stopped.")
         return INTERRUPTED
     if options.json:
-        print(json.dumps(report.outcome_document(outcome)))
-        return 0 if outcome.holds else 1
+        code = 0 if outcome.holds else 1
+        with ending_with(code):
+            print(json.dumps(report.outcome_document(outcome)))
+        return code
     return report.show(console, outcome)
 
 

@@ -72,17 +72,10 @@ class RunningVenue:
     def __init__(self, exchange: str, nats: str, password: str) -> None:
         self._exchange, self._nats, self._password = exchange, nats, password
         self._stack = contextlib.AsyncExitStack()
-        self._reports: ExecutionsReader | None = None
 
     async def __aenter__(self) -> Self:
-        async with contextlib.AsyncExitStack() as stack:
-            self._stub = rpc.ExchangeStub(await stack.enter_async_context(tls.channel(self._exchange)))
-            self.market = MarketWatch(self._stub)
-            if self._nats:
-                nc = await connect(self._nats, name="simulation", on_closed=lambda: None)
-                stack.push_async_callback(nc.close)
-                self._reports = ExecutionsReader(nc)
-            self._stack = stack.pop_all()
+        self._stub = rpc.ExchangeStub(await self._stack.enter_async_context(tls.channel(self._exchange)))
+        self.market = MarketWatch(self._stub)
         return self
 
     async def __aexit__(
@@ -103,4 +96,12 @@ class RunningVenue:
 
     def reports(self) -> AsyncIterator[Executions] | None:
         """As Venue says."""
-        return None if self._reports is None else aiter(self._reports)
+        return self._read_reports() if self._nats else None
+
+    async def _read_reports(self) -> AsyncIterator[Executions]:
+        # Not on entering: one waits for NATS as long as it takes, and whether the market is there at all is
+        # the exchange's to say.
+        nc = await connect(self._nats, name="simulation", on_closed=lambda: None)
+        self._stack.push_async_callback(nc.close)
+        async for message in ExecutionsReader(nc):
+            yield message

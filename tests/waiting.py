@@ -4,10 +4,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from bus.stream_reader import StreamReader
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -34,6 +38,19 @@ async def running(*parts: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asynci
 def hold_up(pause_s: float) -> None:
     """As in a stopped process: the event loop stands still as soon as the caller waits for something."""
     asyncio.get_running_loop().call_soon(time.sleep, pause_s)
+
+
+def hold_up_a_reader(monkeypatch: pytest.MonkeyPatch, pause_s: float) -> Iterator[float]:
+    """So once a stream was asked for messages, the first time alone; what is given is empty then."""
+    pauses = iter((pause_s,))
+    ask = StreamReader._ask
+
+    async def ask_and_stop(reader: StreamReader) -> None:
+        await ask(reader)
+        hold_up(next(pauses, 0))
+
+    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    return pauses
 
 
 async def freeze(pid: int) -> None:

@@ -18,14 +18,13 @@ from bus.connection import Connection
 from bus.journal import JetStreamJournal, MemoryJournal
 from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
-from bus.stream_reader import StreamReader
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
 from engine.runtime.snapshots import make
 from simulation import audit_command, cli, nats_option
 from simulation.audit import Audit
 from simulation.audit_command import merged
 from tests.conftest import Connections
-from tests.waiting import hold_up
+from tests.waiting import hold_up_a_reader
 
 MS = 1_000_000
 OPENING = (EpochStarted(1), AddInstrument("AAA", "0.01", "1"))
@@ -142,14 +141,7 @@ async def test_an_audit_that_was_stopped_itself_goes_on(
     for engine in (1, 2):
         await keep(nats, engine, (1, list(OPENING)))
     monkeypatch.setattr(audit_command, "PATIENCE_S", 2.0)
-    pauses = iter((2.5,))
-    ask = StreamReader._ask
-
-    async def ask_and_stop(reader: StreamReader) -> None:
-        await ask(reader)
-        hold_up(next(pauses, 0))
-
-    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    pauses = hold_up_a_reader(monkeypatch, 2.5)
     market = await audit_command.read(own_server.url, audit_command.WINDOW_MS)
     assert [audit.batches for audit in market.values()] == [1, 1]
     assert not list(pauses)

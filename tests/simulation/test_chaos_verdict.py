@@ -18,7 +18,6 @@ from rich.console import Console
 from bus import subjects
 from bus.connection import Connection
 from bus.server import NatsServer
-from bus.stream_reader import StreamReader
 from client import FillGap, Unavailable
 from client.results import Book
 from client.units import Instrument
@@ -27,7 +26,7 @@ from simulation.chaos import ChaosRun
 from simulation.evidence import read_evidence
 from simulation.load import Acknowledgements, Loader, Middles
 from simulation.witness import ClientLog, Totals
-from tests.waiting import hold_up
+from tests.waiting import hold_up, hold_up_a_reader
 
 INSTRUMENT = Instrument("AAPL", Decimal("0.01"), Decimal(1))
 
@@ -122,14 +121,7 @@ async def test_messages_that_came_while_we_were_stopped_are_read(
     await jetstream.add_stream(name=subjects.EXECUTIONS_STREAM, subjects=[subjects.execution(1)])
     await jetstream.publish(subjects.execution(1), b"")
     monkeypatch.setattr(evidence, "_SILENCE_S", 1.5)
-    pauses = iter((2.0,))
-    ask = StreamReader._ask
-
-    async def ask_and_stop(reader: StreamReader) -> None:
-        await ask(reader)
-        hold_up(next(pauses, 0))
-
-    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    pauses = hold_up_a_reader(monkeypatch, 2.0)
     async with asyncio.timeout(30):
         assert await evidence._payloads(own_connection, subjects.EXECUTIONS_STREAM) == [b""]
     assert not list(pauses)

@@ -1,12 +1,15 @@
 import asyncio
 import errno
 import signal
+import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
+from rich.console import Console
 
 from simulation.interruption import Stopped, interruptible
+from tests.client.cli.outputs import no_reader
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,26 @@ async def test_a_closed_terminal_stops_what_runs_in_it() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with pytest.raises(Stopped):
         await run()
+
+
+async def test_what_ends_together_with_its_reader_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends `| tee` too: rich, whom nobody reads then, does not end the event loop."""
+    cleaned_up = asyncio.Event()
+
+    async def run() -> None:
+        async with interruptible(lambda: Console().print("Stopping…")):
+            signal.raise_signal(signal.SIGTERM)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.1)
+                cleaned_up.set()
+
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Stopped):
+            await run()
+    assert cleaned_up.is_set()
 
 
 async def test_what_nohup_started_outlives_its_terminal() -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from matchbus.program import USAGE_ERROR
+from matchbus.program import USAGE_ERROR, Unread
 from rich.console import Console
 
 from bus import provision, subjects
@@ -19,14 +19,14 @@ from bus.connection import Connection
 from bus.journal import JetStreamJournal
 from bus.records import JournalPosition, Record, encode_record
 from bus.server import NatsServer
-from bus.stream_reader import StreamReader
 from client.cli.failures import Failure
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.digest import state_digest
 from engine.state import State
 from simulation import journal_tools, matchbus, nats_option
 from simulation.nats_option import NOTHING_FOUND
-from tests.waiting import hold_up
+from tests.client.cli.outputs import no_reader
+from tests.waiting import hold_up_a_reader
 
 ACTIONS = ("verify", "dump", "digest")
 COMMANDS: list[list[Command]] = [
@@ -137,6 +137,26 @@ async def test_damage_is_placed_and_explained(
     assert code == 1
     assert "stream sequence 7: this is no record" in " ".join((output + errors).replace("│", "").split())
     assert "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("journal")
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_damage_that_nobody_reads_is_the_exit_code(
+    shared_server: NatsServer,
+    nats_connection: Connection,
+    engine: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    as_json: bool,
+) -> None:
+    """A verdict that goes into a pipe without a reader is none of a whole journal."""
+    await force(nats_connection, engine, b"garbage")
+    options = Namespace(action="verify", engine=engine, nats=shared_server.url, json=as_json)
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Unread) as damaged:
+            await journal_tools.run(options, Console())
+    assert damaged.value.code == 1
 
 
 async def test_commands_that_cannot_be_read_are_damage(
@@ -271,14 +291,7 @@ async def test_a_reader_that_was_stopped_itself_goes_on(
 ) -> None:
     """By Ctrl-Z, say, while it waited for a record: it comes, and NATS is not told as silent."""
     monkeypatch.setattr(journal_tools, "PATIENCE_S", 2.0)
-    pauses = iter((2.5,))
-    ask = StreamReader._ask
-
-    async def ask_and_stop(reader: StreamReader) -> None:
-        await ask(reader)
-        hold_up(next(pauses, 0))
-
-    monkeypatch.setattr(StreamReader, "_ask", ask_and_stop)
+    pauses = hold_up_a_reader(monkeypatch, 2.5)
     findings = await journal_tools.read(shared_server.url, engine, lambda _record, _commands: None)
     assert findings.batches == 5
     assert not list(pauses)

@@ -6,13 +6,15 @@ import signal
 import sys
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, MagicMock
 
+import grpc.aio
 import pytest
-from matchbus.program import INTERRUPTED
+from matchbus.program import INTERRUPTED, Unread, run_program
 from rich.console import Console
 
 from bus.messages import ReportedCancel, ReportedOrder
@@ -21,12 +23,13 @@ from client.terms import Liquidity, Side
 from client.units import Instrument
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation import by_hand, cli, live, operate, run
-from simulation.checks import FillCounts
+from simulation.checks import Check, FillCounts
 from simulation.cluster import Cluster
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Recording, SentChange, SentOrder
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.trader import Trader
+from tests.client.cli.outputs import no_reader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -265,6 +268,13 @@ async def test_a_run_may_open_as_many_files_as_the_system_lets_it(monkeypatch: p
     assert seen == [(most, most)]
 
 
+async def test_a_market_whose_nats_is_away_too_is_told_as_away() -> None:
+    """NATS is waited for as long as it takes, but not before an exchange has answered."""
+    async with asyncio.timeout(20):
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+            await simulate(Plan("127.0.0.1:1", nats="nats://127.0.0.1:1"))
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_market_that_goes_away_is_told_in_a_line(
     nested: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -291,6 +301,19 @@ def test_a_market_that_goes_away_is_told_in_a_line(
     assert capsys.readouterr().err == "the exchange gave no answer\n"
 
 
+def test_a_violation_that_nobody_reads_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document about many clients is longer than what Python keeps before it writes."""
+    broken = Check("no trade beyond an order's limit", 1, ["a trade beyond an order's limit"])
+    outcome = RunOutcome(1.0, [], [broken], FillCounts({}, 0, 0), {})
+    monkeypatch.setattr(operate, "Cluster", MagicMock(return_value=MagicMock(dashboard_url="")))
+    monkeypatch.setattr(operate, "run_with_view", AsyncMock(return_value=outcome))
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(Unread) as violated:
+            operate.main(["demo", "--json", "--no-dashboard"])
+    assert violated.value.code == 1
+
+
 async def interrupted(*_: object, **__: object) -> NoReturn:
     """What a person ends who presses Ctrl-C."""
     signal.raise_signal(signal.SIGINT)
@@ -304,24 +327,40 @@ class InterruptedCluster(Cluster):
     start = interrupted
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["simulation run", "simulation replay", "simulation chaos", "matchbus demo", "client_start.py"],
+@pytest.fixture(
+    params=["simulation run", "simulation replay", "simulation chaos", "matchbus demo", "client_start.py"]
 )
-def test_an_interrupted_run_is_neither_held_nor_violated(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing was checked, so the exit code is that of an interrupt, the same for all."""
+def run_interrupted(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], int]:
+    """A command that is interrupted as soon as it has begun: its exit code."""
     monkeypatch.chdir(tmp_path)
     for module in (cli, operate):
         monkeypatch.setattr(module, "Cluster", InterruptedCluster)
     monkeypatch.setattr(cli, "fetch", lambda cache: cache / "a.whl")
     monkeypatch.setattr(cli, "chaos", interrupted)
     monkeypatch.setattr(by_hand, "_await_exchange", interrupted)
-    program, *rest = words.split()
+    program, *rest = request.param.split()
     mains = {"simulation": cli.main, "matchbus": operate.main}
-    assert (mains[program](rest) if rest else by_hand.start_clients()) == INTERRUPTED
+    work = partial(mains[program], rest) if rest else by_hand.start_clients
+    return partial(run_program, program, work)
+
+
+def test_an_interrupted_run_is_neither_held_nor_violated(
+    run_interrupted: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was checked, so the exit code is that of an interrupt, the same for all."""
+    assert run_interrupted() == INTERRUPTED
     assert capsys.readouterr().out.endswith("Stopped.\n")
+
+
+def test_a_run_that_is_interrupted_together_with_its_reader_is_not_done(
+    run_interrupted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends `| tee` too, and then nobody reads that it stopped."""
+    with no_reader() as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_interrupted() == INTERRUPTED
 
 
 def test_clients_with_an_unusable_certificate_say_so(

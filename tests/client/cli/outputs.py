@@ -9,10 +9,10 @@ from typing import TextIO
 
 @contextmanager
 def no_reader() -> Iterator[TextIO]:
-    """A pipe whose reader has left."""
+    """A pipe whose reader has left, which the first line meets: in containers Python often writes at once."""
     reading, writing = os.pipe()
     os.close(reading)
-    with _closing_quietly(os.fdopen(writing, "w")) as output:
+    with _closing_quietly(os.fdopen(writing, "w", buffering=1)) as output:
         yield output
 
 
@@ -26,8 +26,10 @@ def no_room() -> Iterator[TextIO]:
 @contextmanager
 def _closing_quietly(output: TextIO) -> Iterator[TextIO]:
     """Close it in the end; what could not be written is still in its buffer, and goes nowhere."""
-    yield output
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, output.fileno())
-    os.close(nowhere)
-    output.close()
+    try:
+        yield output
+    finally:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
+        output.close()
