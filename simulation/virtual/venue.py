@@ -126,6 +126,9 @@ class VirtualVenue:
     async def _start_again(self, ended: VirtualEngine) -> None:
         await asyncio.sleep(self.delays.draw(RESTART_S))
         engine = self.engines[ended.number] = self._process(ended.number, ended.journal.stored)
+        engine.life.create_task(self._let_serve(engine))  # its own: it may be killed while it starts
+
+    async def _let_serve(self, engine: VirtualEngine) -> None:
         await engine.start(self._entries)
         until_s = asyncio.get_running_loop().time() + PEERS_FIRST_S
         while not self._sees_all(engine) and asyncio.get_running_loop().time() < until_s:  # noqa: ASYNC110 -- as above

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bus.records import Chain
+from client.terms import OrderStatus
 from engine.commands import decode
 from engine.digest import state_digest
 from engine.state import State
@@ -144,6 +145,30 @@ def test_nothing_is_lost_when_engines_die(seed: int) -> None:
     check(seed, outcome, venue)
     assert outcome.fills.through_legs > 0
     assert sum(engine.state.epoch for engine in venue.engines.values()) > 3
+
+
+def test_a_frozen_engine_may_die() -> None:
+    """Also while it starts: its clients are served as soon as the next process does, and it never goes on."""
+
+    async def run() -> None:
+        async with open_venue(2, read_instruments(DEFAULT_INSTRUMENTS), 1) as venue, venue.account("a") as a:
+            venue.freeze(1, 30.0)
+            call = asyncio.create_task(a.submit("AAPL", "buy", 1, "9.00"))
+            await asyncio.sleep(1.0)
+            venue.kill(1)
+            while not venue.is_running(1):  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0.000_01)
+            venue.freeze(1, 30.0)  # before it has begun its reign
+            await asyncio.sleep(0.000_01)
+            venue.kill(1)
+            async with asyncio.timeout(4.0):
+                assert (await call).status == OrderStatus.NEW
+            await asyncio.sleep(60.0)  # until the freezes would have been over
+            async with asyncio.timeout(0.1):
+                assert len(await a.open_orders()) == 1
+            assert venue.engines[1].state.epoch == 2
+
+    clock.run(run)
 
 
 def test_a_day_passes_at_once() -> None:
