@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from simulation.virtual.network import Delays, Life, Link, Message, Network
 from simulation.virtual.venue import VirtualVenue, open_venue
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
 DEADLINE_S = 120.0
 WINDOW_NS = 150_000_000
 SYMBOLS = ("AAPL", "BTC-USD")
@@ -89,11 +91,7 @@ def report_of(folder: Path, seed: int, hash_seed: int) -> dict[str, bytes]:
             *("--engines", "3", "--report", str(folder / "out")),
         ],
         cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
-            "PYTHONHASHSEED": str(hash_seed),
-        },
+        env={**ENVIRONMENT, "PYTHONHASHSEED": str(hash_seed)},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -250,6 +248,23 @@ async def asked(link: Link, question: bytes) -> Message:
         return await link.request("question", question, float("inf"))
 
 
+def test_warnings_of_engines_say_when_and_what(tmp_path: Path) -> None:
+    """On stderr in the market's time, with what they are about, such as legs that a death leaves open."""
+    scenario = (
+        'duration_s = 3\nsymbols = ["AAPL"]\n[[agents]]\nkind = "random"\ncount = 8\n'
+        '[[faults]]\nat_s = 1\nkind = "freeze"\nengine = 2\nlasts_s = 1\n'
+    )
+    (tmp_path / "my.toml").write_text(scenario)
+    command = [sys.executable, "-m", "simulation", "run", "--virtual", "--scenario", "my.toml"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"202[56]-.* WARNING routing: legs have no answer.* leg=\d+ peer=2 .*", line)
+
+
 def test_a_standby_needs_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,9 +280,8 @@ def test_a_standby_needs_a_process(
 def test_ctrl_c_stops_it(tmp_path: Path) -> None:
     """Although time runs ahead: it says so, and ends with 130."""
     command = [sys.executable, "-m", "simulation", "run", "--virtual", "--duration", "86400"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert " of 86400 s: " in process.stdout.readline()
