@@ -1,6 +1,7 @@
 """A virtual market as simulated clients see it: engines, an exchange that follows them, accounts."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -179,9 +180,7 @@ class VirtualVenue:
         entries = {
             number: EngineEntry(number, engine.state.epoch, "", 0) for number, engine in self.engines.items()
         }
-        return pb.ListEnginesReply(
-            engines=listed_engines(entries, self._follower.peers, clock.monotonic_ns())
-        )
+        return pb.ListEnginesReply(engines=listed_engines(entries, self._follower.peers, time.monotonic_ns()))
 
 
 class VirtualAccount:

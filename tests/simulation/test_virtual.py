@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,6 +181,26 @@ def test_a_day_passes_at_once() -> None:
     real_s = time.monotonic()
     assert clock.run(sleep) == (86_400.0, 86_400.0, 86_400_000_000_000)
     assert time.monotonic() - real_s < 60
+
+
+def test_other_threads_hear_the_time_of_the_market() -> None:
+    """A thread of whoever runs one may log, say: each line asks for the time."""
+    heard: list[float] = []
+
+    def hear() -> None:
+        heard.extend((time.monotonic(), time.time(), time.time_ns()))
+
+    async def sleep() -> None:
+        await asyncio.sleep(60)
+        thread = threading.Thread(
+            target=lambda: heard.extend((time.monotonic(), time.time(), time.time_ns()))
+        )
+        thread.start()
+        thread.join(DEADLINE_S)
+
+    clock.run(sleep)
+    start_ns = clock.START_NS
+    assert heard == [60, start_ns / 1e9 + 60, start_ns + 60_000_000_000]
 
 
 def test_nobody_waits_for_ever() -> None:
