@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 import pytest
 
 from bus.records import Chain
+from client import OrderResult
 from client.terms import OrderStatus
 from engine.commands import decode
 from engine.digest import state_digest
@@ -166,6 +167,34 @@ def test_a_frozen_engine_may_die() -> None:
             async with asyncio.timeout(0.1):
                 assert len(await a.open_orders()) == 1
             assert venue.engines[1].state.epoch == 2
+
+    clock.run(run)
+
+
+def test_a_change_sent_again_was_done() -> None:
+    """Where the first attempt was stored and its answer lost, its client is told what it did."""
+
+    async def run() -> None:
+        async with open_venue(1, read_instruments(DEFAULT_INSTRUMENTS), 1) as venue, venue.account("a") as a:
+
+            async def answer_lost(change: Coroutine[None, None, OrderResult]) -> OrderResult:
+                stored = len(venue.engines[1].journal.stored)
+                asked = asyncio.create_task(change)
+                while len(venue.engines[1].journal.stored) == stored:  # noqa: ASYNC110 -- nobody tells
+                    await asyncio.sleep(0.000_01)
+                venue.kill(1)
+                async with asyncio.timeout(4.0):
+                    return await asked
+
+            bought, sold = await a.submit("AAPL", "buy", 1, "9.00"), await a.submit("AAPL", "sell", 1, "9.01")
+            replaced = await answer_lost(
+                a.replace(client_order_id=sold.client_order_id, price="9.00", quantity=1)
+            )
+            assert (replaced.status, replaced.duplicate) == (OrderStatus.FILLED, True)
+            assert (await a.cancel(client_order_id=bought.client_order_id)).rejected
+            bought = await a.submit("AAPL", "buy", 1, "9.00")
+            cancelled = await answer_lost(a.cancel(client_order_id=bought.client_order_id))
+            assert (cancelled.status, cancelled.duplicate) == (OrderStatus.CANCELLED, True)
 
     clock.run(run)
 
