@@ -242,10 +242,9 @@ class Client:
         pending = self._send(request, client_order_id or "")
         reply = await pending.answer
         with _having_left():
-            if _may_be_our_own_doing(reply, pending):
+            if results.may_be_our_own_doing(reply, pending.attempts):
                 state = await self._order(order_id, client_order_id, pending.deadline)
-                done = state.status is OrderStatus.CANCELLED
-                return results.result_of_state(state, reply, done=done)
+                return results.result_of_repeated_cancel(state, reply)
             return await self._result_for(reply, order_id, client_order_id, pending.deadline)
 
     async def replace(
@@ -284,14 +283,11 @@ class Client:
         async with self._turn(known, client_order_id or "", deadline):
             pending = self._send(request, client_order_id or "", deadline)
             reply = await pending.answer
-        if _may_be_our_own_doing(reply, pending):
+        if results.may_be_our_own_doing(reply, pending.attempts):
             with _having_left():
                 state = await self._order(order_id, client_order_id, deadline)
             wanted = (instrument.price(command.price), instrument.quantity(command.quantity))
-            # A total at or below what is filled finished the order, which kept its price.
-            finished = state.status is OrderStatus.FILLED and wanted[1] <= state.cumulative_quantity
-            done = finished or (state.price, state.quantity) == wanted
-            return results.result_of_state(state, reply, done=done)
+            return results.result_of_repeated_replace(state, reply, *wanted)
         return results.order_result(reply, instrument)
 
     async def cancel_all(self, symbol: str | None = None, side: str | None = None) -> int:
@@ -545,15 +541,3 @@ def _having_left() -> Iterator[None]:
     except MatchbusError as error:
         error.sent = True
         raise
-
-
-def _may_be_our_own_doing(reply: pb.OrderReply, pending: Pending) -> bool:
-    """Whether a refusal may tell of what an earlier attempt did.
-
-    Sent again, a cancel or replace finds the order closed by its first attempt, a replace also finds it
-    waiting for the leg that its first attempt sent.
-    """
-    return pending.attempts > 1 and reply.reject_reason in (
-        pb.REJECT_REASON_ORDER_CLOSED,
-        pb.REJECT_REASON_ORDER_PENDING,
-    )

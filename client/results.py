@@ -238,7 +238,34 @@ def order_result(reply: pb.OrderReply, instrument: Instrument | None) -> OrderRe
     )
 
 
-def result_of_state(state: OrderState, repeated: pb.OrderReply, *, done: bool) -> OrderResult:
+def may_be_our_own_doing(reply: pb.OrderReply, attempts: int) -> bool:
+    """Whether a refusal may tell of what an earlier attempt did.
+
+    Sent again, a cancel or replace finds the order closed by its first attempt, a replace also finds it
+    waiting for the leg that its first attempt sent.
+    """
+    return attempts > 1 and reply.reject_reason in (
+        pb.REJECT_REASON_ORDER_CLOSED,
+        pb.REJECT_REASON_ORDER_PENDING,
+    )
+
+
+def result_of_repeated_cancel(state: OrderState, repeated: pb.OrderReply) -> OrderResult:
+    """What a cancel came to that was refused when it was sent again, by how the order stands."""
+    return _result_of_state(state, repeated, done=state.status is OrderStatus.CANCELLED)
+
+
+def result_of_repeated_replace(
+    state: OrderState, repeated: pb.OrderReply, price: Decimal, quantity: Decimal
+) -> OrderResult:
+    """The same of a replace to this price and total."""
+    # A total at or below what is filled finished the order, which kept its price.
+    finished = state.status is OrderStatus.FILLED and quantity <= state.cumulative_quantity
+    done = finished or (state.price, state.quantity) == (price, quantity)
+    return _result_of_state(state, repeated, done=done)
+
+
+def _result_of_state(state: OrderState, repeated: pb.OrderReply, *, done: bool) -> OrderResult:
     """The answer to a command whose own answer was lost: `done`, or refused as `repeated` says."""
     return OrderResult(
         state.client_order_id,

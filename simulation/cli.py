@@ -60,6 +60,7 @@ from simulation.report_files import write_report
 from simulation.run import Progress, RunOutcome, cut_short
 from simulation.scenario import Scenario, ScenarioRefused
 from simulation.staging import plan_of, staged
+from simulation.stderr_log import log_to_stderr
 from simulation.virtual import clock
 from simulation.virtual.venue import open_venue
 
@@ -328,6 +329,7 @@ async def _run_virtual(
             f"standbys is {chosen.standbys}: in virtual time nobody stands by: an engine that ends is "
             "started again. Make it 0, or leave out --virtual."
         )
+    log_to_stderr()  # its engines warn here, with the time and what it is about
     listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in chosen.symbols]
     async with open_venue(chosen.engines, listed, chosen.seed) as venue:
         plan = staged(chosen, venue, console.print, recording=recording, log_dir=logs)

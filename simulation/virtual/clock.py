@@ -51,29 +51,24 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return runner.run(main())
 
 
-def monotonic_ns() -> int:
-    """As `time.monotonic_ns`, for whoever keeps the function: it must not be the real clock's."""
-    return round(asyncio.get_running_loop().time() * _NS_PER_S)
-
-
-def utc_ns() -> int:
-    """As `time.time_ns`, likewise."""
-    return START_NS + monotonic_ns()
-
-
 @contextmanager
 def _ruling(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let every module that asks `time` hear the loop's time.
+    """Let every module that asks `time` hear the loop's time, in other threads, too.
 
     Engines ask it in many places, and under the real clock need no parameter for it. What is asked by the
-    wrong clock in one of them would differ from run to run, so none is left out.
+    wrong clock in one of them would differ from run to run, so none is left out. Who has kept a function of
+    `time`, as the default of a parameter does, must be given it while this rules.
     """
+
+    def monotonic_ns() -> int:
+        return round(loop.time() * _NS_PER_S)
+
     ruled: dict[str, Callable[[], float]] = {
         "monotonic": loop.time,
         "monotonic_ns": monotonic_ns,
         "perf_counter": loop.time,
-        "time": lambda: utc_ns() / _NS_PER_S,
-        "time_ns": utc_ns,
+        "time": lambda: (START_NS + monotonic_ns()) / _NS_PER_S,
+        "time_ns": lambda: START_NS + monotonic_ns(),
     }
     real = {name: getattr(time, name) for name in ruled}
     for name, clock in ruled.items():

@@ -5,6 +5,7 @@ servicer itself.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, Final, NoReturn, cast
 
@@ -39,7 +40,6 @@ from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
 from engine.runtime.uncrosser import Uncrosser
 from engine.state import State
-from simulation.virtual import clock
 from simulation.virtual.network import APPEND_S, Delays, Life, Network
 
 UNLIMITED: Final = 0
@@ -160,7 +160,8 @@ class VirtualEngine:
         """Set once clients may call."""
         self._executions = executions
         self._listing = Listing(self.state)
-        self._market_data = MarketData(nc, number, monotonic_ns=clock.monotonic_ns)
+        # Clocks are handed on from here: defaults of parameters have kept the real ones.
+        self._market_data = MarketData(nc, number, monotonic_ns=time.monotonic_ns)
         self._follower = FeedFollower(
             nc, own_engine=number, on_change=self._on_quote, jitter=network.delays.jitter
         )
@@ -178,7 +179,7 @@ class VirtualEngine:
             unrenewed_s=lambda: 0.0,
             has_peers=lambda: bool(self._follower.peers),
             delay_s=lambda: 0.0,
-            utc_ns=clock.utc_ns,
+            utc_ns=time.time_ns,
         )
         self._uncrosser = Uncrosser(self._loop, away.crossing)
         self._legs = Legs(
@@ -205,7 +206,7 @@ class VirtualEngine:
             bell,
             self._protected_books,
             cast("OldFills", _NoOldFills()),
-            Rates(UNLIMITED, clock.monotonic_ns),
+            Rates(UNLIMITED, time.monotonic_ns),
         )
 
     async def start(self, instruments: Mapping[str, InstrumentEntry]) -> None:

@@ -111,6 +111,7 @@ class Life:
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self.over = asyncio.Event()
         self.thawed = asyncio.Event()
+        """Not set while whoever deals with this process waits for it, as it is frozen and may go on."""
         self.thawed.set()
         self._freezes = 0
         self.ways: list[_Way] = []
@@ -127,8 +128,8 @@ class Life:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing passes just now."""
-        return not self.thawed.is_set()
+        """Whether nothing passes just now; of a process that ended so, nothing ever will."""
+        return self._freezes > 0
 
     async def freeze(self, lasts_s: float) -> None:
         """Hold everything up for a while, or until cancelled; then let it go on, in its order."""
@@ -137,15 +138,17 @@ class Life:
         try:
             await asyncio.sleep(lasts_s)
         finally:
-            self._freezes -= 1
-            if not self._freezes:
-                self.thawed.set()
-                for way in self.ways:
-                    way.go_on()
+            if not self.over.is_set():
+                self._freezes -= 1
+                if not self._freezes:
+                    self.thawed.set()
+                    for way in self.ways:
+                        way.go_on()
 
     def end(self) -> None:
-        """Nothing of it goes on, and what was held up is gone."""
+        """Nothing of it goes on, and what was held up is gone; nobody waits for that any longer."""
         self.over.set()
+        self.thawed.set()
         for task in list(self._tasks):
             task.cancel()
 

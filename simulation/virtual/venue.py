@@ -1,6 +1,7 @@
 """A virtual market as simulated clients see it: engines, an exchange that follows them, accounts."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -126,6 +127,9 @@ class VirtualVenue:
     async def _start_again(self, ended: VirtualEngine) -> None:
         await asyncio.sleep(self.delays.draw(RESTART_S))
         engine = self.engines[ended.number] = self._process(ended.number, ended.journal.stored)
+        engine.life.create_task(self._let_serve(engine))  # its own: it may be killed while it starts
+
+    async def _let_serve(self, engine: VirtualEngine) -> None:
         await engine.start(self._entries)
         until_s = asyncio.get_running_loop().time() + PEERS_FIRST_S
         while not self._sees_all(engine) and asyncio.get_running_loop().time() < until_s:  # noqa: ASYNC110 -- as above
@@ -176,9 +180,7 @@ class VirtualVenue:
         entries = {
             number: EngineEntry(number, engine.state.epoch, "", 0) for number, engine in self.engines.items()
         }
-        return pb.ListEnginesReply(
-            engines=listed_engines(entries, self._follower.peers, clock.monotonic_ns())
-        )
+        return pb.ListEnginesReply(engines=listed_engines(entries, self._follower.peers, time.monotonic_ns()))
 
 
 class VirtualAccount:
@@ -235,7 +237,10 @@ class VirtualAccount:
     async def cancel(self, *, client_order_id: str) -> OrderResult:
         """As Client says."""
         request = pb.CancelOrderRequest(client_order_id=client_order_id)
-        return results.order_result(await self._ask("CancelOrder", request), self._traded_in[client_order_id])
+        reply, attempts = await self._send("CancelOrder", request)
+        if results.may_be_our_own_doing(reply, attempts):
+            return results.result_of_repeated_cancel(await self._order(client_order_id), reply)
+        return results.order_result(reply, self._traded_in[client_order_id])
 
     async def replace(self, *, price: Number, quantity: Number, client_order_id: str) -> OrderResult:
         """As Client says."""
@@ -245,7 +250,11 @@ class VirtualAccount:
             price=instrument.ticks(price),
             quantity=instrument.lots(quantity),
         )
-        return results.order_result(await self._ask("ReplaceOrder", request), instrument)
+        reply, attempts = await self._send("ReplaceOrder", request)
+        if results.may_be_our_own_doing(reply, attempts):
+            wanted = (instrument.price(request.price), instrument.quantity(request.quantity))
+            return results.result_of_repeated_replace(await self._order(client_order_id), reply, *wanted)
+        return results.order_result(reply, instrument)
 
     async def fills(self, since: int = 0, *, follow: bool = True) -> AsyncGenerator[Fill, None]:
         """As Client says."""
@@ -279,19 +288,31 @@ class VirtualAccount:
             for symbol, holding in self._venue.positions.of(self._name)
         }
 
+    async def _order(self, client_order_id: str) -> OrderState:
+        order: pb.OrderState = await self._ask(
+            "GetOrder", pb.GetOrderRequest(client_order_id=client_order_id)
+        )
+        return results.order_state(order, self._traded_in[client_order_id])
+
     async def _ask(self, method: str, request: Message) -> Any:
-        """The home engine's answer; asked again, with the same ids, where a process ended before it came."""
+        answer, _ = await self._send(method, request)
+        return answer
+
+    async def _send(self, method: str, request: Message) -> tuple[Any, int]:
+        """The home engine's answer, and to which attempt; a process may end before it answers."""
+        attempts = 0
         while True:
             home = await self._serving()
             await self._pass(home)
             if home.life.over.is_set():
                 continue
+            attempts += 1
             call = home.life.create_task(getattr(home.servicer, method)(request, Call(self._name)))
             await asyncio.wait((call,))
             if not call.cancelled():
                 await self._pass(home)
                 if not home.life.over.is_set():
-                    return call.result()
+                    return call.result(), attempts
 
     async def _serving(self) -> VirtualEngine:
         """The home engine's process, once there is one that takes calls."""

@@ -3,16 +3,20 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 import pytest
 
 from bus.records import Chain
+from client import OrderResult
+from client.terms import OrderStatus
 from engine.commands import decode
 from engine.digest import state_digest
 from engine.state import State
@@ -29,6 +33,7 @@ from simulation.virtual.network import Delays, Life, Link, Message, Network
 from simulation.virtual.venue import VirtualVenue, open_venue
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
 DEADLINE_S = 120.0
 WINDOW_NS = 150_000_000
 SYMBOLS = ("AAPL", "BTC-USD")
@@ -88,11 +93,7 @@ def report_of(folder: Path, seed: int, hash_seed: int) -> dict[str, bytes]:
             *("--engines", "3", "--report", str(folder / "out")),
         ],
         cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
-            "PYTHONHASHSEED": str(hash_seed),
-        },
+        env={**ENVIRONMENT, "PYTHONHASHSEED": str(hash_seed)},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -146,6 +147,58 @@ def test_nothing_is_lost_when_engines_die(seed: int) -> None:
     assert sum(engine.state.epoch for engine in venue.engines.values()) > 3
 
 
+def test_a_frozen_engine_may_die() -> None:
+    """Also while it starts: its clients are served as soon as the next process does, and it never goes on."""
+
+    async def run() -> None:
+        async with open_venue(2, read_instruments(DEFAULT_INSTRUMENTS), 1) as venue, venue.account("a") as a:
+            venue.freeze(1, 30.0)
+            call = asyncio.create_task(a.submit("AAPL", "buy", 1, "9.00"))
+            await asyncio.sleep(1.0)
+            venue.kill(1)
+            while not venue.is_running(1):  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0.000_01)
+            venue.freeze(1, 30.0)  # before it has begun its reign
+            await asyncio.sleep(0.000_01)
+            venue.kill(1)
+            async with asyncio.timeout(4.0):
+                assert (await call).status == OrderStatus.NEW
+            await asyncio.sleep(60.0)  # until the freezes would have been over
+            async with asyncio.timeout(0.1):
+                assert len(await a.open_orders()) == 1
+            assert venue.engines[1].state.epoch == 2
+
+    clock.run(run)
+
+
+def test_a_change_sent_again_was_done() -> None:
+    """Where the first attempt was stored and its answer lost, its client is told what it did."""
+
+    async def run() -> None:
+        async with open_venue(1, read_instruments(DEFAULT_INSTRUMENTS), 1) as venue, venue.account("a") as a:
+
+            async def answer_lost(change: Coroutine[None, None, OrderResult]) -> OrderResult:
+                stored = len(venue.engines[1].journal.stored)
+                asked = asyncio.create_task(change)
+                while len(venue.engines[1].journal.stored) == stored:  # noqa: ASYNC110 -- nobody tells
+                    await asyncio.sleep(0.000_01)
+                venue.kill(1)
+                async with asyncio.timeout(4.0):
+                    return await asked
+
+            bought, sold = await a.submit("AAPL", "buy", 1, "9.00"), await a.submit("AAPL", "sell", 1, "9.01")
+            replaced = await answer_lost(
+                a.replace(client_order_id=sold.client_order_id, price="9.00", quantity=1)
+            )
+            assert (replaced.status, replaced.duplicate) == (OrderStatus.FILLED, True)
+            assert (await a.cancel(client_order_id=bought.client_order_id)).rejected
+            bought = await a.submit("AAPL", "buy", 1, "9.00")
+            cancelled = await answer_lost(a.cancel(client_order_id=bought.client_order_id))
+            assert (cancelled.status, cancelled.duplicate) == (OrderStatus.CANCELLED, True)
+
+    clock.run(run)
+
+
 def test_a_day_passes_at_once() -> None:
     """Waiting takes no time, and every clock of the process says how long it was."""
 
@@ -157,6 +210,26 @@ def test_a_day_passes_at_once() -> None:
     real_s = time.monotonic()
     assert clock.run(sleep) == (86_400.0, 86_400.0, 86_400_000_000_000)
     assert time.monotonic() - real_s < 60
+
+
+def test_other_threads_hear_the_time_of_the_market() -> None:
+    """A thread of whoever runs one may log, say: each line asks for the time."""
+    heard: list[float] = []
+
+    def hear() -> None:
+        heard.extend((time.monotonic(), time.time(), time.time_ns()))
+
+    async def sleep() -> None:
+        await asyncio.sleep(60)
+        thread = threading.Thread(
+            target=lambda: heard.extend((time.monotonic(), time.time(), time.time_ns()))
+        )
+        thread.start()
+        thread.join(DEADLINE_S)
+
+    clock.run(sleep)
+    start_ns = clock.START_NS
+    assert heard == [60, start_ns / 1e9 + 60, start_ns + 60_000_000_000]
 
 
 def test_nobody_waits_for_ever() -> None:
@@ -225,6 +298,23 @@ async def asked(link: Link, question: bytes) -> Message:
         return await link.request("question", question, float("inf"))
 
 
+def test_warnings_of_engines_say_when_and_what(tmp_path: Path) -> None:
+    """On stderr in the market's time, with what they are about, such as legs that a death leaves open."""
+    scenario = (
+        'duration_s = 3\nsymbols = ["AAPL"]\n[[agents]]\nkind = "random"\ncount = 8\n'
+        '[[faults]]\nat_s = 1\nkind = "freeze"\nengine = 2\nlasts_s = 1\n'
+    )
+    (tmp_path / "my.toml").write_text(scenario)
+    command = [sys.executable, "-m", "simulation", "run", "--virtual", "--scenario", "my.toml"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"202[56]-.* WARNING routing: legs have no answer.* leg=\d+ peer=2 .*", line)
+
+
 def test_a_standby_needs_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,9 +330,8 @@ def test_a_standby_needs_a_process(
 def test_ctrl_c_stops_it(tmp_path: Path) -> None:
     """Although time runs ahead: it says so, and ends with 130."""
     command = [sys.executable, "-m", "simulation", "run", "--virtual", "--duration", "86400"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert " of 86400 s: " in process.stdout.readline()
