@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
     AuthenticationFailed,
@@ -155,6 +156,22 @@ async def test_what_the_exchange_says_is_no_guess(venue: FakeVenue) -> None:
             assert not session.is_guessing
 
 
+async def test_another_engine_is_not_taken_for_ours(venue: FakeVenue) -> None:
+    """The exchange lists all engines of the market: neither a search nor a guess leads to one of those."""
+    other = venue.engines[1]
+    venue.listed_before.append(
+        pb.Engine(engine=other.number, address=other.address, role=pb.ENGINE_ROLE_PRIMARY)
+    )
+    venue.standby_addresses.clear()
+    async with venue.client() as client:
+        session = client._session
+        for _ in range(2):
+            assert await session.find_home(session.generation)
+            assert session.home.address == venue.engines[0].address
+            await venue.stop_exchange()
+        assert session.generation == 1
+
+
 async def test_an_engine_is_found_while_a_token_is_renewed(venue: FakeVenue) -> None:
     """A registration that takes long holds up nobody whose token is good."""
     old, successor = venue.engines[0], FakeEngine(venue, 1)
@@ -270,6 +287,23 @@ async def test_failures_that_were_overcome_do_not_add_up(venue: FakeVenue) -> No
         for _ in range(2):
             await client.submit("AAPL", "buy", "1", "2")
     assert venue.registrations == 1
+
+
+@pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.INTERNAL])
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_a_client_registers_again_after_a_second_failure(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode, failures: int
+) -> None:
+    """Where the exchange knows no home, or gRPC may hide a refusal; once alone it costs no slow hash."""
+
+    async def find_nothing() -> str:
+        return ""
+
+    async with venue.client() as client:
+        monkeypatch.setattr(client._session, "_search", find_nothing)
+        venue.engines[0].unary_failures.extend([code] * failures)
+        assert await client.open_orders() == []
+    assert venue.registrations == failures
 
 
 async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
