@@ -104,6 +104,22 @@ async def test_an_engine_that_sends_us_to_itself_is_asked_with_pauses(venue: Fak
     assert 1 < venue.registrations < 15
 
 
+async def test_an_engine_of_which_nobody_knows_is_asked_with_pauses(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise: each registration tells the address that the client has, and that is no news."""
+
+    async def find_nothing() -> str:
+        return ""
+
+    venue.engines[0].unary_failures.extend([UNAVAILABLE] * 10_000)
+    async with venue.client(deadline_s=1) as client:
+        monkeypatch.setattr(client._session, "_search", find_nothing)
+        with pytest.raises(Unavailable, match="UNAVAILABLE"):
+            await client.open_orders()
+    assert 1 < venue.registrations < 15
+
+
 async def test_an_exchange_that_is_away_moves_no_engine(venue: FakeVenue) -> None:
     """A question to the exchange that nobody answers says nothing about the engine."""
     async with venue.client(deadline_s=0.5) as client:
@@ -319,6 +335,13 @@ async def test_a_home_that_cannot_be_given_fails_at_once(venue: FakeVenue) -> No
     venue.failures.append(grpc.StatusCode.FAILED_PRECONDITION)
     with pytest.raises(RequestInvalid, match="scripted"):
         await venue.client().open()
+
+
+async def test_a_registration_needs_no_search(venue: FakeVenue) -> None:
+    """Where an exchange lets a client in and then hangs, the client has all that it needs."""
+    venue.hold_searches = asyncio.Event()
+    async with venue.client(deadline_s=0.5) as client:
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
 async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:

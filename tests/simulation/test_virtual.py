@@ -219,6 +219,52 @@ async def test_questions_and_the_end_of_a_subscription() -> None:
     assert heard == []
 
 
+def test_freezes_that_overlap_end_together() -> None:
+    """What comes meanwhile waits until the last of them is over, and then comes in its order."""
+    heard: list[tuple[float, bytes]] = []
+
+    async def freeze_twice() -> None:
+        async with asyncio.TaskGroup() as group:
+            network, life = Network(Delays(3)), Life(group)
+
+            async def hear(message: Message) -> None:
+                heard.append((asyncio.get_running_loop().time(), message.data))
+
+            await network.link(life).subscribe("news", cb=hear)
+            for lasts_s in (5.0, 2.0):
+                group.create_task(life.freeze(lasts_s))
+            for data in (b"first", b"second"):
+                network.route(Message("news", data))
+                await asyncio.sleep(1)
+
+    clock.run(freeze_twice)
+    assert heard == [(5.0, b"first"), (5.0, b"second")]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_who_was_killed_hears_nothing_any_more(frozen: bool) -> None:
+    """Not even what was on its way, nor what a freeze had held up."""
+    heard: list[bytes] = []
+
+    async def kill() -> None:
+        async with asyncio.TaskGroup() as group:
+            network, life = Network(Delays(3)), Life(group)
+
+            async def hear(message: Message) -> None:
+                heard.append(message.data)
+
+            await network.link(life).subscribe("news", cb=hear)
+            if frozen:
+                group.create_task(life.freeze(2))
+            await asyncio.sleep(0)
+            network.route(Message("news", b"too late"))
+            await asyncio.sleep(1 if frozen else 0)
+            life.end()
+
+    clock.run(kill)
+    assert heard == []
+
+
 async def asked(link: Link, question: bytes) -> Message:
     """The answer to a question."""
     async with asyncio.timeout(10):
