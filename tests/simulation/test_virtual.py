@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from simulation.run import RunOutcome, simulate
 from simulation.scenario import EngineFault, Scenario
 from simulation.staging import staged
 from simulation.virtual import clock
+from simulation.virtual.engine import DelayedJournal
 from simulation.virtual.network import Delays, Life, Link, Message, Network
 from simulation.virtual.venue import VirtualVenue, open_venue
 
@@ -263,6 +265,49 @@ def test_who_was_killed_hears_nothing_any_more(frozen: bool) -> None:
 
     clock.run(kill)
     assert heard == []
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_journal_of_a_frozen_engine_takes_and_says_nothing(stored: bool) -> None:
+    """Whether a batch is on its way to the disk, or the word that it is there on its way back."""
+
+    async def append() -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            life = Life(group)
+            journal = DelayedJournal(1, [], Delays(3), life)
+            appending = group.create_task(journal.append(1, 1, b"\x90"))
+            while stored and not journal.stored:  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(1e-5)
+            began_s = loop.time()
+            freezing = group.create_task(life.freeze(5))
+            await asyncio.sleep(4)
+            assert len(journal.stored) == stored
+            await appending
+            assert loop.time() - began_s >= 5
+            await freezing
+
+    clock.run(append)
+
+
+def test_a_command_whose_answer_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a client: the process died behind the commit, and the next one gives the first answer."""
+
+    async def lose() -> bool:
+        listed = read_instruments(DEFAULT_INSTRUMENTS)
+        async with open_venue(1, listed, 3) as venue, venue.account("ann") as account:
+            servicer = venue.engines[1].servicer
+            submit_order = servicer.SubmitOrder
+
+            async def answer_and_die(*call: Any) -> Any:
+                answer = await submit_order(*call)
+                asyncio.get_running_loop().call_soon(venue.kill, 1)
+                return answer
+
+            monkeypatch.setattr(servicer, "SubmitOrder", answer_and_die)
+            return (await account.submit("AAPL", "buy", "1", "100")).duplicate
+
+    assert clock.run(lose)
 
 
 async def asked(link: Link, question: bytes) -> Message:
