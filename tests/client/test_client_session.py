@@ -382,6 +382,17 @@ async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> 
     assert venue.registrations == 1
 
 
+async def test_how_long_an_attempt_took_counts_from_the_one_before_it(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or after some seconds of failures the deadline would always hide why."""
+    monkeypatch.setattr(retry, "TELLING_S", 0.9)
+    venue.failures.extend([UNAVAILABLE] * 3)  # whose pauses are at least 0.175 s
+    venue.hold_registrations = asyncio.Event()
+    with pytest.raises(Unavailable, match="last failure: UNAVAILABLE: scripted"):
+        await venue.client(deadline_s=1).open()
+
+
 async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
