@@ -33,6 +33,7 @@ from engine.events import BookChanged, Fill
 from engine.runtime import market_data as feed
 from engine.runtime.market_data import HEARTBEAT_NS, MAX_ACTIVE_PER_BEAT, MarketData
 from engine.terms import Liquidity, Side
+from simulation.virtual import clock
 from tests.waiting import freeze, running
 
 if TYPE_CHECKING:
@@ -327,6 +328,7 @@ class Taking:
     """In the place of a connection: it has taken these, and takes more unless it `is_full`."""
 
     is_connected = True
+    is_closed = True  # nothing is to be unsubscribed
     max_payload = 2**20
 
     def __init__(self) -> None:
@@ -338,6 +340,9 @@ class Taking:
     def pending_data_size(self) -> int:
         """As Connection says."""
         return 2**30 if self.is_full else 0
+
+    async def subscribe(self, *_: object, **__: object) -> None:
+        """Nobody asks for anything."""
 
     async def publish(self, _subject: str, payload: bytes) -> None:
         """Take one more."""
@@ -376,6 +381,22 @@ async def test_all_books_are_shown_once_after_a_reconnect() -> None:
         now_ns += HEARTBEAT_NS
         await market_data._beat()
         assert len(nc.new(BookSnapshot)) == shown
+
+
+def test_beats_that_were_missed_are_not_made_up_for() -> None:
+    """An engine that was held up tells so once, and goes on in the old rhythm."""
+
+    async def beats_ms() -> list[int]:
+        loop, nc = asyncio.get_running_loop(), Taking()
+        assert isinstance(loop, clock.VirtualLoop)
+        market_data = MarketData(cast("Client", nc), 1, monotonic_ns=clock.monotonic_ns)
+        async with running(market_data.run()):
+            await asyncio.sleep(0.25)
+            loop._jumping.now_s += 1
+            await asyncio.sleep(0.2)
+        return [heartbeat.sent_ns // MS for heartbeat in nc.new(Heartbeat)]
+
+    assert clock.run(beats_ms) == [0, 100, 200, 1250, 1300, 1400]
 
 
 async def test_very_many_trades_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
