@@ -310,6 +310,24 @@ def test_a_command_whose_answer_was_lost_is_sent_again(monkeypatch: pytest.Monke
     assert clock.run(lose)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_market_may_end_while_an_engine_is_frozen(interrupted: bool) -> None:
+    """In order, or with what interrupted it and nothing else."""
+
+    async def leave() -> None:
+        async with open_venue(1, read_instruments(DEFAULT_INSTRUMENTS), 3) as venue:
+            venue.freeze(1, 5)
+            await asyncio.sleep(1)
+            if interrupted:
+                raise asyncio.CancelledError
+
+    if interrupted:
+        with pytest.raises(asyncio.CancelledError):
+            clock.run(leave)
+    else:
+        clock.run(leave)
+
+
 async def asked(link: Link, question: bytes) -> Message:
     """The answer to a question."""
     async with asyncio.timeout(10):
