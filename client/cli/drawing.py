@@ -69,16 +69,16 @@ def _readable(cell: Cell) -> _Piece:
 def _framed(table: Table, rows: Sequence[Sequence[_Piece]], console: Console) -> Iterator[Segment]:
     """The table, whose columns are as wide as their texts, with these rows."""
     *head, foot = console.render_lines(table, pad=False)
-    box = HEAVY_HEAD.substitute(console.options)  # which is a table's own
+    edge = HEAVY_HEAD.substitute(console.options).mid_vertical  # as a table has it, at its ends too
     line = Segment.line()
     for segments in head:
         yield from (*segments, line)
     for row in rows:
-        plain, border = "", box.mid_left
+        plain = ""
         for column, (text, style) in zip(table.columns, row, strict=True):
             blanks = " " * ((column.width or 0) - cell_len(text))
             before, after = (blanks, "") if column.justify == "right" else ("", blanks)
-            plain += f"{border} {before}"
+            plain += f"{edge} {before}"
             if style:
                 yield Segment(plain)
                 yield Segment(text, Style.parse(style))
@@ -86,8 +86,7 @@ def _framed(table: Table, rows: Sequence[Sequence[_Piece]], console: Console) ->
             else:
                 plain += text
             plain += f"{after} "
-            border = box.mid_vertical
-        yield Segment(f"{plain}{box.mid_right}\n")
+        yield Segment(f"{plain}{edge}\n")
     yield from (*foot, line)
 
 
@@ -112,7 +111,7 @@ def _listed(names: Sequence[str], rows: Sequence[Sequence[_Piece]], console: Con
 
 
 def _line(pieces: Sequence[_Piece], console: Console, *, fits: bool) -> Iterator[Segment]:
-    if fits and not any("\n" in text for text, _ in pieces):
+    if fits:
         yield from (Segment(text, Style.parse(style) if style else None) for text, style in pieces)
         yield Segment.line()
         return

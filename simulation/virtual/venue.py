@@ -337,7 +337,10 @@ async def open_venue(
         async with asyncio.TaskGroup() as group:
             venue = VirtualVenue(engines, instruments, Delays(seed), group)
             await venue.start()
-            yield venue
+            try:
+                yield venue
+            finally:
+                await venue.thaw_all()  # what it held up goes on in new tasks
             group.create_task(_end())
     except* _Over:
         pass

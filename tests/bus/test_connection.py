@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from bus.connection import Connection, Patience, connect, has_jetstream, heed_cancellation
 from bus.server import NatsServer
 from bus.stream import AWAY
+from simulation.virtual import clock
 from tests.waiting import freeze, frozen, until
 
 if TYPE_CHECKING:
@@ -474,6 +475,42 @@ async def test_patience_that_is_renewed_begins_anew() -> None:
     assert ended
     assert isinstance(going.exception(), TimeoutError)
     assert words == 4
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "held_up_s", "ends_s"),
+    [(10.0, 0.0, 10.0), (10.0, 9.0, 10.0), (10.0, 12.0, 17.0), (0.1, 2.0, 2.25)],
+    ids=["never held up", "not past the deadline", "half as long again", "at least a moment"],
+)
+def test_patience_is_longer_only_for_who_was_held_up(limit_s: float, held_up_s: float, ends_s: float) -> None:
+    """Past the deadline: what came meanwhile is read then. Nobody else waits longer than was said."""
+
+    async def waits_s() -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, clock.VirtualLoop)
+        with suppress(TimeoutError):
+            async with Patience(limit_s):
+                loop._jumping.now_s += held_up_s
+                await asyncio.Event().wait()
+        return loop.time()
+
+    assert clock.run(waits_s) == pytest.approx(ends_s)
+
+
+def test_patience_leaves_nothing_behind() -> None:
+    """What was done in time has no deadline any more, whether it was renewed or not."""
+    complaints: list[object] = []
+
+    async def be_quick() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        for renewed in (False, True):
+            async with Patience(1) as patience:
+                if renewed:
+                    patience.renew(2)
+            await asyncio.sleep(3)
+
+    clock.run(be_quick)
+    assert complaints == []
 
 
 @pytest.mark.parametrize("buffered", [True, False])

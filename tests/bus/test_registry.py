@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.aio.msg import Msg
 
-from bus import messages, provision, registry, subjects
+from bus import messages, provision, registry, stream, subjects
 from bus.connection import Connection
 from bus.messages import EngineEntry
 from bus.registry import Bucket, BucketDamaged, BucketUnavailable
@@ -115,6 +116,33 @@ async def test_a_lost_answer_to_create_is_ours(
         assert await bucket.create("1", _entry(1))
         await bucket.put("1", _entry(1, epoch=2))
     assert await bucket.get("1") == _entry(1, epoch=2)
+
+
+async def test_a_late_answer_to_another_put_is_not_taken_for_this_ones(
+    bucket: Bucket[EngineEntry], own_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a create that came too late would hear True."""
+    monkeypatch.setattr(stream, "ANSWER_TIMEOUT_S", 0.2)
+    publisher, other = bucket._publisher, _bucket(own_connection)
+    answered, attempt = publisher._answered, publisher.attempt
+    late: list[Msg] = []
+
+    async def answered_late(answer: Msg) -> None:
+        if not late:
+            late.append(answer)
+            return
+        await answered(late[0])
+        await answered(answer)
+
+    async def overtaken(subject: str, payload: bytes, headers: dict[str, str]) -> stream.Ack | None:
+        await other.put("2", _entry(2, epoch=9))
+        return await attempt(subject, payload, headers)
+
+    monkeypatch.setattr(publisher, "_answered", answered_late)
+    assert await bucket.put("1", _entry(1))
+    monkeypatch.setattr(publisher, "attempt", overtaken)
+    assert not await bucket.create("2", _entry(2))
+    assert await bucket.get("2") == _entry(2, epoch=9)
 
 
 async def test_a_key_is_checked(bucket: Bucket[EngineEntry]) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import provision, stream_reader, subjects
 from bus.connection import Connection, connect
 from bus.server import NatsServer
-from bus.stream import MAX_MESSAGE_BYTES, Publisher, Stored, StreamGap, StreamLostEnd
+from bus.stream import MAX_MESSAGE_BYTES, Publisher, Stored, StreamGap, StreamLostEnd, message_at
 from bus.stream_reader import MAX_REQUEST_BYTES, StreamReader
 from tests.old_leader import wakes
 from tests.waiting import freeze, until
@@ -178,6 +179,36 @@ async def test_a_reader_that_begins_anew_notices_a_lost_end(
     for _ in range(written_since):
         await nats_connection.jetstream().publish(subjects.journal(engine), b"other")
     async with asyncio.timeout(8):
+        with pytest.raises(StreamLostEnd, match="message 2 was read"):
+            await reader.read()
+    await reader.close()
+
+
+async def test_a_look_for_a_lost_end_that_was_cut_off_is_made_again(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller of little patience does not read on behind an end that nobody has looked at."""
+    stream = await _fill(nats_connection, engine, 2)
+    reader = StreamReader(nats_connection, stream)
+    assert await _read(reader, 2) == [1, 2]
+    await nats_connection.jetstream().delete_stream(stream)
+    await provision.provision_journal(nats_connection, engine)
+    for _ in range(3):
+        await nats_connection.jetstream().publish(subjects.journal(engine), b"other")
+    await reader.renew()
+    looks = 0
+
+    async def look_slowly(nc: Client, stream: str, sequence: int) -> Stored | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await asyncio.Event().wait()
+        return await message_at(nc, stream, sequence)
+
+    monkeypatch.setattr(stream_reader, "message_at", look_slowly)
+    async with asyncio.timeout(8):
+        while not looks:
+            assert await reader.read(0.2) == []
         with pytest.raises(StreamLostEnd, match="message 2 was read"):
             await reader.read()
     await reader.close()

@@ -253,6 +253,8 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
         self.engines = [FakeEngine(self, 1), FakeEngine(self, 2)]
         self.home = self.engines[0]
         self.standby_addresses = ["127.0.0.1:1"]
+        self.listed_before: list[pb.Engine] = []
+        """What ListEngines tells before our home engine's processes."""
         self.symbols = ["AAPL"]
         self.accepts = True
         self.address = ""
@@ -331,7 +333,7 @@ class FakeVenue(matchbus_pb2_grpc.ExchangeServicer):
             role=pb.ENGINE_ROLE_PRIMARY,
             state=pb.ENGINE_STATE_LIVE,
         )
-        in_no_order = [*standbys[:1], home, *standbys[1:]]
+        in_no_order = [*self.listed_before, *standbys[:1], home, *standbys[1:]]
         return pb.ListEnginesReply(engines=in_no_order)
 
     async def GetPositions(self, request: pb.GetPositionsRequest, context: Context) -> pb.GetPositionsReply:

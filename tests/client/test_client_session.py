@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from matchbus.v1 import matchbus_pb2 as pb
 
 from client import (
     AuthenticationFailed,
@@ -103,6 +104,22 @@ async def test_an_engine_that_sends_us_to_itself_is_asked_with_pauses(venue: Fak
     assert 1 < venue.registrations < 15
 
 
+async def test_an_engine_of_which_nobody_knows_is_asked_with_pauses(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise: each registration tells the address that the client has, and that is no news."""
+
+    async def find_nothing() -> str:
+        return ""
+
+    venue.engines[0].unary_failures.extend([UNAVAILABLE] * 10_000)
+    async with venue.client(deadline_s=1) as client:
+        monkeypatch.setattr(client._session, "_search", find_nothing)
+        with pytest.raises(Unavailable, match="UNAVAILABLE"):
+            await client.open_orders()
+    assert 1 < venue.registrations < 15
+
+
 async def test_an_exchange_that_is_away_moves_no_engine(venue: FakeVenue) -> None:
     """A question to the exchange that nobody answers says nothing about the engine."""
     async with venue.client(deadline_s=0.5) as client:
@@ -153,6 +170,22 @@ async def test_what_the_exchange_says_is_no_guess(venue: FakeVenue) -> None:
             session.is_guessing = True
             await ask(session.generation)
             assert not session.is_guessing
+
+
+async def test_another_engine_is_not_taken_for_ours(venue: FakeVenue) -> None:
+    """The exchange lists all engines of the market: neither a search nor a guess leads to one of those."""
+    other = venue.engines[1]
+    venue.listed_before.append(
+        pb.Engine(engine=other.number, address=other.address, role=pb.ENGINE_ROLE_PRIMARY)
+    )
+    venue.standby_addresses.clear()
+    async with venue.client() as client:
+        session = client._session
+        for _ in range(2):
+            assert await session.find_home(session.generation)
+            assert session.home.address == venue.engines[0].address
+            await venue.stop_exchange()
+        assert session.generation == 1
 
 
 async def test_an_engine_is_found_while_a_token_is_renewed(venue: FakeVenue) -> None:
@@ -272,6 +305,23 @@ async def test_failures_that_were_overcome_do_not_add_up(venue: FakeVenue) -> No
     assert venue.registrations == 1
 
 
+@pytest.mark.parametrize("code", [UNAVAILABLE, grpc.StatusCode.INTERNAL])
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_a_client_registers_again_after_a_second_failure(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode, failures: int
+) -> None:
+    """Where the exchange knows no home, or gRPC may hide a refusal; once alone it costs no slow hash."""
+
+    async def find_nothing() -> str:
+        return ""
+
+    async with venue.client() as client:
+        monkeypatch.setattr(client._session, "_search", find_nothing)
+        venue.engines[0].unary_failures.extend([code] * failures)
+        assert await client.open_orders() == []
+    assert venue.registrations == failures
+
+
 async def test_wrong_password_fails_at_once(venue: FakeVenue) -> None:
     """Registration with a wrong password raises, and leaves nothing open."""
     client = venue.client(password="other")
@@ -285,6 +335,13 @@ async def test_a_home_that_cannot_be_given_fails_at_once(venue: FakeVenue) -> No
     venue.failures.append(grpc.StatusCode.FAILED_PRECONDITION)
     with pytest.raises(RequestInvalid, match="scripted"):
         await venue.client().open()
+
+
+async def test_a_registration_needs_no_search(venue: FakeVenue) -> None:
+    """Where an exchange lets a client in and then hangs, the client has all that it needs."""
+    venue.hold_searches = asyncio.Event()
+    async with venue.client(deadline_s=0.5) as client:
+        assert (await client.submit("AAPL", "buy", "1", "2")).status == "new"
 
 
 async def test_registration_waits_for_the_exchange(venue: FakeVenue) -> None:
@@ -323,6 +380,17 @@ async def test_a_deadline_does_not_hide_why_it_was_reached(venue: FakeVenue) -> 
     with pytest.raises(Unavailable, match="last failure: UNAVAILABLE: scripted"):
         await venue.client(deadline_s=0.5).open()
     assert venue.registrations == 1
+
+
+async def test_how_long_an_attempt_took_counts_from_the_one_before_it(
+    venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or after some seconds of failures the deadline would always hide why."""
+    monkeypatch.setattr(retry, "TELLING_S", 0.9)
+    venue.failures.extend([UNAVAILABLE] * 3)  # whose pauses are at least 0.175 s
+    venue.hold_registrations = asyncio.Event()
+    with pytest.raises(Unavailable, match="last failure: UNAVAILABLE: scripted"):
+        await venue.client(deadline_s=1).open()
 
 
 async def test_an_exchange_that_hangs_is_not_told_as_one_that_is_away(

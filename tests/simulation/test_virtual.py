@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from simulation.run import RunOutcome, simulate
 from simulation.scenario import EngineFault, Scenario
 from simulation.staging import staged
 from simulation.virtual import clock
+from simulation.virtual.engine import DelayedJournal
 from simulation.virtual.network import Delays, Life, Link, Message, Network
 from simulation.virtual.venue import VirtualVenue, open_venue
 
@@ -290,6 +292,113 @@ async def test_questions_and_the_end_of_a_subscription() -> None:
         assert (await asked(asking, b"one")).data == b"to one"
         assert (await asked(asking, b"two")).data == b"to two"
     assert heard == []
+
+
+def test_freezes_that_overlap_end_together() -> None:
+    """What comes meanwhile waits until the last of them is over, and then comes in its order."""
+    heard: list[tuple[float, bytes]] = []
+
+    async def freeze_twice() -> None:
+        async with asyncio.TaskGroup() as group:
+            network, life = Network(Delays(3)), Life(group)
+
+            async def hear(message: Message) -> None:
+                heard.append((asyncio.get_running_loop().time(), message.data))
+
+            await network.link(life).subscribe("news", cb=hear)
+            for lasts_s in (5.0, 2.0):
+                group.create_task(life.freeze(lasts_s))
+            for data in (b"first", b"second"):
+                network.route(Message("news", data))
+                await asyncio.sleep(1)
+
+    clock.run(freeze_twice)
+    assert heard == [(5.0, b"first"), (5.0, b"second")]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_who_was_killed_hears_nothing_any_more(frozen: bool) -> None:
+    """Not even what was on its way, nor what a freeze had held up."""
+    heard: list[bytes] = []
+
+    async def kill() -> None:
+        async with asyncio.TaskGroup() as group:
+            network, life = Network(Delays(3)), Life(group)
+
+            async def hear(message: Message) -> None:
+                heard.append(message.data)
+
+            await network.link(life).subscribe("news", cb=hear)
+            if frozen:
+                group.create_task(life.freeze(2))
+            await asyncio.sleep(0)
+            network.route(Message("news", b"too late"))
+            await asyncio.sleep(1 if frozen else 0)
+            life.end()
+
+    clock.run(kill)
+    assert heard == []
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_journal_of_a_frozen_engine_takes_and_says_nothing(stored: bool) -> None:
+    """Whether a batch is on its way to the disk, or the word that it is there on its way back."""
+
+    async def append() -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            life = Life(group)
+            journal = DelayedJournal(1, [], Delays(3), life)
+            appending = group.create_task(journal.append(1, 1, b"\x90"))
+            while stored and not journal.stored:  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(1e-5)
+            began_s = loop.time()
+            freezing = group.create_task(life.freeze(5))
+            await asyncio.sleep(4)
+            assert len(journal.stored) == stored
+            await appending
+            assert loop.time() - began_s >= 5
+            await freezing
+
+    clock.run(append)
+
+
+def test_a_command_whose_answer_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a client: the process died behind the commit, and the next one gives the first answer."""
+
+    async def lose() -> bool:
+        listed = read_instruments(DEFAULT_INSTRUMENTS)
+        async with open_venue(1, listed, 3) as venue, venue.account("ann") as account:
+            servicer = venue.engines[1].servicer
+            submit_order = servicer.SubmitOrder
+
+            async def answer_and_die(*call: Any) -> Any:
+                answer = await submit_order(*call)
+                asyncio.get_running_loop().call_soon(venue.kill, 1)
+                return answer
+
+            monkeypatch.setattr(servicer, "SubmitOrder", answer_and_die)
+            return (await account.submit("AAPL", "buy", "1", "100")).duplicate
+
+    assert clock.run(lose)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_market_may_end_while_an_engine_is_frozen(interrupted: bool) -> None:
+    """In order, or with what interrupted it and nothing else."""
+
+    async def leave() -> None:
+        async with open_venue(1, read_instruments(DEFAULT_INSTRUMENTS), 3) as venue:
+            venue.freeze(1, 5)
+            await asyncio.sleep(1)
+            if interrupted:
+                raise asyncio.CancelledError
+
+    if interrupted:
+        with pytest.raises(asyncio.CancelledError):
+            clock.run(leave)
+    else:
+        clock.run(leave)
 
 
 async def asked(link: Link, question: bytes) -> Message:

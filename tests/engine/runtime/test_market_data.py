@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from nats.aio.client import Client
@@ -30,8 +30,10 @@ from bus.messages import (
 from bus.replica import BookReplica, Outcome
 from bus.server import NatsServer
 from engine.events import BookChanged, Fill
-from engine.runtime.market_data import MAX_ACTIVE_PER_BEAT, MarketData
+from engine.runtime import market_data as feed
+from engine.runtime.market_data import HEARTBEAT_NS, MAX_ACTIVE_PER_BEAT, MarketData
 from engine.terms import Liquidity, Side
+from simulation.virtual import clock
 from tests.waiting import freeze, running
 
 if TYPE_CHECKING:
@@ -320,6 +322,94 @@ async def test_a_book_too_large_for_nats_is_shown_in_parts(
     ]
     assert outcomes[:10] == [Outcome.WAITING] * 9 + [Outcome.APPLIED]
     assert replica.snapshot(0, 0) == market_data.replicas["AAPL"].snapshot(0, 0)
+
+
+class Taking:
+    """In the place of a connection: it has taken these, and takes more unless it `is_full`."""
+
+    is_connected = True
+    is_closed = True  # nothing is to be unsubscribed
+    max_payload = 2**20
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.is_full = False
+        self.stats = {"reconnects": 0}
+
+    @property
+    def pending_data_size(self) -> int:
+        """As Connection says."""
+        return 2**30 if self.is_full else 0
+
+    async def subscribe(self, *_: object, **__: object) -> None:
+        """Nobody asks for anything."""
+
+    async def publish(self, _subject: str, payload: bytes) -> None:
+        """Take one more."""
+        self.taken.append(payload)
+
+    def new(self, kind: type[FeedMessage]) -> list[Any]:
+        """What it has taken of a kind since it was asked last."""
+        taken, self.taken = map(decode_feed, self.taken), []
+        return [message for message in taken if isinstance(message, kind)]
+
+
+async def test_snapshots_leave_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what waited while NATS took nothing, one at a time: all at once would hold up the engine."""
+    nc, books = Taking(), dict.fromkeys("ABCDE", (0, ()))
+    await MarketData(cast("Client", nc), 1).start(3, {"A": (0, ())})
+    monkeypatch.setattr(feed, "MAX_PASS_BYTES", len(nc.taken.pop()) + 1)
+    market_data = MarketData(cast("Client", nc), 1)
+    nc.is_full = True
+    await market_data.start(3, books)
+    assert len(market_data._parts) == 1, "the others may change before they can leave"
+    nc.is_full = False
+    for portion in (2, 2, 1, 0):
+        await market_data._send_owed()
+        assert len(nc.new(BookSnapshot)) == portion
+
+
+@pytest.mark.usefixtures("no_rounds")
+async def test_all_books_are_shown_once_after_a_reconnect() -> None:
+    """What was under way is lost; later beats have nothing to mend."""
+    nc, now_ns = Taking(), 10**11
+    market_data = MarketData(cast("Client", nc), 1, monotonic_ns=lambda: now_ns)
+    await market_data.start(3, BOOKS)
+    nc.new(BookSnapshot)
+    nc.stats["reconnects"] += 1
+    for shown in (len(BOOKS), 0, 0):
+        now_ns += HEARTBEAT_NS
+        await market_data._beat()
+        assert len(nc.new(BookSnapshot)) == shown
+
+
+def test_beats_that_were_missed_are_not_made_up_for() -> None:
+    """An engine that was held up tells so once, and goes on in the old rhythm."""
+
+    async def beats_ms() -> list[int]:
+        loop, nc = asyncio.get_running_loop(), Taking()
+        assert isinstance(loop, clock.VirtualLoop)
+        market_data = MarketData(cast("Client", nc), 1, monotonic_ns=clock.monotonic_ns)
+        async with running(market_data.run()):
+            await asyncio.sleep(0.25)
+            loop._jumping.now_s += 1
+            await asyncio.sleep(0.2)
+        return [heartbeat.sent_ns // MS for heartbeat in nc.new(Heartbeat)]
+
+    assert clock.run(beats_ms) == [0, 100, 200, 1250, 1300, 1400]
+
+
+async def test_very_many_trades_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, in their order."""
+    monkeypatch.setattr(feed, "MAX_TRADES_PER_MESSAGE", 2)
+    nc = Taking()
+    market_data = MarketData(cast("Client", nc), 1)
+    await market_data.start(3, BOOKS)
+    fills = [fill(1, Liquidity.MAKER, execution_id=number) for number in range(1, 6)]
+    await market_data.publish(3, 41, 10, [], fills)
+    parts = [[trade[0] for trade in message.trades] for message in nc.new(Trades)]
+    assert parts == [[1, 2], [3, 4], [5]]
+    assert market_data.trades == 5
 
 
 async def test_requests_for_very_many_books_wait_for_a_heartbeat(
