@@ -334,7 +334,7 @@ async def _run_virtual(
     async with open_venue(chosen.engines, listed, chosen.seed) as venue:
         plan = staged(chosen, venue, console.print, recording=recording, log_dir=logs)
         outcome = await run_with_view(plan, console, headless=True, on_start=begin, venue=venue)
-        outcome.digests = venue.digests
+        outcome.digests = await venue.digests()
     return outcome
 
 

@@ -244,6 +244,16 @@ class VirtualEngine:
         return peer is not None and peer.state is PeerState.LIVE
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether it serves, its journal has all that it did, and no leg is out."""
+        return (
+            self.serves.is_set()
+            and not self.life.over.is_set()
+            and self._loop.is_idle
+            and not self.state.legs
+        )
+
+    @property
     def digest(self) -> str:
         """Of the state as it is now."""
         return state_digest(self.state).hex()

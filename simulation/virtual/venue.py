@@ -1,6 +1,7 @@
 """A virtual market as simulated clients see it: engines, an exchange that follows them, accounts."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -25,7 +26,7 @@ from exchange.runtime.instruments import read_instruments
 from exchange.runtime.servicer import position
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.market import MarketWatch
-from simulation.run import Plan, RunOutcome, simulate
+from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, simulate
 from simulation.virtual import clock
 from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
 from simulation.virtual.network import CALL_S, RESTART_S, Delays, Life, Network
@@ -136,9 +137,12 @@ class VirtualVenue:
             await asyncio.sleep(_LOOK_S)
         engine.serves.set()
 
-    @property
-    def digests(self) -> dict[int, str]:
-        """Of each engine's state as it is now."""
+    async def digests(self) -> dict[int, str]:
+        """Of each engine's state once all are quiet, so that their journals give the same."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_DEADLINE_S):
+                while not all(engine.is_quiet for engine in self.engines.values()):  # noqa: ASYNC110 -- as above
+                    await asyncio.sleep(_LOOK_S)
         return {number: engine.digest for number, engine in self.engines.items()}
 
     async def symbols(self) -> list[str]:
@@ -359,7 +363,7 @@ def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
     async def run() -> RunOutcome:
         async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed) as venue:
             outcome = await simulate(plan, venue=venue)
-            outcome.digests = venue.digests
+            outcome.digests = await venue.digests()
             return outcome
 
     return clock.run(run)

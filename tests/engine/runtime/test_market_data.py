@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -389,7 +390,7 @@ def test_beats_that_were_missed_are_not_made_up_for() -> None:
     async def beats_ms() -> list[int]:
         loop, nc = asyncio.get_running_loop(), Taking()
         assert isinstance(loop, clock.VirtualLoop)
-        market_data = MarketData(cast("Client", nc), 1, monotonic_ns=clock.monotonic_ns)
+        market_data = MarketData(cast("Client", nc), 1, monotonic_ns=time.monotonic_ns)
         async with running(market_data.run()):
             await asyncio.sleep(0.25)
             loop._jumping.now_s += 1
