@@ -26,7 +26,6 @@ from bus.messages import (
 from bus.peer import PeerState, protected_books
 from bus.replica import BookReplica
 from bus.round_trip import RoundTrip
-from client.errors import Unavailable
 from engine.digest import state_digest
 from engine.runtime.away import AwayView
 from engine.runtime.commit_loop import Batch, CommitLoop
@@ -120,8 +119,8 @@ class Call:
         self.written.put_nowait(None)
 
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        """End the call. What reaches a simulated client is only that it was refused for now."""
-        raise Unavailable(f"{code.name}: {details}")
+        """No simulated client asks for what ends a call."""
+        raise AssertionError(f"{code.name}: {details}")
 
     def add_done_callback(self, done: Any) -> None:
         """Calls end in one turn here."""
@@ -157,7 +156,7 @@ class VirtualEngine:
         self.state = State(number)
         self.journal = DelayedJournal(number, stored, network.delays, life)
         self.serves = asyncio.Event()
-        """Set once clients may call."""
+        """Set once it has started."""
         self._executions = executions
         self._listing = Listing(self.state)
         # Clocks are handed on from here: defaults of parameters have kept the real ones.
@@ -244,14 +243,14 @@ class VirtualEngine:
         return peer is not None and peer.state is PeerState.LIVE
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether clients may call, and the process lives."""
+        return self.serves.is_set() and not self.life.over.is_set()
+
+    @property
     def is_quiet(self) -> bool:
-        """Whether it serves, its journal has all that it did, and no leg is out."""
-        return (
-            self.serves.is_set()
-            and not self.life.over.is_set()
-            and self._loop.is_idle
-            and not self.state.legs
-        )
+        """Whether it takes calls, its journal has all that it did, and no leg is out."""
+        return self.takes_calls and self._loop.is_idle and not self.state.legs
 
     @property
     def digest(self) -> str:

@@ -322,7 +322,7 @@ class VirtualAccount:
         """The home engine's process, once there is one that takes calls."""
         while True:
             home = self._venue.engines[self.engine]
-            if home.serves.is_set() and not home.life.over.is_set():
+            if home.takes_calls:
                 return home
             await asyncio.sleep(_RETRY_S)
 

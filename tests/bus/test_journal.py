@@ -387,17 +387,22 @@ async def test_a_ghost_append_is_stored_once(own_server: NatsServer, connections
     assert [record.commands for record in await _replayed(reader)] == [b"before", b"ghost", b"after"]
 
 
-async def test_a_lost_answer_is_found_in_the_stream(
-    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the record was stored and only the answer was lost, the append ends well, and it is there once."""
-    journal = await _jetstream_journal(nats_connection, engine)
+def _lose_answers(journal: JetStreamJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the journal appends is stored, and it hears nothing of that."""
     attempt = journal._publisher.attempt
 
     async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
         await attempt(subject, payload, headers)
 
     monkeypatch.setattr(journal._publisher, "attempt", losing)
+
+
+async def test_a_lost_answer_is_found_in_the_stream(
+    nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the record was stored and only the answer was lost, the append ends well, and it is there once."""
+    journal = await _jetstream_journal(nats_connection, engine)
+    _lose_answers(journal, monkeypatch)
     assert await journal.append(1, 1, b"once") == 1
     monkeypatch.undo()
     assert await journal.append(1, 2, b"twice") == 2
@@ -409,12 +414,7 @@ async def test_a_leader_that_wakes_does_not_end_an_append(
 ) -> None:
     """It knows nothing of a record whose answer was lost, though the stream has it."""
     journal = await _jetstream_journal(nats_connection, engine)
-    attempt = journal._publisher.attempt
-
-    async def losing(subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        await attempt(subject, payload, headers)
-
-    monkeypatch.setattr(journal._publisher, "attempt", losing)
+    _lose_answers(journal, monkeypatch)
     behind = wakes(monkeypatch)
     assert await journal.append(1, 1, b"") == 1
     assert not behind

@@ -166,18 +166,24 @@ def test_one_missing_message_is_told_as_one() -> None:
     assert str(StreamGap("GAPPED", 5, 6)) == "stream GAPPED: message 5 is missing"
 
 
+async def _begun_anew(nc: Connection, engine: int, written_since: int) -> StreamReader:
+    """A reader that has read two messages of a stream, which then began anew and has so many others."""
+    stream = await _fill(nc, engine, 2)
+    reader = StreamReader(nc, stream)
+    assert await _read(reader, 2) == [1, 2]
+    await nc.jetstream().delete_stream(stream)
+    await provision.provision_journal(nc, engine)
+    for _ in range(written_since):
+        await nc.jetstream().publish(subjects.journal(engine), b"other")
+    return reader
+
+
 @pytest.mark.parametrize("written_since", [0, 1, 3])
 async def test_a_reader_that_begins_anew_notices_a_lost_end(
     nats_connection: Connection, engine: int, written_since: int
 ) -> None:
     """Whether the numbers that were read are free again, or other messages have them, or more have come."""
-    stream = await _fill(nats_connection, engine, 2)
-    reader = StreamReader(nats_connection, stream)
-    assert await _read(reader, 2) == [1, 2]
-    await nats_connection.jetstream().delete_stream(stream)
-    await provision.provision_journal(nats_connection, engine)
-    for _ in range(written_since):
-        await nats_connection.jetstream().publish(subjects.journal(engine), b"other")
+    reader = await _begun_anew(nats_connection, engine, written_since)
     async with asyncio.timeout(8):
         with pytest.raises(StreamLostEnd, match="message 2 was read"):
             await reader.read()
@@ -188,13 +194,7 @@ async def test_a_look_for_a_lost_end_that_was_cut_off_is_made_again(
     nats_connection: Connection, engine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller of little patience does not read on behind an end that nobody has looked at."""
-    stream = await _fill(nats_connection, engine, 2)
-    reader = StreamReader(nats_connection, stream)
-    assert await _read(reader, 2) == [1, 2]
-    await nats_connection.jetstream().delete_stream(stream)
-    await provision.provision_journal(nats_connection, engine)
-    for _ in range(3):
-        await nats_connection.jetstream().publish(subjects.journal(engine), b"other")
+    reader = await _begun_anew(nats_connection, engine, 3)
     await reader.renew()
     looks = 0
 
