@@ -1,14 +1,14 @@
 """How many orders a second one engine takes over OrderEntry, journal fsynced, beside a bare gRPC echo.
 
-Beside the rates stands what an order costs in processor time of the two servers: a busy machine disturbs it
-less.
+With one client also beside an echo that stores each message. Beside the rates stands what an order costs in
+processor time of the servers: a busy machine disturbs it less.
 
     python benchmarks/order_entry.py [--orders N] [--pairs N] [--clients N] [--json FILE]
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -89,13 +89,17 @@ async def measure(sizes: Sizes, output: Console) -> list[Figure]:
     figures: list[Figure] = []
     async with venue() as market:
         for clients in sizes.clients:
-            engine = [await market.client() for _ in range(clients)]
-            echo = [market.echo() for _ in range(clients)]
+            peers = {
+                "engine": [await market.client() for _ in range(clients)],
+                "echo": [market.echo() for _ in range(clients)],
+            }
+            if clients == 1:
+                peers["storing echo"] = [market.storing_echo()]
             name = named(clients, "client")
             for size in sizes.batches:
                 with output.status(f"OrderEntry, {name}, batches of {size}"):
                     number = max(size * 20, min(sizes.orders, size * 600))
-                    figures += await compare(engine, echo, number, size, sizes.pairs, f"{name}, batch {size}")
+                    figures += await compare(peers, number, size, sizes.pairs, f"{name}, batch {size}")
         for tasks in sizes.tasks:
             with output.status(f"client library, {tasks} tasks"):
                 figures.append(await library(market, tasks, sizes))
@@ -103,20 +107,27 @@ async def measure(sizes: Sizes, output: Console) -> list[Figure]:
 
 
 async def compare(
-    engine: Sequence[Peer], echo: Sequence[Peer], number: int, size: int, pairs: int, name: str
+    peers: Mapping[str, Sequence[Peer]], number: int, size: int, pairs: int, name: str
 ) -> list[Figure]:
-    """Turns of engine and echo; the first opens connections and fills caches, and does not count."""
-    ours: list[tuple[float, float]] = []
-    bare: list[tuple[float, float]] = []
-    for _ in range(pairs + 1):
-        ours.append(await rate(engine, number, size))
-        bare.append(await rate(echo, number, size))
-    rates, costs = zip(*ours[1:], strict=True)
-    bare_rates, bare_costs = zip(*bare[1:], strict=True)
-    return [
-        paired(PART, name, "orders/s", rates, "echo", bare_rates),
-        paired(PART, name, "server CPU µs an order", costs, "echo", bare_costs, lower_is_better=True),
-    ]
+    """Turns of engine and echoes; the first opens connections and fills caches, and does not count."""
+    rates: dict[str, list[float]] = {peer: [] for peer in peers}
+    costs: dict[str, list[float]] = {peer: [] for peer in peers}
+    for turn in range(pairs + 1):
+        for peer, connections in peers.items():
+            per_second, cost = await rate(connections, number, size)
+            if turn:
+                rates[peer].append(per_second)
+                costs[peer].append(cost)
+    figures = []
+    for beside in [peer for peer in peers if peer != "engine"]:
+        figures += [
+            paired(PART, name, "orders/s", rates["engine"], beside, rates[beside]),
+            paired(
+                *(PART, name, "server CPU µs an order", costs["engine"], beside, costs[beside]),
+                lower_is_better=True,
+            ),
+        ]
+    return figures
 
 
 async def library(market: Venue, tasks: int, sizes: Sizes) -> Figure:

@@ -1,8 +1,9 @@
-"""What the edge benchmarks measure against each other: engines of a real venue and a bare gRPC echo.
+"""What the edge benchmarks measure against each other: engines of a real venue and two bare gRPC echoes.
 
-The echo takes the same requests on the same contract, parses them, and answers with replies of the same size
-made beforehand: what is left is what gRPC, protobuf and this machine cost. Both run in processes of their
-own, and the two are measured in turns, so that a ratio says more than either figure.
+An echo takes the same requests on the same contract, parses them, and answers with replies of the same size
+made beforehand: what is left is what gRPC, protobuf and this machine cost. The storing echo first has each
+request fsynced by the venue's nats-server: what is left is what a promise to lose nothing costs. All run in
+processes of their own and are measured in turns, so that a ratio says more than either figure.
 """
 
 import asyncio
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import nats
 import uvloop
 from matchbus.edge import SERVER_OPTIONS
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
+from nats.js import JetStreamContext
 
 from simulation.cluster import DEFAULT_INSTRUMENTS, Cluster
 
@@ -29,6 +32,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", 4 * 2**20),
     ("grpc.max_receive_message_length", 4 * 2**20),
 )
+_STORED = "stored"
+"""Stream and subject of what the storing echo was sent."""
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -55,17 +61,62 @@ class Echo(matchbus_pb2_grpc.MatchingEngineServicer):
             await context.write(response)
 
 
-async def _serve_echo(ready: Connection) -> None:
+class StoringEcho(Echo):
+    """Answers when the request is stored, each by itself."""
+
+    def __init__(self, stream: JetStreamContext) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def SubmitOrder(self, request: pb.NewOrder, context: Any) -> pb.OrderReply:
+        """Store and answer one order."""
+        await self._stream.publish(_STORED, request.SerializeToString())
+        return await super().SubmitOrder(request, context)
+
+    async def OrderEntry(self, request_iterator: AsyncIterator[pb.OrderEntryRequest], context: Any) -> None:
+        """Store and answer message after message."""
+
+        async def stored() -> AsyncIterator[pb.OrderEntryRequest]:
+            async for request in request_iterator:
+                await self._stream.publish(_STORED, request.SerializeToString())
+                yield request
+
+        await super().OrderEntry(stored(), context)
+
+
+async def _serve_echo(ready: Connection, nats_url: str) -> None:
+    echo = Echo()
+    if nats_url:
+        stream = (await nats.connect(nats_url)).jetstream()
+        await stream.add_stream(name=_STORED, subjects=[_STORED])
+        echo = StoringEcho(stream)
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(Echo(), server)
+    matchbus_pb2_grpc.add_MatchingEngineServicer_to_server(echo, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     ready.send(f"127.0.0.1:{port}")
     await server.wait_for_termination()
 
 
-def _run_echo(ready: Connection) -> None:
-    uvloop.run(_serve_echo(ready))
+def _run_echo(ready: Connection, nats_url: str) -> None:
+    uvloop.run(_serve_echo(ready, nats_url))
+
+
+@contextlib.asynccontextmanager
+async def _echoing(nats_url: str = "") -> AsyncIterator[tuple[str, int]]:
+    """Address and process id of an echo, which stores what it is sent if there is a nats-server for it."""
+    ours, theirs = multiprocessing.Pipe()
+    echo = multiprocessing.get_context("spawn").Process(
+        target=_run_echo, args=(theirs, nats_url), daemon=True
+    )
+    echo.start()
+    theirs.close()  # else nobody would hear of the echo's end
+    try:
+        assert echo.pid is not None
+        yield await asyncio.to_thread(ours.recv), echo.pid
+    finally:
+        echo.terminate()
+        echo.join()
 
 
 class Peer:
@@ -82,12 +133,12 @@ class Peer:
 
 
 class Venue:
-    """A real market and an echo beside it, both up; made by `venue`, which closes what is opened here."""
+    """A real market and its echoes, all up; made by `venue`, which closes what is opened here."""
 
-    def __init__(self, cluster: Cluster, echo_address: str, echo_pid: int) -> None:
+    def __init__(self, cluster: Cluster, echo: tuple[str, int], storing_echo: tuple[str, int]) -> None:
         self.cluster = cluster
-        self._echo_address = echo_address
-        self._echo_pid = echo_pid
+        self._echo = echo
+        self._storing_echo = storing_echo
         self._peers: list[Peer] = []
         self._names = itertools.count(1)
 
@@ -106,7 +157,13 @@ class Venue:
 
     def echo(self) -> Peer:
         """A new connection to the echo."""
-        return self._kept(Peer("echo", self._echo_address, (), self._echo_pid))
+        address, pid = self._echo
+        return self._kept(Peer("echo", address, (), pid))
+
+    def storing_echo(self) -> Peer:
+        """A new connection to the echo that stores."""
+        address, pid = self._storing_echo
+        return self._kept(Peer("storing echo", address, (), pid))
 
     def _kept(self, peer: Peer) -> Peer:
         self._peers.append(peer)
@@ -119,23 +176,15 @@ class Venue:
 
 @contextlib.asynccontextmanager
 async def venue(engines: int = 1, instruments: Path = DEFAULT_INSTRUMENTS) -> AsyncIterator[Venue]:
-    """A market of so many engines that journal with an fsync for every append, and an echo."""
-    ours, theirs = multiprocessing.Pipe()
-    echo = multiprocessing.get_context("spawn").Process(target=_run_echo, args=(theirs,), daemon=True)
-    echo.start()
-    theirs.close()  # else nobody would hear of the echo's end
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            async with Cluster(engines=engines, data_dir=Path(directory), instruments=instruments) as cluster:
-                assert echo.pid is not None
-                made = Venue(cluster, await asyncio.to_thread(ours.recv), echo.pid)
-                try:
-                    yield made
-                finally:
-                    await made.close()
-    finally:
-        echo.terminate()
-        echo.join()
+    """A market of so many engines that journal with an fsync for every append, and the echoes."""
+    with tempfile.TemporaryDirectory() as directory:
+        cluster = Cluster(engines=engines, data_dir=Path(directory), instruments=instruments)
+        async with cluster, _echoing() as echo, _echoing(cluster.nats[0].url) as storing_echo:
+            made = Venue(cluster, echo, storing_echo)
+            try:
+                yield made
+            finally:
+                await made.close()
 
 
 def orders(count: int, symbols: Sequence[str] = (SYMBOL,)) -> list[pb.NewOrder]:

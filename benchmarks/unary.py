@@ -1,7 +1,7 @@
-"""How long one SubmitOrder takes, journal fsynced, beside a bare gRPC echo.
+"""How long one SubmitOrder takes, journal fsynced, beside a bare gRPC echo and one that stores each order.
 
-One after the other; with 64 under way; and at fixed rates that wait for nobody, where the time counts from
-when an order was meant to leave (`benchmarks/open_loop.py`).
+One after the other; with 64 under way; and, beside the bare echo alone, at fixed rates that wait for nobody,
+where the time counts from when an order was meant to leave (`benchmarks/open_loop.py`).
 
     python benchmarks/unary.py [--orders N] [--pairs N] [--seconds N] [--json FILE]
 """
@@ -75,14 +75,14 @@ async def rate(peer: Peer, made: list[pb.NewOrder]) -> tuple[float, float]:
 
 
 async def measure(sizes: Sizes, output: Console) -> list[Figure]:
-    """Turns of engine and echo; the first opens connections and fills caches, and does not count."""
+    """Turns of engine and echoes; the first opens connections and fills caches, and does not count."""
     turns: defaultdict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     loads = [(peer, fixed) for fixed in sizes.rates for peer in ("engine", "echo")]
     outcomes: dict[tuple[str, int], list[Outcome]] = {load: [] for load in loads}
     async with venue() as market:
-        engine, echo = await market.client(), market.echo()
+        engine, echo, storing_echo = await market.client(), market.echo(), market.storing_echo()
         for turn in range(sizes.pairs + 1):
-            for peer in (engine, echo):
+            for peer in (engine, echo, storing_echo):
                 with output.status(f"SubmitOrder, {peer.name}, turn {turn + 1} of {sizes.pairs + 1}"):
                     times = await latencies(peer, orders(sizes.orders))
                     per_second, cost = await rate(peer, orders(4 * sizes.orders))
@@ -94,12 +94,15 @@ async def measure(sizes: Sizes, output: Console) -> list[Figure]:
                         )
                     turns[f"{CONCURRENT} at once", "orders/s"][peer.name].append(per_second)
                     turns[f"{CONCURRENT} at once", "server CPU µs an order"][peer.name].append(cost)
+                    if peer is storing_echo:
+                        continue
                     for fixed in sizes.rates:
                         made = orders(round(fixed * sizes.seconds))
                         outcomes[peer.name, fixed].append(await at_rate(partial(submit, peer), made, fixed))
     figures = [
-        paired(*(PART, name, unit, made["engine"], "echo", made["echo"]), lower_is_better=unit != "orders/s")
+        paired(*(PART, name, unit, made["engine"], beside, made[beside]), lower_is_better=unit != "orders/s")
         for (name, unit), made in turns.items()
+        for beside in ("echo", "storing echo")
     ]
     for fixed in sizes.rates:
         figures += at_fixed_rate(fixed, outcomes["engine", fixed], outcomes["echo", fixed])
