@@ -2,6 +2,7 @@
 
     JournalError
     ├── JournalDamaged   records are missing or altered (`bus.records`): do not trade
+    │   ├── JournalTooNew    only for this version: a later one wrote them
     │   └── JournalTrimmed   only those that a late reader has not read yet: start again, from a snapshot
     └── PrimaryReplaced  another primary's record has our place: whoever reigned exits at once
 

@@ -2,6 +2,7 @@
 
     JournalError         the journal cannot go on; `bus.journal` has more of them
     └── JournalDamaged   records are missing or altered: `sequence` says where, the text what; do not trade
+        └── JournalTooNew    only for this version: a later one wrote them
 
 Here: bytes and numbers, nothing that waits. Not here: where records are stored (`bus.journal`), or what their
 commands mean.
@@ -16,8 +17,12 @@ import msgspec
 
 from bus.messages import NO_MESSAGE
 
-FORMAT: Final = 1
-"""Version of the record's layout."""
+FORMAT: Final = 2
+"""Version of the record's layout and of the commands in it; earlier ones are read too.
+
+It rises whenever a command is new or gets a field: whoever passes over a field that it does not know comes to
+another state than the writer, unnoticed. In 1 it did not: some records lack fields that others have.
+"""
 
 _DIGEST_BYTES: Final = 16
 _FIXED_FIELDS: Final = struct.Struct(">HHQQq")
@@ -38,6 +43,16 @@ class JournalDamaged(JournalError):
         self.engine = engine
         self.sequence = sequence
         self.what = what
+
+
+class JournalTooNew(JournalDamaged):
+    """A later version wrote from here on; nothing is lost."""
+
+    def __str__(self) -> str:
+        return (
+            f"the journal of engine {self.engine} is of a later version from stream sequence {self.sequence}"
+            f" on: {self.what}. Nothing is damaged: start the version that wrote it, or a later one"
+        )
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -124,10 +139,6 @@ class Chain:
             record = decode_record(payload)
         except NO_MESSAGE as error:
             raise JournalDamaged(self.engine, sequence, f"this is no record: {error}") from error
-        if record.format != FORMAT:
-            raise JournalDamaged(
-                self.engine, sequence, f"record format {record.format}, this version reads {FORMAT}"
-            )
         try:
             checksum = _checksum(record)
         except struct.error as error:
@@ -138,4 +149,8 @@ class Chain:
             )
         if record.engine != self.engine:
             raise JournalDamaged(self.engine, sequence, f"a record of engine {record.engine}")
+        if record.format > FORMAT:
+            raise JournalTooNew(
+                self.engine, sequence, f"record format {record.format}, this version reads 1 to {FORMAT}"
+            )
         return record

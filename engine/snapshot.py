@@ -29,6 +29,10 @@ class NotASnapshot(ValueError):
     """The bytes are no snapshot of this engine in this format; the text says why."""
 
 
+class OtherFormat(NotASnapshot):
+    """Another version made it, which can read it; nothing is wrong with it."""
+
+
 class _Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An order's facts; its account is the one it stands under. The answer's value is that of its fills."""
 
@@ -87,8 +91,15 @@ class _State(msgspec.Struct, frozen=True, array_like=True, gc=False):
     peers: list[_Peer]
 
 
+class _Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the snapshots of all formats begin with."""
+
+    format: int
+
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(_State)
+_head_decoder: Final = msgspec.msgpack.Decoder(_Head)
 
 
 def take(state: State) -> bytes:
@@ -120,11 +131,12 @@ def take(state: State) -> bytes:
 def restore(state: State, snapshot: bytes) -> None:
     """Make an empty state the one that was taken. Raises NotASnapshot, and leaves the state empty."""
     try:
+        made_in = _head_decoder.decode(snapshot).format
+        if made_in != FORMAT:
+            raise OtherFormat(f"snapshot format {made_in}, this version reads {FORMAT}")
         image = _decoder.decode(snapshot)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NotASnapshot(f"these bytes are no snapshot: {error}") from error
-    if image.format != FORMAT:
-        raise NotASnapshot(f"snapshot format {image.format}, this version reads {FORMAT}")
     if image.engine != state.engine:
         raise NotASnapshot(f"a snapshot of engine {image.engine}, not of {state.engine}")
     accounts = state.accounts

@@ -37,7 +37,7 @@ from engine.digest import state_digest
 from engine.events import Event
 from engine.invariants import check
 from engine.runtime.recovery import replay
-from engine.snapshot import NotASnapshot
+from engine.snapshot import NotASnapshot, OtherFormat
 from engine.state import State
 
 KEPT: Final = 2
@@ -55,6 +55,16 @@ MAKE_PATIENCE_S: Final = 3_600.0
 _LOWEST_PRIORITY: Final = 19
 
 _log: Final = logging.getLogger("engine")
+
+
+class SnapshotsOfAnotherVersion(JournalError):
+    """Without its snapshots the journal is not enough, and this version cannot read them."""
+
+    def __init__(self, engine: int, format_text: str, missing: str) -> None:
+        super().__init__(
+            f"the snapshots of engine {engine} were made by another version ({format_text}), and its journal"
+            f" alone is not enough: {missing}. Start the version that made them"
+        )
 
 
 @dataclass(slots=True)
@@ -82,8 +92,9 @@ async def load(
 
     `published` is how far the stream of execution reports goes. Those in `damaged` are passed over, and those
     found damaged are added. Raises JournalDamaged when the journal does not hold what a good snapshot was
-    made from, and nats' errors.
+    made from, SnapshotsOfAnotherVersion, and nats' errors.
     """
+    other: OtherFormat | None = None
     try:
         entries = await store.entries()
     except nats.errors.TimeoutError:  # the server is away for a moment: nothing is known of the store
@@ -105,10 +116,17 @@ async def load(
             _log.warning("snapshot of batch %d is passed over: %s", entry.batch_number, damage)
             if damaged is not None:
                 damaged.append(entry)
+            if isinstance(damage, OtherFormat):
+                other = damage
             continue
         await journal.resume(_position(entry), entry.sequence)
         _log.info("snapshot of batch %d loaded in %.2f s", entry.batch_number, time.monotonic() - started)
         return entry
+    if other is not None:
+        try:
+            await journal.lag()
+        except JournalDamaged as head_is_gone:
+            raise SnapshotsOfAnotherVersion(state.engine, str(other), head_is_gone.what) from head_is_gone
     return None
 
 

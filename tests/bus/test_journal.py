@@ -13,6 +13,7 @@ import msgspec
 import nats.errors
 import pytest
 
+import bus.records
 import bus.stream
 from bus import provision, subjects
 from bus.connection import Connection
@@ -25,7 +26,15 @@ from bus.journal import (
     NoJournal,
     PrimaryReplaced,
 )
-from bus.records import Chain, JournalDamaged, JournalPosition, Record, digest_of, encode_record
+from bus.records import (
+    Chain,
+    JournalDamaged,
+    JournalPosition,
+    JournalTooNew,
+    Record,
+    digest_of,
+    encode_record,
+)
 from bus.server import NatsServer
 from bus.stream import Ack, Extent
 from tests.old_leader import wakes
@@ -245,8 +254,8 @@ async def test_a_record_of_a_replaced_epoch_is_left_out(store: Store) -> None:
     assert [record.batch_number for record in await _replayed(store.open())] == [1, 2, 3, 4]
 
 
-async def _assert_damaged(store: Store, payload: bytes, what: str) -> None:
-    """With these bytes stored after two batches, a replay gives the two and then says what is wrong."""
+async def _assert_damaged(store: Store, payload: bytes, what: str) -> JournalDamaged:
+    """With these bytes stored after two batches, a replay gives the two and then raises what is returned."""
     await store.force(payload)
     seen: list[int] = []
     reader = store.open()
@@ -260,6 +269,7 @@ async def _assert_damaged(store: Store, payload: bytes, what: str) -> None:
     assert caught.value.sequence == 3
     assert seen == [1, 2]
     assert reader.position.batch_number == 2
+    return caught.value
 
 
 async def test_a_missing_batch_is_found(store: Store) -> None:
@@ -293,9 +303,7 @@ async def test_a_flipped_byte_is_found(store: Store, place: int) -> None:
     writer = await _written(store, 2)
     payload = bytearray(encode_record(store.engine, 1, writer.position, 40, b"commands"))
     payload[place] ^= 0x04
-    await _assert_damaged(
-        store, bytes(payload), "checksum|this is no record|record format|a record of engine"
-    )
+    await _assert_damaged(store, bytes(payload), "checksum|this is no record|a record of engine")
 
 
 async def test_garbage_is_found(store: Store) -> None:
@@ -304,12 +312,26 @@ async def test_garbage_is_found(store: Store) -> None:
     await _assert_damaged(store, b"\x00garbage", "this is no record")
 
 
-async def test_a_later_format_is_refused(store: Store) -> None:
-    """A record of a layout this version does not know is named as such."""
+async def test_a_later_format_is_refused_by_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no damage, and nothing is to be restored: the version that wrote it reads it."""
     writer = await _written(store, 2)
-    record = msgspec.msgpack.decode(encode_record(store.engine, 1, writer.position, 40, b""), type=Record)
-    later = msgspec.structs.replace(record, format=2)
-    await _assert_damaged(store, msgspec.msgpack.encode(later), "record format 2, this version reads 1")
+    with monkeypatch.context() as later:
+        later.setattr(bus.records, "FORMAT", bus.records.FORMAT + 1)
+        payload = encode_record(store.engine, 1, writer.position, 40, b"")
+    refused = await _assert_damaged(
+        store, payload, "of a later version from stream sequence 3 on: record format"
+    )
+    assert isinstance(refused, JournalTooNew)
+    assert "Restore" not in str(refused)
+
+
+async def test_an_earlier_format_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a journal goes on behind it in today's."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(bus.records, "FORMAT", 1)
+        writer = await _written(store, 2)
+    await writer.append(1, 40, b"today")
+    assert [record.format for record in await _replayed(store.open())] == [1, 1, bus.records.FORMAT]
 
 
 async def test_a_record_of_another_engine_is_found(store: Store) -> None:

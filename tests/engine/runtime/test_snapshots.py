@@ -27,11 +27,12 @@ from bus.records import JournalDamaged
 from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
 from bus.stream import Extent, extent
-from engine import commands
+from engine import commands, snapshot
 from engine.commands import AddInstrument, Command, EpochStarted, QueryLeg
 from engine.digest import state_digest
 from engine.runtime import snapshots
 from engine.runtime.recovery import replay
+from engine.runtime.snapshots import SnapshotsOfAnotherVersion
 from engine.state import State
 from tests.conftest import Connections
 from tests.engine.flow import SYMBOLS, Flow
@@ -545,6 +546,33 @@ async def test_a_trimmed_journal_without_snapshots_is_refused(
     await journal.skip_trimmed()
     assert [record.batch_number async for record in journal.replay()] == list(range(30, 46))
     assert journal.position == trimmed.journal.position
+
+
+async def test_a_trimmed_journal_whose_snapshots_another_version_made_is_not_called_damaged(
+    trimmed: Market, nats_connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a start nor by a maker, which leave both in place: that version can go on with them."""
+    with monkeypatch.context() as another:
+        another.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+        for attempt in (trimmed.recover, trimmed.make):
+            with pytest.raises(SnapshotsOfAnotherVersion, match="format 3, this version reads 4") as refused:
+                await attempt()
+            assert "the stream begins at 30" in str(refused.value)
+            assert "Restore" not in str(refused.value)
+    assert [entry.batch_number for entry in await trimmed.store.entries()] == [40, 30]
+    assert (await trimmed.recover())[2] == state_digest(trimmed.state)
+
+
+async def test_a_whole_journal_needs_no_snapshot_that_another_version_made(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is replayed from its beginning, and the next snapshot takes that one's place."""
+    await market.make()
+    monkeypatch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+    assert (await market.recover())[2] == state_digest(market.state)
+    await market.trade(1)
+    await market.make()
+    assert [entry.batch_number for entry in await market.store.entries()] == [31]
 
 
 async def test_nothing_is_trimmed_that_a_start_may_need(nats_connection: Connection, engine: int) -> None:
