@@ -31,7 +31,7 @@ from bus.messages import (
     decode_feed,
     encode,
 )
-from bus.peer import MAX_SYMBOLS, PeerFeed
+from bus.peer import MAX_SYMBOLS, PeerFeed, PeerState
 from bus.round_trip import RoundTrip
 
 TICK_S: Final = 0.02
@@ -100,6 +100,11 @@ class FeedFollower:
             for following in self._followings.values():
                 await following.stop()
             self._followings.clear()
+
+    def sees(self, engine: int) -> bool:
+        """Whether an engine's feed is live."""
+        feed = self.peers.get(engine)
+        return feed is not None and feed.state is PeerState.LIVE
 
     def reconnected(self) -> None:
         """The connection was away: whatever was sent meanwhile is missing."""

@@ -89,12 +89,12 @@ async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> N
 async def test_what_stands_behind_our_reigns_first_record_is_anothers() -> None:
     """Before that record it may be the predecessor's, and while we append it may be ours."""
     journal = parts(lag=AsyncMock(return_value=1))
-    engine = parts(_state=State(1), _journal=journal, _has_begun=False, _loop=None)
+    engine = parts(_state=State(1), _journal=journal, _has_begun=False, _trading=None)
     await Engine._check_place(engine)
     engine._has_begun = True
     with pytest.raises(ProcessFault, match="another process wrote 1 batches"):
         await Engine._check_place(engine)
-    engine._loop = parts(is_appending=True)
+    engine._trading = parts(loop=parts(is_appending=True))
     await Engine._check_place(engine)
 
 
@@ -273,18 +273,18 @@ async def test_the_door_opens_when_the_peers_are_live(
     beating = asyncio.create_task(peer.run())
     made: list[Engine] = []
     was_live = []
-    make_loop, open_to = Engine._make_loop, Door.open_to
+    make_trading, open_to = Engine._make_trading, Door.open_to
 
     def note_made(engine: Engine) -> Any:
         made.append(engine)
-        return make_loop(engine)
+        return make_trading(engine)
 
     def note_open(door: Door, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         if add_to_server is matchbus_pb2_grpc.add_MatchingEngineServicer_to_server:
-            was_live.append(made[0]._sees(2))
+            was_live.append(made[0]._follower.sees(2))
         open_to(door, add_to_server, servicer)
 
-    monkeypatch.setattr(Engine, "_make_loop", note_made)
+    monkeypatch.setattr(Engine, "_make_trading", note_made)
     monkeypatch.setattr(Door, "open_to", note_open)
     monkeypatch.setattr(process, "PEERS_FIRST_S", 5.0)  # here the machine may be busy
     async with wired_engine(own_server):
