@@ -140,7 +140,7 @@ class Progress:
         self.plan.recording.reported_cancels.append(
             SentChange(
                 sent_s=asyncio.get_running_loop().time() - self.started,
-                latency_ms=None,
+                answered_s=None,
                 client=report.client,
                 change=VENUE_CANCEL,
                 order_id=report.order_id,

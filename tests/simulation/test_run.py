@@ -153,7 +153,7 @@ async def test_what_the_venue_cancels_by_itself_is_recorded() -> None:
     recording = Recording(
         orders=[SentOrder(0.0, 0.1, *terms, status, "", order) for order, status in statuses.items()],
         changes=[
-            SentChange(0.2, 1.0, "c", change, order, None, None, *how) for order, change, *how in answers
+            SentChange(0.2, 0.201, "c", change, order, None, None, *how) for order, change, *how in answers
         ],
     )
     started = asyncio.get_running_loop().time()
