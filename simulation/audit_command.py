@@ -172,7 +172,7 @@ async def _read(nc: Client, url: str, window_ms: int, patience: Patience) -> dic
 async def _begin_at_snapshot(nc: Client, audit: Audit, journal: JetStreamJournal) -> None:
     """Begin where an engine would: the head of the journal was trimmed, and the newest snapshot has it."""
     state = State(audit.engine)
-    if await load(state, journal, SnapshotStore(nc, audit.engine), (sys.maxsize, 0)) is None:
+    if await load(state, journal, SnapshotStore(nc, audit.engine)) is None:
         stream = subjects.journal_stream(audit.engine)
         raise NotJudged(
             f"{stream} was trimmed, and no snapshot of engine {audit.engine} can be read that has what is"

@@ -160,7 +160,7 @@ async def _read(
         if state is not None and journal.sequence:
             journal = JetStreamJournal(nc, findings.engine)
             with unhurried(patience):
-                await load(state, journal, SnapshotStore(nc, findings.engine), (sys.maxsize, 0))
+                await load(state, journal, SnapshotStore(nc, findings.engine))
         with progress(findings.stream, max(0, before.last_seq - journal.sequence)) as tell:
             async with contextlib.aclosing(journal.replay()) as records:
                 async for record in records:
