@@ -62,11 +62,11 @@ SERVICE: Final = "matchbus.v1.Exchange"
 FEEDS_PATIENCE_S: Final = 1.0
 """How long a start waits for the feeds of the registered engines; some may be down."""
 
-_FEEDS_POLL_S: Final = 0.02
-_HEALTH_PERIOD_S: Final = 0.1
 ELECTIONS_S: Final = 15.0
 """How much longer a start waits where several servers first choose who leads, all streams one by one."""
 
+_FEEDS_POLL_S: Final = 0.02
+_HEALTH_PERIOD_S: Final = 0.1
 _RETRY_S: Final = 0.1
 _TURN_S: Final = 0.02
 """How long counting up old reports may keep all else waiting."""
