@@ -23,7 +23,8 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.connection import Patience, shown
+from bus.addresses import shown
+from bus.connection import Patience
 from bus.journal import JetStreamJournal, JournalTrimmed
 from bus.peer import LIVE_NS
 from bus.records import JournalDamaged, Record

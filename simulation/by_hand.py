@@ -16,7 +16,7 @@ from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused
 from rich.console import Console
 
-from bus.runner import host_and_port
+from bus.addresses import host_and_port
 from client import MatchbusError, Unavailable, Venue
 from client.cli.desk import exchange_asked
 from client.cli.failures import ExchangeAway, reason_of

@@ -26,11 +26,11 @@ from matchbus import tls
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
 from bus import messages, subjects
+from bus.addresses import host_and_port
 from bus.connection import Patience, connect
 from bus.messages import EngineEntry
 from bus.metrics import targets_file
 from bus.registry import Bucket
-from bus.runner import host_and_port
 from bus.server import NatsServer, ServerError, make_nodes
 from bus.stream import StreamError
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
