@@ -29,7 +29,7 @@ from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
-from bus import crash_points, messages, subjects
+from bus import crash_points, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, NoJournal
@@ -39,7 +39,7 @@ from bus.metrics import MetricsServer
 from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import BucketUnavailable, engines_bucket, instruments_bucket, sessions_bucket
 from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError, StreamMissing, settled_extent
@@ -137,9 +137,9 @@ class Engine:
         self._keeping: asyncio.Task[None] | None = None
         self._has_begun = False  # our reign is in the journal: what comes behind it there is another's
         self._state = State(number)
-        self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
-        self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
-        self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
+        self._sessions_bucket = sessions_bucket(nc)
+        self._engines_bucket = engines_bucket(nc)
+        self._instruments_bucket = instruments_bucket(nc)
         self._engines: dict[int, EngineEntry] = {}
         self._listing = Listing(self._state)
         self._trading: Trading | None = None
