@@ -21,6 +21,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import parser
 
+from bus.addresses import shown
+
 PING_INTERVAL_S: Final = 1
 MAX_PINGS_OUT: Final = 2
 RECONNECT_WAIT_S: Final = 0.1
@@ -49,11 +51,6 @@ parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + 2 * _WORD + rb"(" + _WORD + rb")?
 # When a server ends one of nats-py's TLS sockets, asyncio complains of its own protocol: ten times a second
 # while a user is not let in, and the reason is told anyway.
 logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in str(record.msg))
-
-
-def shown(url: str) -> str:
-    """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
-    return re.sub(r"(^|,)(\w+://)?[^,]*@", r"\1\2", url)
 
 
 class LastError:

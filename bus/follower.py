@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -31,7 +31,7 @@ from bus.messages import (
     decode_feed,
     encode,
 )
-from bus.peer import MAX_SYMBOLS, PeerFeed
+from bus.peer import MAX_SYMBOLS, PeerFeed, PeerState
 from bus.round_trip import RoundTrip
 
 TICK_S: Final = 0.02
@@ -66,14 +66,15 @@ class FeedFollower:
         nc: Client,
         *,
         own_engine: int | None,
-        on_change: OnChange | None = None,
-        on_state: OnState | None = None,
+        on_change: OnChange = lambda _engine, _symbol: None,
+        on_state: OnState = lambda _engine, _feed: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.peers: dict[int, PeerFeed] = {}
         self._nc = nc
         self._own_engine = own_engine
-        self._listeners = _Listeners(on_change, on_state)
+        self._on_change = on_change
+        self._on_state = on_state
         self._jitter = jitter
         self._followings: dict[int, _Following] = {}
         self._has_told_left_out = False
@@ -101,6 +102,11 @@ class FeedFollower:
                 await following.stop()
             self._followings.clear()
 
+    def sees(self, engine: int) -> bool:
+        """Whether an engine's feed is live."""
+        feed = self.peers.get(engine)
+        return feed is not None and feed.state is PeerState.LIVE
+
     def reconnected(self) -> None:
         """The connection was away: whatever was sent meanwhile is missing."""
         for following in self._followings.values():
@@ -120,7 +126,7 @@ class FeedFollower:
             self._tell_left_out(engine)
             return
         feed = self.peers.setdefault(engine, PeerFeed(engine))
-        following = _Following(self._nc, feed, self._listeners)
+        following = _Following(self._nc, feed, self._on_change, self._on_state)
         self._followings[engine] = following
         await following.start()
 
@@ -136,18 +142,14 @@ class FeedFollower:
             )
 
 
-class _Listeners(NamedTuple):
-    change: OnChange | None
-    state: OnState | None
-
-
 class _Following:
     """The one subscription to one engine's feed."""
 
-    def __init__(self, nc: Client, feed: PeerFeed, listeners: _Listeners) -> None:
+    def __init__(self, nc: Client, feed: PeerFeed, on_change: OnChange, on_state: OnState) -> None:
         self._nc = nc
         self._feed = feed
-        self._listeners = listeners
+        self._on_change = on_change
+        self._on_state = on_state
         self._subscription: Subscription | None = None
         self._has_overflowed = False
         self._told_state = feed.state
@@ -214,17 +216,17 @@ class _Following:
             return
         changed = feed.on_message(message, symbol, time.monotonic_ns())
         self._tell_state(always=changed and symbol is None)
-        if changed and symbol is not None and self._listeners.change is not None:
-            self._listeners.change(feed.engine, symbol)
+        if changed and symbol is not None:
+            self._on_change(feed.engine, symbol)
 
     def _drop(self) -> None:
         self._feed.on_malformed()
         self._tell_state(always=True)
 
     def _tell_state(self, *, always: bool = False) -> None:
-        if self._listeners.state is not None and (always or self._feed.state is not self._told_state):
+        if always or self._feed.state is not self._told_state:
             self._told_state = self._feed.state
-            self._listeners.state(self._feed.engine, self._feed)
+            self._on_state(self._feed.engine, self._feed)
 
     def _tell_left_out(self) -> None:
         if self._feed.left_out and not self._has_told_left_out:

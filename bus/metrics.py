@@ -33,8 +33,8 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from bus.addresses import host_of
 from bus.peer import PeerFeed, PeerState
-from bus.runner import host_of
 
 MAX_REQUESTS: Final = 8
 """Answered at once; more are cut off, and Prometheus comes again."""

@@ -95,14 +95,14 @@ class StreamSize(NamedTuple):
     limit: int
 
 
-class _Patience:
+class _Deadline:
     """How long a start waits for what is missing; it says in the log that it waits."""
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
         self._began = self._told = time.monotonic()
 
-    async def spend(self, missing: str, why: str) -> None:
+    async def pause(self, missing: str, why: str) -> None:
         """Wait a little. Raises NotProvisioned after the deadline."""
         now = time.monotonic()
         if now - self._began >= self._deadline_s:
@@ -131,7 +131,7 @@ async def await_shared(nc: Client, deadline_s: float) -> None:
 
     Raises ConfigurationMismatch, or NotProvisioned after `deadline_s` seconds.
     """
-    patience = _Patience(deadline_s)
+    deadline = _Deadline(deadline_s)
     wanted = [_executions(EXECUTIONS_BYTES), *map(_bucket, BUCKETS)]
     while wanted:
         try:
@@ -141,7 +141,7 @@ async def await_shared(nc: Client, deadline_s: float) -> None:
             why = "an exchange makes it at its start; is one running on this NATS server?"
         except AWAY:
             why = "NATS does not answer"
-        await patience.spend(f"there is no stream {wanted[0].name}", why)
+        await deadline.pause(f"there is no stream {wanted[0].name}", why)
 
 
 async def provision_journal(
@@ -217,7 +217,7 @@ async def await_journal(nc: Client, engine: int, deadline_s: float) -> None:
     """
     wanted = [_snapshots(engine), _journal(engine, JOURNAL_BYTES)]
     ask = messages.encode(messages.ProvisionRequest(engine))
-    patience = _Patience(deadline_s)
+    deadline = _Deadline(deadline_s)
     while True:
         try:
             while wanted and await _found(nc, wanted[0]):
@@ -234,7 +234,7 @@ async def await_journal(nc: Client, engine: int, deadline_s: float) -> None:
             why = "no exchange is running that could make it"
         except AWAY:
             why = "NATS or the exchange does not answer"
-        await patience.spend(f"there is no stream {wanted[0].name}", why)
+        await deadline.pause(f"there is no stream {wanted[0].name}", why)
 
 
 async def is_trimmable(nc: Client, engine: int) -> bool:

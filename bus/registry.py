@@ -19,7 +19,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
-from bus import messages
+from bus import messages, subjects
 from bus.connection import Patience
 from bus.stream import (
     AWAY,
@@ -223,3 +223,23 @@ class Bucket(Generic[T]):
     def _subject(self, key: str) -> str:
         assert _KEY.fullmatch(key), f"{key!r:.80} is no bucket key"
         return bucket_subject(self._bucket, key)
+
+
+def instruments_bucket(nc: Client) -> Bucket[messages.InstrumentEntry]:
+    """Keys are of `subjects.symbol_token`."""
+    return Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
+
+
+def clients_bucket(nc: Client) -> Bucket[messages.ClientEntry]:
+    """Keys are of `subjects.client_key`."""
+    return Bucket(nc, subjects.CLIENTS_BUCKET, messages.decode_client)
+
+
+def sessions_bucket(nc: Client) -> Bucket[messages.SessionEntry]:
+    """Keys are digests of tokens."""
+    return Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
+
+
+def engines_bucket(nc: Client) -> Bucket[messages.EngineEntry]:
+    """Keys are engine numbers."""
+    return Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)

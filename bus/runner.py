@@ -9,7 +9,6 @@ import asyncio
 import faulthandler
 import logging
 import os
-import re
 import resource
 import signal
 import sys
@@ -23,13 +22,9 @@ from typing import Any, Final, NoReturn, TypeVar
 import nats.errors
 import uvloop
 
-from bus.connection import Connection, LastError, Patience, connect, has_jetstream, heed_cancellation, shown
+from bus.addresses import check_nats, host_and_port, number, shown
+from bus.connection import Connection, LastError, Patience, connect, has_jetstream, heed_cancellation
 from bus.logs import LogForm, LogLevel, StderrHandler, formatter
-
-DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
-MAX_PORT: Final = 65_535
-_MAX_DIGITS: Final = 60
-_NATS_SERVER: Final = re.compile(r"((nats|tls)://)?[^\s/,]+/?")
 
 START_DEADLINE_S: Final = 10.0
 """How long a start waits for a NATS server."""
@@ -187,27 +182,9 @@ class NatsLink:
         return self.on_error(error)
 
 
-def host_and_port(host: str, port: int) -> str:
-    """HOST:PORT, with the brackets that an IPv6 address needs."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def default_listen(environment: Mapping[str, str], port: int) -> str:
     """Where to listen unless told otherwise: at IP_ADDR of the environment, or on loopback."""
     return host_and_port(environment.get("IP_ADDR", "") or "127.0.0.1", port)
-
-
-def number(text: str) -> int | None:
-    """The whole number from 0 on that the text is; None for any other text."""
-    # Python refuses to read thousands of digits, with a text about itself.
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
-
-
-def host_of(address: str) -> str | None:
-    """The host of HOST:PORT; None for any other text."""
-    host, _, port = address.rpartition(":")
-    given = number(port)
-    return host if host and given is not None and given <= MAX_PORT else None
 
 
 def whole(text: str, most: int) -> int:
@@ -219,12 +196,11 @@ def whole(text: str, most: int) -> int:
 
 
 def nats_address(text: str) -> str:
-    """For argparse: what names NATS servers; for any other text nats-py would look until the deadline."""
-    if not all(_NATS_SERVER.fullmatch(server) for server in text.split(",")):
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or tls://HOST:4222, "
-            "several servers of one cluster with commas"
-        )
+    """For argparse: what names NATS servers."""
+    try:
+        check_nats(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

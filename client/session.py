@@ -16,6 +16,7 @@ from matchbus import tls
 from matchbus.v1 import matchbus_pb2 as pb
 from matchbus.v1 import matchbus_pb2_grpc
 
+from bus.addresses import MAX_PORT
 from client.errors import ClientClosed, UnknownSymbol
 from client.retry import Retry, final
 from client.units import Instrument, instrument
@@ -65,8 +66,6 @@ _ADDRESS: Final = re.compile(
     r"(\[(?=[^\]]*:[^\]]*:)[0-9a-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII | re.IGNORECASE
 )
 """A name or an IPv4 address, or an IPv6 address in brackets; then the port."""
-
-_MAX_PORT: Final = 65_535
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -315,5 +314,5 @@ class Session:
 def check_address(address: str) -> None:
     """Raise `ValueError` for anything but HOST:PORT: gRPC would look for it until the deadline."""
     found = _ADDRESS.fullmatch(address)
-    if found is None or not 0 < int(found[2]) <= _MAX_PORT:
+    if found is None or not 0 < int(found[2]) <= MAX_PORT:
         raise ValueError(f"{address!r:.60} is no address: write it like 127.0.0.1:50050 or [::1]:50050")

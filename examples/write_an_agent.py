@@ -17,6 +17,7 @@ from simulation.agents.arrivals import Poisson
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.agents.terms import Cancel, Intent, Submit, View
 from simulation.run import Plan, simulate
+from simulation.venues import RunningVenue
 
 
 @dataclass
@@ -41,11 +42,10 @@ class Improver:
 
 async def main(exchange: str, password: str) -> None:
     """Trade for five seconds with five of the usual agents, then say what came of it."""
-    chance = random.Random(7)
-    cast = players(usual_mix(5, rate=20), seed=7)
+    chance, cast = random.Random(7), players(usual_mix(5, rate=20), seed=7)
     cast["improver-1"] = Player("improver", Improver(chance), Poisson(chance, rate=10))
-    plan = Plan(exchange=exchange, password=password, players=cast, symbols=1, duration_s=5, seed=7)
-    outcome = await simulate(plan)
+    async with RunningVenue(exchange, password) as venue:
+        outcome = await simulate(Plan(players=cast, symbols=1, duration_s=5, seed=7), venue)
     for trader in outcome.traders:
         print(f"{trader.name:<11} {trader.submitted} orders, {trader.fill_count} fills, {trader.positions()}")
     print("All checks hold." if outcome.holds else "An invariant is violated.")

@@ -369,55 +369,55 @@ class Audit:
 
         Each with whether the engine knew it.
         """
-        now_ns = self.last_batch_ns
-        first = (decision.taken or decision.legs)[0]
-        symbol, side, sign = first.symbol, first.side, _sign(first.side)
-        request = self._state.orders[first.order_id].request
-        stays = request.do_not_route or request.time_in_force == TimeInForce.FOK
+        symbol = (decision.taken or decision.legs)[0].symbol
         for number, other in self.market.items():
             if number == self.engine or (isinstance(decision.command, Uncross) and number < self.engine):
                 continue
-            # At the other engine a leg takes the best price first, whatever its limit.
-            instead = [sign * fill.price for fill in decision.taken]
-            instead += [sign * leg.limit for leg in decision.legs if leg.peer != number]
-            if not instead:
-                continue
-            worst = sign * max(instead)
-            standing_before = other.standing_before(now_ns)
-            own = [leg for leg in decision.legs if leg.peer == number]
-            out = [
-                leg
-                for leg_id, leg in self._sent.get((number, symbol, side), {}).items()
-                if leg_id < decision.first_leg
+            found = self._looked_past_at(other, decision, views.get((number, symbol)))
+            if found is not None:
+                yield found
+
+    def _looked_past_at(
+        self, other: "Audit", decision: Decision, view: AwayQuote | None
+    ) -> tuple[bool, str] | None:
+        now_ns = self.last_batch_ns
+        first = (decision.taken or decision.legs)[0]
+        symbol, side, sign = first.symbol, first.side, _sign(first.side)
+        # At the other engine a leg takes the best price first, whatever its limit.
+        instead = [fill.price for fill in decision.taken]
+        instead += [leg.limit for leg in decision.legs if leg.peer != other.engine]
+        if not instead:
+            return None
+        worst = max(instead, key=lambda price: sign * price)
+        own = [leg for leg in decision.legs if leg.peer == other.engine]
+        sent = self._sent.get((other.engine, symbol, side), {})
+        out = [leg for leg_id, leg in sent.items() if leg_id < decision.first_leg]
+
+        def passed(before: int, earlier: list[LegSent]) -> tuple[int, int, int] | None:
+            return passed_over(other.better(symbol, opposite(side), worst, before), own + earlier, sign)
+
+        standing_before = other.standing_before(now_ns)
+        unanswered = [
+            leg.sent for leg in out if not (leg.is_answered or leg.is_of_earlier_reign) and leg.back is None
+        ]
+        found = passed(standing_before, unanswered)
+        if found is None:
+            return None
+        text = _went_past(worst, other.engine, found)
+        if view is not None:
+            known = min(standing_before, other.known_before(symbol, view), *(leg.known_before for leg in out))
+            hidden = [
+                msgspec.structs.replace(leg.sent, limit=worst, quantity=leg.hides(known)) for leg in out
             ]
-            unanswered = [
-                leg.sent
-                for leg in out
-                if not (leg.is_answered or leg.is_of_earlier_reign) and leg.back is None
-            ]
-            levels = other.better(symbol, opposite(side), worst, standing_before)
-            found = passed_over(levels, own + unanswered, sign)
-            if found is None:
-                continue
-            text = _went_past(worst, number, found)
-            view = views.get((number, symbol))
-            if view is not None:
-                before = min(
-                    standing_before, other.known_before(symbol, view), *(leg.known_before for leg in out)
-                )
-                levels = other.better(symbol, opposite(side), worst, before)
-                hidden = [
-                    msgspec.structs.replace(leg.sent, limit=worst, quantity=leg.hides(before)) for leg in out
-                ]
-                if passed_over(levels, own + hidden, sign) is not None:
-                    yield True, f"{text}, though it knew book {view.book_sequence} of that engine"
-                    continue
-            if not stays:
-                price = found[0]
-                age_ms = (now_ns - other.stands_since_ns(symbol, opposite(side), price)) // _NS_PER_MS
-                idle_ms = (now_ns - other.last_batch_ns) // _NS_PER_MS
-                idle = f"engine {number} wrote its last batch {idle_ms:,} ms before"
-                yield False, f"{text}: the view was {age_ms:,} ms old ({idle})"
+            if passed(known, hidden) is not None:
+                return True, f"{text}, though it knew book {view.book_sequence} of that engine"
+        request = self._state.orders[first.order_id].request
+        if request.do_not_route or request.time_in_force == TimeInForce.FOK:
+            return None  # it stays at home
+        age_ms = (now_ns - other.stands_since_ns(symbol, opposite(side), found[0])) // _NS_PER_MS
+        idle_ms = (now_ns - other.last_batch_ns) // _NS_PER_MS
+        idle = f"engine {other.engine} wrote its last batch {idle_ms:,} ms before"
+        return False, f"{text}: the view was {age_ms:,} ms old ({idle})"
 
 
 def audits(engines: Iterable[int], window_ns: int) -> dict[int, Audit]:

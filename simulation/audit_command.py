@@ -23,7 +23,8 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from bus import provision, subjects
-from bus.connection import Patience, shown
+from bus.addresses import shown
+from bus.connection import Patience
 from bus.journal import JetStreamJournal, JournalTrimmed
 from bus.peer import LIVE_NS
 from bus.records import JournalDamaged, Record
@@ -172,7 +173,7 @@ async def _read(nc: Client, url: str, window_ms: int, patience: Patience) -> dic
 async def _begin_at_snapshot(nc: Client, audit: Audit, journal: JetStreamJournal) -> None:
     """Begin where an engine would: the head of the journal was trimmed, and the newest snapshot has it."""
     state = State(audit.engine)
-    if await load(state, journal, SnapshotStore(nc, audit.engine), (sys.maxsize, 0)) is None:
+    if await load(state, journal, SnapshotStore(nc, audit.engine)) is None:
         stream = subjects.journal_stream(audit.engine)
         raise NotJudged(
             f"{stream} was trimmed, and no snapshot of engine {audit.engine} can be read that has what is"

@@ -16,7 +16,7 @@ from matchbus.program import INTERRUPTED, ending_with
 from matchbus.tls import TlsRefused
 from rich.console import Console
 
-from bus.runner import host_and_port
+from bus.addresses import host_and_port
 from client import MatchbusError, Unavailable, Venue
 from client.cli.desk import exchange_asked
 from client.cli.failures import ExchangeAway, reason_of
@@ -32,6 +32,7 @@ from simulation.option_types import OptionRefused, engines_of_environment, passw
 from simulation.ports import LOOPBACK, Ports
 from simulation.run import Plan
 from simulation.stderr_log import log_to_stderr
+from simulation.venues import RunningVenue
 
 EXCHANGE_PORT: Final = 50050
 FIRST_ENGINE_PORT: Final = 50051
@@ -108,8 +109,6 @@ async def _await_exchange(exchange: str, console: Console) -> None:
 
 async def _trade(exchange: str, console: Console) -> int:
     plan = Plan(
-        exchange=exchange,
-        password=password_of_environment(),
         clients=CLIENTS,
         duration_s=DURATION_S,
         seed=secrets.randbits(32),
@@ -119,7 +118,8 @@ async def _trade(exchange: str, console: Console) -> int:
     try:
         async with interruptible():
             await _await_exchange(exchange, console)
-            outcome = await run_with_view(plan, console, headless=True)
+            async with RunningVenue(exchange, password_of_environment()) as venue:
+                outcome = await run_with_view(plan, venue, console, headless=True)
     except Stopped:
         with ending_with(INTERRUPTED):
             console.print("Stopped.")

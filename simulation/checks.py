@@ -212,7 +212,7 @@ class Tally:
             if got != reported:
                 check.violations.append(
                     f"{client} received {len(got)} fills, {len(reported)} were reported, "
-                    f"alike to {first_other(got, reported)}"
+                    f"alike to {_first_other(got, reported)}"
                 )
         return check
 
@@ -233,7 +233,7 @@ class Tally:
         return check
 
 
-def first_other(told: Sequence[ReportedFill], due: Sequence[ReportedFill]) -> int | str:
+def _first_other(told: Sequence[ReportedFill], due: Sequence[ReportedFill]) -> int | str:
     """Which fill of two histories is the first that differs, or that they are alike to the end of one."""
     pairs = zip(told, due, strict=False)
     return next((number for number, pair in enumerate(pairs, 1) if pair[0] != pair[1]), "the end")

@@ -59,8 +59,10 @@ from simulation.replay_report import show
 from simulation.report_files import write_report
 from simulation.run import Progress, RunOutcome, cut_short
 from simulation.scenario import Scenario, ScenarioRefused
-from simulation.staging import plan_of, staged
+from simulation.staging import staged
 from simulation.stderr_log import log_to_stderr
+from simulation.strikes import Strikes
+from simulation.venues import RunningVenue
 from simulation.virtual import clock
 from simulation.virtual.venue import open_venue
 
@@ -317,8 +319,9 @@ async def _run_processes(
     )
     async with cluster:
         print_sheets(console, report.cluster_sheet(cluster))
-        plan = plan_of(chosen, cluster, console.print, recording=recording, log_dir=logs)
-        return await run_with_view(plan, console, headless=not console.is_terminal, on_start=begin)
+        plan = staged(chosen, Strikes(cluster), console.print, recording=recording, log_dir=logs)
+        async with RunningVenue(cluster.exchange.address, cluster.password, nats=cluster.nats_url) as venue:
+            return await run_with_view(plan, venue, console, headless=not console.is_terminal, on_start=begin)
 
 
 async def _run_virtual(
@@ -333,7 +336,7 @@ async def _run_virtual(
     listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in chosen.symbols]
     async with open_venue(chosen.engines, listed, chosen.seed) as venue:
         plan = staged(chosen, venue, console.print, recording=recording, log_dir=logs)
-        outcome = await run_with_view(plan, console, headless=True, on_start=begin, venue=venue)
+        outcome = await run_with_view(plan, venue, console, headless=True, on_start=begin)
         outcome.digests = await venue.digests()
     return outcome
 

@@ -25,12 +25,11 @@ import nats.errors
 from matchbus import tls
 from matchbus.v1 import matchbus_pb2, matchbus_pb2_grpc
 
-from bus import messages, subjects
+from bus.addresses import host_and_port
 from bus.connection import Patience, connect
 from bus.messages import EngineEntry
 from bus.metrics import targets_file
-from bus.registry import Bucket
-from bus.runner import host_and_port
+from bus.registry import engines_bucket
 from bus.server import NatsServer, ServerError, make_nodes
 from bus.stream import StreamError
 from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
@@ -392,7 +391,7 @@ class Cluster:
             try:
                 nc = await connect(self.nats_url, name="cluster", on_closed=lambda: None)
                 try:
-                    await Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine).watch(note)
+                    await engines_bucket(nc).watch(note)
                 finally:
                     await nc.close()
             except (StreamError, nats.errors.Error, OSError) as error:

@@ -26,9 +26,8 @@ from bus.messages import (
     ReportedOrder,
     ReportedPrevention,
     ReportedReplace,
-    decode_instrument,
 )
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import Bucket, BucketUnavailable, instruments_bucket
 from bus.stream import StreamError
 from client import Instrument
 from client.cli.arguments import not_empty
@@ -134,7 +133,7 @@ async def run(options: argparse.Namespace, _console: Console) -> int:
 async def _print(options: argparse.Namespace) -> int:
     async with connected(options.nats, "dropcopy") as nc:
         reader = ExecutionsReader(nc)
-        bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
+        bucket = instruments_bucket(nc)
         lines = Lines(lambda symbol: _instrument(bucket, symbol))
         printed = asyncio.Event()
         printing = asyncio.create_task(_print_all(reader, lines, options, printed))

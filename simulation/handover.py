@@ -22,7 +22,7 @@ from rich.console import Console
 from bus import messages, subjects
 from bus.connection import Patience
 from bus.messages import EngineEntry, HandoverRequest
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import Bucket, BucketUnavailable, engines_bucket
 from bus.stream import StreamError
 from simulation.member import serves
 from simulation.nats_option import add_engine_options, connected
@@ -103,7 +103,7 @@ async def _hand_over(nc: Client, engine: int) -> Done:
         subject = subjects.handover(engine)
     except ValueError as error:
         raise HandoverFailed(str(error)) from error
-    bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
+    bucket = engines_bucket(nc)
     old = await bucket.get(str(engine))
     if old is None:
         raise HandoverFailed(f"there is no engine {engine} in this market")

@@ -29,7 +29,7 @@ from nats.aio.client import Client
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bus import runner, subjects
+from bus import addresses, subjects
 from bus.connection import Patience
 from bus.journal import JetStreamJournal
 from bus.records import JournalDamaged, Record
@@ -114,7 +114,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _batch(text: str) -> int:
-    number = runner.number(text)
+    number = addresses.number(text)
     if not number:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no batch number: they count from 1")
     return number
@@ -160,7 +160,7 @@ async def _read(
         if state is not None and journal.sequence:
             journal = JetStreamJournal(nc, findings.engine)
             with unhurried(patience):
-                await load(state, journal, SnapshotStore(nc, findings.engine), (sys.maxsize, 0))
+                await load(state, journal, SnapshotStore(nc, findings.engine))
         with progress(findings.stream, max(0, before.last_seq - journal.sequence)) as tell:
             async with contextlib.aclosing(journal.replay()) as records:
                 async for record in records:

@@ -15,13 +15,14 @@ from typing import Final
 
 import nats.errors
 
-from bus import runner, subjects
-from bus.connection import Connection, LastError, Patience, connect, shown
+from bus import addresses, subjects
+from bus.addresses import DEFAULT_NATS_URL, shown
+from bus.connection import Connection, LastError, Patience, connect
 from client.cli.arguments import nats_address
 from client.cli.failures import Failure
-from client.cli.settings import DEFAULT_NATS, contexts_file, load, resolve
+from client.cli.settings import contexts_file, load, resolve
 
-_NATS_HELP: Final = f"default: MATCHBUS_NATS, that of the context in use, or {DEFAULT_NATS}"
+_NATS_HELP: Final = f"default: MATCHBUS_NATS, that of the context in use, or {DEFAULT_NATS_URL}"
 NOTHING_FOUND: Final = 2
 
 PATIENCE_S: Final = 5.0
@@ -115,7 +116,7 @@ def add_engine_options(command: argparse.ArgumentParser, *, instead_of: str) -> 
 
 
 def _engine_number(text: str) -> int:
-    number = runner.number(text)
+    number = addresses.number(text)
     if number is None or not 1 <= number <= subjects.MAX_ENGINE:
         raise argparse.ArgumentTypeError(
             f"{text!r:.60} is no engine number: it must be 1 to {subjects.MAX_ENGINE}"

@@ -56,7 +56,7 @@ from simulation.ports import Ports
 from simulation.ready_file import ReadyFileUnwritable
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.stderr_log import log_to_stderr
-from simulation.venues import Venue
+from simulation.venues import RunningVenue, Venue
 
 _log: Final = logging.getLogger(__name__)
 
@@ -299,15 +299,13 @@ async def _demo(options: argparse.Namespace, console: Console) -> int:
     try:
         async with interruptible(), cluster:
             print_sheets(view, report.cluster_sheet(cluster))
-            plan = Plan(
-                exchange=cluster.exchange.address,
-                nats=cluster.nats_url,
-                clients=options.clients,
-                duration_s=options.duration,
-                seed=options.seed,
-            )
-            async with _demo_page(cluster, view):
-                outcome = await run_with_view(plan, view, headless=options.headless or options.json)
+            plan = Plan(clients=options.clients, duration_s=options.duration, seed=options.seed)
+            async with (
+                _demo_page(cluster, view),
+                RunningVenue(cluster.exchange.address, cluster.password, nats=cluster.nats_url) as venue,
+            ):
+                headless = options.headless or options.json
+                outcome = await run_with_view(plan, venue, view, headless=headless)
     except Stopped:
         with ending_with(INTERRUPTED):
             view.print("Stopped.")
@@ -335,11 +333,11 @@ async def _demo_page(cluster: Cluster, console: Console) -> AsyncIterator[None]:
 
 async def run_with_view(
     plan: Plan,
+    venue: Venue,
     console: Console,
     *,
     headless: bool,
     on_start: Callable[[Progress], object] = lambda _: None,
-    venue: Venue | None = None,
 ) -> RunOutcome:
     """Simulate while showing how it goes. Each client has a log and may have a connection of its own."""
     raise_file_limit()
@@ -350,7 +348,7 @@ async def run_with_view(
         viewing.append(asyncio.create_task(live.watch(progress, console, headless=headless)))
 
     try:
-        return await simulate(plan, begin, venue)
+        return await simulate(plan, venue, begin)
     finally:
         for view in viewing:
             view.cancel()

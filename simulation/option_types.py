@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from bus import runner
+from bus import addresses, runner
 from client.cli.arguments import not_empty
 from exchange.runtime.settings import DEFAULT_PASSWORD
 
@@ -44,7 +44,7 @@ class OptionRefused(argparse.ArgumentTypeError):
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    number = runner.number(text)
+    number = addresses.number(text)
     if not number:
         raise OptionRefused(f"{text!r:.60} is not a whole number from 1 on")
     return number
@@ -52,7 +52,7 @@ def positive(text: str) -> int:
 
 def seed(text: str) -> int:
     """Any whole number, as in a scenario."""
-    if runner.number(text.removeprefix("-")) is None:
+    if addresses.number(text.removeprefix("-")) is None:
         raise OptionRefused(f"{text!r:.60} is not a whole number")
     return int(text)
 
@@ -72,7 +72,7 @@ def engines(text: str) -> int:
 
 def port(text: str) -> int:
     """A TCP port to listen on."""
-    return whole(text, runner.MAX_PORT)
+    return whole(text, addresses.MAX_PORT)
 
 
 def password_of_environment() -> str:

@@ -64,13 +64,13 @@ class SentOrder(NamedTuple):
 
 
 class SentChange(NamedTuple):
-    """A cancel or a replace as its client saw it. Without an answer `latency_ms` is None, `status` empty.
+    """A cancel or a replace as its client saw it. Without an answer `answered_s` is None, `status` empty.
 
     Or what the venue cancelled by itself, as a report told it: `change` is `VENUE_CANCEL`.
     """
 
     sent_s: float
-    latency_ms: float | None
+    answered_s: float | None
     client: str
     change: str
     order_id: int
@@ -81,9 +81,9 @@ class SentChange(NamedTuple):
     reason: str
 
     @property
-    def answered_s(self) -> float | None:
-        """When the answer came."""
-        return None if self.latency_ms is None else self.sent_s + self.latency_ms / 1_000
+    def latency_ms(self) -> float | None:
+        """From the call to its answer."""
+        return None if self.answered_s is None else (self.answered_s - self.sent_s) * 1_000
 
     @property
     def engine(self) -> int:

@@ -22,7 +22,6 @@ from bus.messages import Executions, ReportedCancel, engine_of_id
 from client import Fill, MatchbusError
 from client.terms import ENGINE_STATES, OrderStatus
 from client.units import Instrument
-from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
 from simulation.fundamental import Fundamental
@@ -30,7 +29,7 @@ from simulation.load import as_reported
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
 from simulation.trader import Trader
-from simulation.venues import RunningVenue, Venue
+from simulation.venues import Venue
 
 KEPT_PERCENT: Final = 90
 """An agent that made a smaller share of the steps its rate asks for is reported."""
@@ -58,12 +57,6 @@ class Plan:
     (0: all). `meanwhile` runs beside the clients, from their start on. A `recording` is filled.
     """
 
-    exchange: str = ""
-    """Where the market is; not needed where one is given."""
-
-    nats: str = ""
-    """Where the execution reports are; without it only what clients can see is checked."""
-    password: str = DEFAULT_PASSWORD
     clients: int = 6
     symbols: int = 4
     frequency: float = 20.0
@@ -147,7 +140,7 @@ class Progress:
         self.plan.recording.reported_cancels.append(
             SentChange(
                 sent_s=asyncio.get_running_loop().time() - self.started,
-                latency_ms=None,
+                answered_s=None,
                 client=report.client,
                 change=VENUE_CANCEL,
                 order_id=report.order_id,
@@ -160,16 +153,14 @@ class Progress:
 
 
 async def simulate(
-    plan: Plan, on_start: Callable[[Progress], None] = lambda _: None, venue: Venue | None = None
+    plan: Plan, venue: Venue, on_start: Callable[[Progress], None] = lambda _: None
 ) -> RunOutcome:
     """Let the clients trade for the planned time, wait until all is quiet, and check.
 
-    `on_start` gets what a live view shows. The `venue` is the running market that the plan names, unless one
-    is given. Raises what the client raises, or gRPC, when the market cannot be reached.
+    Without reports of the venue only what clients can see is checked. `on_start` gets what a live view shows.
+    Raises what the client raises, or gRPC, when the market cannot be reached.
     """
     async with contextlib.AsyncExitStack() as stack:
-        if venue is None:
-            venue = await stack.enter_async_context(RunningVenue(plan.exchange, plan.nats, plan.password))
         progress = await _enter(plan, venue, stack)
         tally = None
         followers: list[Coroutine[None, None, None]] = [t.follow() for t in progress.traders]
@@ -207,7 +198,7 @@ async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> 
     for name, player in cast.items():
         log = stack.enter_context(_client_log(name, plan.log_dir))
         client = await stack.enter_async_context(venue.account(name))
-        log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
+        log.info("registered as %s at engine %d", name, client.engine)
         trader = Trader(name, player, client, venue.market, symbols, log, on_fill=progress.note)
         await trader.recall()
         if plan.fundamental is not None:

@@ -2,17 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from simulation.agents.cast import players
-from simulation.cluster import Cluster
 from simulation.fundamental import Fundamental
 from simulation.recording import EngineStrike, Recording
 from simulation.run import Plan, Progress
 from simulation.scenario import EngineFault, Scenario
-from simulation.strikes import Strikes
 
 
 class Striking(Protocol):
@@ -26,26 +23,6 @@ class Striking(Protocol):
     async def thaw_all(self) -> None: ...  # noqa: D102
 
 
-def plan_of(
-    scenario: Scenario,
-    cluster: Cluster,
-    tell: Callable[[str], None],
-    *,
-    recording: Recording | None = None,
-    log_dir: Path | None = None,
-) -> Plan:
-    """What to simulate on a started market. Same seed and scenario: the same agents and values.
-
-    `tell` hears of each fault that finds nobody to strike.
-    """
-    return replace(
-        staged(scenario, Strikes(cluster), tell, recording=recording, log_dir=log_dir),
-        exchange=cluster.exchange.address,
-        nats=cluster.nats_url,
-        password=cluster.password,
-    )
-
-
 def staged(
     scenario: Scenario,
     strikes: Striking,
@@ -54,7 +31,10 @@ def staged(
     recording: Recording | None = None,
     log_dir: Path | None = None,
 ) -> Plan:
-    """The same on any market; which one, the plan does not say."""
+    """What to simulate on a market, which `strikes` can strike. Same scenario: the same agents and values.
+
+    `tell` hears of each fault that finds nobody to strike.
+    """
     value = scenario.fundamental
 
     async def meanwhile(progress: Progress) -> None:
@@ -62,7 +42,6 @@ def staged(
         await strike(strikes, scenario.faults, progress.started, note, tell)
 
     return Plan(
-        exchange="",
         duration_s=scenario.duration_s,
         seed=scenario.seed,
         players=players(scenario.agents, scenario.seed),

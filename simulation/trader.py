@@ -237,7 +237,7 @@ class Trader:
             self.on_change(
                 SentChange(
                     sent_s=sent - self._started,
-                    latency_ms=None if result is None else (clock() - sent) * 1_000,
+                    answered_s=None if result is None else clock() - self._started,
                     client=self.name,
                     change=change,
                     order_id=self._order_ids.get(intent.client_order_id, 0),

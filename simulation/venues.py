@@ -18,6 +18,7 @@ from bus.executions import ExecutionsReader
 from bus.messages import Executions
 from client import Client, Fill, OrderResult, OrderState, Position
 from client.units import Instrument, Number
+from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.market import MarketWatch
 
 
@@ -69,8 +70,8 @@ class Venue(Protocol):
 class RunningVenue:
     """A market of processes of its own, while entered. Without `nats` its reports are not read."""
 
-    def __init__(self, exchange: str, nats: str, password: str) -> None:
-        self._exchange, self._nats, self._password = exchange, nats, password
+    def __init__(self, exchange: str, password: str = DEFAULT_PASSWORD, *, nats: str = "") -> None:
+        self._exchange, self._password, self._nats = exchange, password, nats
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 PURE_BUS = (
+    "bus.addresses",
     "bus.replica",
     "bus.consolidated",
     "bus.peer",
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "exchange.runtime": ("exchange", "bus", "matchbus"),
     "exchange.runtime.ticket": ("client",),
     "client": ("client", "matchbus", *PURE_BUS),
-    "client.cli": ("client",),
+    "client.cli": ("client", "bus.addresses", "bus.subjects"),
     "client.cli.feed": ("client", "bus"),
     "client.cli.health": ("client", "bus", "matchbus"),
     "client.cli.output": ("client", "matchbus"),

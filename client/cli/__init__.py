@@ -16,6 +16,6 @@
     prompt      trade
     main        finds the command, runs it, ends the process
 
-It uses the client library, and `bus` for the feed and for the health of NATS; never the contract
-itself. `simulation/matchbus.py` is the program that calls `main.main`.
+It uses the client library, and `bus` for how things are written, for the feed and for the health of NATS;
+never the contract itself. `simulation/matchbus.py` is the program that calls `main.main`.
 """

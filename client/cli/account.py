@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bus.addresses import shown
 from client import AuthenticationFailed, DataLost, RequestInvalid
 from client.cli import settings as kept
 from client.cli.arguments import Parser, count, not_empty
@@ -67,7 +68,7 @@ async def register(options: Options, desk: Desk) -> int:
         "client_id": settings.client_id,
         "engine": client.engine,
         "exchange": settings.exchange,
-        "nats": kept.shown_nats(settings.nats),
+        "nats": shown(settings.nats),
         "context": name,
         "symbols": symbols,
     }
@@ -219,7 +220,7 @@ def _document(name: str, contexts: Contexts) -> dict[str, Any]:
         "current": name == contexts.current,
         "client_id": chosen.client_id,
         "exchange": chosen.exchange,
-        "nats": kept.shown_nats(chosen.nats),
+        "nats": shown(chosen.nats),
     }
 
 

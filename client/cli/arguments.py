@@ -4,18 +4,18 @@ A wrong word is a `Misuse`, which a prompt survives and a command ends with.
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
+from bus import addresses
+from bus.addresses import DEFAULT_NATS_URL, check_nats
+from bus.subjects import SYMBOL_PATTERN
 from client.cli.failures import Misuse
 from client.cli.settings import (
     DEFAULT_EXCHANGE,
-    DEFAULT_NATS,
     DEFAULT_PASSWORD,
     DEFAULT_TIMEOUT,
-    check_nats,
     seconds,
 )
 from client.client import check_client_order_id
@@ -28,8 +28,6 @@ _MAX_COUNT: Final = 2**31 - 1
 
 _MAX_DIGITS: Final = 60
 """Of a number as it is typed and as it is printed: 1e999999999 has a billion."""
-
-_SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,23}")
 
 
 class HelpShown(Exception):
@@ -85,7 +83,7 @@ def add_common(parser: Parser) -> None:
         "--context", metavar="NAME", type=not_empty, help="the context to use; default: the one in use"
     )
     group.add_argument("--exchange", metavar="HOST:PORT", type=address, help=f"default {DEFAULT_EXCHANGE}")
-    group.add_argument("--nats", metavar="URL", type=nats_address, help=f"default {DEFAULT_NATS}")
+    group.add_argument("--nats", metavar="URL", type=nats_address, help=f"default {DEFAULT_NATS_URL}")
     group.add_argument("--client-id", metavar="NAME", type=not_empty, help="who trades")
     group.add_argument(
         "--secret",
@@ -126,7 +124,7 @@ def number(text: str) -> Decimal:
 def symbol(text: str) -> str:
     """A symbol, in capitals."""
     capitals = text.upper()
-    if _SYMBOL.fullmatch(capitals) is None:
+    if SYMBOL_PATTERN.fullmatch(capitals) is None:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no symbol: write it like AAPL or BTC-USD")
     return capitals
 
@@ -198,7 +196,5 @@ def _from_zero(text: str, limit: int) -> int:
 
 def _up_to(text: str, limit: int) -> int | None:
     """The whole number that the text is; None for any other text, and above the limit."""
-    # Python refuses to read numbers of thousands of digits, with a text about itself.
-    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS or int(text) > limit:
-        return None
-    return int(text)
+    given = addresses.number(text)
+    return given if given is not None and given <= limit else None

@@ -14,7 +14,8 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from bus import subjects
-from bus.connection import connect, shown
+from bus.addresses import shown
+from bus.connection import connect
 from bus.messages import (
     ASK,
     BID,

@@ -11,13 +11,14 @@ import nats.js.errors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus import tls
 
-from bus.connection import Connection, LastError, connect, shown
+from bus.addresses import check_nats, shown
+from bus.connection import Connection, LastError, connect
 from client import EngineRole, EngineState, EngineStatus, MatchbusError, Position
 from client.cli.arguments import Parser
 from client.cli.command import Command, Options
 from client.cli.desk import Desk, exchange_asked
 from client.cli.failures import DONE, REFUSED
-from client.cli.settings import SettingsError, check_nats
+from client.cli.settings import SettingsError
 from client.cli.sheets import Cell, Sheet, engines_sheet, positions_sheet
 
 _HEALTH_TIMEOUT_S: Final = 2.0

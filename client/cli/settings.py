@@ -23,23 +23,21 @@ from typing import Any, Final
 
 import msgspec
 
+from bus.addresses import DEFAULT_NATS_URL, check_nats
 from client.session import check_address
 
 DEFAULT_EXCHANGE: Final = "127.0.0.1:50050"
-DEFAULT_NATS: Final = "nats://127.0.0.1:4222"
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- the documented default, refused off loopback
 DEFAULT_TIMEOUT: Final = "5"
 
 CONTEXT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a context may be called; match with `fullmatch`."""
 
-_NATS_SERVER: Final = re.compile(r"((nats|tls)://)?[^\s/,]+/?")
-
 HOW_TO_REGISTER: Final = "register with `matchbus register NAME`, which keeps it for later commands"
 
 _DEFAULTS: Final = {
     "exchange": DEFAULT_EXCHANGE,
-    "nats": DEFAULT_NATS,
+    "nats": DEFAULT_NATS_URL,
     "client_id": "",
     "secret": "",
     "password": DEFAULT_PASSWORD,
@@ -230,20 +228,6 @@ def resolve(options: Mapping[str, Any], environment: Mapping[str, str], contexts
         timeout_s=_timeout(values["timeout"], sources["timeout"]),
         sources=sources,
     )
-
-
-def check_nats(url: str) -> None:
-    """Raise `ValueError` for what names no NATS server: nats-py would look for one until the deadline."""
-    if not all(_NATS_SERVER.fullmatch(server) for server in url.split(",")):
-        raise ValueError(
-            f"{shown_nats(url)!r:.60} is no address of NATS: write it like nats://127.0.0.1:4222 or "
-            "tls://HOST:4222, several servers of one cluster with commas"
-        )
-
-
-def shown_nats(url: str) -> str:
-    """Addresses of NATS as they may be shown: what stands before an `@` may be a password."""
-    return re.sub(r"(^|,)(\w+://)?[^,]*@", r"\1\2", url)
 
 
 def seconds(text: str) -> float:

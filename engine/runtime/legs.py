@@ -76,6 +76,23 @@ _UINT64_MAX: Final = 2**64 - 1
 _log: Final = logging.getLogger("routing")
 
 
+class _Told:
+    """Counts what may happen very often, for a line of the log every TELL_S at most."""
+
+    def __init__(self) -> None:
+        self.since = 0
+        self._told_s = -math.inf
+
+    def count(self) -> int:
+        """One more; how many since the last line when the next one is due, else 0."""
+        self.since += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s < TELL_S:
+            return 0
+        since, self.since, self._told_s = self.since, 0, now_s
+        return since
+
+
 @dataclass(slots=True)
 class _Lane:
     """Our legs to one peer: how many are under way, and those that wait behind them."""
@@ -86,10 +103,7 @@ class _Lane:
     """Those that an earlier run of this engine may have sent."""
 
     is_earliers_turn: bool = False
-    questions: int = 0
-    """How often legs were queried since the log told of it."""
-
-    told_s: float = -math.inf
+    queried: _Told = field(default_factory=_Told)
 
     def take(self) -> tuple[LegSent, bool] | None:
         """The next leg, and whether an earlier run may have sent it; None when none waits.
@@ -135,8 +149,7 @@ class Legs:
         """Peers' legs that were answered, by outcome."""
         self.questions = 0
         """How often a leg without an answer was queried."""
-        self._left_out = 0  # legs of peers since the log told of it
-        self._told_left_out_s = -math.inf
+        self._left_out = _Told()  # legs of peers
         self.waits = Histogram()
         """Seconds from when a leg left, or was first queried, to its answer."""
 
@@ -195,7 +208,9 @@ class Legs:
             crash_points.reach("leg queried")
             self._away.leg_unanswered(leg.peer)
             self.questions += 1
-            _tell_unanswered(lane, leg)
+            if questions := lane.queried.count():
+                fields = {**_named(leg), "questions": questions}
+                _log.warning("legs have no answer: querying them, this one among others", extra=fields)
             await asyncio.sleep(wait_s)
             await self._connected()
             answer = await self._ask(leg, query, patience_s)
@@ -303,14 +318,11 @@ class Legs:
 
     def _tell_left_out(self, message: Leg | LegQuery, fault: CommitError) -> None:
         """Log that legs of peers are not taken, or not stored yet, naming one of them."""
-        self._left_out += 1
-        now_s = time.monotonic()
-        if now_s - self._told_left_out_s >= TELL_S:
-            fields = {"leg": message.leg_id, "peer": message.sender, "left_out": self._left_out}
+        if left_out := self._left_out.count():
+            fields = {"leg": message.leg_id, "peer": message.sender, "left_out": left_out}
             _log.warning(
                 "legs of peers are left without an answer, this one among others: %s", fault, extra=fields
             )
-            self._left_out, self._told_left_out_s = 0, now_s
 
     async def _answer(self, reply: str, message: Leg | LegQuery, done: asyncio.Future[Submission]) -> None:
         """Answer a peer once the journal has the result."""
@@ -338,16 +350,6 @@ class Legs:
 def _named(leg: LegSent) -> dict[str, int]:
     """The fields by which a log line names a leg."""
     return {"order": leg.order_id, "leg": leg.leg_id, "peer": leg.peer}
-
-
-def _tell_unanswered(lane: _Lane, leg: LegSent) -> None:
-    """Log that legs are queried, naming one of them: very many may be, each again and again."""
-    lane.questions += 1
-    now_s = time.monotonic()
-    if now_s - lane.told_s >= TELL_S:
-        fields = {**_named(leg), "questions": lane.questions}
-        _log.warning("legs have no answer: querying them, this one among others", extra=fields)
-        lane.questions, lane.told_s = 0, now_s
 
 
 def _outcome(filled: int, quantity: int, *, refused: bool) -> str:

@@ -30,14 +30,15 @@ from bus.metrics import (
 )
 from engine.commands import Command, EpochStarted
 from engine.runtime.away import AwayView
-from engine.runtime.commit_loop import Batch, CommitLoop, JournalUnavailable, Overloaded, Retired
-from engine.runtime.effects import Effects, Reports
-from engine.runtime.legs import SENT_OUTCOMES, TAKEN_OUTCOMES, Legs
+from engine.runtime.commit_loop import Batch, JournalUnavailable, Overloaded, Retired
+from engine.runtime.effects import Reports
+from engine.runtime.legs import SENT_OUTCOMES, TAKEN_OUTCOMES
 from engine.runtime.market_data import MarketData
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
 from engine.runtime.snapshots import SnapshotMaker
 from engine.runtime.standby import Standby
+from engine.runtime.trading import Trading
 from engine.state import State
 from engine.terms import RejectReason
 
@@ -101,9 +102,7 @@ class EngineCollector(Collector):
     ) -> None:
         self.role = Role.STARTING
         self.standby: Standby | None = None
-        self.loop: CommitLoop | None = None
-        self.effects: Effects | None = None
-        self.legs: Legs | None = None
+        self.trading: Trading | None = None
         self.servicer: MatchingEngineServicer | None = None
         self._state = state
         self._journal = journal
@@ -176,16 +175,17 @@ class EngineCollector(Collector):
             ["kind"],
             {(name,): counts.commands[kind] for kind, name in _KINDS.items()},
         )
-        if self.loop is not None and self.effects is not None and self.servicer is not None:
+        if self.trading is not None and self.servicer is not None:
+            loop = self.trading.loop
             empty = Counter({RejectReason.EMPTY_COMMAND: self.servicer.empty_commands})  # it gets no further
-            refusals = self.effects.refusals + empty
+            refusals = self.trading.effects.refusals + empty
             yield counters(
                 "matchbus_refusals",
                 "Commands that were refused, by reason.",
                 ["reason"],
                 {(reason.name.lower(),): refusals[reason] for reason in _REASONS},
             )
-            untaken = {name: self.loop.untaken[kind] for kind, name in _UNTAKEN.items()}
+            untaken = {name: loop.untaken[kind] for kind, name in _UNTAKEN.items()}
             untaken["too_fast"] = self.servicer.rates.refused
             yield counters(
                 "matchbus_untaken_commands",
@@ -196,7 +196,7 @@ class EngineCollector(Collector):
             yield gauge(
                 "matchbus_batch_delay_seconds",
                 "How long a small batch waits for more commands; 0 with processor time to spare.",
-                self.loop.batch_delay_s,
+                loop.batch_delay_s,
             )
         yield counter("matchbus_trades", "Trades made on this engine.", self._market_data.trades)
         yield histogram("matchbus_batch_commands", "Commands in a batch.", counts.sizes)
@@ -214,8 +214,8 @@ class EngineCollector(Collector):
             ("legs",): len(self._state.legs),
             ("reports",): self._reports.queued,
         }
-        if self.loop is not None:
-            depths["commands",] = self.loop.queued_commands
+        if self.trading is not None:
+            depths["commands",] = self.trading.loop.queued_commands
         yield gauges(
             "matchbus_queue_depth",
             "What waits: commands for a batch, reports for their stream, legs for their result.",
@@ -224,23 +224,22 @@ class EngineCollector(Collector):
         )
 
     def _legs_families(self) -> Iterator[Metric]:
-        if self.legs is not None:
+        if self.trading is not None:
+            legs = self.trading.legs
             yield counters(
                 "matchbus_legs_sent",
                 "Our legs that are back, by outcome.",
                 ["outcome"],
-                {(outcome,): self.legs.sent[outcome] for outcome in SENT_OUTCOMES},
+                {(outcome,): legs.sent[outcome] for outcome in SENT_OUTCOMES},
             )
             yield counters(
                 "matchbus_legs_taken",
                 "Legs of peers that were answered, by outcome.",
                 ["outcome"],
-                {(outcome,): self.legs.taken[outcome] for outcome in TAKEN_OUTCOMES},
+                {(outcome,): legs.taken[outcome] for outcome in TAKEN_OUTCOMES},
             )
-            yield counter(
-                "matchbus_leg_questions", "Times an unanswered leg was queried.", self.legs.questions
-            )
-            yield histogram("matchbus_leg_seconds", "From sending a leg to its answer.", self.legs.waits)
+            yield counter("matchbus_leg_questions", "Times an unanswered leg was queried.", legs.questions)
+            yield histogram("matchbus_leg_seconds", "From sending a leg to its answer.", legs.waits)
         yield gauges(
             "matchbus_peer_legs_suspect",
             "Whether the peer left three questions in a row unanswered: its quotes do not count.",

@@ -1,14 +1,14 @@
 """One engine process: what is wired to what, in which order it starts and how it ends.
 
-    gRPC ──▶ MatchingEngineServicer ──submit──▶ CommitLoop ──▶ State
-    route.<n> ──▶ Legs ─────────────submit──▶     │  ▲
-    instruments, peers' quotes ─────submit──▶     │  └── AwayView ◀── FeedFollower ◀── md.>
-                                                  ├──▶ journal
-                                                  └──▶ Effects ──▶ market data, legs, execution reports, bell
+    gRPC ──▶ Door ──▶ MatchingEngineServicer ──submit──▶ Trading ──▶ journal
+    instruments ──▶ Listing ─────────────────submit──▶     │  ▲
+                                                           │  └── FeedFollower ◀── md.>
+                                                           └──▶ market data, legs, execution reports
 
 A start loads the newest snapshot, replays the rest of the journal and follows it until the engine's lease is
-free (`engine/runtime/standby.py`); then it begins a new reign under the journal's fence, and only then
-serves. A fault that nobody here can act on ends the process; the next start recovers.
+free (`engine/runtime/standby.py`); then it begins a new reign under the journal's fence, and only then trades
+(`engine/runtime/trading.py`) and serves. A fault that nobody here can act on ends the process; the next start
+recovers.
 """
 
 import asyncio
@@ -29,31 +29,28 @@ from matchbus.tracing import Tracer
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
-from bus import crash_points, messages, subjects
+from bus import crash_points, subjects
 from bus.executions import ExecutionsDamaged, ExecutionsWriter, OldFills
 from bus.follower import FeedFollower
 from bus.journal import JetStreamJournal, Journal, NoJournal
 from bus.lease import NEWCOMER_S, Lease, LeaseLost
 from bus.messages import EngineEntry, LeaseEntry
 from bus.metrics import MetricsServer
-from bus.peer import PeerFeed, PeerState, protected_books
+from bus.peer import PeerFeed, PeerState
 from bus.provision import ProvisionError, await_journal, await_shared
 from bus.records import JournalError
-from bus.registry import Bucket, BucketUnavailable
-from bus.replica import BookReplica
-from bus.round_trip import RoundTrip
+from bus.registry import BucketUnavailable, engines_bucket, instruments_bucket, sessions_bucket
 from bus.runner import NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.snapshots import SnapshotStore
 from bus.stream import StreamError, StreamMissing, settled_extent
 from engine.runtime import order_trace
 from engine.runtime.away import AwayView
 from engine.runtime.commit_delay import CommitDelay
-from engine.runtime.commit_loop import Batch, CommitLoop
-from engine.runtime.effects import LOOK_S, Effects, FillBell, Reports
+from engine.runtime.commit_loop import Batch
+from engine.runtime.effects import LOOK_S, Reports
 from engine.runtime.high_water import MarkedJournal, check_reports
-from engine.runtime.legs import Legs
 from engine.runtime.listing import Listing
-from engine.runtime.market_data import MarketData, books_of
+from engine.runtime.market_data import MarketData
 from engine.runtime.metrics import CommitCounts, EngineCollector, Role
 from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_next_reign, replay
@@ -62,7 +59,7 @@ from engine.runtime.sessions import Sessions
 from engine.runtime.settings import EngineSettings, parse_settings
 from engine.runtime.snapshots import SnapshotMaker, find_lost, load
 from engine.runtime.standby import LEAVE_FIRST_S, HandedOver, Handover, Standby
-from engine.runtime.uncrosser import Uncrosser
+from engine.runtime.trading import Trading
 from engine.state import State
 
 SERVICE: Final = "matchbus.v1.MatchingEngine"
@@ -140,14 +137,12 @@ class Engine:
         self._keeping: asyncio.Task[None] | None = None
         self._has_begun = False  # our reign is in the journal: what comes behind it there is another's
         self._state = State(number)
-        self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
-        self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
-        self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
+        self._sessions_bucket = sessions_bucket(nc)
+        self._engines_bucket = engines_bucket(nc)
+        self._instruments_bucket = instruments_bucket(nc)
         self._engines: dict[int, EngineEntry] = {}
         self._listing = Listing(self._state)
-        self._loop: CommitLoop | None = None
-        self._uncrosser: Uncrosser | None = None
-        self._effects: Effects
+        self._trading: Trading | None = None
         self._sessions = Sessions(number, self._sessions_bucket, self._engines)
         self._market_data = MarketData(nc, number)
         self._follower = FeedFollower(
@@ -157,10 +152,8 @@ class Engine:
         link.on_reconnected = self._follower.reconnected
         link.on_error = self._follower.on_error
         self._away = AwayView(number, self._state, self._follower.peers)
-        self._bell = FillBell()
         self._executions = ExecutionsWriter(nc, number)
         self._reports = Reports(number, self._executions, published=(0, 0))
-        self._round_trip = RoundTrip(nc)
         self._told_states: dict[int, tuple[PeerState, int]] = {}
         self._snapshots = SnapshotStore(nc, number)
         self._snapshot_maker = SnapshotMaker(
@@ -208,8 +201,8 @@ class Engine:
             _log.info("E%d is handed over", number)
         finally:
             self._door.shut("this process ends; ask the exchange for its successor's address")
-            if self._loop is not None:
-                self._loop.end()
+            if self._trading is not None:
+                self._trading.loop.end()
             if self._lease is not None:
                 with suppress(nats.errors.Error, StreamError):
                     await self._lease.release()
@@ -302,7 +295,7 @@ class Engine:
     async def _check_place(self) -> None:
         """The lease may have lapsed: whether another process reigned meanwhile shows in the journal alone."""
         lag = await self._journal.lag()
-        is_appending = self._loop is not None and self._loop.is_appending
+        is_appending = self._trading is not None and self._trading.loop.is_appending
         if lag and self._has_begun and not is_appending:
             raise ProcessFault(f"another process wrote {lag} batches of E{self._state.engine} meanwhile")
 
@@ -310,17 +303,16 @@ class Engine:
         """Start every part in the order in which they need each other, and say so when all serve."""
         state, number = self._state, self._settings.number
         self._listing.check_sizes()  # before anybody sees a book whose prices mean something else
-        earlier = [leg.sent for leg in state.legs.values()]  # before this reign sends any
-        await self._round_trip.start()
-        loop, legs = self._make_loop()
-        await self._publish_books()
-        await self._start_loop(loop)
-        for leg in earlier:
-            legs.resume(leg)
-        await legs.serve()
-        servicer = self._make_servicer(loop)
-        self._metrics.loop, self._metrics.effects = loop, self._effects
-        self._metrics.legs, self._metrics.servicer = legs, servicer
+        trading = self._trading = self._make_trading()
+        await trading.show_books()
+        crash_points.reach("books published")
+        self._group.create_task(trading.loop.watch())
+        if self._settings.durable:
+            self._group.create_task(self._snapshot_maker.run())
+        # Without a journal a restart has nothing to report again from.
+        await trading.begin(self._listing, LOOK_S if self._settings.durable else None)
+        servicer = self._make_servicer(trading)
+        self._metrics.trading, self._metrics.servicer = trading, servicer
         self._metrics.role = Role.PRIMARY
         await self._await_peers(self._followed_since_s + PEERS_FIRST_S)
         self._door.open_to(matchbus_pb2_grpc.add_MatchingEngineServicer_to_server, servicer)
@@ -328,12 +320,12 @@ class Engine:
         await self._await_peers(time.monotonic() + PEERS_PATIENCE_S)
         await self._edge.set_serving(serving=True)
         crash_points.reach("serving")
-        self._group.create_task(self._tell_health(loop))
+        self._group.create_task(self._tell_health(trading))
         self._group.create_task(self._watch_clock())
         self._group.create_task(self._stay_entered())
         if self._lease is not None:
             lease = self._lease
-            handover = Handover(self._nc, number, lambda: self._retire(lease, loop))
+            handover = Handover(self._nc, number, lambda: self._retire(lease, trading))
             self._group.create_task(handover.run())
         symbols = len(state.books)
         _log.info("E%d serves at %s in epoch %d with %d symbols", number, self._address, state.epoch, symbols)
@@ -368,85 +360,40 @@ class Engine:
                 elif entry != self._entry and not self._settings.durable:
                     raise ProcessFault(f"another process has entered as E{number}")
 
-    def _make_loop(self) -> tuple[CommitLoop, Legs]:
-        """The commit loop and what it reaches, none of it started."""
-        loop = self._loop = CommitLoop(
+    def _make_trading(self) -> Trading:
+        return Trading(
+            self._nc,
             self._state,
             self._journal,
-            catch_up=self._catch_up,
-            attach=self._away.attach,
-            legs_planned=self._away.legs_planned,
-            release=self._release,
-            release_trouble=lambda: self._reports.trouble,
-            unrenewed_s=lambda: self._lease.unrenewed_s if self._lease is not None else 0.0,
-            has_peers=lambda: bool(self._follower.peers),
-            delay_s=CommitDelay().next_s,
-        )
-        self._uncrosser = Uncrosser(loop, self._away.crossing)
-        legs = Legs(
-            self._nc,
-            self._state.engine,
-            loop,
+            self._follower,
             self._away,
-            self._market_data.replicas,
-            self._group,
-            catch_up=self._round_trip.make,
-        )
-        self._effects = Effects(
             self._market_data,
             self._reports,
-            self._bell,
-            send_leg=legs.send,
-            uncross=self._uncrosser.look,
-            shown=self._round_trip.make,
+            self._group,
+            note=self._note_batch,
+            unrenewed_s=lambda: self._lease.unrenewed_s if self._lease is not None else 0.0,
+            delay_s=CommitDelay().next_s,
         )
-        return loop, legs
 
-    async def _publish_books(self) -> None:
-        """Show every book as it stands when the reign begins."""
-        state = self._state
-        await self._market_data.start(
-            state.epoch,
-            books_of(state),
-            batch_number=state.batch_number,
-            time_ns=state.accounts.time_ns,
-        )
-        crash_points.reach("books published")
+    def _note_batch(self, batch: Batch) -> None:
+        self._snapshot_maker.note(len(batch.commands))
+        self._counts.note(batch)
 
-    async def _start_loop(self, loop: CommitLoop) -> None:
-        """Let commands be applied, and let all symbols that are listed trade."""
-        assert self._uncrosser is not None
-        uncrossing = self._uncrosser.run(self._state.books)
-        # Without a journal a restart has nothing to report again from.
-        reporting = self._reports.run(LOOK_S if self._settings.durable else None)
-        for part in (loop.run(), loop.watch(), self._market_data.run(), reporting, uncrossing):
-            self._group.create_task(part)
-        if self._settings.durable:
-            self._group.create_task(self._snapshot_maker.run())
-        await self._listing.begin(loop)
-
-    def _make_servicer(self, loop: CommitLoop) -> MatchingEngineServicer:
+    def _make_servicer(self, trading: Trading) -> MatchingEngineServicer:
         state, number = self._state, self._settings.number
         return MatchingEngineServicer(
-            loop,
+            trading.loop,
             self._sessions,
-            self._bell,
-            self._protected_books,
+            trading.bell,
+            trading.protected_books,
             # Without a journal, what earlier processes reported is no history of this one's clients.
             OldFills(self._history_nc, number, first_epoch=0 if self._settings.durable else state.epoch),
             Rates(self._settings.orders_per_second),
         )
 
-    def _protected_books(self, symbol: str) -> dict[int, BookReplica]:
-        """The books that count: our own as published, and the synced ones of live peers."""
-        books = protected_books(self._follower.peers, symbol)
-        own = self._market_data.replicas.get(symbol)
-        if own is not None:
-            books[self._settings.number] = own
-        return books
-
-    async def _retire(self, lease: Lease, loop: CommitLoop) -> None:
+    async def _retire(self, lease: Lease, trading: Trading) -> None:
         """Take no more commands, finish those that were taken, and let the standby have the lease."""
+        loop = trading.loop
         self._door.shut("this process hands over to another one; ask the exchange for its address")
         loop.retired = True
         crash_points.reach("about to retire")
@@ -455,7 +402,7 @@ class Engine:
                 while not loop.is_idle:  # noqa: ASYNC110 -- the loop must not pay for telling anybody
                     await asyncio.sleep(_RETIRE_POLL_S)
                 loop.closed = True  # the standby may be at the journal's end already
-                await self._round_trip.make()  # behind those that the last answers wait for
+                await trading.round_trip.make()  # behind those that the last answers wait for
                 await self._reports.drained()
         except TimeoutError:
             raise ProcessFault(f"the hand-over was not done within {RETIRE_S:g} s; nothing is lost") from None
@@ -464,26 +411,15 @@ class Engine:
         await lease.release()
         crash_points.reach("lease released")
 
-    async def _catch_up(self) -> None:
-        if self._follower.peers:
-            await self._round_trip.make()
-
-    async def _release(self, batch: Batch) -> Awaitable[None] | None:
-        self._snapshot_maker.note(len(batch.commands))
-        self._market_data.note_append(batch.committed_s - batch.append_began_s)
-        shown = await self._effects.release(batch)
-        self._counts.note(batch)
-        return shown
-
-    async def _tell_health(self, loop: CommitLoop) -> None:
+    async def _tell_health(self, trading: Trading) -> None:
         """Serving as long as orders are taken and reads answered."""
-        serving = True
+        loop, serving = trading.loop, True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             doubt = loop.doubt()
             trouble = self._market_data.trouble = loop.trouble() or doubt
             if doubt:
-                self._bell.ring_all()  # whoever follows fills is to go on at a successor, if there is one
+                trading.bell.ring_all()  # whoever follows fills is to go on at a successor, if there is one
             if serving == bool(trouble):
                 serving = not serving
                 _log.warning("%s", f"not serving: {trouble}" if trouble else "serving again")
@@ -511,12 +447,8 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(until_s - time.monotonic()):
                 for number in others:
-                    while not self._sees(number):  # noqa: ASYNC110 -- the follower's state changes by time too
+                    while not self._follower.sees(number):  # noqa: ASYNC110 -- the follower's state changes by time too
                         await asyncio.sleep(_POLL_S)
-
-    def _sees(self, number: int) -> bool:
-        peer = self._follower.peers.get(number)
-        return peer is not None and peer.state is PeerState.LIVE
 
     def _on_engine(self, key: str, entry: EngineEntry | None) -> None:
         if entry is None:
@@ -525,8 +457,8 @@ class Engine:
             self._engines[entry.engine] = entry
 
     def _on_quote(self, engine: int, symbol: str) -> None:
-        if engine > self._settings.number and self._uncrosser is not None:
-            self._uncrosser.look(symbol)
+        if self._trading is not None:
+            self._trading.on_quote(engine, symbol)
 
     def _on_peer_state(self, engine: int, feed: PeerFeed) -> None:
         told = feed.state, feed.epoch

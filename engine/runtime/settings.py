@@ -12,9 +12,10 @@ from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 from matchbus.tracing import add_trace_options
 
 from bus import subjects
+from bus.addresses import DEFAULT_NATS_URL, MAX_PORT
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
-from bus.runner import DEFAULT_NATS_URL, MAX_PORT, default_listen, nats_address
+from bus.runner import default_listen, nats_address
 from engine.runtime.rates import add_rate_option
 from engine.runtime.snapshots import COMMANDS_PER_SNAPSHOT
 

@@ -43,6 +43,9 @@ from engine.state import State
 KEPT: Final = 2
 """The newest, and the good one before it should the newest be damaged."""
 
+EVERYTHING: Final = (sys.maxsize, 0)
+"""As far as no stream of execution reports goes."""
+
 COMMANDS_PER_SNAPSHOT: Final = 1_000_000
 """About ten seconds of replay on a slow core."""
 
@@ -85,14 +88,14 @@ async def load(
     state: State,
     journal: Journal,
     store: SnapshotStore,
-    published: tuple[int, int],
+    published: tuple[int, int] = EVERYTHING,
     damaged: list[SnapshotEntry] | None = None,
 ) -> SnapshotEntry | None:
     """Bring an empty state and its journal to the newest snapshot that can be used; None without one.
 
-    `published` is how far the stream of execution reports goes. Those in `damaged` are passed over, and those
-    found damaged are added. Raises JournalDamaged when the journal does not hold what a good snapshot was
-    made from, SnapshotsOfAnotherVersion, and nats' errors.
+    `published` is how far the stream of execution reports goes, for who reports what is owed. Those in
+    `damaged` are passed over, and those found damaged are added. Raises JournalDamaged when the journal does
+    not hold what a good snapshot was made from, SnapshotsOfAnotherVersion, and nats' errors.
     """
     other: OtherFormat | None = None
     try:
@@ -102,8 +105,9 @@ async def load(
     except TimeoutError as error:
         _log.warning("snapshots are passed over, as they are not listed: %r", error)
         return None
+    known_bad = [] if damaged is None else damaged
     for entry in entries:
-        if damaged and entry in damaged:
+        if entry in known_bad:
             continue
         if (entry.reported_batch, entry.reported) > published:
             _log.info("snapshot of batch %d is passed over: reports before it are owed", entry.batch_number)
@@ -114,8 +118,7 @@ async def load(
             snapshot.restore(state, await store.get(entry))
         except (SnapshotDamaged, NotASnapshot) as damage:
             _log.warning("snapshot of batch %d is passed over: %s", entry.batch_number, damage)
-            if damaged is not None:
-                damaged.append(entry)
+            known_bad.append(entry)
             if isinstance(damage, OtherFormat):
                 other = damage
             continue
@@ -148,11 +151,10 @@ async def make(nc: Client, engine: int, store: SnapshotStore) -> SnapshotEntry:
     A snapshot that restores to another digest than it was made with is not good. Nothing is stored when the
     newest is of that batch. Raises as `load` does.
     """
-    anything = (sys.maxsize, 0)
     damaged: list[SnapshotEntry] = []
     while True:
         state, journal = State(engine), JetStreamJournal(nc, engine)
-        newest = await load(state, journal, store, anything, damaged)
+        newest = await load(state, journal, store, damaged=damaged)
         if newest is None or state_digest(state).hex() == newest.state_digest:
             break
         _log.error("snapshot of batch %d is passed over: it restores to another state", newest.batch_number)

@@ -41,7 +41,13 @@ from bus.messages import EngineEntry, InstrumentEntry, ProvisionReply, SessionEn
 from bus.metrics import MetricsServer
 from bus.peer import PeerFeed
 from bus.provision import ProvisionError
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import (
+    BucketUnavailable,
+    clients_bucket,
+    engines_bucket,
+    instruments_bucket,
+    sessions_bucket,
+)
 from bus.runner import START_DEADLINE_S, NatsLink, Parts, ProcessFault, log_to, run_until_signal
 from bus.stream import AWAY, StreamError
 from bus.tokens import Tokens
@@ -62,11 +68,11 @@ SERVICE: Final = "matchbus.v1.Exchange"
 FEEDS_PATIENCE_S: Final = 1.0
 """How long a start waits for the feeds of the registered engines; some may be down."""
 
-_FEEDS_POLL_S: Final = 0.02
-_HEALTH_PERIOD_S: Final = 0.1
 ELECTIONS_S: Final = 15.0
 """How much longer a start waits where several servers first choose who leads, all streams one by one."""
 
+_FEEDS_POLL_S: Final = 0.02
+_HEALTH_PERIOD_S: Final = 0.1
 _RETRY_S: Final = 0.1
 _TURN_S: Final = 0.02
 """How long counting up old reports may keep all else waiting."""
@@ -116,10 +122,10 @@ class Exchange:
         )
         link.on_reconnected = self._follower.reconnected
         link.on_error = self._follower.on_error
-        self._clients_bucket = Bucket(nc, subjects.CLIENTS_BUCKET, messages.decode_client)
-        self._engines_bucket = Bucket(nc, subjects.ENGINES_BUCKET, messages.decode_engine)
-        self._instruments_bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
-        self._sessions_bucket = Bucket(nc, subjects.SESSIONS_BUCKET, messages.decode_session)
+        self._clients_bucket = clients_bucket(nc)
+        self._engines_bucket = engines_bucket(nc)
+        self._instruments_bucket = instruments_bucket(nc)
+        self._sessions_bucket = sessions_bucket(nc)
         self._registrar = Registrar(
             self._clients_bucket,
             self._sessions_bucket,

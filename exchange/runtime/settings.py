@@ -13,10 +13,11 @@ from typing import Final
 
 from matchbus.tls import ServerFiles, TlsRefused, add_tls_options, server_files
 
+from bus.addresses import DEFAULT_NATS_URL, host_of
 from bus.logs import LogForm, LogLevel, add_log_options
 from bus.metrics import add_metrics_option
 from bus.provision import EXECUTIONS_BYTES, GIB, JOURNAL_BYTES
-from bus.runner import DEFAULT_NATS_URL, default_listen, host_of, nats_address, whole
+from bus.runner import default_listen, nats_address, whole
 from exchange.directory import secret_violation
 
 DEFAULT_PASSWORD: Final = "password"  # noqa: S105 -- known to all, so refused off loopback

@@ -1,12 +1,12 @@
-"""One engine of a virtual market: the parts of `engine.runtime.process`, on a virtual network and journal.
+"""One engine of a virtual market: what trades in a real one, on a virtual network and journal.
 
-Left out is what needs more than one process: leases, standbys; and snapshots and sessions. Clients call the
-servicer itself.
+Of `engine.runtime.process` is left out what needs more than one process: leases, standbys; and snapshots and
+sessions. Clients call the servicer itself.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, NoReturn, cast
 
 import grpc
@@ -23,21 +23,16 @@ from bus.messages import (
     decode_executions,
     encode_executions,
 )
-from bus.peer import PeerState, protected_books
-from bus.replica import BookReplica
-from bus.round_trip import RoundTrip
 from engine.digest import state_digest
 from engine.runtime.away import AwayView
-from engine.runtime.commit_loop import Batch, CommitLoop
-from engine.runtime.effects import Effects, FillBell, Reports
-from engine.runtime.legs import Legs
+from engine.runtime.effects import Reports
 from engine.runtime.listing import Listing
-from engine.runtime.market_data import MarketData, books_of
+from engine.runtime.market_data import MarketData
 from engine.runtime.rates import Rates
 from engine.runtime.recovery import begin_next_reign, replay
 from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
-from engine.runtime.uncrosser import Uncrosser
+from engine.runtime.trading import Trading
 from engine.state import State
 from simulation.virtual.network import APPEND_S, Delays, Life, Network
 
@@ -158,52 +153,30 @@ class VirtualEngine:
         self.serves = asyncio.Event()
         """Set once it has started."""
         self._executions = executions
-        self._listing = Listing(self.state)
         # Clocks are handed on from here: defaults of parameters have kept the real ones.
-        self._market_data = MarketData(nc, number, monotonic_ns=time.monotonic_ns)
+        market_data = MarketData(nc, number, monotonic_ns=time.monotonic_ns)
         self._follower = FeedFollower(
             nc, own_engine=number, on_change=self._on_quote, jitter=network.delays.jitter
         )
-        self._round_trip = RoundTrip(nc)
         self._reports = Reports(number, cast("ExecutionsWriter", executions), published=(0, 0))
-        away = AwayView(number, self.state, self._follower.peers)
-        self._loop = CommitLoop(
+        self._trading = Trading(
+            nc,
             self.state,
             self.journal,
-            catch_up=self._catch_up,
-            attach=away.attach,
-            legs_planned=away.legs_planned,
-            release=self._release,
-            release_trouble=lambda: self._reports.trouble,
-            unrenewed_s=lambda: 0.0,
-            has_peers=lambda: bool(self._follower.peers),
-            delay_s=lambda: 0.0,
-            utc_ns=time.time_ns,
-        )
-        self._uncrosser = Uncrosser(self._loop, away.crossing)
-        self._legs = Legs(
-            nc,
-            number,
-            self._loop,
-            away,
-            self._market_data.replicas,
-            cast("asyncio.TaskGroup", life),
-            catch_up=self._round_trip.make,
-        )
-        bell = FillBell()
-        self._effects = Effects(
-            self._market_data,
+            self._follower,
+            AwayView(number, self.state, self._follower.peers),
+            market_data,
             self._reports,
-            bell,
-            send_leg=self._legs.send,
-            uncross=self._uncrosser.look,
-            shown=self._round_trip.make,
+            cast("asyncio.TaskGroup", life),
+            note=lambda _: None,
+            unrenewed_s=lambda: 0.0,
+            delay_s=lambda: 0.0,
         )
         self.servicer = MatchingEngineServicer(
-            self._loop,
+            self._trading.loop,
             cast("Sessions", _Callers()),
-            bell,
-            self._protected_books,
+            self._trading.bell,
+            self._trading.protected_books,
             cast("OldFills", _NoOldFills()),
             Rates(UNLIMITED, time.monotonic_ns),
         )
@@ -214,33 +187,19 @@ class VirtualEngine:
         self._reports.leave_out(self._executions.published(self.number))
         await replay(state, self.journal, self._reports)
         await begin_next_reign(state, self.journal, self._reports, 0)
-        earlier = [leg.sent for leg in state.legs.values()]
-        await self._round_trip.start()
-        await self._market_data.start(
-            state.epoch,
-            books_of(state),
-            batch_number=state.batch_number,
-            time_ns=state.accounts.time_ns,
-        )
-        for part in (
-            self._follower.run(),
-            self._loop.run(),
-            self._market_data.run(),
-            self._reports.run(),
-            self._uncrosser.run(state.books),
-        ):
-            self.life.create_task(part)
+        await self._trading.show_books()
+        self.life.create_task(self._follower.run())
+        listing = Listing(state)
         for symbol, entry in instruments.items():
-            self._listing.note(symbol, entry)
-        await self._listing.begin(self._loop)
-        for leg in earlier:
-            self._legs.resume(leg)
-        await self._legs.serve()
+            listing.note(symbol, entry)
+        await self._trading.begin(listing)
+
+    def _on_quote(self, engine: int, symbol: str) -> None:
+        self._trading.on_quote(engine, symbol)
 
     def sees(self, number: int) -> bool:
         """Whether another engine's quotes count here."""
-        peer = self._follower.peers.get(number)
-        return peer is not None and peer.state is PeerState.LIVE
+        return self._follower.sees(number)
 
     @property
     def takes_calls(self) -> bool:
@@ -250,25 +209,9 @@ class VirtualEngine:
     @property
     def is_quiet(self) -> bool:
         """Whether it takes calls, its journal has all that it did, and no leg is out."""
-        return self.takes_calls and self._loop.is_idle and not self.state.legs
+        return self.takes_calls and self._trading.loop.is_idle and not self.state.legs
 
     @property
     def digest(self) -> str:
         """Of the state as it is now."""
         return state_digest(self.state).hex()
-
-    async def _catch_up(self) -> None:
-        if self._follower.peers:
-            await self._round_trip.make()
-
-    async def _release(self, batch: Batch) -> Awaitable[None] | None:
-        self._market_data.note_append(batch.committed_s - batch.append_began_s)
-        return await self._effects.release(batch)
-
-    def _on_quote(self, engine: int, symbol: str) -> None:
-        if engine > self.number:
-            self._uncrosser.look(symbol)
-
-    def _protected_books(self, symbol: str) -> dict[int, BookReplica]:
-        own = self._market_data.replicas[symbol]
-        return {**protected_books(self._follower.peers, symbol), self.number: own}

@@ -362,7 +362,7 @@ def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
 
     async def run() -> RunOutcome:
         async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed) as venue:
-            outcome = await simulate(plan, venue=venue)
+            outcome = await simulate(plan, venue)
             outcome.digests = await venue.digests()
             return outcome
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.aio.msg import Msg
 
-from bus import messages, provision, registry, stream, subjects
+from bus import provision, registry, stream, subjects
 from bus.connection import Connection
 from bus.messages import EngineEntry
-from bus.registry import Bucket, BucketDamaged, BucketUnavailable
+from bus.registry import Bucket, BucketDamaged, BucketUnavailable, engines_bucket
 from bus.server import NatsServer
 from bus.stream import StreamMissing
 from tests.old_leader import wakes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _bucket(connection: Connection) -> Bucket[EngineEntry]:
-    return Bucket(connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    return engines_bucket(connection)
 
 
 @pytest.fixture

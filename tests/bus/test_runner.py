@@ -17,7 +17,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from bus import runner
-from bus.runner import NatsLink, ProcessFault, host_and_port
+from bus.runner import NatsLink, ProcessFault
 from bus.server import NatsServer, find_nats_conf
 from tests.bus.test_logs import fill
 from tests.waiting import freeze, hold_up, until
@@ -543,12 +543,3 @@ async def test_closing_has_a_deadline(own_server: NatsServer, monkeypatch: pytes
     await link.close()
     assert time.monotonic() - began < 1
     await closing()
-
-
-def test_addresses() -> None:
-    """An IPv6 address is put in brackets."""
-    assert [host_and_port(host, 1) for host in ("127.0.0.1", "::1", "name")] == [
-        "127.0.0.1:1",
-        "[::1]:1",
-        "name:1",
-    ]

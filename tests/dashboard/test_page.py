@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bus import subjects
-from bus.messages import InstrumentEntry, decode_instrument, encode
-from bus.registry import Bucket
+from bus.messages import InstrumentEntry, encode
+from bus.registry import instruments_bucket
 from bus.view_messages import TradesView
 from client import Client
 from simulation.cluster import Cluster
@@ -214,7 +214,7 @@ async def test_the_list_of_symbols_is_taken_once_until_there_is_a_new_one(
         listed_at = heard[b"view.engines"]
         await until(lambda: heard[b"view.engines"] >= listed_at + 10)  # four a second, and a list each second
         assert heard[b"view.symbols"] == 1
-        bucket = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
+        bucket = instruments_bucket(nc)
         assert await bucket.create("NEW", InstrumentEntry("NEW", "0.01", "1"))
         await expect(page.locator("#symbols input[value=NEW]")).to_have_count(1, timeout=LONG_MS)
         assert heard[b"view.symbols"] == 2

@@ -136,7 +136,7 @@ def test_an_answer_to_one_ends_the_silence_for_all() -> None:
 
 def test_who_waits_for_a_cancel_waits() -> None:
     """A maker cancels before each new quote: most of an outage may fall on that."""
-    cancel = SentChange(5.0, 3_000.0, "c", "cancel", (1 << 48) + 1, None, None, "cancelled", "")
+    cancel = SentChange(5.0, 8.0, "c", "cancel", (1 << 48) + 1, None, None, "cancelled", "")
     orders = [order(4.0, 4.1), order(8.0, 8.05)]
     recorded = Recording(orders=orders, changes=[cancel])
     (outage,) = analysis.outages(recorded.calls(), [EngineStrike(4.9, "freeze", 1, 3.0)], [], 9.0)

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from bus import messages, provision, subjects
 from bus.connection import Connection, Patience, connect
 from bus.messages import EngineEntry, HandoverReply
-from bus.registry import Bucket
+from bus.registry import engines_bucket
 from bus.server import NatsServer, find_nats_server
 from client.cli.health import _nats
 from simulation import audit_command, handover, nats_option
@@ -126,7 +126,7 @@ async def test_a_hand_over_that_was_done_while_we_were_stopped_is_told(
     """By Ctrl-Z, say, for longer than it may take: it did not fail."""
     await provision.provision_shared(own_connection)
     old, new = (EngineEntry(1, epoch, "127.0.0.1:1", 1) for epoch in (1, 2))
-    await Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine).put("1", old)
+    await engines_bucket(own_connection).put("1", old)
 
     async def agree(request: Msg) -> None:
         await request.respond(messages.encode(HandoverReply()))

@@ -29,24 +29,25 @@ from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Recording, SentChange, SentOrder
 from simulation.run import Plan, Progress, RunOutcome, simulate
 from simulation.trader import Trader
+from simulation.venues import RunningVenue, Venue
 from tests.client.cli.outputs import no_reader
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_VENUE = cast("Venue", SimpleNamespace(reports=lambda: None))
+"""Where nobody trades."""
+
+
+async def simulate_on(cluster: Cluster, plan: Plan, nats: str = "") -> RunOutcome:
+    """What a plan comes to on a market, whose reports are read where NATS is named."""
+    async with RunningVenue(cluster.exchange.address, nats=nats) as venue:
+        return await simulate(plan, venue)
 
 
 async def test_simulated_market_keeps_its_invariants(tmp_path: Path) -> None:
     """All kinds of clients trade on two engines, some through legs; every check holds; logs are written."""
     async with Cluster(engines=2, data_dir=tmp_path / "data") as cluster:
-        plan = Plan(
-            exchange=cluster.exchange.address,
-            nats=cluster.nats_url,
-            clients=6,
-            symbols=2,
-            duration_s=4.0,
-            frequency=30.0,
-            log_dir=tmp_path / "logs",
-        )
-        outcome = await simulate(plan)
+        plan = Plan(clients=6, symbols=2, duration_s=4.0, frequency=30.0, log_dir=tmp_path / "logs")
+        outcome = await simulate_on(cluster, plan, nats=cluster.nats_url)
     assert [check.violations for check in outcome.checks if check.violations] == []
     assert set(outcome.fills.per_engine) == {1, 2}
     assert outcome.fills.through_legs > 0
@@ -58,8 +59,8 @@ async def test_simulated_market_keeps_its_invariants(tmp_path: Path) -> None:
 async def test_a_run_counts_what_was_traded_in_it(tmp_path: Path) -> None:
     """Clients that come back to a running market keep what they hold; their figures are of the new run."""
     async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
-        plan = Plan(cluster.exchange.address, clients=4, symbols=1, duration_s=1.5, frequency=40.0)
-        first, second = await simulate(plan), await simulate(plan)
+        plan = Plan(clients=4, symbols=1, duration_s=1.5, frequency=40.0)
+        first, second = await simulate_on(cluster, plan), await simulate_on(cluster, plan)
     assert [check.violations for check in second.checks if check.violations] == []
     assert sum(len(trader.fills) for trader in second.traders) == 2 * (first.fills.total + second.fills.total)
     assert sum(trader.fill_count for trader in second.traders) == 2 * second.fills.total
@@ -76,7 +77,7 @@ async def test_a_run_lasts_as_long_as_planned(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(run, "_enter", enter)
     monkeypatch.setattr(run, "_settle", AsyncMock(return_value=([], {})))
-    outcome = await simulate(Plan(exchange="", duration_s=0.3))
+    outcome = await simulate(Plan(duration_s=0.3), NO_VENUE)
     assert outcome.duration_s >= 0.3
 
 
@@ -85,7 +86,7 @@ async def test_clients_without_reports_check_quantities_and_sums(tmp_path: Path)
 
     async def take(progress: Progress) -> None:
         (symbol,) = progress.symbols
-        exchange, password = progress.plan.exchange, DEFAULT_PASSWORD
+        exchange, password = cluster.exchange.address, DEFAULT_PASSWORD
         async with (
             asyncio.timeout(30),
             Client.connect(exchange, client_id="other", password=password, secret="s") as other,
@@ -94,8 +95,8 @@ async def test_clients_without_reports_check_quantities_and_sums(tmp_path: Path)
                 await other.submit(symbol, "buy", type="market", quantity="5", time_in_force="ioc")
 
     async with Cluster(engines=2, data_dir=tmp_path) as cluster:
-        plan = Plan(cluster.exchange.address, clients=4, symbols=1, duration_s=2.0, meanwhile=take)
-        outcome = await simulate(plan)
+        plan = Plan(clients=4, symbols=1, duration_s=2.0, meanwhile=take)
+        outcome = await simulate_on(cluster, plan)
     checked = {check.name: check.checked for check in outcome.checks}
     assert [check.violations for check in outcome.checks if check.violations] == []
     assert checked["quantity of every order adds up"] > outcome.fills.total > 0
@@ -152,11 +153,11 @@ async def test_what_the_venue_cancels_by_itself_is_recorded() -> None:
     recording = Recording(
         orders=[SentOrder(0.0, 0.1, *terms, status, "", order) for order, status in statuses.items()],
         changes=[
-            SentChange(0.2, 1.0, "c", change, order, None, None, *how) for order, change, *how in answers
+            SentChange(0.2, 0.201, "c", change, order, None, None, *how) for order, change, *how in answers
         ],
     )
     started = asyncio.get_running_loop().time()
-    plan = Plan(exchange="", recording=recording)
+    plan = Plan(recording=recording)
     progress = Progress(cast("MarketWatch", None), [trader_with("c", set())], ["AAPL"], started, plan)
     for order in statuses:
         progress.note_cancel(ReportedCancel("c", order, "id", "AAPL", 5, 0))
@@ -175,9 +176,7 @@ async def test_an_acknowledged_order_that_is_nowhere_is_a_violation(
 
     monkeypatch.setattr(run, "SETTLE_DEADLINE_S", 1.0)
     async with Cluster(engines=1, data_dir=tmp_path) as cluster:
-        outcome = await simulate(
-            Plan(cluster.exchange.address, nats=cluster.nats_url, duration_s=1.0, meanwhile=lose)
-        )
+        outcome = await simulate_on(cluster, Plan(duration_s=1.0, meanwhile=lose), nats=cluster.nats_url)
     assert not outcome.holds
     checks = {check.name: check for check in outcome.checks}
     reported = checks["every acknowledged order is reported"]
@@ -218,10 +217,8 @@ async def test_logs_without_room_are_told_in_a_line(
     for number in (1, 2):
         (folder / f"random-{number}.log").symlink_to("/dev/full")
     async with Cluster(engines=1, data_dir=tmp_path / "data") as cluster:
-        plan = Plan(
-            cluster.exchange.address, clients=3, only="random", duration_s=1.0, log_dir=tmp_path / "logs"
-        )
-        outcome = await simulate(plan)
+        plan = Plan(clients=3, only="random", duration_s=1.0, log_dir=tmp_path / "logs")
+        outcome = await simulate_on(cluster, plan)
     assert outcome.holds
     assert outcome.fills.total > 0
     told = [record.getMessage() for record in caplog.records if record.name == run.__name__]
@@ -238,14 +235,14 @@ async def test_a_view_without_room_is_told_in_a_line(
     async def watch(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async def run(_: Plan, begin: Callable[[Progress], None], __: object) -> RunOutcome:
+    async def run(_: Plan, __: object, begin: Callable[[Progress], None]) -> RunOutcome:
         begin(cast("Progress", None))  # nobody looks at it
         await asyncio.sleep(0)
         return RunOutcome(1.0, [], [], FillCounts({}, 0, 0), {})
 
     monkeypatch.setattr(live, "watch", watch)
     monkeypatch.setattr(operate, "simulate", run)
-    assert (await operate.run_with_view(Plan(exchange=""), Console(), headless=True)).holds
+    assert (await operate.run_with_view(Plan(), NO_VENUE, Console(), headless=True)).holds
     (record,) = caplog.records
     assert record.getMessage() == "the view failed, the run went on: No space left on device"
     assert record.exc_info is None
@@ -262,7 +259,7 @@ async def test_a_run_may_open_as_many_files_as_the_system_lets_it(monkeypatch: p
     monkeypatch.setattr(operate, "simulate", look)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, most), most))
     try:
-        await operate.run_with_view(Plan(exchange=""), Console(), headless=True)
+        await operate.run_with_view(Plan(), NO_VENUE, Console(), headless=True)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert seen == [(most, most)]
@@ -272,7 +269,8 @@ async def test_a_market_whose_nats_is_away_too_is_told_as_away() -> None:
     """NATS is waited for as long as it takes, but not before an exchange has answered."""
     async with asyncio.timeout(20):
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
-            await simulate(Plan("127.0.0.1:1", nats="nats://127.0.0.1:1"))
+            async with RunningVenue("127.0.0.1:1", nats="nats://127.0.0.1:1") as venue:
+                await simulate(Plan(), venue)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -306,6 +304,7 @@ def test_a_violation_that_nobody_reads_is_the_exit_code(monkeypatch: pytest.Monk
     broken = Check("no trade beyond an order's limit", 1, ["a trade beyond an order's limit"])
     outcome = RunOutcome(1.0, [], [broken], FillCounts({}, 0, 0), {})
     monkeypatch.setattr(operate, "Cluster", MagicMock(return_value=MagicMock(dashboard_url="")))
+    monkeypatch.setattr(operate, "RunningVenue", MagicMock())
     monkeypatch.setattr(operate, "run_with_view", AsyncMock(return_value=outcome))
     with no_reader() as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)

@@ -10,7 +10,7 @@ from simulation.cluster import Cluster
 from simulation.member import Member
 from simulation.recording import EngineStrike
 from simulation.scenario import EngineFault
-from simulation.staging import plan_of, strike
+from simulation.staging import staged, strike
 from simulation.strikes import Strikes
 from tests.waiting import is_frozen, until
 
@@ -62,9 +62,8 @@ async def test_restart_is_asked_for(cluster: Cluster, member: Member) -> None:
 def test_a_scenario_makes_the_same_plan_again(tmp_path: Path) -> None:
     """Same scenario, same players with the same arrivals, and the same values of symbols."""
     news = scenario.read("news-shock", ["AAPL", "MSFT"])
-    cluster = Cluster(data_dir=tmp_path)
-    cluster._exchange = Member("exchange", [], "127.0.0.1:1", tmp_path / "log", {})
-    one, two = plan_of(news, cluster, print), plan_of(news, cluster, print)
+    strikes = Strikes(Cluster(data_dir=tmp_path))
+    one, two = staged(news, strikes, print), staged(news, strikes, print)
     assert list(one.players) == list(two.players)
     assert len(one.players) == sum(group.count for group in news.agents)
     for name, player in one.players.items():

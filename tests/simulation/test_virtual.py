@@ -59,7 +59,7 @@ def trade(
 
     async def run() -> tuple[RunOutcome, VirtualVenue]:
         async with open_venue(engines, listed, seed) as venue:
-            outcome = await simulate(staged(scenario, venue, print), venue=venue)
+            outcome = await simulate(staged(scenario, venue, print), venue)
             outcome.digests = await venue.digests()
             assert all(engine.is_quiet for engine in venue.engines.values()), seed
             return outcome, venue

@@ -190,7 +190,7 @@ def doubled_fill(evidence: Evidence) -> None:
 
 def gap(evidence: Evidence) -> None:
     """Ann's history begins with number 2, in GetFills and in the reports."""
-    evidence.clients["ann"].fills = [change(ANN, sequence=2)]
+    with_report(evidence, 1, ANN, change(ANN, sequence=2))
 
 
 def lost_fill(evidence: Evidence) -> None:
@@ -364,8 +364,8 @@ BAD: list[tuple[Callable[[Evidence], None], str]] = [
     (cancelled_twice, "every acknowledgement says what the journal says"),
     (ack_order_inversion, "the journal's order is the order clients saw"),
     (overtaken, "a client's commands stand in the order they were given"),
-    (doubled_fill, "GetFills, without gap or repeat, is what EXECUTIONS holds"),
-    (gap, "GetFills, without gap or repeat, is what EXECUTIONS holds"),
+    (doubled_fill, "clients received exactly their fills"),
+    (gap, "fill sequences have no gap and no repeat"),
     (lost_fill, "no fill that a client saw is lost or changed"),
     (changed_fill, "no fill that a client saw is lost or changed"),
     (followed_nothing, "no fill that a client saw is lost or changed"),

@@ -14,10 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matchbus.edge import token_key
 from matchbus.v1 import matchbus_pb2 as pb
 
-from bus import subjects
 from bus.connection import Connection
-from bus.messages import InstrumentEntry, SessionEntry, decode_instrument, decode_session
-from bus.registry import Bucket
+from bus.messages import InstrumentEntry, SessionEntry
+from bus.registry import instruments_bucket, sessions_bucket
 from bus.tokens import TOKEN_LIFE_NS
 from tests.system.venue import REPOSITORY, Trader, free_port
 
@@ -46,9 +45,9 @@ async def _status(address: str, service: str) -> int | None:
 
 async def list_symbol_and_session(nc: Connection) -> None:
     """What the exchange does for a market with one symbol and one client."""
-    listed = Bucket(nc, subjects.INSTRUMENTS_BUCKET, decode_instrument)
+    listed = instruments_bucket(nc)
     await listed.put("AAA", InstrumentEntry("AAA", "0.01", "1"))
-    sessions = Bucket(nc, subjects.SESSIONS_BUCKET, decode_session)
+    sessions = sessions_bucket(nc)
     await sessions.put(token_key(TOKEN), SessionEntry("ann", 1, time.time_ns() + TOKEN_LIFE_NS))
 
 

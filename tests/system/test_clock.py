@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bus import messages, provision, subjects
+from bus import provision
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
-from bus.registry import Bucket
+from bus.registry import engines_bucket
 from bus.server import NatsServer
 from engine.runtime.process import run
 from engine.runtime.recovery import begin_reign
@@ -42,7 +42,7 @@ async def test_a_clock_behind_the_journal_is_told(
     try:
         behind = "s behind the newest batch, whose time all get now"
         await eventually(lambda: told(behind), 10, "told")
-        engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+        engines = engines_bucket(own_connection)
         assert await engines.get("1") is not None
         monkeypatch.setattr(time, "time_ns", lambda: int((time.time() + HOUR_S) * 1e9))
         await eventually(lambda: told("batches have the clock's time again"), 10, "told")

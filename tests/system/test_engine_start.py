@@ -20,12 +20,12 @@ from matchbus.edge import Door
 from matchbus.v1 import matchbus_pb2_grpc
 from nats.aio.client import Client
 
-from bus import messages, provision, subjects
+from bus import provision, subjects
 from bus.connection import Connection
 from bus.executions import OldFills
 from bus.journal import JetStreamJournal
 from bus.messages import ASK, EngineEntry, InstrumentEntry
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import Bucket, BucketUnavailable, engines_bucket, instruments_bucket
 from bus.runner import ProcessFault
 from bus.server import NatsServer
 from bus.stream import extent
@@ -66,7 +66,7 @@ async def test_a_start_waits_for_the_bucket_of_engines(
     monkeypatch.setattr(Bucket, "put", unavailable_once(Bucket.put))
     async with wired_engine(own_server) as engine:
         assert not left
-        engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+        engines = engines_bucket(own_connection)
         entry = await engines.get("1")
         assert entry is not None
         assert entry.address == engine.address
@@ -89,12 +89,12 @@ async def test_an_engine_that_was_replaced_while_it_waited_writes_nothing() -> N
 async def test_what_stands_behind_our_reigns_first_record_is_anothers() -> None:
     """Before that record it may be the predecessor's, and while we append it may be ours."""
     journal = parts(lag=AsyncMock(return_value=1))
-    engine = parts(_state=State(1), _journal=journal, _has_begun=False, _loop=None)
+    engine = parts(_state=State(1), _journal=journal, _has_begun=False, _trading=None)
     await Engine._check_place(engine)
     engine._has_begun = True
     with pytest.raises(ProcessFault, match="another process wrote 1 batches"):
         await Engine._check_place(engine)
-    engine._loop = parts(is_appending=True)
+    engine._trading = parts(loop=parts(is_appending=True))
     await Engine._check_place(engine)
 
 
@@ -103,7 +103,7 @@ async def test_an_engine_that_was_replaced_before_it_could_enter_leaves_its_succ
 ) -> None:
     """Cut off at that moment, it would send everybody to itself."""
     await provision.provision_shared(own_connection)
-    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    engines = engines_bucket(own_connection)
     successor = EngineEntry(1, 3, "127.0.0.1:2", 2)
     await engines.put("1", successor)
     replaced = parts(
@@ -131,7 +131,7 @@ async def test_an_engine_whose_entry_is_lost_enters_again(
     """
     monkeypatch.setattr(process, "_ENTRY_PERIOD_S", 0.1)
     async with wired_engine(own_server) as engine:
-        engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+        engines = engines_bucket(own_connection)
         entered = await engines.get("1")
         assert entered is not None
         assert entered.address == engine.address
@@ -160,7 +160,7 @@ async def test_an_engine_without_a_journal_ends_when_it_is_replaced(
     monkeypatch.setattr(process, "_ENTRY_PERIOD_S", 0.1)
     await provision.provision_shared(own_connection)
     await list_symbol_and_session(own_connection)
-    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    engines = engines_bucket(own_connection)
     settings = EngineSettings(1, own_server.url, "127.0.0.1:0", False, False, None, Path(), False)
     running = asyncio.create_task(run(settings))
 
@@ -266,25 +266,25 @@ async def test_the_door_opens_when_the_peers_are_live(
 ) -> None:
     """An order that came before would miss what they quote."""
     await provision.provision_shared(own_connection)
-    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    engines = engines_bucket(own_connection)
     await engines.put("2", EngineEntry(2, 1, "127.0.0.1:1", 1))
     peer = MarketData(own_connection, 2)
     await peer.start(1, {"AAA": (1, [(ASK, 100, 5, 1)])})
     beating = asyncio.create_task(peer.run())
     made: list[Engine] = []
     was_live = []
-    make_loop, open_to = Engine._make_loop, Door.open_to
+    make_trading, open_to = Engine._make_trading, Door.open_to
 
     def note_made(engine: Engine) -> Any:
         made.append(engine)
-        return make_loop(engine)
+        return make_trading(engine)
 
     def note_open(door: Door, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         if add_to_server is matchbus_pb2_grpc.add_MatchingEngineServicer_to_server:
-            was_live.append(made[0]._sees(2))
+            was_live.append(made[0]._follower.sees(2))
         open_to(door, add_to_server, servicer)
 
-    monkeypatch.setattr(Engine, "_make_loop", note_made)
+    monkeypatch.setattr(Engine, "_make_trading", note_made)
     monkeypatch.setattr(Door, "open_to", note_open)
     monkeypatch.setattr(process, "PEERS_FIRST_S", 5.0)  # here the machine may be busy
     async with wired_engine(own_server):
@@ -294,7 +294,7 @@ async def test_the_door_opens_when_the_peers_are_live(
 
 async def list_aaa(nc: Connection, tick_size: str, lot_size: str, collar_percent: str = "") -> None:
     """What an exchange writes, whatever it knows of older sizes."""
-    listed = Bucket(nc, subjects.INSTRUMENTS_BUCKET, messages.decode_instrument)
+    listed = instruments_bucket(nc)
     await listed.put("AAA", InstrumentEntry("AAA", tick_size, lot_size, collar_percent))
 
 

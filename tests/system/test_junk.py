@@ -17,7 +17,7 @@ from matchbus.v1 import matchbus_pb2 as pb
 
 from bus import messages, provision, subjects
 from bus.connection import Connection
-from bus.registry import Bucket
+from bus.registry import Bucket, engines_bucket
 from bus.server import NatsServer
 from bus.stream import last_message
 from engine.runtime.process import run
@@ -510,7 +510,7 @@ async def test_junk_in_the_buckets_ends_no_engine(
     await provision.provision_shared(own_connection)
     await provision.provision_journal(own_connection, 1)
     jetstream = own_connection.jetstream()
-    engines = Bucket(own_connection, subjects.ENGINES_BUCKET, messages.decode_engine)
+    engines = engines_bucket(own_connection)
     settings = EngineSettings(1, own_server.url, "127.0.0.1:0", True, False, None, tmp_path / "state", False)
     thresholds = gc.get_threshold()
     for reign in (1, 2):

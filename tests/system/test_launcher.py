@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from matchbus import tls
 
-from bus import subjects
-from bus.messages import EngineEntry, decode_engine
+from bus.messages import EngineEntry
 from bus.provision import provision_shared
-from bus.registry import Bucket
+from bus.registry import engines_bucket
 from bus.server import NatsServer
 from client.cli.failures import Failure
 from simulation import operate, ready_file
@@ -143,7 +142,7 @@ async def test_who_reigns_is_followed_though_the_bucket_was_gone(
         for epoch, address in enumerate(("127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"), start=1):
             await until(lambda: said(caplog, "no stream KV_engines"))
             await provision_shared(connection)
-            bucket = Bucket(connection, subjects.ENGINES_BUCKET, decode_engine)
+            bucket = engines_bucket(connection)
             await bucket.put("1", EngineEntry(engine=1, epoch=epoch, address=address, pid=1))
             await until(lambda address=address: cluster.engines[1].address == address)  # type: ignore[misc]  # mypy does not see the default's type
             caplog.clear()

@@ -7,13 +7,13 @@ from typing import Any
 import grpc
 import pytest
 
+from bus.addresses import DEFAULT_NATS_URL
 from client import AuthenticationFailed, Client
 from client.cli.desk import Desk
 from client.cli.main import find, run
 from client.cli.output import Output
 from client.cli.settings import (
     DEFAULT_EXCHANGE,
-    DEFAULT_NATS,
     Context,
     Contexts,
     SettingsError,
@@ -33,7 +33,7 @@ KEPT = Contexts("alice", {"alice": ALICE, "bob": BOB})
     ("key", "default", "kept"),
     [
         ("exchange", DEFAULT_EXCHANGE, "ctx:1"),
-        ("nats", DEFAULT_NATS, "nats://ctx"),
+        ("nats", DEFAULT_NATS_URL, "nats://ctx"),
         ("client_id", "", "alice"),
         ("secret", "", "hers"),
         ("password", "password", "pw"),
@@ -65,7 +65,7 @@ def test_the_context_is_chosen_by_option_then_environment_then_use() -> None:
     assert resolve({}, {}, KEPT).client_id == "alice"
     assert resolve({}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).client_id == "bob"
     assert resolve({"context": "alice"}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).client_id == "alice"
-    assert resolve({}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).nats == DEFAULT_NATS  # bob has none of his own
+    assert resolve({}, {"MATCHBUS_CONTEXT": "bob"}, KEPT).nats == DEFAULT_NATS_URL  # bob has none of his own
 
 
 def test_an_unknown_context_names_those_there_are() -> None:

@@ -753,10 +753,10 @@ async def test_legs_that_are_left_out_are_told_of_together(
         with caplog.at_level(logging.WARNING, "routing"):
             for _ in range(5):
                 await nats_connection.publish(subjects.route(engine), query, reply="nobody")
-            await until(lambda: home.legs._left_out == 4)  # since the first was told
+            await until(lambda: home.legs._left_out.since == 4)  # since the first was told
             monkeypatch.setattr(legs, "TELL_S", 0.0)
             await nats_connection.publish(subjects.route(engine), query, reply="nobody")
-            await until(lambda: home.legs._left_out == 0)
+            await until(lambda: home.legs._left_out.since == 0)
     told = [vars(record) for record in caplog.records if record.name == "routing"]
     leg = (other << 48) + 7
     assert [(line["leg"], line["peer"], line["left_out"]) for line in told] == [

@@ -38,9 +38,6 @@ from tests.conftest import Connections
 from tests.engine.flow import SYMBOLS, Flow
 from tests.waiting import running, until
 
-EVERYTHING = (2**62, 0)
-"""All execution reports are stored."""
-
 
 class Market:
     """One engine's journal in NATS, written batch by batch beside the state it makes."""
@@ -87,7 +84,7 @@ class Market:
         entry = await snapshots.make(self._nc, self.engine, self.store)
         return entry.batch_number
 
-    async def recover(self, published: tuple[int, int] = EVERYTHING) -> tuple[int, int, bytes]:
+    async def recover(self, published: tuple[int, int] = snapshots.EVERYTHING) -> tuple[int, int, bytes]:
         """What a start does: the batch of its snapshot (0: none), the commands replayed, the digest."""
         state, journal = State(self.engine), JetStreamJournal(self._nc, self.engine)
         entry = await snapshots.load(state, journal, self.store, published)
@@ -184,7 +181,7 @@ async def test_the_newest_two_are_kept_and_tell_what_they_are(
     )
     assert len(left.state.subjects or {}) == 2
     state = State(market.engine)
-    await snapshots.load(state, JetStreamJournal(nats_connection, market.engine), market.store, EVERYTHING)
+    await snapshots.load(state, JetStreamJournal(nats_connection, market.engine), market.store)
     assert state_digest(state).hex() == newest.state_digest
 
 
@@ -385,7 +382,7 @@ async def test_a_journal_without_what_a_snapshot_was_made_from_is_refused(market
     other = MemoryJournal(market.engine)
     for why in ("is missing", "this is not batch 30"):
         with pytest.raises(JournalDamaged, match=why):
-            await snapshots.load(State(market.engine), other, market.store, EVERYTHING)
+            await snapshots.load(State(market.engine), other, market.store)
         other = MemoryJournal(market.engine, [b"other"] * 30)
 
 
@@ -400,7 +397,7 @@ async def test_a_snapshot_of_a_lost_batch_is_found(market: Market, nats_connecti
     found = await snapshots.find_lost(nats_connection, market.engine, market.store)
     assert [each.batch_number for each in found] == [40]
     state, journal = State(market.engine), JetStreamJournal(nats_connection, market.engine)
-    assert await snapshots.load(state, journal, market.store, EVERYTHING, found) == entry
+    assert await snapshots.load(state, journal, market.store, damaged=found) == entry
 
 
 async def test_a_snapshot_that_is_gone_may_be_deleted(market: Market) -> None:
@@ -480,7 +477,7 @@ async def test_what_the_server_keeps_back_is_not_waited_for(
     await own_server.start()
     nc = await connections.open(own_server.url, buffered=False)
     async with asyncio.timeout(30):
-        entry = await snapshots.load(State(1), JetStreamJournal(nc, 1), SnapshotStore(nc, 1), EVERYTHING)
+        entry = await snapshots.load(State(1), JetStreamJournal(nc, 1), SnapshotStore(nc, 1))
     assert entry is not None
     assert entry.batch_number == 30
     assert said in caplog.text

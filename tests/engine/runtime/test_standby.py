@@ -477,15 +477,15 @@ async def test_an_idle_engine_that_hands_over_commits_nothing_that_it_owes_itsel
     keeping = asyncio.get_running_loop().create_future()
     retiring: Any = SimpleNamespace(
         _door=Door("no service", "nobody serves yet"),
-        _round_trip=SimpleNamespace(make=result_comes),
         _reports=reports_to(Stream()),
         _keeping=keeping,
     )
+    trading: Any = SimpleNamespace(loop=loop, round_trip=SimpleNamespace(make=result_comes))
     lease = AsyncMock(spec_set=Lease)
     async with running(reign.loop.run()):
         await until(lambda: loop.is_idle)
         end = loop.journal.position
-        await Engine._retire(retiring, lease, loop)
+        await Engine._retire(retiring, lease, trading)
         assert loop.journal.position == end
         assert not owed[0].done()
     assert keeping.cancelled()

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from bus import messages, subjects
 from bus.messages import ASK, BID, BookSnapshot, EngineEntry, Heartbeat, LevelChange, ReportedFill
-from bus.registry import Bucket
+from bus.registry import engines_bucket
 from bus.server import NatsServer
 from exchange.runtime import process
 from exchange.runtime.process import run
@@ -125,7 +125,7 @@ class FakeEngine:
 
     async def enter(self) -> None:
         """Write the entry that the exchange finds."""
-        bucket = Bucket(self._nc, subjects.ENGINES_BUCKET, messages.decode_engine)
+        bucket = engines_bucket(self._nc)
         await bucket.put(str(self._number), EngineEntry(self._number, EPOCH, f"host:{self._number}", 1))
 
     async def start(self) -> None:

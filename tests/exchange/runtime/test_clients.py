@@ -11,12 +11,12 @@ import pytest
 from matchbus.edge import token_key
 from matchbus.v1 import matchbus_pb2 as pb
 
-from bus import messages, subjects, tokens
+from bus import subjects, tokens
 from bus.connection import Connection
 from bus.executions import ExecutionsReader, ExecutionsWriter
 from bus.messages import ASK, BID, Executions
 from bus.peer import PeerFeed, PeerState
-from bus.registry import Bucket, BucketUnavailable
+from bus.registry import Bucket, BucketUnavailable, clients_bucket, sessions_bucket
 from bus.server import NatsServer
 from exchange.runtime import feeds, process, registration, servicer
 from tests.exchange.runtime.nodes import (
@@ -50,7 +50,7 @@ async def test_a_client_gets_a_token_a_home_and_the_instruments(
         assert again.engine == 1
         assert again.token != first.token
 
-        sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
+        sessions = sessions_bucket(own_connection)
         session = await sessions.get(hashlib.sha256(first.token.encode()).hexdigest())
         assert session is not None
         assert (session.client_id, session.engine) == ("ann", 1)
@@ -63,7 +63,7 @@ async def test_a_client_gets_a_token_a_home_and_the_instruments(
         assert violated_field(error) == "client_id"
         error = await refused(caller.register("dan", preferred_engine=9), grpc.StatusCode.FAILED_PRECONDITION)
         assert "E1, E2" in str(error.details())
-        clients = Bucket(own_connection, subjects.CLIENTS_BUCKET, messages.decode_client)
+        clients = clients_bucket(own_connection)
         await clients.remove(subjects.client_key("ann"))
         error = await refused(caller.register("ann"), grpc.StatusCode.DATA_LOSS)
         assert "client ann was registered" in str(error.details())
@@ -81,7 +81,7 @@ async def test_tokens_end(
 ) -> None:
     """The oldest of too many leaves the store, also at a start; so does one whose time is over."""
     monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
-    sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
+    sessions = sessions_bucket(own_connection)
 
     async def is_stored(token: str) -> bool:
         return await sessions.get(token_key(token)) is not None
@@ -140,7 +140,7 @@ async def test_an_ended_token_leaves_the_store_though_not_at_once(
         await remove(bucket, key)
 
     monkeypatch.setattr(Bucket, "remove", remove_in_the_end)
-    sessions = Bucket(own_connection, subjects.SESSIONS_BUCKET, messages.decode_session)
+    sessions = sessions_bucket(own_connection)
     async with exchange(own_server, tmp_path) as caller:
         await eventually(caller.sees_two_live_engines)
         first, second = [(await caller.register("ann")).token for _ in range(2)]
@@ -176,7 +176,7 @@ async def test_long_strings_are_refused_by_name(
             error = await refused(registering, grpc.StatusCode.INVALID_ARGUMENT)
             assert violated_field(error) == field
             assert len(error.details() or "") < 100
-        clients = Bucket(own_connection, subjects.CLIENTS_BUCKET, messages.decode_client)
+        clients = clients_bucket(own_connection)
         assert await clients.get(subjects.client_key("ann")) is None
         await refused(caller.register("ann", password="A" * 1_024), grpc.StatusCode.UNAUTHENTICATED)
         await FakeEngine(own_connection, 7).enter()
