@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -59,11 +60,13 @@ _HOST: Final = "127.0.0.1"
 _POLL_S: Final = 0.01
 _LOG_LINES: Final = 5
 _HEALTH_TIMEOUT_S: Final = 1.0
-_OUT_OF_SPACE: Final = ("no space left on device", "JetStream not enabled")
-"""What `/healthz` says of a server whose disk was full: alone, and in a cluster."""
+_STORES_NOTHING: Final = ("write error", "JetStream not enabled")
+"""What `/healthz` says of a server that could once not write a file: alone, and in a cluster."""
 
 _ROOM_BYTES: Final = 8 * 1024**2
 """Free disk space with which a server that ran out can carry on for a while."""
+
+_TRIAL: Final = bytes(4096)
 
 
 class ServerError(Exception):
@@ -331,16 +334,27 @@ class NatsServer(ChildProcess):
         ]
 
     async def is_stuck(self) -> bool:
-        """Whether it stores nothing, as from a full disk on: only another start with room helps.
+        """Whether it stores nothing, as from the first write that failed on: only another start helps.
 
-        Of a cluster, one that may not write its files says the same.
+        The disk may have been full, or a quota used up, or it was mounted read-only for a while.
         """
         health = await asyncio.to_thread(self._health)
-        return any(words in health for words in _OUT_OF_SPACE)
+        return any(words in health for words in _STORES_NOTHING)
 
     def has_room(self) -> bool:
-        """Whether it can carry on for a while on what is free of its disk."""
-        disk = os.statvfs(self._store_dir / STORE)
+        """Whether its disk can be written, and has enough free for it to carry on for a while.
+
+        Free space alone does not tell: of a quota, of inodes, or of a disk that is read-only.
+        """
+        store = self._store_dir / STORE
+        try:
+            disk = os.statvfs(store)
+            with tempfile.TemporaryFile(dir=store) as trial:
+                trial.write(_TRIAL)
+                trial.flush()
+                os.fsync(trial.fileno())
+        except OSError:
+            return False
         return disk.f_bavail * disk.f_frsize > _ROOM_BYTES
 
     def _stored_bytes(self) -> int:

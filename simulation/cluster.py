@@ -416,7 +416,7 @@ class Cluster:
                 self._on_change()
 
     async def _unstick_nats(self, server: NatsServer) -> None:
-        """Tell of a full disk, and stop the nats-server once it has room again.
+        """Tell of a disk that is full or cannot be written, and stop the nats-server once it can be.
 
         It is started again, ever later if in vain.
         """
@@ -425,18 +425,19 @@ class Cluster:
             await asyncio.sleep(_STUCK_PERIOD_S)
             if not (server.running and await server.is_stuck()):
                 continue
-            if not server.has_room():
+            if not await asyncio.to_thread(server.has_room):
                 if not told:
                     _log.warning(
-                        "%s stores nothing: the disk is full; it is started again once there is room",
+                        "%s stores nothing: its disk is full or cannot be written; it is started again once"
+                        " there is room",
                         server.name,
                     )
                 told = True
             else:
                 told = False
                 _log.warning(
-                    "%s stores nothing, though there is room: the disk was full, or it may not write its"
-                    " files, which its log says; it is started again",
+                    "%s stores nothing, though there is room: the disk was full, or a write failed, which its"
+                    " log says; it is started again",
                     server.name,
                 )
                 await server.stop()

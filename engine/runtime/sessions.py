@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import grpc
-from matchbus.edge import Context, refuse_token, require_token, token_key
+from matchbus.edge import Context, refuse_token, refuse_token_ended_at, require_token, token_key
 
 from bus.messages import EngineEntry, SessionEntry
 from bus.registry import Bucket, BucketUnavailable
@@ -49,8 +50,7 @@ class Sessions:
         """The client whose token the call carries; ends the call when that is nobody at home here."""
         key = token_key(await require_token(context))
         session = self._known.get(key) or await self._look_up(key, context)
-        if not holds(session, self._utc_ns()):
-            await refuse_token(context)
+        await self._refuse_if_over(session, context)
         if session.engine != self._engine:
             await self._refuse_guest(session, context)
         return session.client_id
@@ -70,11 +70,18 @@ class Sessions:
             session = await asyncio.shield(lookup)  # it is every call's with this token: none may end it
         except BucketUnavailable:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "tokens cannot be checked just now; try again")
+        if session is not None:
+            await self._refuse_if_over(session, context)
         # One that ended may be stored still; taken in as the newest, it would end one that holds.
         if session is None or self._known.has_ended(session, self._utc_ns()):
             await refuse_token(context)
         self.note(key, session)
         return session
+
+    async def _refuse_if_over(self, session: SessionEntry, context: Context) -> None:
+        now_ns = self._utc_ns()
+        if not holds(session, now_ns):
+            await refuse_token_ended_at(context, _utc(session.ends_ns), _utc(now_ns))
 
     def _forget(self, key: str, lookup: asyncio.Task[SessionEntry | None]) -> None:
         del self._lookups[key]
@@ -88,3 +95,7 @@ class Sessions:
             f"client {session.client_id} is at home on engine {session.engine}, "
             f"address {home.address if home else 'unknown: see ListEngines'}",
         )
+
+
+def _utc(time_ns: int) -> datetime:
+    return datetime.fromtimestamp(time_ns // 10**9, UTC)

@@ -11,6 +11,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -284,6 +285,15 @@ async def require_token(context: Context) -> str:
 async def refuse_token(context: Context) -> NoReturn:
     """End a call whose token nobody has, or which has ended."""
     await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown or ended token; register again")
+
+
+async def refuse_token_ended_at(context: Context, ended: datetime, now: datetime) -> NoReturn:
+    """End a call whose token has ended by our clock. It is another's that set its end, so both are told."""
+    await context.abort(
+        grpc.StatusCode.UNAUTHENTICATED,
+        f"the token ended at {ended:%Y-%m-%d %H:%M:%S} UTC, and it is {now:%Y-%m-%d %H:%M:%S} here; register"
+        " again, and if that token has ended too, set the clocks of exchange and engine right",
+    )
 
 
 async def abort_bad_request(context: Context, field: str, description: str) -> NoReturn:

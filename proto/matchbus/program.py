@@ -85,6 +85,10 @@ def run_program(
 
 def load(module: str) -> Any:
     """Import what does the work. From then on Ctrl-C raises KeyboardInterrupt, which asyncio builds on."""
+    # Whatever we start is another program at once. Yet gRPC would end its threads before each fork and begin
+    # new ones behind it; where there may be no more threads, it never again answers or connects. It reads
+    # this as it is imported, in our children too.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     loaded = import_module(module)
     _at_interrupt(signal.default_int_handler)
     return loaded

@@ -283,9 +283,9 @@ async def test_a_full_disk_is_told_once(
     await until(lambda: server.stopped)
     helping.cancel()
     assert [message.partition(";")[0] for message in caplog.messages] == [
-        f"{name} stores nothing: the disk is full",
-        f"{name} stores nothing, though there is room: the disk was full, or it may not write its files,"
-        " which its log says",
+        f"{name} stores nothing: its disk is full or cannot be written",
+        f"{name} stores nothing, though there is room: the disk was full, or a write failed, which its log"
+        " says",
     ]
 
 

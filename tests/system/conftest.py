@@ -2,13 +2,17 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.system.disk import Disk
 from tests.system.terminal import TICKERS, Terminal
 from tests.system.venue import Venue
+
+PIDS_CGROUPS: Final = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +52,32 @@ def small_disk(tmp_path: Path) -> Iterator[Disk]:
         pytest.skip(f"a full disk needs a disk of its own, and it cannot be mounted: {made.stderr.strip()}")
     yield Disk(folder)
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def few_threads() -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+    """Lets a process have no more threads or children than it has, for as long as a block lasts."""
+    top = next((top for top in PIDS_CGROUPS if (top / "cgroup.procs").exists()), None)
+    if top is None:
+        pytest.skip("the system has no control groups")
+    group = top / "matchbus-tests"
+    try:
+        group.mkdir(exist_ok=True)
+    except OSError as error:
+        pytest.skip(f"a control group cannot be made: {error}")
+    if not (group / "pids.max").exists():
+        group.rmdir()
+        pytest.skip("no control group limits the number of processes here")
+
+    @contextmanager
+    def limited(pid: int) -> Iterator[None]:
+        (group / "cgroup.procs").write_text(str(pid))
+        (group / "pids.max").write_text((group / "pids.current").read_text())
+        yield
+        (group / "pids.max").write_text("max")
+
+    yield limited
+    group.rmdir()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from tests.system.venue import (
     scaled,
     show,
 )
-from tests.waiting import freeze
+from tests.waiting import freeze, until
 
 SYMBOLS = ("AAA", "BBB", "CCC")
 LOAD_BETWEEN_KILLS = scaled(150, 1000)
@@ -299,6 +300,24 @@ async def test_a_snapshot_maker_dies_with_its_engine(own_venue: Callable[..., Ve
             return pid not in snapshot_makers()
 
         await eventually(is_gone, 10, "its maker ends")
+
+
+async def test_an_engine_that_may_start_no_process_goes_on_serving(
+    few_threads: Callable[[int], AbstractContextManager[None]], own_venue: Callable[..., Venue]
+) -> None:
+    """It makes no snapshot, and takes connections and orders as before."""
+    venue = own_venue(engines=1, options=("--snapshot-every", "100"))
+    log = venue.directory / "data/output/engine_1.log"
+    async with floor(venue) as trading:
+        trader = await trading.trader()
+        with few_threads(venue.engine_pid(1)):
+            await trader.enter([[pb.Command(new=limit("AAA", 1, 50, 1)) for _ in range(100)]])
+            await until(lambda: "its maker was not started" in log.read_text(), 20)
+    # Connections of their own: those that were there live on where no new one is answered.
+    for _ in range(3):
+        async with floor(venue) as trading:
+            trader = await trading.trader()
+            assert (await trader.limit("BBB", 1, 50, 1)).status == pb.ORDER_STATUS_NEW
 
 
 def snapshot_makers() -> list[int]:

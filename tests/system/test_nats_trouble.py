@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -345,6 +347,28 @@ async def test_a_full_disk_loses_nothing(
             await clients.have_acknowledged(100, 15)
         show(f"{len(clients.acknowledged)} acknowledged, {len(clients.refused)} refusals")
         await clients.check_open()
+
+
+async def test_a_write_that_failed_for_once_loses_nothing(own_venue: Callable[..., Venue]) -> None:
+    """As where a quota was used up: nats-server then writes no more, and another start mends it."""
+    venue = own_venue(engines=1)
+    async with floor(venue) as trading:
+        clients = Watchers(await trading.trader(), "AAA")
+        async with clients.submitting():
+            await clients.have_acknowledged(50, 20)
+            resource.prlimit(venue.nats_pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            await until(lambda: "a write failed" in venue.log(), 20)
+            await clients.have_acknowledged(100, 20)
+        await clients.check_open()
+
+
+def test_a_disk_that_takes_no_files_has_no_room(small_disk: Disk) -> None:
+    """Though it has free space, as where it is read-only or has no inode left."""
+    server = NatsServer(small_disk.folder)
+    (small_disk.folder / bus.server.STORE).mkdir(parents=True)
+    assert server.has_room()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk.folder], check=True)
+    assert not server.has_room()
 
 
 USERS = """
