@@ -78,7 +78,7 @@ class Plan:
     log_dir: Path | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # asyncio.run makes the repr of what it returns: of all recorded
 class RunOutcome:
     """What a run came to. Of one that was `interrupted` nothing was checked."""
 

@@ -16,23 +16,24 @@ from typing import Any
 import pytest
 
 from bus.records import Chain
-from client import OrderResult
+from client import Fill, OrderResult
 from client.terms import OrderStatus
 from engine.commands import decode
 from engine.digest import state_digest
 from engine.state import State
 from exchange.runtime.instruments import read_instruments
 from simulation import cli
-from simulation.agents.cast import usual_mix
+from simulation.agents.cast import players, usual_mix
 from simulation.audit import audits
 from simulation.cluster import DEFAULT_INSTRUMENTS
-from simulation.run import RunOutcome, simulate
+from simulation.recording import Recording
+from simulation.run import Plan, RunOutcome, simulate
 from simulation.scenario import EngineFault, Scenario
 from simulation.staging import staged
 from simulation.virtual import clock
 from simulation.virtual.engine import DelayedJournal
 from simulation.virtual.network import Delays, Life, Link, Message, Network
-from simulation.virtual.venue import VirtualVenue, open_venue
+from simulation.virtual.venue import VirtualVenue, open_venue, simulate_in_virtual_time
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
@@ -133,6 +134,21 @@ def test_all_that_is_checked_holds(engines: int, seeds: range) -> None:
         assert outcome.fills.total > 0
         routed += outcome.fills.through_legs
     assert (routed > 0) == (engines > 1)
+
+
+def test_the_end_of_a_run_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a task returned is put into words at its end: not all orders and fills, once per client."""
+    worded: list[Fill] = []
+
+    def word(fill: Fill) -> str:
+        worded.append(fill)
+        return ""
+
+    monkeypatch.setattr(Fill, "__repr__", word)
+    cast = players(usual_mix(3, 20.0), 1)
+    plan = Plan(players=cast, named_symbols=("AAPL",), duration_s=2.0, recording=Recording())
+    assert simulate_in_virtual_time(plan, engines=1).fills.total > 0
+    assert worded == []
 
 
 @pytest.mark.parametrize("seed", range(8))
