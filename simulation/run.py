@@ -29,7 +29,7 @@ from simulation.fundamental import Fundamental
 from simulation.load import as_reported
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
-from simulation.trader import Trader
+from simulation.trader import AgentFailed, Trader
 from simulation.venues import RunningVenue, Venue
 
 KEPT_PERCENT: Final = 90
@@ -165,7 +165,7 @@ async def simulate(
     """Let the clients trade for the planned time, wait until all is quiet, and check.
 
     `on_start` gets what a live view shows. The `venue` is the running market that the plan names, unless one
-    is given. Raises what the client raises, or gRPC, when the market cannot be reached.
+    is given. Raises `AgentFailed`; or what the client raises, or gRPC, when the market cannot be reached.
     """
     async with contextlib.AsyncExitStack() as stack:
         if venue is None:
@@ -185,15 +185,16 @@ async def simulate(
                 outcome = await _trade_and_check(progress, tally)
                 for task in following:
                     task.cancel()
-        except* (MatchbusError, grpc.aio.AioRpcError) as faults:
-            raise _first(faults) from None
+        except* (AgentFailed, MatchbusError, grpc.aio.AioRpcError) as faults:
+            fault = first(faults)
+            raise fault from fault.__cause__
         return outcome
 
 
-def _first(faults: ExceptionGroup[Exception]) -> Exception:
+def first(faults: ExceptionGroup[Exception]) -> Exception:
     """The first fault itself, out of the groups of tasks within others."""
     fault = faults.exceptions[0]
-    return _first(fault) if isinstance(fault, ExceptionGroup) else fault
+    return first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
 async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> Progress:

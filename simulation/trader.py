@@ -22,6 +22,21 @@ from simulation.venues import Account
 _GONE: Final = (RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_CLOSED)
 
 
+class AgentFailed(Exception):
+    """An agent's own code raised `__cause__`, or wanted what cannot be sent, which that says.
+
+    `symbol` is empty where the agent looked at several. `at_s` counts from the start of the run.
+    """
+
+    def __init__(self, client: str, kind: str, symbol: str, at_s: float, what: str) -> None:
+        about = f", {symbol}" if symbol else ""
+        super().__init__(f"agent {client} ({kind}{about}) after {at_s:.3f} s: {what}")
+        self.client = client
+        self.kind = kind
+        self.symbol = symbol
+        self.at_s = at_s
+
+
 @dataclass(slots=True)
 class Trader:
     """One client of the market with the agent that drives it.
@@ -67,7 +82,10 @@ class Trader:
     _last_prices: dict[str, int] = field(default_factory=dict)
 
     async def trade(self, started: float, duration_s: float) -> None:
-        """Step whenever the agent's arrivals say, for so long. A late step pushes the later ones back."""
+        """Step whenever the agent's arrivals say, for so long. A late step pushes the later ones back.
+
+        Raises `AgentFailed`.
+        """
         self._started = started
         clock = asyncio.get_running_loop().time
         wait_s = self.player.arrival.wait_s
@@ -77,10 +95,24 @@ class Trader:
             pause = wait_s()
             due, planned = due + pause, planned + pause
             self.steps += 1
-            for intent in self.player.agent.decide(self._views()):
+            for intent in self._decided():
                 await self._carry(intent)
         if self.steps:
             self.wanted_steps = max(self.steps, round(self.steps * duration_s / (planned - started)))
+
+    def _decided(self) -> list[Intent]:
+        views = self._views()
+        try:
+            return list(self.player.agent.decide(views))
+        except Exception as error:  # noqa: BLE001 -- whoever wrote the agent may have it raise anything
+            trace = error.__traceback__
+            own = error.with_traceback(trace and trace.tb_next)  # without this frame of ours
+            symbol = views[0].symbol if len(views) == 1 else ""
+            raise self._failed(symbol, f"{type(error).__name__}: {error}") from own
+
+    def _failed(self, symbol: str, what: str) -> AgentFailed:
+        at_s = asyncio.get_running_loop().time() - self._started
+        return AgentFailed(self.name, self.player.kind, symbol, at_s, what)
 
     async def recall(self) -> None:
         """Take in what earlier runs under this name filled: it counts for positions, not for this run."""
@@ -130,6 +162,8 @@ class Trader:
         return views
 
     async def _carry(self, intent: Intent) -> None:
+        if not isinstance(intent, Intent):
+            raise self._failed("", f"{intent!r} is no Submit, Cancel or Replace")
         try:
             match intent:
                 case Submit():
@@ -143,6 +177,9 @@ class Trader:
             # The market is away for a moment; the next step tries anew, the final check sees what was lost.
             self.failures += 1
             self.log.warning("%s", error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            symbol, why = str(getattr(intent, "symbol", "")), f"{type(error).__name__}: {error}"
+            raise self._failed(symbol, f"{intent!r} cannot be sent: {why}") from error
 
     async def _submit(self, intent: Submit) -> None:
         instrument = self.client.instruments[intent.symbol]

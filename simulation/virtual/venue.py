@@ -26,7 +26,8 @@ from exchange.runtime.instruments import read_instruments
 from exchange.runtime.servicer import position
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.market import MarketWatch
-from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, simulate
+from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, first, simulate
+from simulation.trader import AgentFailed
 from simulation.virtual import clock
 from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
 from simulation.virtual.network import CALL_S, RESTART_S, Delays, Life, Network
@@ -244,7 +245,7 @@ class VirtualAccount:
         reply, attempts = await self._send("CancelOrder", request)
         if results.may_be_our_own_doing(reply, attempts):
             return results.result_of_repeated_cancel(await self._order(client_order_id), reply)
-        return results.order_result(reply, self._traded_in[client_order_id])
+        return results.order_result(reply, self._traded_in.get(client_order_id))
 
     async def replace(self, *, price: Number, quantity: Number, client_order_id: str) -> OrderResult:
         """As Client says."""
@@ -348,6 +349,9 @@ async def open_venue(
             group.create_task(_end())
     except* _Over:
         pass
+    except* AgentFailed as faults:
+        failed = first(faults)
+        raise failed from failed.__cause__
 
 
 async def _end() -> None:
@@ -358,6 +362,7 @@ def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
     """As `simulation.run.simulate`, on a virtual market of its own: plans made alike come to the same.
 
     Agents remember, so each run needs a plan made anew. Not from within an event loop, as this runs one.
+    Raises `AgentFailed`.
     """
 
     async def run() -> RunOutcome:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,15 +22,19 @@ from client.terms import OrderStatus
 from engine.commands import decode
 from engine.digest import state_digest
 from engine.state import State
+from engine.terms import OrderType, Side, TimeInForce
 from exchange.runtime.instruments import read_instruments
 from simulation import cli
-from simulation.agents.cast import players, usual_mix
+from simulation.agents.arrivals import Steady
+from simulation.agents.cast import Player, players, usual_mix
+from simulation.agents.terms import Cancel, Intent, Submit, View
 from simulation.audit import audits
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.recording import Recording
 from simulation.run import Plan, RunOutcome, simulate
 from simulation.scenario import EngineFault, Scenario
 from simulation.staging import staged
+from simulation.trader import AgentFailed
 from simulation.virtual import clock
 from simulation.virtual.engine import DelayedJournal
 from simulation.virtual.network import Delays, Life, Link, Message, Network
@@ -145,10 +150,76 @@ def test_the_end_of_a_run_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         return ""
 
     monkeypatch.setattr(Fill, "__repr__", word)
-    cast = players(usual_mix(3, 20.0), 1)
-    plan = Plan(players=cast, named_symbols=("AAPL",), duration_s=2.0, recording=Recording())
+    agents = players(usual_mix(3, 20.0), 1)
+    plan = Plan(players=agents, named_symbols=("AAPL",), duration_s=2.0, recording=Recording())
     assert simulate_in_virtual_time(plan, engines=1).fills.total > 0
     assert worded == []
+
+
+class Wanting:
+    """An agent that wants the same again and again."""
+
+    def __init__(self, decide: Callable[[], list[Any]]) -> None:
+        self._decide = decide
+
+    def decide(self, views: Sequence[View]) -> list[Intent]:
+        """Whatever it sees."""
+        assert views
+        return self._decide()
+
+
+def trade_beside(decide: Callable[[], list[Any]]) -> RunOutcome:
+    """Two usual agents and this one, which is called ours."""
+    agents = players(usual_mix(2, 20.0), 1)
+    agents["ours"] = Player("wanting", Wanting(decide), Steady(10.0))
+    return simulate_in_virtual_time(Plan(players=agents, named_symbols=("AAPL",), duration_s=1.0), engines=2)
+
+
+def divide_by_zero() -> list[Any]:
+    """A mistake."""
+    return [1 // 0]
+
+
+def order(**wrong: object) -> list[Any]:
+    """An order with something wrong about it."""
+    terms = {"symbol": "AAPL", "side": Side.BUY, "price": 9_000, "quantity": 1, **wrong}
+    return [Submit(type=OrderType.LIMIT, time_in_force=TimeInForce.GTC, **cast("Any", terms))]
+
+
+@pytest.mark.parametrize(
+    ("decide", "said", "why"),
+    [
+        (divide_by_zero, r", AAPL\) after 0\.\d{3} s: ZeroDivisionError: ", ZeroDivisionError),
+        (lambda: cast("Any", None), r", AAPL\) after 0\.\d{3} s: TypeError: 'NoneType' object", TypeError),
+        (lambda: ["buy"], r"\) after 0\.\d{3} s: 'buy' is no Submit, Cancel or Replace", None),
+        (lambda: order(symbol="NOPE"), r", NOPE\) after .* Submit\(symbol='NOPE'.* cannot be sent", KeyError),
+        (
+            lambda: order(price=90.5),
+            r", AAPL\) after .* price=90\.5, .* cannot be sent: TypeError: ",
+            TypeError,
+        ),
+        (lambda: order(side="buy"), r", AAPL\) after .* side='buy', .* cannot be sent: ", AttributeError),
+    ],
+)
+def test_an_agent_that_fails_is_named(
+    decide: Callable[[], list[Any]], said: str, why: type[Exception] | None
+) -> None:
+    """With its symbol and the time, in one error; what its own code raised shows nothing but that code."""
+    with pytest.raises(AgentFailed, match=r"^agent ours \(wanting" + said) as failed:
+        trade_beside(decide)
+    error = failed.value.__cause__
+    assert type(error) is (why or type(None))
+    if isinstance(error, ZeroDivisionError):
+        frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        assert frames == ["decide", "divide_by_zero"]
+
+
+def test_an_agent_may_cancel_what_nobody_knows() -> None:
+    """As on a market of processes: it is refused."""
+    outcome = trade_beside(lambda: [Cancel("unheard-of")])
+    assert outcome.holds
+    assert outcome.traders[-1].refusals == {"unknown_order": outcome.traders[-1].cancels}
+    assert outcome.traders[-1].cancels > 0
 
 
 @pytest.mark.parametrize("seed", range(8))
