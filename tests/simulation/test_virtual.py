@@ -30,7 +30,7 @@ from simulation.agents.cast import Player, players, usual_mix
 from simulation.agents.terms import Cancel, Intent, Submit, View
 from simulation.audit import audits
 from simulation.cluster import DEFAULT_INSTRUMENTS
-from simulation.recording import Recording
+from simulation.recording import Recording, SentOrder, TimedFill
 from simulation.run import Plan, RunOutcome, simulate
 from simulation.scenario import EngineFault, Scenario
 from simulation.staging import staged
@@ -212,6 +212,22 @@ def test_an_agent_that_fails_is_named(
     if isinstance(error, ZeroDivisionError):
         frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
         assert frames == ["decide", "divide_by_zero"]
+
+
+def test_one_more_agent_takes_nothing_of_the_others_chance() -> None:
+    """Beside one that does nothing the others send and trade the same, at the same times."""
+
+    def traded(*more: str) -> tuple[list[SentOrder], list[TimedFill], dict[int, str]]:
+        agents = players(usual_mix(4, 20.0), 1)
+        for name in more:
+            agents[name] = Player("idle", Wanting(list), Steady(10.0))
+        recording = Recording()
+        plan = Plan(players=agents, named_symbols=("AAPL",), duration_s=3.0, recording=recording)
+        outcome = simulate_in_virtual_time(plan, engines=2)
+        assert outcome.fills.through_legs > 0
+        return recording.orders, recording.fills, outcome.digests
+
+    assert traded() == traded("idle") == traded("idle", "also-idle")
 
 
 def test_an_agent_may_cancel_what_nobody_knows() -> None:
