@@ -6,6 +6,7 @@ Deciding is in `agents`, carrying in `trader.py`, judging in `checks.py`; here t
 import asyncio
 import contextlib
 import logging
+import random
 import sys
 import time
 from collections import Counter, defaultdict, deque
@@ -210,6 +211,7 @@ async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> 
         client = await stack.enter_async_context(venue.account(name))
         log.info("registered as %s at engine %d, exchange %s", name, client.engine, plan.exchange)
         trader = Trader(name, player, client, venue.market, symbols, log, on_fill=progress.note)
+        trader.phase = random.Random(f"{plan.seed}/{name}/phase").random()
         await trader.recall()
         if plan.fundamental is not None:
             trader.value, trader.reference = plan.fundamental.value, plan.fundamental.start

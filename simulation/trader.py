@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +56,9 @@ class Trader:
     on_change: Callable[[SentChange], None] = lambda _change: None
     value: Callable[[str, float], float | None] = lambda _symbol, _at_s: None
     reference: int = REFERENCE_PRICE
+    phase: float = 0.0
+    """The share of its first wait after which it steps first, so that not all step at once."""
+
     fills: list[Fill] = field(default_factory=list)
     """All of the client's, those of earlier runs too."""
 
@@ -89,7 +91,7 @@ class Trader:
         self._started = started
         clock = asyncio.get_running_loop().time
         wait_s = self.player.arrival.wait_s
-        planned = due = started + wait_s() * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
+        planned = due = started + wait_s() * self.phase
         while (due := max(due, clock())) < started + duration_s:
             await asyncio.sleep(due - clock())
             pause = wait_s()

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -228,6 +229,28 @@ def test_one_more_agent_takes_nothing_of_the_others_chance() -> None:
         return recording.orders, recording.fills, outcome.digests
 
     assert traded() == traded("idle") == traded("idle", "also-idle")
+
+
+def test_steady_agents_step_beside_each_other_as_the_seed_says() -> None:
+    """Seeds differ in who comes before whom, or a hundred of them would tell of one order only."""
+
+    def steps(seed: int) -> list[tuple[float, str]]:
+        stepped: list[tuple[float, str]] = []
+
+        def step(name: str) -> list[Any]:
+            stepped.append((asyncio.get_running_loop().time(), name))
+            return []
+
+        names = [f"agent-{number}" for number in range(8)]
+        agents = {name: Player("idle", Wanting(partial(step, name)), Steady(1.0)) for name in names}
+        plan = Plan(players=agents, named_symbols=("AAPL",), duration_s=0.999, seed=seed)
+        simulate_in_virtual_time(plan, engines=1)
+        assert sorted(name for _, name in stepped) == names
+        assert len({at_s for at_s, _ in stepped}) == len(names)
+        return stepped
+
+    assert steps(1) == steps(1)
+    assert len({tuple(name for _, name in steps(seed)) for seed in range(5)}) == 5
 
 
 def test_an_agent_may_cancel_what_nobody_knows() -> None:
