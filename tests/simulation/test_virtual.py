@@ -540,10 +540,9 @@ async def asked(link: Link, question: bytes) -> Message:
 
 def test_warnings_of_engines_say_when_and_what(tmp_path: Path) -> None:
     """On stderr in the market's time, with what they are about, such as legs that a death leaves open."""
-    scenario = (
-        'duration_s = 3\nsymbols = ["AAPL"]\n[[agents]]\nkind = "random"\ncount = 8\n'
-        '[[faults]]\nat_s = 1\nkind = "freeze"\nengine = 2\nlasts_s = 1\n'
-    )
+    scenario = 'duration_s = 9\nsymbols = ["AAPL"]\n[[agents]]\nkind = "random"\ncount = 16\n'
+    for at_s in (1, 3, 5, 7):  # often enough to come while a leg is out
+        scenario += f'[[faults]]\nat_s = {at_s}\nkind = "freeze"\nengine = 2\nlasts_s = 1\n'
     (tmp_path / "my.toml").write_text(scenario)
     command = [sys.executable, "-m", "simulation", "run", "--virtual", "--scenario", "my.toml"]
     done = subprocess.run(
