@@ -1,6 +1,7 @@
 """A market in virtual time: the same seed gives the same market, and what holds on processes holds there."""
 
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -278,6 +279,39 @@ def test_nothing_is_lost_when_engines_die(seed: int) -> None:
     check(seed, outcome, venue)
     assert outcome.fills.through_legs > 0
     assert sum(engine.state.epoch for engine in venue.engines.values()) > 3
+
+
+def test_clients_wait_for_a_frozen_engine() -> None:
+    """Whatever they ask, whether or not its journal is needed for it; those of other engines do not."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        listed = read_instruments(DEFAULT_INSTRUMENTS)
+        async with open_venue(2, listed, 1) as venue, venue.account("a") as a, venue.account("b") as b:
+            await a.submit("AAPL", "buy", 2, "9.00")
+            await b.submit("AAPL", "sell", 1, "9.00")
+            assert (a.engine, b.engine) == (1, 2)
+            frozen_s = loop.time()
+            venue.freeze(1, 2.0)
+            await asyncio.sleep(0.1)
+
+            async def first_fill() -> Fill:
+                async with contextlib.aclosing(a.fills()) as fills:
+                    return await anext(fills)
+
+            async def took_s(call: Coroutine[Any, Any, object]) -> float:
+                await call
+                return loop.time() - frozen_s
+
+            waited_s = await asyncio.gather(
+                *map(took_s, (a.submit("AAPL", "buy", 1, "8.00"), a.open_orders(), first_fill())),
+                took_s(b.open_orders()),
+            )
+            assert all(2.0 <= one < 2.1 for one in waited_s[:3]), waited_s
+            assert waited_s[3] < 0.2
+            assert len(await a.open_orders()) == 2
+
+    clock.run(run)
 
 
 def test_a_frozen_engine_may_die() -> None:
