@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final, cast
 
@@ -24,9 +25,13 @@ from exchange.positions import Positions
 from exchange.runtime.feeds import are_all_there, consolidated_book, listed_engines
 from exchange.runtime.instruments import read_instruments
 from exchange.runtime.servicer import position
+from simulation.agents.cast import Player
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.market import MarketWatch
+from simulation.recording import Recording
 from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, first, simulate
+from simulation.scenario import Scenario, ScenarioRefused, contradictions
+from simulation.staging import staged
 from simulation.trader import AgentFailed
 from simulation.virtual import clock
 from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
@@ -354,6 +359,22 @@ async def open_venue(
         raise failed from failed.__cause__
 
 
+@asynccontextmanager
+async def open_for(scenario: Scenario) -> AsyncGenerator[VirtualVenue, None]:
+    """The market that a scenario describes. Raises `ScenarioRefused`."""
+    if scenario.standbys:
+        raise ScenarioRefused(
+            f"standbys is {scenario.standbys}: in virtual time nobody stands by: an engine that ends is "
+            "started again. Make it 0, or leave out --virtual."
+        )
+    listed = read_instruments(DEFAULT_INSTRUMENTS)
+    for wrong in contradictions(scenario, [entry.symbol for entry in listed]):
+        raise ScenarioRefused(wrong)
+    traded = [entry for entry in listed if entry.symbol in scenario.symbols]
+    async with open_venue(scenario.engines, traded, scenario.seed) as venue:
+        yield venue
+
+
 async def _end() -> None:
     raise _Over
 
@@ -368,6 +389,24 @@ def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
     async def run() -> RunOutcome:
         async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed) as venue:
             outcome = await simulate(plan, venue=venue)
+            outcome.digests = await venue.digests()
+            return outcome
+
+    return clock.run(run)
+
+
+def simulate_scenario(
+    scenario: Scenario, *, also: Mapping[str, Player] | None = None, recording: Recording | None = None
+) -> RunOutcome:
+    """The run of `simulation run --virtual` with this scenario, and with these players behind its own.
+
+    Not from within an event loop, as this runs one. Raises `ScenarioRefused` and `AgentFailed`.
+    """
+
+    async def run() -> RunOutcome:
+        async with open_for(scenario) as venue:
+            plan = staged(scenario, venue, print, recording=recording)
+            outcome = await simulate(replace(plan, players={**plan.players, **(also or {})}), venue=venue)
             outcome.digests = await venue.digests()
             return outcome
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
@@ -34,13 +35,18 @@ from simulation.audit import audits
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.recording import Recording, SentOrder, TimedFill
 from simulation.run import Plan, RunOutcome, simulate
-from simulation.scenario import EngineFault, Scenario
+from simulation.scenario import EngineFault, Scenario, ScenarioRefused
 from simulation.staging import staged
 from simulation.trader import AgentFailed
 from simulation.virtual import clock
 from simulation.virtual.engine import DelayedJournal
 from simulation.virtual.network import Delays, Life, Link, Message, Network
-from simulation.virtual.venue import VirtualVenue, open_venue, simulate_in_virtual_time
+from simulation.virtual.venue import (
+    VirtualVenue,
+    open_venue,
+    simulate_in_virtual_time,
+    simulate_scenario,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
@@ -612,6 +618,45 @@ def test_ctrl_c_stops_it(tmp_path: Path) -> None:
         rest, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert rest.endswith("Stopped.\n")
+
+
+def test_the_program_of_the_page(tmp_path: Path) -> None:
+    """It writes a report for each seed, with what its own agent traded."""
+    page = (ROOT / "docs" / "simulation.md").read_text()
+    program = next(
+        block for block in re.findall(r"```python\n(.*?)```\n", page, re.DOTALL) if "also=" in block
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"]
+    for seed in (1, 2, 3):
+        assert ",ours-1,ours," in (tmp_path / "out" / str(seed) / "fills.csv").read_text()
+        faults = (tmp_path / "out" / str(seed) / "faults.jsonl").read_text().splitlines()
+        assert [json.loads(fault)["kind"] for fault in faults] == ["freeze"]
+
+
+def test_a_program_runs_what_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scenario ends in the same states; one that contradicts itself is refused by both."""
+    monkeypatch.chdir(tmp_path)
+    group = usual_mix(1, 20.0)[0]
+    fault = EngineFault(at_s=1.0, kind="kill", engine=2)
+    scenario = Scenario(seed=4, duration_s=3.0, agents=(group,) * 4, faults=(fault,))
+    (tmp_path / "my.toml").write_text(
+        'seed = 4\nduration_s = 3\n[[agents]]\nkind = "random"\ncount = 4\n'
+        '[[faults]]\nat_s = 1\nkind = "kill"\nengine = 2\n'
+    )
+    assert cli.main(["run", "--virtual", "--scenario", "my.toml", "--report", "out"]) == 0
+    digests = json.loads((tmp_path / "out" / "outcome.json").read_text())["digests"]
+    outcome = simulate_scenario(scenario)
+    assert {str(engine): digest for engine, digest in outcome.digests.items()} == digests
+    for wrong in (
+        Scenario(agents=(group,), standbys=1),
+        Scenario(agents=(group,), engines=1, faults=(fault,)),
+    ):
+        with pytest.raises(ScenarioRefused):
+            simulate_scenario(wrong)
 
 
 def test_compare_agents() -> None:
