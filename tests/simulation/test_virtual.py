@@ -405,6 +405,29 @@ def test_other_threads_hear_the_time_of_the_market() -> None:
     assert heard == [60, start_ns / 1e9 + 60, start_ns + 60_000_000_000]
 
 
+def test_one_market_at_a_time_rules_the_clocks() -> None:
+    """A second one in a thread is refused: each would go by the other's time. Then they are free again."""
+    refused: list[str] = []
+
+    def begin() -> None:
+        try:
+            clock.run(lambda: asyncio.sleep(1))
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    async def begin_beside() -> None:
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join(DEADLINE_S)
+
+    before = time.time
+    clock.run(begin_beside)
+    assert [text.partition(":")[0] for text in refused] == ["one market at a time rules a process's clocks"]
+    begin()
+    assert len(refused) == 1
+    assert time.time is before
+
+
 def test_nobody_waits_for_ever() -> None:
     """When no timer runs and nobody can go on, that is an error, not a standstill."""
 
