@@ -28,12 +28,17 @@ class AgentFailed(Exception):
     """
 
     def __init__(self, client: str, kind: str, symbol: str, at_s: float, what: str) -> None:
-        about = f", {symbol}" if symbol else ""
-        super().__init__(f"agent {client} ({kind}{about}) after {at_s:.3f} s: {what}")
+        super().__init__(client, kind, symbol, at_s, what)  # all of them: it may come out of another process
         self.client = client
         self.kind = kind
         self.symbol = symbol
         self.at_s = at_s
+        self.what = what
+
+    def __str__(self) -> str:
+        """One line."""
+        about = f", {self.symbol}" if self.symbol else ""
+        return f"agent {self.client} ({self.kind}{about}) after {self.at_s:.3f} s: {self.what}"
 
 
 @dataclass(slots=True)

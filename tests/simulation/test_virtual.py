@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pickle
 import random
 import re
 import signal
@@ -215,6 +216,7 @@ def test_an_agent_that_fails_is_named(
     """With its symbol and the time, in one error; what its own code raised shows nothing but that code."""
     with pytest.raises(AgentFailed, match=r"^agent ours \(wanting" + said) as failed:
         trade_beside(decide)
+    assert str(pickle.loads(pickle.dumps(failed.value))) == str(failed.value)  # out of a pool of processes
     error = failed.value.__cause__
     assert type(error) is (why or type(None))
     if isinstance(error, ZeroDivisionError):
