@@ -1,9 +1,10 @@
 """Carries one agent's intents to the market and keeps what came back; `agents` decide what to do."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
@@ -95,11 +96,10 @@ class Trader:
         """
         self._started = started
         clock = asyncio.get_running_loop().time
-        wait_s = self.player.arrival.wait_s
-        planned = due = started + wait_s() * self.phase
+        planned = due = started + self._wait_s() * self.phase
         while (due := max(due, clock())) < started + duration_s:
             await asyncio.sleep(due - clock())
-            pause = wait_s()
+            pause = self._wait_s()
             due, planned = due + pause, planned + pause
             self.steps += 1
             for intent in self._decided():
@@ -109,12 +109,25 @@ class Trader:
 
     def _decided(self) -> list[Intent]:
         views = self._views()
-        try:
+        with self._blaming(views[0].symbol if len(views) == 1 else ""):
             return list(self.player.agent.decide(views))
-        except Exception as error:  # noqa: BLE001 -- whoever wrote the agent may have it raise anything
+
+    def _wait_s(self) -> float:
+        with self._blaming(""):
+            wait_s = self.player.arrival.wait_s()
+        if not wait_s >= 0:  # nor NaN
+            raise self._failed("", f"its next step would come after {wait_s} s")
+        return wait_s
+
+    @contextlib.contextmanager
+    def _blaming(self, symbol: str) -> Iterator[None]:
+        """Around the code of whoever wrote the agent, which may raise anything."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- by others, who may write anything
             trace = error.__traceback__
-            own = error.with_traceback(trace and trace.tb_next)  # without this frame of ours
-            symbol = views[0].symbol if len(views) == 1 else ""
+            below = trace and trace.tb_next and trace.tb_next.tb_next  # without our frames
+            own = error.with_traceback(below)
             raise self._failed(symbol, f"{type(error).__name__}: {error}") from own
 
     def _failed(self, symbol: str, what: str) -> AgentFailed:
