@@ -64,7 +64,7 @@ from simulation.stderr_log import log_to_stderr
 from simulation.strikes import Strikes
 from simulation.venues import RunningVenue
 from simulation.virtual import clock
-from simulation.virtual.venue import open_venue
+from simulation.virtual.venue import open_for
 
 _Begin = Callable[[Progress], object]
 
@@ -327,14 +327,8 @@ async def _run_processes(
 async def _run_virtual(
     chosen: Scenario, console: Console, recording: Recording | None, logs: Path, begin: _Begin
 ) -> RunOutcome:
-    if chosen.standbys:
-        raise ScenarioRefused(
-            f"standbys is {chosen.standbys}: in virtual time nobody stands by: an engine that ends is "
-            "started again. Make it 0, or leave out --virtual."
-        )
     log_to_stderr()  # its engines warn here, with the time and what it is about
-    listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in chosen.symbols]
-    async with open_venue(chosen.engines, listed, chosen.seed) as venue:
+    async with open_for(chosen) as venue:
         plan = staged(chosen, venue, console.print, recording=recording, log_dir=logs)
         outcome = await run_with_view(plan, venue, console, headless=True, on_start=begin)
         outcome.digests = await venue.digests()

@@ -5,6 +5,7 @@ larger one the books get the rest.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,6 +30,10 @@ the last line, where the cursor is."""
 
 _REFRESH_S: Final = 0.25
 _LINE_S: Final = 2.0
+_READING_S: Final = 1.0
+"""The least real time between two lines: where time is virtual, a run may pass hours in a minute."""
+
+_real_s: Final = time.monotonic  # kept, as virtual time puts its own in its place
 _STATES: Final = {
     pb.ENGINE_STATE_LIVE: "[green]live[/]",
     pb.ENGINE_STATE_SUSPECT: "[yellow]suspect[/]",
@@ -113,11 +118,14 @@ def progress_line(progress: Progress) -> str:
 
 
 async def watch(progress: Progress, console: Console, *, headless: bool) -> None:
-    """Show the run until cancelled: the live screen, or a line every two seconds."""
+    """Show the run until cancelled: the live screen, or a line every two seconds, if it can be read."""
     if headless:
+        shown_s = _real_s() - _READING_S
         while True:
             await asyncio.sleep(_LINE_S)
-            console.print(progress_line(progress), highlight=False)
+            if _real_s() - shown_s >= _READING_S:
+                shown_s = _real_s()
+                console.print(progress_line(progress), highlight=False)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             live.update(screen(progress, console.size.height), refresh=True)

@@ -14,7 +14,7 @@ import msgspec
 
 from simulation import analysis
 from simulation.page import ended_s, page
-from simulation.recording import Quote, Recording, SentChange, SentOrder, TimedFill
+from simulation.recording import Quote, Recording, SentCall, SentChange, SentOrder, TimedFill
 from simulation.report import outcome_document
 from simulation.run import RunOutcome
 from simulation.scenario import Scenario
@@ -75,7 +75,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 def _quote_row(quote: Quote) -> Sequence[object]:
     value = None if quote.value is None else f"{quote.value:f}"
     return (
-        *(_time(quote.at_s), quote.symbol, quote.bid, quote.ask),
+        *(f"{quote.at_s:.6f}", quote.symbol, quote.bid, quote.ask),
         *(f"{quote.bid_quantity:f}", f"{quote.ask_quantity:f}"),
         *(f"{quote.bid_depth:f}", f"{quote.ask_depth:f}", value),
     )
@@ -83,7 +83,7 @@ def _quote_row(quote: Quote) -> Sequence[object]:
 
 def _order_row(order: SentOrder) -> Sequence[object]:
     return (
-        *(_time(order.sent_s), _time(order.latency_ms), order.client, order.kind, f"E{order.engine}"),
+        *(f"{order.sent_s:.6f}", _latency_ms(order), order.client, order.kind, f"E{order.engine}"),
         *(order.symbol, order.side, order.type, order.time_in_force, int(order.post_only)),
         *(order.price, f"{order.quantity:f}", order.status, order.reason, order.order_id or None),
     )
@@ -92,7 +92,7 @@ def _order_row(order: SentOrder) -> Sequence[object]:
 def _change_row(change: SentChange) -> Sequence[object]:
     quantity = None if change.quantity is None else f"{change.quantity:f}"
     return (
-        *(_time(change.sent_s), _time(change.latency_ms), change.client, change.change),
+        *(f"{change.sent_s:.6f}", _latency_ms(change), change.client, change.change),
         *(change.order_id or None, change.price, quantity, change.status, change.reason),
     )
 
@@ -100,7 +100,7 @@ def _change_row(change: SentChange) -> Sequence[object]:
 def _fill_row(one: TimedFill) -> Sequence[object]:
     fill = one.fill
     return (
-        *(_time(one.at_s), fill.timestamp_ns, one.client, one.kind),
+        *(f"{one.at_s:.6f}", fill.timestamp_ns, one.client, one.kind),
         *(fill.sequence, fill.execution_id, fill.order_id),
         *(fill.symbol, fill.side, fill.price, f"{fill.quantity:f}", fill.liquidity, f"E{fill.engine}"),
         int(analysis.is_routed(one)),
@@ -132,6 +132,6 @@ def _milli(value_s: float | None) -> float | None:
     return None if value_s is None else round(value_s, 3)
 
 
-def _time(value: float | None) -> str | None:
-    """To three decimals; None, an empty cell, stays None."""
-    return None if value is None else f"{value:.3f}"
+def _latency_ms(call: SentCall) -> str | None:
+    """To the microsecond; an empty cell without an answer."""
+    return None if call.latency_ms is None else f"{call.latency_ms:.3f}"

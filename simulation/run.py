@@ -6,6 +6,7 @@ Deciding is in `agents`, carrying in `trader.py`, judging in `checks.py`; here t
 import asyncio
 import contextlib
 import logging
+import random
 import sys
 import time
 from collections import Counter, defaultdict, deque
@@ -28,7 +29,7 @@ from simulation.fundamental import Fundamental
 from simulation.load import as_reported
 from simulation.market import MarketWatch
 from simulation.recording import VENUE_CANCEL, Quote, Recording, SentChange
-from simulation.trader import Trader
+from simulation.trader import AgentFailed, Trader
 from simulation.venues import Venue
 
 KEPT_PERCENT: Final = 90
@@ -71,7 +72,7 @@ class Plan:
     log_dir: Path | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # asyncio.run makes the repr of what it returns: of all recorded
 class RunOutcome:
     """What a run came to. Of one that was `interrupted` nothing was checked."""
 
@@ -158,7 +159,7 @@ async def simulate(
     """Let the clients trade for the planned time, wait until all is quiet, and check.
 
     Without reports of the venue only what clients can see is checked. `on_start` gets what a live view shows.
-    Raises what the client raises, or gRPC, when the market cannot be reached.
+    Raises `AgentFailed`; or what the client raises, or gRPC, when the market cannot be reached.
     """
     async with contextlib.AsyncExitStack() as stack:
         progress = await _enter(plan, venue, stack)
@@ -176,15 +177,16 @@ async def simulate(
                 outcome = await _trade_and_check(progress, tally)
                 for task in following:
                     task.cancel()
-        except* (MatchbusError, grpc.aio.AioRpcError) as faults:
-            raise _first(faults) from None
+        except* (AgentFailed, MatchbusError, grpc.aio.AioRpcError) as faults:
+            fault = first(faults)
+            raise fault from fault.__cause__
         return outcome
 
 
-def _first(faults: ExceptionGroup[Exception]) -> Exception:
+def first(faults: ExceptionGroup[Exception]) -> Exception:
     """The first fault itself, out of the groups of tasks within others."""
     fault = faults.exceptions[0]
-    return _first(fault) if isinstance(fault, ExceptionGroup) else fault
+    return first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
 async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> Progress:
@@ -200,6 +202,7 @@ async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> 
         client = await stack.enter_async_context(venue.account(name))
         log.info("registered as %s at engine %d", name, client.engine)
         trader = Trader(name, player, client, venue.market, symbols, log, on_fill=progress.note)
+        trader.phase = random.Random(f"{plan.seed}/{name}/phase").random()
         await trader.recall()
         if plan.fundamental is not None:
             trader.value, trader.reference = plan.fundamental.value, plan.fundamental.start

@@ -1,10 +1,10 @@
 """Carries one agent's intents to the market and keeps what came back; `agents` decide what to do."""
 
 import asyncio
+import contextlib
 import logging
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
@@ -20,6 +20,26 @@ from simulation.recording import OPEN, SentChange, SentOrder
 from simulation.venues import Account
 
 _GONE: Final = (RejectReason.UNKNOWN_ORDER, RejectReason.ORDER_CLOSED)
+
+
+class AgentFailed(Exception):
+    """An agent's own code raised `__cause__`, or wanted what cannot be sent, which that says.
+
+    `symbol` is empty where the agent looked at several. `at_s` counts from the start of the run.
+    """
+
+    def __init__(self, client: str, kind: str, symbol: str, at_s: float, what: str) -> None:
+        super().__init__(client, kind, symbol, at_s, what)  # all of them: it may come out of another process
+        self.client = client
+        self.kind = kind
+        self.symbol = symbol
+        self.at_s = at_s
+        self.what = what
+
+    def __str__(self) -> str:
+        """One line."""
+        about = f", {self.symbol}" if self.symbol else ""
+        return f"agent {self.client} ({self.kind}{about}) after {self.at_s:.3f} s: {self.what}"
 
 
 @dataclass(slots=True)
@@ -42,6 +62,9 @@ class Trader:
     on_change: Callable[[SentChange], None] = lambda _change: None
     value: Callable[[str, float], float | None] = lambda _symbol, _at_s: None
     reference: int = REFERENCE_PRICE
+    phase: float = 0.0
+    """The share of its first wait after which it steps first, so that not all step at once."""
+
     fills: list[Fill] = field(default_factory=list)
     """All of the client's, those of earlier runs too."""
 
@@ -67,20 +90,49 @@ class Trader:
     _last_prices: dict[str, int] = field(default_factory=dict)
 
     async def trade(self, started: float, duration_s: float) -> None:
-        """Step whenever the agent's arrivals say, for so long. A late step pushes the later ones back."""
+        """Step whenever the agent's arrivals say, for so long. A late step pushes the later ones back.
+
+        Raises `AgentFailed`.
+        """
         self._started = started
         clock = asyncio.get_running_loop().time
-        wait_s = self.player.arrival.wait_s
-        planned = due = started + wait_s() * (zlib.crc32(self.name.encode()) % 100) / 100  # not all at once
+        planned = due = started + self._wait_s() * self.phase
         while (due := max(due, clock())) < started + duration_s:
             await asyncio.sleep(due - clock())
-            pause = wait_s()
+            pause = self._wait_s()
             due, planned = due + pause, planned + pause
             self.steps += 1
-            for intent in self.player.agent.decide(self._views()):
+            for intent in self._decided():
                 await self._carry(intent)
         if self.steps:
             self.wanted_steps = max(self.steps, round(self.steps * duration_s / (planned - started)))
+
+    def _decided(self) -> list[Intent]:
+        views = self._views()
+        with self._blaming(views[0].symbol if len(views) == 1 else ""):
+            return list(self.player.agent.decide(views))
+
+    def _wait_s(self) -> float:
+        with self._blaming(""):
+            wait_s = self.player.arrival.wait_s()
+        if not wait_s >= 0:  # nor NaN
+            raise self._failed("", f"its next step would come after {wait_s} s")
+        return wait_s
+
+    @contextlib.contextmanager
+    def _blaming(self, symbol: str) -> Iterator[None]:
+        """Around the code of whoever wrote the agent, which may raise anything."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- by others, who may write anything
+            trace = error.__traceback__
+            below = trace and trace.tb_next and trace.tb_next.tb_next  # without our frames
+            own = error.with_traceback(below)
+            raise self._failed(symbol, f"{type(error).__name__}: {error}") from own
+
+    def _failed(self, symbol: str, what: str) -> AgentFailed:
+        at_s = asyncio.get_running_loop().time() - self._started
+        return AgentFailed(self.name, self.player.kind, symbol, at_s, what)
 
     async def recall(self) -> None:
         """Take in what earlier runs under this name filled: it counts for positions, not for this run."""
@@ -130,6 +182,8 @@ class Trader:
         return views
 
     async def _carry(self, intent: Intent) -> None:
+        if not isinstance(intent, Intent):
+            raise self._failed("", f"{intent!r} is no Submit, Cancel or Replace")
         try:
             match intent:
                 case Submit():
@@ -143,6 +197,9 @@ class Trader:
             # The market is away for a moment; the next step tries anew, the final check sees what was lost.
             self.failures += 1
             self.log.warning("%s", error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            symbol, why = str(getattr(intent, "symbol", "")), f"{type(error).__name__}: {error}"
+            raise self._failed(symbol, f"{intent!r} cannot be sent: {why}") from error
 
     async def _submit(self, intent: Submit) -> None:
         instrument = self.client.instruments[intent.symbol]

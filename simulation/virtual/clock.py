@@ -5,6 +5,7 @@ What takes a processor time takes none here, so nothing depends on how fast the 
 
 import asyncio
 import selectors
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ START_NS: Final = 1_767_225_600_000_000_000
 """UTC at the start of every virtual market: 2026-01-01 00:00:00."""
 
 _NS_PER_S: Final = 1_000_000_000
+
+_clocks: Final = threading.Lock()
+"""Held by whoever rules the clocks of this process: there is one of each."""
 
 T = TypeVar("T")
 
@@ -46,9 +50,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine in virtual time; all clocks of this process show that until it ends."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner, _ruling(runner.get_loop()):
-        return runner.run(main())
+    """Run a coroutine in virtual time; all clocks of this process show that until it ends.
+
+    Raises `RuntimeError` where they show another one's.
+    """
+    if not _clocks.acquire(blocking=False):
+        raise RuntimeError("one market at a time rules a process's clocks: run each in a process of its own")
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner, _ruling(runner.get_loop()):
+            return runner.run(main())
+    finally:
+        _clocks.release()
 
 
 @contextmanager

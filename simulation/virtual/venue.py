@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final, cast
 
@@ -24,9 +25,14 @@ from exchange.positions import Positions
 from exchange.runtime.feeds import are_all_there, consolidated_book, listed_engines
 from exchange.runtime.instruments import read_instruments
 from exchange.runtime.servicer import position
+from simulation.agents.cast import Player
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.market import MarketWatch
-from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, simulate
+from simulation.recording import Recording
+from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, first, simulate
+from simulation.scenario import Scenario, ScenarioRefused, contradictions
+from simulation.staging import staged
+from simulation.trader import AgentFailed
 from simulation.virtual import clock
 from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
 from simulation.virtual.network import CALL_S, RESTART_S, Delays, Life, Network
@@ -244,7 +250,7 @@ class VirtualAccount:
         reply, attempts = await self._send("CancelOrder", request)
         if results.may_be_our_own_doing(reply, attempts):
             return results.result_of_repeated_cancel(await self._order(client_order_id), reply)
-        return results.order_result(reply, self._traded_in[client_order_id])
+        return results.order_result(reply, self._traded_in.get(client_order_id))
 
     async def replace(self, *, price: Number, quantity: Number, client_order_id: str) -> OrderResult:
         """As Client says."""
@@ -348,6 +354,25 @@ async def open_venue(
             group.create_task(_end())
     except* _Over:
         pass
+    except* AgentFailed as faults:
+        failed = first(faults)
+        raise failed from failed.__cause__
+
+
+@asynccontextmanager
+async def open_for(scenario: Scenario) -> AsyncGenerator[VirtualVenue, None]:
+    """The market that a scenario describes. Raises `ScenarioRefused`."""
+    if scenario.standbys:
+        raise ScenarioRefused(
+            f"standbys is {scenario.standbys}: in virtual time nobody stands by: an engine that ends is "
+            "started again. Make it 0, or leave out --virtual."
+        )
+    listed = read_instruments(DEFAULT_INSTRUMENTS)
+    for wrong in contradictions(scenario, [entry.symbol for entry in listed]):
+        raise ScenarioRefused(wrong)
+    traded = [entry for entry in listed if entry.symbol in scenario.symbols]
+    async with open_venue(scenario.engines, traded, scenario.seed) as venue:
+        yield venue
 
 
 async def _end() -> None:
@@ -358,11 +383,30 @@ def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
     """As `simulation.run.simulate`, on a virtual market of its own: plans made alike come to the same.
 
     Agents remember, so each run needs a plan made anew. Not from within an event loop, as this runs one.
+    Raises `AgentFailed`.
     """
 
     async def run() -> RunOutcome:
         async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed) as venue:
             outcome = await simulate(plan, venue)
+            outcome.digests = await venue.digests()
+            return outcome
+
+    return clock.run(run)
+
+
+def simulate_scenario(
+    scenario: Scenario, *, also: Mapping[str, Player] | None = None, recording: Recording | None = None
+) -> RunOutcome:
+    """The run of `simulation run --virtual` with this scenario, and with these players behind its own.
+
+    Not from within an event loop, as this runs one. Raises `ScenarioRefused` and `AgentFailed`.
+    """
+
+    async def run() -> RunOutcome:
+        async with open_for(scenario) as venue:
+            plan = staged(scenario, venue, print, recording=recording)
+            outcome = await simulate(replace(plan, players={**plan.players, **(also or {})}), venue=venue)
             outcome.digests = await venue.digests()
             return outcome
 

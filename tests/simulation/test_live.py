@@ -1,7 +1,9 @@
 """The live view of a run: what people see first."""
 
+import asyncio
 from collections import Counter, deque
 from decimal import Decimal
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +13,10 @@ from rich.console import Console
 
 from client import Fill
 from client.units import Instrument
-from simulation.live import fills_table, screen
+from simulation import live
+from simulation.live import fills_table, screen, watch
 from simulation.run import LAST_FILLS
+from simulation.virtual import clock
 
 SYMBOLS = ["AAPL", "BTC-USD", "GOOG"]
 
@@ -82,3 +86,25 @@ async def test_no_number_is_cut_short_on_a_narrow_terminal() -> None:
     with console.capture() as captured:
         console.print(fills_table(running))
     assert captured.get().count("momentum-4   sell   0.00000062   BTC-USD   99.99") == LAST_FILLS
+
+
+async def lines(seconds: float) -> list[str]:
+    """What is shown of a run without a screen, for so long."""
+    console = Console(width=120)
+    with console.capture() as shown:
+        watching = asyncio.create_task(watch(await progress(), console, headless=True))
+        await asyncio.sleep(seconds)
+        watching.cancel()
+    return shown.get().splitlines()
+
+
+def test_lines_of_virtual_time_come_no_faster_than_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much time passes between them; and in step with it where it is slow."""
+    real_s = count()
+    monkeypatch.setattr(live, "_real_s", lambda: next(real_s) / 16)
+    many = clock.run(lambda: lines(200.1))
+    assert 4 <= len(many) <= 8
+    assert many[0].startswith("  2.0 of 120 s: ")
+    real_s = count(step=2)
+    monkeypatch.setattr(live, "_real_s", lambda: float(next(real_s)))
+    assert len(clock.run(lambda: lines(200.1))) == 100

@@ -159,7 +159,7 @@ def test_orders_are_in_the_order_in_which_they_were_sent(tmp_path: Path) -> None
     kept.orders.append(kept.orders[0]._replace(sent_s=4.2, answered_s=8.0))
     write_report(tmp_path, scenario(), outcome(), kept)
     _, *orders = (tmp_path / "orders.csv").read_text().splitlines()
-    assert [row.partition(",")[0] for row in orders] == ["4.200", "4.900"]
+    assert [row.partition(",")[0] for row in orders] == ["4.200000", "4.900000"]
 
 
 def test_positions_are_told(tmp_path: Path) -> None:

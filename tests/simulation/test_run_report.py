@@ -129,7 +129,7 @@ def test_the_files_agree_with_the_outcome(written: Path) -> None:
     assert len(fills) == sum(client["fills"] for client in outcome["clients"]) > 0
     since_ns = [int(fill["timestamp_ns"]) - int(fills[0]["timestamp_ns"]) for fill in fills]
     since_s = [float(fill["time_s"]) - float(fills[0]["time_s"]) for fill in fills]
-    assert [ns / 1e9 for ns in since_ns] == pytest.approx(since_s, abs=0.0011)
+    assert [ns / 1e9 for ns in since_ns] == pytest.approx(since_s, abs=2e-6)
     held: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for fill in fills:
         held[fill["client"], fill["symbol"]] += Decimal(fill["quantity"]) * (
@@ -153,6 +153,8 @@ def test_the_files_hold_the_whole_flow(written: Path) -> None:
     assert {change["change"] for change in changes} - {VENUE_CANCEL} == {"cancel", "replace"}
     assert {order["post_only"] for order in orders.values() if order["kind"] == "maker"} == {"1"}
     assert {change["order_id"] for change in changes} <= orders.keys()
+    sent = [row["sent_s"] for row in (*orders.values(), *changes)]
+    assert all(re.fullmatch(r"\d+\.\d{6}", one) for one in sent), "calls of one millisecond have an order"
     allowed: dict[str, list[Decimal]] = defaultdict(list)
     for row in (*orders.values(), *changes):
         if row["price"] and not row["reason"]:

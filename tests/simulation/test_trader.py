@@ -19,7 +19,7 @@ from simulation.agents.arrivals import Steady
 from simulation.agents.cast import Player
 from simulation.agents.terms import Agent, Cancel, Intent, Replace, Submit, View
 from simulation.recording import SentChange
-from simulation.trader import Trader
+from simulation.trader import AgentFailed, Trader
 from tests.waiting import running, until
 
 
@@ -56,6 +56,17 @@ async def test_steps_are_counted_with_those_that_were_wanted(answer_s: float, ke
     assert {(one.change, one.latency_ms, one.status) for one in changes} == {("cancel", None, "")}
     assert 19 <= trader.wanted_steps <= 21
     assert (trader.steps > 18) == kept
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, float("nan"), None])
+async def test_an_arrival_that_fails_is_the_agents_failure(wait_s: float | None) -> None:
+    """Whether it raises or says to step before now: in virtual time that would never end."""
+    trader = trader_of(Canceller(), 20)
+    answer = cast("Any", {} if wait_s is None else {"": wait_s})
+    trader.player = Player("tested", Canceller(), SimpleNamespace(wait_s=lambda: answer[""]))
+    async with asyncio.timeout(10):
+        with pytest.raises(AgentFailed, match=r"^agent c \(tested\) after .*: (its next step|KeyError)"):
+            await trader.trade(asyncio.get_running_loop().time(), 1.0)
 
 
 async def test_fills_are_followed_past_the_deadline_of_the_client() -> None:

@@ -1,7 +1,10 @@
 """A market in virtual time: the same seed gives the same market, and what holds on processes holds there."""
 
 import asyncio
+import contextlib
+import json
 import os
+import pickle
 import random
 import re
 import signal
@@ -9,30 +12,42 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bus.records import Chain
-from client import OrderResult
+from client import Fill, OrderResult
 from client.terms import OrderStatus
 from engine.commands import decode
 from engine.digest import state_digest
 from engine.state import State
+from engine.terms import OrderType, Side, TimeInForce
 from exchange.runtime.instruments import read_instruments
 from simulation import cli
-from simulation.agents.cast import usual_mix
+from simulation.agents.arrivals import Steady
+from simulation.agents.cast import Player, players, usual_mix
+from simulation.agents.terms import Cancel, Intent, Submit, View
 from simulation.audit import audits
 from simulation.cluster import DEFAULT_INSTRUMENTS
-from simulation.run import RunOutcome, simulate
-from simulation.scenario import EngineFault, Scenario
+from simulation.recording import Recording, SentOrder, TimedFill
+from simulation.run import Plan, RunOutcome, simulate
+from simulation.scenario import EngineFault, Scenario, ScenarioRefused
 from simulation.staging import staged
+from simulation.trader import AgentFailed
 from simulation.virtual import clock
 from simulation.virtual.engine import DelayedJournal
 from simulation.virtual.network import Delays, Life, Link, Message, Network
-from simulation.virtual.venue import VirtualVenue, open_venue
+from simulation.virtual.venue import (
+    VirtualVenue,
+    open_venue,
+    simulate_in_virtual_time,
+    simulate_scenario,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
@@ -135,6 +150,126 @@ def test_all_that_is_checked_holds(engines: int, seeds: range) -> None:
     assert (routed > 0) == (engines > 1)
 
 
+def test_the_end_of_a_run_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a task returned is put into words at its end: not all orders and fills, once per client."""
+    worded: list[Fill] = []
+
+    def word(fill: Fill) -> str:
+        worded.append(fill)
+        return ""
+
+    monkeypatch.setattr(Fill, "__repr__", word)
+    agents = players(usual_mix(3, 20.0), 1)
+    plan = Plan(players=agents, named_symbols=("AAPL",), duration_s=2.0, recording=Recording())
+    assert simulate_in_virtual_time(plan, engines=1).fills.total > 0
+    assert worded == []
+
+
+class Wanting:
+    """An agent that wants the same again and again."""
+
+    def __init__(self, decide: Callable[[], list[Any]]) -> None:
+        self._decide = decide
+
+    def decide(self, views: Sequence[View]) -> list[Intent]:
+        """Whatever it sees."""
+        assert views
+        return self._decide()
+
+
+def trade_beside(decide: Callable[[], list[Any]]) -> RunOutcome:
+    """Two usual agents and this one, which is called ours."""
+    agents = players(usual_mix(2, 20.0), 1)
+    agents["ours"] = Player("wanting", Wanting(decide), Steady(10.0))
+    return simulate_in_virtual_time(Plan(players=agents, named_symbols=("AAPL",), duration_s=1.0), engines=2)
+
+
+def divide_by_zero() -> list[Any]:
+    """A mistake."""
+    return [1 // 0]
+
+
+def order(**wrong: object) -> list[Any]:
+    """An order with something wrong about it."""
+    terms = {"symbol": "AAPL", "side": Side.BUY, "price": 9_000, "quantity": 1, **wrong}
+    return [Submit(type=OrderType.LIMIT, time_in_force=TimeInForce.GTC, **cast("Any", terms))]
+
+
+@pytest.mark.parametrize(
+    ("decide", "said", "why"),
+    [
+        (divide_by_zero, r", AAPL\) after 0\.\d{3} s: ZeroDivisionError: ", ZeroDivisionError),
+        (lambda: cast("Any", None), r", AAPL\) after 0\.\d{3} s: TypeError: 'NoneType' object", TypeError),
+        (lambda: ["buy"], r"\) after 0\.\d{3} s: 'buy' is no Submit, Cancel or Replace", None),
+        (lambda: order(symbol="NOPE"), r", NOPE\) after .* Submit\(symbol='NOPE'.* cannot be sent", KeyError),
+        (
+            lambda: order(price=90.5),
+            r", AAPL\) after .* price=90\.5, .* cannot be sent: TypeError: ",
+            TypeError,
+        ),
+        (lambda: order(side="buy"), r", AAPL\) after .* side='buy', .* cannot be sent: ", AttributeError),
+    ],
+)
+def test_an_agent_that_fails_is_named(
+    decide: Callable[[], list[Any]], said: str, why: type[Exception] | None
+) -> None:
+    """With its symbol and the time, in one error; what its own code raised shows nothing but that code."""
+    with pytest.raises(AgentFailed, match=r"^agent ours \(wanting" + said) as failed:
+        trade_beside(decide)
+    assert str(pickle.loads(pickle.dumps(failed.value))) == str(failed.value)  # out of a pool of processes
+    error = failed.value.__cause__
+    assert type(error) is (why or type(None))
+    if isinstance(error, ZeroDivisionError):
+        frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        assert frames == ["decide", "divide_by_zero"]
+
+
+def test_one_more_agent_takes_nothing_of_the_others_chance() -> None:
+    """Beside one that does nothing the others send and trade the same, at the same times."""
+
+    def traded(*more: str) -> tuple[list[SentOrder], list[TimedFill], dict[int, str]]:
+        agents = players(usual_mix(4, 20.0), 1)
+        for name in more:
+            agents[name] = Player("idle", Wanting(list), Steady(10.0))
+        recording = Recording()
+        plan = Plan(players=agents, named_symbols=("AAPL",), duration_s=3.0, recording=recording)
+        outcome = simulate_in_virtual_time(plan, engines=2)
+        assert outcome.fills.through_legs > 0
+        return recording.orders, recording.fills, outcome.digests
+
+    assert traded() == traded("idle") == traded("idle", "also-idle")
+
+
+def test_steady_agents_step_beside_each_other_as_the_seed_says() -> None:
+    """Seeds differ in who comes before whom, or a hundred of them would tell of one order only."""
+
+    def steps(seed: int) -> list[tuple[float, str]]:
+        stepped: list[tuple[float, str]] = []
+
+        def step(name: str) -> list[Any]:
+            stepped.append((asyncio.get_running_loop().time(), name))
+            return []
+
+        names = [f"agent-{number}" for number in range(8)]
+        agents = {name: Player("idle", Wanting(partial(step, name)), Steady(1.0)) for name in names}
+        plan = Plan(players=agents, named_symbols=("AAPL",), duration_s=0.999, seed=seed)
+        simulate_in_virtual_time(plan, engines=1)
+        assert sorted(name for _, name in stepped) == names
+        assert len({at_s for at_s, _ in stepped}) == len(names)
+        return stepped
+
+    assert steps(1) == steps(1)
+    assert len({tuple(name for _, name in steps(seed)) for seed in range(5)}) == 5
+
+
+def test_an_agent_may_cancel_what_nobody_knows() -> None:
+    """As on a market of processes: it is refused."""
+    outcome = trade_beside(lambda: [Cancel("unheard-of")])
+    assert outcome.holds
+    assert outcome.traders[-1].refusals == {"unknown_order": outcome.traders[-1].cancels}
+    assert outcome.traders[-1].cancels > 0
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_nothing_is_lost_when_engines_die(seed: int) -> None:
     """However they are killed and frozen in the midst of orders and legs."""
@@ -152,6 +287,39 @@ def test_nothing_is_lost_when_engines_die(seed: int) -> None:
     check(seed, outcome, venue)
     assert outcome.fills.through_legs > 0
     assert sum(engine.state.epoch for engine in venue.engines.values()) > 3
+
+
+def test_clients_wait_for_a_frozen_engine() -> None:
+    """Whatever they ask, whether or not its journal is needed for it; those of other engines do not."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        listed = read_instruments(DEFAULT_INSTRUMENTS)
+        async with open_venue(2, listed, 1) as venue, venue.account("a") as a, venue.account("b") as b:
+            await a.submit("AAPL", "buy", 2, "9.00")
+            await b.submit("AAPL", "sell", 1, "9.00")
+            assert (a.engine, b.engine) == (1, 2)
+            frozen_s = loop.time()
+            venue.freeze(1, 2.0)
+            await asyncio.sleep(0.1)
+
+            async def first_fill() -> Fill:
+                async with contextlib.aclosing(a.fills()) as fills:
+                    return await anext(fills)
+
+            async def took_s(call: Coroutine[Any, Any, object]) -> float:
+                await call
+                return loop.time() - frozen_s
+
+            waited_s = await asyncio.gather(
+                *map(took_s, (a.submit("AAPL", "buy", 1, "8.00"), a.open_orders(), first_fill())),
+                took_s(b.open_orders()),
+            )
+            assert all(2.0 <= one < 2.1 for one in waited_s[:3]), waited_s
+            assert waited_s[3] < 0.2
+            assert len(await a.open_orders()) == 2
+
+    clock.run(run)
 
 
 def test_a_frozen_engine_may_die() -> None:
@@ -237,6 +405,29 @@ def test_other_threads_hear_the_time_of_the_market() -> None:
     clock.run(sleep)
     start_ns = clock.START_NS
     assert heard == [60, start_ns / 1e9 + 60, start_ns + 60_000_000_000]
+
+
+def test_one_market_at_a_time_rules_the_clocks() -> None:
+    """A second one in a thread is refused: each would go by the other's time. Then they are free again."""
+    refused: list[str] = []
+
+    def begin() -> None:
+        try:
+            clock.run(lambda: asyncio.sleep(1))
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    async def begin_beside() -> None:
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join(DEADLINE_S)
+
+    before = time.time
+    clock.run(begin_beside)
+    assert [text.partition(":")[0] for text in refused] == ["one market at a time rules a process's clocks"]
+    begin()
+    assert len(refused) == 1
+    assert time.time is before
 
 
 def test_nobody_waits_for_ever() -> None:
@@ -414,10 +605,9 @@ async def asked(link: Link, question: bytes) -> Message:
 
 def test_warnings_of_engines_say_when_and_what(tmp_path: Path) -> None:
     """On stderr in the market's time, with what they are about, such as legs that a death leaves open."""
-    scenario = (
-        'duration_s = 3\nsymbols = ["AAPL"]\n[[agents]]\nkind = "random"\ncount = 8\n'
-        '[[faults]]\nat_s = 1\nkind = "freeze"\nengine = 2\nlasts_s = 1\n'
-    )
+    scenario = 'duration_s = 9\nsymbols = ["AAPL"]\n[[agents]]\nkind = "random"\ncount = 16\n'
+    for at_s in (1, 3, 5, 7):  # often enough to come while a leg is out
+        scenario += f'[[faults]]\nat_s = {at_s}\nkind = "freeze"\nengine = 2\nlasts_s = 1\n'
     (tmp_path / "my.toml").write_text(scenario)
     command = [sys.executable, "-m", "simulation", "run", "--virtual", "--scenario", "my.toml"]
     done = subprocess.run(
@@ -453,6 +643,45 @@ def test_ctrl_c_stops_it(tmp_path: Path) -> None:
         rest, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert rest.endswith("Stopped.\n")
+
+
+def test_the_program_of_the_page(tmp_path: Path) -> None:
+    """It writes a report for each seed, with what its own agent traded."""
+    page = (ROOT / "docs" / "simulation.md").read_text()
+    program = next(
+        block for block in re.findall(r"```python\n(.*?)```\n", page, re.DOTALL) if "also=" in block
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"]
+    for seed in (1, 2, 3):
+        assert ",ours-1,ours," in (tmp_path / "out" / str(seed) / "fills.csv").read_text()
+        faults = (tmp_path / "out" / str(seed) / "faults.jsonl").read_text().splitlines()
+        assert [json.loads(fault)["kind"] for fault in faults] == ["freeze"]
+
+
+def test_a_program_runs_what_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scenario ends in the same states; one that contradicts itself is refused by both."""
+    monkeypatch.chdir(tmp_path)
+    group = usual_mix(1, 20.0)[0]
+    fault = EngineFault(at_s=1.0, kind="kill", engine=2)
+    scenario = Scenario(seed=4, duration_s=3.0, agents=(group,) * 4, faults=(fault,))
+    (tmp_path / "my.toml").write_text(
+        'seed = 4\nduration_s = 3\n[[agents]]\nkind = "random"\ncount = 4\n'
+        '[[faults]]\nat_s = 1\nkind = "kill"\nengine = 2\n'
+    )
+    assert cli.main(["run", "--virtual", "--scenario", "my.toml", "--report", "out"]) == 0
+    digests = json.loads((tmp_path / "out" / "outcome.json").read_text())["digests"]
+    outcome = simulate_scenario(scenario)
+    assert {str(engine): digest for engine, digest in outcome.digests.items()} == digests
+    for wrong in (
+        Scenario(agents=(group,), standbys=1),
+        Scenario(agents=(group,), engines=1, faults=(fault,)),
+    ):
+        with pytest.raises(ScenarioRefused):
+            simulate_scenario(wrong)
 
 
 def test_compare_agents() -> None:
