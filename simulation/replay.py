@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus.messages import engine_of_id
+from client.cli.settings import home
 from client.cli.sheets import counted
 from engine.terms import Side
 from simulation import audit_command
@@ -102,7 +103,7 @@ class ReplayOutcome:
 
 def cache_dir() -> Path:
     """Where the wheel is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matchbus"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "matchbus"
 
 
 def fetch(cache: Path) -> Path:
