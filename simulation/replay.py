@@ -51,6 +51,7 @@ from simulation.bitstamp import (
     translate,
     windows,
 )
+from simulation.first_fault import first_of
 from simulation.nats_option import connected
 
 REQUIREMENT: Final = "ob-analytics==0.1.0"
@@ -307,7 +308,7 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
             for number in range(1, settings.engines + 1)
         ]
-        try:
+        with first_of(ReplayFailed):
             async with asyncio.TaskGroup() as group:
                 for carrier in carriers:
                     group.create_task(carrier.read())
@@ -316,8 +317,6 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
                 elapsed = time.monotonic() - started
                 for carrier in carriers:
                     await carrier.close()
-        except* ReplayFailed as failures:
-            raise failures.exceptions[0] from None
         fills, crossed = await _settle(carriers, exchange)
         window_ms = audit_command.WINDOW_MS
         audits = await audit_command.read(settings.nats, window_ms) if is_audited else {}

@@ -25,6 +25,7 @@ from client.units import Instrument
 from exchange.runtime.settings import DEFAULT_PASSWORD
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
+from simulation.first_fault import first_of
 from simulation.fundamental import Fundamental
 from simulation.load import as_reported
 from simulation.market import MarketWatch
@@ -177,7 +178,7 @@ async def simulate(
         if (reports := venue.reports()) is not None:
             tally = Tally()
             followers.append(_collect(reports, tally, progress.note_cancel))
-        try:
+        with first_of(MatchbusError, grpc.aio.AioRpcError):
             # A follower that fails ends the run: the group cancels this body.
             async with asyncio.TaskGroup() as group:
                 following = [group.create_task(follower) for follower in followers]
@@ -185,15 +186,7 @@ async def simulate(
                 outcome = await _trade_and_check(progress, tally)
                 for task in following:
                     task.cancel()
-        except* (MatchbusError, grpc.aio.AioRpcError) as faults:
-            raise _first(faults) from None
         return outcome
-
-
-def _first(faults: ExceptionGroup[Exception]) -> Exception:
-    """The first fault itself, out of the groups of tasks within others."""
-    fault = faults.exceptions[0]
-    return _first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
 async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> Progress:
