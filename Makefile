@@ -1,6 +1,8 @@
 # `make` lists the targets.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python $(RECENT) 2> /dev/null && echo $$python && break; done)
 VENV := .venv
 PEERS := .venv-peers
 BIN := $(VENV)/bin
@@ -16,7 +18,10 @@ help: ## list the targets
 install: $(INSTALLED) ## make .venv and install everything into it
 
 $(INSTALLED): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(or $(PYTHON),false) $(RECENT) 2> /dev/null || { echo >&2 "Matchbus needs Python 3.11" \
+		"or newer, and $(or $(PYTHON),python3) is not: install one, or name one with" \
+		"'make PYTHON=/path/to/python install'."; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) # without pip it was left by a venv that failed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
@@ -54,7 +59,7 @@ ratchet: install ## fail if a ratio is more than 15 % worse than in benchmarks/k
 peers: $(PEERS)/.installed ## install the order books of PyPI that ours is measured beside, apart from everything
 
 $(PEERS)/.installed: benchmarks/peer_books.txt
-	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
 	grep -v '^#' $< | while read -r book; do $(PEERS)/bin/python -m pip install --quiet \
 		--disable-pip-version-check "$$book" || echo "$$book cannot be installed here: shown as such"; done
 	touch $@

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 from benchmarks import core, hostile, pipeline
@@ -135,26 +135,56 @@ def counts(operations: int) -> list[Figure]:
 
 def bytecodes(function: Callable[[], object]) -> int:
     """How many bytecodes a call executes, itself and all it calls in Python."""
-    counted = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal counted
-        if event == "call":
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        elif event == "opcode":
-            counted += 1
-        return trace
-
-    before, collects = sys.gettrace(), gc.isenabled()
+    collects = gc.isenabled()
     gc.disable()  # callbacks of a collection would be counted
-    sys.settrace(trace)
     try:
-        function()
+        return _counted(function)
     finally:
-        sys.settrace(before)
         if collects:
             gc.enable()
-    return counted
+
+
+if sys.version_info >= (3, 12):  # whose traces leave out bytecodes of functions not traced before
+
+    def _counted(function: Callable[[], object]) -> int:
+        counted = 0
+
+        def count(_code: CodeType, _offset: int) -> None:
+            nonlocal counted
+            counted += 1
+
+        tool, executed = sys.monitoring.PROFILER_ID, sys.monitoring.events.INSTRUCTION
+        sys.monitoring.use_tool_id(tool, "bytecodes")
+        sys.monitoring.register_callback(tool, executed, count)
+        sys.monitoring.set_events(tool, executed)
+        try:
+            function()
+        finally:
+            sys.monitoring.set_events(tool, sys.monitoring.events.NO_EVENTS)
+            sys.monitoring.register_callback(tool, executed, None)
+            sys.monitoring.free_tool_id(tool)
+        return counted
+
+else:
+
+    def _counted(function: Callable[[], object]) -> int:
+        counted = 0
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal counted
+            if event == "call":
+                frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            elif event == "opcode":
+                counted += 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            function()
+        finally:
+            sys.settrace(before)
+        return counted
 
 
 def deltas(count: int) -> list[Figure]:

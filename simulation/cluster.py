@@ -36,6 +36,7 @@ from exchange.runtime.settings import DEFAULT_PASSWORD, shipped_instruments
 from simulation.cluster_errors import ClusterError, NoJournal, OutOfReach, ProcessFailed
 from simulation.cluster_settings import Access, Storage, Telemetry
 from simulation.data_directory import Durability, check_engines, check_nodes, keep_durability, keep_engines
+from simulation.first_fault import first_of
 from simulation.member import READY_DEADLINE_S, Member
 from simulation.ports import LOOPBACK, Ports, claim_port, claim_ports
 
@@ -174,11 +175,12 @@ class Cluster:
         output.mkdir(exist_ok=True)
         self.nats = self._nats_servers(output)
         try:
-            async with asyncio.TaskGroup() as group:
-                for server in self.nats:
-                    group.create_task(server.start())
-        except* (ServerError, OSError) as failures:
-            raise ProcessFailed(str(failures.exceptions[0])) from failures
+            with first_of(ServerError, OSError):
+                async with asyncio.TaskGroup() as group:
+                    for server in self.nats:
+                        group.create_task(server.start())
+        except (ServerError, OSError) as failure:
+            raise ProcessFailed(str(failure)) from failure
         self._build_members(ports, durability, output)
         if self._telemetry.metrics:
             targets = targets_file({member.name: member.metrics for member in self.members})
@@ -188,12 +190,10 @@ class Cluster:
         await self.exchange.start()
         for engine in (*self.engines.values(), *self.standbys.values()):
             await engine.start(*(["--accept-loss"] if self._storage.accept_loss else []))
-        try:
+        with first_of(ProcessFailed):
             async with asyncio.TaskGroup() as group:
                 for member in self.members:
                     group.create_task(member.until_ready())
-        except* ProcessFailed as failures:
-            raise failures.exceptions[0] from None
         await self._until_live()
         keep_engines(self.data_dir, self.engine_count)
         works: list[tuple[str, Work]] = [

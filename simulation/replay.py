@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bus.messages import engine_of_id
+from client.cli.settings import home
 from client.cli.sheets import counted
 from engine.terms import Side
 from simulation import audit_command
@@ -50,6 +51,7 @@ from simulation.bitstamp import (
     translate,
     windows,
 )
+from simulation.first_fault import first_of
 from simulation.nats_option import connected
 
 REQUIREMENT: Final = "ob-analytics==0.1.0"
@@ -102,7 +104,7 @@ class ReplayOutcome:
 
 def cache_dir() -> Path:
     """Where the wheel is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matchbus"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "matchbus"
 
 
 def fetch(cache: Path) -> Path:
@@ -306,7 +308,7 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
             await _enter(stack, exchange, settings, number, statuses, refusals, advance)
             for number in range(1, settings.engines + 1)
         ]
-        try:
+        with first_of(ReplayFailed):
             async with asyncio.TaskGroup() as group:
                 for carrier in carriers:
                     group.create_task(carrier.read())
@@ -315,8 +317,6 @@ async def replay(settings: ReplaySettings, wheel: Path, console: Console) -> Rep
                 elapsed = time.monotonic() - started
                 for carrier in carriers:
                     await carrier.close()
-        except* ReplayFailed as failures:
-            raise failures.exceptions[0] from None
         fills, crossed = await _settle(carriers, exchange)
         window_ms = audit_command.WINDOW_MS
         audits = await audit_command.read(settings.nats, window_ms) if is_audited else {}

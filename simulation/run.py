@@ -25,6 +25,7 @@ from client.terms import ENGINE_STATES, OrderStatus
 from client.units import Instrument
 from simulation.agents.cast import Player, players, usual_mix
 from simulation.checks import Check, FillCounts, Tally, count_fills, uncrossed
+from simulation.first_fault import first_of
 from simulation.fundamental import Fundamental
 from simulation.load import as_reported
 from simulation.market import MarketWatch
@@ -169,7 +170,7 @@ async def simulate(
         if (reports := venue.reports()) is not None:
             tally = Tally()
             followers.append(_collect(reports, tally, progress.note_cancel))
-        try:
+        with first_of(AgentFailed, MatchbusError, grpc.aio.AioRpcError):
             # A follower that fails ends the run: the group cancels this body.
             async with asyncio.TaskGroup() as group:
                 following = [group.create_task(follower) for follower in followers]
@@ -177,16 +178,7 @@ async def simulate(
                 outcome = await _trade_and_check(progress, tally)
                 for task in following:
                     task.cancel()
-        except* (AgentFailed, MatchbusError, grpc.aio.AioRpcError) as faults:
-            fault = first(faults)
-            raise fault from fault.__cause__
         return outcome
-
-
-def first(faults: ExceptionGroup[Exception]) -> Exception:
-    """The first fault itself, out of the groups of tasks within others."""
-    fault = faults.exceptions[0]
-    return first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
 async def _enter(plan: Plan, venue: Venue, stack: contextlib.AsyncExitStack) -> Progress:

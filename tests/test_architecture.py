@@ -220,6 +220,24 @@ def test_only_one_module_knows_opentelemetry() -> None:
     assert knowing == ["otlp.py"]
 
 
+def raises_of_groups(tree: ast.AST) -> list[int]:
+    """The lines that raise within `except*`: before 3.11.4 Python raises a group with that inside."""
+    handlers = [one for node in ast.walk(tree) if isinstance(node, ast.TryStar) for one in node.handlers]
+    return [node.lineno for one in handlers for node in ast.walk(one) if isinstance(node, ast.Raise)]
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=module_name)
+def test_no_fault_comes_in_a_group_with_some_pythons_only(path: Path) -> None:
+    """Whoever catches the fault would catch no group."""
+    assert raises_of_groups(ast.parse(path.read_text())) == []
+
+
+def test_a_fault_that_comes_in_a_group_is_found() -> None:
+    """In any clause, however deep."""
+    first, second = "except* KeyError:\n  pass\n", "except* ValueError:\n  if x:\n   raise\n"
+    assert raises_of_groups(ast.parse(f"try:\n  f()\n{first}{second}")) == [7]
+
+
 def test_no_module_of_ours_hides_a_standard_one() -> None:
     """No top-level package has the name of a standard module."""
     assert not OURS & sys.stdlib_module_names

@@ -130,8 +130,16 @@ def contexts_file(environment: Mapping[str, str]) -> Path:
     """Where contexts are kept."""
     base = environment.get("XDG_CONFIG_HOME", "")
     # The rules of XDG: a path that is not absolute does not count.
-    directory = Path(base) if base.startswith("/") else Path.home() / ".config"
+    directory = Path(base) if base.startswith("/") else home() / ".config"
     return directory / "matchbus" / "contexts.json"
+
+
+def home() -> Path:
+    """The user's home directory, or the root for a user who has none, as runtimes of containers have it."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def load(file: Path) -> Contexts:

@@ -27,9 +27,10 @@ from exchange.runtime.instruments import read_instruments
 from exchange.runtime.servicer import position
 from simulation.agents.cast import Player
 from simulation.cluster import DEFAULT_INSTRUMENTS
+from simulation.first_fault import first_of
 from simulation.market import MarketWatch
 from simulation.recording import Recording
-from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, first, simulate
+from simulation.run import SETTLE_DEADLINE_S, Plan, RunOutcome, simulate
 from simulation.scenario import Scenario, ScenarioRefused, contradictions
 from simulation.staging import staged
 from simulation.trader import AgentFailed
@@ -343,20 +344,18 @@ async def open_venue(
     engines: int, instruments: list[InstrumentEntry], seed: int
 ) -> AsyncGenerator[VirtualVenue, None]:
     """A market that trades, in the running event loop. Same seed, same delays."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            venue = VirtualVenue(engines, instruments, Delays(seed), group)
-            await venue.start()
-            try:
-                yield venue
-            finally:
-                await venue.thaw_all()  # what it held up goes on in new tasks
-            group.create_task(_end())
-    except* _Over:
-        pass
-    except* AgentFailed as faults:
-        failed = first(faults)
-        raise failed from failed.__cause__
+    with first_of(AgentFailed):
+        try:
+            async with asyncio.TaskGroup() as group:
+                venue = VirtualVenue(engines, instruments, Delays(seed), group)
+                await venue.start()
+                try:
+                    yield venue
+                finally:
+                    await venue.thaw_all()  # what it held up goes on in new tasks
+                group.create_task(_end())
+        except* _Over:
+            pass
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Counting bytecodes, and programs that take turns."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -23,6 +23,14 @@ def test_bytecodes_are_counted_through_calls() -> None:
     ten, twenty, thirty = (bytecodes(partial(loop, size)) for size in (10, 20, 30))
     assert twenty - ten == thirty - twenty > 10 * 5
     assert bytecodes(partial(loop, 10)) == ten
+
+
+def test_bytecodes_of_a_first_call_are_counted() -> None:
+    """Also those of functions that were never counted before."""
+    made: dict[str, Callable[[int], int]] = {}
+    exec("def inner(n): return n * 2 + 1\ndef outer(n): return inner(n) + inner(n + 1)", made)
+    first, second = (bytecodes(partial(made["outer"], 1)) for _ in range(2))
+    assert first == second
 
 
 def test_slices_take_turns() -> None:

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
+from benchmarks.slices import bytecodes
 from engine.commands import AddInstrument, AwayQuote, EpochStarted, LegFill, LegResult, NewOrder, Uncross
 from engine.events import LegSent
 from engine.state import State
 from engine.terms import SelfTradePrevention, Side
-from tests.engine.work import steps
 
 SYMBOL = "ACME"
 FEW, MANY = 20, 1_000
@@ -24,7 +24,7 @@ def opened() -> State:
 
 
 def cost_of_a_leg_result(others: int, *, is_uncrossed: bool) -> int:
-    """Steps for the last of a client's legs to come back, which were out together and all filled."""
+    """Bytecodes for the last of a client's legs to come back, which were out together and all filled."""
     state = opened()
     quote = AwayQuote(2, 1, 1, ((100, others + 1),))
     legs: list[int] = []
@@ -41,7 +41,7 @@ def cost_of_a_leg_result(others: int, *, is_uncrossed: bool) -> int:
     )
     for result in before:
         state.apply(result)
-    return steps(lambda: state.apply(last))
+    return bytecodes(lambda: state.apply(last))
 
 
 @pytest.mark.parametrize("is_uncrossed", [False, True])
@@ -64,7 +64,7 @@ def test_the_end_of_a_batch_costs_nothing_for_each_leg_out(monkeypatch: pytest.M
         for number in range(10):
             state.apply(NewOrder("ann", f"home{number}", SYMBOL, Side.BUY, 1, 1, 101, 1))
         assert state.accounts.crowded
-        return steps(state.end_batch)
+        return bytecodes(state.end_batch)
 
     assert cost(MANY) == cost(FEW)
 
@@ -85,7 +85,7 @@ def test_fill_or_kill_costs_nothing_for_each_own_order(more: int, prevention: Se
             state.apply(NewOrder("ann", f"o{number}", SYMBOL, Side.SELL, 1, 1, 100, 1))
         ask("first", orders)  # the level may count once what each client has
         state.apply(NewOrder("ann", "more", SYMBOL, Side.SELL, 1, 1, 100, 1))
-        return steps(lambda: ask("second", orders + 1 + more))
+        return bytecodes(lambda: ask("second", orders + 1 + more))
 
     few, many = cost(FEW), cost(MANY)
     assert many <= few + few // 10

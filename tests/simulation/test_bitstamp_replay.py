@@ -37,6 +37,7 @@ from simulation.replay import (
     ReplayFailed,
     ReplayOutcome,
     ReplaySettings,
+    cache_dir,
     command_of,
     deal,
     fetch,
@@ -180,6 +181,14 @@ def test_wheel_in_the_cache_is_not_fetched_again(wheel: Path, monkeypatch: pytes
     """With the wheel in the cache nothing is run."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert fetch(wheel.parent) == wheel
+
+
+def test_a_user_without_a_home_directory_may_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual cache is looked for before the options are read, and must not end that."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 9)  # of nobody
+    assert cache_dir() == Path("/.cache/matchbus")
 
 
 def test_a_cache_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -281,3 +281,10 @@ def test_contexts_are_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert contexts_file({"XDG_CONFIG_HOME": "/etc/x"}) == Path("/etc/x/matchbus/contexts.json")
     for environment in (home, home | {"XDG_CONFIG_HOME": ""}, home | {"XDG_CONFIG_HOME": "relative"}):
         assert contexts_file(environment) == Path("/home/ann/.config/matchbus/contexts.json")
+
+
+def test_a_user_without_a_home_directory_has_kept_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a container, who is a mere number: what needs no context works, and keeping one is refused."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 9)  # of nobody
+    assert contexts_file({}) == Path("/.config/matchbus/contexts.json")
