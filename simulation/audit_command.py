@@ -27,13 +27,13 @@ from bus.addresses import shown
 from bus.connection import Patience
 from bus.journal import JetStreamJournal, JournalTrimmed
 from bus.peer import LIVE_NS
-from bus.records import JournalDamaged, Record
+from bus.records import JournalDamaged, JournalTooNew, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import extent
 from client.cli.output import print_sheets
 from client.cli.settings import SettingsError
 from client.cli.sheets import Sheet
-from engine.runtime.snapshots import load
+from engine.runtime.snapshots import SnapshotsOfAnotherVersion, load
 from engine.state import State
 from simulation.audit import EXAMPLES, Audit, audits
 from simulation.interruption import interruptible
@@ -82,7 +82,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         url = nats_url(options.nats)
         async with interruptible():
             market = await read(url, options.window_ms)
-    except JournalTrimmed as error:
+    except (JournalTrimmed, JournalTooNew, SnapshotsOfAnotherVersion) as error:
         print(error, file=sys.stderr)
         return NOT_JUDGED
     except JournalDamaged as error:
@@ -106,7 +106,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
 async def read(url: str, window_ms: int) -> dict[int, Audit]:
     """The audits of all engines that have a journal at `url`, fed with all that was stamped until now.
 
-    Raises NatsAway, NotJudged, JournalDamaged.
+    Raises NatsAway, NotJudged, JournalDamaged, SnapshotsOfAnotherVersion.
     """
     try:
         async with (

@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bus import addresses, subjects
 from bus.connection import Patience
 from bus.journal import JetStreamJournal
-from bus.records import JournalDamaged, Record
+from bus.records import JournalDamaged, JournalTooNew, Record
 from bus.snapshots import SnapshotStore
 from bus.stream import AWAY, Extent, StreamMissing, extent
 from client.cli.failures import Failure, Misuse
@@ -40,7 +40,7 @@ from client.cli.output import print_sheets
 from client.cli.sheets import Cell, Sheet, counted
 from engine.commands import Command, decode
 from engine.digest import state_digest
-from engine.runtime.snapshots import load
+from engine.runtime.snapshots import SnapshotsOfAnotherVersion, load
 from engine.state import State
 from simulation.nats_option import (
     NOTHING_FOUND,
@@ -70,6 +70,12 @@ class TrimmedMeanwhile(Failure):
         super().__init__(
             f"{stream} was trimmed while it was read: it begins at {first} now", "run the same command again"
         )
+
+
+class OfAnotherVersion(Failure):
+    """This version cannot read it, which is no damage."""
+
+    code = NOTHING_FOUND
 
 
 @dataclass(slots=True)
@@ -102,7 +108,7 @@ def add_parser(commands: Any) -> None:
     journal = commands.add_parser("journal", help=looks, description=looks)
     actions = journal.add_subparsers(dest="action", required=True)
     for name, what in (
-        ("verify", "read the whole journal and check it; exit code 0 whole, 1 damaged, 2 NATS unreachable"),
+        ("verify", "read the whole journal and check it; exit code 0 whole, 1 damaged, 2 cannot tell"),
         ("dump", "print the batches"),
         ("digest", "replay the journal and print batch number, epoch and digest of the state"),
     ):
@@ -131,7 +137,7 @@ async def read(
     """Read a journal from its first record to batch `last` (None: to its end as it is now), or its damage.
 
     Where the journal was trimmed, a `state` is brought to the newest snapshot, and reading begins there.
-    Raises `NatsAway`, `NeverRan` and `TrimmedMeanwhile`.
+    Raises `NatsAway`, `NeverRan`, `TrimmedMeanwhile` and `OfAnotherVersion`.
     """
     findings = Findings(engine, subjects.journal_stream(engine))
     try:
@@ -177,6 +183,8 @@ async def _read(
                     if record.epoch not in findings.epochs[-1:]:
                         findings.epochs.append(record.epoch)
                     tell(findings.batches)
+    except (JournalTooNew, SnapshotsOfAnotherVersion) as error:
+        raise OfAnotherVersion(str(error)) from error
     except JournalDamaged as error:
         if isinstance(error.__cause__, StreamMissing) and not await _has_snapshots(nc, findings.engine):
             raise NeverRan(findings.engine) from error

@@ -13,11 +13,12 @@ import pytest
 from nats.aio.client import Client
 from rich.console import Console
 
-from bus import provision
+from bus import provision, records
 from bus.connection import Connection
 from bus.journal import JetStreamJournal, MemoryJournal
 from bus.server import NatsServer
 from bus.snapshots import SnapshotStore
+from engine import snapshot
 from engine.commands import AddInstrument, AwayQuote, Command, EpochStarted, NewOrder, encode
 from engine.runtime.snapshots import make
 from simulation import audit_command, cli, nats_option
@@ -167,6 +168,29 @@ async def test_a_trimmed_journal_is_judged_from_its_newest_snapshot_on(
     code, output, errors = await audit(own_server.url, tmp_path)
     assert (code, output) == (2, "")
     assert errors.startswith("JOURNAL_1 was trimmed, and no snapshot of engine 1 can be read")
+    await connections.close()
+
+
+async def test_what_another_version_wrote_is_not_judged(
+    own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records and its snapshots are neither a bug nor damage: exit code 2, as where one is missing."""
+    connections = Connections()
+    nats = await connections.open(own_server.url, buffered=False)
+    await keep(nats, 1, (1, list(OPENING)), (2, []))
+    with monkeypatch.context() as later:
+        later.setattr(records, "FORMAT", records.FORMAT + 1)
+        await keep(nats, 2, (1, list(OPENING)))
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.startswith("the journal of engine 2 is of a later version from stream sequence 1 on")
+    with monkeypatch.context() as another:
+        another.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+        await make(nats, 1, SnapshotStore(nats, 1))
+    await provision.trim_journal(nats, 1, 2)
+    code, output, errors = await audit(own_server.url, tmp_path)
+    assert (code, output) == (2, "")
+    assert "the snapshots of engine 1 were made by another version" in errors
     await connections.close()
 
 

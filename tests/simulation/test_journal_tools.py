@@ -14,14 +14,17 @@ import pytest
 from matchbus.program import USAGE_ERROR, Unread
 from rich.console import Console
 
-from bus import provision, subjects
+from bus import provision, records, subjects
 from bus.connection import Connection
 from bus.journal import JetStreamJournal
 from bus.records import JournalPosition, Record, encode_record
 from bus.server import NatsServer
+from bus.snapshots import SnapshotStore
 from client.cli.failures import Failure
+from engine import snapshot
 from engine.commands import AddInstrument, CancelOrder, Command, EpochStarted, NewOrder, encode
 from engine.digest import state_digest
+from engine.runtime.snapshots import make
 from engine.state import State
 from simulation import journal_tools, matchbus, nats_option
 from simulation.nats_option import NOTHING_FOUND
@@ -168,6 +171,43 @@ async def test_commands_that_cannot_be_read_are_damage(
     findings = json.loads(output)
     assert (code, findings["damaged_at"], findings["batches"]) == (1, 7, 5)
     assert "the commands of batch 6 cannot be read" in findings["damage"]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_what_a_later_version_wrote_is_no_damage(
+    shared_server: NatsServer,
+    nats_connection: Connection,
+    journal: JetStreamJournal,
+    engine: int,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+) -> None:
+    """Nobody is to restore a copy over it: whoever asks with this version learns that it cannot tell."""
+    with monkeypatch.context() as later:
+        later.setattr(records, "FORMAT", records.FORMAT + 1)
+        await force(nats_connection, engine, encode_record(engine, 2, journal.position, 70, encode([])))
+    code, output, errors = await tool(action, str(engine), "--nats", shared_server.url)
+    assert code == NOTHING_FOUND
+    assert "is of a later version from stream sequence 7 on" in errors
+    assert "damage" not in (output + errors).replace("Nothing is damaged", "")
+
+
+async def test_a_digest_does_not_begin_at_what_another_version_made(
+    shared_server: NatsServer,
+    nats_connection: Connection,
+    trimmable: JetStreamJournal,
+    engine: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the rest was trimmed, that is said, as an engine says it."""
+    with monkeypatch.context() as another:
+        another.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+        await make(nats_connection, engine, SnapshotStore(nats_connection, engine))
+    await provision.trim_journal(nats_connection, engine, trimmable.sequence)
+    code, output, errors = await tool("digest", str(engine), "--nats", shared_server.url)
+    assert (code, output) == (NOTHING_FOUND, "")
+    assert f"the snapshots of engine {engine} were made by another version" in errors
+    assert "Traceback" not in errors
 
 
 async def test_damage_is_placed_in_a_trimmed_journal_too(
