@@ -133,7 +133,7 @@ def test_an_option_before_the_command_is_told_as_that(capsys: pytest.CaptureFixt
         ("matchbus.main(['--help'])", {"client", "grpc", "rich", "nats", "argparse", "asyncio"}),
         (
             "import client.cli.main; client.cli.main.find('submit').parser()",
-            {"nats", "rich", "prompt_toolkit", "engine", "exchange", "bus", "simulation.operate"},
+            {"nats", "rich", "prompt_toolkit", "engine", "exchange", "bus.messages", "simulation.operate"},
         ),
         ("import client.cli.main; client.cli.main.find('trade')", {"prompt_toolkit", "engine", "rich"}),
     ],
