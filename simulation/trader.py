@@ -114,7 +114,7 @@ class Trader:
 
     def _wait_s(self) -> float:
         with self._blaming(""):
-            wait_s = self.player.arrival.wait_s()
+            wait_s = float(self.player.arrival.wait_s())  # which None, of a forgotten return, is not
         if not wait_s >= 0:  # nor NaN
             raise self._failed("", f"its next step would come after {wait_s} s")
         return wait_s
