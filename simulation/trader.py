@@ -121,10 +121,14 @@ class Trader:
 
     @contextlib.contextmanager
     def _blaming(self, symbol: str) -> Iterator[None]:
-        """Around the code of whoever wrote the agent, which may raise anything."""
+        """Around the code of whoever wrote the agent, which may raise anything.
+
+        Nothing is awaited there, so nobody cancels us meanwhile: a `CancelledError` is the agent's too, of a
+        task of its own, and would end this one without a word.
+        """
         try:
             yield
-        except Exception as error:  # noqa: BLE001 -- by others, who may write anything
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- by others
             trace = error.__traceback__
             below = trace and trace.tb_next and trace.tb_next.tb_next  # without our frames
             own = error.with_traceback(below)
