@@ -114,17 +114,21 @@ class Trader:
 
     def _wait_s(self) -> float:
         with self._blaming(""):
-            wait_s = self.player.arrival.wait_s()
+            wait_s = float(self.player.arrival.wait_s())  # which None, of a forgotten return, is not
         if not wait_s >= 0:  # nor NaN
             raise self._failed("", f"its next step would come after {wait_s} s")
         return wait_s
 
     @contextlib.contextmanager
     def _blaming(self, symbol: str) -> Iterator[None]:
-        """Around the code of whoever wrote the agent, which may raise anything."""
+        """Around the code of whoever wrote the agent, which may raise anything.
+
+        Nothing is awaited there, so nobody cancels us meanwhile: a `CancelledError` is the agent's too, of a
+        task of its own, and would end this one without a word.
+        """
         try:
             yield
-        except Exception as error:  # noqa: BLE001 -- by others, who may write anything
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- by others
             trace = error.__traceback__
             below = trace and trace.tb_next and trace.tb_next.tb_next  # without our frames
             own = error.with_traceback(below)

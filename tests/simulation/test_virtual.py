@@ -189,6 +189,13 @@ def divide_by_zero() -> list[Any]:
     return [1 // 0]
 
 
+def ask_a_task() -> list[Any]:
+    """A task of the agent's own, which was cancelled."""
+    asking: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+    asking.cancel()
+    return asking.result()
+
+
 def order(**wrong: object) -> list[Any]:
     """An order with something wrong about it."""
     terms = {"symbol": "AAPL", "side": Side.BUY, "price": 9_000, "quantity": 1, **wrong}
@@ -199,6 +206,7 @@ def order(**wrong: object) -> list[Any]:
     ("decide", "said", "why"),
     [
         (divide_by_zero, r", AAPL\) after 0\.\d{3} s: ZeroDivisionError: ", ZeroDivisionError),
+        (ask_a_task, r", AAPL\) after 0\.\d{3} s: CancelledError: ", asyncio.CancelledError),
         (lambda: cast("Any", None), r", AAPL\) after 0\.\d{3} s: TypeError: 'NoneType' object", TypeError),
         (lambda: ["buy"], r"\) after 0\.\d{3} s: 'buy' is no Submit, Cancel or Replace", None),
         (lambda: order(symbol="NOPE"), r", NOPE\) after .* Submit\(symbol='NOPE'.* cannot be sent", KeyError),
@@ -211,7 +219,7 @@ def order(**wrong: object) -> list[Any]:
     ],
 )
 def test_an_agent_that_fails_is_named(
-    decide: Callable[[], list[Any]], said: str, why: type[Exception] | None
+    decide: Callable[[], list[Any]], said: str, why: type[BaseException] | None
 ) -> None:
     """With its symbol and the time, in one error; what its own code raised shows nothing but that code."""
     with pytest.raises(AgentFailed, match=r"^agent ours \(wanting" + said) as failed:
