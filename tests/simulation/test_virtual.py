@@ -36,7 +36,7 @@ from simulation.audit import audits
 from simulation.cluster import DEFAULT_INSTRUMENTS
 from simulation.recording import Recording, SentOrder, TimedFill
 from simulation.run import Plan, RunOutcome, simulate
-from simulation.scenario import EngineFault, Scenario, ScenarioRefused
+from simulation.scenario import EngineFault, Scenario, ScenarioRefused, parse
 from simulation.staging import staged
 from simulation.trader import AgentFailed
 from simulation.virtual import clock
@@ -317,7 +317,7 @@ def test_clients_wait_for_a_frozen_engine() -> None:
 
             async def took_s(call: Coroutine[Any, Any, object]) -> float:
                 await call
-                return loop.time() - frozen_s
+                return round(loop.time() - frozen_s, 9)
 
             waited_s = await asyncio.gather(
                 *map(took_s, (a.submit("AAPL", "buy", 1, "8.00"), a.open_orders(), first_fill())),
@@ -413,6 +413,34 @@ def test_other_threads_hear_the_time_of_the_market() -> None:
     clock.run(sleep)
     start_ns = clock.START_NS
     assert heard == [60, start_ns / 1e9 + 60, start_ns + 60_000_000_000]
+
+
+@pytest.mark.parametrize("another_s", [0.1, 0.3, 0.7])
+def test_one_timer_more_changes_nothing_for_the_others(another_s: float) -> None:
+    """Neither their times, to the last digit, nor the order of those that are due together."""
+
+    def woken(*, ticking: bool) -> list[tuple[int, float]]:
+        seen: list[tuple[int, float]] = []
+
+        async def wake(number: int, chance: random.Random) -> None:
+            for _ in range(50):
+                await asyncio.sleep(chance.choice((0.1, 0.2, 0.3, 1 / 3)))
+                seen.append((number, time.monotonic()))
+
+        async def tick() -> None:
+            while True:  # noqa: ASYNC110 -- a timer is what is tested
+                await asyncio.sleep(another_s)
+
+        async def run() -> None:
+            ticks = asyncio.create_task(tick()) if ticking else None
+            await asyncio.gather(*(wake(number, random.Random(number)) for number in range(20)))
+            if ticks is not None:
+                ticks.cancel()
+
+        clock.run(run)
+        return seen
+
+    assert woken(ticking=True) == woken(ticking=False)
 
 
 def test_one_market_at_a_time_rules_the_clocks() -> None:
@@ -670,20 +698,49 @@ def test_the_program_of_the_page(tmp_path: Path) -> None:
         assert [json.loads(fault)["kind"] for fault in faults] == ["freeze"]
 
 
+A_STRICKEN_MARKET = """
+seed = 4
+duration_s = 4
+engines = 3
+symbols = ["AAPL", "MSFT"]
+[fundamental]
+[[agents]]
+kind = "random"
+count = 3
+[[agents]]
+kind = "maker"
+count = 2
+[agents.arrival]
+kind = "hawkes"
+[[agents]]
+kind = "informed"
+count = 2
+[[faults]]
+at_s = 1
+kind = "freeze"
+engine = 2
+lasts_s = 1
+[[faults]]
+at_s = 2
+kind = "kill"
+engine = 1
+"""
+
+
 def test_a_program_runs_what_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same scenario ends in the same states; one that contradicts itself is refused by both."""
+    """The same scenario ends in the same states, though the command also wakes to show its progress."""
     monkeypatch.chdir(tmp_path)
-    group = usual_mix(1, 20.0)[0]
-    fault = EngineFault(at_s=1.0, kind="kill", engine=2)
-    scenario = Scenario(seed=4, duration_s=3.0, agents=(group,) * 4, faults=(fault,))
-    (tmp_path / "my.toml").write_text(
-        'seed = 4\nduration_s = 3\n[[agents]]\nkind = "random"\ncount = 4\n'
-        '[[faults]]\nat_s = 1\nkind = "kill"\nengine = 2\n'
-    )
+    (tmp_path / "my.toml").write_text(A_STRICKEN_MARKET)
     assert cli.main(["run", "--virtual", "--scenario", "my.toml", "--report", "out"]) == 0
     digests = json.loads((tmp_path / "out" / "outcome.json").read_text())["digests"]
-    outcome = simulate_scenario(scenario)
+    outcome = simulate_scenario(parse(A_STRICKEN_MARKET, ["AAPL", "MSFT"]))
     assert {str(engine): digest for engine, digest in outcome.digests.items()} == digests
+
+
+def test_a_scenario_that_cannot_be_run_in_virtual_time_is_refused() -> None:
+    """From a program as by the command."""
+    group = usual_mix(1, 20.0)[0]
+    fault = EngineFault(at_s=1.0, kind="kill", engine=2)
     for wrong in (
         Scenario(agents=(group,), standbys=1),
         Scenario(agents=(group,), engines=1, faults=(fault,)),
