@@ -64,6 +64,7 @@ from simulation.stderr_log import log_to_stderr
 from simulation.strikes import Strikes
 from simulation.venues import RunningVenue
 from simulation.virtual import clock
+from simulation.virtual.delays import USUAL
 from simulation.virtual.venue import open_for
 
 _Begin = Callable[[Progress], object]
@@ -276,6 +277,13 @@ def _scenario(options: argparse.Namespace) -> Scenario:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     chosen = _scenario(options)
+    if options.virtual:
+        chosen = msgspec.structs.replace(chosen, delays=chosen.delays or USUAL)  # for the report to tell
+    elif chosen.delays is not None:
+        raise ScenarioRefused(
+            "delays are of virtual time: on processes they are the machine's own. "
+            "Leave the table out, or add --virtual."
+        )
     logs = folder("logs")
     recording = None if options.report is None else Recording()
     begun: list[Progress] = []

@@ -17,6 +17,7 @@ from msgspec import inspect
 from simulation.agents.cast import AnyGroup
 from simulation.agents.takers import InformedGroup
 from simulation.fundamental import FundamentalSettings, Seconds
+from simulation.virtual.delays import USUAL, DelaySettings
 
 SHIPPED: Final = Path(__file__).resolve().parent / "scenarios"
 """Where the scenarios are that came with Matchbus."""
@@ -55,6 +56,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     agents: Annotated[tuple[AnyGroup, ...], msgspec.Meta(min_length=1)]
     fundamental: FundamentalSettings | None = None
     faults: tuple[EngineFault, ...] = ()
+    delays: DelaySettings | None = None
+    """None: the usual ones in virtual time, the machine's own on processes."""
 
 
 def shipped() -> list[str]:
@@ -123,6 +126,9 @@ def contradictions(scenario: Scenario, listed: Sequence[str]) -> Iterable[str]:
                 f"fundamental.jumps[{index}].at_s is {jump.at_s:g}: the run ends after "
                 f"{scenario.duration_s:g} s. Let it come earlier, or raise duration_s."
             )
+    for name, (shortest_ms, longest_ms) in msgspec.structs.asdict(scenario.delays or USUAL).items():
+        if longest_ms < shortest_ms:
+            yield f"delays.{name} is [{shortest_ms:g}, {longest_ms:g}]: the shortest comes first. Swap them."
     if scenario.fundamental is None and any(isinstance(group, InformedGroup) for group in scenario.agents):
         yield "fundamental is missing: informed agents know nothing without it. Add [fundamental]."
 

@@ -34,7 +34,8 @@ from engine.runtime.servicer import MatchingEngineServicer
 from engine.runtime.sessions import Sessions
 from engine.runtime.trading import Trading
 from engine.state import State
-from simulation.virtual.network import APPEND_S, Delays, Life, Network
+from simulation.virtual.delays import Delays
+from simulation.virtual.network import Life, Network
 
 UNLIMITED: Final = 0
 """Orders a second of each client."""
@@ -50,7 +51,7 @@ class DelayedJournal(MemoryJournal):
 
     async def append(self, epoch: int, time_ns: int, commands: bytes) -> int:
         """As Journal says. Who is killed meanwhile may have a batch stored of which it does not know."""
-        took_s = self._delays.draw(APPEND_S)
+        took_s = self._delays.append_s()
         await asyncio.sleep(took_s / 2)
         await self._life.thawed.wait()
         number = await super().append(epoch, time_ns, commands)
@@ -76,7 +77,7 @@ class ExecutionsList:
 
     async def publish(self, message: Executions) -> None:
         """As `bus.executions.ExecutionsWriter` has it."""
-        took_s = self._delays.draw(APPEND_S)
+        took_s = self._delays.append_s()
         await asyncio.sleep(took_s / 2)
         stored = decode_executions(encode_executions(message))  # of the reports that readers know
         async with self._grown:

@@ -6,23 +6,12 @@ are taken one after the other. Nothing is stored here: journals and execution re
 
 import asyncio
 import math
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
-LINK_S: Final = (0.000_05, 0.000_25)
-"""From a process to the server, or from there to a process: the shortest and the longest time."""
-
-CALL_S: Final = (0.000_15, 0.000_6)
-"""From a client to its engine, and back."""
-
-APPEND_S: Final = (0.000_3, 0.001_5)
-"""Until a batch, or a message of execution reports, is stored and its engine knows it."""
-
-RESTART_S: Final = (0.8, 1.6)
-"""From the end of an engine to the start of its next process."""
+from simulation.virtual.delays import Delays
 
 MAX_PAYLOAD_BYTES: Final = 1_048_576
 """As nats-server has it."""
@@ -31,21 +20,6 @@ _APART_S: Final = 1e-6
 """What keeps two messages on one link in their order."""
 
 T = TypeVar("T")
-
-
-class Delays:
-    """All delays of one market, drawn from its seed."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(f"{seed}/delays")
-
-    def draw(self, bounds: tuple[float, float]) -> float:
-        """Seconds between the two."""
-        return self._random.uniform(*bounds)
-
-    def jitter(self) -> float:
-        """What spreads the requests of followers: from 0 up to 1."""
-        return self._random.random()
 
 
 class Message(NamedTuple):
@@ -262,7 +236,7 @@ class _Way:
     def send(self, message: Message) -> None:
         """Let a message leave."""
         loop = asyncio.get_running_loop()
-        self._newest_s = max(loop.time() + self._delays.draw(LINK_S), self._newest_s + _APART_S)
+        self._newest_s = max(loop.time() + self._delays.link_s(), self._newest_s + _APART_S)
         self._under_way.append(message)
         loop.call_at(self._newest_s, self._pass_on)
 

@@ -35,8 +35,9 @@ from simulation.scenario import Scenario, ScenarioRefused, contradictions
 from simulation.staging import staged
 from simulation.trader import AgentFailed
 from simulation.virtual import clock
+from simulation.virtual.delays import USUAL, Delays, DelaySettings
 from simulation.virtual.engine import Call, ExecutionsList, VirtualEngine
-from simulation.virtual.network import CALL_S, RESTART_S, Delays, Life, Network
+from simulation.virtual.network import Life, Network
 
 PEERS_FIRST_S: Final = 0.5
 """How long an engine that starts again waits for the others' quotes before it serves."""
@@ -133,7 +134,7 @@ class VirtualVenue:
         await asyncio.gather(*self._thaws, return_exceptions=True)
 
     async def _start_again(self, ended: VirtualEngine) -> None:
-        await asyncio.sleep(self.delays.draw(RESTART_S))
+        await asyncio.sleep(self.delays.restart_s())
         engine = self.engines[ended.number] = self._process(ended.number, ended.journal.stored)
         engine.life.create_task(self._let_serve(engine))  # its own: it may be killed while it starts
 
@@ -174,11 +175,11 @@ class VirtualVenue:
         timeout: float,  # noqa: ASYNC109, ARG002 -- gRPC's
     ) -> pb.ConsolidatedBook:
         """As the exchange answers it."""
-        await asyncio.sleep(self.delays.draw(CALL_S))
+        await asyncio.sleep(self.delays.call_s())
         reply = pb.ConsolidatedBook()
         for _ in consolidated_book(reply, request.symbol, request.depth, self._follower.peers):
             pass
-        await asyncio.sleep(self.delays.draw(CALL_S))
+        await asyncio.sleep(self.delays.call_s())
         return reply
 
     async def ListEngines(  # noqa: N802 -- likewise
@@ -335,19 +336,19 @@ class VirtualAccount:
 
     async def _pass(self, home: VirtualEngine) -> None:
         """Let the time of one way between client and engine pass; longer where the engine is frozen."""
-        await asyncio.sleep(self._venue.delays.draw(CALL_S))
+        await asyncio.sleep(self._venue.delays.call_s())
         await home.life.thawed.wait()
 
 
 @asynccontextmanager
 async def open_venue(
-    engines: int, instruments: list[InstrumentEntry], seed: int
+    engines: int, instruments: list[InstrumentEntry], seed: int, delays: DelaySettings = USUAL
 ) -> AsyncGenerator[VirtualVenue, None]:
-    """A market that trades, in the running event loop. Same seed, same delays."""
+    """A market that trades, in the running event loop. Same seed and bounds, same delays."""
     with first_of(AgentFailed):
         try:
             async with asyncio.TaskGroup() as group:
-                venue = VirtualVenue(engines, instruments, Delays(seed), group)
+                venue = VirtualVenue(engines, instruments, Delays(seed, delays), group)
                 await venue.start()
                 try:
                     yield venue
@@ -370,7 +371,7 @@ async def open_for(scenario: Scenario) -> AsyncGenerator[VirtualVenue, None]:
     for wrong in contradictions(scenario, [entry.symbol for entry in listed]):
         raise ScenarioRefused(wrong)
     traded = [entry for entry in listed if entry.symbol in scenario.symbols]
-    async with open_venue(scenario.engines, traded, scenario.seed) as venue:
+    async with open_venue(scenario.engines, traded, scenario.seed, scenario.delays or USUAL) as venue:
         yield venue
 
 
@@ -378,7 +379,7 @@ async def _end() -> None:
     raise _Over
 
 
-def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
+def simulate_in_virtual_time(plan: Plan, *, engines: int, delays: DelaySettings = USUAL) -> RunOutcome:
     """As `simulation.run.simulate`, on a virtual market of its own: plans made alike come to the same.
 
     Agents remember, so each run needs a plan made anew. Not from within an event loop, as this runs one.
@@ -386,7 +387,7 @@ def simulate_in_virtual_time(plan: Plan, *, engines: int) -> RunOutcome:
     """
 
     async def run() -> RunOutcome:
-        async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed) as venue:
+        async with open_venue(engines, read_instruments(DEFAULT_INSTRUMENTS), plan.seed, delays) as venue:
             outcome = await simulate(plan, venue)
             outcome.digests = await venue.digests()
             return outcome

@@ -109,6 +109,20 @@ def test_three_scenarios_are_shipped() -> None:
             MAKER + '[fundamental]\njumps = [{ at_s = 1, ticks = 1, symbol = "MSFT" }]',
             "fundamental.jumps[0].symbol is 'MSFT': not among symbols",
         ),
+        (MAKER + "[delays]\nlink_ms = [-1, 1]", "delays.link_ms[0] is -1: expected `float` >= 0"),
+        (MAKER + "[delays]\nlink_ms = [nan, 1]", "delays.link_ms[0] is nan: expected `float` >= 0"),
+        (MAKER + "[delays]\nlink_ms = [0, 101]", "delays.link_ms[1] is 101: expected `float` <= 100"),
+        (MAKER + "[delays]\ncall_ms = [0, inf]", "delays.call_ms[1] is inf: expected `float` <= 500"),
+        (MAKER + "[delays]\nappend_ms = [0, 501]", "delays.append_ms[1] is 501: expected `float` <= 500"),
+        (
+            MAKER + "[delays]\ncall_ms = 5",
+            "delays.call_ms is 5: expected `array`, got",
+        ),
+        (MAKER + "[delays]\nrestart_ms = [0, 60001]", "restart_ms[1] is 60001: expected `float` <= 60000"),
+        (MAKER + "[delays]\ncall_ms = [1]", "delays.call_ms is [1]: expected `array` of length 2, got 1"),
+        (MAKER + '[delays]\ncall_ms = [1, "2"]', "delays.call_ms[1] is '2': expected `float`, got `str`"),
+        (MAKER + "[delays]\ncall = [1, 2]", "delays.call is no field: did you mean call_ms?"),
+        (MAKER + "[delays]\nlink_ms = [2, 1.5]", "delays.link_ms is [2, 1.5]: the shortest comes first"),
     ],
 )
 def test_a_wrong_value_is_named(text: str, why: str) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from bus.records import Chain
@@ -40,8 +41,9 @@ from simulation.scenario import EngineFault, Scenario, ScenarioRefused, parse
 from simulation.staging import staged
 from simulation.trader import AgentFailed
 from simulation.virtual import clock
+from simulation.virtual.delays import USUAL, Delays, DelaySettings
 from simulation.virtual.engine import DelayedJournal
-from simulation.virtual.network import Delays, Life, Link, Message, Network
+from simulation.virtual.network import Life, Link, Message, Network
 from simulation.virtual.venue import (
     VirtualVenue,
     open_venue,
@@ -59,7 +61,12 @@ SYMBOLS = ("AAPL", "BTC-USD")
 
 
 def trade(
-    seed: int, *, engines: int, duration_s: float = 4.0, faults: Sequence[EngineFault] = ()
+    seed: int,
+    *,
+    engines: int,
+    duration_s: float = 4.0,
+    faults: Sequence[EngineFault] = (),
+    delays: DelaySettings = USUAL,
 ) -> tuple[RunOutcome, VirtualVenue]:
     """Six agents on this many engines, in two symbols; once all is quiet no leg is out."""
     listed = [entry for entry in read_instruments(DEFAULT_INSTRUMENTS) if entry.symbol in SYMBOLS]
@@ -73,7 +80,7 @@ def trade(
     )
 
     async def run() -> tuple[RunOutcome, VirtualVenue]:
-        async with open_venue(engines, listed, seed) as venue:
+        async with open_venue(engines, listed, seed, delays) as venue:
             outcome = await simulate(staged(scenario, venue, print), venue)
             outcome.digests = await venue.digests()
             assert all(engine.is_quiet for engine in venue.engines.values()), seed
@@ -148,6 +155,105 @@ def test_all_that_is_checked_holds(engines: int, seeds: range) -> None:
         assert outcome.fills.total > 0
         routed += outcome.fills.through_legs
     assert (routed > 0) == (engines > 1)
+
+
+SLOWEST = DelaySettings(
+    link_ms=(100.0, 100.0), call_ms=(500.0, 500.0), append_ms=(500.0, 500.0), restart_ms=(60_000.0, 60_000.0)
+)
+
+
+@pytest.mark.parametrize("faults", [(), (EngineFault(at_s=2.0, kind="kill", engine=1),)])
+@pytest.mark.parametrize(
+    "delays", [SLOWEST, DelaySettings(link_ms=(0.0, 100.0)), DelaySettings(*[(0, 0)] * 4)]
+)
+def test_all_that_is_checked_holds_whatever_the_delays(
+    delays: DelaySettings, faults: Sequence[EngineFault]
+) -> None:
+    """Up to the longest that a scenario may say, and down to none."""
+    for seed in range(2):
+        check(seed, *trade(seed, engines=2, faults=faults, delays=delays))
+
+
+@pytest.mark.parametrize(
+    ("delays", "engines", "took_ms"),
+    [
+        (DelaySettings(call_ms=(7.0, 7.0), append_ms=(20.0, 20.0)), 1, 7 + 20 + 7),
+        (
+            DelaySettings(link_ms=(3.0, 3.0), call_ms=(7.0, 7.0), append_ms=(20.0, 20.0)),
+            2,
+            7 + 2 * 3 + 20 + 2 * 3 + 7,  # catch up, append, shown: docs/decisions/0008-causal-market.md
+        ),
+    ],
+)
+def test_an_answer_takes_the_delays_of_its_way(delays: DelaySettings, engines: int, took_ms: float) -> None:
+    """To the engine, two round trips where there are peers, the append, and back."""
+
+    async def ask() -> float:
+        listed = read_instruments(DEFAULT_INSTRUMENTS)
+        async with open_venue(engines, listed, 1, delays) as venue, venue.account("a") as account:
+            began_s = asyncio.get_running_loop().time()
+            await account.submit("AAPL", "buy", 1, "9.00")
+            return asyncio.get_running_loop().time() - began_s
+
+    assert clock.run(ask) * 1_000 == pytest.approx(took_ms, abs=0.1)
+
+
+def test_a_restart_takes_what_is_said() -> None:
+    """From the end of one process to the start of the next."""
+
+    async def kill() -> float:
+        listed = read_instruments(DEFAULT_INSTRUMENTS)
+        async with open_venue(1, listed, 1, DelaySettings(restart_ms=(5_000.0, 5_000.0))) as venue:
+            began_s = asyncio.get_running_loop().time()
+            venue.kill(1)
+            while not venue.is_running(1):  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0.001)
+            return asyncio.get_running_loop().time() - began_s
+
+    assert clock.run(kill) == pytest.approx(5, abs=0.01)
+
+
+def test_the_usual_delays_draw_as_ever() -> None:
+    """The same floats of a seed, or figures of before could not be run again."""
+    delays, drawn = Delays(7), random.Random("7/delays")
+    for draw, bounds_s in (
+        (delays.link_s, (0.000_05, 0.000_25)),
+        (delays.call_s, (0.000_15, 0.000_6)),
+        (delays.append_s, (0.000_3, 0.001_5)),
+        (delays.restart_s, (0.8, 1.6)),
+    ):
+        for _ in range(100):
+            assert draw() == drawn.uniform(*bounds_s)
+
+
+def test_a_report_tells_the_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual ones where a scenario says none; what it tells makes the same market again."""
+    monkeypatch.chdir(tmp_path)
+    text = 'duration_s = 2\n[[agents]]\nkind = "random"\ncount = 4\n'
+    digests = []
+    for more, delays in (("", USUAL), ("[delays]\nlink_ms = [2, 30]\n", DelaySettings(link_ms=(2.0, 30.0)))):
+        (tmp_path / "my.toml").write_text(text + more)
+        assert cli.main(["run", "--virtual", "--scenario", "my.toml", "--report", "out"]) == 0
+        told = json.loads((tmp_path / "out" / "outcome.json").read_text())
+        digests.append(told["digests"])
+        scenario = msgspec.convert(told["scenario"], Scenario)
+        assert scenario.delays == delays
+        assert simulate_scenario(scenario).digests == simulate_scenario(parse(text + more, SYMBOLS)).digests
+        plan = Plan(players=players(scenario.agents, 1), named_symbols=("AAPL",), duration_s=2.0)
+        assert simulate_in_virtual_time(plan, engines=2, delays=delays).fills.total > 0
+    assert digests[0] != digests[1]
+
+
+def test_delays_of_processes_are_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of delays is refused there, rather than passed over, before anything starts."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.toml").write_text('[delays]\n[[agents]]\nkind = "random"\n')
+    assert cli.main(["run", "--scenario", "my.toml"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("delays are of virtual time: ")
+    assert "add --virtual" in said
 
 
 def test_the_end_of_a_run_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -744,6 +850,7 @@ def test_a_scenario_that_cannot_be_run_in_virtual_time_is_refused() -> None:
     for wrong in (
         Scenario(agents=(group,), standbys=1),
         Scenario(agents=(group,), engines=1, faults=(fault,)),
+        Scenario(agents=(group,), delays=DelaySettings(link_ms=(2.0, 1.0))),
     ):
         with pytest.raises(ScenarioRefused):
             simulate_scenario(wrong)
