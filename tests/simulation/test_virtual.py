@@ -833,13 +833,17 @@ engine = 1
 """
 
 
-def test_a_program_runs_what_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("delays", ["", "[delays]\nlink_ms = [2, 30]\n"])
+def test_a_program_runs_what_the_command_does(
+    delays: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same scenario ends in the same states, though the command also wakes to show its progress."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my.toml").write_text(A_STRICKEN_MARKET)
+    text = A_STRICKEN_MARKET + delays
+    (tmp_path / "my.toml").write_text(text)
     assert cli.main(["run", "--virtual", "--scenario", "my.toml", "--report", "out"]) == 0
     digests = json.loads((tmp_path / "out" / "outcome.json").read_text())["digests"]
-    outcome = simulate_scenario(parse(A_STRICKEN_MARKET, ["AAPL", "MSFT"]))
+    outcome = simulate_scenario(parse(text, ["AAPL", "MSFT"]))
     assert {str(engine): digest for engine, digest in outcome.digests.items()} == digests
 
 
