@@ -386,8 +386,8 @@ async def test_how_long_an_attempt_took_counts_from_the_one_before_it(
     venue: FakeVenue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or after some seconds of failures the deadline would always hide why."""
-    monkeypatch.setattr(retry, "TELLING_S", 0.9)
-    venue.failures.extend([UNAVAILABLE] * 3)  # whose pauses are at least 0.175 s
+    monkeypatch.setattr(retry, "TELLING_S", 0.8)
+    venue.failures.extend([UNAVAILABLE] * 4)  # whose pauses are at least 0.375 s
     venue.hold_registrations = asyncio.Event()
     with pytest.raises(Unavailable, match="last failure: UNAVAILABLE: scripted"):
         await venue.client(deadline_s=1).open()
